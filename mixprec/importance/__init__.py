@@ -1,0 +1,4 @@
+"""Importance: steering vectors and attribution patching for every linear module (arXiv 2504.02010 §2.2).
+
+options -> windows -> engine (one pass per trace, statistics on disk) -> scores (steering vectors, importance).
+"""

