@@ -5,4 +5,10 @@ The flow, one stage per verb and artifact (docs/architecture.md)::
     traces -> annotate -> attribute -> plan -> compress -> evaluate -> report
 """
 
+import os
+
+# Before torch is imported: OpenMP threads that wait for one another sleep instead of spinning. On a box that is
+# shared, spinning made two threads five times slower than one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 __version__ = "0.1.0"

@@ -101,13 +101,25 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON.
 
-    Raises UserError where the file is missing or no JSON.
+    Raises UserError where the file is missing or no JSON, or an object has a key twice.
     """
     text = read_text(path)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique_keys)
     except json.JSONDecodeError as problem:
         raise UserError(f"{path}:{problem.lineno}: not valid JSON ({problem.msg})") from None
+    except UserError as problem:
+        raise UserError(f"{path}: {problem}") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two equal keys json keeps the last one and says nothing."""
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise UserError(f"the key {twice!r} is there twice; remove one of them")
+    return data
 
 
 def read_text(path: Path) -> str:
@@ -126,6 +138,18 @@ def read_text(path: Path) -> str:
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object per line, atomically."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and flush it to disk; a kill can leave half of it, never lose an earlier one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as problem:
+        raise (_as_user_error(problem, path) or problem) from None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -156,6 +180,14 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
             temporary,
             metadata={key: json.dumps(value, ensure_ascii=False) for key, value in (metadata or {}).items()},
         )
+        share(temporary)
+
+
+def share(path: Path) -> None:
+    """Give a file the permissions that ``open`` would: safetensors lets nobody but the owner read its files."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 @contextmanager
@@ -197,9 +229,7 @@ def _git_revision() -> str | None:
     root = Path(mixprec.__file__).parent.parent
     if not (root / ".git").exists():
         return None
-    found = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return found.stdout.strip() or None
 
 

@@ -1,5 +1,100 @@
 """The one exception that is the user's to mend. Everything else that escapes is our bug (exit code 1)."""
 
+from __future__ import annotations
+
+import difflib
+import reprlib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
 
 class UserError(Exception):
-    """Bad input: the message names the file, the key, the value and the remedy. Exit code 2, no stack trace."""
+    """Bad input: the message names file, key, value and remedy. Exit code 2, no stack trace."""
+
+
+def from_pydantic(problem: ValidationError, where: str, schema: type[BaseModel]) -> UserError:
+    """One error that lists everything ``schema`` found wrong with the data in ``where`` (a file)."""
+    lines = [_describe(error, schema) for error in problem.errors()]
+    if len(lines) == 1:
+        return UserError(f"{where}: {lines[0]}")
+    return UserError("\n  ".join([f"{where}: {len(lines)} problems", *lines]))
+
+
+def _describe(error: Any, schema: type[BaseModel]) -> str:
+    unknown = error["type"] == "extra_forbidden"
+    keys, holders = _walk(schema, error["loc"], unknown)
+    path = key_path(keys) or "the whole file"
+    if unknown:
+        return f"{path}: unknown key{_allowed(str(keys[-1]), holders)}"
+    if error["type"] == "missing":
+        return f"{path}: this key is missing"
+    # Our own validators raise ValueError with a message that names the value already.
+    if error["type"] == "value_error":
+        return f"{path}: {error['ctx']['error']}"
+    return f"{path}: {reprlib.repr(error['input'])}: {error['msg']}"
+
+
+def _allowed(key: str, holders: Iterable[type[BaseModel]]) -> str:
+    known = list(dict.fromkeys(name for holder in holders for name in holder.model_fields))
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{hint} (keys here: {', '.join(known)})" if known else hint
+
+
+def key_path(keys: Sequence[str | int]) -> str:
+    """Keys of nested data as a person writes them: ``plan.rules[0].format``."""
+    path = ""
+    for key in keys:
+        if isinstance(key, int):
+            path += f"[{key}]"
+        elif "." in key or "*" in key:
+            path += f'["{key}"]'
+        else:
+            path += f".{key}"
+    return path.removeprefix(".")
+
+
+def _walk(
+    schema: type[BaseModel], loc: Sequence[str | int], unknown: bool
+) -> tuple[list[str | int], list[type[BaseModel]]]:
+    """The parts of ``loc`` that are keys of the data, and the models that the last one was looked up in.
+
+    ``unknown``: the last part is a key that no model has.
+    Where a union is tried, pydantic puts the name of the alternative into ``loc``; the data has no such key.
+    """
+    keys: list[str | int] = []
+    kinds: list[Any] = [schema]
+    holders: list[type[BaseModel]] = []
+    for depth, part in enumerate(loc):
+        flat = [plain for kind in kinds for plain in _alternatives(kind)]
+        models = [kind for kind in flat if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        inside = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        inside += [item for kind in flat for item in _items(kind, part)]
+        if inside or (unknown and depth == len(loc) - 1):
+            keys.append(part)
+            kinds, holders = inside, models
+        else:
+            kinds = [model for model in models if model.__name__ == part] or kinds
+    return keys, holders
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """Members of a union, the type within Annotated, else the type itself."""
+    origin = typing.get_origin(kind)
+    if origin is typing.Annotated:
+        return _alternatives(typing.get_args(kind)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [plain for member in typing.get_args(kind) for plain in _alternatives(member)]
+    return [kind]
+
+
+def _items(kind: Any, part: str | int) -> list[Any]:
+    """The type of what a dict has under a key, or a list or tuple at an index."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is dict and isinstance(part, str):
+        return [arguments[1]]
+    return [arguments[0]] if origin in (list, tuple) and isinstance(part, int) else []

@@ -52,8 +52,7 @@ class LoadedModel:
     def linears(self) -> dict[str, nn.Linear]:
         """Address -> linear module, in order."""
         return {
-            modules.address(layer, kind): linear
-            for (layer, kind), linear in modules.linear_layers(self.model).items()
+            modules.address(layer, kind): linear for (layer, kind), linear in modules.linear_layers(self.model).items()
         }
 
     @property
@@ -85,9 +84,7 @@ def resolve(model_id: str) -> str:
         return str(path)
     if model_id.count("/") == 1 and not model_id.startswith((".", "/", "~")):
         return model_id
-    raise UserError(
-        f"model.id: {model_id!r} is no folder, no .gguf file, no hub id (owner/name) and not {BUNDLED!r}"
-    )
+    raise UserError(f"model.id: {model_id!r} is no folder, no .gguf file, no hub id (owner/name) and not {BUNDLED!r}")
 
 
 def _bundled_gguf() -> Path:
@@ -132,6 +129,8 @@ def _from_gguf(path: Path, name: str) -> Path:
         # float16, not bfloat16: a Q4_1 value is scale * code + minimum with a float16 scale and minimum, and
         # three more bits of mantissa keep it closer.
         model.half().save_pretrained(folder)
+        for file in folder.glob("*.safetensors"):
+            artifacts.share(file)
         tokenizer.save_pretrained(folder)
     return target
 
@@ -181,9 +180,7 @@ def known_shapes() -> dict[str, dict[str, Any]]:
     return dict(yaml.safe_load(text))
 
 
-def load(
-    model_id: str, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None
-) -> LoadedModel:
+def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None) -> LoadedModel:
     """Load weights and tokenizer for inference.
 
     ``device`` is a torch device, or ``auto`` to spread the model over the GPUs there are (accelerate).
@@ -219,15 +216,25 @@ def load(
     return LoadedModel(model.eval(), tokenizer)
 
 
-def logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Next-token logits (..., vocabulary) of final hidden states (..., hidden), soft-capped where Gemma does."""
-    scores: torch.Tensor = model.lm_head(hidden)
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return scores if cap is None else torch.tanh(scores / cap) * cap
+@dataclass(frozen=True)
+class Head:
+    """The output head alone: next-token logits (..., vocabulary) of final hidden states (..., hidden)."""
+
+    projection: nn.Module
+    softcap: float | None
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.projection(hidden)
+        return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap
+
+
+def head(model: Any) -> Head:
+    """The head of a loaded model, soft-capped where Gemma's is."""
+    return Head(model.lm_head, getattr(model.config, "final_logit_softcapping", None))
 
 
 def identity(model_id: str, revision: str | None = None) -> str:
-    """What a run's fingerprint knows a model by: sha256 over a folder's weights and configuration, or hub id@revision."""
+    """What a run's fingerprint knows a model by: sha256 over a folder's files, or hub id@revision."""
     where = resolve(model_id)
     if not Path(where).is_dir():
         return f"{where}@{revision or 'main'}"

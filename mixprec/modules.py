@@ -101,6 +101,12 @@ def address(layer: int, kind: str) -> str:
     return f"model.layers.{layer - 1}.{KINDS[kind]}"
 
 
+def parse_address(name: str) -> tuple[int, str]:
+    """(1-based layer, kind) of a module's full name; the inverse of ``address``."""
+    layer, path = name.removeprefix("model.layers.").split(".", 1)
+    return int(layer) + 1, next(kind for kind, known in KINDS.items() if known == path)
+
+
 def inventory(config: PretrainedConfig) -> Inventory:
     """List every parameter of the model that ``config`` describes, without weights.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -19,10 +19,10 @@ console = Console(stderr=True)
 
 
 @contextmanager
-def bar(description: str, total: float, unit: str = "") -> Iterator[Progress]:
-    """Yield a rich Progress with one task, id 0: ``progress.advance(0, n)`` as work gets done.
+def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A bar of ``total`` units; yields the function that moves it on: ``advance(n)``.
 
-    ``total`` is in ``unit``; on a terminal that can't redraw (a log file) one line is printed at the end.
+    On a terminal that can't redraw (a log file) one line is printed at the end.
     """
     with Progress(
         TextColumn("[bold]{task.description}"),
@@ -35,5 +35,5 @@ def bar(description: str, total: float, unit: str = "") -> Iterator[Progress]:
         console=console,
         transient=console.is_terminal,
     ) as progress:
-        progress.add_task(description, total=total)  # rich numbers tasks from 0
-        yield progress
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.advance(task, done)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -56,26 +56,37 @@ class Prefill:
         self.cache = cache
         self.offset = offset
         self.positions = torch.arange(offset, end, device=device)
-        self._masks: dict[int | None, Tensor] = {}
+        self._masks: dict[int, Tensor] = {}
 
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, **how: Any
-    ) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, how: Scores) -> Tensor:
+        """Attention (1, heads, chunk, size) of the chunk to everything up to itself."""
         self.cache.write(layer, self.offset, key, value)
         end = self.offset + query.shape[2]
-        if self.offset == 0 and (window is None or window >= end) and how["softcap"] is None:
-            return F.scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=how["scaling"], enable_gqa=True
-            )
-        key, value = self.cache.read(layer, end)
-        return _attend(query, key, value, self._mask(window, end), **how)
+        windowed = window is not None and window < end
+        if windowed or how.softcap is not None or (self.offset and not _has_flash(query)):
+            keys, values = self.cache.read(layer, end)
+            return _unfold(_masked(_fold(query, keys), keys, values, self._mask(window or end, end), how), query)
+        if not self.offset:
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=how.scaling, enable_gqa=True)
+        # The causal chunk and the whole prefix apart: neither needs a mask, which costs half as much again.
+        share = query.shape[1] // key.shape[1]
+        own, own_lse = _flash(
+            query, key.repeat_interleave(share, 1), value.repeat_interleave(share, 1), how, causal=True
+        )
+        prefix_key, prefix_value = self.cache.read(layer, self.offset)
+        folded, folded_lse = _flash(_fold(query, prefix_key), prefix_key, prefix_value, how)
+        prefix_lse = folded_lse.reshape(own_lse.shape)
+        total = torch.logaddexp(own_lse, prefix_lse)
+        prefix = _unfold(folded, query)
+        merged = own * torch.exp(own_lse - total)[..., None] + prefix * torch.exp(prefix_lse - total)[..., None]
+        return merged.to(query.dtype)
 
-    def _mask(self, window: int | None, end: int) -> Tensor:
+    def _mask(self, window: int, end: int) -> Tensor:
+        """(chunk, end) true where a query sees a key; built once per kind of layer."""
         if window not in self._masks:
             keys = torch.arange(end, device=self.positions.device)
             distance = self.positions[:, None] - keys[None, :]
-            mask = distance >= 0
-            self._masks[window] = mask if window is None else mask & (distance < window)
+            self._masks[window] = (distance >= 0) & (distance < window)
         return self._masks[window]
 
 
@@ -88,26 +99,30 @@ class PackedSpans:
         self._owner = batch.owner.to(device)
         self._starts = batch.starts.to(device)[self._owner]
         self._prefix = int(batch.starts.max())
-        self._masks: dict[int | None, Tensor] = {}
+        self._masks: dict[tuple[int | None, int], Tensor] = {}
 
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, **how: Any
-    ) -> Tensor:
-        prefix_key, prefix_value = self.cache.read(layer, self._prefix)
-        mask = self._mask(window)
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, how: Scores) -> Tensor:
+        """Attention (1, heads, Q, size) of every span to its own prefix and to itself."""
+        prefix = self.cache.read(layer, self._prefix)
+        folded = _fold(query, key)
+        if _has_flash(query) and how.softcap is None:
+            bias = self._mask(window, query.shape[1] // key.shape[1], query.dtype)
+            out: Tensor = _FlashBehindPrefix.apply(folded, key, value, *prefix, bias, how)  # type: ignore[no-untyped-call]
+            return _unfold(out, query)
+        mask = self._mask(window, 1)
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys = torch.cat([prefix_key, key], dim=2)
-            values = torch.cat([prefix_value, value], dim=2)
-            return _attend(query, keys, values, mask, **how)
+            keys, values = (torch.cat(pair, dim=2) for pair in zip(prefix, (key, value), strict=True))
+            return _masked(query, keys, values, mask, how)
 
         # Recomputed in the backward pass, else autograd would keep a copy of the prefix for every layer.
-        result: Tensor = checkpoint(attend, query, key, value, use_reentrant=False, preserve_rng_state=False)
-        return result
+        out = checkpoint(attend, folded, key, value, use_reentrant=False, preserve_rng_state=False)
+        return _unfold(out, query)
 
-    def _mask(self, window: int | None) -> Tensor:
-        """(Q, prefix + Q) true where a query sees a key; built once per kind of layer."""
-        if window not in self._masks:
+    def _mask(self, window: int | None, share: int, bias: torch.dtype | None = None) -> Tensor:
+        """(share * Q, prefix + Q), true (as a bias: 0, else -inf) where a query sees a key; built once per
+        kind of layer."""
+        if (window, share) not in self._masks:
             keys = torch.arange(self._prefix, device=self.positions.device)
             before = keys[None, :] < self._starts[:, None]
             same = self._owner[:, None] == self._owner[None, :]
@@ -116,29 +131,90 @@ class PackedSpans:
             if window is not None:
                 distance = self.positions[:, None] - torch.cat([keys, self.positions])[None, :]
                 mask &= distance < window
-            self._masks[window] = mask
-        return self._masks[window]
+            if bias is not None:
+                mask = torch.zeros(mask.shape, dtype=bias).masked_fill_(~mask, -torch.inf).repeat(share, 1)
+            self._masks[window, share] = mask
+        return self._masks[window, share]
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, scaling: float, softcap: float | None
-) -> Tensor:
-    """Masked attention (1, heads, Q, size); query heads that share a key head are laid side by side as queries, so
-    that keys and values are never repeated."""
-    _, heads, queries, size = query.shape
-    key_heads = key.shape[1]
-    share = heads // key_heads
-    folded = query.reshape(1, key_heads, share * queries, size)
-    mask = mask.repeat(share, 1)
-    if softcap is None:
-        out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
-    else:
-        scores = torch.tanh(folded @ key.transpose(2, 3) * scaling / softcap) * softcap
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        out = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(
-            value.dtype
-        ) @ value
-    return out.reshape(1, heads, queries, size)
+class Scores(NamedTuple):
+    """How scores are made: query times key times ``scaling``, soft-capped (Gemma 2) or not."""
+
+    scaling: float
+    softcap: float | None
+
+
+def _fold(query: Tensor, key: Tensor) -> Tensor:
+    """(1, heads, Q, size) -> (1, key heads, share * Q, size): the heads that share a key head lie side by side as
+    queries, so that keys and values are never repeated."""
+    return query.reshape(1, key.shape[1], -1, query.shape[3])
+
+
+def _unfold(out: Tensor, query: Tensor) -> Tensor:
+    return out.reshape(query.shape)
+
+
+def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, how: Scores) -> Tensor:
+    """Attention of folded queries under a mask (Q, keys)."""
+    mask = mask.repeat(query.shape[2] // len(mask), 1)
+    if how.softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=how.scaling)
+    scores = torch.tanh(query @ key.transpose(2, 3) * how.scaling / how.softcap) * how.softcap
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~mask, -torch.inf)
+    return torch.softmax(scores, dim=-1).to(value.dtype) @ value
+
+
+def _has_flash(query: Tensor) -> bool:
+    """Whether torch's fused kernel that also gives log-sum-exps is there: on CPU. Elsewhere a mask does it."""
+    return query.device.type == "cpu"
+
+
+def _flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    how: Scores,
+    *,
+    causal: bool = False,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Fused attention and its log-sum-exp (1, heads, Q)."""
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=bias, scale=how.scaling
+    )
+    return out, lse
+
+
+class _FlashBehindPrefix(torch.autograd.Function):
+    """Fused attention to constant prefix keys and to own keys, which keeps no copy of the prefix for backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prefix_key: Tensor,
+        prefix_value: Tensor,
+        bias: Tensor,
+        how: Scores,
+    ) -> Tensor:
+        keys, values = torch.cat([prefix_key, key], dim=2), torch.cat([prefix_value, value], dim=2)
+        out, lse = _flash(query, keys, values, how, bias=bias)
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.prefix, ctx.bias, ctx.how = (prefix_key, prefix_value), bias, how
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        query, key, value, out, lse = ctx.saved_tensors
+        prefix_key, prefix_value = ctx.prefix
+        keys, values = torch.cat([prefix_key, key], dim=2), torch.cat([prefix_value, value], dim=2)
+        d_query, d_keys, d_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            gradient, query, keys, values, out, lse, 0.0, False, attn_mask=ctx.bias, scale=ctx.how.scaling
+        )
+        own = slice(prefix_key.shape[2], None)
+        return d_query, d_keys[:, :, own], d_values[:, :, own], None, None, None, None
 
 
 def _attention(
@@ -157,7 +233,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface; the mask is ours, so ``attention_mask`` is None and dropout is off."""
     layer: Any = module.layer_idx
-    out = trace_state.attend(layer, query, key, value, sliding_window, scaling=scaling, softcap=softcap)
+    out = trace_state.attend(layer, query, key, value, sliding_window, Scores(scaling, softcap))
     return out.transpose(1, 2), None
 
 

@@ -78,7 +78,7 @@ def run_trace(
         row_sums = _prefill(model, layout, tokens, rows, cache, chunk_tokens)
         gradients = row_sums.new_zeros(len(windows), layout.size)
         for batch in pack(windows, batch_tokens):
-            gradients[batch.index] = _batch_gradients(model, layout, tokens, batch, cache)
+            gradients[batch.number] = _batch_gradients(model, layout, tokens, batch, cache)
     return TraceResult(row_sums, gradients)
 
 
@@ -110,10 +110,10 @@ def _prefill(
 def _batch_gradients(model: Any, layout: Layout, tokens: Tensor, batch: Batch, cache: KeyValueCache) -> Tensor:
     """(W, D) gradients of each window's loss, averaged over its positions."""
     dtype = accumulation_dtype(model)
-    result = torch.zeros(len(batch.index), layout.size, dtype=dtype)
+    result = torch.zeros(len(batch.number), layout.size, dtype=dtype)
     # One product sums every window's positions: (W, Q), 1/length where the position is the window's. The
     # window's last position, which is not in the row, has gradient zero.
-    owners = F.one_hot(batch.owner, len(batch.index)).T.to(dtype) / batch.lengths[:, None]
+    owners = F.one_hot(batch.owner, len(batch.number)).T.to(dtype) / batch.lengths[:, None]
 
     def on_gradient(name: str, gradient: Tensor) -> None:
         result[:, layout.slices[name]] = (owners.to(gradient.device) @ gradient[0].to(dtype)).cpu()
@@ -132,7 +132,7 @@ def _batch_gradients(model: Any, layout: Layout, tokens: Tensor, batch: Batch, c
             use_cache=False,
             trace_state=state,
         ).last_hidden_state
-        scores = models.logits(model, hidden[0])
+        scores = models.head(model)(hidden[0])
         targets = tokens[batch.positions + 1].to(scores.device)
         losses = F.cross_entropy(scores.to(dtype), targets, reduction="none")
         # Windows don't touch one another, so the sum's gradient is each window's own.

@@ -48,9 +48,7 @@ class Work(NamedTuple):
     skipped: Counter[str]
 
 
-def plan_work(
-    spans: Sequence[Span], behaviours: Sequence[str], tokens: int, options: AttributionOptions
-) -> Work:
+def plan_work(spans: Sequence[Span], behaviours: Sequence[str], tokens: int, options: AttributionOptions) -> Work:
     """Positions for the spans of one trace of ``tokens`` tokens; spans of other behaviours are passed over.
 
     A position in two spans of a behaviour counts twice in its mean, as in the released code.
@@ -68,10 +66,7 @@ def plan_work(
             skipped["one_token"] += 1
             continue
         positions = torch.arange(span.start - options.preceding, end)
-        if options.wrap_negative:
-            positions = positions % tokens
-        else:
-            positions = positions[positions >= 0]
+        positions = positions % tokens if options.wrap_negative else positions[positions >= 0]
         rows[behaviour].index_add_(0, positions, torch.ones(len(positions)))
         preceding = options.preceding if options.preceding_in_gradient else 0
         windows.append(Window(behaviour, max(0, span.start - preceding), end))
@@ -81,12 +76,12 @@ def plan_work(
 class Batch(NamedTuple):
     """Windows packed into one row of positions; Q = their number, W = number of windows.
 
-    index: (W,) which windows, numbers into the list that was packed. positions: (Q,) position in the trace.
+    number: (W,) which windows, numbers into the list that was packed. positions: (Q,) position in the trace.
     owner: (Q,) which of the batch's windows a position belongs to. starts: (W,) first token of each.
     predicted: (W,) tokens of the window that its loss is the mean of. lengths: (W,) tokens of the window.
     """
 
-    index: Tensor
+    number: Tensor
     positions: Tensor
     owner: Tensor
     starts: Tensor
@@ -120,7 +115,7 @@ def _batch(windows: Sequence[Window], index: list[int]) -> Batch:
     starts = torch.tensor([window.start for window in chosen])
     ends = torch.tensor([window.end for window in chosen])
     return Batch(
-        index=torch.tensor(index),
+        number=torch.tensor(index),
         positions=torch.cat([torch.arange(window.start, window.end - 1) for window in chosen]),
         owner=torch.repeat_interleave(torch.arange(len(chosen)), sizes),
         starts=starts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -54,8 +55,8 @@ def locate(source: str) -> Path:
 def load(source: str) -> list[Trace]:
     """Read traces, each with a unique id.
 
-    Rows may be the paper's (dataset, index, id): ids that repeat across datasets are told apart by the dataset.
-    Raises UserError naming file, line and key for missing keys, values that are no text, empty text and duplicates.
+    Ids that repeat across datasets are told apart by the dataset, which is put in front.
+    Raises UserError naming file, row and key for missing keys, values that are no text, empty text, duplicates.
     """
     path = locate(source)
     traces: dict[str, Trace] = {}
@@ -83,13 +84,28 @@ def _trace(row: dict[str, Any], where: str) -> Trace:
     return Trace(identifier, dataset, row["prompt"], row["output"], annotated)
 
 
-def save(path: Path, traces: list[Trace]) -> None:
-    """Write traces as JSON lines, atomically."""
-    rows = []
-    for trace in traces:
-        row = {"dataset": trace.dataset, "id": trace.id.removeprefix(f"{trace.dataset}/")}
+def local_id(identifier: str, dataset: str) -> str:
+    """A trace's id as its file has it: without the dataset that ``load`` puts in front."""
+    return identifier.removeprefix(f"{dataset}/") if dataset else identifier
+
+
+class Recorder:
+    """Appends traces to a file one by one, so that a killed run loses none and continues behind the last.
+
+    Raises UserError where the file holds something else than traces.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if path.is_file():
+            # A kill in mid-line leaves half a row; it goes, and its prompt is done again.
+            whole, newline, _ = artifacts.read_text(path).rpartition("\n")
+            artifacts.write_text(path, whole + newline)
+        self.done = {trace.id for trace in load(str(path))} if path.is_file() and path.stat().st_size else set()
+
+    def write(self, trace: Trace) -> None:
+        """Append one trace."""
+        row = {"dataset": trace.dataset, "id": local_id(trace.id, trace.dataset)}
         row |= {"prompt": trace.prompt, "output": trace.output}
-        if trace.annotated is not None:
-            row["annotated"] = trace.annotated
-        rows.append(row)
-    artifacts.write_jsonl(path, rows)
+        artifacts.append_line(self._path, json.dumps(row, ensure_ascii=False))
+        self.done.add(trace.id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from reference import TINY, full_backpropagation, relative_error, tiny_model
 
 from mixprec import modules

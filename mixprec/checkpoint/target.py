@@ -1,0 +1,81 @@
+"""Writing a checkpoint folder shard by shard, whatever the format of its compressed modules."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+
+from mixprec import artifacts
+from mixprec.checkpoint.source import INDEX, Source
+from mixprec.errors import UserError
+from mixprec.numerics.formats import Format
+from mixprec.numerics.groupwise import Quantized
+
+#: What a folder was made from; its presence says that mixprec made the folder.
+CARD = "mixprec.json"
+
+
+class CompressedModule(NamedTuple):
+    """What a method made of one linear module.
+
+    ``restored`` (out, in) are the values that ``quantized`` stands for, in the type of the source's weight.
+    """
+
+    weight_name: str
+    format: Format
+    quantized: Quantized
+    restored: torch.Tensor
+
+
+#: A checkpoint format: the tensors, by name, that hold a compressed module on disk.
+Pack = Callable[[CompressedModule], dict[str, torch.Tensor]]
+
+
+def check_target(out: Path, source: Path) -> None:
+    """``out`` may be new, empty or a checkpoint that mixprec made; it gets replaced.
+
+    Raises UserError for any other folder or file, and for the source itself.
+    """
+    if out.resolve() == source.resolve():
+        raise UserError(f"{out}: is the source checkpoint itself; choose another place with --out")
+    if out.exists() and not (out / CARD).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out}: exists and mixprec did not make it; remove it or choose another place with --out")
+
+
+def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write one file of weights."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=dict(metadata))
+    artifacts.share(path)
+
+
+def write_side_files(folder: Path, source: Source, card: Mapping[str, Any]) -> None:
+    """Copy configuration, tokenizer and licence of ``source``, and write ``card`` as mixprec.json."""
+    for path in source.side_files():
+        shutil.copyfile(path, folder / path.name)
+    _write_json(folder / CARD, card)
+
+
+def write_index(folder: Path, written: Mapping[str, Mapping[str, int]]) -> None:
+    """Write the index of a sharded checkpoint; ``written``: file name -> tensor -> bytes."""
+    shard_of = {name: shard for shard, tensors in written.items() for name in tensors}
+    size = sum(count for tensors in written.values() for count in tensors.values())
+    _write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(shard_of.items()))})
+
+
+def flush(folder: Path) -> None:
+    """Wait until all files of ``folder`` are on the disk, before it gets its final name."""
+    for path in folder.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _write_json(path: Path, data: Any) -> None:
+    # Not artifacts.write_json: the folder as a whole is what appears at once, and what errors should name.
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,16 @@
+"""Round to nearest: every weight goes to the closest point of its group's grid. Needs no data.
+
+The baseline of the GPTQ paper (arXiv 2210.17323, §5), which methods that look at activations have to beat.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mixprec.numerics.formats import Format
+from mixprec.numerics.groupwise import Quantized, quantize
+
+
+def rtn(weight: torch.Tensor, format: Format) -> Quantized:
+    """Codes and grid of ``weight`` (out, in), finite; scales in the 16-bit type of its checkpoint."""
+    return quantize(weight, format)

@@ -1,0 +1,93 @@
+"""Fidelity to the original model, token by token: its distribution against the compressed model's.
+
+The original's final hidden states are kept instead of its logits: they are smaller by the vocabulary over the hidden
+size, and its head makes exactly the same logits of them again, a few positions at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mixprec.errors import UserError
+from mixprec.evaluate.passages import Passage
+from mixprec.models import Head, LoadedModel, head
+from mixprec.progress import bar
+
+#: Positions whose logits exist at once: 256 x 50,000 words x 4 bytes is 50 MB.
+CHUNK = 256
+
+
+class TokenFidelity(NamedTuple):
+    """One passage of T tokens, for each predicted token t = 1 … T-1, all (T-1,) float64 but the last.
+
+    nll: negative log-likelihood of the token under the evaluated model, in nats. kl: KL(original || evaluated) of
+    the next-token distribution, in nats. agree: whether both have the same most likely token.
+    """
+
+    nll: Tensor
+    kl: Tensor
+    agree: Tensor
+
+
+@torch.no_grad()
+def hidden_states(loaded: LoadedModel, passages: Sequence[Passage], what: str) -> list[Tensor]:
+    """Final hidden states (T, hidden) of every passage, after the last norm."""
+    states = []
+    with bar(what, sum(len(p.tokens) for p in passages), "tokens") as advance:
+        for passage in passages:
+            states.append(_hidden(loaded, passage))
+            advance(len(passage.tokens))
+    return states
+
+
+def _hidden(loaded: LoadedModel, passage: Passage) -> Tensor:
+    device = loaded.model.get_input_embeddings().weight.device
+    out = loaded.model.model(input_ids=passage.tokens[None].to(device), use_cache=False)
+    hidden: Tensor = out.last_hidden_state[0]
+    return hidden
+
+
+@torch.no_grad()
+def compare(
+    loaded: LoadedModel,
+    passages: Sequence[Passage],
+    reference: Sequence[Tensor],
+    reference_head: Head,
+    what: str,
+) -> list[TokenFidelity]:
+    """Measure ``loaded`` against the original's hidden states on every passage.
+
+    Raises UserError where the compressed model's logits are NaN (broken weights, overflow in 16 bits).
+    """
+    results = []
+    own_head = head(loaded.model)
+    with bar(what, sum(len(p.tokens) for p in passages), "tokens") as advance:
+        for passage, original in zip(passages, reference, strict=True):
+            results.append(_passage(_hidden(loaded, passage), own_head, original, reference_head, passage.tokens))
+            advance(len(passage.tokens))
+    if any(result.kl.isnan().any() for result in results):
+        raise UserError(f"{what}: the model's logits are NaN; its weights overflow or are broken")
+    return results
+
+
+def _passage(hidden: Tensor, own_head: Head, original: Tensor, reference_head: Head, tokens: Tensor) -> TokenFidelity:
+    parts = []
+    for start in range(0, len(tokens) - 1, CHUNK):
+        # The last position predicts nothing that is known.
+        where = slice(start, min(start + CHUNK, len(tokens) - 1))
+        own = own_head(hidden[where]).float().log_softmax(-1)
+        ref = reference_head(original[where].to(hidden)).float().log_softmax(-1)
+        targets = tokens[1:][where].to(own.device)
+        parts.append(
+            TokenFidelity(
+                nll=-own.gather(1, targets[:, None])[:, 0].double(),
+                # Rounding can make a KL of (nearly) equal distributions slightly negative.
+                kl=(ref.exp() * (ref - own)).sum(-1, dtype=torch.float64).clamp(min=0),
+                agree=own.argmax(-1) == ref.argmax(-1),
+            )
+        )
+    return TokenFidelity(*(torch.cat(list(columns)).cpu() for columns in zip(*parts, strict=True)))

@@ -1,0 +1,79 @@
+"""From token by token to numbers: perplexity, KL and agreement with intervals, over all tokens and per behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixprec.evaluate.fidelity import TokenFidelity
+from mixprec.evaluate.passages import Passage
+from mixprec.traces.store import BEHAVIOURS
+
+#: Bootstrap resamples and their seed; passages are resampled, since a passage's tokens depend on one another.
+RESAMPLES = 2000
+SEED = 0
+LEVEL = 0.95
+
+
+def summarise(results: Sequence[TokenFidelity]) -> dict[str, Any] | None:
+    """Numbers over the tokens of several passages; None where there are none.
+
+    kl_mean_ci: bootstrap interval over passages, None with one passage.
+    """
+    results = [result for result in results if len(result.kl)]
+    if not results:
+        return None
+    nll, kl, agree = (torch.cat(list(column)).double() for column in zip(*results, strict=True))
+    return {
+        "tokens": len(kl),
+        "passages": len(results),
+        "perplexity": float(nll.mean().exp()),
+        "kl_mean": float(kl.mean()),
+        "kl_mean_ci": bootstrap_mean([result.kl.numpy() for result in results]),
+        "kl_median": float(kl.median()),
+        "kl_p99": float(kl.quantile(0.99)) if len(kl) < 2**24 else float(np.quantile(kl.numpy(), 0.99)),
+        "top1_agreement": float(agree.mean()),
+    }
+
+
+def per_behaviour(passages: Sequence[Passage], results: Sequence[TokenFidelity]) -> dict[str, dict[str, Any] | None]:
+    """The same numbers over the tokens of each behaviour's spans; a token in two spans counts once."""
+    found = {}
+    for behaviour in BEHAVIOURS:
+        parts = []
+        for passage, result in zip(passages, results, strict=True):
+            inside = torch.zeros(len(passage.tokens), dtype=torch.bool)
+            for span in passage.spans:
+                if span.behaviour == behaviour:
+                    inside[span.start : span.end] = True
+            # Row t - 1 holds the prediction of token t; the first token is predicted by nothing.
+            parts.append(TokenFidelity(*(column[inside[1:]] for column in result)))
+        found[behaviour] = summarise(parts)
+    return found
+
+
+def bootstrap_mean(groups: Sequence[np.ndarray[Any, Any]]) -> list[float] | None:
+    """95% percentile interval of the mean over all values, whole groups resampled; None for one group."""
+    if len(groups) < 2:
+        return None
+    sums = np.array([group.sum() for group in groups])
+    sizes = np.array([len(group) for group in groups])
+    draws = np.random.default_rng(SEED).integers(len(groups), size=(RESAMPLES, len(groups)))
+    means = sums[draws].sum(1) / sizes[draws].sum(1)
+    tail = (1 - LEVEL) / 2
+    return [float(bound) for bound in np.quantile(means, [tail, 1 - tail])]
+
+
+def evaluate_all(
+    trace_passages: Sequence[Passage], text_passages: Sequence[Passage], results: Sequence[TokenFidelity]
+) -> dict[str, Mapping[str, Any] | None]:
+    """The result of one model: over traces, over text, per behaviour. ``results`` has the traces first."""
+    on_traces, on_text = results[: len(trace_passages)], results[len(trace_passages) :]
+    return {
+        "traces": summarise(on_traces),
+        "text": summarise(on_text),
+        "behaviours": per_behaviour(trace_passages, on_traces),
+    }

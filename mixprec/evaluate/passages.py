@@ -1,0 +1,64 @@
+"""What a model is evaluated on: passages of tokens, with the behaviours' spans where they come from traces."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from mixprec import artifacts
+from mixprec.errors import UserError
+from mixprec.traces.spans import AnnotatedTrace, TokenSpan, token_spans
+
+
+class Passage(NamedTuple):
+    """Tokens (T,) that go through the model at once, and the spans among them."""
+
+    tokens: Tensor
+    spans: tuple[TokenSpan, ...] = ()
+
+
+def from_traces(
+    traces: Sequence[AnnotatedTrace], tokenizer: PreTrainedTokenizerBase, limit: int
+) -> tuple[list[Passage], Counter[str]]:
+    """One passage per trace, cut at ``limit`` tokens; also what was skipped, by reason."""
+    passages, skipped = [], Counter[str]()
+    for trace in traces:
+        encoded = tokenizer(trace.trace.text, return_offsets_mapping=True, verbose=False)
+        spans, missed = token_spans(trace.spans, encoded["offset_mapping"], limit)
+        skipped.update(trace.skipped)
+        skipped.update(missed)
+        skipped["cut_traces"] += int(len(encoded["input_ids"]) > limit)
+        passages.append(Passage(torch.tensor(encoded["input_ids"][:limit]), tuple(spans)))
+    return passages, +skipped
+
+
+def from_text(source: str, tokenizer: PreTrainedTokenizerBase, length: int, most: int | None = None) -> list[Passage]:
+    """A text file in passages of ``length`` tokens, at most ``most`` of them; ``bundled:held_out`` is ours.
+
+    A last passage of one token predicts nothing and is left out. Raises UserError for missing and empty files.
+    """
+    path = _locate(source)
+    text = artifacts.read_text(path)
+    ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
+    if len(ids) < 2:
+        raise UserError(f"{path}: the text is empty; nothing to evaluate on")
+    passages = [Passage(chunk) for chunk in ids.split(length) if len(chunk) > 1]
+    return passages[:most]
+
+
+def _locate(source: str) -> Path:
+    if source == "bundled:held_out":
+        return Path(str(resources.files("mixprec.traces").joinpath("data", "held_out.txt")))
+    return Path(source).expanduser()
+
+
+def total_tokens(passages: Iterable[Passage]) -> int:
+    """Number of tokens in all passages."""
+    return sum(len(passage.tokens) for passage in passages)

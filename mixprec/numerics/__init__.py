@@ -1,0 +1,1 @@
+"""Pure tensor functions: number formats and group-wise quantization. Knows neither models nor files."""

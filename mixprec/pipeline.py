@@ -1,0 +1,322 @@
+"""``mixprec run``: walk the stages that a recipe needs, skip what is done, and end with summary.json and a report.
+
+Run folder::
+
+    recipe.yaml  spans.jsonl  importance/  evaluation/{spans.jsonl,reference.safetensors}
+    variants/<name>/{plan.json,quality.json,checkpoint/,result.json}  summary.json  report.html  *.png
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mixprec import artifacts, models, modules, recipe
+from mixprec.compress.stream import compress
+from mixprec.errors import UserError
+from mixprec.evaluate import fidelity, metrics, passages
+from mixprec.importance.attribute import attribute
+from mixprec.numerics.formats import Keep
+from mixprec.plan import bits
+from mixprec.plan.rules import Importance, build_plan, needs_importance
+from mixprec.plan.schema import Plan, save_plan
+from mixprec.progress import bar, console
+from mixprec.recipe import Recipe, TracesSpec
+from mixprec.report.html import write_report
+from mixprec.stages import Stages
+from mixprec.traces import cues, spans, store
+
+_TOP_MODULES = 10
+
+
+class Run:
+    """One recipe's run in one folder. Models are loaded when a stage needs them, and the original only once."""
+
+    def __init__(self, chosen: Recipe, text: str, name: str, out: Path, data: Path | None) -> None:
+        self.recipe = chosen
+        self.text = text
+        self.name = name
+        self.out = out
+        self.data = recipe.data_folder(chosen, data)
+        self.stages = Stages(out)
+
+    # What stages share
+
+    @cached_property
+    def identity(self) -> str:
+        """Fingerprint of the model's files."""
+        return models.identity(self.recipe.model.id, self.recipe.model.revision)
+
+    @cached_property
+    def inventory(self) -> modules.Inventory:
+        """The model's modules, from its configuration."""
+        return modules.inventory(models.load_config(self.recipe.model.id, self.recipe.model.revision))
+
+    @cached_property
+    def original(self) -> models.LoadedModel:
+        """The uncompressed model."""
+        return self._load(self.recipe.model.id, self.recipe.model.revision)
+
+    def _load(self, where: str, revision: str | None = None) -> models.LoadedModel:
+        spec = self.recipe.model
+        console.print(f"loading {where}")
+        return models.load(where, dtype=spec.dtype, device=spec.device, revision=revision)
+
+    @property
+    def _computing(self) -> list[str]:
+        """What else numbers depend on."""
+        return [self.identity, self.recipe.model.dtype, self.recipe.model.device]
+
+    # Stages
+
+    def run(self) -> dict[str, Any]:
+        """All stages; returns the summary."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        artifacts.write_text(self.out / "recipe.yaml", self.text)
+        importance, importance_stamp = self._importance()
+        rows: dict[str, dict[str, Any]] = {}
+        plans = {
+            name: build_plan(
+                variant.plan,
+                self.inventory,
+                self.recipe.model.id,
+                self.recipe.compress.method,
+                scores_of(importance) if needs_importance(variant.plan) and importance else None,
+            )
+            for name, variant in self.recipe.all_variants.items()
+        }
+        self.evaluator = Evaluator(self) if self.recipe.evaluate and plans else None
+        for name, plan in plans.items():
+            rows[name] = self._variant(name, plan)
+        summary = self._summary(importance, rows) | {
+            "provenance": artifacts.provenance(
+                model=self.identity, importance=importance_stamp, recipe=artifacts.fingerprint(self.text)
+            )
+        }
+        artifacts.write_json(self.out / "summary.json", summary)
+        write_report(self.out)
+        return summary
+
+    def annotate(self, spec: TracesSpec, target: Path, name: str) -> tuple[list[spans.AnnotatedTrace], str]:
+        """Spans of annotated traces, and the stage's fingerprint."""
+        source = recipe.locate(spec.source, self.data)
+        path = store.locate(source)
+        stamp = self.stages.do(
+            name,
+            [artifacts.sha256_file(path), spec.model_dump(exclude={"source"})],
+            [target],
+            lambda: spans.save_spans(target, annotate_traces(spec, source)),
+        )
+        return spans.load_spans(target), stamp
+
+    def _importance(self) -> tuple[dict[str, Any] | None, str | None]:
+        spec, traces_spec = self.recipe.importance, self.recipe.traces
+        if spec is None or traces_spec is None:
+            return None, None
+        traces, stamp = self.annotate(traces_spec, self.out / "spans.jsonl", "annotate")
+        folder = self.out / "importance"
+        stamp = self.stages.do(
+            "attribute",
+            [self._computing, stamp, spec.model_dump()],
+            [folder / "importance.json", folder / "steering.safetensors"],
+            lambda: attribute(
+                self.original,
+                traces,
+                folder,
+                presets=spec.presets,
+                identity=artifacts.fingerprint(self._computing),
+                max_tokens=spec.max_tokens,
+            ),
+        )
+        loaded: dict[str, Any] = artifacts.read_json(folder / "importance.json")
+        return loaded, stamp
+
+    def _variant(self, name: str, plan: Plan) -> dict[str, Any]:
+        """Plan, compress and evaluate one variant; returns its row of the summary."""
+        folder = self.out / "variants" / name
+        save_plan(folder / "plan.json", plan)
+        checkpoint = folder / "checkpoint"
+        account = bits.account(plan, self.inventory)
+        quantized = sum(not isinstance(format, Keep) for format in plan.formats.values())
+        stamp = self.identity
+        if quantized:
+            stamp = self.stages.do(
+                f"compress/{name}",
+                [self.identity, plan.model_dump(mode="json")],
+                [checkpoint, folder / "quality.json"],
+                lambda: self._compress(name, plan, checkpoint, folder / "quality.json", quantized),
+            )
+        # A variant that keeps everything is the original itself: no copy of it is written.
+        where = str(checkpoint) if quantized else self.recipe.model.id
+        row = {
+            "description": self.recipe.all_variants[name].description,
+            "modules_quantized": quantized,
+            "code_bits": account.code_bits,
+            "effective_bits": account.effective_bits,
+            "bytes": account.packed_bytes,
+            "bytes_on_disk": _bytes_on_disk(Path(models.resolve(where))),
+        }
+        return row | (self.evaluator.evaluate(name, where, stamp, folder / "result.json") if self.evaluator else {})
+
+    def _compress(self, name: str, plan: Plan, checkpoint: Path, quality: Path, quantized: int) -> None:
+        with bar(f"compress {name}", quantized, "modules") as advance:
+            reports = compress(
+                self.recipe.model.id,
+                plan,
+                checkpoint,
+                revision=self.recipe.model.revision,
+                on_module=lambda *_: advance(1),
+            )
+        artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})
+
+    def _summary(self, importance: dict[str, Any] | None, rows: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "schema_version": artifacts.SCHEMA_VERSION,
+            "recipe": self.name,
+            "title": self.recipe.title,
+            "model": self.recipe.model.id,
+            "evaluation": self.evaluator.described if self.evaluator else None,
+            "variants": rows,
+            "behaviours": top_modules(importance) if importance else {},
+        }
+
+
+class Evaluator:
+    """Compares variants with the original; its final hidden states are computed once."""
+
+    def __init__(self, run: Run) -> None:
+        assert run.recipe.evaluate is not None
+        self.run = run
+        self.spec = run.recipe.evaluate
+        self.folder = run.out / "evaluation"
+        traces: list[spans.AnnotatedTrace] = []
+        stamp = None
+        if self.spec.traces:
+            traces, stamp = run.annotate(self.spec.traces, self.folder / "spans.jsonl", "annotate/evaluation")
+        tokenizer = run.original.tokenizer
+        limit = min(self.spec.max_tokens or run.original.context, run.original.context)
+        self.on_traces, skipped = passages.from_traces(traces, tokenizer, limit)
+        self.on_text = []
+        if self.spec.text:
+            source = recipe.locate(self.spec.text, run.data)
+            length = min(self.spec.text_tokens, limit)
+            self.on_text = passages.from_text(source, tokenizer, length, self.spec.text_passages)
+        self.all = [*self.on_traces, *self.on_text]
+        self.described = {
+            "traces": {"passages": len(self.on_traces), "tokens": passages.total_tokens(self.on_traces)},
+            "text": {"passages": len(self.on_text), "tokens": passages.total_tokens(self.on_text)},
+            "skipped": dict(sorted(skipped.items())),
+        }
+        texts = artifacts.fingerprint([passage.tokens.tolist() for passage in self.all])
+        self.stamp = artifacts.fingerprint(run._computing, stamp, texts)
+        self.head = models.head(run.original.model)
+        self.reference = self._reference()
+        # From here on only the original's head is needed: its body's memory is for the variants.
+        del run.__dict__["original"]
+        gc.collect()
+
+    def _reference(self) -> list[Tensor]:
+        path = self.folder / "reference.safetensors"
+
+        def make() -> None:
+            states = fidelity.hidden_states(self.run.original, self.all, "original")
+            artifacts.save_tensors(path, {f"{i:05d}": state.cpu() for i, state in enumerate(states)})
+
+        self.run.stages.do("reference", self.stamp, [path], make)
+        tensors, _ = artifacts.load_tensors(path)
+        return [tensors[name] for name in sorted(tensors)]
+
+    def evaluate(self, name: str, where: str, stamp: str, path: Path) -> dict[str, Any]:
+        """The metrics of the model in ``where``, for the summary: over traces at the top, then text, behaviours."""
+
+        def make() -> None:
+            loaded = self.run._load(where)
+            found = fidelity.compare(loaded, self.all, self.reference, self.head, f"evaluate {name}")
+            artifacts.write_json(path, metrics.evaluate_all(self.on_traces, self.on_text, found))
+
+        self.run.stages.do(f"evaluate/{name}", [self.stamp, stamp], [path], make)
+        result = artifacts.read_json(path)
+        main = result["traces"] or result["text"]
+        return {**main, "text": result["text"], "behaviours": result["behaviours"]}
+
+
+def annotate_traces(spec: TracesSpec, source: str) -> list[spans.AnnotatedTrace]:
+    """Read traces and find the spans of their annotations, or of lexical cues where the recipe says so.
+
+    Raises UserError where no trace has a span of a scored behaviour, with what was skipped and why.
+    """
+    traces = store.load(source)[: spec.first]
+    found = []
+    with bar("annotate", len(traces), "traces") as advance:
+        for trace in traces:
+            if spec.annotator == "cues":
+                trace = store.Trace(trace.id, trace.dataset, trace.prompt, trace.output, cues.annotate_with_cues(trace))
+            found.append(spans.char_spans(trace, spec.preset))
+            advance(1)
+    summary = spans.summarise(found)
+    if not any(summary.spans[behaviour] for behaviour in store.BEHAVIOURS):
+        raise UserError(
+            f"{source}: no trace has a span of {', '.join(store.BEHAVIOURS)}; skipped segments: "
+            f"{summary.skipped or 'none'}; are the annotations of these traces?"
+        )
+    return found
+
+
+def scores_of(importance: Mapping[str, Any]) -> Importance:
+    """behaviour -> address -> score, from an importance artifact; behaviours without spans are left out."""
+    addresses = [module["address"] for module in importance["modules"]]
+    return {
+        behaviour: dict(zip(addresses, entry["scores"], strict=True))
+        for behaviour, entry in importance["behaviours"].items()
+        if entry["spans"]
+    }
+
+
+def top_modules(importance: Mapping[str, Any]) -> dict[str, Any]:
+    """Per behaviour its spans and its highest modules, with scores and shares of the total."""
+    labels = importance["modules"]
+    found = {}
+    for behaviour, entry in importance["behaviours"].items():
+        total = sum(entry["scores"]) or 1.0
+        order = sorted(range(len(labels)), key=lambda i: -entry["scores"][i])
+        found[behaviour] = {
+            "spans": entry["spans"],
+            "traces": entry["traces"],
+            "top_modules": [
+                {
+                    "rank": rank,
+                    "label": labels[i]["label"],
+                    "address": labels[i]["address"],
+                    "score": entry["scores"][i],
+                    "relative": entry["scores"][i] / total,
+                }
+                for rank, i in enumerate(order[:_TOP_MODULES], 1)
+            ]
+            if entry["spans"]
+            else [],
+        }
+    return found
+
+
+def _bytes_on_disk(folder: Path) -> int | None:
+    """Bytes of a checkpoint's safetensors files; None for a model on the hub."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else None
+
+
+def explain(chosen: Recipe, importance: Importance | None) -> dict[str, dict[str, Any]]:
+    """Per variant what its plan comes to, without weights; None for one that waits for the importance."""
+    inventory = modules.inventory(models.load_config(chosen.model.id, chosen.model.revision))
+    rows: dict[str, dict[str, Any]] = {}
+    for name, variant in chosen.all_variants.items():
+        if needs_importance(variant.plan) and importance is None:
+            rows[name] = {"description": variant.description, "account": None}
+            continue
+        plan = build_plan(variant.plan, inventory, chosen.model.id, chosen.compress.method, importance)
+        rows[name] = {"description": variant.description, "account": asdict(bits.account(plan, inventory))}
+    return rows

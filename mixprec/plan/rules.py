@@ -1,0 +1,269 @@
+"""Rules that make a plan: modules that leave the default format, by name, by chance or by importance.
+
+default: w3g64
+rules:
+  - {match: last_mlp, format: keep}
+  - {match: [1_up, "*_gate"], format: w4g64}
+  - {match: {random: last_mlp, seed: 0}, format: keep}
+  - {match: {least_important: last_*, count: 1, behaviour: all}, format: w3g64}
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from mixprec.errors import UserError
+from mixprec.modules import Inventory, LinearModule, select
+from mixprec.plan.schema import FormatText, Method, ModulePlan, Plan, Strict
+
+#: behaviour -> module address -> score, as importance.json holds it.
+Importance = Mapping[str, Mapping[str, float]]
+
+#: ``behaviour`` that ranks by the sum of the relative importances of all behaviours.
+ALL = "all"
+
+
+def _selectors(value: Any) -> tuple[str, ...]:
+    listed = (value,) if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not listed or not all(isinstance(name, str) for name in listed):
+        raise ValueError(f"{value!r} is neither a selector such as last_mlp nor a list of them")
+    return tuple(listed)
+
+
+#: One selector (see modules.select) or several, whose modules are joined.
+Selectors = Annotated[tuple[str, ...], BeforeValidator(_selectors)]
+
+
+class RandomMatch(Strict):
+    """A control for a protection: for each module that ``random`` selects, another one of the same shape.
+
+    Never one of the selected modules themselves: the same number of weights, but other ones.
+    """
+
+    random: Selectors
+    seed: int
+
+    def __str__(self) -> str:
+        return f"random as {_names(self.random)}, seed {self.seed}"
+
+
+class _Ranked(Strict):
+    count: int = Field(default=1, ge=1)
+    behaviour: str = ALL
+
+
+class LeastImportant(_Ranked):
+    """The ``count`` modules with the lowest importance among the selected ones."""
+
+    least_important: Selectors
+
+    def __str__(self) -> str:
+        return f"{self.count} least important of {_names(self.least_important)}, behaviour {self.behaviour}"
+
+
+class MostImportant(_Ranked):
+    """The ``count`` modules with the highest importance among the selected ones."""
+
+    most_important: Selectors
+
+    def __str__(self) -> str:
+        return f"{self.count} most important of {_names(self.most_important)}, behaviour {self.behaviour}"
+
+
+def _names(selectors: Sequence[str]) -> str:
+    return ", ".join(selectors)
+
+
+_KINDS: dict[str, type[Strict]] = {
+    "random": RandomMatch,
+    "least_important": LeastImportant,
+    "most_important": MostImportant,
+}
+
+
+def _kind_of_match(value: Any) -> str | None:
+    if isinstance(value, str | list | tuple):
+        return "list"
+    if isinstance(value, Strict):
+        return type(value).__name__
+    keys = value if isinstance(value, dict) else ()
+    return next((kind.__name__ for key, kind in _KINDS.items() if key in keys), None)
+
+
+#: Tags are the classes' names, which are no keys, so that errors.from_pydantic leaves them out of paths.
+Match = Annotated[
+    Annotated[Selectors, Tag("list")]
+    | Annotated[RandomMatch, Tag("RandomMatch")]
+    | Annotated[LeastImportant, Tag("LeastImportant")]
+    | Annotated[MostImportant, Tag("MostImportant")],
+    Discriminator(
+        _kind_of_match,
+        custom_error_type="match",
+        custom_error_message="a match is a selector, a list of selectors, {random: SELECTOR, seed: N}, "
+        "{least_important: SELECTOR, count: N, behaviour: NAME} or the same with most_important",
+    ),
+]
+
+
+class Rule(Strict):
+    """The modules that ``match`` names get ``format``."""
+
+    match: Match
+    format: FormatText
+
+    def __str__(self) -> str:
+        return _names(self.match) if isinstance(self.match, tuple) else str(self.match)
+
+
+class PlanSpec(Strict):
+    """The ``plan:`` part of a recipe: a format for all modules, and rules for those that get another."""
+
+    default: FormatText
+    rules: tuple[Rule, ...] = ()
+
+
+def needs_importance(spec: PlanSpec) -> bool:
+    """Whether a rule ranks modules, so that an importance has to be computed first."""
+    return any(isinstance(rule.match, _Ranked) for rule in spec.rules)
+
+
+def build_plan(
+    spec: PlanSpec, inventory: Inventory, model: str, method: Method, importance: Importance | None = None
+) -> Plan:
+    """The plan that the rules make for the model of ``inventory``, all its linear modules listed.
+
+    Raises UserError naming the rules where a selector matches nothing, two rules give a module different
+    formats, a random draw or a ranking asks for more modules than there are, or the importance doesn't fit.
+    """
+    claims: dict[str, list[int]] = {}
+    for index, rule in enumerate(spec.rules):
+        try:
+            found = _matched(rule.match, inventory, importance)
+        except UserError as problem:
+            raise UserError(f"{_rule_name(spec, index)}: {problem}") from None
+        for module in found:
+            claims.setdefault(module.address, []).append(index)
+    _check_conflicts(spec, claims)
+    return Plan(
+        model=model,
+        method=method,
+        modules={module.address: _module_plan(spec, claims.get(module.address, [])) for module in inventory.linears},
+    )
+
+
+def _rule_name(spec: PlanSpec, index: int) -> str:
+    return f"plan.rules[{index}] ({spec.rules[index]})"
+
+
+def _module_plan(spec: PlanSpec, claims: Sequence[int]) -> ModulePlan:
+    if not claims:
+        return ModulePlan(format=spec.default, why="default")
+    rule = spec.rules[claims[0]]
+    return ModulePlan(format=rule.format, why=f"rules[{claims[0]}]: {rule}")
+
+
+def _check_conflicts(spec: PlanSpec, claims: Mapping[str, Sequence[int]]) -> None:
+    fights: dict[tuple[int, int], list[str]] = {}
+    for address, rules in claims.items():
+        for other in rules[1:]:
+            if spec.rules[other].format != spec.rules[rules[0]].format:
+                fights.setdefault((rules[0], other), []).append(address)
+    if fights:
+        raise UserError("; ".join(_fight(spec, pair, addresses) for pair, addresses in fights.items()))
+
+
+def _fight(spec: PlanSpec, pair: tuple[int, int], addresses: Sequence[str]) -> str:
+    first, second = pair
+    more = f" and {len(addresses) - 1} more" if len(addresses) > 1 else ""
+    return (
+        f"{addresses[0]}{more}: {_rule_name(spec, first)} says {spec.rules[first].format}, "
+        f"{_rule_name(spec, second)} says {spec.rules[second].format}; make the selectors disjoint"
+    )
+
+
+def _matched(
+    match: tuple[str, ...] | RandomMatch | LeastImportant | MostImportant,
+    inventory: Inventory,
+    importance: Importance | None,
+) -> list[LinearModule]:
+    if isinstance(match, RandomMatch):
+        return draw_others(inventory, _select(inventory, match.random), match.seed)
+    if isinstance(match, LeastImportant):
+        scores = _scores(match.behaviour, inventory, importance)
+        return _lowest(_select(inventory, match.least_important), scores, match.count)
+    if isinstance(match, MostImportant):
+        scores = _scores(match.behaviour, inventory, importance)
+        negated = {address: -score for address, score in scores.items()}
+        return _lowest(_select(inventory, match.most_important), negated, match.count)
+    return _select(inventory, match)
+
+
+def _select(inventory: Inventory, selectors: Sequence[str]) -> list[LinearModule]:
+    """The modules of all selectors, in the model's order."""
+    found = {module.address for selector in selectors for module in select(inventory.linears, selector)}
+    return [module for module in inventory.linears if module.address in found]
+
+
+def draw_others(inventory: Inventory, chosen: Sequence[LinearModule], seed: int) -> list[LinearModule]:
+    """For each chosen module another one of its shape, none of the chosen ones; the same on every machine.
+
+    Raises UserError where the model has too few of a shape.
+    """
+    generator = random.Random(seed)
+    free = [module for module in inventory.linears if module not in chosen]
+    # Only random() is promised to stay the same across Python versions, so draw by sorting.
+    free.sort(key=lambda _: generator.random())
+    drawn: list[LinearModule] = []
+    for module in chosen:
+        shape = (module.out_features, module.in_features)
+        other = next((m for m in free if (m.out_features, m.in_features) == shape), None)
+        if other is None:
+            raise UserError(
+                f"too few other modules of the shape {shape[0]} x {shape[1]} of {module.label} to draw from; "
+                "select fewer modules"
+            )
+        free.remove(other)
+        drawn.append(other)
+    return drawn
+
+
+def _lowest(modules: Sequence[LinearModule], scores: Mapping[str, float], count: int) -> list[LinearModule]:
+    """The ``count`` modules with the lowest scores; of equal ones the earlier in the model."""
+    if count > len(modules):
+        raise UserError(f"count: {count}: the selector matches only {len(modules)} modules")
+    return sorted(modules, key=lambda module: scores[module.address])[:count]
+
+
+def _scores(behaviour: str, inventory: Inventory, importance: Importance | None) -> dict[str, float]:
+    """Relative importance of each module for one behaviour, or its sum over all of them."""
+    if importance is None:
+        raise UserError("it ranks modules, but there is no importance yet; run mixprec attribute first")
+    if behaviour != ALL and behaviour not in importance:
+        known = ", ".join([ALL, *importance])
+        raise UserError(f"behaviour: {behaviour!r} is not in the importance; there are {known}")
+    chosen = importance if behaviour == ALL else {behaviour: importance[behaviour]}
+    relative = [_relative(name, scores, inventory) for name, scores in chosen.items()]
+    addresses = [module.address for module in inventory.linears]
+    return {address: math.fsum(scores[address] for scores in relative) for address in addresses}
+
+
+def _relative(behaviour: str, scores: Mapping[str, float], inventory: Inventory) -> dict[str, float]:
+    """RI = I / ΣI (paper §2.2) over the linear modules."""
+    missing = [module.address for module in inventory.linears if module.address not in scores]
+    if missing:
+        raise UserError(
+            f"the importance for {behaviour} lacks {len(missing)} modules of the model, first {missing[0]}; "
+            "was it made for another model?"
+        )
+    listed = {module.address: scores[module.address] for module in inventory.linears}
+    bad = [address for address, score in listed.items() if not (math.isfinite(score) and score >= 0)]
+    total = math.fsum(score for score in listed.values() if math.isfinite(score))
+    if bad or total == 0:
+        which = f"{bad[0]} has {listed[bad[0]]}" if bad else "all are 0"
+        raise UserError(f"the importance for {behaviour} can't be ranked: {which}")
+    return {address: score / total for address, score in listed.items()}

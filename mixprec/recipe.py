@@ -1,0 +1,216 @@
+"""A recipe: one YAML file, one experiment. It reads whole: no includes; unknown keys are errors, all told at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mixprec import artifacts
+from mixprec.errors import UserError, from_pydantic
+from mixprec.importance.options import Preset
+from mixprec.plan.rules import PlanSpec, needs_importance
+from mixprec.plan.schema import Method
+from mixprec.traces.annotate import Rule
+
+#: Prefix of sources that lie in the data folder: ``data:calibration/wikitext2_raw_test.txt``.
+_DATA = "data:"
+DATA_VARIABLE = "MIXPREC_DATA"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(_Part):
+    """The model to look into and to compress."""
+
+    id: str = Field(description="bundled name, hub id, folder or GGUF file")
+    revision: str | None = Field(None, description="hub revision; pin it")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type computed in")
+    device: str = Field("cpu", description="cpu, cuda, mps, or auto for several GPUs")
+
+
+class TracesSpec(_Part):
+    """Annotated traces, and the rule by which annotations become spans."""
+
+    source: str = Field(description="bundled:NAME, data:PATH or a path to a JSONL file")
+    preset: Rule = Field("paper", description="span rule: paper, released or aligned")
+    annotator: Literal["given", "cues"] = Field("given", description="the file's annotations, or lexical cues")
+    first: int | None = Field(None, ge=1, description="take only so many traces")
+
+
+class ImportanceSpec(_Part):
+    """Attribution patching over the traces."""
+
+    preset: Preset = Field("paper", description="formulas of the paper, or of the released code")
+    compare: tuple[Preset, ...] = Field((), description="presets computed in the same pass, for comparison")
+    max_tokens: int | None = Field(None, ge=2, description="cut longer traces here; default: the model's context")
+
+    @property
+    def presets(self) -> tuple[Preset, ...]:
+        """All presets, the main one first, none twice."""
+        return tuple(dict.fromkeys((self.preset, *self.compare)))
+
+
+class CompressSpec(_Part):
+    """How modules that are not kept are compressed."""
+
+    method: Method = "rtn"
+
+
+class CheckpointSpec(_Part):
+    """What is written for each variant."""
+
+    format: Literal["dense"] = "dense"
+
+
+class EvaluateSpec(_Part):
+    """What every variant is compared with the original on."""
+
+    traces: TracesSpec | None = None
+    text: str | None = Field(None, description="bundled:held_out, data:PATH or a path to a text file")
+    text_tokens: int = Field(512, ge=2, description="tokens that go through the model at once")
+    text_passages: int | None = Field(None, ge=1, description="take only so many passages of the text")
+    max_tokens: int | None = Field(None, ge=2, description="cut longer traces here; default: the model's context")
+
+    @model_validator(mode="after")
+    def _something(self) -> EvaluateSpec:
+        if self.traces is None and self.text is None:
+            raise ValueError("nothing to evaluate on; give traces, text or both")
+        return self
+
+
+class Variant(_Part):
+    """One plan over the recipe's model."""
+
+    description: str = ""
+    plan: PlanSpec
+
+
+class Recipe(_Part):
+    """One experiment."""
+
+    title: str = ""
+    data: str | None = Field(None, description="data folder; --data and MIXPREC_DATA go before it")
+    model: ModelSpec
+    traces: TracesSpec | None = None
+    importance: ImportanceSpec | None = None
+    plan: PlanSpec | None = None
+    variants: dict[str, Variant] = Field({}, description="several plans over one model, in one table")
+    compress: CompressSpec = CompressSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    evaluate: EvaluateSpec | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.plan is not None and self.variants:
+            raise ValueError("plan and variants exclude one another; write the plan as one of the variants")
+        if self.importance is not None and self.traces is None:
+            raise ValueError("importance needs traces: {source: …}")
+        for name, variant in self.all_variants.items():
+            if needs_importance(variant.plan) and self.importance is None:
+                raise ValueError(f"variant {name} ranks modules by importance; add importance: {{}} and traces")
+            if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or name[0] == ".":
+                raise ValueError(f"variant {name!r}: use letters, digits, - _ . in names; they become folders")
+        if self.importance is None and not self.all_variants:
+            raise ValueError("nothing to do; give importance, plan or variants")
+        return self
+
+    @property
+    def all_variants(self) -> dict[str, Variant]:
+        """The variants; a single plan is the variant ``compressed``."""
+        if self.plan is not None:
+            return {"compressed": Variant(plan=self.plan)}
+        return dict(self.variants)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; ``overrides`` are ``key.sub=value`` with YAML values.
+
+    Raises UserError naming the file and everything that is wrong with it.
+    """
+    text = artifacts.read_text(path)
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        where = getattr(problem, "problem_mark", None)
+        line = f":{where.line + 1}" if where else ""
+        raise UserError(f"{path}{line}: not valid YAML ({getattr(problem, 'problem', problem)})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys; see mixprec ls for examples")
+    for override in overrides:
+        _override(data, override)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as problem:
+        raise from_pydantic(problem, str(path), Recipe) from None
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override!r}: write key.sub=value, for example model.dtype=bfloat16")
+    *path, last = key.split(".")
+    for part in path:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise UserError(f"--set {override!r}: {part} holds no keys")
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override!r}: {value!r} is not valid YAML") from None
+
+
+def data_folder(recipe: Recipe, option: Path | None) -> Path | None:
+    """Where ``data:`` sources lie: --data, else MIXPREC_DATA, else the recipe's ``data`` key."""
+    chosen = option or os.environ.get(DATA_VARIABLE) or recipe.data
+    return Path(chosen).expanduser() if chosen else None
+
+
+def locate(source: str, data: Path | None) -> str:
+    """A source with ``data:`` replaced by the data folder.
+
+    Raises UserError where there is no data folder or no such file in it.
+    """
+    if not source.startswith(_DATA):
+        return source
+    if data is None:
+        raise UserError(
+            f"{source}: no data folder is known; give --data FOLDER, set {DATA_VARIABLE}, or add data: to the recipe"
+        )
+    path = data / source.removeprefix(_DATA)
+    if not path.is_file():
+        raise UserError(f"{source}: {path} does not exist; check --data, {DATA_VARIABLE} or the recipe's data key")
+    return str(path)
+
+
+def catalogue() -> dict[str, Path]:
+    """Recipes that come with mixprec: name -> file. They lie beside the package, or in the installation's share."""
+    for folder in (
+        Path(__file__).parent.parent / "recipes",
+        Path(sys.prefix) / "share" / "mixprec" / "recipes",
+    ):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def find(name: str) -> Path:
+    """A recipe's file, by path or by its name in the catalogue.
+
+    Raises UserError where there is none.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = catalogue()
+    stem = path.stem if path.suffix == ".yaml" else name
+    if stem in known and len(path.parts) <= 2:
+        return known[stem]
+    raise UserError(f"{name}: no such recipe; there are {', '.join(known)}, or give a path")

@@ -1,0 +1,158 @@
+"""What the variants' numbers say, in sentences. Nothing is known about a variant but its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mixprec.report.formatting import bits, interval, plural, significant
+
+Variant = Mapping[str, Any]
+
+#: Effective bits within which two variants count as the same size.
+SAME_SIZE = 0.02
+#: Protected variants that get a sentence each; the table has all.
+_MOST_SENTENCES = 4
+
+
+def is_baseline(variant: Variant) -> bool:
+    """True for a variant that keeps every module in 16 bits."""
+    return not variant.get("modules_quantized")
+
+
+def compressed(summary: Mapping[str, Any]) -> dict[str, Variant]:
+    """Variants that compress the model as a whole: more than half of the modules that any variant quantizes.
+
+    The others but the baseline are probes: they quantize a few modules to see what those matter.
+    """
+    variants = summary.get("variants") or {}
+    most = max((variant.get("modules_quantized") or 0 for variant in variants.values()), default=0)
+    return {
+        name: variant
+        for name, variant in variants.items()
+        if not is_baseline(variant) and 2 * variant["modules_quantized"] > most
+    }
+
+
+def probes(summary: Mapping[str, Any]) -> dict[str, Variant]:
+    """Variants that quantize only a few modules."""
+    whole = compressed(summary)
+    variants = (summary.get("variants") or {}).items()
+    return {name: variant for name, variant in variants if name not in whole and not is_baseline(variant)}
+
+
+def overlap(first: Variant, second: Variant) -> bool | None:
+    """Whether the 95% intervals of two mean KLs overlap; None where one is missing."""
+    one, other = first.get("kl_mean_ci"), second.get("kl_mean_ci")
+    if one is None or other is None:
+        return None
+    return bool(one[0] <= other[1] and other[0] <= one[1])
+
+
+def kl(variant: Variant) -> str:
+    """Mean KL with its interval: ``1.72 [1.63, 1.81]``."""
+    bounds = interval(variant.get("kl_mean_ci"))
+    return significant(variant["kl_mean"]) + (f" {bounds}" if bounds else "")
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """Sentences on what compression cost, what protection bought and at what size, and what probes showed.
+
+    Empty where nothing was measured. The mean KL over all tokens of the traces decides; each comparison says
+    whether the two 95% intervals overlap.
+    """
+    whole = _measured(compressed(summary))
+    sentences = []
+    if whole:
+        # The most quantized, then the smallest variant is what the others protect something of.
+        start = min(whole, key=lambda name: (-whole[name]["modules_quantized"], whole[name]["effective_bits"]))
+        sentences.append(_cost(start, whole[start], summary))
+        protected = {
+            name: variant
+            for name, variant in whole.items()
+            if variant["modules_quantized"] < whole[start]["modules_quantized"]
+        }
+        sentences += [
+            _protection(name, start, whole) + _same_size(name, protected) for name in list(protected)[:_MOST_SENTENCES]
+        ]
+        if len(protected) > _MOST_SENTENCES:
+            rest = plural(len(protected) - _MOST_SENTENCES, "more protected variant")
+            sentences.append(f"The table has {rest}.")
+    return sentences + _probing(_measured(probes(summary)))
+
+
+def _measured(variants: Mapping[str, Variant]) -> dict[str, Variant]:
+    return {name: variant for name, variant in variants.items() if variant.get("kl_mean") is not None}
+
+
+def _cost(name: str, variant: Variant, summary: Mapping[str, Any]) -> str:
+    modules = plural(variant["modules_quantized"], "module")
+    text = f"{name} quantizes {modules} and takes {bits(variant['effective_bits'])} effective bits a weight: "
+    text += f"its mean KL to the original is {kl(variant)}"
+    baseline = next(
+        (other for other in summary["variants"].values() if is_baseline(other) and other.get("perplexity")),
+        None,
+    )
+    if baseline and variant.get("perplexity"):
+        text += (
+            f", and perplexity goes from {significant(baseline['perplexity'], 4)} "
+            f"to {significant(variant['perplexity'], 4)}"
+        )
+    return text + "."
+
+
+def _protection(name: str, start: str, whole: Mapping[str, Variant]) -> str:
+    variant, reference = whole[name], whole[start]
+    kept = plural(reference["modules_quantized"] - variant["modules_quantized"], "module")
+    extra = variant["effective_bits"] - reference["effective_bits"]
+    return (
+        f"{name} quantizes {kept} fewer than {start} at {extra:+.2f} effective bits and "
+        f"{_moves(reference, variant)}; {_certainty(reference, variant)}."
+    )
+
+
+def _moves(before: Variant, after: Variant) -> str:
+    if before["kl_mean"] == after["kl_mean"]:
+        return f"leaves KL at {kl(after)}"
+    verb = "lowers" if after["kl_mean"] < before["kl_mean"] else "raises"
+    return f"{verb} KL from {significant(before['kl_mean'])} to {kl(after)}"
+
+
+def _certainty(first: Variant, second: Variant) -> str:
+    match overlap(first, second):
+        case None:
+            return "there is no interval to judge the difference by"
+        case True:
+            return "the 95% intervals overlap, so this alone does not establish a difference"
+        case _:
+            return "the 95% intervals do not overlap"
+
+
+def _same_size(name: str, protected: Mapping[str, Variant]) -> str:
+    """How a variant stands against the others of its size that come after it, so that a pair is told once."""
+    names = list(protected)
+    variant = protected[name]
+    text = ""
+    for other in names[names.index(name) + 1 :]:
+        control = protected[other]
+        if abs(control["effective_bits"] - variant["effective_bits"]) > SAME_SIZE:
+            continue
+        better = variant["kl_mean"] < control["kl_mean"]
+        same = variant["kl_mean"] == control["kl_mean"]
+        text += (
+            f" At the same size, {other} has KL {kl(control)}: {name} is "
+            f"{'equal' if same else 'lower' if better else 'higher'}, and {_certainty(variant, control)}."
+        )
+    return text
+
+
+def _probing(found: Mapping[str, Variant]) -> list[str]:
+    if len(found) < 2:
+        return []
+    ranked = sorted(found, key=lambda name: -found[name]["kl_mean"])
+    worst, least = found[ranked[0]], found[ranked[-1]]
+    times = f" ({significant(worst['kl_mean'] / least['kl_mean'], 2)} times less)" if least["kl_mean"] > 0 else ""
+    return [
+        f"Of the {len(found)} variants that quantize only a few modules, {ranked[0]} does the most damage, "
+        f"KL {kl(worst)}, and {ranked[-1]} the least, KL {kl(least)}{times}; {_certainty(worst, least)}."
+    ]

@@ -1,0 +1,188 @@
+"""The report: one HTML file that needs no network, and the same pictures as files beside it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from plotly.offline import get_plotlyjs
+
+from mixprec import artifacts
+from mixprec.errors import UserError
+from mixprec.report.charts import behaviours_figure, variants_figure
+from mixprec.report.compare import verdict
+from mixprec.report.formatting import integer, percent, plural, significant, words
+from mixprec.report.grids import OUTLINE, build_grids, summary_line
+from mixprec.report.heatmap import importance_figure, interactive_heatmap
+from mixprec.report.style import DARK, LIGHT, Theme, render, save_figure
+from mixprec.report.tables import Cell, Column, Table, behaviour_table, top_modules_table, variant_table
+
+
+def write_report(run: Path) -> Path:
+    """Write report.html, importance.png and .svg, and variants.png into a run's folder; gives the page.
+
+    Reads summary.json, and importance/importance.json and recipe.yaml where they are. The same inputs give
+    the same bytes. A picture that this run has no numbers for is removed: none of an earlier run stays.
+
+    Raises UserError where an input is missing, broken or of another schema version, or the disk is full.
+    """
+    summary = _load(run / "summary.json")
+    importance_path = run / "importance" / "importance.json"
+    importance = _load(importance_path) if importance_path.exists() else None
+    recipe_path = run / "recipe.yaml"
+    recipe = artifacts.read_text(recipe_path) if recipe_path.exists() else None
+
+    _save_or_remove(run / "importance", importance_figure(importance) if importance else None, ("png", "svg"))
+    _save_or_remove(run / "variants", variants_figure(summary), ("png",))
+    page = run / "report.html"
+    artifacts.write_text(page, render_report(summary, importance, recipe))
+    return page
+
+
+def render_report(
+    summary: Mapping[str, Any], importance: Mapping[str, Any] | None = None, recipe: str | None = None
+) -> str:
+    """The page as text, from a loaded summary, importance artifact and recipe YAML; parts may be absent."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mixprec.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "words": words, "plural": plural, "integer": integer, "percent": percent, "significant": significant
+    }  # fmt: skip
+    return environment.get_template("template.html.j2").render(
+        summary={"title": "", "recipe": "", "model": ""} | dict(summary),
+        verdict=verdict(summary),
+        heatmap=_heatmap(importance) if importance else None,
+        importance={"preset": "", "compared_preset": "", "cut_traces": 0} | dict(importance) if importance else None,
+        tops=top_modules_table(summary),
+        variants=variant_table(summary),
+        behaviours=behaviour_table(summary),
+        presets=_preset_table(importance or {}),
+        spans=_spans_table(importance or {}),
+        measured_on=_measured_on(summary),
+        skipped=_counted(importance),
+        skipped_held_out=_counted(summary.get("evaluation")),
+        options=flatten((importance or {}).get("options") or {}),
+        charts=[
+            (alt, drawn)
+            for alt, figure in (
+                ("Mean KL of each variant with its 95% interval", variants_figure),
+                ("Mean KL of each variant over each behaviour's spans", behaviours_figure),
+            )
+            if (drawn := _both_themes(figure, summary))
+        ],
+        provenance=flatten(summary.get("provenance") or {}),
+        recipe=recipe,
+        light=LIGHT,
+        dark=DARK,
+        outline=OUTLINE,
+    )
+
+
+def _measured_on(summary: Mapping[str, Any]) -> list[str]:
+    """What the metrics were measured on, with sizes."""
+    names = {"traces": "held-out traces", "text": "text"}
+    parts = {name: (summary.get("evaluation") or {}).get(name) or {} for name in names}
+    return [
+        f"{names[name]} ({plural(part['tokens'], 'token')}"
+        + (f" in {plural(part['passages'], 'passage')})" if part.get("passages") else ")")
+        for name, part in parts.items()
+        if part.get("tokens")
+    ]
+
+
+def _counted(artifact: Mapping[str, Any] | None) -> dict[str, int]:
+    """What an artifact says was skipped: reason -> count, empty ones left out."""
+    return {reason: count for reason, count in ((artifact or {}).get("skipped") or {}).items() if count}
+
+
+def _load(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = artifacts.read_json(path)
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if found != artifacts.SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema_version is {found!r}, this mixprec reads {artifacts.SCHEMA_VERSION}; "
+            "run the recipe again, or use the version of mixprec that wrote it"
+        )
+    return data
+
+
+def _save_or_remove(stem: Path, figure: Figure | None, kinds: tuple[str, ...]) -> None:
+    if figure is not None:
+        save_figure(figure, stem, kinds)
+        return
+    for kind in kinds:
+        artifacts.remove(stem.with_name(f"{stem.name}.{kind}"))
+
+
+def _heatmap(importance: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page needs to draw the heatmaps, for wide and narrow screens, and without scripts."""
+    return {
+        "wide": _script_json(interactive_heatmap(importance).to_json()),
+        "narrow": _script_json(interactive_heatmap(importance, columns=1).to_json()),
+        "plotly": Markup(get_plotlyjs()),
+        "still": data_uri(render(importance_figure(importance), "png", dpi=120), "image/png"),
+        "alt": summary_line(build_grids(importance)),
+    }
+
+
+def _script_json(text: str) -> Markup:
+    """JSON that can stand inside a script element: no text in it can end the element."""
+    safe = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(safe)  # HTML entities would not be decoded in a script
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Bytes as an address that holds them."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _both_themes(
+    figure: Callable[[Mapping[str, Any], Theme], Figure | None], summary: Mapping[str, Any]
+) -> dict[str, str]:
+    drawn = {"light": figure(summary, LIGHT), "dark": figure(summary, DARK)}
+    return {name: data_uri(render(each, "svg"), "image/svg+xml") for name, each in drawn.items() if each}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested mapping as dotted keys and text: ``{"packages": {"torch": "2"}}`` gives ``packages.torch``."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{name}.")
+        elif value is not None:
+            flat[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return flat
+
+
+def _preset_table(importance: Mapping[str, Any]) -> Table:
+    """How far another preset ranks the modules alike."""
+    rows = [
+        [
+            Cell(words(behaviour)),
+            Cell(significant(entry.get("spearman"), 2)),
+            Cell(f"{integer(entry.get('top10_overlap'))} of 10"),
+        ]
+        for behaviour, entry in (importance.get("comparison") or {}).items()
+    ]
+    return Table([Column("behaviour", numeric=False), Column("Spearman"), Column("top-ten overlap")], rows)
+
+
+def _spans_table(importance: Mapping[str, Any]) -> Table:
+    """What the scores of each behaviour were computed from."""
+    rows = [
+        [Cell(words(behaviour)), *(Cell(integer(entry.get(key))) for key in ("spans", "traces", "tokens"))]
+        for behaviour, entry in (importance.get("behaviours") or {}).items()
+    ]
+    return Table([Column("behaviour", numeric=False), Column("spans"), Column("traces"), Column("tokens")], rows)

@@ -1,0 +1,133 @@
+"""Parse annotation text into labelled segments: ``["label"] text ["end-section"]``.
+
+The annotator is a language model, so the text is imperfect. In the paper's 120 annotations 170 sections hold
+another tag (unclosed or nested), 750 labels are numbered (``["5. backtracking"]``) and 440 invented, some are
+misspelt, 13 annotations stand in code fences, two have numbers for labels (``[5]``) and two are refusals.
+Three rules say what to make of that.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from typing import Literal, NamedTuple, get_args
+
+from mixprec.traces.store import BEHAVIOURS, UNSCORED
+
+Rule = Literal["released", "paper", "aligned"]
+#: ``released``: the regular expression of the authors' code. ``paper``: the same without unclosed and nested
+#: segments, as the paper says. ``aligned`` (ours): tags read one by one, labels normalised.
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+#: Label in the annotation syntax -> behaviour.
+LABELS = {behaviour.replace("_", "-"): behaviour for behaviour in (*UNSCORED, *BEHAVIOURS)}
+#: The annotators' own numbering of the labels, seen in ``["5. backtracking"]`` and alone in ``[5]``.
+_NUMBERED = (
+    "initializing",
+    "deduction",
+    "adding_knowledge",
+    "example_testing",
+    "uncertainty_estimation",
+    "backtracking",
+)
+
+_QUOTE = "[\"'“”‘’]"
+#: Any quoted tag, with the slips that occur: ``{"end-section"]``, ``['end-section"]``, ``[“deduction”]``.
+_TAG = re.compile(rf"[\[{{]\s*{_QUOTE}([^\[\]\n\"“”]{{1,60}}){_QUOTE}\s*\]")
+#: Where an annotation has no named label at all, the labels' numbers stand for them.
+_NUMBER_TAG = re.compile(rf"{_TAG.pattern}|\[([0-5])\]")
+_STRICT_TAG = re.compile(r'\["[^"\]\n]+"\]')
+_SECTION = re.compile(rf'\["({"|".join(LABELS)})"\](.*?)\["end-section"\]', re.DOTALL)
+_FENCE = re.compile(r"^```\w*[ \t]*$", re.MULTILINE)
+_NUMBERING = re.compile(r"^\d+[.):]?\s*")
+_END = "end-section"
+#: Similarity (difflib's ratio) from which an unknown label counts as a misspelling of a known one.
+_NEAR = 0.8
+
+
+class Segment(NamedTuple):
+    """A stretch of annotated text. ``position`` is where its text begins in the annotation."""
+
+    behaviour: str
+    text: str
+    position: int
+
+
+class Parsed(NamedTuple):
+    """The segments in the annotation's order, and how many were passed over, by reason."""
+
+    segments: list[Segment]
+    skipped: Counter[str]
+
+
+def parse(annotated: str, rule: Rule) -> Parsed:
+    """Read the segments of an annotation.
+
+    Reasons for passing something over: ``nested`` (paper: the text holds another tag), ``empty`` (no text),
+    and with ``aligned`` ``unknown_label`` (an invented label) and ``outside`` (text that no label opens).
+    """
+    if rule == "aligned":
+        return _parse_tags(annotated)
+    segments = [_segment(LABELS[match[1]], match[2], match.start(2)) for match in _SECTION.finditer(annotated)]
+    skipped: Counter[str] = Counter()
+    kept = []
+    for segment in segments:
+        if not segment.text:
+            skipped["empty"] += 1
+        elif rule == "paper" and _STRICT_TAG.search(segment.text):
+            skipped["nested"] += 1
+        else:
+            kept.append(segment)
+    return Parsed(kept, skipped)
+
+
+def _segment(behaviour: str, text: str, position: int) -> Segment:
+    return Segment(behaviour, text.strip(), position + len(text) - len(text.lstrip()))
+
+
+def _parse_tags(annotated: str) -> Parsed:
+    """Read tag by tag: a label opens a section, the next tag of any kind closes it."""
+    # Blanks of the same length, so that positions in the annotation stay.
+    text = _FENCE.sub(lambda match: " " * len(match[0]), annotated)
+    segments: list[Segment] = []
+    skipped: Counter[str] = Counter()
+    label: str | None = None
+    begin = 0
+    for found, start, end in [*_tags(text), (_END, len(text), len(text))]:
+        segment = _segment("", text[begin:start], begin)
+        if label is None:
+            skipped["outside"] += bool(segment.text)
+        elif not segment.text:
+            skipped["empty"] += 1
+        elif behaviour := normalise_label(label):
+            segments.append(segment._replace(behaviour=behaviour))
+        else:
+            skipped["unknown_label"] += 1
+        label, begin = (None if found == _END else found), end
+    return Parsed(segments, +skipped)
+
+
+def _tags(text: str) -> list[tuple[str, int, int]]:
+    """Every tag's label (or end-section) with its place."""
+    tags = [(_tidy(match[1]), match.start(), match.end()) for match in _TAG.finditer(text)]
+    if all(label == _END for label, _, _ in tags):
+        tags = [(_tidy(match[1] or match[2]), match.start(), match.end()) for match in _NUMBER_TAG.finditer(text)]
+    return tags
+
+
+def _tidy(label: str) -> str:
+    return re.sub(r"[\s_]+", "-", label.strip().lower())
+
+
+def normalise_label(label: str) -> str | None:
+    """The behaviour that a label means, or None for an invented one.
+
+    Case, numbering (``5. backtracking``, or the number alone), underscores and spaces for hyphens, plurals
+    and misspellings (``exampe-testing``) are seen through.
+    """
+    tidy = _tidy(label)
+    if tidy.isdecimal() and int(tidy) < len(_NUMBERED):
+        return _NUMBERED[int(tidy)]
+    near = difflib.get_close_matches(_NUMBERING.sub("", tidy).strip("-"), LABELS, n=1, cutoff=_NEAR)
+    return LABELS[near[0]] if near else None

@@ -1,0 +1,111 @@
+"""Bits and bytes, against numbers computed by hand and against the tensors that quantize() makes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixprec import models
+from mixprec.errors import UserError
+from mixprec.modules import Inventory, LinearModule, inventory
+from mixprec.numerics.formats import WHOLE_ROW, Format
+from mixprec.numerics.groupwise import quantize
+from mixprec.plan.bits import Account, account, storage
+from mixprec.plan.rules import PlanSpec, build_plan
+
+
+def account_of(inventory: Inventory, default: str, rules: dict[str, str] | None = None) -> Account:
+    made = PlanSpec.model_validate(
+        {"default": default, "rules": [{"match": match, "format": f} for match, f in (rules or {}).items()]}
+    )
+    return account(build_plan(made, inventory, "model", "rtn"), inventory)
+
+
+# SmolLM2-135M: per block q and o 576 x 576, k and v 192 x 576, gate, up and down 1536 x 576 = 3,538,944
+# weights; 30 blocks. Besides: embeddings 49152 x 576 (tied to the head), 61 norms of 576.
+SMOLLM2_LINEAR = 106_168_320
+SMOLLM2_OTHER = 28_311_552 + 35_136
+
+# Llama 8B: per block q and o 4096 x 4096, k and v 1024 x 4096, gate, up and down 14336 x 4096 = 218,103,808;
+# 32 blocks. Besides: embeddings and head 128256 x 4096 each, 65 norms of 4096.
+LLAMA_LINEAR = 6_979_321_856
+LLAMA_OTHER = 2 * 525_336_576 + 266_240
+
+
+@pytest.fixture(scope="module")
+def smollm2_shapes() -> Inventory:
+    return inventory(models.load_config(models.BUNDLED))
+
+
+def test_smollm2_kept(smollm2_shapes: Inventory) -> None:
+    found = account_of(smollm2_shapes, "keep")
+    assert (found.code_bits, found.effective_bits) == (16, 16)
+    assert found.packed_bytes == found.dense_bytes == 2 * (SMOLLM2_LINEAR + SMOLLM2_OTHER) == 269_030_016
+
+
+def test_smollm2_in_three_bits(smollm2_shapes: Inventory) -> None:
+    found = account_of(smollm2_shapes, "w3g64")
+    assert (found.code_bits, found.effective_bits) == (3, 3.25)
+    # 106168320 * 3 / 8 of codes, 106168320 / 64 * 2 of scales, the rest in 16 bits.
+    assert found.packed_bytes == 39_813_120 + 3_317_760 + 56_693_376
+    assert found.dense_bytes == 269_030_016
+    assert found.formats["w3g64"].modules == 210
+    assert found.formats["w3g64"].weights == SMOLLM2_LINEAR
+
+
+def test_smollm2_asymmetric_with_a_smaller_last_group(smollm2_shapes: Inventory) -> None:
+    found = account_of(smollm2_shapes, "w4g128_asym")
+    # 576 = 4.5 x 128, so 5 groups; 1536 = 12 x 128. Rows per block with 576 columns: 2 x 576 + 2 x 192
+    # + 2 x 1536 = 4608, with 1536 columns: 576. Groups: 30 x (4608 x 5 + 576 x 12) = 898560, 20 bits each.
+    assert found.code_bits == 4
+    assert found.effective_bits == pytest.approx(4 + 898_560 * 20 / SMOLLM2_LINEAR, rel=1e-12)
+    assert found.packed_bytes == SMOLLM2_LINEAR // 2 + 898_560 * 2 + 898_560 // 2 + 2 * SMOLLM2_OTHER
+
+
+def test_llama_8b_with_the_last_mlp_kept(llama_8b: Inventory) -> None:
+    found = account_of(llama_8b, "w3g128", {"last_mlp": "keep"})
+    kept = 3 * 14336 * 4096
+    rest = LLAMA_LINEAR - kept
+    assert found.code_bits == pytest.approx((3 * rest + 16 * kept) / LLAMA_LINEAR, rel=1e-12)
+    assert found.effective_bits == pytest.approx((3.125 * rest + 16 * kept) / LLAMA_LINEAR, rel=1e-12)
+    assert round(found.code_bits, 4) == 3.3281
+    assert found.packed_bytes == rest * 3 // 8 + rest // 64 + 2 * kept + 2 * LLAMA_OTHER
+    assert found.dense_bytes == 16_060_522_496  # total_size in the index of the model's own checkpoint
+    assert {name: total.modules for name, total in found.formats.items()} == {"w3g128": 221, "keep": 3}
+    assert sum(total.weights for total in found.formats.values()) == LLAMA_LINEAR
+
+
+def test_llama_8b_with_only_32_up_compressed(llama_8b: Inventory) -> None:
+    found = account_of(llama_8b, "keep", {"32_up": "w3g128"})
+    up = 14336 * 4096
+    assert found.code_bits == pytest.approx(16 - 13 * up / LLAMA_LINEAR, rel=1e-12)
+    assert found.dense_bytes - found.packed_bytes == 2 * up - (up * 3 // 8 + up // 64)
+    address = "model.layers.31.mlp.up_proj"
+    assert found.modules[address].code_bits == 3
+    assert found.modules[address].effective_bits == 3.125
+    assert found.modules[address].bytes == up * 3 // 8 + up // 64
+
+
+@given(
+    st.integers(1, 5),
+    st.integers(1, 70),
+    st.builds(Format, st.integers(2, 8), st.sampled_from([WHOLE_ROW, 1, 3, 8, 64]), st.booleans()),
+)
+def test_a_module_takes_what_its_tensors_take(rows: int, columns: int, format: Format) -> None:
+    codes, grid = quantize(torch.ones(rows, columns), format)
+    found = storage(LinearModule("m", 1, "up", rows, columns), format)
+    assert found.weights == codes.numel()
+    assert found.codes == codes.numel() * format.bits
+    assert found.scales == grid.scales.numel() * 8 * grid.scales.itemsize
+    assert found.zeros == (0 if grid.zeros is None else grid.zeros.numel() * format.bits)
+    packed = [np.packbits(np.zeros(bits, bool)).nbytes for bits in (found.codes, found.scales, found.zeros)]
+    assert found.bytes == sum(packed)
+
+
+def test_a_plan_for_another_model_is_refused(tiny: Inventory, llama_8b: Inventory) -> None:
+    plan = build_plan(PlanSpec.model_validate({"default": "w3"}), llama_8b, "r1", "rtn")
+    with pytest.raises(UserError, match=r"plan for r1.*doesn't have.*model\.layers\.2\."):
+        account(plan, tiny)

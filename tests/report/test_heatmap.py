@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.collections import QuadMesh
+
+from mixprec.errors import UserError
+from mixprec.report.grids import build_grids, layer_ticks, scale_ticks
+from mixprec.report.heatmap import importance_figure, interactive_heatmap
+from mixprec.report.style import render, save_figure
+
+Make = Callable[..., dict[str, Any]]
+
+
+def test_scores_land_in_their_cells(importance: dict[str, Any]) -> None:
+    grids = build_grids(importance)
+    assert grids.kinds == ["q", "k", "v", "o", "gate", "up", "down"] and grids.layers == 30
+    for panel in grids.panels:
+        scores = importance["behaviours"][panel.behaviour]["scores"]
+        for module, score in zip(importance["modules"], scores, strict=True):
+            cell = grids.kinds.index(module["kind"]), module["layer"] - 1
+            assert panel.scores[cell] == score and grids.labels[cell] == module["label"]
+        assert np.nansum(panel.relative) == pytest.approx(1)
+        assert sorted(panel.ranks.ravel()) == list(range(1, 211))
+        assert panel.ranks[np.unravel_index(panel.scores.argmax(), panel.scores.shape)] == 1
+
+
+@pytest.mark.parametrize(("layers", "columns"), [(30, 2), (32, 2), (80, 1)])
+def test_four_axes_share_one_scale_and_mark_the_top(make_importance: Make, layers: int, columns: int) -> None:
+    importance = make_importance(layers)
+    figure = importance_figure(importance)
+    panels, bar = figure.axes[:4], figure.axes[4:]
+    assert len(bar) == 1 and len({ax.get_position().x0 for ax in panels}) == columns
+    meshes = [next(c for c in ax.collections if isinstance(c, QuadMesh)) for ax in panels]
+    highest = max(max(entry["scores"]) for entry in importance["behaviours"].values())
+    assert {mesh.get_clim() for mesh in meshes} == {(0, highest)}
+    assert all(mesh.get_array().shape == (7, layers) for mesh in meshes)
+    tops = [next(text.get_text().strip("▾ ") for text in ax.texts if "▾" in text.get_text()) for ax in panels]
+    assert tops == [f"{layers}_up", f"{layers}_down", "3_down", f"{layers}_gate"]
+    assert panels[0].get_title(loc="left") == "Backtracking"
+    assert any(text.get_text() == "40 spans in 20 traces" for text in panels[0].texts)
+    assert next(label.get_text() for label in panels[0].get_yticklabels()) == "q"
+
+
+def test_the_outline_lies_on_the_top_cell(importance: dict[str, Any]) -> None:
+    for ax, (layer, row) in zip(importance_figure(importance).axes, [(30, 5), (30, 6), (3, 6), (30, 4)], strict=False):
+        (outline,) = ax.patches
+        assert outline.get_xy() == (layer - 0.5, row - 0.5)
+
+
+def test_files_have_the_same_bytes_every_time(importance: dict[str, Any], tmp_path: Path) -> None:
+    written = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        written.append(save_figure(importance_figure(importance), tmp_path / name / "importance"))
+    assert [path.name for path in written[0]] == ["importance.png", "importance.svg"]
+    for first, second in zip(*written, strict=True):
+        assert first.read_bytes() == second.read_bytes()
+    svg = written[0][1].read_text()
+    assert "<dc:date>" not in svg and svg.count("<image") == 1  # cells are vectors, the colour bar is not
+    assert written[0][0].read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["importance.png", "importance.svg"]
+
+
+def test_hovering_tells_label_score_share_and_rank(importance: dict[str, Any]) -> None:
+    figure = interactive_heatmap(importance)
+    assert len(figure.data) == 4 and {trace.coloraxis for trace in figure.data} == {"coloraxis"}
+    scores = importance["behaviours"]["backtracking"]["scores"]
+    hover = figure.data[0].text[5][29]
+    assert hover.startswith("<b>30_up</b><br>importance ") and hover.endswith("rank 1 of 210")
+    assert f"{100 * max(scores) / sum(scores):.2f}% of all" in hover
+    assert figure.data[0].z[5][29] ** 2 == pytest.approx(max(scores))
+    texts = [annotation.text for annotation in figure.layout.annotations]
+    assert "<b>30_up ▾</b>" in texts and "<b>▾ 3_down</b>" in texts
+    assert figure.to_json() == interactive_heatmap(importance).to_json()
+
+
+def test_many_layers_stack_and_columns_can_be_chosen(make_importance: Make) -> None:
+    def columns(figure: Any) -> int:
+        return len({tuple(axis.domain) for axis in figure.select_xaxes()})
+
+    assert columns(interactive_heatmap(make_importance(80))) == 1
+    assert columns(interactive_heatmap(make_importance(30))) == 2
+    assert columns(interactive_heatmap(make_importance(30), columns=1)) == 1
+
+
+def test_a_behaviour_without_spans_stays_empty(importance: dict[str, Any]) -> None:
+    importance["behaviours"]["backtracking"] = {"scores": [0.0] * 210, "spans": 0, "traces": 0, "tokens": 0}
+    importance["behaviours"]["example_testing"] = {"scores": None, "spans": 0, "traces": 0, "tokens": 0}
+    grids = build_grids(importance)
+    assert [panel.top is None for panel in grids.panels] == [True, False, True, False]
+    assert grids.panels[0].counts == "no spans"
+    assert render(importance_figure(importance), "png", dpi=40)
+    json.loads(interactive_heatmap(importance).to_json())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("behaviours", [0, 1, 3])
+def test_any_number_of_behaviours_draws(importance: dict[str, Any], behaviours: int) -> None:
+    importance["behaviours"] = dict(list(importance["behaviours"].items())[:behaviours])
+    assert render(importance_figure(importance), "svg")
+    assert len(interactive_heatmap(importance).data) == behaviours
+
+
+def test_scores_that_do_not_match_the_modules_are_refused(importance: dict[str, Any]) -> None:
+    importance["behaviours"]["backtracking"]["scores"].pop()
+    with pytest.raises(UserError, match=r"backtracking\.scores has 209 values for 210 modules"):
+        build_grids(importance)
+
+
+@given(st.integers(1, 200))
+def test_layer_ticks_name_the_first_and_last_and_do_not_crowd(layers: int) -> None:
+    ticks = layer_ticks(layers)
+    assert ticks[0] == 1 and ticks[-1] == layers and ticks == sorted(set(ticks)) and len(ticks) <= 21
+    if layers > 12:
+        assert min(b - a for a, b in itertools.pairwise(ticks)) > 2
+
+
+@given(st.floats(1e-9, 1e6))
+def test_scale_ticks_are_inside_the_scale(maximum: float) -> None:
+    ticks = scale_ticks(maximum)
+    assert ticks == sorted(set(ticks)) and ticks[0] == 0 and maximum / 2 < ticks[-1] <= maximum

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from mixprec.report.tables import Cell, behaviour_table, to_markdown, top_modules_table, variant_table
+from mixprec.report.terminal import print_summary
+
+
+def cells(table: Any, name: str) -> dict[str, Cell]:
+    row = next(row for row in table.rows if row[0].text == name)
+    titles = [f"{column.group} {column.title}".strip() for column in table.columns]
+    return dict(zip(titles, row, strict=True))
+
+
+def test_cells_are_formatted(summary: dict[str, Any]) -> None:
+    row = cells(variant_table(summary), "w3")
+    assert row["variant"].note.startswith("every linear in 3 bits")
+    assert (row["code bits"].text, row["effective bits"].text) == ("3.00", "3.25")
+    assert row["size"] == Cell("99.8 MB", "disk 269 MB")
+    assert row["held-out traces KL mean"] == Cell("1.72", "[1.63, 1.81]")
+    assert row["held-out traces top-1 agreement"].text == "60.6%"
+    assert row["text perplexity"].text == "83.86"
+
+
+def test_only_variants_of_the_whole_model_compete_for_bold(summary: dict[str, Any]) -> None:
+    table = variant_table(summary)
+    for title in ("held-out traces perplexity", "held-out traces KL p99", "held-out traces top-1 agreement"):
+        title = title.replace("KL p99", "KL 99th pct")
+        bold = [row[0].text for row in table.rows if cells(table, row[0].text)[title].strong]
+        assert bold == ["w3_last_mlp"]
+
+
+def test_columns_without_values_go(summary: dict[str, Any]) -> None:
+    for variant in summary["variants"].values():
+        variant |= {"kl_mean": None, "kl_mean_ci": None, "text": None}
+    titles = [f"{column.group} {column.title}" for column in variant_table(summary).columns]
+    assert not any("KL mean" in title or title.startswith("text") for title in titles)
+    assert "held-out traces perplexity" in titles
+
+
+def test_without_held_out_traces_the_main_numbers_are_the_texts(summary: dict[str, Any]) -> None:
+    summary["evaluation"]["traces"] = {"tokens": 0, "passages": 0}
+    groups = [group for group, _ in variant_table(summary).groups]
+    assert groups == ["", "text"]
+
+
+def test_a_behaviour_without_tokens_is_left_out(summary: dict[str, Any]) -> None:
+    for variant in summary["variants"].values():
+        variant["behaviours"]["example_testing"] = None
+    assert [c.group for c in behaviour_table(summary).columns[1:]] == [
+        "Backtracking", "Uncertainty estimation", "Adding knowledge"
+    ]  # fmt: skip
+
+
+def test_one_missing_value_is_a_dash(summary: dict[str, Any]) -> None:
+    summary["variants"]["w3_random"]["perplexity"] = None
+    assert cells(variant_table(summary), "w3_random")["held-out traces perplexity"].text == "–"
+
+
+def test_kl_per_behaviour(summary: dict[str, Any]) -> None:
+    row = cells(behaviour_table(summary), "w3_last_mlp")
+    assert row["Backtracking 2,100 tokens"] == Cell("1.05", "[0.891, 1.21]", strong=True)
+    assert len(row) == 5
+
+
+def test_modules_that_behaviours_share_stand_out() -> None:
+    def top(*labels: str) -> dict[str, Any]:
+        return {"top_modules": [{"label": label, "relative": 0.0421} for label in labels]}
+
+    table = top_modules_table({"behaviours": {"backtracking": top("30_up", "2_q"), "adding_knowledge": top("30_up")}})
+    assert table.rows[0] == [Cell("1"), Cell("30_up", "4.21%", True), Cell("30_up", "4.21%", True)]
+    assert table.rows[1] == [Cell("2"), Cell("2_q", "4.21%"), Cell("–")]
+
+
+def test_markdown_escapes_pipes_and_marks_the_best(summary: dict[str, Any]) -> None:
+    summary["variants"] = {"a|b\nc": summary["variants"]["w3"]} | summary["variants"]
+    text = to_markdown(variant_table(summary))
+    lines = text.splitlines()
+    assert len(lines) == 2 + len(summary["variants"])
+    assert "| a\\|b c " in text and "**1.31** [1.24, 1.38]" in text
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+
+
+def test_empty_summaries_give_empty_tables() -> None:
+    for build in (variant_table, behaviour_table, top_modules_table):
+        assert build({}).rows == [] and to_markdown(build({})) == ""
+
+
+def test_the_terminal_shows_tables_and_verdict_and_takes_names_literally(summary: dict[str, Any]) -> None:
+    summary["variants"]["[bold]x[/]"] = summary["variants"].pop("w3_random")
+    console = Console(record=True, width=120, file=None, quiet=False)
+    with console.capture() as captured:
+        print_summary(summary, console)
+    text = captured.get()
+    assert "[bold]x[/]" in text and "30_up 3.25%" in text and "1.31 [1.24, 1.38]" in text
+    assert "• w3 quantizes 210 modules" in text
+    with console.capture() as captured:
+        print_summary({"variants": {}, "behaviours": {}}, console)
+    assert captured.get() == ""
