@@ -64,7 +64,7 @@ def _as_user_error(problem: BaseException, path: Path) -> UserError | None:
     text = str(problem)
     if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
         return UserError(f"{path}: the disk is full; free some space and run the same command again")
-    if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         return UserError(f"{path}: can't be written ({os.strerror(number)}); choose another place with --out")
     return None
 

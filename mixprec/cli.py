@@ -332,11 +332,13 @@ def evaluate(
     on_traces, _ = passages.from_traces(annotated, original.tokenizer, original.context)
     on_text = passages.from_text(text, original.tokenizer, text_tokens) if text else []
     everything = [*on_traces, *on_text]
-    states = fidelity.hidden_states(original, everything, "original")
+    states = list(fidelity.hidden_states(original, everything, "original"))
     head = models.head(original.model)
     del original
     loaded = models.load(checkpoint, dtype=dtype, device=device)
-    result = metrics.evaluate_all(on_traces, on_text, fidelity.compare(loaded, everything, states, head, "evaluate"))
+    hidden = fidelity.hidden_states(loaded, everything, "evaluate")
+    found = fidelity.compare(everything, hidden, models.head(loaded.model), states, head)
+    result = metrics.evaluate_all(on_traces, on_text, found)
     if to:
         artifacts.write_json(to, result)
     table = Table("tokens of", "n", "perplexity", "KL mean", "KL median", "KL p99", "top-1", title=checkpoint)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -160,14 +161,13 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
         shape = dict(shapes[model_id])
         config = AutoConfig.for_model(shape.pop("model_type"), **shape)
     else:
+        where = resolve(model_id)
         try:
             with _quiet():
-                config = AutoConfig.from_pretrained(resolve(model_id), revision=revision)
-        except (OSError, ValueError) as problem:
-            raise UserError(
-                f"model.id: {model_id}: no configuration found ({_first_line(problem)}); "
-                f"known without the hub: {', '.join(shapes)}"
-            ) from None
+                config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+        except (OSError, ValueError, StrictDataclassError) as problem:
+            known = "" if Path(where).is_dir() else f"; known without the hub: {', '.join(shapes)}"
+            raise UserError(f"model.id: {model_id}: no usable configuration ({_first_line(problem)}){known}") from None
     config.name_or_path = model_id
     modules.check_architecture(config, f"model.id: {model_id}")
     return config
@@ -184,30 +184,48 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
     """Load weights and tokenizer for inference.
 
     ``device`` is a torch device, or ``auto`` to spread the model over the GPUs there are (accelerate).
-    Raises UserError for broken or missing files, weights that are missing, NaN or infinite, and for tokenizers
-    without character offsets (spans need them).
+    Raises UserError for an unknown ``dtype``, broken or missing files, weights that are missing, of another shape,
+    NaN or infinite, and for tokenizers of another model or without character offsets (spans need them).
     """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
     where = resolve(model_id)
     load_config(model_id, revision)
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
             model, report = AutoModelForCausalLM.from_pretrained(
                 where,
                 revision=revision,
                 dtype=DTYPES[dtype],
                 device_map=None if device == "cpu" else device,
                 output_loading_info=True,
+                # Wrong shapes are ours to report: transformers' own message points at a log that is silenced.
+                ignore_mismatched_sizes=True,
+                # Other files are pickles, which can run code.
+                use_safetensors=True,
+                trust_remote_code=False,
             )
     except Exception as problem:  # safetensors and transformers raise many kinds; all mean a bad checkpoint
         raise UserError(f"model.id: {model_id}: can't be loaded from {where} ({_first_line(problem)})") from None
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise UserError(f"model.id: {model_id}: {len(missing)} weights are missing, first {missing[0]}")
+    if report["mismatched_keys"]:
+        name, stored, wanted = min(report["mismatched_keys"])
+        raise UserError(
+            f"model.id: {model_id}: {name} has the shape {tuple(stored)}, config.json asks for {tuple(wanted)}"
+        )
     if not tokenizer.is_fast:
         raise UserError(
             f"model.id: {model_id}: its tokenizer gives no character offsets; "
             "a fast tokenizer (tokenizer.json) is needed to find spans"
+        )
+    rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"model.id: {model_id}: its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows} rows; "
+            "they belong to different models"
         )
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -247,6 +265,8 @@ def _folder_identity(folder: str) -> str:
     return artifacts.fingerprint([(path.name, artifacts.sha256_file(path)) for path in files])
 
 
-def _first_line(problem: Exception) -> str:
+def _first_line(problem: BaseException) -> str:
+    if isinstance(problem, StrictDataclassError) and problem.__cause__:
+        problem = problem.__cause__  # its own first line says only that there is one
     lines = str(problem).strip().splitlines()
     return f"{type(problem).__name__}: {lines[0]}" if lines else type(problem).__name__

@@ -80,7 +80,6 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         artifacts.write_text(self.out / "recipe.yaml", self.text)
         importance, importance_stamp = self._importance()
-        rows: dict[str, dict[str, Any]] = {}
         plans = {
             name: build_plan(
                 variant.plan,
@@ -92,8 +91,7 @@ class Run:
             for name, variant in self.recipe.all_variants.items()
         }
         self.evaluator = Evaluator(self) if self.recipe.evaluate and plans else None
-        for name, plan in plans.items():
-            rows[name] = self._variant(name, plan)
+        rows = {name: self._variant(name, plan) for name, plan in plans.items()}
         summary = self._summary(importance, rows) | {
             "provenance": artifacts.provenance(
                 model=self.identity, importance=importance_stamp, recipe=artifacts.fingerprint(self.text)
@@ -183,7 +181,22 @@ class Run:
             "model": self.recipe.model.id,
             "evaluation": self.evaluator.described if self.evaluator else None,
             "variants": rows,
+            "differences": self._differences(list(rows)) if self.evaluator else {},
             "behaviours": top_modules(importance) if importance else {},
+        }
+
+    def _differences(self, names: list[str]) -> dict[str, dict[str, Any]]:
+        """first -> second -> paired difference of their mean KLs, for every pair of variants."""
+        passages_of = {
+            name: artifacts.read_json(self.out / "variants" / name / "result.json")["kl_by_passage"] for name in names
+        }
+        return {
+            first: {
+                second: metrics.kl_difference(passages_of[first], passages_of[second])
+                for second in names
+                if second != first
+            }
+            for first in names
         }
 
 
@@ -236,8 +249,12 @@ class Evaluator:
         """The metrics of the model in ``where``, for the summary: over traces at the top, then text, behaviours."""
 
         def make() -> None:
-            loaded = self.run._load(where)
-            found = fidelity.compare(loaded, self.all, self.reference, self.head, f"evaluate {name}")
+            if where == self.run.recipe.model.id:
+                found = fidelity.compare(self.all, self.reference, self.head, self.reference, self.head)
+            else:
+                loaded = self.run._load(where)
+                hidden = fidelity.hidden_states(loaded, self.all, f"evaluate {name}")
+                found = fidelity.compare(self.all, hidden, models.head(loaded.model), self.reference, self.head)
             artifacts.write_json(path, metrics.evaluate_all(self.on_traces, self.on_text, found))
 
         self.run.stages.do(f"evaluate/{name}", [self.stamp, stamp], [path], make)

@@ -6,7 +6,7 @@ size, and its head makes exactly the same logits of them again, a few positions 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mixprec.errors import UserError
 from mixprec.evaluate.passages import Passage
-from mixprec.models import Head, LoadedModel, head
+from mixprec.models import Head, LoadedModel
 from mixprec.progress import bar
 
 #: Positions whose logits exist at once: 256 x 50,000 words x 4 bytes is 50 MB.
@@ -33,44 +33,31 @@ class TokenFidelity(NamedTuple):
     agree: Tensor
 
 
-@torch.no_grad()
-def hidden_states(loaded: LoadedModel, passages: Sequence[Passage], what: str) -> list[Tensor]:
-    """Final hidden states (T, hidden) of every passage, after the last norm."""
-    states = []
+def hidden_states(loaded: LoadedModel, passages: Sequence[Passage], what: str) -> Iterator[Tensor]:
+    """Final hidden states (T, hidden) of every passage, after the last norm, one by one."""
+    device = loaded.model.get_input_embeddings().weight.device
     with bar(what, sum(len(p.tokens) for p in passages), "tokens") as advance:
         for passage in passages:
-            states.append(_hidden(loaded, passage))
+            with torch.no_grad():
+                out = loaded.model.model(input_ids=passage.tokens[None].to(device), use_cache=False)
+            yield out.last_hidden_state[0]
             advance(len(passage.tokens))
-    return states
-
-
-def _hidden(loaded: LoadedModel, passage: Passage) -> Tensor:
-    device = loaded.model.get_input_embeddings().weight.device
-    out = loaded.model.model(input_ids=passage.tokens[None].to(device), use_cache=False)
-    hidden: Tensor = out.last_hidden_state[0]
-    return hidden
 
 
 @torch.no_grad()
 def compare(
-    loaded: LoadedModel,
-    passages: Sequence[Passage],
-    reference: Sequence[Tensor],
-    reference_head: Head,
-    what: str,
+    passages: Sequence[Passage], hidden: Iterable[Tensor], own_head: Head, original: Iterable[Tensor], reference: Head
 ) -> list[TokenFidelity]:
-    """Measure ``loaded`` against the original's hidden states on every passage.
+    """Measure a model by its hidden states and head against the ``original``'s states and ``reference`` head.
 
-    Raises UserError where the compressed model's logits are NaN (broken weights, overflow in 16 bits).
+    Raises UserError where the model's logits are NaN (broken weights, overflow in 16 bits).
     """
     results = []
-    own_head = head(loaded.model)
-    with bar(what, sum(len(p.tokens) for p in passages), "tokens") as advance:
-        for passage, original in zip(passages, reference, strict=True):
-            results.append(_passage(_hidden(loaded, passage), own_head, original, reference_head, passage.tokens))
-            advance(len(passage.tokens))
-    if any(result.kl.isnan().any() for result in results):
-        raise UserError(f"{what}: the model's logits are NaN; its weights overflow or are broken")
+    for passage, own, other in zip(passages, hidden, original, strict=True):
+        result = _passage(own, own_head, other, reference, passage.tokens)
+        if result.kl.isnan().any():
+            raise UserError("the model's logits are NaN; its weights overflow or are broken")
+        results.append(result)
     return results
 
 

@@ -32,7 +32,9 @@ def summarise(results: Sequence[TokenFidelity]) -> dict[str, Any] | None:
         "passages": len(results),
         "perplexity": float(nll.mean().exp()),
         "kl_mean": float(kl.mean()),
-        "kl_mean_ci": bootstrap_mean([result.kl.numpy() for result in results]),
+        "kl_mean_ci": bootstrap_mean(
+            [float(result.kl.sum()) for result in results], [len(result.kl) for result in results]
+        ),
         "kl_median": float(kl.median()),
         "kl_p99": float(kl.quantile(0.99)) if len(kl) < 2**24 else float(np.quantile(kl.numpy(), 0.99)),
         "top1_agreement": float(agree.mean()),
@@ -55,25 +57,38 @@ def per_behaviour(passages: Sequence[Passage], results: Sequence[TokenFidelity])
     return found
 
 
-def bootstrap_mean(groups: Sequence[np.ndarray[Any, Any]]) -> list[float] | None:
-    """95% percentile interval of the mean over all values, whole groups resampled; None for one group."""
-    if len(groups) < 2:
+def bootstrap_mean(sums: Sequence[float], sizes: Sequence[int]) -> list[float] | None:
+    """95% percentile interval of a mean over all tokens, whole passages resampled; None for one passage.
+
+    ``sums`` and ``sizes``: each passage's sum over its tokens, and number of tokens. Sums of differences between two
+    models over the same passages give the paired interval of their difference.
+    """
+    if len(sums) < 2:
         return None
-    sums = np.array([group.sum() for group in groups])
-    sizes = np.array([len(group) for group in groups])
-    draws = np.random.default_rng(SEED).integers(len(groups), size=(RESAMPLES, len(groups)))
-    means = sums[draws].sum(1) / sizes[draws].sum(1)
+    draws = np.random.default_rng(SEED).integers(len(sums), size=(RESAMPLES, len(sums)))
+    means = np.array(sums)[draws].sum(1) / np.array(sizes)[draws].sum(1)
     tail = (1 - LEVEL) / 2
     return [float(bound) for bound in np.quantile(means, [tail, 1 - tail])]
 
 
+def kl_difference(first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Mean KL of ``first`` minus that of ``second``, both ``kl_by_passage`` over the same passages, paired interval."""
+    sizes = [int(passage["tokens"]) for passage in first]
+    sums = [one["kl_sum"] - other["kl_sum"] for one, other in zip(first, second, strict=True)]
+    return {"kl_difference": sum(sums) / sum(sizes), "ci": bootstrap_mean(sums, sizes)}
+
+
 def evaluate_all(
     trace_passages: Sequence[Passage], text_passages: Sequence[Passage], results: Sequence[TokenFidelity]
-) -> dict[str, Mapping[str, Any] | None]:
-    """The result of one model: over traces, over text, per behaviour. ``results`` has the traces first."""
+) -> dict[str, Any]:
+    """The result of one model: over traces, over text, per behaviour; ``results`` has the traces first.
+
+    kl_by_passage: what paired comparisons need, of the traces, or of the text where there are none.
+    """
     on_traces, on_text = results[: len(trace_passages)], results[len(trace_passages) :]
     return {
         "traces": summarise(on_traces),
         "text": summarise(on_text),
         "behaviours": per_behaviour(trace_passages, on_traces),
+        "kl_by_passage": [{"tokens": len(r.kl), "kl_sum": float(r.kl.sum())} for r in on_traces or on_text],
     }

@@ -41,14 +41,6 @@ def probes(summary: Mapping[str, Any]) -> dict[str, Variant]:
     return {name: variant for name, variant in variants if name not in whole and not is_baseline(variant)}
 
 
-def overlap(first: Variant, second: Variant) -> bool | None:
-    """Whether the 95% intervals of two mean KLs overlap; None where one is missing."""
-    one, other = first.get("kl_mean_ci"), second.get("kl_mean_ci")
-    if one is None or other is None:
-        return None
-    return bool(one[0] <= other[1] and other[0] <= one[1])
-
-
 def kl(variant: Variant) -> str:
     """Mean KL with its interval: ``1.72 [1.63, 1.81]``."""
     bounds = interval(variant.get("kl_mean_ci"))
@@ -58,8 +50,8 @@ def kl(variant: Variant) -> str:
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Sentences on what compression cost, what protection bought and at what size, and what probes showed.
 
-    Empty where nothing was measured. The mean KL over all tokens of the traces decides; each comparison says
-    whether the two 95% intervals overlap.
+    Empty where nothing was measured. The mean KL over all tokens of the traces decides; each comparison gives the
+    paired 95% interval of the difference and says whether it excludes 0.
     """
     whole = _measured(compressed(summary))
     sentences = []
@@ -73,12 +65,13 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
             if variant["modules_quantized"] < whole[start]["modules_quantized"]
         }
         sentences += [
-            _protection(name, start, whole) + _same_size(name, protected) for name in list(protected)[:_MOST_SENTENCES]
+            _protection(name, start, whole, summary) + _same_size(name, protected, summary)
+            for name in list(protected)[:_MOST_SENTENCES]
         ]
         if len(protected) > _MOST_SENTENCES:
             rest = plural(len(protected) - _MOST_SENTENCES, "more protected variant")
             sentences.append(f"The table has {rest}.")
-    return sentences + _probing(_measured(probes(summary)))
+    return sentences + _probing(_measured(probes(summary)), summary)
 
 
 def _measured(variants: Mapping[str, Variant]) -> dict[str, Variant]:
@@ -101,13 +94,13 @@ def _cost(name: str, variant: Variant, summary: Mapping[str, Any]) -> str:
     return text + "."
 
 
-def _protection(name: str, start: str, whole: Mapping[str, Variant]) -> str:
+def _protection(name: str, start: str, whole: Mapping[str, Variant], summary: Mapping[str, Any]) -> str:
     variant, reference = whole[name], whole[start]
     kept = plural(reference["modules_quantized"] - variant["modules_quantized"], "module")
     extra = variant["effective_bits"] - reference["effective_bits"]
     return (
         f"{name} quantizes {kept} fewer than {start} at {extra:+.2f} effective bits and "
-        f"{_moves(reference, variant)}; {_certainty(reference, variant)}."
+        f"{_moves(reference, variant)}; {_certainty(start, name, summary)}."
     )
 
 
@@ -118,17 +111,19 @@ def _moves(before: Variant, after: Variant) -> str:
     return f"{verb} KL from {significant(before['kl_mean'])} to {kl(after)}"
 
 
-def _certainty(first: Variant, second: Variant) -> str:
-    match overlap(first, second):
-        case None:
-            return "there is no interval to judge the difference by"
-        case True:
-            return "the 95% intervals overlap, so this alone does not establish a difference"
-        case _:
-            return "the 95% intervals do not overlap"
+def _certainty(first: str, second: str, summary: Mapping[str, Any]) -> str:
+    """What the paired interval of the difference KL(first) - KL(second) says."""
+    found = ((summary.get("differences") or {}).get(first) or {}).get(second) or {}
+    if not found.get("ci"):
+        return "there is no interval to judge the difference by"
+    low, high = found["ci"]
+    text = f"the paired difference is {significant(found['kl_difference'])} {interval(found['ci'])}, which "
+    if low <= 0 <= high:
+        return text + "includes 0: this does not establish a difference"
+    return text + "excludes 0"
 
 
-def _same_size(name: str, protected: Mapping[str, Variant]) -> str:
+def _same_size(name: str, protected: Mapping[str, Variant], summary: Mapping[str, Any]) -> str:
     """How a variant stands against the others of its size that come after it, so that a pair is told once."""
     names = list(protected)
     variant = protected[name]
@@ -141,18 +136,19 @@ def _same_size(name: str, protected: Mapping[str, Variant]) -> str:
         same = variant["kl_mean"] == control["kl_mean"]
         text += (
             f" At the same size, {other} has KL {kl(control)}: {name} is "
-            f"{'equal' if same else 'lower' if better else 'higher'}, and {_certainty(variant, control)}."
+            f"{'equal' if same else 'lower' if better else 'higher'}, and {_certainty(other, name, summary)}."
         )
     return text
 
 
-def _probing(found: Mapping[str, Variant]) -> list[str]:
+def _probing(found: Mapping[str, Variant], summary: Mapping[str, Any]) -> list[str]:
     if len(found) < 2:
         return []
     ranked = sorted(found, key=lambda name: -found[name]["kl_mean"])
     worst, least = found[ranked[0]], found[ranked[-1]]
     times = f" ({significant(worst['kl_mean'] / least['kl_mean'], 2)} times less)" if least["kl_mean"] > 0 else ""
+    certainty = _certainty(ranked[0], ranked[-1], summary)
     return [
         f"Of the {len(found)} variants that quantize only a few modules, {ranked[0]} does the most damage, "
-        f"KL {kl(worst)}, and {ranked[-1]} the least, KL {kl(least)}{times}; {_certainty(worst, least)}."
+        f"KL {kl(worst)}, and {ranked[-1]} the least, KL {kl(least)}{times}; {certainty}."
     ]

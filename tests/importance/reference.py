@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from mixprec import modules
 from mixprec.importance.engine import Layout
 from mixprec.importance.windows import Window
 
@@ -72,6 +73,13 @@ def _use_exact_norms(model: nn.Module) -> None:
             setattr(model.get_submodule(parent), child, _ExactNorm(module))
 
 
+def layout_of(model: nn.Module) -> Layout:
+    """The layout of all linear modules."""
+    return Layout.of_linears(
+        {modules.address(layer, kind): linear for (layer, kind), linear in modules.linear_layers(model).items()}
+    )
+
+
 def full_backpropagation(model: Any, layout: Layout, tokens: Tensor, window: Window) -> Tensor:
     """(D,) gradient of the window's mean cross-entropy, mean over its positions, through the whole prefix."""
     outputs: dict[str, Tensor] = {}
@@ -96,3 +104,68 @@ def full_backpropagation(model: Any, layout: Layout, tokens: Tensor, window: Win
 def relative_error(ours: Tensor, reference: Tensor) -> float:
     """Largest difference over the reference's largest value."""
     return float((ours - reference).abs().max() / reference.abs().max())
+
+
+def outputs_of(model: Any, layout: Layout, tokens: Tensor) -> dict[str, Tensor]:
+    """Every module's output (T, d_out) over the trace, from one plain forward pass."""
+    outputs: dict[str, Tensor] = {}
+    handles = [
+        module.register_forward_hook(lambda _m, _i, output, name=name: outputs.__setitem__(name, output[0]))
+        for name, module in layout.modules.items()
+    ]
+    with torch.no_grad():
+        model(tokens[None])
+    for handle in handles:
+        handle.remove()
+    return outputs
+
+
+def naive_importance(
+    model: Any, layout: Layout, traces: list[tuple[Tensor, list[Any]]], behaviours: tuple[str, ...], preset: str
+) -> dict[str, dict[str, float]]:
+    """behaviour -> module -> I by plain loops, written from the paper's formulas and from the released code.
+
+    ``traces``: (tokens, spans) with half-open token spans.
+    """
+    paper = preset == "paper"
+    every = [(tokens, spans, outputs_of(model, layout, tokens)) for tokens, spans in traces]
+    sums: dict[str, dict[str, Tensor]] = {behaviour: {} for behaviour in behaviours}
+    counts = dict.fromkeys(behaviours, 0)
+    for _, spans, outputs in every:
+        for behaviour in behaviours:
+            rows = []
+            for span in spans:
+                if span.behaviour != behaviour:
+                    continue
+                first = span.start - 5
+                rows += list(range(max(first, 0), span.end)) if paper else list(range(first, span.end - 1))
+            if not rows:
+                continue
+            counts[behaviour] += 1
+            for name, output in outputs.items():
+                mean = output[rows].mean(0)  # negative rows wrap, as in the released code
+                sums[behaviour][name] = sums[behaviour].get(name, 0) + mean
+    importance: dict[str, dict[str, float]] = {}
+    for behaviour in behaviours:
+        vectors = {}
+        for name in layout.modules:
+            total = sums[behaviour][name] if paper else sum(sums[each][name] for each in behaviours)
+            overall = torch.cat([outputs[name] for _, _, outputs in every]).mean(0)
+            mean_of_means = torch.stack([outputs[name].mean(0) for _, _, outputs in every]).mean(0)
+            vector = total / counts[behaviour] - mean_of_means
+            vectors[name] = vector * overall.norm() / vector.norm()
+        scores = dict.fromkeys(layout.modules, 0.0)
+        number = 0
+        for tokens, spans, _ in every:
+            for span in spans:
+                if span.behaviour != behaviour:
+                    continue
+                number += 1
+                window = Window(0, max(span.start - 5, 0), span.end) if paper else Window(0, span.start, span.end - 1)
+                gradient = full_backpropagation(model, layout, tokens, window)
+                for name, where in layout.slices.items():
+                    product = float(vectors[name] @ gradient[where])
+                    scores[name] += product if paper else abs(product)
+        divisor = counts[behaviour] if paper else number
+        importance[behaviour] = {name: abs(score) / divisor for name, score in scores.items()}
+    return importance

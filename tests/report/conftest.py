@@ -117,6 +117,14 @@ def build_summary() -> dict[str, Any]:
     return {
         "schema_version": 1,
         "recipe": "quickstart",
+        "differences": {
+            "w3": {
+                "w3_last_mlp": {"kl_difference": 0.41, "ci": [0.38, 0.44]},
+                "w3_random": {"kl_difference": 0.06, "ci": [-0.02, 0.14]},
+            },
+            "w3_random": {"w3_last_mlp": {"kl_difference": 0.35, "ci": [0.3, 0.4]}},
+            "only_last_up": {"only_last_k": {"kl_difference": 0.0114, "ci": [0.01, 0.013]}},
+        },
         "title": "Which weights does SmolLM2-135M reason with?",
         "model": "bundled:smollm2-135m-instruct",
         "evaluation": {
