@@ -22,7 +22,9 @@ from mixprec.importance.windows import Batch, Window, pack
 #: Positions of the trace that go through the model at once. Bounds the transient memory of long traces.
 CHUNK_TOKENS = 1024
 #: Span positions that go forward and backward at once. Bounds the memory of their activations.
-BATCH_TOKENS = 256
+BATCH_TOKENS = 128
+#: Span positions whose logits exist at once.
+HEAD_TOKENS = 64
 
 
 class Layout:
@@ -132,13 +134,25 @@ def _batch_gradients(model: Any, layout: Layout, tokens: Tensor, batch: Batch, c
             use_cache=False,
             trace_state=state,
         ).last_hidden_state
-        scores = models.head(model)(hidden[0])
-        targets = tokens[batch.positions + 1].to(scores.device)
-        losses = F.cross_entropy(scores.to(dtype), targets, reduction="none")
-        # Windows don't touch one another, so the sum's gradient is each window's own.
-        shares = (1 / batch.predicted.to(dtype))[batch.owner].to(losses.device)
-        torch.autograd.backward((losses * shares).sum(), inputs=[embedded])
+        gradient = _loss_gradient(models.head(model), hidden[0].detach(), tokens[batch.positions + 1], batch, dtype)
+        torch.autograd.backward(hidden, gradient[None].to(hidden), inputs=[embedded])
     return result
+
+
+def _loss_gradient(head: models.Head, hidden: Tensor, targets: Tensor, batch: Batch, dtype: torch.dtype) -> Tensor:
+    """(Q, hidden) gradient of the sum of the windows' mean cross-entropies with respect to final hidden states.
+
+    Windows don't touch one another, so the sum's gradient is each window's own. A few positions at a time: logits are
+    the largest thing there is.
+    """
+    weights = (1 / batch.predicted.to(dtype))[batch.owner].to(hidden.device)
+    parts = []
+    for start in range(0, len(hidden), HEAD_TOKENS):
+        where = slice(start, start + HEAD_TOKENS)
+        part = hidden[where].requires_grad_()
+        losses = F.cross_entropy(head(part).to(dtype), targets[where].to(hidden.device), reduction="none")
+        parts.append(torch.autograd.grad((losses * weights[where]).sum(), part)[0])
+    return torch.cat(parts)
 
 
 @contextmanager
