@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,13 @@ _PROVENANCE_PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` (file or folder); on success it takes the name, else it goes.
 
-    Raises UserError where the disk is full or the target can't be written.
+    Raises UserError where the disk is full or the target can't be written or is no file (a device, a pipe).
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            # The rename would put a file in the place of /dev/null.
+            raise UserError(f"{path}: is no regular file; choose another place with --out")
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(temporary)
         yield temporary
@@ -50,7 +53,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as problem:
-        remove(temporary)
+        # What can't be removed was never made, or is in the same trouble: the first problem is the one to tell.
+        with suppress(OSError):
+            remove(temporary)
         error = _as_user_error(problem, path)
         if error is not None:
             raise error from None
@@ -110,6 +115,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}:{problem.lineno}: not valid JSON ({problem.msg})") from None
     except UserError as problem:
         raise UserError(f"{path}: {problem}") from None
+
+
+def read_versioned(path: Path) -> dict[str, Any]:
+    """Read a JSON artifact that says which schema it has.
+
+    Raises UserError where the file is missing or broken, or has another schema than this mixprec reads.
+    """
+    data = read_json(path)
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    if found != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema_version is {found!r}, this mixprec reads {SCHEMA_VERSION}; "
+            "run the recipe again, or use the version of mixprec that wrote it"
+        )
+    return dict(data)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -180,7 +200,19 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
             temporary,
             metadata={key: json.dumps(value, ensure_ascii=False) for key, value in (metadata or {}).items()},
         )
+        _sort_header(temporary)
         share(temporary)
+
+
+def _sort_header(path: Path) -> None:
+    """Put a safetensors file's metadata in order: safetensors writes them as a hash map has them, at random."""
+    with path.open("rb+") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header = {name: dict(sorted(entry.items())) for name, entry in header.items()}
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        file.seek(8)
+        file.write(text.ljust(size))  # the same keys and values, so the same length; the end is padded with blanks
 
 
 def share(path: Path) -> None:

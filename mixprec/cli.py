@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mixprec import __version__
+from mixprec import __version__, processes
 from mixprec.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ Model = Annotated[str, typer.Option(help="Bundled name, hub id, folder or GGUF f
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for several GPUs.")]
 Dtype = Annotated[str, typer.Option(help="Type to compute in: float32, bfloat16, float16.")]
 SpanRule = Annotated[str, typer.Option(help="How annotations become spans: paper, released or aligned.")]
+
+
+#: Verbs that share their work under ``accelerate launch``.
+_PARALLEL = ("attribute",)
 
 
 def _epilog(*examples: str) -> str:
@@ -161,6 +165,7 @@ def annotate(
     epilog=_epilog(
         "mixprec attribute spans.jsonl --out importance",
         "mixprec attribute spans.jsonl --preset released --out importance --model ./my-model",
+        "accelerate launch --multi_gpu -m mixprec attribute spans.jsonl --out importance --device cuda",
     )
 )
 def attribute(
@@ -170,32 +175,120 @@ def attribute(
     preset: Annotated[str, typer.Option(help="Formulas: paper or released.")] = "paper",
     compare: Annotated[list[str] | None, typer.Option(help="Another preset, in the same pass.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Cut longer traces here.")] = None,
+    resamples: Annotated[
+        int | None, typer.Option(min=0, help="Bootstrap resamples for intervals; default 1000, 0: none.")
+    ] = None,
+    beyond_linear: Annotated[
+        bool, typer.Option("--beyond-linear", help="Embeddings, norms and logits too, in importance_beyond.json.")
+    ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read weights block by block, for a model larger than memory.")
+    ] = False,
+    sweep_gb: Annotated[
+        float | None, typer.Option(help="With --stream: memory for the traces of one sweep; default 4.")
+    ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
     """Compute the importance of every linear module for the four behaviours."""
-    from mixprec import artifacts, models, pipeline
+    from mixprec import artifacts, models, progress
+    from mixprec.importance import artifact, streaming
     from mixprec.importance import attribute as stage
     from mixprec.recipe import ImportanceSpec
-    from mixprec.report.heatmap import importance_figure
+    from mixprec.report.grids import importance_grids
+    from mixprec.report.heatmap import still_heatmap
     from mixprec.report.style import save_figure
     from mixprec.report.tables import top_modules_table
     from mixprec.report.terminal import rich_table
     from mixprec.traces import spans
 
-    spec = _checked(ImportanceSpec, "attribute", preset=preset, compare=tuple(compare or ()))
+    options = {"max_tokens": max_tokens, "resamples": resamples, "sweep_gb": sweep_gb}
+    given = {name: value for name, value in options.items() if value is not None}
+    flags = {"beyond_linear": beyond_linear, "stream": stream}
+    spec = _checked(ImportanceSpec, "attribute", preset=preset, compare=tuple(compare or ()), **flags, **given)
     found = spans.load_spans(spans_file)
+    if processes.one_only():
+        progress.console.print(
+            "accelerate launch --cpu starts one process; for several on CPUs give --multi_gpu instead"
+        )
+    where = {"dtype": dtype, "device": processes.join(device)}
+    with processes.main_first():
+        identity = artifacts.fingerprint(models.identity(model), dtype, device)
     result = stage.attribute(
-        models.load(model, dtype=dtype, device=device),
+        streaming.open_model(model, sweep_gb=spec.sweep_gb, **where) if stream else models.load(model, **where),
         found,
         to,
         presets=spec.presets,
-        identity=artifacts.fingerprint(models.identity(model), dtype, device),
-        max_tokens=max_tokens,
+        identity=identity,
+        max_tokens=spec.max_tokens,
+        resamples=spec.resamples,
+        beyond_linear=spec.beyond_linear,
     )
-    save_figure(importance_figure(result), to / "importance")
-    out.print(rich_table(top_modules_table({"behaviours": pipeline.top_modules(result)}), "Most important modules"))
+    processes.leave()
+    if not processes.is_main():
+        return
+    save_figure(still_heatmap(importance_grids(result)), to / "importance")
+    out.print(rich_table(top_modules_table({"behaviours": artifact.top_modules(result)}), "Most important modules"))
     out.print(f"{to / 'importance.json'}, importance.png, importance.svg", soft_wrap=True)
+
+
+@app.command(
+    epilog=_epilog(
+        "mixprec shift original/importance.json awq/importance.json --out shift",
+        "mixprec shift distilled/importance.json base/importance.json --kind net --out distillation",
+    )
+)
+def shift(
+    first: Annotated[Path, typer.Argument(help="importance.json of the model that reasons better: the original.")],
+    second: Annotated[Path, typer.Argument(help="importance.json of its compressed copy, or of its base model.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder of shift.json, .html, .png and .svg.")],
+    kind: Annotated[str, typer.Option(help="What to draw: decreases, increases or net.")] = "decreases",
+) -> None:
+    """Show which modules lost relative importance from one model to another."""
+    from mixprec.importance import artifact
+    from mixprec.importance import shift as shifts
+    from mixprec.report.rankings import agreement_table, movers_table
+    from mixprec.report.shift import write_shift
+    from mixprec.report.terminal import rich_table
+
+    part = next((each for each in shifts.KINDS if each == kind), None)
+    if part is None:
+        raise UserError(f"--kind: {kind!r} is none of {', '.join(shifts.KINDS)}")
+    made = shifts.shift(artifact.load(first), artifact.load(second), (str(first), str(second)))
+    written = write_shift(made, part, to)
+    title = "Modules that gained most" if kind == "increases" else "Modules that lost most"
+    out.print(rich_table(movers_table(made, part), title))
+    out.print()
+    out.print(rich_table(agreement_table(made), "How alike the two rank their modules"))
+    for behaviour, reason in made["skipped"].items():
+        out.print(f"left out: {behaviour}, {reason}")
+    presets = [made[side]["preset"] for side in ("first", "second")]
+    if presets[0] != presets[1]:
+        out.print(f"the presets differ, {presets[0]} and {presets[1]}: part of the shift comes from the formulas")
+    out.print(", ".join(str(path) for path in written), soft_wrap=True)
+
+
+@app.command(
+    epilog=_epilog(
+        "mixprec rank runs/quickstart/importance/importance.json",
+        "mixprec rank importance.json last_up last_gate 1_up",
+        "mixprec rank importance.json last_*",
+    )
+)
+def rank(
+    importance: Annotated[Path, typer.Argument(help="importance.json")],
+    labels: Annotated[
+        list[str] | None, typer.Argument(metavar="[LABEL]...", help="32_up, last_mlp, *_gate; default: the top ten.")
+    ] = None,
+) -> None:
+    """Rank modules by their importance over all behaviours: overall, in their layer, among their kind."""
+    from mixprec.importance import artifact
+    from mixprec.importance import shift as shifts
+    from mixprec.report.rankings import places_table
+    from mixprec.report.terminal import rich_table
+
+    found = shifts.find_places(artifact.load(importance), labels or ())
+    out.print(rich_table(places_table(found), "Ranks by importance summed over behaviours"))
 
 
 @app.command(
@@ -246,25 +339,28 @@ def explain(
     chosen = recipes.load(path, change or ())
     done = Path("runs") / path.stem / "importance" / "importance.json"
     scores = _scores(importance or (done if done.is_file() else None))
-    table = Table(title=f"{path.name}: {chosen.model.id}")
-    for column in ("variant", "modules by format", "code bits", "effective bits", "16-bit", "packed"):
-        table.add_column(column, justify="left" if column in ("variant", "modules by format") else "right")
+    table = Table(title=f"{path.name}: {chosen.model.id}", box=box.SIMPLE_HEAD)
+    table.add_column("variant", no_wrap=True)
+    table.add_column("modules")
+    for column in ("code bits", "effective", "before", "after"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, row in pipeline.explain(chosen, scores).items():
         account = row["account"]
         if account is None:
-            table.add_row(name, "ranks modules: after 'mixprec run' or with --importance", "", "", "", "")
+            table.add_row(name, "waits for the importance", *["-"] * 4)
             continue
-        formats = ", ".join(f"{total['modules']} x {form}" for form, total in account["formats"].items())
         table.add_row(
             name,
-            formats,
+            "\n".join(f"{total['modules']} x {form}" for form, total in account["formats"].items()),
             f"{account['code_bits']:.3f}",
             f"{account['effective_bits']:.3f}",
             size(account["dense_bytes"]),
             size(account["packed_bytes"]),
         )
     out.print(table)
-    out.print("bits: per weight of the linear modules; bytes: the whole model, embeddings and norms in 16 bits")
+    out.print(
+        "Bits per weight of the linear modules, without and with scales; size of the whole model in 16 bits and packed."
+    )
 
 
 @app.command(
@@ -286,10 +382,13 @@ def compress(
     from mixprec.plan.schema import load_plan
     from mixprec.progress import bar
 
-    where = model or str(artifacts.read_json(plan_file).get("model"))
+    plan_data = artifacts.read_json(plan_file)
+    if not isinstance(plan_data, dict) or not isinstance(plan_data.get("model"), str):
+        raise UserError(f"{plan_file}: key 'model' is missing; is this a plan.json, from 'mixprec plan'?")
+    where = model or plan_data["model"]
     made = load_plan(plan_file, modules.inventory(models.load_config(where, revision)))
     total = sum(not isinstance(format, Keep) for format in made.formats.values())
-    with bar("compress", total, "modules") as advance:
+    with bar("compress", len(made.modules), "modules") as advance:
         reports = stream.compress(where, made, to, revision=revision, on_module=lambda *_: advance(1))
     worst = sorted(reports.items(), key=lambda item: -item[1].relative_error)[:5]
     table = Table("module", "format", "relative error", title=f"{to}: {total} of {len(reports)} modules")
@@ -329,8 +428,9 @@ def evaluate(
     )
     original = models.load(reference, dtype=dtype, device=device)
     annotated = pipeline.annotate_traces(TracesSpec(source=traces, preset=spec.traces.preset), traces) if traces else []
-    on_traces, _ = passages.from_traces(annotated, original.tokenizer, original.context)
-    on_text = passages.from_text(text, original.tokenizer, text_tokens) if text else []
+    on_traces, skipped = passages.from_traces(annotated, original.tokenizer, original.context)
+    length = min(text_tokens, original.context)
+    on_text = passages.from_text(text, original.tokenizer, length) if text else []
     everything = [*on_traces, *on_text]
     states = list(fidelity.hidden_states(original, everything, "original"))
     head = models.head(original.model)
@@ -348,6 +448,8 @@ def evaluate(
             values = (row[key] for key in ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1_agreement"))
             table.add_row(name, str(row["tokens"]), *(f"{value:.4g}" for value in values))
     out.print(table)
+    if skipped:
+        out.print(f"skipped: {dict(sorted(skipped.items()))}")
 
 
 @app.command(epilog=_epilog("mixprec report runs/quickstart"))
@@ -385,12 +487,13 @@ def cp(
     to: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes.")],
 ) -> None:
     """Copy a recipe, to change it."""
+    from mixprec import artifacts
     from mixprec import recipe as recipes
 
     source = recipes.find(recipe)
     if to.exists():
         raise UserError(f"{to}: is there already; choose another name")
-    shutil.copyfile(source, to)
+    artifacts.write_text(to, artifacts.read_text(source))
     out.print(f"{to}: run it with: mixprec run {to}")
 
 
@@ -429,9 +532,9 @@ def _checked(kind: Any, verb: str, **values: Any) -> Any:
 
 
 def _scores(path: Path | None) -> Any:
-    from mixprec import artifacts, pipeline
+    from mixprec.importance import artifact
 
-    return pipeline.scores_of(artifacts.read_json(path)) if path else None
+    return None if path is None else artifact.scores_of(artifact.load(path))
 
 
 def _version(wanted: bool) -> None:
@@ -442,10 +545,17 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
-) -> None: ...
+) -> None:
+    verb = context.invoked_subcommand
+    if processes.count() > 1 and verb not in _PARALLEL:
+        raise UserError(
+            f"mixprec {verb} works in one process; of all verbs only {', '.join(_PARALLEL)} shares its work between "
+            "several: start mixprec without accelerate launch or torchrun"
+        )
 
 
 def main() -> None:
@@ -453,8 +563,11 @@ def main() -> None:
     errors = Console(stderr=True)
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # typer turns Ctrl-C into a code
+            raise KeyboardInterrupt
     except UserError as problem:
-        errors.print(f"[red]error:[/red] {escape(str(problem))}", soft_wrap=True)
+        which = "" if processes.is_main() else f"process {processes.rank()}: "
+        errors.print(f"[red]error:[/red] {escape(which + str(problem))}", soft_wrap=True)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         errors.print("stopped; what is finished is kept: the same command continues")

@@ -27,15 +27,15 @@ def from_pydantic(problem: ValidationError, where: str, schema: type[BaseModel])
 def _describe(error: Any, schema: type[BaseModel]) -> str:
     unknown = error["type"] == "extra_forbidden"
     keys, holders = _walk(schema, error["loc"], unknown)
-    path = key_path(keys) or "the whole file"
+    path = f"{key_path(keys)}: " if keys else ""  # what concerns the whole file needs no key
     if unknown:
-        return f"{path}: unknown key{_allowed(str(keys[-1]), holders)}"
+        return f"{path}unknown key{_allowed(str(keys[-1]), holders)}"
     if error["type"] == "missing":
-        return f"{path}: this key is missing"
+        return f"{path}this key is missing"
     # Our own validators raise ValueError with a message that names the value already.
     if error["type"] == "value_error":
-        return f"{path}: {error['ctx']['error']}"
-    return f"{path}: {reprlib.repr(error['input'])}: {error['msg']}"
+        return f"{path}{error['ctx']['error']}"
+    return f"{path}{reprlib.repr(error['input'])}: {error['msg']}"
 
 
 def _allowed(key: str, holders: Iterable[type[BaseModel]]) -> str:

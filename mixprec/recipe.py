@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mixprec import artifacts
 from mixprec.errors import UserError, from_pydantic
-from mixprec.importance.options import Preset
+from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
 from mixprec.plan.rules import PlanSpec, needs_importance
 from mixprec.plan.schema import Method
 from mixprec.traces.annotate import Rule
@@ -51,6 +51,10 @@ class ImportanceSpec(_Part):
     preset: Preset = Field("paper", description="formulas of the paper, or of the released code")
     compare: tuple[Preset, ...] = Field((), description="presets computed in the same pass, for comparison")
     max_tokens: int | None = Field(None, ge=2, description="cut longer traces here; default: the model's context")
+    resamples: int = Field(RESAMPLES, ge=0, description="bootstrap resamples for intervals; 0 gives none")
+    beyond_linear: bool = Field(False, description="embeddings, norms and logits too, in importance_beyond.json")
+    stream: bool = Field(False, description="read weights block by block, for a model larger than memory")
+    sweep_gb: float = Field(SWEEP_GB, gt=0, description="with stream: memory for the traces of one sweep, 10^9 bytes")
 
     @property
     def presets(self) -> tuple[Preset, ...]:
@@ -130,6 +134,20 @@ class Recipe(_Part):
         return dict(self.variants)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Of two equal keys YAML keeps the last one and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key {key.value!r} is there twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; ``overrides`` are ``key.sub=value`` with YAML values.
 
@@ -137,7 +155,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     text = artifacts.read_text(path)
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as problem:
         where = getattr(problem, "problem_mark", None)
         line = f":{where.line + 1}" if where else ""

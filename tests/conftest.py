@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import write_checkpoint
 
 from mixprec import models
 
@@ -26,3 +27,9 @@ def shared_data() -> Path:
 def smollm2() -> models.LoadedModel:
     """The embedded model in float32."""
     return models.load(models.BUNDLED)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama that knows tiny.TRACES by heart, with a fast tokenizer, in a folder that is only read."""
+    return write_checkpoint(tmp_path_factory.mktemp("tiny") / "llama", steps=200)

@@ -95,6 +95,9 @@ def test_every_key_of_a_recipe_is_explained() -> None:
         if not re.search(rf"`(\w+\.)?{key}`", text)
     ]
     assert not missing
+    known = {key for model in found.values() for key in model.model_fields}
+    explained = re.findall(r"^\| `(?:\w+\.)?(\w+)` \|", text, flags=re.MULTILINE)
+    assert set(explained) <= known
 
 
 def test_every_option_of_attribution_is_explained() -> None:

@@ -34,10 +34,19 @@ class TokenFidelity(NamedTuple):
 
 
 def hidden_states(loaded: LoadedModel, passages: Sequence[Passage], what: str) -> Iterator[Tensor]:
-    """Final hidden states (T, hidden) of every passage, after the last norm, one by one."""
-    device = loaded.model.get_input_embeddings().weight.device
+    """Final hidden states (T, hidden) of every passage, after the last norm, one by one.
+
+    Raises UserError for tokens that the model doesn't know.
+    """
+    embedding = loaded.model.get_input_embeddings()
+    device = embedding.weight.device
     with bar(what, sum(len(p.tokens) for p in passages), "tokens") as advance:
         for passage in passages:
+            if passage.tokens.max() >= embedding.num_embeddings:
+                raise UserError(
+                    f"{what}: token {int(passage.tokens.max())} is beyond the model's {embedding.num_embeddings}; "
+                    "its tokenizer is not the original's"
+                )
             with torch.no_grad():
                 out = loaded.model.model(input_ids=passage.tokens[None].to(device), use_cache=False)
             yield out.last_hidden_state[0]
@@ -50,7 +59,7 @@ def compare(
 ) -> list[TokenFidelity]:
     """Measure a model by its hidden states and head against the ``original``'s states and ``reference`` head.
 
-    Raises UserError where the model's logits are NaN (broken weights, overflow in 16 bits).
+    Raises UserError where the models' vocabularies differ, or logits are NaN (broken weights, overflow in 16 bits).
     """
     results = []
     for passage, own, other in zip(passages, hidden, original, strict=True):
@@ -68,6 +77,10 @@ def _passage(hidden: Tensor, own_head: Head, original: Tensor, reference_head: H
         where = slice(start, min(start + CHUNK, len(tokens) - 1))
         own = own_head(hidden[where]).float().log_softmax(-1)
         ref = reference_head(original[where].to(hidden)).float().log_softmax(-1)
+        if own.shape != ref.shape:
+            raise UserError(
+                f"the model predicts {own.shape[-1]} tokens, the original {ref.shape[-1]}; they can't be compared"
+            )
         targets = tokens[1:][where].to(own.device)
         parts.append(
             TokenFidelity(

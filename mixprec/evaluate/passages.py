@@ -27,10 +27,15 @@ class Passage(NamedTuple):
 def from_traces(
     traces: Sequence[AnnotatedTrace], tokenizer: PreTrainedTokenizerBase, limit: int
 ) -> tuple[list[Passage], Counter[str]]:
-    """One passage per trace, cut at ``limit`` tokens; also what was skipped, by reason."""
+    """One passage per trace, cut at ``limit`` tokens; also what was skipped, by reason.
+
+    Raises UserError for a trace of fewer than two tokens: it predicts nothing.
+    """
     passages, skipped = [], Counter[str]()
     for trace in traces:
         encoded = tokenizer(trace.trace.text, return_offsets_mapping=True, verbose=False)
+        if len(encoded["input_ids"]) < 2:
+            raise UserError(f"trace {trace.trace.id}: {len(encoded['input_ids'])} tokens; a trace needs at least two")
         spans, missed = token_spans(trace.spans, encoded["offset_mapping"], limit)
         skipped.update(trace.skipped)
         skipped.update(missed)
@@ -47,8 +52,9 @@ def from_text(source: str, tokenizer: PreTrainedTokenizerBase, length: int, most
     path = _locate(source)
     text = artifacts.read_text(path)
     ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
-    if len(ids) < 2:
-        raise UserError(f"{path}: the text is empty; nothing to evaluate on")
+    # Some tokenizers make two special tokens of no text at all.
+    if not text.strip() or len(ids) < 2:
+        raise UserError(f"{path}: the text is empty or of one token; nothing to evaluate on")
     passages = [Passage(chunk) for chunk in ids.split(length) if len(chunk) > 1]
     return passages[:most]
 

@@ -50,13 +50,16 @@ class KeyValueCache:
 
 
 class Prefill:
-    """State of a pass over the trace's tokens [offset, end), which fills the cache."""
+    """State of a pass over the trace's tokens [offset, end), which fills the cache.
+
+    Layers may lie on several devices; ``device`` is the embeddings', where the positions are needed first.
+    """
 
     def __init__(self, cache: KeyValueCache, offset: int, end: int, device: torch.device) -> None:
         self.cache = cache
         self.offset = offset
         self.positions = torch.arange(offset, end, device=device)
-        self._masks: dict[int, Tensor] = {}
+        self._masks: dict[tuple[int, torch.device], Tensor] = {}
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, how: Scores) -> Tensor:
         """Attention (1, heads, chunk, size) of the chunk to everything up to itself."""
@@ -65,7 +68,9 @@ class Prefill:
         windowed = window is not None and window < end
         if windowed or how.softcap is not None or (self.offset and not _has_flash(query)):
             keys, values = self.cache.read(layer, end)
-            return _unfold(_masked(_fold(query, keys), keys, values, self._mask(window or end, end), how), query)
+            return _unfold(
+                _masked(_fold(query, keys), keys, values, self._mask(window or end, end, query.device), how), query
+            )
         if not self.offset:
             return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=how.scaling, enable_gqa=True)
         # The causal chunk and the whole prefix apart: neither needs a mask, which costs half as much again.
@@ -81,13 +86,13 @@ class Prefill:
         merged = own * torch.exp(own_lse - total)[..., None] + prefix * torch.exp(prefix_lse - total)[..., None]
         return merged.to(query.dtype)
 
-    def _mask(self, window: int, end: int) -> Tensor:
-        """(chunk, end) true where a query sees a key; built once per kind of layer."""
-        if window not in self._masks:
-            keys = torch.arange(end, device=self.positions.device)
-            distance = self.positions[:, None] - keys[None, :]
-            self._masks[window] = (distance >= 0) & (distance < window)
-        return self._masks[window]
+    def _mask(self, window: int, end: int, device: torch.device) -> Tensor:
+        """(chunk, end) true where a query sees a key; built once per kind of layer, and device of several."""
+        if (window, device) not in self._masks:
+            keys = torch.arange(end, device=device)
+            distance = self.positions.to(device)[:, None] - keys[None, :]
+            self._masks[window, device] = (distance >= 0) & (distance < window)
+        return self._masks[window, device]
 
 
 class PackedSpans:
@@ -96,20 +101,20 @@ class PackedSpans:
     def __init__(self, cache: KeyValueCache, batch: Batch, device: torch.device) -> None:
         self.cache = cache
         self.positions = batch.positions.to(device)
-        self._owner = batch.owner.to(device)
-        self._starts = batch.starts.to(device)[self._owner]
+        self._owner = batch.owner
+        self._starts = batch.starts[batch.owner]
         self._prefix = int(batch.starts.max())
-        self._masks: dict[tuple[int | None, int], Tensor] = {}
+        self._masks: dict[tuple[int | None, int, torch.device], Tensor] = {}
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, how: Scores) -> Tensor:
         """Attention (1, heads, Q, size) of every span to its own prefix and to itself."""
         prefix = self.cache.read(layer, self._prefix)
         folded = _fold(query, key)
         if _has_flash(query) and how.softcap is None:
-            bias = self._mask(window, query.shape[1] // key.shape[1], query.dtype)
+            bias = self._mask(window, query.shape[1] // key.shape[1], query.device, query.dtype)
             out: Tensor = _FlashBehindPrefix.apply(folded, key, value, *prefix, bias, how)  # type: ignore[no-untyped-call]
             return _unfold(out, query)
-        mask = self._mask(window, 1)
+        mask = self._mask(window, 1, query.device)
 
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = (torch.cat(pair, dim=2) for pair in zip(prefix, (key, value), strict=True))
@@ -119,22 +124,24 @@ class PackedSpans:
         out = checkpoint(attend, folded, key, value, use_reentrant=False, preserve_rng_state=False)
         return _unfold(out, query)
 
-    def _mask(self, window: int | None, share: int, bias: torch.dtype | None = None) -> Tensor:
+    def _mask(self, window: int | None, share: int, device: torch.device, bias: torch.dtype | None = None) -> Tensor:
         """(share * Q, prefix + Q), true (as a bias: 0, else -inf) where a query sees a key; built once per
-        kind of layer."""
-        if (window, share) not in self._masks:
-            keys = torch.arange(self._prefix, device=self.positions.device)
-            before = keys[None, :] < self._starts[:, None]
-            same = self._owner[:, None] == self._owner[None, :]
-            own = same & (self.positions[:, None] >= self.positions[None, :])
+        kind of layer, and device of several."""
+        if (window, share, device) not in self._masks:
+            positions, owner = self.positions.to(device), self._owner.to(device)
+            keys = torch.arange(self._prefix, device=device)
+            before = keys[None, :] < self._starts.to(device)[:, None]
+            same = owner[:, None] == owner[None, :]
+            own = same & (positions[:, None] >= positions[None, :])
             mask = torch.cat([before, own], dim=1)
             if window is not None:
-                distance = self.positions[:, None] - torch.cat([keys, self.positions])[None, :]
+                distance = positions[:, None] - torch.cat([keys, positions])[None, :]
                 mask &= distance < window
             if bias is not None:
-                mask = torch.zeros(mask.shape, dtype=bias).masked_fill_(~mask, -torch.inf).repeat(share, 1)
-            self._masks[window, share] = mask
-        return self._masks[window, share]
+                mask = torch.zeros(mask.shape, dtype=bias, device=device).masked_fill_(~mask, -torch.inf)
+                mask = mask.repeat(share, 1)
+            self._masks[window, share, device] = mask
+        return self._masks[window, share, device]
 
 
 class Scores(NamedTuple):

@@ -1,4 +1,4 @@
-"""One pass over a trace: activation means and the exact gradient of every span at every linear module.
+"""One pass over a trace: activation means and the exact gradient of every span at every watched module.
 
 The trace goes through the model once, in chunks, without gradients; its keys and values are kept. Then the spans,
 packed side by side, go through it forward and backward, each in front of its cached prefix. No parameter requires a
@@ -7,17 +7,20 @@ gradient, and logits exist for span positions only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixprec import models
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
+from mixprec.importance.outputs import Layout, RowSums, SpanGradients, accumulation_dtype
 from mixprec.importance.windows import Batch, Window, pack
+from mixprec.modules import EMBEDDING, HEAD, NORM
+
+__all__ = ["Job", "Layout", "TraceResult", "loss_gradient", "run_trace"]
 
 #: Positions of the trace that go through the model at once. Bounds the transient memory of long traces.
 CHUNK_TOKENS = 1024
@@ -27,21 +30,12 @@ BATCH_TOKENS = 128
 HEAD_TOKENS = 64
 
 
-class Layout:
-    """Where each hooked module's output lies in one long vector of length ``size``; names in order of execution."""
+class Job(NamedTuple):
+    """One trace: tokens (T,) ids, rows (R, T) weights of the activation sums, and windows to take gradients of."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], widths: Mapping[str, int]) -> None:
-        self.modules = dict(modules)
-        self.slices: dict[str, slice] = {}
-        self.size = 0
-        for name in self.modules:
-            self.slices[name] = slice(self.size, self.size + widths[name])
-            self.size += widths[name]
-
-    @classmethod
-    def of_linears(cls, linears: Mapping[str, nn.Linear]) -> Layout:
-        """The layout of linear modules' outputs, (sum of d_out,)."""
-        return cls(linears, {name: linear.out_features for name, linear in linears.items()})
+    tokens: Tensor
+    rows: Tensor
+    windows: Sequence[Window]
 
 
 class TraceResult(NamedTuple):
@@ -53,11 +47,6 @@ class TraceResult(NamedTuple):
 
     row_sums: Tensor
     gradients: Tensor
-
-
-def accumulation_dtype(model: Any) -> torch.dtype:
-    """float32 for everything but float64 models."""
-    return torch.promote_types(next(model.parameters()).dtype, torch.float32)
 
 
 def run_trace(
@@ -88,82 +77,64 @@ def run_trace(
 def _prefill(
     model: Any, layout: Layout, tokens: Tensor, rows: Tensor, cache: KeyValueCache, chunk_tokens: int
 ) -> Tensor:
-    dtype = accumulation_dtype(model)
-    sums = torch.zeros(len(rows), layout.size, dtype=dtype)
+    found = RowSums(layout, rows, accumulation_dtype(model))
+    watched = {name: module for name, module in layout.modules.items() if name != HEAD}
+    device = model.get_input_embeddings().weight.device
     for offset in range(0, len(tokens), chunk_tokens):
-        end = min(offset + chunk_tokens, len(tokens))
-        weights = rows[:, offset:end].to(dtype)
-
-        def add(name: str, output: Tensor, weights: Tensor = weights) -> None:
-            sums[:, layout.slices[name]] += (weights.to(output.device) @ output[0].to(dtype)).cpu()
-
-        device = model.get_input_embeddings().weight.device
-        state = Prefill(cache, offset, end, device)
-        with _on_outputs(layout, add):
+        state = Prefill(cache, offset, min(offset + chunk_tokens, len(tokens)), device)
+        with found.watching(watched, offset):
             model.model(
-                input_ids=tokens[None, offset:end].to(device),
+                input_ids=tokens[None, offset : offset + chunk_tokens].to(device),
                 position_ids=state.positions[None],
                 use_cache=False,
                 trace_state=state,
             )
-    return sums
+    if HEAD in layout.modules:
+        found.add_logits(layout.modules[HEAD], NORM, HEAD)
+    return found.sums
 
 
 def _batch_gradients(model: Any, layout: Layout, tokens: Tensor, batch: Batch, cache: KeyValueCache) -> Tensor:
     """(W, D) gradients of each window's loss, averaged over its positions."""
-    dtype = accumulation_dtype(model)
-    result = torch.zeros(len(batch.number), layout.size, dtype=dtype)
-    # One product sums every window's positions: (W, Q), 1/length where the position is the window's. The
-    # window's last position, which is not in the row, has gradient zero.
-    owners = F.one_hot(batch.owner, len(batch.number)).T.to(dtype) / batch.lengths[:, None]
-
-    def on_gradient(name: str, gradient: Tensor) -> None:
-        result[:, layout.slices[name]] = (owners.to(gradient.device) @ gradient[0].to(dtype)).cpu()
-
-    def watch(name: str, output: Tensor) -> None:
-        output.register_hook(lambda gradient: on_gradient(name, gradient))
-
+    found = SpanGradients(layout, batch, accumulation_dtype(model))
+    watched = {name: module for name, module in layout.modules.items() if name not in (EMBEDDING, HEAD)}
     embedding = model.get_input_embeddings()
-    state = PackedSpans(cache, batch, embedding.weight.device)
-    with torch.enable_grad(), _on_outputs(layout, watch):
+    device = embedding.weight.device
+    state = PackedSpans(cache, batch, device)
+    with torch.enable_grad(), found.watching(watched):
         # The embeddings' output is where autograd starts: no parameter requires a gradient.
-        embedded = embedding(tokens[batch.positions].to(embedding.weight.device))[None].requires_grad_()
+        embedded = embedding(tokens[None, batch.positions].to(device)).requires_grad_()
         hidden = model.model(
             inputs_embeds=embedded,
             position_ids=state.positions[None],
             use_cache=False,
             trace_state=state,
         ).last_hidden_state
-        gradient = _loss_gradient(models.head(model), hidden[0].detach(), tokens[batch.positions + 1], batch, dtype)
-        torch.autograd.backward(hidden, gradient[None].to(hidden), inputs=[embedded])
-    return result
+        gradient = loss_gradient(models.head(model), hidden.detach(), tokens, batch, found)
+        (gradient,) = torch.autograd.grad(hidden, embedded, gradient)
+        found.add(EMBEDDING, gradient)
+    return found.result
 
 
-def _loss_gradient(head: models.Head, hidden: Tensor, targets: Tensor, batch: Batch, dtype: torch.dtype) -> Tensor:
-    """(Q, hidden) gradient of the sum of the windows' mean cross-entropies with respect to final hidden states.
+def loss_gradient(head: models.Head, hidden: Tensor, tokens: Tensor, batch: Batch, found: SpanGradients) -> Tensor:
+    """(1, Q, hidden) gradient of the sum of the windows' mean cross-entropies at final hidden states (1, Q, hidden).
 
     Windows don't touch one another, so the sum's gradient is each window's own. A few positions at a time: logits are
-    the largest thing there is.
+    the largest thing there is. The logits' own gradients go to ``found``.
     """
-    weights = (1 / batch.predicted.to(dtype))[batch.owner].to(hidden.device)
+    dtype = found.result.dtype
+    targets = tokens[batch.positions + 1]
+    weights = (1 / batch.predicted.to(dtype))[batch.owner]
     parts = []
-    for start in range(0, len(hidden), HEAD_TOKENS):
+    for start in range(0, len(targets), HEAD_TOKENS):
         where = slice(start, start + HEAD_TOKENS)
-        part = hidden[where].requires_grad_()
-        losses = F.cross_entropy(head(part).to(dtype), targets[where].to(hidden.device), reduction="none")
-        parts.append(torch.autograd.grad((losses * weights[where]).sum(), part)[0])
-    return torch.cat(parts)
-
-
-@contextmanager
-def _on_outputs(layout: Layout, call: Any) -> Iterator[None]:
-    """Call ``call(name, output)`` for every module's output inside the block."""
-    handles = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: call(name, output))
-        for name, module in layout.modules.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        part = hidden[:, where].requires_grad_()
+        with torch.enable_grad():
+            logits = head.projection(part)
+            scores = head.cap(logits)[0].to(dtype)
+            losses = F.cross_entropy(scores, targets[where].to(scores.device), reduction="none")
+            loss = (losses * weights[where].to(losses.device)).sum()
+        gradient, logits_gradient = torch.autograd.grad(loss, (part, logits))
+        found.add(HEAD, logits_gradient, where)
+        parts.append(gradient)
+    return torch.cat(parts, dim=1)

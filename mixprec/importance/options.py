@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Preset = Literal["paper", "released"]
 PRESETS: tuple[Preset, ...] = ("paper", "released")
+#: Bootstrap resamples for intervals, unless told otherwise.
+RESAMPLES = 1000
+#: What streamed traces that sweep together may keep in memory, in 10^9 bytes.
+SWEEP_GB = 4.0
 
 
 class AttributionOptions(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -84,11 +85,18 @@ def save(path: Path, statistics: TraceStatistics, stamp: str) -> None:
     artifacts.save_tensors(path, tensors, {"tokens": statistics.tokens, "stamp": stamp})
 
 
-def load(path: Path, preset: str) -> TraceStatistics:
-    """Read one trace's statistics, of one preset."""
-    tensors, metadata = artifacts.load_tensors(path)
-    fields = {field: tensors[f"{preset}/{field}"] for field in PresetStatistics._fields}
-    return TraceStatistics(metadata["tokens"], tensors["activations"], {preset: PresetStatistics(**fields)})
+def load(path: Path, preset: str, columns: slice = slice(None)) -> TraceStatistics:
+    """Read one trace's statistics, of one preset; of what is D wide the given columns only."""
+    with artifacts.open_tensors(path) as file:
+        tokens = json.loads(file.metadata()["tokens"])
+        activations = file.get_slice("activations")[columns]
+        fields = {
+            field: file.get_slice(f"{preset}/{field}")[:, columns]
+            if field in ("row_sums", "gradients")
+            else file.get_tensor(f"{preset}/{field}")
+            for field in PresetStatistics._fields
+        }
+    return TraceStatistics(tokens, activations, {preset: PresetStatistics(**fields)})
 
 
 def is_done(path: Path, stamp: str) -> bool:

@@ -1,26 +1,37 @@
-"""Importance scores as layer-by-kind grids: what the still and the interactive heatmap are drawn from."""
+"""Values of modules as layer-by-kind grids: what the still and the interactive heatmap are drawn from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from mixprec.errors import UserError
-from mixprec.report.formatting import integer, plural, words
+from mixprec.importance import artifact
+from mixprec.importance.shift import Kind
+from mixprec.report.formatting import integer, interval, percent, plural, significant, words
 
 #: Above this many layers the four panels lie one under another, below in two columns.
 WIDE_LAYERS = 40
-#: Perceptually uniform; both drawing libraries know it by this name.
-COLOUR_MAP = "viridis"
-#: Outline of the top module: stands out on every colour of the map.
+#: Outline of the top module: stands out on every colour of both maps.
 OUTLINE = "#e5383b"
 
 
+class Measure(NamedTuple):
+    """What the values are, as the scale is titled; signed ones lie on both sides of 0."""
+
+    name: str
+    signed: bool = False
+
+    @property
+    def colours(self) -> str:
+        """A colour map that both drawing libraries know by this name: perceptually uniform, or diverging."""
+        return "PuOr" if self.signed else "viridis"
+
+
 class Top(NamedTuple):
-    """The most important module of a behaviour: its cell (row, 1-based layer) and label."""
+    """The module of a behaviour with the highest value: its cell (row, 1-based layer) and label."""
 
     row: int
     layer: int
@@ -28,20 +39,24 @@ class Top(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One behaviour. Arrays have shape (kinds, layers); NaN and rank 0 where the model has no such module."""
+    """One behaviour. Arrays have shape (kinds, layers); NaN, rank 0 and no text where there is no such module.
+
+    hover: what there is to say of a cell, in lines.
+    """
 
     behaviour: str
     title: str
     counts: str
-    scores: np.ndarray
-    relative: np.ndarray
+    values: np.ndarray
     ranks: np.ndarray
+    hover: np.ndarray
     top: Top | None
 
 
 class Grids(NamedTuple):
-    """All behaviours of one importance artifact on one scale from 0 to ``maximum``."""
+    """All behaviours of one artifact on one scale up to ``maximum``, from 0 or, for signed values, its negative."""
 
+    measure: Measure
     kinds: list[str]
     layers: int
     modules: int
@@ -54,57 +69,51 @@ class Grids(NamedTuple):
         """Panels side by side that still leave cells wide enough to see."""
         return 1 if self.layers > WIDE_LAYERS or len(self.panels) < 2 else 2
 
+    @property
+    def minimum(self) -> float:
+        """The scale's lower end."""
+        return -self.maximum if self.measure.signed else 0.0
 
-def build_grids(importance: Mapping[str, Any]) -> Grids:
+
+class _Values(NamedTuple):
+    """One behaviour's values, one for each module; None: it was never seen. ``lines`` are more to say of each."""
+
+    behaviour: str
+    counts: str
+    values: np.ndarray | None
+    lines: Sequence[Sequence[str]]
+
+
+def importance_grids(importance: Mapping[str, Any]) -> Grids:
     """Arrange the scores of a loaded importance artifact.
-
-    Relative importance is RI = I / sum of I over all modules (arXiv 2504.02010); ranks count from 1, ties in
-    the order of the modules.
 
     Raises UserError where a behaviour's scores don't match the modules.
     """
     modules = importance["modules"]
-    kinds = list(dict.fromkeys(module["kind"] for module in modules))
-    layers = max((module["layer"] for module in modules), default=0)
-    cells = [(kinds.index(module["kind"]), module["layer"] - 1) for module in modules]
-    rows, columns = np.array([c[0] for c in cells], int), np.array([c[1] for c in cells], int)
-    labels = np.full((len(kinds), layers), "", dtype=object)
-    labels[rows, columns] = [module["label"] for module in modules]
-
-    panels = []
+    columns = []
     for behaviour, entry in importance["behaviours"].items():
-        scores = _scores(behaviour, entry, len(modules))
-        total = float(np.nansum(scores))
-        order = np.argsort(-np.nan_to_num(scores), kind="stable")
-        ranks = np.empty(len(modules), int)
-        ranks[order] = np.arange(1, len(modules) + 1)
-        top = None
-        if total > 0:
-            best = int(order[0])
-            top = Top(int(rows[best]), int(columns[best]) + 1, modules[best]["label"])
-
-        def grid(values: np.ndarray, empty: float = np.nan) -> np.ndarray:
-            filled = np.full((len(kinds), layers), empty, dtype=values.dtype)
-            filled[rows, columns] = values
-            return filled
-
-        relative = scores / total if total > 0 else np.full_like(scores, np.nan)
-        panels.append(
-            Panel(behaviour, words(behaviour), _counts(entry), grid(scores), grid(relative), grid(ranks, 0), top)
+        scores = artifact.check_scores(entry, behaviour, len(modules), "importance")
+        columns.append(
+            _Values(behaviour, _counts(entry), scores if scores.any() else None, _importance_lines(scores, entry))
         )
-    maximum = max((float(np.nanmax(panel.scores)) for panel in panels if panel.top), default=0.0)
-    return Grids(kinds, layers, len(modules), labels, panels, maximum or 1.0)
+    return _arrange(Measure("importance"), modules, columns)
 
 
-def _scores(behaviour: str, entry: Mapping[str, Any], count: int) -> np.ndarray:
-    """Scores, shape (count,); all NaN for a behaviour that was never seen."""
-    scores = entry.get("scores") or [None] * count
-    if len(scores) != count:
-        raise UserError(
-            f"importance: behaviours.{behaviour}.scores has {len(scores)} values for {count} modules; "
-            "run `mixprec attribute` again"
+def _importance_lines(scores: np.ndarray, entry: Mapping[str, Any]) -> list[list[str]]:
+    """Score and rank with their intervals, and the share of all importance."""
+    lines = []
+    shares, ranks = artifact.relative(scores), artifact.ranks(scores)
+    spreads, places = (entry.get(key) or [None] * len(scores) for key in ("intervals", "rank_intervals"))
+    for score, share, rank, spread, place in zip(scores, shares, ranks, spreads, places, strict=True):
+        rank_line = f"rank {rank} of {integer(len(scores))}"
+        lines.append(
+            [
+                f"importance {significant(score)} {interval(spread)}".strip(),
+                f"{percent(share, 2)} of all importance",
+                f"{rank_line}, from {place[0]} to {place[1]}" if place else rank_line,
+            ]
         )
-    return np.array([np.nan if score is None else score for score in scores], dtype=float)
+    return lines
 
 
 def _counts(entry: Mapping[str, Any]) -> str:
@@ -112,6 +121,66 @@ def _counts(entry: Mapping[str, Any]) -> str:
         return "no spans"
     found = plural(entry["spans"], "span")
     return f"{found} in {plural(entry['traces'], 'trace')}" if entry.get("traces") else found
+
+
+def shift_grids(shift: Mapping[str, Any], kind: Kind) -> Grids:
+    """Arrange one part of a loaded importance shift; increases are shown as positive numbers."""
+    columns = []
+    for behaviour, entry in shift["behaviours"].items():
+        before, after = entry["relative"]
+        places = zip(artifact.ranks(before), artifact.ranks(after), strict=True)
+        lines = [
+            [
+                f"relative importance {percent(first, 2)} → {percent(second, 2)}",
+                f"{'lost' if first >= second else 'gained'} {significant(100 * abs(first - second))} points",
+                f"rank {was} → {now}",
+            ]
+            for first, second, (was, now) in zip(before, after, places, strict=True)
+        ]
+        values = np.abs(entry[kind]) if kind == "increases" else np.array(entry[kind])
+        columns.append(_Values(behaviour, f"{percent(entry['moved'])} moved", values, lines))
+    columns += [_Values(behaviour, reason, None, []) for behaviour, reason in shift["skipped"].items()]
+    names = {"decreases": "decrease", "increases": "increase", "net": "loss"}
+    measure = Measure(f"{names[kind]} of relative importance", signed=kind == "net")
+    return _arrange(measure, shift["modules"], columns)
+
+
+def _arrange(measure: Measure, modules: Sequence[Mapping[str, Any]], columns: Iterable[_Values]) -> Grids:
+    """Put every module's value into its cell; ranks count from 1, ties in the order of the modules."""
+    kinds = list(dict.fromkeys(module["kind"] for module in modules))
+    layers = max((max(module["layer"], 1) for module in modules), default=0)
+    # What belongs to no layer (layer 0: embeddings, head) is alone in its row: its cell is the first.
+    cells = [(kinds.index(module["kind"]), max(module["layer"], 1) - 1) for module in modules]
+    rows, places = np.array([c[0] for c in cells], int), np.array([c[1] for c in cells], int)
+
+    def grid(values: Any, empty: Any, dtype: Any) -> np.ndarray:
+        filled = np.full((len(kinds), layers), empty, dtype=dtype)
+        filled[rows, places] = values
+        return filled
+
+    panels = []
+    for behaviour, counts, values, lines in columns:
+        top, ranks, known = None, np.zeros(len(modules), int), np.full(len(modules), np.nan)
+        texts = ["<br>".join(line) for line in lines] or ["not measured"] * len(modules)
+        if values is not None:
+            ranks, known = artifact.ranks(values), values
+            best = int(ranks.argmin())
+            if values[best] > 0:
+                top = Top(int(rows[best]), int(places[best]) + 1, modules[best]["label"])
+        panels.append(
+            Panel(
+                behaviour,
+                words(behaviour),
+                counts,
+                grid(known, np.nan, float),
+                grid(ranks, 0, int),
+                grid(texts, "", object),
+                top,
+            )
+        )
+    labels = grid([module["label"] for module in modules], "", object)
+    maximum = max((float(np.nanmax(np.abs(panel.values))) for panel in panels if panel.top), default=0.0)
+    return Grids(measure, kinds, layers, len(modules), labels, panels, maximum or 1.0)
 
 
 def layer_ticks(layers: int) -> list[int]:
@@ -123,13 +192,15 @@ def layer_ticks(layers: int) -> list[int]:
     return [1, *middle, layers]
 
 
-def scale_ticks(maximum: float) -> list[float]:
-    """Round scores from 0 to ``maximum``, with one more near 0, where the square-root scale is stretched."""
-    ticks = [float(tick) for tick in MaxNLocator(4).tick_values(0, maximum) if 0 < tick <= maximum]
-    return [0.0, ticks[0] / 5, *ticks]
+def scale_ticks(grids: Grids) -> list[float]:
+    """Round values along the scale, with one more near 0, where the square-root scale is stretched."""
+    ticks = [float(tick) for tick in MaxNLocator(4).tick_values(0, grids.maximum) if 0 < tick <= grids.maximum]
+    ticks = [ticks[0] / 5, *ticks]
+    return [*(-tick for tick in reversed(ticks) if grids.measure.signed), 0.0, *ticks]
 
 
 def summary_line(grids: Grids) -> str:
     """The heatmaps in words, for those who can't see them."""
     tops = "; ".join(f"{panel.title.lower()}: {panel.top.label}" for panel in grids.panels if panel.top)
-    return f"Importance of {integer(grids.modules)} modules, {grids.layers} layers. Top: {tops or 'none'}."
+    about = f"{words(grids.measure.name)} of {integer(grids.modules)} modules, {grids.layers} layers"
+    return f"{about}. Top: {tops or 'none'}."

@@ -1,45 +1,51 @@
-"""Importance heatmaps, layer by kind, all behaviours on one colour scale (arXiv 2504.02010, Figures 2, 3)."""
+"""Heatmaps of importance and of its shift: layer by kind, behaviours on one scale (arXiv 2504.02010, Figures 2, 3)."""
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from plotly.subplots import make_subplots
 
-from mixprec.report.formatting import integer, significant
-from mixprec.report.grids import COLOUR_MAP, OUTLINE, Grids, Panel, Top, build_grids, layer_ticks, scale_ticks
+from mixprec.report.grids import OUTLINE, Grids, Panel, Top, layer_ticks, scale_ticks
 from mixprec.report.style import LIGHT, rc
 
-_SCALE_TITLE = "importance (square-root scale)"
 _CELL = 20  # height of a cell of the interactive heatmap, pixels
 _TITLES = 62  # above each of its panels
 _AXIS = 34  # below each of its panels
 
 
-def importance_figure(importance: Mapping[str, Any]) -> Figure:
-    """Still heatmaps of a loaded importance artifact: a panel per behaviour, shared colours, tops outlined.
+def _stretch(values: Any) -> Any:
+    """Square root that keeps the sign: values are heavy-tailed, so colours follow it."""
+    return np.sign(values) * np.sqrt(np.abs(values))
 
-    Scores are heavy-tailed, so colours follow their square root; the colour bar shows the scores themselves.
-    """
-    grids = build_grids(importance)
+
+def _unstretch(values: Any) -> Any:
+    return np.sign(values) * np.square(values)
+
+
+def _scale_title(grids: Grids) -> str:
+    return f"{grids.measure.name} (square-root scale)"
+
+
+def still_heatmap(grids: Grids) -> Figure:
+    """Still heatmaps: a panel per behaviour, shared colours, tops outlined; the colour bar shows the values."""
     columns, rows = grids.columns, math.ceil(len(grids.panels) / grids.columns) if grids.panels else 1
     with mpl.rc_context(rc(LIGHT)):
         figure = Figure(
             figsize=(13 if columns > 1 else 12, 2.45 * rows + 0.5),
             layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.09),
         )
-        norm = PowerNorm(0.5, vmin=0, vmax=grids.maximum)
+        norm = FuncNorm((_stretch, _unstretch), vmin=grids.minimum, vmax=grids.maximum)
         axes = [figure.add_subplot(rows, columns, 1 + index) for index in range(len(grids.panels))]
         for index, (panel, ax) in enumerate(zip(grids.panels, axes, strict=True)):
             mesh = _draw(ax, grids, panel, norm)
@@ -49,25 +55,25 @@ def importance_figure(importance: Mapping[str, Any]) -> Figure:
             bar = figure.colorbar(
                 mesh,
                 ax=axes,
-                ticks=scale_ticks(grids.maximum),
+                ticks=scale_ticks(grids),
                 aspect=20 * rows,
                 pad=0.015,
                 shrink=0.9,
-                label=_SCALE_TITLE,
+                label=_scale_title(grids),
             )
-            bar.ax.set_yticklabels([f"{tick:.3g}" for tick in scale_ticks(grids.maximum)])
+            bar.ax.set_yticklabels([f"{tick:.3g}" for tick in scale_ticks(grids)])
             bar.outline.set_visible(False)
     return figure
 
 
-def _draw(ax: Axes, grids: Grids, panel: Panel, norm: PowerNorm) -> Any:
+def _draw(ax: Axes, grids: Grids, panel: Panel, norm: FuncNorm) -> Any:
     edges = np.arange(grids.layers + 1) + 0.5
     mesh = ax.pcolormesh(
         edges,
         np.arange(len(grids.kinds) + 1) - 0.5,
-        np.ma.masked_invalid(panel.scores),
+        np.ma.masked_invalid(panel.values),
         norm=norm,
-        cmap=COLOUR_MAP,
+        cmap=grids.measure.colours,
         edgecolors="white",
         linewidth=0.6 if grids.layers <= 40 else 0.4,
     )
@@ -114,12 +120,11 @@ def _pointer(top: Top, layers: int) -> tuple[str, str, float]:
     return f"{top.label} ▾", "right", top.layer + 0.5
 
 
-def interactive_heatmap(importance: Mapping[str, Any], columns: int | None = None) -> go.Figure:
-    """The same heatmaps for a web page; hovering shows label, score, share of all importance and rank.
+def interactive_heatmap(grids: Grids, columns: int | None = None) -> go.Figure:
+    """The same heatmaps for a web page; hovering shows label, value and rank.
 
     ``columns`` panels stand side by side; by default two, or one where there are many layers.
     """
-    grids = build_grids(importance)
     columns = columns or grids.columns
     rows = max(1, math.ceil(len(grids.panels) / columns))
     inner = _CELL * len(grids.kinds)
@@ -151,7 +156,7 @@ def interactive_heatmap(importance: Mapping[str, Any], columns: int | None = Non
         plot_bgcolor="rgba(0,0,0,0)",
         font={"size": 12},
         dragmode=False,
-        coloraxis=_colour_axis(grids.maximum, plot),
+        coloraxis=_colour_axis(grids, plot),
     )
     return figure
 
@@ -159,16 +164,16 @@ def interactive_heatmap(importance: Mapping[str, Any], columns: int | None = Non
 _BARE: dict[str, Any] = {"fixedrange": True, "showgrid": False, "zeroline": False, "ticks": ""}
 
 
-def _colour_axis(maximum: float, plot: float) -> dict[str, Any]:
-    ticks = scale_ticks(maximum)
+def _colour_axis(grids: Grids, plot: float) -> dict[str, Any]:
+    ticks = scale_ticks(grids)
     return {
-        "colorscale": COLOUR_MAP,
-        "cmin": 0,
-        "cmax": math.sqrt(maximum),
+        "colorscale": grids.measure.colours,
+        "cmin": float(_stretch(grids.minimum)),
+        "cmax": float(_stretch(grids.maximum)),
         "colorbar": {
             "orientation": "h",
-            "title": {"text": _SCALE_TITLE, "side": "top", "font": {"size": 12}},
-            "tickvals": [math.sqrt(tick) for tick in ticks],
+            "title": {"text": _scale_title(grids), "side": "top", "font": {"size": 12}},
+            "tickvals": [float(_stretch(tick)) for tick in ticks],
             "ticktext": [f"{tick:.3g}" for tick in ticks],
             "tickangle": 0,
             "thickness": 9,
@@ -185,20 +190,13 @@ def _colour_axis(maximum: float, plot: float) -> dict[str, Any]:
 
 def _trace(grids: Grids, panel: Panel, gap: float) -> go.Heatmap:
     hover = [
-        [
-            ""
-            if not label
-            else f"<b>{html.escape(str(label))}</b><br>importance {significant(score)}"
-            f"<br>{'–' if np.isnan(share) else f'{100 * share:.2f}%'} of all importance"
-            f"<br>rank {rank} of {integer(grids.modules)}"
-            for label, score, share, rank in zip(*line, strict=True)
-        ]
-        for line in zip(grids.labels, panel.scores, panel.relative, panel.ranks, strict=True)
+        [f"<b>{html.escape(str(label))}</b><br>{text}" if label else "" for label, text in zip(*line, strict=True)]
+        for line in zip(grids.labels, panel.hover, strict=True)
     ]
     return go.Heatmap(
         x=list(range(1, grids.layers + 1)),
         y=list(range(len(grids.kinds))),
-        z=[[None if np.isnan(score) else float(score) ** 0.5 for score in line] for line in panel.scores],
+        z=[[None if np.isnan(value) else float(_stretch(value)) for value in line] for line in panel.values],
         text=hover,
         hovertemplate="%{text}<extra></extra>",
         coloraxis="coloraxis",

@@ -14,14 +14,18 @@ from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
 from mixprec import artifacts
-from mixprec.errors import UserError
+from mixprec.importance import artifact
 from mixprec.report.charts import behaviours_figure, variants_figure
 from mixprec.report.compare import verdict
 from mixprec.report.formatting import integer, percent, plural, significant, words
-from mixprec.report.grids import OUTLINE, build_grids, summary_line
-from mixprec.report.heatmap import importance_figure, interactive_heatmap
+from mixprec.report.grids import OUTLINE, Grids, importance_grids, summary_line
+from mixprec.report.heatmap import interactive_heatmap, still_heatmap
+from mixprec.report.rankings import preset_table, stability_table
 from mixprec.report.style import DARK, LIGHT, Theme, render, save_figure
 from mixprec.report.tables import Cell, Column, Table, behaviour_table, top_modules_table, variant_table
+
+#: What a page may ask of an importance artifact that doesn't say.
+_IMPORTANCE = {"preset": "", "compared_preset": "", "cut_traces": 0, "resamples": 0}
 
 
 def write_report(run: Path) -> Path:
@@ -32,13 +36,14 @@ def write_report(run: Path) -> Path:
 
     Raises UserError where an input is missing, broken or of another schema version, or the disk is full.
     """
-    summary = _load(run / "summary.json")
+    summary = artifacts.read_versioned(run / "summary.json")
     importance_path = run / "importance" / "importance.json"
-    importance = _load(importance_path) if importance_path.exists() else None
+    importance = artifact.load(importance_path) if importance_path.exists() else None
     recipe_path = run / "recipe.yaml"
     recipe = artifacts.read_text(recipe_path) if recipe_path.exists() else None
 
-    _save_or_remove(run / "importance", importance_figure(importance) if importance else None, ("png", "svg"))
+    still = still_heatmap(importance_grids(importance)) if importance else None
+    _save_or_remove(run / "importance", still, ("png", "svg"))
     _save_or_remove(run / "variants", variants_figure(summary), ("png",))
     page = run / "report.html"
     artifacts.write_text(page, render_report(summary, importance, recipe))
@@ -49,25 +54,17 @@ def render_report(
     summary: Mapping[str, Any], importance: Mapping[str, Any] | None = None, recipe: str | None = None
 ) -> str:
     """The page as text, from a loaded summary, importance artifact and recipe YAML; parts may be absent."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mixprec.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "words": words, "plural": plural, "integer": integer, "percent": percent, "significant": significant
-    }  # fmt: skip
-    return environment.get_template("template.html.j2").render(
+    return render_page(
+        "template.html.j2",
         summary={"title": "", "recipe": "", "model": ""} | dict(summary),
         verdict=verdict(summary),
-        heatmap=_heatmap(importance) if importance else None,
-        importance={"preset": "", "compared_preset": "", "cut_traces": 0} | dict(importance) if importance else None,
+        heatmap=heatmap_parts(importance_grids(importance)) if importance else None,
+        importance=_IMPORTANCE | dict(importance) if importance else None,
         tops=top_modules_table(summary),
         variants=variant_table(summary),
         behaviours=behaviour_table(summary),
-        presets=_preset_table(importance or {}),
+        presets=preset_table(importance or {}),
+        stability=stability_table(importance or {}),
         spans=_spans_table(importance or {}),
         measured_on=_measured_on(summary),
         skipped=_counted(importance),
@@ -83,10 +80,22 @@ def render_report(
         ],
         provenance=flatten(summary.get("provenance") or {}),
         recipe=recipe,
-        light=LIGHT,
-        dark=DARK,
-        outline=OUTLINE,
     )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page of this package's templates, with the filters and colours that all of them use."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mixprec.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "words": words, "plural": plural, "integer": integer, "percent": percent, "significant": significant
+    }  # fmt: skip
+    return environment.get_template(template).render(light=LIGHT, dark=DARK, outline=OUTLINE, **values)
 
 
 def _measured_on(summary: Mapping[str, Any]) -> list[str]:
@@ -106,17 +115,6 @@ def _counted(artifact: Mapping[str, Any] | None) -> dict[str, int]:
     return {reason: count for reason, count in ((artifact or {}).get("skipped") or {}).items() if count}
 
 
-def _load(path: Path) -> dict[str, Any]:
-    data: dict[str, Any] = artifacts.read_json(path)
-    found = data.get("schema_version") if isinstance(data, dict) else None
-    if found != artifacts.SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema_version is {found!r}, this mixprec reads {artifacts.SCHEMA_VERSION}; "
-            "run the recipe again, or use the version of mixprec that wrote it"
-        )
-    return data
-
-
 def _save_or_remove(stem: Path, figure: Figure | None, kinds: tuple[str, ...]) -> None:
     if figure is not None:
         save_figure(figure, stem, kinds)
@@ -125,14 +123,14 @@ def _save_or_remove(stem: Path, figure: Figure | None, kinds: tuple[str, ...]) -
         artifacts.remove(stem.with_name(f"{stem.name}.{kind}"))
 
 
-def _heatmap(importance: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page needs to draw the heatmaps, for wide and narrow screens, and without scripts."""
+def heatmap_parts(grids: Grids) -> dict[str, Any]:
+    """What a page needs to draw the heatmaps, for wide and narrow screens, and without scripts."""
     return {
-        "wide": _script_json(interactive_heatmap(importance).to_json()),
-        "narrow": _script_json(interactive_heatmap(importance, columns=1).to_json()),
+        "wide": _script_json(interactive_heatmap(grids).to_json()),
+        "narrow": _script_json(interactive_heatmap(grids, columns=1).to_json()),
         "plotly": Markup(get_plotlyjs()),
-        "still": data_uri(render(importance_figure(importance), "png", dpi=120), "image/png"),
-        "alt": summary_line(build_grids(importance)),
+        "still": data_uri(render(still_heatmap(grids), "png", dpi=120), "image/png"),
+        "alt": summary_line(grids),
     }
 
 
@@ -164,19 +162,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         elif value is not None:
             flat[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return flat
-
-
-def _preset_table(importance: Mapping[str, Any]) -> Table:
-    """How far another preset ranks the modules alike."""
-    rows = [
-        [
-            Cell(words(behaviour)),
-            Cell(significant(entry.get("spearman"), 2)),
-            Cell(f"{integer(entry.get('top10_overlap'))} of 10"),
-        ]
-        for behaviour, entry in (importance.get("comparison") or {}).items()
-    ]
-    return Table([Column("behaviour", numeric=False), Column("Spearman"), Column("top-ten overlap")], rows)
 
 
 def _spans_table(importance: Mapping[str, Any]) -> Table:

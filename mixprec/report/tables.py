@@ -175,7 +175,8 @@ def behaviour_table(summary: Mapping[str, Any]) -> Table:
 
 
 def top_modules_table(summary: Mapping[str, Any]) -> Table:
-    """The most important modules, one column per behaviour, best first, with their share of all importance.
+    """The most important modules, one column per behaviour, best first, with their share of all importance and the
+    interval of their rank.
 
     A module that several behaviours share stands out.
     """
@@ -192,8 +193,11 @@ def top_modules_table(summary: Mapping[str, Any]) -> Table:
                 row.append(Cell(ABSENT))
                 continue
             module = modules[index]
-            share = module.get("relative")
-            row.append(Cell(module["label"], "" if share is None else percent(share, 2), seen[module["label"]] > 1))
+            share, ranks = module.get("relative"), module.get("rank_interval")
+            note = "" if share is None else percent(share, 2)
+            # A rank that no resample changes needs no words.
+            note += f", {ranks[0]}–{ranks[1]}" if ranks and ranks[0] != ranks[1] else ""
+            row.append(Cell(module["label"], note, seen[module["label"]] > 1))
         rows.append(row)
     return Table([Column("rank"), *(Column(words(name), numeric=False) for name in lists)], rows)
 

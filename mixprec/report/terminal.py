@@ -31,9 +31,11 @@ def rich_table(table: Table, title: str) -> RichTable:
     drawn = RichTable(
         title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False
     )
-    for column in table.columns:
+    for index, column in enumerate(table.columns):
         heading = f"{column.group} {column.title}".strip()
-        drawn.add_column(Text(heading), justify="right" if column.numeric else "left", overflow="fold")
+        drawn.add_column(
+            Text(heading), justify="right" if column.numeric else "left", overflow="fold", no_wrap=index == 0
+        )
     for row in table.rows:
         drawn.add_row(*(_text(cell) for cell in row))
     return drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,9 @@ BUNDLED_SETS = ("attribution", "held_out")
 BEHAVIOURS = ("backtracking", "uncertainty_estimation", "example_testing", "adding_knowledge")
 #: The two labels that are annotated but not scored.
 UNSCORED = ("initializing", "deduction")
+
+#: What every row that Recorder writes begins with.
+_ROW = b'{"dataset": '
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def _trace(row: dict[str, Any], where: str) -> Trace:
     annotated = row.get("annotated")
     if annotated is not None and not isinstance(annotated, str):
         raise UserError(f"{where}: key 'annotated' is no text")
-    dataset = str(row.get("dataset", ""))
+    dataset = str(row.get("dataset") or "")
     identifier = f"{dataset}/{row['id']}" if dataset else row["id"]
     return Trace(identifier, dataset, row["prompt"], row["output"], annotated)
 
@@ -87,6 +91,24 @@ def _trace(row: dict[str, Any], where: str) -> Trace:
 def local_id(identifier: str, dataset: str) -> str:
     """A trace's id as its file has it: without the dataset that ``load`` puts in front."""
     return identifier.removeprefix(f"{dataset}/") if dataset else identifier
+
+
+def _mend(path: Path) -> None:
+    """Take away the half row (maybe half a character) that a kill in mid-line left; its prompt is done again.
+
+    A last row that is whole stays, and anything else too: the file may be another one, given by mistake.
+    """
+    tail = path.read_bytes().rpartition(b"\n")[2]
+    try:
+        whole = isinstance(json.loads(tail), dict)
+    except ValueError:
+        whole = False
+    with path.open("r+b") as file:
+        file.seek(-len(tail), os.SEEK_END)
+        if whole:
+            file.write(tail + b"\n")
+        elif tail.startswith(_ROW[: len(tail)]):
+            file.truncate()
 
 
 class Recorder:
@@ -98,14 +120,12 @@ class Recorder:
     def __init__(self, path: Path) -> None:
         self._path = path
         if path.is_file():
-            # A kill in mid-line leaves half a row; it goes, and its prompt is done again.
-            whole, newline, _ = artifacts.read_text(path).rpartition("\n")
-            artifacts.write_text(path, whole + newline)
+            _mend(path)
         self.done = {trace.id for trace in load(str(path))} if path.is_file() and path.stat().st_size else set()
 
     def write(self, trace: Trace) -> None:
         """Append one trace."""
-        row = {"dataset": trace.dataset, "id": local_id(trace.id, trace.dataset)}
+        row = {"dataset": trace.dataset, "id": local_id(trace.id, trace.dataset)}  # begins as _ROW says
         row |= {"prompt": trace.prompt, "output": trace.output}
         artifacts.append_line(self._path, json.dumps(row, ensure_ascii=False))
         self.done.add(trace.id)

@@ -85,6 +85,8 @@ def full_backpropagation(model: Any, layout: Layout, tokens: Tensor, window: Win
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str, output: Tensor) -> None:
+        if not output.requires_grad:
+            output.requires_grad_()  # the embeddings, where the graph begins
         output.retain_grad()
         outputs[name] = output
 

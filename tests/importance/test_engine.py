@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import dispatch_model
 from reference import TINY, full_backpropagation, layout_of, outputs_of, relative_error, tiny_model
 
+from mixprec import models
 from mixprec.importance.engine import run_trace
 from mixprec.importance.options import AttributionOptions
 from mixprec.importance.windows import Window, plan_work
@@ -142,3 +144,20 @@ def test_real_spans_on_the_embedded_model(smollm2: LoadedModel, shared_data: Pat
         reference = full_backpropagation(smollm2.model, layout, tokens, windows[number])
         for where in layout.slices.values():
             assert relative_error(gradients[number, where], reference[where]) < 1e-4
+
+
+def test_layers_behind_accelerate_hooks_get_the_same_gradients(tiny_checkpoint: Path) -> None:
+    """``device: auto``; one device is all there is here, but the hooks that move tensors between devices are real."""
+    plain, spread = models.load(str(tiny_checkpoint)), models.load(str(tiny_checkpoint), device="auto")
+    places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+    places |= {f"model.layers.{number}": "cpu" for number in range(2)}
+    dispatch_model(spread.model, places, force_hooks=True)
+    assert all(hasattr(layer, "_hf_hook") for layer in spread.model.model.layers)
+    tokens = torch.arange(3, 43)
+    one, other = (
+        run_trace(loaded.model, layout_of(loaded.model), tokens, torch.ones(1, 40), WINDOWS)
+        for loaded in (plain, spread)
+    )
+    assert one.gradients.any()
+    assert torch.equal(one.gradients, other.gradients)
+    assert torch.equal(one.row_sums, other.row_sums)

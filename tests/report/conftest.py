@@ -39,6 +39,9 @@ def build_importance(layers: int = 30, seed: int = 0) -> dict[str, Any]:
             "traces": 20 + index,
             "spans": spans,
             "tokens": 31 * spans,
+            "intervals": [[0.8 * float(score), 1.3 * float(score)] for score in scores],
+            "rank_intervals": [[1, 3] for _ in scores],
+            "stability": {"spearman_mean": 0.913, "spearman_p5": 0.847, "top10_overlap_mean": 7.25, "resamples": 990},
         }
     return {
         "schema_version": 1,
@@ -49,6 +52,7 @@ def build_importance(layers: int = 30, seed: int = 0) -> dict[str, Any]:
         "behaviours": behaviours,
         "skipped": {"text not found in the trace": 7, "unknown label": 3, "beyond the context": 0},
         "traces": 24,
+        "resamples": 1000,
         "comparison": {name: {"spearman": 0.81 - 0.1 * i, "top10_overlap": 7 - i} for i, name in enumerate(BEHAVIOURS)},
     }
 

@@ -13,30 +13,31 @@ from hypothesis import strategies as st
 from matplotlib.collections import QuadMesh
 
 from mixprec.errors import UserError
-from mixprec.report.grids import build_grids, layer_ticks, scale_ticks
-from mixprec.report.heatmap import importance_figure, interactive_heatmap
+from mixprec.importance.shift import KINDS, Kind, shift
+from mixprec.report.formatting import significant
+from mixprec.report.grids import Grids, Measure, importance_grids, layer_ticks, scale_ticks, shift_grids
+from mixprec.report.heatmap import interactive_heatmap, still_heatmap
 from mixprec.report.style import render, save_figure
 
 Make = Callable[..., dict[str, Any]]
 
 
 def test_scores_land_in_their_cells(importance: dict[str, Any]) -> None:
-    grids = build_grids(importance)
+    grids = importance_grids(importance)
     assert grids.kinds == ["q", "k", "v", "o", "gate", "up", "down"] and grids.layers == 30
     for panel in grids.panels:
         scores = importance["behaviours"][panel.behaviour]["scores"]
         for module, score in zip(importance["modules"], scores, strict=True):
             cell = grids.kinds.index(module["kind"]), module["layer"] - 1
-            assert panel.scores[cell] == score and grids.labels[cell] == module["label"]
-        assert np.nansum(panel.relative) == pytest.approx(1)
+            assert panel.values[cell] == score and grids.labels[cell] == module["label"]
         assert sorted(panel.ranks.ravel()) == list(range(1, 211))
-        assert panel.ranks[np.unravel_index(panel.scores.argmax(), panel.scores.shape)] == 1
+        assert panel.ranks[np.unravel_index(panel.values.argmax(), panel.values.shape)] == 1
 
 
 @pytest.mark.parametrize(("layers", "columns"), [(30, 2), (32, 2), (80, 1)])
 def test_four_axes_share_one_scale_and_mark_the_top(make_importance: Make, layers: int, columns: int) -> None:
     importance = make_importance(layers)
-    figure = importance_figure(importance)
+    figure = still_heatmap(importance_grids(importance))
     panels, bar = figure.axes[:4], figure.axes[4:]
     assert len(bar) == 1 and len({ax.get_position().x0 for ax in panels}) == columns
     meshes = [next(c for c in ax.collections if isinstance(c, QuadMesh)) for ax in panels]
@@ -51,7 +52,9 @@ def test_four_axes_share_one_scale_and_mark_the_top(make_importance: Make, layer
 
 
 def test_the_outline_lies_on_the_top_cell(importance: dict[str, Any]) -> None:
-    for ax, (layer, row) in zip(importance_figure(importance).axes, [(30, 5), (30, 6), (3, 6), (30, 4)], strict=False):
+    for ax, (layer, row) in zip(
+        still_heatmap(importance_grids(importance)).axes, [(30, 5), (30, 6), (3, 6), (30, 4)], strict=False
+    ):
         (outline,) = ax.patches
         assert outline.get_xy() == (layer - 0.5, row - 0.5)
 
@@ -60,7 +63,7 @@ def test_files_have_the_same_bytes_every_time(importance: dict[str, Any], tmp_pa
     written = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        written.append(save_figure(importance_figure(importance), tmp_path / name / "importance"))
+        written.append(save_figure(still_heatmap(importance_grids(importance)), tmp_path / name / "importance"))
     assert [path.name for path in written[0]] == ["importance.png", "importance.svg"]
     for first, second in zip(*written, strict=True):
         assert first.read_bytes() == second.read_bytes()
@@ -71,49 +74,55 @@ def test_files_have_the_same_bytes_every_time(importance: dict[str, Any], tmp_pa
 
 
 def test_hovering_tells_label_score_share_and_rank(importance: dict[str, Any]) -> None:
-    figure = interactive_heatmap(importance)
+    figure = interactive_heatmap(importance_grids(importance))
     assert len(figure.data) == 4 and {trace.coloraxis for trace in figure.data} == {"coloraxis"}
     scores = importance["behaviours"]["backtracking"]["scores"]
     hover = figure.data[0].text[5][29]
-    assert hover.startswith("<b>30_up</b><br>importance ") and hover.endswith("rank 1 of 210")
-    assert f"{100 * max(scores) / sum(scores):.2f}% of all" in hover
+    low, high = (significant(factor * max(scores)) for factor in (0.8, 1.3))
+    assert hover.startswith(f"<b>30_up</b><br>importance {significant(max(scores))} [{low}, {high}]<br>")
+    assert f"{100 * max(scores) / sum(scores):.2f}% of all" in hover and hover.endswith("rank 1 of 210, from 1 to 3")
+    for key in ("intervals", "rank_intervals"):
+        importance["behaviours"]["backtracking"][key] = None
+    hover = interactive_heatmap(importance_grids(importance)).data[0].text[5][29]
+    assert "[" not in hover and hover.endswith("rank 1 of 210")
+    figure = interactive_heatmap(importance_grids(importance))
     assert figure.data[0].z[5][29] ** 2 == pytest.approx(max(scores))
     texts = [annotation.text for annotation in figure.layout.annotations]
     assert "<b>30_up ▾</b>" in texts and "<b>▾ 3_down</b>" in texts
-    assert figure.to_json() == interactive_heatmap(importance).to_json()
+    assert figure.to_json() == interactive_heatmap(importance_grids(importance)).to_json()
 
 
 def test_many_layers_stack_and_columns_can_be_chosen(make_importance: Make) -> None:
     def columns(figure: Any) -> int:
         return len({tuple(axis.domain) for axis in figure.select_xaxes()})
 
-    assert columns(interactive_heatmap(make_importance(80))) == 1
-    assert columns(interactive_heatmap(make_importance(30))) == 2
-    assert columns(interactive_heatmap(make_importance(30), columns=1)) == 1
+    assert columns(interactive_heatmap(importance_grids(make_importance(80)))) == 1
+    assert columns(interactive_heatmap(importance_grids(make_importance(30)))) == 2
+    assert columns(interactive_heatmap(importance_grids(make_importance(30)), columns=1)) == 1
 
 
 def test_a_behaviour_without_spans_stays_empty(importance: dict[str, Any]) -> None:
     importance["behaviours"]["backtracking"] = {"scores": [0.0] * 210, "spans": 0, "traces": 0, "tokens": 0}
     importance["behaviours"]["example_testing"] = {"scores": None, "spans": 0, "traces": 0, "tokens": 0}
-    grids = build_grids(importance)
+    grids = importance_grids(importance)
     assert [panel.top is None for panel in grids.panels] == [True, False, True, False]
     assert grids.panels[0].counts == "no spans"
-    assert render(importance_figure(importance), "png", dpi=40)
-    json.loads(interactive_heatmap(importance).to_json())
+    assert render(still_heatmap(importance_grids(importance)), "png", dpi=40)
+    json.loads(interactive_heatmap(importance_grids(importance)).to_json())
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("behaviours", [0, 1, 3])
 def test_any_number_of_behaviours_draws(importance: dict[str, Any], behaviours: int) -> None:
     importance["behaviours"] = dict(list(importance["behaviours"].items())[:behaviours])
-    assert render(importance_figure(importance), "svg")
-    assert len(interactive_heatmap(importance).data) == behaviours
+    assert render(still_heatmap(importance_grids(importance)), "svg")
+    assert len(interactive_heatmap(importance_grids(importance)).data) == behaviours
 
 
 def test_scores_that_do_not_match_the_modules_are_refused(importance: dict[str, Any]) -> None:
     importance["behaviours"]["backtracking"]["scores"].pop()
     with pytest.raises(UserError, match=r"backtracking\.scores has 209 values for 210 modules"):
-        build_grids(importance)
+        importance_grids(importance)
 
 
 @given(st.integers(1, 200))
@@ -124,7 +133,58 @@ def test_layer_ticks_name_the_first_and_last_and_do_not_crowd(layers: int) -> No
         assert min(b - a for a, b in itertools.pairwise(ticks)) > 2
 
 
-@given(st.floats(1e-9, 1e6))
-def test_scale_ticks_are_inside_the_scale(maximum: float) -> None:
-    ticks = scale_ticks(maximum)
-    assert ticks == sorted(set(ticks)) and ticks[0] == 0 and maximum / 2 < ticks[-1] <= maximum
+@given(st.floats(1e-9, 1e6), st.booleans())
+def test_scale_ticks_are_inside_the_scale(maximum: float, signed: bool) -> None:
+    grids = Grids(Measure("x", signed), [], 0, 0, np.empty((0, 0)), [], maximum)
+    ticks = scale_ticks(grids)
+    assert ticks == sorted(set(ticks)) and 0 in ticks and maximum / 2 < ticks[-1] <= maximum
+    assert ticks[0] == (-ticks[-1] if signed else 0)
+
+
+def test_modules_without_a_layer_have_a_cell_of_their_own(importance: dict[str, Any]) -> None:
+    importance["modules"].append({"address": "lm_head", "label": "head", "layer": 0, "kind": "head"})
+    for number, entry in enumerate(importance["behaviours"].values(), 1):
+        entry |= {"scores": [*entry["scores"], float(number)], "intervals": None, "rank_intervals": None}
+    grids = importance_grids(importance)
+    assert grids.kinds[-1] == "head" and grids.panels[2].values[-1, 0] == 3 and grids.panels[2].top == (7, 1, "head")
+    assert np.isnan(grids.panels[2].values[-1, 1:]).all() and not np.isnan(grids.panels[2].values[:-1]).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shift_is_drawn_with_its_own_signs(make_importance: Make, kind: Kind) -> None:
+    made = shift(make_importance(30), make_importance(30, seed=1))
+    grids = shift_grids(made, kind)
+    figure, still = interactive_heatmap(grids), still_heatmap(grids)
+    meshes = [next(c for c in ax.collections if isinstance(c, QuadMesh)) for ax in still.axes[:4]]
+    highest = max(max(abs(value) for value in entry[kind]) for entry in made["behaviours"].values())
+    lowest = -highest if kind == "net" else 0
+    assert {mesh.get_clim() for mesh in meshes} == {(lowest, highest)}
+    axis = figure.layout.coloraxis
+    assert (axis.cmin, axis.cmax) == pytest.approx((-(highest**0.5) if lowest else 0, highest**0.5))
+    for trace, mesh, panel, entry in zip(figure.data, meshes, grids.panels, made["behaviours"].values(), strict=True):
+        values = np.array(entry[kind]).reshape(30, 7).T * (-1 if kind == "increases" else 1)
+        assert np.array_equal(panel.values, values) and np.allclose(mesh.get_array(), values)
+        drawn = np.array(trace.z, dtype=float)
+        assert np.allclose(np.sign(drawn) * drawn**2, values)
+        assert panel.top is not None and values[panel.top.row, panel.top.layer - 1] == values.max()
+
+
+def test_hovering_over_a_shift_tells_shares_and_ranks(make_importance: Make) -> None:
+    one, other = make_importance(8), make_importance(8)
+    scores = other["behaviours"]["backtracking"]["scores"]
+    scores[scores.index(max(scores))] = 0.0
+    before = one["behaviours"]["backtracking"]["scores"]
+    share = 100 * max(before) / sum(before)
+    text = interactive_heatmap(shift_grids(shift(one, other), "decreases")).data[0].text[5][7]
+    assert text == (
+        f"<b>8_up</b><br>relative importance {share:.2f}% → 0.00%<br>lost {significant(share)} points<br>rank 1 → 56"
+    )
+
+
+def test_a_behaviour_that_one_side_lacks_stays_empty(make_importance: Make) -> None:
+    one, other = make_importance(8), make_importance(8, seed=1)
+    other["behaviours"]["backtracking"] = {"scores": [0.0] * 56, "spans": 0, "traces": 0, "tokens": 0}
+    grids = shift_grids(shift(one, other), "net")
+    (panel,) = [panel for panel in grids.panels if panel.behaviour == "backtracking"]
+    assert panel.top is None and np.isnan(panel.values).all() and panel.counts == "no importance in second"
+    assert render(still_heatmap(grids), "png", dpi=40)

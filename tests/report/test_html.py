@@ -95,6 +95,9 @@ def test_the_page_is_complete_and_self_contained(full: str) -> None:
         "7 of 10",
         "in 8 passages",
         "past the context",
+        "drawn anew 1,000 times",
+        "0.85 or less in 5%",
+        "7.2 of 10",
     ):
         assert value in text
     assert RECIPE in "".join(page.text["code"])
@@ -140,6 +143,13 @@ def test_without_importance_the_rest_stands(run: Path, summary: dict[str, Any]) 
     assert not (run / "importance.png").exists() and not (run / "importance.svg").exists()
     text = Page(html).all_text()
     assert "Variants" in text and "How the spans were found" not in text and "Recipe" not in text
+
+
+def test_without_resamples_nothing_is_said_of_stability(summary: dict[str, Any], importance: dict[str, Any]) -> None:
+    for entry in importance["behaviours"].values():
+        entry |= {"intervals": None, "rank_intervals": None, "stability": None}
+    text = Page(render_report(summary, importance | {"resamples": 0})).all_text()
+    assert "Which modules matter" in text and "How stable" not in text and "resample" not in text
 
 
 def test_without_evaluation_the_rest_stands(run: Path, summary: dict[str, Any]) -> None:

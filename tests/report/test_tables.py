@@ -74,6 +74,12 @@ def test_modules_that_behaviours_share_stand_out() -> None:
     assert table.rows[1] == [Cell("2"), Cell("2_q", "4.21%"), Cell("–")]
 
 
+def test_the_interval_of_a_rank_is_noted_where_the_rank_moves() -> None:
+    modules = [{"label": "a", "relative": 0.1, "rank_interval": bounds} for bounds in ([1, 4], [2, 2], None)]
+    table = top_modules_table({"behaviours": {"b": {"top_modules": modules}}})
+    assert [row[1].note for row in table.rows] == ["10.00%, 1–4", "10.00%", "10.00%"]
+
+
 def test_markdown_escapes_pipes_and_marks_the_best(summary: dict[str, Any]) -> None:
     summary["variants"] = {"a|b\nc": summary["variants"]["w3"]} | summary["variants"]
     text = to_markdown(variant_table(summary))

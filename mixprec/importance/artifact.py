@@ -1,0 +1,125 @@
+"""importance.json: reading it, and what follows from its scores alone: shares, ranks, agreement of two rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata, spearmanr
+
+from mixprec import artifacts
+from mixprec.errors import UserError
+
+#: Length of the lists of most important modules, and of the overlaps between them.
+TOP = 10
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read an importance artifact.
+
+    Raises UserError where the file is missing, no importance artifact, of another schema version, or broken.
+    """
+    data = artifacts.read_versioned(path)
+    modules, behaviours = data.get("modules"), data.get("behaviours")
+    if not isinstance(modules, list) or not _are_modules(modules) or not behaviours or not isinstance(behaviours, dict):
+        raise UserError(f"{path}: is no importance.json; 'mixprec attribute' and 'mixprec run' write one")
+    for behaviour, entry in behaviours.items():
+        check_scores(entry, behaviour, len(modules), str(path))
+    return data
+
+
+def _are_modules(rows: Sequence[Any]) -> bool:
+    keys = {"address", "label", "layer", "kind"}
+    return len(rows) > 0 and all(isinstance(row, dict) and keys <= row.keys() for row in rows)
+
+
+def check_scores(entry: Any, behaviour: str, count: int, where: str) -> np.ndarray:
+    """Scores of a behaviour, shape (count,); all zero for one that was never seen.
+
+    Raises UserError naming ``where`` (a file) where they don't match the modules or are no numbers >= 0.
+    """
+    key = f"{where}: behaviours.{behaviour}.scores"
+    if not isinstance(entry, Mapping):
+        raise UserError(f"{key} is missing; run `mixprec attribute` again")
+    scores = entry.get("scores") or [0.0] * count
+    if len(scores) != count:
+        raise UserError(f"{key} has {len(scores)} values for {count} modules; run `mixprec attribute` again")
+    for index, score in enumerate(scores):
+        # NaN compares false, and a bool is an int.
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score < float("inf"):
+            raise UserError(f"{key}[{index}] is {score!r}, no number from 0 on; run `mixprec attribute` again")
+    return np.array(scores, dtype=float)
+
+
+def scores_of(importance: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """behaviour -> address -> score; behaviours without spans are left out."""
+    addresses = [module["address"] for module in importance["modules"]]
+    return {
+        behaviour: dict(zip(addresses, entry["scores"], strict=True))
+        for behaviour, entry in importance["behaviours"].items()
+        if entry["spans"]
+    }
+
+
+def relative(scores: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Relative importance RI = I / sum of I over all modules (arXiv 2504.02010 §2.3); zero where all I are zero."""
+    values = np.asarray(scores, dtype=float)
+    total = values.sum()
+    shares: np.ndarray = values / total if total > 0 else np.zeros_like(values)
+    return shares
+
+
+def ranks(scores: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Ranks from 1, the highest score first, ties in the order of the modules; over the last axis."""
+    ordered: np.ndarray = rankdata(-np.asarray(scores, dtype=float), method="ordinal", axis=-1).astype(int)
+    return ordered
+
+
+def agreement(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> dict[str, float | int | None]:
+    """How alike two lists of scores rank the same modules: Spearman's rho, and how many of the TOP are the same.
+
+    None where one of them ranks nothing, all its scores being the same.
+    """
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return {"spearman": None, f"top{TOP}_overlap": None}
+    both = (ranks(one) <= TOP) & (ranks(other) <= TOP)
+    return {"spearman": float(spearmanr(one, other).statistic), f"top{TOP}_overlap": int(both.sum())}
+
+
+def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """behaviour -> agreement of two artifacts on the same modules, for the behaviours that both have."""
+    return {
+        behaviour: agreement(entry["scores"], second["behaviours"][behaviour]["scores"])
+        for behaviour, entry in first["behaviours"].items()
+        if behaviour in second["behaviours"]
+    }
+
+
+def top_modules(importance: Mapping[str, Any]) -> dict[str, Any]:
+    """Per behaviour its spans and its highest modules, with scores, shares of the total and intervals of the rank."""
+    modules = importance["modules"]
+    found = {}
+    for behaviour, entry in importance["behaviours"].items():
+        shares = relative(entry["scores"])
+        order = np.argsort(ranks(entry["scores"]))[:TOP]
+        intervals = entry.get("rank_intervals")
+        found[behaviour] = {
+            "spans": entry["spans"],
+            "traces": entry["traces"],
+            "top_modules": [
+                {
+                    "rank": rank,
+                    "label": modules[i]["label"],
+                    "address": modules[i]["address"],
+                    "score": entry["scores"][i],
+                    "relative": float(shares[i]),
+                    "rank_interval": intervals[i] if intervals else None,
+                }
+                for rank, i in enumerate(order, 1)
+            ]
+            if entry["spans"]
+            else [],
+        }
+    return found

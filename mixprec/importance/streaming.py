@@ -1,0 +1,299 @@
+"""Attribution of models larger than memory: a decoder block's weights are in memory while the block is at work.
+
+Several traces sweep through the model together, so that the weights are read twice for all of them: once up, where
+every block sees the traces' tokens and then their spans, and once down, where it sees the spans again, with gradients.
+Kept in between: keys and values of all layers, and the hidden states that enter each block at span positions. Same
+operations as in engine.py in another order, so the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from mixprec import artifacts, models
+from mixprec.checkpoint.source import Source, fetch, open_source
+from mixprec.errors import UserError
+from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
+from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, Job, TraceResult, loss_gradient
+from mixprec.importance.options import SWEEP_GB
+from mixprec.importance.outputs import Layout, RowSums, SpanGradients, accumulation_dtype
+from mixprec.importance.windows import Batch, pack
+from mixprec.modules import EMBEDDING, HEAD, NORM
+
+
+@dataclass(frozen=True)
+class StreamedModel(models.LoadedModel):
+    """A model whose blocks are empty: their weights stay in ``source`` until they are needed on ``device``.
+
+    ``sweep_bytes``: what the traces of one sweep may keep in memory; one trace always goes.
+    """
+
+    source: Source
+    device: str = "cpu"
+    sweep_bytes: int = int(SWEEP_GB * 1e9)
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return len(self.model.model.layers)
+
+    @contextmanager
+    def block(self, index: int) -> Iterator[nn.Module]:
+        """A block with its weights; they go at the end.
+
+        Raises UserError where weights are missing, of another shape, NaN or infinite.
+        """
+        block = self.model.model.layers[index]
+        fill(block, f"model.layers.{index}.", self.source, self.device)
+        try:
+            yield block
+        finally:
+            block.to("meta")
+
+
+def open_model(
+    model_id: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    revision: str | None = None,
+    sweep_gb: float = SWEEP_GB,
+) -> StreamedModel:
+    """Open a checkpoint for ``run_traces``: only embeddings, final norm and head are read.
+
+    Raises UserError as models.load does, and for ``device`` auto: one device computes, whatever the model's size.
+    """
+    if device == "auto":
+        raise UserError("device: auto spreads weights over several GPUs; streamed ones need one device, such as cuda")
+    chosen = models.dtype_of(dtype)
+    folder = fetch(model_id, revision)
+    config, source = models.load_config(str(folder)), open_source(folder)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=chosen).eval()
+    model.model.rotary_emb.to(device)
+    for name in (EMBEDDING, NORM, HEAD):
+        if name == HEAD and f"{HEAD}.weight" not in source.tensors and config.tie_word_embeddings:
+            model.lm_head.weight = model.get_input_embeddings().weight
+        else:
+            fill(model.get_submodule(name), f"{name}.", source, device)
+    tokenizer = models.load_tokenizer(model_id, str(folder), None, config.vocab_size)
+    return StreamedModel(model, tokenizer, source, device, int(sweep_gb * 1e9))
+
+
+def fill(module: nn.Module, prefix: str, source: Source, device: str) -> None:
+    """Read a module's weights, whose names in the checkpoint begin with ``prefix``; its own dtype is kept."""
+    wanted = module.state_dict()
+    missing = [prefix + name for name in wanted if prefix + name not in source.tensors]
+    if missing:
+        raise UserError(f"{source.folder}: {len(missing)} weights are missing, first {missing[0]}")
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted({source.tensors[prefix + name].shard for name in wanted}):
+        with artifacts.open_tensors(source.folder / shard) as file:
+            for name, empty in wanted.items():
+                if source.tensors[prefix + name].shard == shard:
+                    tensors[name] = file.get_tensor(prefix + name).to(device=device, dtype=empty.dtype)
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise UserError(
+                f"{source.folder}: {prefix}{name} has the shape {tuple(tensor.shape)}, "
+                f"config.json asks for {tuple(wanted[name].shape)}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{source.folder}: {prefix}{name} holds NaN or infinite values; the checkpoint is broken")
+    module.load_state_dict(tensors, assign=True)
+    module.requires_grad_(False)
+
+
+def groups(loaded: StreamedModel, layout: Layout, jobs: Sequence[Job]) -> Iterator[range]:
+    """Numbers of the jobs of each sweep: as many as fit into ``loaded.sweep_bytes``, at least one."""
+    first, size = 0, 0
+    for number, job in enumerate(jobs):
+        needed = _bytes(loaded, layout, job)
+        if number > first and size + needed > loaded.sweep_bytes:
+            yield range(first, number)
+            first, size = number, 0
+        size += needed
+    if jobs:
+        yield range(first, len(jobs))
+
+
+def _bytes(loaded: StreamedModel, layout: Layout, job: Job) -> int:
+    """What one trace keeps during a sweep: hidden states, keys and values, span inputs of every block, results."""
+    config = loaded.model.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    each = next(loaded.model.parameters()).element_size()
+    positions = sum(window.compute for window in job.windows)
+    cached = len(job.tokens) * loaded.layers * 2 * config.num_key_value_heads * size
+    states = (len(job.tokens) + positions * (loaded.layers + 1)) * config.hidden_size
+    results = (len(job.rows) + len(job.windows)) * layout.size
+    return int((cached + states) * each + results * accumulation_dtype(loaded.model).itemsize)
+
+
+def run_traces(
+    loaded: StreamedModel,
+    layout: Layout,
+    jobs: Sequence[Job],
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[TraceResult]:
+    """engine.run_trace for several traces in one sweep up and one down; each block is read twice."""
+    with trace_attention(loaded.model), torch.no_grad():
+        traces = [_Trace(loaded.model, layout, job, chunk_tokens, batch_tokens, loaded.device) for job in jobs]
+        for index in range(loaded.layers):
+            with loaded.block(index) as block:
+                for trace in traces:
+                    trace.up(index, block)
+        for trace in traces:
+            trace.turn()
+        for index in reversed(range(loaded.layers)):
+            with loaded.block(index) as block:
+                for trace in traces:
+                    trace.down(index, block)
+    return [trace.result() for trace in traces]
+
+
+class _Recorder(nn.Module):
+    """Stands in for a block and notes what the model hands it: hidden states, rotary embeddings, masks."""
+
+    hidden: Tensor
+    context: dict[str, Any]
+
+    def forward(self, hidden: Tensor, **context: Any) -> Tensor:
+        self.hidden, self.context = hidden, context
+        return hidden
+
+
+@contextmanager
+def _recording(model: Any) -> Iterator[list[_Recorder]]:
+    """Put recorders into the place of the blocks."""
+    blocks = model.model.layers
+    recorders = [_Recorder() for _ in blocks]
+    model.model.layers = nn.ModuleList(recorders)
+    try:
+        yield recorders
+    finally:
+        model.model.layers = blocks
+
+
+@dataclass
+class _Piece:
+    """Positions that go through the blocks together, a chunk or a packed batch, as ``hidden`` (1, n, hidden).
+
+    ``contexts``: what each block needs besides. ``state`` makes the attention's state: anew for every block, since
+    the masks of all pieces together would be too large.
+    """
+
+    hidden: Tensor
+    contexts: list[dict[str, Any]]
+    state: Callable[[], Prefill | PackedSpans]
+
+    def through(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
+        """The block's output for ``hidden``."""
+        output: Tensor = block(hidden, **self.contexts[index], trace_state=self.state())
+        return output
+
+
+def _piece(model: Any, tokens: Tensor, state: Callable[[], Prefill | PackedSpans]) -> _Piece:
+    """The model's input at some positions, whose ids are ``tokens`` (n,)."""
+    first = state()
+    device = model.get_input_embeddings().weight.device
+    with _recording(model) as recorders:
+        model.model(
+            input_ids=tokens[None].to(device), position_ids=first.positions[None], use_cache=False, trace_state=first
+        )
+    for recorder in recorders:
+        del recorder.context["trace_state"]
+    contexts = [recorder.context for recorder in recorders]
+    return _Piece(recorders[0].hidden, contexts, state)
+
+
+@dataclass
+class _Spans:
+    """A packed batch on its way: the hidden states that entered each block, and the gradient on the way down."""
+
+    batch: Batch
+    piece: _Piece
+    found: SpanGradients
+    inputs: list[Tensor] = field(default_factory=list)
+    gradient: Tensor | None = None
+
+
+class _Trace:
+    """One trace in a sweep."""
+
+    def __init__(self, model: Any, layout: Layout, job: Job, chunk_tokens: int, batch_tokens: int, device: str) -> None:
+        self._model, self._layout, self._job = model, layout, job
+        self._sums = RowSums(layout, job.rows, accumulation_dtype(model))
+        cache, where = KeyValueCache(len(job.tokens)), torch.device(device)
+        self._chunks: dict[int, _Piece] = {}
+        for offset in range(0, len(job.tokens), chunk_tokens):
+            end = min(offset + chunk_tokens, len(job.tokens))
+            with self._sums.watching(layout.within(EMBEDDING), offset):
+                self._chunks[offset] = _piece(
+                    model,
+                    job.tokens[offset:end],
+                    lambda offset=offset, end=end: Prefill(cache, offset, end, where),  # type: ignore[misc]
+                )
+        self._spans = [
+            _Spans(
+                batch,
+                _piece(model, job.tokens[batch.positions], lambda batch=batch: PackedSpans(cache, batch, where)),  # type: ignore[misc]
+                SpanGradients(layout, batch, accumulation_dtype(model)),
+            )
+            for batch in pack(job.windows, batch_tokens)
+        ]
+
+    def up(self, index: int, block: nn.Module) -> None:
+        """All tokens, whose keys and values are cached, then the spans, through a block."""
+        for offset, chunk in self._chunks.items():
+            with self._sums.watching(self._layout.within(f"model.layers.{index}."), offset):
+                chunk.hidden = chunk.through(index, block, chunk.hidden)
+        for spans in self._spans:
+            spans.inputs.append(spans.piece.hidden)
+            spans.piece.hidden = spans.piece.through(index, block, spans.piece.hidden)
+
+    def turn(self) -> None:
+        """The spans' losses, and their gradients at the last block's output."""
+        norm = self._model.get_submodule(NORM)
+        watched = self._layout.within(NORM)
+        for offset, chunk in self._chunks.items():
+            with self._sums.watching(watched, offset):
+                norm(chunk.hidden)
+        self._chunks.clear()
+        if HEAD in self._layout.modules:
+            self._sums.add_logits(self._model.lm_head, NORM, HEAD)
+        for spans in self._spans:
+            hidden = spans.piece.hidden.requires_grad_()
+            with torch.enable_grad(), spans.found.watching(watched):
+                normed = norm(hidden)
+            gradient = loss_gradient(
+                models.head(self._model), normed.detach(), self._job.tokens, spans.batch, spans.found
+            )
+            (spans.gradient,) = torch.autograd.grad(normed, hidden, gradient)
+
+    def down(self, index: int, block: nn.Module) -> None:
+        """The spans through a block again, and their gradients from its output to its input."""
+        for spans in self._spans:
+            hidden = spans.inputs.pop().requires_grad_()
+            with torch.enable_grad(), spans.found.watching(self._layout.within(f"model.layers.{index}.")):
+                output = spans.piece.through(index, block, hidden)
+            (gradient,) = torch.autograd.grad(output, hidden, spans.gradient)
+            spans.gradient = gradient
+            if not index:
+                spans.found.add(EMBEDDING, gradient)
+
+    def result(self) -> TraceResult:
+        """What the sweeps found."""
+        gradients = self._sums.sums.new_zeros(len(self._job.windows), self._layout.size)
+        for spans in self._spans:
+            gradients[spans.batch.number] = spans.found.result
+        return TraceResult(self._sums.sums, gradients)

@@ -1,0 +1,225 @@
+"""Artifacts: nothing half-written, nothing lost between writing and reading, errors that name the file."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mixprec import artifacts
+from mixprec.errors import UserError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("problem", [RuntimeError, KeyboardInterrupt])
+def test_a_file_keeps_its_old_content_when_writing_fails(tmp_path: Path, problem: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    artifacts.write_text(path, "old")
+    with pytest.raises(problem), artifacts.atomic_path(path) as temporary:
+        temporary.write_text("half of the n")
+        raise problem
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for name in ("first", "second"):
+        with artifacts.atomic_path(target) as temporary:
+            temporary.mkdir()
+            (temporary / name).write_text(name)
+            assert name not in (names(target) if target.exists() else [])
+    assert names(target) == ["second"]
+    with pytest.raises(ValueError), artifacts.atomic_path(target) as temporary:
+        temporary.mkdir()
+        (temporary / "third").write_text("third")
+        raise ValueError
+    assert names(target) == ["second"]
+    assert names(tmp_path) == ["folder"]
+
+
+def test_what_a_killed_process_left_does_not_mix_in(tmp_path: Path) -> None:
+    leftover = tmp_path / ".folder.partial"
+    leftover.mkdir()
+    (leftover / "stale").write_text("stale")
+    with artifacts.atomic_path(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+    assert names(tmp_path / "folder") == []
+
+
+def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "kept").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    for path, reason in (
+        (tmp_path / "file" / "below.txt", "can't be written"),
+        (tmp_path / "folder", "can't be written"),
+        (tmp_path / "pipe", "no regular file"),
+    ):
+        with pytest.raises(UserError, match=f"{path.name}: .*{reason}.*--out"):
+            artifacts.write_text(path, "new")
+    assert names(tmp_path) == ["file", "folder", "pipe"]
+    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "folder" / "kept").read_text() == "mine"
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_appending_to_a_full_disk() -> None:
+    full = Path("/dev/full")
+    if not full.is_char_device():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(UserError, match="the disk is full"):
+        artifacts.append_line(full, "x")
+
+
+@same_folder
+@given(st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=4))
+def test_json_lines_come_back(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    path = tmp_path / "rows.jsonl"
+    artifacts.write_jsonl(path, rows)
+    assert artifacts.read_jsonl(path) == rows
+    assert path.read_bytes().count(b"\n") == len(rows)
+
+
+def test_json_lines_with_what_python_takes_for_ends_of_lines(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    text = "a\u2028b\u2029c\x0cd\x85e\r\nf\x1e"
+    artifacts.append_line(path, '{"text": "a\u2028b\x85"}')
+    artifacts.append_line(path, "")
+    artifacts.write_jsonl(tmp_path / "written.jsonl", [{"text": text}])
+    assert artifacts.read_jsonl(path) == [{"text": "a\u2028b\x85"}]
+    assert artifacts.read_jsonl(tmp_path / "written.jsonl") == [{"text": text}]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_does_not_have_are_refused(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        artifacts.write_json(tmp_path / "a.json", {"value": value})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        artifacts.write_jsonl(tmp_path / "a.jsonl", [{"value": value}])
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1,\n"b": }', r"a\.json:2: not valid JSON"),
+        (b'{"x": {"a": 1, "b": 2, "a": 3}}', r"a\.json: the key 'a' is there twice"),
+        (b'{"a": "\xff"}', r"a\.json: not UTF-8 text \(byte 7"),
+        (b"", r"a\.json:1: not valid JSON"),
+    ],
+)
+def test_broken_json(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        artifacts.read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"a": 1}\n\n{"b": ', r"a\.jsonl:3: not valid JSON"), ('{"a": 1}\n[2]\n', r"a\.jsonl:2: expected .* found list")],
+)
+def test_broken_json_lines(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(UserError, match=message):
+        artifacts.read_jsonl(tmp_path / "a.jsonl")
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    for read in (artifacts.read_json, artifacts.read_jsonl, artifacts.read_text, artifacts.load_tensors):
+        with pytest.raises(UserError, match=r"gone: .*[Nn]o such file"):
+            read(tmp_path / "gone")
+
+
+def test_tensors_come_back_with_their_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    tensors = {
+        "ü": torch.arange(6.0).reshape(2, 3).T,
+        "half": torch.ones(2, dtype=torch.bfloat16),
+        "none": torch.ones(0),
+    }
+    before = os.umask(0o027)
+    try:
+        artifacts.save_tensors(path, tensors, {"stamp": "ü", "nested": {"n": [1, None]}})
+    finally:
+        os.umask(before)
+    found, metadata = artifacts.load_tensors(path)
+    assert metadata == {"stamp": "ü", "nested": {"n": [1, None]}}
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert all(found[name].dtype == tensors[name].dtype for name in tensors)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_equal_tensors_are_equal_bytes(tmp_path: Path) -> None:
+    """safetensors writes metadata in another order every time."""
+    metadata = {name: '\u2028\x7f\x00\\ü"' + name for name in "abcdefgh"}
+    made = []
+    for order in (1, -1):
+        for _ in range(4):
+            path = tmp_path / "a.safetensors"
+            artifacts.save_tensors(
+                path, {"x": torch.ones(3), "ü\n": torch.zeros(2)}, dict([*metadata.items()][::order])
+            )
+            made.append(path.read_bytes())
+    assert len(set(made)) == 1
+    found, stored = artifacts.load_tensors(path)
+    assert stored == metadata
+    assert found["x"].tolist() == [1, 1, 1]
+    assert found["ü\n"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("keep", [0, 5, 40, -1])
+def test_truncated_tensors(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "a.safetensors"
+    artifacts.save_tensors(path, {"a": torch.ones(4)})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"a\.safetensors: broken safetensors file"):
+        artifacts.load_tensors(path)
+
+
+def test_fingerprints_depend_on_values_alone() -> None:
+    assert artifacts.fingerprint({"a": 1, "b": [2]}) == artifacts.fingerprint({"b": [2], "a": 1})
+    different = [[1], ["1"], [[1]], [1, 2], [2, 1], [12], [None], [{"a": 1}], [{"a": 1.5}], []]
+    assert len({artifacts.fingerprint(*parts) for parts in different}) == len(different)
+    # Fixed for ever: a change of this value repeats every stage of every run there is.
+    assert artifacts.fingerprint("ü", {"a": None}).startswith("bcdda1fefe40")
+
+
+def test_provenance_says_what_and_not_when() -> None:
+    made = artifacts.provenance(model="m")
+    assert made["model"] == "m"
+    assert (
+        made["packages"]["torch"] == torch.__version__.split("+")[0] or made["packages"]["torch"] == torch.__version__
+    )
+    assert made == artifacts.provenance(model="m")
+    assert set(made) == {"schema_version", "mixprec", "git_revision", "packages", "model"}
+
+
+def test_equal_tensors_are_equal_bytes_whatever_order_their_metadata_come_in(tmp_path: Path) -> None:
+    odd = {f"key {i}": f'ä "{i}" \\ \n\t\b\x01\x7f 🙂' for i in range(6)}
+    tensors = {"ä": torch.arange(3), "b": torch.ones(2)}
+    artifacts.save_tensors(tmp_path / "a", tensors, odd)
+    artifacts.save_tensors(tmp_path / "b", tensors, dict(reversed(odd.items())))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    loaded, metadata = artifacts.load_tensors(tmp_path / "a")
+    assert metadata == odd
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
