@@ -9,6 +9,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 make_environment dev
 cd "$root"
+# As mixprec sets it for itself: pytest imports torch first.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 in_venv() {
     printf '== %s\n' "$*"
     "$venv/bin/python" -m "$@"
