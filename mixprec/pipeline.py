@@ -285,7 +285,8 @@ def annotate_traces(spec: TracesSpec, source: str) -> list[spans.AnnotatedTrace]
         for trace in traces:
             if spec.annotator == "cues":
                 trace = store.Trace(trace.id, trace.dataset, trace.prompt, trace.output, cues.annotate_with_cues(trace))
-            found.append(spans.char_spans(trace, spec.preset))
+            # Cues are written in reading order and verbatim: only the rule made for that loses none.
+            found.append(spans.char_spans(trace, "aligned" if spec.annotator == "cues" else spec.preset))
             advance(1)
     summary = spans.summarise(found)
     if not any(summary.spans[behaviour] for behaviour in store.BEHAVIOURS):

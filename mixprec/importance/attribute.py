@@ -78,7 +78,8 @@ def _reduce(out: Path, suffix: str, layout: Layout, paths: Sequence[Path], reduc
         if not means.spans.sum():
             raise UserError(
                 f"no span of {', '.join(BEHAVIOURS)} in {len(paths)} traces (skipped: "
-                f"{dict(reduction.skipped[preset])}); annotate them first: mixprec annotate --help"
+                f"{dict(reduction.skipped[preset])}); annotate them with "
+                "mixprec annotate, or raise max_tokens where spans lie beyond it"
             )
         with bar(f"intervals, {preset}", len(layout.slices), "modules") as advance:
             spread = bootstrap.intervals(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from mixprec.traces.store import BEHAVIOURS, UNSCORED
@@ -65,12 +66,14 @@ def parse(annotated: str, rule: Rule) -> Parsed:
     """Read the segments of an annotation.
 
     Reasons for passing something over: ``nested`` (paper: the text holds another tag), ``empty`` (no text),
-    and with ``aligned`` ``unknown_label`` (an invented label) and ``outside`` (text that no label opens).
+    ``unknown_label`` (an invented or, but with ``aligned``, a numbered label), ``unclosed`` (no end-section, where
+    ``aligned`` needs none), and with ``aligned`` ``outside`` (text that no label opens).
     """
     if rule == "aligned":
         return _parse_tags(annotated)
-    segments = [_segment(LABELS[match[1]], match[2], match.start(2)) for match in _SECTION.finditer(annotated)]
-    skipped: Counter[str] = Counter()
+    matches = list(_SECTION.finditer(annotated))
+    segments = [_segment(LABELS[match[1]], match[2], match.start(2)) for match in matches]
+    skipped = _unread_tags(annotated, matches)
     kept = []
     for segment in segments:
         if not segment.text:
@@ -80,6 +83,16 @@ def parse(annotated: str, rule: Rule) -> Parsed:
         else:
             kept.append(segment)
     return Parsed(kept, skipped)
+
+
+def _unread_tags(annotated: str, sections: Sequence[re.Match[str]]) -> Counter[str]:
+    """Tags that open no section and lie in none, so that what they label is lost."""
+    inside = [range(*section.span()) for section in sections]
+    return Counter(
+        "unclosed" if label in LABELS else "unknown_label"
+        for label, start, _ in _tags(annotated)
+        if label != _END and not any(start in section for section in inside)
+    )
 
 
 def _segment(behaviour: str, text: str, position: int) -> Segment:

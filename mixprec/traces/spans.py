@@ -75,7 +75,9 @@ def char_spans(trace: Trace, rule: Rule, threshold: float = THRESHOLD) -> Annota
 def _placed(trace: Trace, rule: Rule, threshold: float) -> tuple[Parsed, list[Place]]:
     """The parsed annotation and each segment's place in ``trace.text``."""
     if trace.annotated is None:
-        raise UserError(f"trace {trace.id!r} has no annotation; run mixprec annotate first")
+        raise UserError(
+            f"trace {trace.id!r} has no annotation; annotate it, or let lexical cues do it (annotator: cues)"
+        )
     parsed = parse(trace.annotated, rule)
     prompt = len(trace.prompt)
     if rule == "released":

@@ -36,6 +36,14 @@ def test_unclosed_section() -> None:
     assert found(UNCLOSED, "aligned") == [("deduction", "So x."), ("backtracking", "Wait.")]
 
 
+@pytest.mark.parametrize("rule", ["released", "paper"])
+def test_what_the_strict_rules_cannot_read_is_counted(rule: Rule) -> None:
+    annotated = f'["musing"] Hm. ["end-section"] {CLEAN} ["2. deduction"] So. ["end-section"] ["deduction"] And so on'
+    parsed = parse(annotated, rule)
+    assert len(parsed.segments) == 2
+    assert parsed.skipped == {"unknown_label": 2, "unclosed": 1}
+
+
 def test_nested_section() -> None:
     assert parse(NESTED, "paper").skipped == {"nested": 1}
     parsed = parse(NESTED, "aligned")
