@@ -1,0 +1,67 @@
+"""The command line: verbs only. Each one calls a stage; ``mixprec run`` walks them all."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mixprec import __version__, processes
+from mixprec.cli.base import app, out
+from mixprec.errors import UserError
+
+# Importing them registers their verbs, in the order of --help.
+# isort: off
+from mixprec.cli import recipes, importance, compression  # noqa: F401
+# isort: on
+
+#: Verbs that share their work under ``accelerate launch``.
+_PARALLEL = ("attribute",)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"mixprec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    verb = context.invoked_subcommand
+    if processes.count() > 1 and verb not in _PARALLEL:
+        raise UserError(
+            f"mixprec {verb} works in one process; of all verbs only {', '.join(_PARALLEL)} shares its work between "
+            "several: start mixprec without accelerate launch or torchrun"
+        )
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 2 the user's error, 130 stopped by Ctrl-C, 1 ours (with its trace)."""
+    errors = Console(stderr=True)
+    try:
+        code = app(standalone_mode=False, prog_name="mixprec")
+        if code == 130:  # typer turns Ctrl-C into a code
+            raise KeyboardInterrupt
+    except UserError as problem:
+        which = "" if processes.is_main() else f"process {processes.rank()}: "
+        errors.print(f"[red]error:[/red] {escape(which + str(problem))}", soft_wrap=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        errors.print("stopped; what is finished is kept: the same command continues")
+        sys.exit(130)
+    except Exception as problem:
+        # Usage errors of typer's own parser know how to show themselves and carry exit code 2.
+        show = getattr(problem, "show", None)
+        if show is None:
+            raise
+        show()
+        sys.exit(getattr(problem, "exit_code", 2))
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,53 @@
+"""What the verbs share: the application, the types of their options, the examples under their help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+# Heavy imports (torch, transformers) stay inside the verbs, so that --help and mistakes answer at once.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find out which weights a language model reasons with, and spend the bits there.",
+    epilog="Start with: [bold]mixprec run quickstart[/bold]   then open runs/quickstart/report.html",
+    add_completion=False,
+)
+out = Console()
+
+RecipeName = Annotated[str, typer.Argument(help="Recipe file, or its name in 'mixprec ls'.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a key: --set model.dtype=bfloat16")]
+Data = Annotated[Path | None, typer.Option(help="Folder of data: sources (or MIXPREC_DATA).")]
+Model = Annotated[str, typer.Option(help="Bundled name, hub id, folder or GGUF file.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for several GPUs.")]
+Dtype = Annotated[str, typer.Option(help="Type to compute in: float32, bfloat16, float16.")]
+SpanRule = Annotated[str, typer.Option(help="How annotations become spans: paper, released or aligned.")]
+
+
+def epilog(*examples: str) -> str:
+    """Examples under a verb's help."""
+    return "\n\n".join(["[bold]Examples[/bold]", *(escape(example) for example in examples)])
+
+
+def checked(kind: Any, verb: str, **values: Any) -> Any:
+    """A recipe's part from options, with the recipe's checks."""
+    from pydantic import ValidationError
+
+    from mixprec.errors import from_pydantic
+
+    try:
+        return kind.model_validate(values)
+    except ValidationError as problem:
+        raise from_pydantic(problem, f"mixprec {verb}", kind) from None
+
+
+def scores_in(path: Path | None) -> Any:
+    from mixprec.importance import artifact
+
+    return None if path is None else artifact.scores_of(artifact.load(path))

@@ -1,0 +1,226 @@
+"""Verbs from traces to importance: trace, annotate, attribute, shift, rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mixprec import processes
+from mixprec.cli.base import Device, Dtype, Model, SpanRule, app, checked, epilog, out
+from mixprec.errors import UserError
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec trace prompts.jsonl --out traces.jsonl --max-new-tokens 512",
+        "mixprec trace prompts.jsonl --model Qwen/Qwen3-0.6B --chat-template --out traces.jsonl",
+    )
+)
+def trace(
+    prompts: Annotated[Path, typer.Argument(help="JSON lines with id, prompt and, if you like, dataset.")],
+    to: Annotated[Path, typer.Option("--out", help="Where the traces go.")],
+    model: Model = "smollm2-135m-instruct",
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 32_768,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.6,
+    top_p: Annotated[float, typer.Option(min=0, max=1)] = 0.95,
+    seed: int = 0,
+    chat_template: Annotated[bool, typer.Option("--chat-template", help="Use the model's own template.")] = False,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Let a model reason about prompts; writes traces."""
+    from collections import Counter
+
+    from mixprec import models
+    from mixprec.progress import bar
+    from mixprec.traces.generate import full_id, generate, load_prompts
+    from mixprec.traces.store import Recorder
+
+    recorder = Recorder(to)
+    rows = load_prompts(prompts)
+    left = [row for row in rows if full_id(row) not in recorder.done]
+    skipped: Counter[str] = Counter()
+    with bar("trace", len(rows), "prompts") as advance:
+        advance(len(rows) - len(left))
+        for made in generate(
+            models.load(model, dtype=dtype, device=device),
+            left,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            chat_template=chat_template,
+            skipped=skipped,
+        ):
+            recorder.write(made)
+            advance(1)
+    empty = f"; {skipped['empty']} left out: the model wrote nothing" if skipped["empty"] else ""
+    out.print(f"{to}: {len(recorder.done)} traces{empty}")
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec annotate traces.jsonl --out spans.jsonl",
+        "mixprec annotate traces.jsonl --preset aligned --out spans.jsonl",
+        "mixprec annotate my_traces.jsonl --annotator cues --out spans.jsonl",
+    )
+)
+def annotate(
+    traces: Annotated[str, typer.Argument(help="Trace file (JSON lines), or bundled:attribution.")],
+    to: Annotated[Path, typer.Option("--out", help="Where the spans go.")],
+    preset: SpanRule = "paper",
+    annotator: Annotated[str, typer.Option(help="given: the file's annotations; cues: lexical.")] = "given",
+) -> None:
+    """Find each behaviour's spans in annotated traces."""
+    from mixprec import pipeline
+    from mixprec.recipe import TracesSpec
+    from mixprec.traces import spans, store
+
+    spec = checked(TracesSpec, "annotate", source=traces, preset=preset, annotator=annotator)
+    found = pipeline.annotate_traces(spec, traces)
+    spans.save_spans(to, found)
+    summary = spans.summarise(found)
+    table = Table("behaviour", "spans", "traces", title=f"{to}: {summary.traces} traces")
+    for behaviour, count in summary.spans.items():
+        table.add_row(behaviour, str(count), str(summary.traces_with[behaviour]))
+    out.print(table)
+    out.print(f"traces without a span: {summary.traces_without_span}; skipped: {summary.skipped or 'none'}")
+    if preset == "aligned":
+        outcomes = spans.compare_rules(store.load(traces)) if annotator == "given" else {}
+        table = Table("behaviour", *spans.OUTCOMES, title="aligned against the released rule")
+        for behaviour, counts in outcomes.items():
+            table.add_row(behaviour, *(str(counts[outcome]) for outcome in spans.OUTCOMES))
+        out.print(table)
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec attribute spans.jsonl --out importance",
+        "mixprec attribute spans.jsonl --preset released --out importance --model ./my-model",
+        "accelerate launch --multi_gpu -m mixprec attribute spans.jsonl --out importance --device cuda",
+    )
+)
+def attribute(
+    spans_file: Annotated[Path, typer.Argument(metavar="SPANS", help="From 'mixprec annotate'.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder of the importance.")],
+    model: Model = "smollm2-135m-instruct",
+    preset: Annotated[str, typer.Option(help="Formulas: paper or released.")] = "paper",
+    compare: Annotated[list[str] | None, typer.Option(help="Another preset, in the same pass.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=2, help="Cut longer traces here.")] = None,
+    resamples: Annotated[
+        int | None, typer.Option(min=0, help="Bootstrap resamples for intervals; default 1000, 0: none.")
+    ] = None,
+    beyond_linear: Annotated[
+        bool, typer.Option("--beyond-linear", help="Embeddings, norms and logits too, in importance_beyond.json.")
+    ] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read weights block by block, for a model larger than memory.")
+    ] = False,
+    sweep_gb: Annotated[
+        float | None, typer.Option(help="With --stream: memory for the traces of one sweep; default 4.")
+    ] = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Compute the importance of every linear module for the four behaviours."""
+    from mixprec import artifacts, models, progress
+    from mixprec.importance import artifact, streaming
+    from mixprec.importance import attribute as stage
+    from mixprec.recipe import ImportanceSpec
+    from mixprec.report.grids import importance_grids
+    from mixprec.report.heatmap import still_heatmap
+    from mixprec.report.style import save_figure
+    from mixprec.report.tables import top_modules_table
+    from mixprec.report.terminal import rich_table
+    from mixprec.traces import spans
+
+    options = {"max_tokens": max_tokens, "resamples": resamples, "sweep_gb": sweep_gb}
+    given = {name: value for name, value in options.items() if value is not None}
+    flags = {"beyond_linear": beyond_linear, "stream": stream}
+    spec = checked(ImportanceSpec, "attribute", preset=preset, compare=tuple(compare or ()), **flags, **given)
+    found = spans.load_spans(spans_file)
+    if processes.one_only():
+        progress.console.print(
+            "accelerate launch --cpu starts one process; for several on CPUs give --multi_gpu instead"
+        )
+    where = {"dtype": dtype, "device": processes.join(device)}
+    with processes.main_first():
+        identity = artifacts.fingerprint(models.identity(model), dtype, device)
+    result = stage.attribute(
+        streaming.open_model(model, sweep_gb=spec.sweep_gb, **where) if stream else models.load(model, **where),
+        found,
+        to,
+        presets=spec.presets,
+        identity=identity,
+        max_tokens=spec.max_tokens,
+        resamples=spec.resamples,
+        beyond_linear=spec.beyond_linear,
+    )
+    processes.leave()
+    if not processes.is_main():
+        return
+    save_figure(still_heatmap(importance_grids(result)), to / "importance")
+    out.print(rich_table(top_modules_table({"behaviours": artifact.top_modules(result)}), "Most important modules"))
+    out.print(f"{to / 'importance.json'}, importance.png, importance.svg", soft_wrap=True)
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec shift original/importance.json awq/importance.json --out shift",
+        "mixprec shift distilled/importance.json base/importance.json --kind net --out distillation",
+    )
+)
+def shift(
+    first: Annotated[Path, typer.Argument(help="importance.json of the model that reasons better: the original.")],
+    second: Annotated[Path, typer.Argument(help="importance.json of its compressed copy, or of its base model.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder of shift.json, .html, .png and .svg.")],
+    kind: Annotated[str, typer.Option(help="What to draw: decreases, increases or net.")] = "decreases",
+) -> None:
+    """Show which modules lost relative importance from one model to another."""
+    from mixprec.importance import artifact
+    from mixprec.importance import shift as shifts
+    from mixprec.report.rankings import agreement_table, movers_table
+    from mixprec.report.shift import write_shift
+    from mixprec.report.terminal import rich_table
+
+    part = next((each for each in shifts.KINDS if each == kind), None)
+    if part is None:
+        raise UserError(f"--kind: {kind!r} is none of {', '.join(shifts.KINDS)}")
+    made = shifts.shift(artifact.load(first), artifact.load(second), (str(first), str(second)))
+    written = write_shift(made, part, to)
+    title = "Modules that gained most" if kind == "increases" else "Modules that lost most"
+    out.print(rich_table(movers_table(made, part), title))
+    out.print()
+    out.print(rich_table(agreement_table(made), "How alike the two rank their modules"))
+    for behaviour, reason in made["skipped"].items():
+        out.print(f"left out: {behaviour}, {reason}")
+    presets = [made[side]["preset"] for side in ("first", "second")]
+    if presets[0] != presets[1]:
+        out.print(f"the presets differ, {presets[0]} and {presets[1]}: part of the shift comes from the formulas")
+    out.print(", ".join(str(path) for path in written), soft_wrap=True)
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec rank runs/quickstart/importance/importance.json",
+        "mixprec rank importance.json last_up last_gate 1_up",
+        "mixprec rank importance.json last_*",
+    )
+)
+def rank(
+    importance: Annotated[Path, typer.Argument(help="importance.json")],
+    labels: Annotated[
+        list[str] | None, typer.Argument(metavar="[LABEL]...", help="32_up, last_mlp, *_gate; default: the top ten.")
+    ] = None,
+) -> None:
+    """Rank modules by their importance over all behaviours: overall, in their layer, among their kind."""
+    from mixprec.importance import artifact
+    from mixprec.importance import shift as shifts
+    from mixprec.report.rankings import places_table
+    from mixprec.report.terminal import rich_table
+
+    found = shifts.find_places(artifact.load(importance), labels or ())
+    out.print(rich_table(places_table(found), "Ranks by importance summed over behaviours"))

@@ -1,0 +1,187 @@
+"""Verbs on recipes and runs: run, plan, explain, validate, ls, cp, report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scores_in
+from mixprec.errors import UserError
+
+if TYPE_CHECKING:
+    from mixprec.recipe import Recipe
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec run quickstart",
+        "mixprec run recipes/r1_traces_smollm2.yaml --data ../shared/data",
+        "mixprec run quickstart --set model.dtype=bfloat16 --out /tmp/bf16",
+    )
+)
+def run(
+    recipe: RecipeName,
+    to: Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/<recipe>.")] = None,
+    data: Data = None,
+    change: Overrides = None,
+) -> None:
+    """Run a recipe from end to end. What is already there is kept; a killed run continues."""
+    import yaml
+
+    from mixprec import pipeline
+    from mixprec import recipe as recipes
+    from mixprec.report.terminal import print_summary
+
+    path = recipes.find(recipe)
+    chosen = recipes.load(path, change or ())
+    text = path.read_text(encoding="utf-8")
+    if change:
+        text = yaml.safe_dump(chosen.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+    folder = to or Path("runs") / path.stem
+    summary = pipeline.Run(chosen, text, path.stem, folder, data).run()
+    print_summary(summary, out)
+    out.print(f"[bold]{folder / 'report.html'}[/bold]", soft_wrap=True)
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec plan recipes/protect_last_mlp.yaml --out plan.json",
+        "mixprec plan quickstart --variant only_least_important --importance importance.json",
+    )
+)
+def plan(
+    recipe: RecipeName,
+    variant: Annotated[str | None, typer.Option(help="Which variant; default: the only one.")] = None,
+    importance: Annotated[Path | None, typer.Option(help="importance.json, for rules that rank.")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Where plan.json goes; default: the terminal.")] = None,
+    change: Overrides = None,
+) -> None:
+    """Write plan.json: every linear module with its format."""
+    from mixprec import models, modules
+    from mixprec import recipe as recipes
+    from mixprec.plan.rules import build_plan
+    from mixprec.plan.schema import dumps, save_plan
+
+    chosen = recipes.load(recipes.find(recipe), change or ())
+    variants = chosen.all_variants
+    name = variant or next(iter(variants), "")
+    if name not in variants or (variant is None and len(variants) > 1):
+        raise UserError(f"--variant: choose one of {', '.join(variants) or 'none (this recipe has no plan)'}")
+    inventory = modules.inventory(models.load_config(chosen.model.id, chosen.model.revision))
+    made = build_plan(variants[name].plan, inventory, chosen.model.id, chosen.compress.method, scores_in(importance))
+    if to:
+        save_plan(to, made)
+        out.print(f"{to}: {len(made.modules)} modules")
+    else:
+        sys.stdout.write(dumps(made))
+
+
+@app.command(epilog=epilog("mixprec explain quickstart", "mixprec explain recipes/selective_32_up.yaml"))
+def explain(
+    recipe: RecipeName,
+    importance: Annotated[Path | None, typer.Option(help="importance.json, for rules that rank.")] = None,
+    change: Overrides = None,
+) -> None:
+    """Show modules, bits and bytes of a recipe's variants, without loading weights."""
+    from mixprec import pipeline
+    from mixprec import recipe as recipes
+    from mixprec.report.formatting import size
+
+    path = recipes.find(recipe)
+    chosen = recipes.load(path, change or ())
+    done = Path("runs") / path.stem / "importance" / "importance.json"
+    scores = scores_in(importance or (done if done.is_file() else None))
+    table = Table(title=f"{path.name}: {chosen.model.id}", box=box.SIMPLE_HEAD)
+    table.add_column("variant", no_wrap=True)
+    table.add_column("modules")
+    for column in ("code bits", "effective", "before", "after"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, row in pipeline.explain(chosen, scores).items():
+        account = row["account"]
+        if account is None:
+            table.add_row(name, "waits for the importance", *["-"] * 4)
+            continue
+        table.add_row(
+            name,
+            "\n".join(f"{total['modules']} x {form}" for form, total in account["formats"].items()),
+            f"{account['code_bits']:.3f}",
+            f"{account['effective_bits']:.3f}",
+            size(account["dense_bytes"]),
+            size(account["packed_bytes"]),
+        )
+    out.print(table)
+    out.print(
+        "Bits per weight of the linear modules, without and with scales; size of the whole model in 16 bits and packed."
+    )
+
+
+@app.command(epilog=epilog("mixprec validate recipes/*.yaml"))
+def validate(recipe_files: Annotated[list[str], typer.Argument(metavar="RECIPE...")]) -> None:
+    """Check recipes and their plans without loading weights."""
+    from mixprec import pipeline
+    from mixprec import recipe as recipes
+
+    for name in recipe_files:
+        path = recipes.find(name)
+        chosen = recipes.load(path)
+        _try(path, chosen)
+        out.print(f"{path}: valid, {len(pipeline.explain(chosen, None))} variants")
+
+
+def _try(path: Path, chosen: Recipe) -> None:
+    from mixprec import pipeline
+
+    try:
+        pipeline.explain(chosen, None)
+    except UserError as problem:
+        raise UserError(f"{path}: {problem}") from None
+
+
+@app.command(name="ls", epilog=epilog("mixprec ls"))
+def list_recipes() -> None:
+    """List the recipes that come with mixprec, and the runs in this folder."""
+    from mixprec import recipe as recipes
+
+    table = Table("recipe", "model", "what it does")
+    for name, path in recipes.catalogue().items():
+        chosen = recipes.load(path)
+        table.add_row(name, chosen.model.id, chosen.title)
+    out.print(table)
+    finished = sorted(Path("runs").glob("*/summary.json"))
+    for path in finished:
+        out.print(f"run: {path.parent}  (report.html)")
+
+
+@app.command(epilog=epilog("mixprec cp quickstart my_experiment.yaml"))
+def cp(
+    recipe: RecipeName,
+    to: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes.")],
+) -> None:
+    """Copy a recipe, to change it."""
+    from mixprec import artifacts
+    from mixprec import recipe as recipes
+
+    source = recipes.find(recipe)
+    if to.exists():
+        raise UserError(f"{to}: is there already; choose another name")
+    artifacts.write_text(to, artifacts.read_text(source))
+    out.print(f"{to}: run it with: mixprec run {to}")
+
+
+@app.command(epilog=epilog("mixprec report runs/quickstart"))
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+) -> None:
+    """Write a run's report.html and pictures again, and print its table."""
+    from mixprec import artifacts
+    from mixprec.report.html import write_report
+    from mixprec.report.terminal import print_summary
+
+    page = write_report(folder)
+    print_summary(artifacts.read_json(folder / "summary.json"), out)
+    out.print(f"[bold]{page}[/bold]", soft_wrap=True)
