@@ -86,7 +86,7 @@ def _passage(hidden: Tensor, own_head: Head, original: Tensor, reference_head: H
             TokenFidelity(
                 nll=-own.gather(1, targets[:, None])[:, 0].double(),
                 # Rounding can make a KL of (nearly) equal distributions slightly negative.
-                kl=(ref.exp() * (ref - own)).sum(-1, dtype=torch.float64).clamp(min=0),
+                kl=torch.linalg.vecdot(ref.exp(), ref - own).double().clamp(min=0),
                 agree=own.argmax(-1) == ref.argmax(-1),
             )
         )
