@@ -1,0 +1,78 @@
+"""What a method needs to know of the inputs x_t (in,) of a linear module: second moments, magnitudes, drift.
+
+Sums over tokens, each with a weight, accumulated in float32 chunk by chunk; averages come out, so that statistics of
+more tokens have the same scale. Linears that share their input share their statistics.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+#: Columns of the second moments that are multiplied at once; blocks below the diagonal are mirrored, not computed.
+_BLOCK = 384
+
+
+class InputStatistics(NamedTuple):
+    """Weighted means over tokens of a linear's inputs.
+
+    hessian (in, in): x xᵀ, symmetric (GPTQ's H, arXiv 2210.17323 eq. 3, without its factor 2). mean_abs (in,): |x|.
+    tokens: how many with a weight above 0. drift (in, in) or None: (x̃ − x) xᵀ, where x̃ is the input that the
+    uncompressed model has at the same token (GPTAQ, arXiv 2504.02692, its ΔX Xᵀ).
+    """
+
+    hessian: Tensor
+    mean_abs: Tensor
+    tokens: int
+    drift: Tensor | None = None
+
+
+class InputSums:
+    """Running sums behind ``InputStatistics`` for inputs of ``width`` numbers."""
+
+    def __init__(self, width: int, *, drift: bool = False, device: torch.device | str = "cpu") -> None:
+        self._hessian = torch.zeros(width, width, device=device)
+        self._mean_abs = torch.zeros(width, device=device)
+        self._drift = torch.zeros(width, width, device=device) if drift else None
+        self._weight = 0.0
+        self._tokens = 0
+
+    def add(self, inputs: Tensor, weights: Tensor | None = None, full: Tensor | None = None) -> None:
+        """Add inputs (…, in) with token weights (…), 1 where none are given; ``full`` (…, in): x̃, for the drift."""
+        rows = inputs.reshape(-1, inputs.shape[-1]).float()
+        if weights is None:
+            weighted = rows
+            self._weight += len(rows)
+            self._tokens += len(rows)
+        else:
+            flat = weights.reshape(-1).to(rows)
+            weighted = rows * flat[:, None]
+            self._weight += float(flat.sum(dtype=torch.float64))
+            self._tokens += int((flat > 0).sum())
+        _add_symmetric(self._hessian, rows, weighted)
+        self._mean_abs += weighted.abs().sum(0)
+        if self._drift is not None:
+            if full is None:
+                raise ValueError("the drift needs the uncompressed model's inputs")
+            self._drift.addmm_((full.reshape(rows.shape).float() - rows).T, weighted)
+
+    def result(self) -> InputStatistics:
+        """The means so far.
+
+        Raises ValueError where no token with a weight above 0 was seen.
+        """
+        if self._weight <= 0:
+            raise ValueError("no token has a weight above 0")
+        drift = None if self._drift is None else self._drift / self._weight
+        return InputStatistics(self._hessian / self._weight, self._mean_abs / self._weight, self._tokens, drift)
+
+
+def _add_symmetric(total: Tensor, rows: Tensor, weighted: Tensor) -> None:
+    """total (in, in) += rowsᵀ weighted, a symmetric product: half of its blocks are computed."""
+    width = total.shape[0]
+    for start in range(0, width, _BLOCK):
+        end = min(start + _BLOCK, width)
+        total[start:end, start:].addmm_(rows[:, start:end].T, weighted[:, start:])
+        total[end:, start:end] = total[start:end, end:].T
