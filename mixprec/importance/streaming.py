@@ -9,18 +9,14 @@ operations as in engine.py in another order, so the same numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
-from mixprec import artifacts, models
-from mixprec.checkpoint.source import Source, fetch, open_source
-from mixprec.errors import UserError
+from mixprec import models
+from mixprec.blocks import BlockwiseModel, block_inputs, open_blockwise
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
 from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, Job, TraceResult, loss_gradient
 from mixprec.importance.options import SWEEP_GB
@@ -30,86 +26,19 @@ from mixprec.modules import EMBEDDING, HEAD, NORM
 
 
 @dataclass(frozen=True)
-class StreamedModel(models.LoadedModel):
-    """A model whose blocks are empty: their weights stay in ``source`` until they are needed on ``device``.
+class StreamedModel(BlockwiseModel):
+    """``sweep_bytes``: what the traces of one sweep may keep in memory; one trace always goes."""
 
-    ``sweep_bytes``: what the traces of one sweep may keep in memory; one trace always goes.
-    """
-
-    source: Source
-    device: str = "cpu"
     sweep_bytes: int = int(SWEEP_GB * 1e9)
 
-    @property
-    def layers(self) -> int:
-        """Number of blocks."""
-        return len(self.model.model.layers)
 
-    @contextmanager
-    def block(self, index: int) -> Iterator[nn.Module]:
-        """A block with its weights; they go at the end.
-
-        Raises UserError where weights are missing, of another shape, NaN or infinite.
-        """
-        block = self.model.model.layers[index]
-        fill(block, f"model.layers.{index}.", self.source, self.device)
-        try:
-            yield block
-        finally:
-            block.to("meta")
-
-
-def open_model(
-    model_id: str,
-    *,
-    dtype: str = "float32",
-    device: str = "cpu",
-    revision: str | None = None,
-    sweep_gb: float = SWEEP_GB,
-) -> StreamedModel:
+def open_model(model_id: str, *, sweep_gb: float = SWEEP_GB, **where: Any) -> StreamedModel:
     """Open a checkpoint for ``run_traces``: only embeddings, final norm and head are read.
 
-    Raises UserError as models.load does, and for ``device`` auto: one device computes, whatever the model's size.
+    ``where``: dtype, device, revision. Raises UserError as blocks.open_blockwise does.
     """
-    if device == "auto":
-        raise UserError("device: auto spreads weights over several GPUs; streamed ones need one device, such as cuda")
-    chosen = models.dtype_of(dtype)
-    folder = fetch(model_id, revision)
-    config, source = models.load_config(str(folder)), open_source(folder)
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=chosen).eval()
-    model.model.rotary_emb.to(device)
-    for name in (EMBEDDING, NORM, HEAD):
-        if name == HEAD and f"{HEAD}.weight" not in source.tensors and config.tie_word_embeddings:
-            model.lm_head.weight = model.get_input_embeddings().weight
-        else:
-            fill(model.get_submodule(name), f"{name}.", source, device)
-    tokenizer = models.load_tokenizer(model_id, str(folder), None, config.vocab_size)
-    return StreamedModel(model, tokenizer, source, device, int(sweep_gb * 1e9))
-
-
-def fill(module: nn.Module, prefix: str, source: Source, device: str) -> None:
-    """Read a module's weights, whose names in the checkpoint begin with ``prefix``; its own dtype is kept."""
-    wanted = module.state_dict()
-    missing = [prefix + name for name in wanted if prefix + name not in source.tensors]
-    if missing:
-        raise UserError(f"{source.folder}: {len(missing)} weights are missing, first {missing[0]}")
-    tensors: dict[str, Tensor] = {}
-    for shard in sorted({source.tensors[prefix + name].shard for name in wanted}):
-        with artifacts.open_tensors(source.folder / shard) as file:
-            for name, empty in wanted.items():
-                if source.tensors[prefix + name].shard == shard:
-                    tensors[name] = file.get_tensor(prefix + name).to(device=device, dtype=empty.dtype)
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise UserError(
-                f"{source.folder}: {prefix}{name} has the shape {tuple(tensor.shape)}, "
-                f"config.json asks for {tuple(wanted[name].shape)}"
-            )
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{source.folder}: {prefix}{name} holds NaN or infinite values; the checkpoint is broken")
-    module.load_state_dict(tensors, assign=True)
-    module.requires_grad_(False)
+    opened = open_blockwise(model_id, **where)
+    return StreamedModel(opened.model, opened.tokenizer, opened.source, opened.device, int(sweep_gb * 1e9))
 
 
 def groups(loaded: StreamedModel, layout: Layout, jobs: Sequence[Job]) -> Iterator[range]:
@@ -161,29 +90,6 @@ def run_traces(
     return [trace.result() for trace in traces]
 
 
-class _Recorder(nn.Module):
-    """Stands in for a block and notes what the model hands it: hidden states, rotary embeddings, masks."""
-
-    hidden: Tensor
-    context: dict[str, Any]
-
-    def forward(self, hidden: Tensor, **context: Any) -> Tensor:
-        self.hidden, self.context = hidden, context
-        return hidden
-
-
-@contextmanager
-def _recording(model: Any) -> Iterator[list[_Recorder]]:
-    """Put recorders into the place of the blocks."""
-    blocks = model.model.layers
-    recorders = [_Recorder() for _ in blocks]
-    model.model.layers = nn.ModuleList(recorders)
-    try:
-        yield recorders
-    finally:
-        model.model.layers = blocks
-
-
 @dataclass
 class _Piece:
     """Positions that go through the blocks together, a chunk or a packed batch, as ``hidden`` (1, n, hidden).
@@ -205,15 +111,10 @@ class _Piece:
 def _piece(model: Any, tokens: Tensor, state: Callable[[], Prefill | PackedSpans]) -> _Piece:
     """The model's input at some positions, whose ids are ``tokens`` (n,)."""
     first = state()
-    device = model.get_input_embeddings().weight.device
-    with _recording(model) as recorders:
-        model.model(
-            input_ids=tokens[None].to(device), position_ids=first.positions[None], use_cache=False, trace_state=first
-        )
-    for recorder in recorders:
-        del recorder.context["trace_state"]
-    contexts = [recorder.context for recorder in recorders]
-    return _Piece(recorders[0].hidden, contexts, state)
+    entering = block_inputs(model, tokens[None], position_ids=first.positions[None], trace_state=first)
+    for context in entering.contexts:
+        del context["trace_state"]
+    return _Piece(entering.hidden, entering.contexts, state)
 
 
 @dataclass

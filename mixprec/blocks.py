@@ -1,0 +1,142 @@
+"""Models whose decoder blocks stay on disk: each block's weights are in memory while it is at work.
+
+What works block by block (streamed attribution, compression) opens a checkpoint with ``open_blockwise``, lets the model
+say what its blocks are given with ``block_inputs``, and goes through ``BlockwiseModel.block``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from mixprec import artifacts, models
+from mixprec.checkpoint.source import Source, fetch, open_source
+from mixprec.errors import UserError
+from mixprec.modules import EMBEDDING, HEAD, NORM
+
+#: What lies outside the blocks.
+OUTSIDE = (EMBEDDING, NORM, HEAD)
+
+
+@dataclass(frozen=True)
+class BlockwiseModel(models.LoadedModel):
+    """A model whose blocks are empty: their weights stay in ``source`` until they are needed on ``device``."""
+
+    source: Source
+    device: str = "cpu"
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return len(self.model.model.layers)
+
+    @contextmanager
+    def block(self, index: int) -> Iterator[nn.Module]:
+        """A block with its weights; they go at the end.
+
+        Raises UserError where weights are missing, of another shape, NaN or infinite.
+        """
+        block = self.model.model.layers[index]
+        fill(block, f"model.layers.{index}.", self.source, self.device)
+        try:
+            yield block
+        finally:
+            block.to("meta")
+
+
+def open_blockwise(
+    model_id: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    revision: str | None = None,
+    outside: Sequence[str] = OUTSIDE,
+) -> BlockwiseModel:
+    """Open a checkpoint; of its weights only those ``outside`` the blocks are read, which stay in memory.
+
+    Raises UserError as models.load does, and for ``device`` auto: one device computes, whatever the model's size.
+    """
+    if device == "auto":
+        raise UserError("device: auto spreads weights over several GPUs; streamed ones need one device, such as cuda")
+    chosen = models.dtype_of(dtype)
+    folder = fetch(model_id, revision)
+    config, source = models.load_config(str(folder)), open_source(folder)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=chosen).eval()
+    model.model.rotary_emb.to(device)
+    for name in outside:
+        if name == HEAD and f"{HEAD}.weight" not in source.tensors and config.tie_word_embeddings:
+            model.lm_head.weight = model.get_input_embeddings().weight
+        else:
+            fill(model.get_submodule(name), f"{name}.", source, device)
+    tokenizer = models.load_tokenizer(model_id, str(folder), None, config.vocab_size)
+    return BlockwiseModel(model, tokenizer, source, device)
+
+
+def fill(module: nn.Module, prefix: str, source: Source, device: str) -> None:
+    """Read a module's weights, whose names in the checkpoint begin with ``prefix``; its own dtype is kept."""
+    wanted = module.state_dict()
+    missing = [prefix + name for name in wanted if prefix + name not in source.tensors]
+    if missing:
+        raise UserError(f"{source.folder}: {len(missing)} weights are missing, first {missing[0]}")
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted({source.tensors[prefix + name].shard for name in wanted}):
+        with artifacts.open_tensors(source.folder / shard) as file:
+            for name, empty in wanted.items():
+                if source.tensors[prefix + name].shard == shard:
+                    tensors[name] = file.get_tensor(prefix + name).to(device=device, dtype=empty.dtype)
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise UserError(
+                f"{source.folder}: {prefix}{name} has the shape {tuple(tensor.shape)}, "
+                f"config.json asks for {tuple(wanted[name].shape)}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{source.folder}: {prefix}{name} holds NaN or infinite values; the checkpoint is broken")
+    module.load_state_dict(tensors, assign=True)
+    module.requires_grad_(False)
+
+
+class BlockInputs(NamedTuple):
+    """``hidden`` (batch, tokens, hidden) enters the first block; ``contexts``: each block's other arguments."""
+
+    hidden: Tensor
+    contexts: list[dict[str, Any]]
+
+
+def block_inputs(model: Any, tokens: Tensor, **arguments: Any) -> BlockInputs:
+    """What the model hands its blocks for ``tokens`` (batch, tokens): rotary embeddings, masks, ``arguments``."""
+    device = model.get_input_embeddings().weight.device
+    with _recording(model) as recorders:
+        model.model(input_ids=tokens.to(device), use_cache=False, **arguments)
+    return BlockInputs(recorders[0].hidden, [recorder.context for recorder in recorders])
+
+
+class _Recorder(nn.Module):
+    """Stands in for a block and notes what the model hands it: hidden states, rotary embeddings, masks."""
+
+    hidden: Tensor
+    context: dict[str, Any]
+
+    def forward(self, hidden: Tensor, **context: Any) -> Tensor:
+        self.hidden, self.context = hidden, context
+        return hidden
+
+
+@contextmanager
+def _recording(model: Any) -> Iterator[list[_Recorder]]:
+    """Put recorders into the place of the blocks."""
+    blocks = model.model.layers
+    recorders = [_Recorder() for _ in blocks]
+    model.model.layers = nn.ModuleList(recorders)
+    try:
+        yield recorders
+    finally:
+        model.model.layers = blocks
