@@ -1,7 +1,7 @@
 """Models whose decoder blocks stay on disk: each block's weights are in memory while it is at work.
 
-What works block by block (streamed attribution, compression) opens a checkpoint with ``open_blockwise``, lets the model
-say what its blocks are given with ``block_inputs``, and goes through ``BlockwiseModel.block``.
+What works block by block (streamed attribution, compression) opens a checkpoint with ``open_blocks``, lets the model
+say what its blocks are given with ``block_inputs``, and goes through ``Blocks.block``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ OUTSIDE = (EMBEDDING, NORM, HEAD)
 
 
 @dataclass(frozen=True)
-class BlockwiseModel(models.LoadedModel):
+class Blocks:
     """A model whose blocks are empty: their weights stay in ``source`` until they are needed on ``device``."""
 
+    model: Any
     source: Source
     device: str = "cpu"
 
@@ -51,14 +52,14 @@ class BlockwiseModel(models.LoadedModel):
             block.to("meta")
 
 
-def open_blockwise(
+def open_blocks(
     model_id: str,
     *,
     dtype: str = "float32",
     device: str = "cpu",
     revision: str | None = None,
     outside: Sequence[str] = OUTSIDE,
-) -> BlockwiseModel:
+) -> Blocks:
     """Open a checkpoint; of its weights only those ``outside`` the blocks are read, which stay in memory.
 
     Raises UserError as models.load does, and for ``device`` auto: one device computes, whatever the model's size.
@@ -76,8 +77,7 @@ def open_blockwise(
             model.lm_head.weight = model.get_input_embeddings().weight
         else:
             fill(model.get_submodule(name), f"{name}.", source, device)
-    tokenizer = models.load_tokenizer(model_id, str(folder), None, config.vocab_size)
-    return BlockwiseModel(model, tokenizer, source, device)
+    return Blocks(model, source, device)
 
 
 def fill(module: nn.Module, prefix: str, source: Source, device: str) -> None:

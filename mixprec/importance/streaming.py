@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mixprec import models
-from mixprec.blocks import BlockwiseModel, block_inputs, open_blockwise
+from mixprec.blocks import Blocks, block_inputs, open_blocks
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
 from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, Job, TraceResult, loss_gradient
 from mixprec.importance.options import SWEEP_GB
@@ -26,8 +26,8 @@ from mixprec.modules import EMBEDDING, HEAD, NORM
 
 
 @dataclass(frozen=True)
-class StreamedModel(BlockwiseModel):
-    """``sweep_bytes``: what the traces of one sweep may keep in memory; one trace always goes."""
+class StreamedModel(Blocks, models.LoadedModel):
+    """A model whose blocks stay on disk. ``sweep_bytes``: what the traces of one sweep may keep in memory; one trace always goes."""
 
     sweep_bytes: int = int(SWEEP_GB * 1e9)
 
@@ -35,10 +35,11 @@ class StreamedModel(BlockwiseModel):
 def open_model(model_id: str, *, sweep_gb: float = SWEEP_GB, **where: Any) -> StreamedModel:
     """Open a checkpoint for ``run_traces``: only embeddings, final norm and head are read.
 
-    ``where``: dtype, device, revision. Raises UserError as blocks.open_blockwise does.
+    ``where``: dtype, device, revision. Raises UserError as blocks.open_blocks does.
     """
-    opened = open_blockwise(model_id, **where)
-    return StreamedModel(opened.model, opened.tokenizer, opened.source, opened.device, int(sweep_gb * 1e9))
+    opened = open_blocks(model_id, **where)
+    tokenizer = models.load_tokenizer(model_id, str(opened.source.folder), None, opened.model.config.vocab_size)
+    return StreamedModel(opened.model, tokenizer, opened.source, opened.device, int(sweep_gb * 1e9))
 
 
 def groups(loaded: StreamedModel, layout: Layout, jobs: Sequence[Job]) -> Iterator[range]:
