@@ -27,7 +27,7 @@ from mixprec.modules import EMBEDDING, HEAD, NORM
 
 @dataclass(frozen=True)
 class StreamedModel(Blocks, models.LoadedModel):
-    """A model whose blocks stay on disk. ``sweep_bytes``: what the traces of one sweep may keep in memory; one trace always goes."""
+    """Blocks on disk. ``sweep_bytes``: what the traces of one sweep may keep in memory; one trace always goes."""
 
     sweep_bytes: int = int(SWEEP_GB * 1e9)
 
