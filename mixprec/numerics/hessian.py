@@ -38,12 +38,20 @@ class Factor(NamedTuple):
     retries: int
 
 
-def factorize(hessian: Tensor, *, damping: float = 0.01, act_order: bool = False, max_retries: int = 5) -> Factor:
+def factorize(
+    hessian: Tensor,
+    *,
+    damping: float = 0.01,
+    act_order: bool = False,
+    group_size: int | None = None,
+    max_retries: int = 5,
+) -> Factor:
     """The factor of ``hessian`` (in, in), symmetric, with ``damping`` · (mean of its diagonal) added to the diagonal.
 
-    ``act_order``: columns by falling diagonal, equal ones in natural order. Dead inputs, whose diagonal is 0, get
-    diagonal 1 and don't count in the mean. Where the damped Hessian is not positive definite, damping is raised
-    tenfold, at most ``max_retries`` times. Computed in float64; see _upper_factor.
+    ``act_order``: columns by falling diagonal; with ``group_size``, groups of that many by their falling mean and only
+    columns of a group among themselves. Dead inputs, whose diagonal is 0, get diagonal 1 and don't count in the mean.
+    Where the damped Hessian is not positive definite, damping is raised tenfold, at most ``max_retries`` times.
+    Computed in float64; see _upper_factor.
 
     Raises SingularHessian where no damping helps, ValueError for NaN or infinite entries or a negative damping.
     """
@@ -53,7 +61,7 @@ def factorize(hessian: Tensor, *, damping: float = 0.01, act_order: bool = False
         raise ValueError("the Hessian holds NaN or infinite entries: some input of the linear was not finite")
     diagonal = hessian.diagonal()
     dead = diagonal == 0
-    order = torch.argsort(diagonal, descending=True, stable=True) if act_order else None
+    order = activation_order(diagonal, group_size) if act_order else None
     work = hessian.to(torch.float64, copy=True)
     work.diagonal().masked_fill_(dead, 1.0)
     mean = float(diagonal[~dead].mean(dtype=torch.float64)) if not bool(dead.all()) else 0.0
@@ -75,6 +83,18 @@ def factorize(hessian: Tensor, *, damping: float = 0.01, act_order: bool = False
         f"the Hessian ({len(dead)} inputs, mean of its diagonal {mean:.3g}) is not positive definite even with "
         f"damping {damping:.3g} of that mean; were the inputs gathered correctly?"
     )
+
+
+def activation_order(diagonal: Tensor, group_size: int | None = None) -> Tensor:
+    """Columns (in,) long by falling ``diagonal`` (in,), equal ones in natural order; see factorize for groups."""
+    order = torch.argsort(diagonal, descending=True, stable=True)
+    if group_size is None:
+        return order
+    group = torch.arange(len(diagonal), device=diagonal.device) // group_size
+    sizes = torch.bincount(group)
+    means = torch.zeros(len(sizes), dtype=torch.float64, device=diagonal.device).index_add_(0, group, diagonal.double())
+    rank = torch.argsort(torch.argsort(means / sizes, descending=True, stable=True))
+    return order[torch.argsort(rank[group[order]], stable=True)]
 
 
 def output_error(delta: Tensor, hessian: Tensor) -> float:
