@@ -23,7 +23,8 @@ from mixprec.numerics.hessian import Factor
 
 #: Columns that are solved one by one before a matrix product updates the rest of their block.
 _RUN = 32
-_DEFAULT_SEARCH = Search()
+#: What grids are searched by where nothing else is said.
+DEFAULT_SEARCH = Search()
 
 
 def gptq(
@@ -33,7 +34,7 @@ def gptq(
     *,
     block: int = 128,
     static_groups: bool = False,
-    search: Search | None = _DEFAULT_SEARCH,
+    search: Search | None = DEFAULT_SEARCH,
 ) -> Quantized:
     """Codes and grid of ``weight`` (out, in), finite, for inputs whose Hessian is behind ``factor``.
 
@@ -50,14 +51,14 @@ def gptq(
 
 
 def transposed(weight: Tensor, factor: Factor) -> Tensor:
-    """A copy (in, out) of ``weight`` (out, in) in float32 or wider; weights of dead inputs are 0.
+    """A contiguous copy (in, out) of ``weight`` (out, in) in float32 or wider.
 
     Raises ValueError where weight and factor don't fit.
     """
     if weight.shape[1] != len(factor.dead):
         raise ValueError(f"weights of shape {tuple(weight.shape)} and a factor for {len(factor.dead)} inputs")
     columns = weight.new_empty(weight.shape[::-1], dtype=torch.promote_types(weight.dtype, torch.float32))
-    return columns.copy_(weight.T).masked_fill_(factor.dead[:, None], 0)
+    return columns.copy_(weight.T)
 
 
 def solve(
@@ -72,6 +73,7 @@ def solve(
     """gptq of weights that are ``transposed``, which are overwritten."""
     if block < 1:
         raise ValueError(f"blocks need at least one column, not {block}")
+    columns.masked_fill_(factor.dead[:, None], 0)
     width, rows = columns.shape
     size, order = group_size(format, width), factor.order
     groups = (torch.arange(width) if order is None else order.cpu()).div(size, rounding_mode="floor").tolist()

@@ -11,8 +11,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mixprec.numerics import groupwise
 from mixprec.numerics.formats import WHOLE_ROW, Format
-from mixprec.numerics.groupwise import Grid, Quantized, dequantize, encode, fit, quantize, scale_dtype_of
+from mixprec.numerics.groupwise import Grid, Quantized, Search, dequantize, encode, fit, quantize, scale_dtype_of
 
 formats = st.builds(Format, st.integers(2, 8), st.sampled_from([WHOLE_ROW, 1, 2, 3, 4, 7, 8, 64]), st.booleans())
 # Away from float16's subnormals, whose scales are too coarse for the bounds; these are tested on their own.
@@ -213,3 +214,90 @@ def test_scales_are_stored_in_the_weights_type_or_float16() -> None:
         (torch.float64, torch.float16),
     ]:
         assert fit(weight.to(dtype), Format(3)).scales.dtype == expected
+
+
+searches = st.builds(Search, st.sampled_from([0.3, 0.5, 0.8]), st.sampled_from([0.1, 0.25]), st.sampled_from([0, 1, 3]))
+
+
+def loss(group: list[float], costs: list[float], scale: float, zero: int, format: Format) -> float:
+    """What rounding ``group`` onto this grid costs."""
+    lowest = 0 if not format.symmetric else -(2 ** (format.bits - 1))
+    highest = lowest + 2**format.bits - 1
+    codes = [min(max(round(w / scale) + zero, lowest), highest) for w in group]
+    return sum(c * (w - (code - zero) * scale) ** 2 for w, c, code in zip(group, costs, codes, strict=True))
+
+
+def least_loss(group: list[float], costs: list[float], format: Format, search: Search, dtype: torch.dtype) -> float:
+    """The least over all grids that are tried, number by number."""
+    steps, tried = 2**format.bits - 1, []
+    for n in range(round((1 - search.lowest) / search.step) + 1):
+        part = 1 - n * search.step
+        low, high = min(0.0, *group) * part, max(0.0, *group) * part
+        scale = stored((2 * max(-low, high) if format.symmetric else high - low) / steps, dtype) or 1.0
+        zero = 0 if format.symmetric else min(max(round(-low / scale), 0), steps)
+        tried.append((loss(group, costs, scale, zero, format), scale, zero))
+    best, scale, zero = min(tried, key=lambda t: t[0])
+    lowest = -(2 ** (format.bits - 1)) if format.symmetric else -zero
+    for _ in range(search.refits):
+        levels = [min(max(round(w / scale), lowest), lowest + steps) for w in group]
+        across = sum(c * w * level for w, c, level in zip(group, costs, levels, strict=True))
+        along = sum(c * level**2 for c, level in zip(costs, levels, strict=True))
+        refit = stored(across / along, dtype) or 1.0 if across > 0 and along > 0 else scale
+        if loss(group, costs, refit, zero, format) < best:
+            best, scale = loss(group, costs, refit, zero, format), refit
+    return best
+
+
+@settings(max_examples=80, deadline=None)
+@given(weights(), formats, searches, st.booleans(), st.integers(0, 99))
+def test_the_search_finds_the_best_of_what_it_tries(
+    weight: torch.Tensor, format: Format, search: Search, weighted: bool, seed: int
+) -> None:
+    columns = weight.shape[1]
+    costs = torch.rand(columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    costs = costs if weighted else torch.ones_like(costs)
+    grid = fit(weight, format, search=search, column_weights=costs if weighted else None)
+    assert grid.scales.shape == (weight.shape[0], format.groups(columns))
+    assert grid.scales.dtype == torch.float16
+    assert (grid.zeros is None) == format.symmetric
+    size = columns if format.group_size == WHOLE_ROW else format.group_size
+    for row in range(weight.shape[0]):
+        for group, start in enumerate(range(0, columns, size)):
+            values, its = weight[row, start : start + size].tolist(), costs[start : start + size].tolist()
+            zero = 0 if grid.zeros is None else int(grid.zeros[row, group])
+            found = loss(values, its, float(grid.scales[row, group]), zero, format)
+            # Equal up to the order of additions, which may decide between grids that are equally good.
+            assert found == pytest.approx(least_loss(values, its, format, search, torch.float16), rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("format", [Format(3, 8), Format(4, 8, symmetric=False), Format(2), Format(3, 7)])
+def test_the_search_does_not_depend_on_its_pieces(format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(150, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = fit(weight, format, search=Search())
+    monkeypatch.setattr(groupwise, "_PIECE", 600)
+    pieces = fit(weight, format, search=Search())
+    assert torch.equal(whole.scales, pieces.scales)
+    assert whole.zeros is None or (pieces.zeros is not None and torch.equal(whole.zeros, pieces.zeros))
+
+
+def test_an_outlier_that_costs_nothing_is_clipped() -> None:
+    weight = torch.cat([torch.linspace(-1, 1, 15), torch.tensor([1.9])])[None]
+    costs = torch.ones(16)
+    kept = fit(weight, Format(4), search=Search(), column_weights=costs)
+    costs[-1] = 0
+    clipped = fit(weight, Format(4), search=Search(), column_weights=costs)
+    assert clipped.scales.item() < 0.6 * fit(weight, Format(4)).scales.item() < 0.61 * 1.9 * 2 / 15
+    assert clipped.scales < kept.scales
+
+
+def test_searched_grids_of_zeros_and_of_narrow_types() -> None:
+    grid = fit(torch.zeros(2, 8), Format(3, 4), search=Search())
+    assert bool((grid.scales == 1).all())
+    weight = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    assert fit(weight.bfloat16(), Format(3, 8), search=Search()).scales.dtype == torch.bfloat16
+
+
+def test_factors_of_a_search() -> None:
+    assert Search(0.5, 0.25, 0).factors == (0.75, 0.5)
+    assert Search(0.45, 0.05).factors[-1] == pytest.approx(0.45)
+    assert Search(1.0).factors == ()
