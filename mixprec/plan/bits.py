@@ -1,45 +1,57 @@
 """All bit accounting: bits per weight, bytes of a packed model, bytes of a 16-bit one. Reads no weights.
 
-Codes take ``bits`` each, scales 16 bits per group, zero points of asymmetric formats ``bits`` per group.
+Codes take ``bits`` each, scales 16 bits per group, zero points of asymmetric formats ``bits`` per group. Formats with
+code books take 16 bits per group for the offset too, and 16 bits per row for each of the 2^bits entries of its book.
+Where weights are zero, only the others are counted, and one bit per weight that says which they are.
 Modules that are kept and everything else (embeddings, norms, biases, the head, once if tied) take 16 bits per
 element. Averages run over the weights of the linear modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mixprec.modules import Inventory, LinearModule
-from mixprec.numerics.formats import Format, Keep
+from mixprec.numerics.formats import AnyFormat, CodebookFormat, Keep
 from mixprec.plan.schema import Plan, check_modules
 
-_WORD = 16  # bits of a kept weight, and of a scale
+_WORD = 16  # bits of a kept weight, of a scale, of an offset and of an entry of a code book
 
 
 @dataclass(frozen=True)
 class Storage:
-    """What one or more modules take, in bits: their weights as codes (or kept), scales, zero points."""
+    """What one or more modules take, in bits.
+
+    ``codes``: the weights as codes, or kept. ``zeros``: zero points, or the offsets beside a code book.
+    ``indices``: which weights are not zero.
+    """
 
     weights: int
     codes: int
-    scales: int
-    zeros: int
+    scales: int = 0
+    zeros: int = 0
+    codebooks: int = 0
+    indices: int = 0
 
     @property
     def code_bits(self) -> float:
-        """Bits per weight without scales and zero points."""
+        """Bits per weight of the codes alone."""
         return self.codes / self.weights
 
     @property
     def effective_bits(self) -> float:
-        """Bits per weight with scales and zero points."""
-        return (self.codes + self.scales + self.zeros) / self.weights
+        """Bits per weight with scales, zero points, code books and indices."""
+        return sum(self._parts) / self.weights
 
     @property
     def bytes(self) -> int:
         """Bytes of the packed tensors, each filled up to a whole byte."""
-        return sum(-(-bits // 8) for bits in (self.codes, self.scales, self.zeros))
+        return sum(-(-bits // 8) for bits in self._parts)
+
+    @property
+    def _parts(self) -> tuple[int, ...]:
+        return (self.codes, self.scales, self.zeros, self.codebooks, self.indices)
 
 
 @dataclass(frozen=True)
@@ -66,17 +78,24 @@ class Account:
     dense_bytes: int
 
 
-def storage(module: LinearModule, format: Format | Keep) -> Storage:
-    """What ``module`` takes in ``format``."""
+def storage(module: LinearModule, format: AnyFormat, sparsity: float = 0.0) -> Storage:
+    """What ``module`` takes in ``format``, with a share ``sparsity`` (0 to 1) of its weights zero.
+
+    Zeros are left out, and one bit per weight says where they are, unless all codes take no more than that.
+    """
+    width = _WORD if isinstance(format, Keep) else format.bits
+    codes, indices = module.weights * width, 0
+    left_out = round(sparsity * module.weights) * width
+    if left_out > module.weights:
+        codes, indices = codes - left_out, module.weights
     if isinstance(format, Keep):
-        return Storage(module.weights, module.weights * _WORD, 0, 0)
+        return Storage(module.weights, codes, indices=indices)
     groups = module.out_features * format.groups(module.in_features)
-    return Storage(
-        weights=module.weights,
-        codes=module.weights * format.bits,
-        scales=groups * _WORD,
-        zeros=0 if format.symmetric else groups * format.bits,
-    )
+    if isinstance(format, CodebookFormat):
+        zeros, codebooks = groups * _WORD, module.out_features * 2**format.bits * _WORD
+    else:
+        zeros, codebooks = 0 if format.symmetric else groups * format.bits, 0
+    return Storage(module.weights, codes, groups * _WORD, zeros, codebooks, indices)
 
 
 def account(plan: Plan, inventory: Inventory) -> Account:
@@ -106,10 +125,12 @@ def _total(items: Iterable[Storage]) -> Storage:
         codes=sum(item.codes for item in listed),
         scales=sum(item.scales for item in listed),
         zeros=sum(item.zeros for item in listed),
+        codebooks=sum(item.codebooks for item in listed),
+        indices=sum(item.indices for item in listed),
     )
 
 
-def _by_format(inventory: Inventory, formats: dict[str, Format | Keep]) -> dict[str, FormatTotal]:
+def _by_format(inventory: Inventory, formats: Mapping[str, AnyFormat]) -> dict[str, FormatTotal]:
     totals: dict[str, FormatTotal] = {}
     for module in inventory.linears:
         name = str(formats[module.address])
