@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixprec import models
+from mixprec.compress.anyk import anyk
 from mixprec.errors import UserError
 from mixprec.modules import Inventory, LinearModule, inventory
-from mixprec.numerics.formats import WHOLE_ROW, Format
+from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, CodebookFormat, Format
 from mixprec.numerics.groupwise import quantize
 from mixprec.plan.bits import Account, account, storage
 from mixprec.plan.rules import PlanSpec, build_plan
@@ -103,6 +104,49 @@ def test_a_module_takes_what_its_tensors_take(rows: int, columns: int, format: F
     assert found.zeros == (0 if grid.zeros is None else grid.zeros.numel() * format.bits)
     packed = [np.packbits(np.zeros(bits, bool)).nbytes for bits in (found.codes, found.scales, found.zeros)]
     assert found.bytes == sum(packed)
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 20),
+    st.builds(CodebookFormat, st.integers(2, 4), st.sampled_from([WHOLE_ROW, 1, 3, 8, 64])),
+)
+def test_a_module_with_code_books_takes_what_its_tensors_take(rows: int, columns: int, format: CodebookFormat) -> None:
+    codes, codebook, scales, offsets = anyk(torch.ones(rows, columns), None, format)
+    found = storage(LinearModule("m", 1, "up", rows, columns), format)
+    assert found.codes == codes.numel() * format.bits
+    assert found.scales == 8 * scales.nbytes
+    assert found.zeros == 8 * offsets.nbytes
+    assert found.codebooks == 8 * codebook.nbytes
+    total = found.codes + 8 * (scales.nbytes + offsets.nbytes + codebook.nbytes)
+    assert found.effective_bits == pytest.approx(total / codes.numel(), rel=1e-12)
+    assert found.bytes == -(-found.codes // 8) + scales.nbytes + offsets.nbytes + codebook.nbytes
+
+
+def test_any4_by_hand() -> None:
+    found = storage(LinearModule("m", 1, "up", 1536, 576), CodebookFormat(4, 64))
+    assert found.code_bits == 4
+    assert found.effective_bits == pytest.approx(4 + 32 / 64 + 16 * 16 / 576, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("format", "sparsity", "code_bits", "effective_bits"),
+    [
+        (KEEP, 0.5, 8, 9),  # half of the weights in 16 bits, and one bit for each weight
+        (Format(4, 64), 0.5, 2, 2 + 1 + 0.25),
+        (CodebookFormat(4, 64), 0.5, 2, 2 + 1 + 0.5 + 2),  # rows of 128: a book of 16 entries is 2 bits per weight
+        (Format(2, 64), 0.5, 2, 2.25),  # 1 + 1 bits are not less than 2
+        (Format(4, 64), 0.125, 4, 4.25),
+        (KEEP, 0.0, 16, 16),
+        (KEEP, 1.0, 0, 1),
+    ],
+)
+def test_zeros_are_left_out_where_that_saves_bits(
+    format: AnyFormat, sparsity: float, code_bits: float, effective_bits: float
+) -> None:
+    found = storage(LinearModule("m", 1, "up", 4, 128), format, sparsity)
+    assert (found.code_bits, found.effective_bits) == (code_bits, effective_bits)
+    assert found.bytes == 4 * 128 * effective_bits / 8
 
 
 def test_a_plan_for_another_model_is_refused(tiny: Inventory, llama_8b: Inventory) -> None:
