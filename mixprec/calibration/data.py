@@ -1,0 +1,163 @@
+"""From the recipe's words to samples: read every source, draw its windows, mix them. Same spec, same data, same tokens.
+
+Nothing is changed silently: a source that has fewer windows than it should give is an error, whatever the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from mixprec import artifacts
+from mixprec.calibration import sources
+from mixprec.calibration.diagnosis import diagnose, warn
+from mixprec.calibration.sources import Locate, Reading
+from mixprec.calibration.spec import CalibrationSpec
+from mixprec.calibration.windows import Stream, Window, apportion, counting, cut, looping, shuffled
+from mixprec.errors import UserError
+
+
+class Calibration(NamedTuple):
+    """Samples that go through the model, each on its own.
+
+    tokens: (N, T) int64. weights: (N, T) float32, how much each token counts in the statistics, or None for all the
+    same. described: samples, tokens, seed, each source with what it is, gave and left out, and the figures of
+    ``diagnosis.diagnose``; JSON. digest: the fingerprint of tokens and weights.
+    """
+
+    tokens: Tensor
+    weights: Tensor | None
+    described: dict[str, Any]
+    digest: str
+
+
+class _Drawn(NamedTuple):
+    tokens: Tensor
+    weights: Tensor | None
+    facts: dict[str, Any]
+
+
+def load(spec: CalibrationSpec, tokenizer: PreTrainedTokenizerBase, locate: Locate, context: int) -> Calibration:
+    """The calibration set that ``spec`` asks for.
+
+    ``locate`` turns a source of the recipe (``data:PATH``) into a path or ``bundled:NAME``; ``context`` is how many
+    tokens the model was trained to see at once.
+
+    Raises UserError where a sample is longer than the context, a source can't be read or is there twice, gives fewer
+    samples than its share, or all its tokens weigh nothing.
+    """
+    front = sources.head(tokenizer)
+    _check_length(spec, context, len(front))
+    counts = apportion(spec.samples, [source.share for source in spec.sources])
+    drawn: list[_Drawn] = []
+    seen: dict[str, str] = {}
+    for number, (source, count) in enumerate(zip(spec.sources, counts, strict=True)):
+        if count == 0:
+            raise UserError(
+                f"calibration.samples: {spec.samples}: none of them is left for {source} with its share of "
+                f"{source.share:g}; raise samples or the share"
+            )
+        reading = sources.read(source, tokenizer, locate, spec.seed)
+        if reading.identity in seen:
+            raise UserError(
+                f"calibration: {source} has the content of {seen[reading.identity]}; give it once, with both shares "
+                "added, so that no sample is drawn twice"
+            )
+        seen[reading.identity] = str(source)
+        drawn.append(_draw(reading, number, count, spec, front))
+    return _mixed(drawn, spec, front)
+
+
+def _check_length(spec: CalibrationSpec, context: int, head: int) -> None:
+    if spec.tokens > context:
+        raise UserError(f"calibration.tokens: {spec.tokens} is more than the model's context of {context}; lower it")
+    if spec.tokens <= head:
+        raise UserError(f"calibration.tokens: {spec.tokens} leaves no room behind the tokenizer's {head} first tokens")
+
+
+def _draw(reading: Reading, number: int, count: int, spec: CalibrationSpec, front: Sequence[int]) -> _Drawn:
+    """``count`` windows of the source with that number, drawn without replacement."""
+    source, skip = str(spec.sources[number]), spec.sources[number].loops == "skip"
+    windows = cut(reading.stream, spec.tokens, len(front))
+    weighty = counting(reading.stream, windows)
+    if windows and not weighty:
+        raise UserError(
+            f"calibration: {source}: every token has weight 0, no span of the behaviours lies in its samples; weigh "
+            "other behaviours, or give others more than 0"
+        )
+    loops = looping(reading.stream, weighty)
+    usable = [window for window, loop in zip(weighty, loops, strict=True) if not (skip and loop)]
+    if len(usable) < count:
+        raise UserError(_too_few(reading.stream, source, count, spec, (len(windows), len(weighty), len(usable))))
+    chosen = [usable[number] for number in shuffled(len(usable), spec.seed, f"windows of source {number}")[:count]]
+    tokens, weights = _take(reading.stream, chosen, spec.tokens, front)
+    facts = reading.facts | {
+        "tokens_read": len(reading.stream.tokens),
+        "tokens_cut_off": len(reading.stream.tokens) - sum(window.end - window.start for window in windows),
+        "windows": len(windows),
+        "windows_without_weight": len(windows) - len(weighty),
+        "windows_looping": sum(loops),
+        "used": count,
+        "tokens": count * spec.tokens,
+    }
+    return _Drawn(tokens, weights, facts)
+
+
+def _too_few(stream: Stream, source: str, count: int, spec: CalibrationSpec, found: tuple[int, int, int]) -> str:
+    """``found``: windows in all, those with some weight, and those of them that are no loops."""
+    windows, weighty, usable = found
+    without = f", {windows - weighty} of them without any weight" if weighty < windows else ""
+    loops = f", {weighty - usable} of them loops (loops: keep takes them)" if usable < weighty else ""
+    pieces = len(stream.breaks) - 1
+    pack = f", or set pack: true, which runs across the {pieces} traces" if pieces > 1 else ""
+    return (
+        f"calibration: {source}: {len(stream.tokens)} tokens give {windows} samples of {spec.tokens}{without}{loops}; "
+        f"{count} are asked for; lower samples or tokens, or add sources{pack}"
+    )
+
+
+def _take(stream: Stream, windows: Sequence[Window], length: int, front: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """The windows' tokens (n, length) int64 and weights, the tokenizer's head in front of those that lack it."""
+    first = torch.tensor(front, dtype=torch.int64)
+    tokens = torch.empty(len(windows), length, dtype=torch.int64)
+    weights = None if stream.weights is None else torch.empty(len(windows), length)
+    for row, (start, end) in enumerate(windows):
+        body = length - (end - start)
+        tokens[row, :body] = first[:body]
+        tokens[row, body:] = stream.tokens[start:end]
+        if weights is not None and stream.weights is not None:
+            weights[row, :body] = stream.plain
+            weights[row, body:] = stream.weights[start:end]
+    return tokens, weights
+
+
+def _mixed(drawn: Sequence[_Drawn], spec: CalibrationSpec, front: Sequence[int]) -> Calibration:
+    """All sources' samples in a seeded order."""
+    order = torch.tensor(shuffled(spec.samples, spec.seed, "order of samples"))
+    tokens = torch.cat([each.tokens for each in drawn])[order]
+    weights = None
+    if any(each.weights is not None for each in drawn):
+        weighed = [torch.ones(each.tokens.shape) if each.weights is None else each.weights for each in drawn]
+        weights = torch.cat(weighed)[order]
+        total = float(weights.sum(dtype=torch.float64))
+        for each, own in zip(drawn, weighed, strict=True):
+            each.facts["weight_share"] = round(float(own.sum(dtype=torch.float64)) / total, 4)
+    described = {
+        "samples": spec.samples,
+        "tokens": spec.tokens,
+        "seed": spec.seed,
+        "head": list(front),
+        "sources": [each.facts for each in drawn],
+        "figures": diagnose(tokens, weights),
+    }
+    digest = artifacts.fingerprint(tokens.tolist(), None if weights is None else weights.tolist())
+    return Calibration(tokens, weights, described, digest)
+
+
+def warnings(calibration: Calibration, widest_input: int, hidden: int | None = None) -> list[str]:
+    """What a user should know before compressing with this set: see ``diagnosis.warn``."""
+    return warn(calibration.described["figures"], widest_input, hidden)

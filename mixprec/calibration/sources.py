@@ -1,0 +1,207 @@
+"""From a source to a stream of tokens with weights, and to what provenance says of it."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from mixprec import artifacts
+from mixprec.calibration import hub
+from mixprec.calibration.spec import HELD_OUT, WHY_HELD_OUT, HubSource, TextSource, TraceSource
+from mixprec.calibration.windows import Stream, shuffled
+from mixprec.errors import UserError
+from mixprec.traces import cues, spans, store
+from mixprec.traces.spans import AnnotatedTrace, token_spans
+
+#: Characters that are tokenized at once: a tokenizer needs some 150 bytes for each.
+_PIECE = 1 << 20
+
+Locate = Callable[[str], str]
+
+
+class Reading(NamedTuple):
+    """A source's stream and ``facts`` for provenance; ``identity`` tells sources of different content apart."""
+
+    stream: Stream
+    facts: dict[str, Any]
+    identity: str
+
+
+def read(
+    source: TextSource | TraceSource | HubSource, tokenizer: PreTrainedTokenizerBase, locate: Locate, seed: int
+) -> Reading:
+    """Read and tokenize a source; ``locate`` turns ``data:`` into a path, ``seed`` orders traces that are packed.
+
+    Raises UserError for files that are missing, empty, broken or those that evaluation uses, for traces without
+    annotation where behaviours are weighted, and for what ``hub.rows`` refuses.
+    """
+    if isinstance(source, TextSource):
+        return _read_text(source, tokenizer, locate)
+    if isinstance(source, TraceSource):
+        return _read_traces(source, tokenizer, locate, seed)
+    return _read_dataset(source, tokenizer)
+
+
+def head(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The special tokens that the tokenizer puts in front of every text, BOS as a rule; empty for many models."""
+    alone, with_special = (
+        tokenizer("a", add_special_tokens=special, verbose=False)["input_ids"] for special in (False, True)
+    )
+    for start in range(len(with_special) - len(alone) + 1):
+        if with_special[start : start + len(alone)] == alone:
+            return tuple(with_special[:start])
+    return ()
+
+
+def encode(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Token ids (n,) int32 of a text without special tokens around it, tokenized in pieces that end with a line."""
+    pieces = [
+        torch.tensor(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.int32)
+        for piece in _pieces(text)
+    ]
+    return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.int32)
+
+
+def _pieces(text: str, size: int | None = None) -> Iterator[str]:
+    """The text cut behind a line's end, or before a blank where lines are longer, so that no word is cut."""
+    size = size or _PIECE
+    start = 0
+    while start < len(text):
+        end = start + size
+        if end < len(text):
+            line, word = text.rfind("\n", start, end) + 1, text.rfind(" ", start + 1, end)
+            end = line if line > start else word if word > start else end
+        yield text[start:end]
+        start = end
+
+
+def _read_text(source: TextSource, tokenizer: PreTrainedTokenizerBase, locate: Locate) -> Reading:
+    path = Path(locate(source.text)).expanduser()
+    text = artifacts.read_text(path)
+    if not text.strip():
+        raise UserError(f"calibration: {source}: {path} is empty; nothing to calibrate on")
+    digest = _sha256(path, str(source))
+    tokens = encode(text, tokenizer)
+    facts = {"kind": "text", "name": _name(source.text), "sha256": digest}
+    return Reading(Stream(tokens, None, (0, len(tokens))), facts, digest)
+
+
+def _read_dataset(source: HubSource, tokenizer: PreTrainedTokenizerBase) -> Reading:
+    rows = hub.rows(source)
+    # Joined as the released code of GPTQ joins WikiText's rows.
+    text = "\n\n".join(rows)
+    if not text.strip():
+        raise UserError(f"calibration: {source}: column: {source.column} is empty in split {source.split}")
+    tokens = encode(text, tokenizer)
+    facts = {"kind": "dataset", **source.model_dump(mode="json", exclude={"share", "loops"}), "rows": len(rows)}
+    # Two parts of one split may overlap, so they count as the same source.
+    split = source.split.partition("[")[0]
+    identity = artifacts.fingerprint(
+        source.model_dump(mode="json", include={"dataset", "revision", "name", "column", "files"}), split
+    )
+    return Reading(Stream(tokens, None, (0, len(tokens))), facts, identity)
+
+
+def _read_traces(source: TraceSource, tokenizer: PreTrainedTokenizerBase, locate: Locate, seed: int) -> Reading:
+    path = store.locate(locate(source.traces))
+    digest = _sha256(path, str(source))
+    traces = _annotated(path, source)
+    encoded = [_encode_trace(each, source, tokenizer) for each in traces]
+    order = shuffled(len(traces), seed, "order of traces") if source.pack else list(range(len(traces)))
+    stream = _joined([encoded[number] for number in order], source, tokenizer)
+    facts: dict[str, Any] = {"kind": "traces", "name": _name(source.traces), "sha256": digest, "traces": len(traces)}
+    facts["pack"] = source.pack
+    if source.behaviours:
+        skipped = sum((each.skipped for each in encoded), Counter[str]())
+        for each in traces:
+            skipped.update(each.skipped)
+        facts |= source.model_dump(mode="json", include={"behaviours", "others", "preset", "annotator"})
+        facts["spans"] = dict(sorted(sum((each.spans for each in encoded), Counter[str]()).items()))
+        facts["skipped_spans"] = dict(sorted(skipped.items()))
+    return Reading(stream, facts, digest)
+
+
+class _Encoded(NamedTuple):
+    """A trace's tokens and weights, the number of its spans by behaviour, and of those without tokens by reason."""
+
+    tokens: list[int]
+    weights: Tensor
+    spans: Counter[str]
+    skipped: Counter[str]
+
+
+def _annotated(path: Path, source: TraceSource) -> list[AnnotatedTrace]:
+    """The traces, with spans where the source weighs behaviours: the file's own, its annotations' or the cues'."""
+    traces = store.load(str(path))
+    if not source.behaviours:
+        return [AnnotatedTrace(trace, []) for trace in traces]
+    if source.annotator == "cues":
+        heard = [store.Trace(t.id, t.dataset, t.prompt, t.output, cues.annotate_with_cues(t)) for t in traces]
+        return [spans.char_spans(trace, "aligned") for trace in heard]
+    if all("spans" in row for row in artifacts.read_jsonl(path)):
+        return spans.load_spans(path)
+    return [spans.char_spans(trace, source.preset) for trace in traces]
+
+
+def _encode_trace(each: AnnotatedTrace, source: TraceSource, tokenizer: PreTrainedTokenizerBase) -> _Encoded:
+    """A trace's tokens, each with the largest factor among the behaviours in whose spans it lies."""
+    encoded = tokenizer(each.trace.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    tokens = encoded["input_ids"]
+    found, skipped = token_spans(each.spans, encoded["offset_mapping"], len(tokens))
+    inside = torch.full((len(tokens),), -1.0)
+    factors: dict[str, float] = dict(source.behaviours.items())
+    weighed = [span for span in found if span.behaviour in factors]
+    for span in weighed:
+        inside[span.start : span.end].clamp_(min=factors[span.behaviour])
+    weights = torch.where(inside < 0, source.others, inside)
+    return _Encoded(tokens, weights, Counter(span.behaviour for span in weighed), skipped)
+
+
+def _joined(encoded: Sequence[_Encoded], source: TraceSource, tokenizer: PreTrainedTokenizerBase) -> Stream:
+    """Traces in a row; when packed, each with BOS in front and EOS behind, as models are trained on packed text."""
+    front, behind = head(tokenizer), tokenizer.eos_token_id
+    tokens: list[Tensor] = []
+    weights: list[Tensor] = []
+    starts, heads = [0], set()
+    for each in encoded:
+        ids, extra = each.tokens, torch.full((1,), source.others)
+        before = after = 0
+        if front and tuple(ids[: len(front)]) == front:
+            heads.add(starts[-1])  # the prompt says it itself
+        elif source.pack:
+            ids, before = [*front, *ids], len(front)
+            heads.add(starts[-1])
+        if source.pack and isinstance(behind, int) and ids[-1:] != [behind]:
+            ids, after = [*ids, behind], 1
+        tokens.append(torch.tensor(ids, dtype=torch.int32))
+        weights.append(torch.cat([extra.expand(before), each.weights, extra.expand(after)]))
+        starts.append(starts[-1] + len(ids))
+    breaks = (0, starts[-1]) if source.pack else tuple(starts)
+    weighed = torch.cat(weights) if source.behaviours else None
+    return Stream(torch.cat(tokens), weighed, breaks, frozenset(heads), source.others)
+
+
+def _sha256(path: Path, source: str) -> str:
+    """The file's digest; refuses the files that evaluation uses under whatever name."""
+    digest = artifacts.sha256_file(path)
+    if digest in _held_out():
+        raise UserError(f"calibration: {source}: the file is {HELD_OUT}; {WHY_HELD_OUT}")
+    return digest
+
+
+@functools.cache
+def _held_out() -> frozenset[str]:
+    traces = store.locate(HELD_OUT)
+    return frozenset(artifacts.sha256_file(path) for path in (traces, traces.with_suffix(".txt")))
+
+
+def _name(source: str) -> str:
+    """How provenance calls a source: as the recipe does, but without the folders of a path, which differ by machine."""
+    return source if source.startswith(("bundled:", "data:")) else Path(source).name
