@@ -13,6 +13,9 @@ j. The inverse of that trailing part of H is VᵀV, where V is the same part of 
 P is strictly upper triangular, and w_j is the weight that the uncompressed model has; so what is paid does not depend
 on how anything is rounded, all of it can be paid in advance, W ← W + α W P, and GPTQ does the rest.
 
+Nothing but the order of solving keeps columns in front of j, and j itself, from paying. Where all pay (``joint``), the
+payments are those of the objective's minimum over all weights, before rounding: P = D Uᵀ U = D H⁻¹.
+
 The released code differs in two points: it multiplies P by the weight as compensated so far (across blocks, by its
 rounded value), which aims at outputs that the uncompressed model does not have; and it fits grids to weights that are
 paid in part. α, 0.25 in the released code, is for the noise in D: what pays for drift on few tokens does not carry over
@@ -37,6 +40,7 @@ def gptaq(
     drift: Tensor,
     *,
     alpha: float = 0.25,
+    joint: bool = True,
     block: int = 128,
     static_groups: bool = False,
     search: Search | None = DEFAULT_SEARCH,
@@ -44,16 +48,17 @@ def gptaq(
     """Codes and grid of ``weight`` (out, in), finite, for inputs whose Hessian is behind ``factor``.
 
     ``drift`` (in, in): the mean of (x̃ − x) xᵀ, in natural order. ``alpha``: how much of it is made up for, 0 to 1; with
-    0, or without drift, the result is that of gptq, bit for bit. Everything else as in gptq.
+    0, or without drift, the result is that of gptq, bit for bit. ``joint``: all columns pay for a column's drift; else,
+    as in the paper, those that are solved after it. Everything else as in gptq.
 
     Raises ValueError where weight, factor and drift don't fit, and for NaN or infinite drift.
     """
     columns = transposed(weight, factor)
-    add_payments(columns, factor, drift, alpha)
+    _add_payments(columns, factor, drift, alpha, joint)
     return solve(columns, factor, format, scale_dtype_of(weight.dtype), block, static_groups, search)
 
 
-def add_payments(columns: Tensor, factor: Factor, drift: Tensor, alpha: float) -> None:
+def _add_payments(columns: Tensor, factor: Factor, drift: Tensor, alpha: float, joint: bool) -> None:
     """Add α (W P)ᵀ to ``columns`` = Wᵀ (in, out), both in natural order."""
     if drift.shape != factor.upper.shape or not torch.isfinite(drift).all():
         raise ValueError(f"drift of shape {tuple(drift.shape)} for {len(factor.dead)} inputs, or NaN or infinite")
@@ -61,7 +66,9 @@ def add_payments(columns: Tensor, factor: Factor, drift: Tensor, alpha: float) -
     owing = columns
     if order is not None:
         drift, owing = drift[order[:, None], order], columns[order]
-    owed = torch.triu(drift @ upper.T, diagonal=1)
+    owed = drift @ upper.T
+    if not joint:
+        owed.triu_(diagonal=1)
     payments = (upper.T @ (owed.T @ owing)).mul_(alpha)
     if order is None:
         columns.add_(payments)

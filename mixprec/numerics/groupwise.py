@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from mixprec.numerics.formats import WHOLE_ROW, Format
 
-#: Numbers of a piece on which grids are searched at once: it and two buffers of its size stay in a core's cache.
-_PIECE = 2**16
+#: Numbers of a piece on which grids are searched at once: it and two buffers of its size take a few megabytes.
+_PIECE = 2**18
 
 
 class Grid(NamedTuple):

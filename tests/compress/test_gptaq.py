@@ -85,8 +85,23 @@ def test_every_code_is_that_of_the_asymmetric_objective(
     assert factor.retries == 0
     columns = list(range(width)) if factor.order is None else factor.order.tolist()
     expected = solve_step_by_step(weight, inputs, full, format, columns)
-    found = gptaq(weight, factor, format, drift, alpha=1.0, block=8, search=None)
+    found = gptaq(weight, factor, format, drift, alpha=1.0, joint=False, block=8, search=None)
     assert torch.equal(found.codes.double(), expected.double())
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("alpha", [1.0, 0.25])
+def test_jointly_paid_it_is_gptq_of_the_best_weights(act_order: bool, alpha: float) -> None:
+    """Of those that map inputs closest to w (x + α (x̃ − x)), found by lstsq on the inputs."""
+    weight = torch.randn(5, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    inputs, full = inputs_of(24, 100, 1)
+    hessian, drift = moments(inputs, full)
+    factor = factorize(hessian, damping=0.0, act_order=act_order)
+    aim = (inputs + alpha * (full - inputs)) @ weight.T
+    expected = gptq(torch.linalg.lstsq(inputs, aim).solution.T, factor, Format(3, 8))
+    found = gptaq(weight, factor, Format(3, 8), drift, alpha=alpha)
+    assert torch.equal(found.codes, expected.codes)
+    assert torch.equal(found.grid.scales, expected.grid.scales)
 
 
 @settings(max_examples=40, deadline=None)
@@ -104,8 +119,9 @@ def test_without_drift_it_is_gptq(
     assert torch.equal(found.grid.scales, expected.grid.scales)
 
 
+@pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("act_order", [False, True])
-def test_a_second_layer_makes_up_for_the_first(act_order: bool) -> None:
+def test_a_second_layer_makes_up_for_the_first(act_order: bool, joint: bool) -> None:
     """Two layers at 3 bits, the second fed by the compressed first: nearer to the original, on other tokens too."""
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(64, 64, generator=generator) for _ in range(2))
@@ -121,7 +137,7 @@ def test_a_second_layer_makes_up_for_the_first(act_order: bool) -> None:
     assert statistics.drift is not None
     factor = factorize(statistics.hessian, act_order=act_order, group_size=32)
     for alpha in (0.0, 0.25, 0.5, 1.0):
-        quantized = gptaq(second, factor, format, statistics.drift, alpha=alpha)
+        quantized = gptaq(second, factor, format, statistics.drift, alpha=alpha, joint=joint)
         moved = full @ second.T - inputs @ dequantize(quantized, format, torch.float32).T
         errors[alpha] = moved[:2048].square().mean(), moved[2048:].square().mean()
     for seen in (0, 1):
