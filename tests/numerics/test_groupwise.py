@@ -108,6 +108,8 @@ def test_error_is_half_a_step(weight: torch.Tensor, format: Format) -> None:
 def test_restored_weights_have_the_same_codes_on_the_same_grid(
     weight: torch.Tensor, format: Format, dtype: torch.dtype
 ) -> None:
+    # The 8 significant bits of bfloat16 hold multiples of a step up to 127 apart, no more.
+    assume(dtype != torch.bfloat16 or format.bits < 8)
     quantized = quantize(weight.to(dtype), format)
     restored = dequantize(quantized, format, dtype)
     assert torch.equal(encode(restored, quantized.grid, format), quantized.codes)
