@@ -40,7 +40,7 @@ def gptaq(
     drift: Tensor,
     *,
     alpha: float = 0.25,
-    joint: bool = True,
+    joint: bool = False,
     block: int = 128,
     static_groups: bool = False,
     search: Search | None = DEFAULT_SEARCH,

@@ -85,7 +85,7 @@ def test_every_code_is_that_of_the_asymmetric_objective(
     assert factor.retries == 0
     columns = list(range(width)) if factor.order is None else factor.order.tolist()
     expected = solve_step_by_step(weight, inputs, full, format, columns)
-    found = gptaq(weight, factor, format, drift, alpha=1.0, joint=False, block=8, search=None)
+    found = gptaq(weight, factor, format, drift, alpha=1.0, block=8, search=None)
     assert torch.equal(found.codes.double(), expected.double())
 
 
@@ -99,7 +99,7 @@ def test_jointly_paid_it_is_gptq_of_the_best_weights(act_order: bool, alpha: flo
     factor = factorize(hessian, damping=0.0, act_order=act_order)
     aim = (inputs + alpha * (full - inputs)) @ weight.T
     expected = gptq(torch.linalg.lstsq(inputs, aim).solution.T, factor, Format(3, 8))
-    found = gptaq(weight, factor, Format(3, 8), drift, alpha=alpha)
+    found = gptaq(weight, factor, Format(3, 8), drift, alpha=alpha, joint=True)
     assert torch.equal(found.codes, expected.codes)
     assert torch.equal(found.grid.scales, expected.grid.scales)
 
@@ -155,7 +155,7 @@ def test_dead_inputs_are_paid_for_by_the_others() -> None:
     hessian, drift = moments(inputs, full)
     weight = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     factor = factorize(hessian, damping=1e-9)
-    restored = dequantize(gptaq(weight, factor, Format(8), drift, alpha=1.0), Format(8), torch.float64)
+    restored = dequantize(gptaq(weight, factor, Format(8), drift, alpha=1.0, joint=True), Format(8), torch.float64)
     assert int(restored[:, 2].count_nonzero()) == 0
     assert bool(((restored[:, 4] - weight[:, 4] - weight[:, 2]).abs() < 0.1).all())
 
