@@ -214,17 +214,17 @@ def test_killed_in_every_stage(
 def test_killed_between_two_traces(
     finished: Path, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, save = tmp_path / "run", statistics.save
+    out, writing = tmp_path / "run", statistics.writing
 
-    def die_at_the_third(path: Path, *rest: Any) -> None:
+    def die_at_the_third(path: Path, *rest: Any) -> Any:
         if path.name.startswith("00002"):
             raise KeyboardInterrupt
-        save(path, *rest)
+        return writing(path, *rest)
 
-    monkeypatch.setattr(statistics, "save", die_at_the_third)
+    monkeypatch.setattr(statistics, "writing", die_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         run(recipe_file, out)
-    monkeypatch.setattr(statistics, "save", save)
+    monkeypatch.setattr(statistics, "writing", writing)
     before = times(out / "importance" / "traces")
     assert len(before) == 2
     run(recipe_file, out)

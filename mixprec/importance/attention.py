@@ -8,14 +8,13 @@ Registered with transformers under ``IMPLEMENTATION``; the state comes as the ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from mixprec.importance.windows import Batch
@@ -24,10 +23,14 @@ IMPLEMENTATION = "mixprec_trace"
 
 
 class KeyValueCache:
-    """Keys and values of one trace, every layer: two tensors (1, key/value heads, tokens, head size) each."""
+    """Keys and values of one trace, every layer: two tensors (1, key/value heads, tokens, head size) each.
+
+    Of a window that is cut, ``carried`` holds in between the gradients at the keys and values of its positions so far.
+    """
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
+        self.carried: dict[int, tuple[Tensor, Tensor]] = {}
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def write(self, layer: int, offset: int, key: Tensor, value: Tensor) -> None:
@@ -38,10 +41,10 @@ class KeyValueCache:
         for store, chunk in zip(self._layers[layer], (key, value), strict=True):
             store[:, :, offset : offset + chunk.shape[2]] = chunk
 
-    def read(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
-        """Views of the first ``end`` keys and values."""
+    def read(self, layer: int, where: slice) -> tuple[Tensor, Tensor]:
+        """Views of the keys and values of some positions."""
         key, value = self._layers[layer]
-        return key[:, :, :end], value[:, :, :end]
+        return key[:, :, where], value[:, :, where]
 
     @property
     def nbytes(self) -> int:
@@ -67,7 +70,7 @@ class Prefill:
         end = self.offset + query.shape[2]
         windowed = window is not None and window < end
         if windowed or how.softcap is not None or (self.offset and not _has_flash(query)):
-            keys, values = self.cache.read(layer, end)
+            keys, values = self.cache.read(layer, slice(end))
             return _unfold(
                 _masked(_fold(query, keys), keys, values, self._mask(window or end, end, query.device), how), query
             )
@@ -78,13 +81,9 @@ class Prefill:
         own, own_lse = _flash(
             query, key.repeat_interleave(share, 1), value.repeat_interleave(share, 1), how, causal=True
         )
-        prefix_key, prefix_value = self.cache.read(layer, self.offset)
+        prefix_key, prefix_value = self.cache.read(layer, slice(self.offset))
         folded, folded_lse = _flash(_fold(query, prefix_key), prefix_key, prefix_value, how)
-        prefix_lse = folded_lse.reshape(own_lse.shape)
-        total = torch.logaddexp(own_lse, prefix_lse)
-        prefix = _unfold(folded, query)
-        merged = own * torch.exp(own_lse - total)[..., None] + prefix * torch.exp(prefix_lse - total)[..., None]
-        return merged.to(query.dtype)
+        return _merge((own, own_lse), (_unfold(folded, query), folded_lse.reshape(own_lse.shape)))[0]
 
     def _mask(self, window: int, end: int, device: torch.device) -> Tensor:
         """(chunk, end) true where a query sees a key; built once per kind of layer, and device of several."""
@@ -96,52 +95,77 @@ class Prefill:
 
 
 class PackedSpans:
-    """State of a pass over a packed batch of spans of a trace whose cache is filled."""
+    """State of a pass over a packed batch of spans of a trace whose cache is filled.
+
+    What a query sees: the prefix of its own window, which is constant, and its window up to itself. The window's
+    positions before this batch come from the cache, and the gradients at them are carried to their own batch.
+    """
 
     def __init__(self, cache: KeyValueCache, batch: Batch, device: torch.device) -> None:
         self.cache = cache
         self.positions = batch.positions.to(device)
-        self._owner = batch.owner
-        self._starts = batch.starts[batch.owner]
-        self._prefix = int(batch.starts.max())
-        self._masks: dict[tuple[int | None, int, torch.device], Tensor] = {}
+        self._batch = batch
+        self._last = int(batch.positions.max())
+        self._masks: dict[tuple[int | None, int, int, torch.device], Tensor] = {}
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None, how: Scores) -> Tensor:
         """Attention (1, heads, Q, size) of every span to its own prefix and to itself."""
-        prefix = self.cache.read(layer, self._prefix)
-        folded = _fold(query, key)
-        if _has_flash(query) and how.softcap is None:
-            bias = self._mask(window, query.shape[1] // key.shape[1], query.device, query.dtype)
-            out: Tensor = _FlashBehindPrefix.apply(folded, key, value, *prefix, bias, how)  # type: ignore[no-untyped-call]
-            return _unfold(out, query)
-        mask = self._mask(window, 1, query.device)
+        if window is not None and window > self._last:
+            window = None
+        return _unfold(_Behind.apply(_fold(query, key), key, value, self, layer, window, how), query)  # type: ignore[no-untyped-call]
 
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = (torch.cat(pair, dim=2) for pair in zip(prefix, (key, value), strict=True))
-            return _masked(query, keys, values, mask, how)
+    def split(self, layer: int, window: int | None, fused: bool) -> tuple[tuple[Tensor, Tensor] | None, slice]:
+        """Keys and values that every query sees (None: not worth it or not possible), and the prefix's other positions.
 
-        # Recomputed in the backward pass, else autograd would keep a copy of the prefix for every layer.
-        out = checkpoint(attend, folded, key, value, use_reentrant=False, preserve_rng_state=False)
-        return _unfold(out, query)
+        Without a mask and without a copy: nearly all of a long prefix.
+        """
+        common, prefix = int(self._batch.starts.min()), int(self._batch.starts.max())
+        if window is not None:
+            return None, slice(min(prefix, max(0, int(self._batch.positions.min()) - window + 1)), prefix)
+        if not fused or not common:
+            return None, slice(0, prefix)
+        return self.cache.read(layer, slice(common)), slice(common, prefix)
 
-    def _mask(self, window: int | None, share: int, device: torch.device, bias: torch.dtype | None = None) -> Tensor:
-        """(share * Q, prefix + Q), true (as a bias: 0, else -inf) where a query sees a key; built once per
-        kind of layer, and device of several."""
-        if (window, share, device) not in self._masks:
-            positions, owner = self.positions.to(device), self._owner.to(device)
-            keys = torch.arange(self._prefix, device=device)
-            before = keys[None, :] < self._starts.to(device)[:, None]
-            same = owner[:, None] == owner[None, :]
-            own = same & (positions[:, None] >= positions[None, :])
-            mask = torch.cat([before, own], dim=1)
+    def near(self, layer: int, key: Tensor, value: Tensor, rest: slice) -> tuple[Tensor, Tensor]:
+        """Keys and values of the positions ``rest``, of the cut window's earlier positions and of the batch itself."""
+        parts = [self.cache.read(layer, where) for where in (rest, self._batch.earlier)]
+        keys, values = (torch.cat(each, dim=2) for each in zip(*parts, (key, value), strict=True))
+        return keys, values
+
+    def mask(self, window: int | None, rest: slice, share: int, like: Tensor) -> Tensor:
+        """(share * Q, near keys) 0 where a query sees a key, else -inf; built once per kind of layer, and device."""
+        which = (window, rest.start, share, like.device)
+        if which not in self._masks:
+            batch, positions = self._batch, self.positions.to(like.device)
+            owner, starts = batch.owner.to(like.device), batch.starts.to(like.device)
+            before, earlier = (torch.arange(s.start, s.stop, device=like.device) for s in (rest, batch.earlier))
+            causal = positions[:, None] >= positions[None, :]
+            seen = [
+                before[None, :] < starts[owner][:, None],
+                (owner == 0)[:, None].expand(-1, len(earlier)),
+                (owner[:, None] == owner[None, :]) & causal,
+            ]
+            mask = torch.cat(seen, dim=1)
             if window is not None:
-                distance = positions[:, None] - torch.cat([keys, positions])[None, :]
-                mask &= distance < window
-            if bias is not None:
-                mask = torch.zeros(mask.shape, dtype=bias, device=device).masked_fill_(~mask, -torch.inf)
-                mask = mask.repeat(share, 1)
-            self._masks[window, share, device] = mask
-        return self._masks[window, share, device]
+                mask &= positions[:, None] - torch.cat([before, earlier, positions])[None, :] < window
+            bias = torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(~mask, -torch.inf)
+            self._masks[which] = bias.repeat(share, 1)
+        return self._masks[which]
+
+    def carry(self, layer: int, near: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients at the batch's own keys and values, out of those at the ``near`` ones.
+
+        What the batch before left for its last window's keys is added; what belongs to earlier positions is left for
+        the batch to come.
+        """
+        earlier = self._batch.earlier.stop - self._batch.earlier.start
+        reach = [gradient[:, :, -earlier - len(self.positions) :] for gradient in near]
+        for gradient, later in zip(reach, self.cache.carried.pop(layer, ()), strict=False):
+            gradient[:, :, -later.shape[2] :] += later
+        if earlier:
+            key, value = (gradient[:, :, :earlier].clone() for gradient in reach)
+            self.cache.carried[layer] = key, value
+        return [gradient[:, :, earlier:] for gradient in reach]
 
 
 class Scores(NamedTuple):
@@ -162,12 +186,13 @@ def _unfold(out: Tensor, query: Tensor) -> Tensor:
 
 
 def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, how: Scores) -> Tensor:
-    """Attention of folded queries under a mask (Q, keys)."""
+    """Attention of folded queries under a mask (Q, keys): false, or -inf, where a query doesn't see a key."""
     mask = mask.repeat(query.shape[2] // len(mask), 1)
     if how.softcap is None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=how.scaling)
     scores = torch.tanh(query @ key.transpose(2, 3) * how.scaling / how.softcap) * how.softcap
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~mask, -torch.inf)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     return torch.softmax(scores, dim=-1).to(value.dtype) @ value
 
 
@@ -192,8 +217,15 @@ def _flash(
     return out, lse
 
 
-class _FlashBehindPrefix(torch.autograd.Function):
-    """Fused attention to constant prefix keys and to own keys, which keeps no copy of the prefix for backward."""
+def _merge(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Attention to two sets of keys together, from that to each: outputs and log-sum-exps."""
+    total = torch.logaddexp(one[1], other[1])
+    first, second = (out * torch.exp(lse - total)[..., None] for out, lse in (one, other))
+    return (first + second).to(one[0].dtype), total
+
+
+class _Behind(torch.autograd.Function):
+    """Attention of packed spans; keeps no copy of the prefix for the backward pass, and computes no gradient at it."""
 
     @staticmethod
     def forward(
@@ -201,27 +233,57 @@ class _FlashBehindPrefix(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        prefix_key: Tensor,
-        prefix_value: Tensor,
-        bias: Tensor,
+        spans: PackedSpans,
+        layer: int,
+        window: int | None,
         how: Scores,
     ) -> Tensor:
-        keys, values = torch.cat([prefix_key, key], dim=2), torch.cat([prefix_value, value], dim=2)
-        out, lse = _flash(query, keys, values, how, bias=bias)
+        fused = _has_flash(query) and how.softcap is None
+        common, rest = spans.split(layer, window, fused)
+        near = spans.near(layer, key, value, rest)
+        mask = spans.mask(window, rest, query.shape[2] // key.shape[2], query)
+        if fused:
+            out, lse = _flash(query, near[0], near[1], how, bias=mask)
+            if common:
+                out, lse = _merge((out, lse), _flash(query, common[0], common[1], how))
+        else:
+            out, lse = _masked(query, near[0], near[1], mask, how), None
         ctx.save_for_backward(query, key, value, out, lse)
-        ctx.prefix, ctx.bias, ctx.how = (prefix_key, prefix_value), bias, how
+        ctx.rest = (spans, layer, how, common, rest, mask)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         query, key, value, out, lse = ctx.saved_tensors
-        prefix_key, prefix_value = ctx.prefix
-        keys, values = torch.cat([prefix_key, key], dim=2), torch.cat([prefix_value, value], dim=2)
-        d_query, d_keys, d_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            gradient, query, keys, values, out, lse, 0.0, False, attn_mask=ctx.bias, scale=ctx.how.scaling
-        )
-        own = slice(prefix_key.shape[2], None)
-        return d_query, d_keys[:, :, own], d_values[:, :, own], None, None, None, None
+        spans, layer, how, common, rest, mask = ctx.rest
+        near = spans.near(layer, key, value, rest)
+        if lse is None:
+            with torch.enable_grad():
+                leaf, keys, values = (tensor.detach().requires_grad_() for tensor in (query, *near))
+                again = _masked(leaf, keys, values, mask, how)
+                d_query, *d_near = torch.autograd.grad(again, (leaf, keys, values), gradient)
+        else:
+            # With the output and log-sum-exp of all keys, gradients over a part of the keys are parts of the whole.
+            d_query, *d_near = _flash_backward(gradient, query, near, out, lse, how, mask)
+            if common:
+                d_query += _flash_backward(gradient, query, common, out, lse, how)[0]
+        return d_query, *spans.carry(layer, d_near), None, None, None, None
+
+
+def _flash_backward(
+    gradient: Tensor,
+    query: Tensor,
+    keys: Sequence[Tensor],
+    out: Tensor,
+    lse: Tensor,
+    how: Scores,
+    bias: Tensor | None = None,
+) -> list[Tensor]:
+    """Gradients at queries, keys and values of fused attention."""
+    found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        gradient, query, *keys, out, lse, 0.0, False, attn_mask=bias, scale=how.scaling
+    )
+    return list(found)
 
 
 def _attention(

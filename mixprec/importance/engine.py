@@ -2,7 +2,7 @@
 
 The trace goes through the model once, in chunks, without gradients; its keys and values are kept. Then the spans,
 packed side by side, go through it forward and backward, each in front of its cached prefix. No parameter requires a
-gradient, and logits exist for span positions only.
+gradient, logits exist for span positions only, and a window of any length goes through in parts of a batch.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mixprec import models
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
-from mixprec.importance.outputs import Layout, RowSums, SpanGradients, accumulation_dtype
+from mixprec.importance.outputs import Gradients, Layout, RowSums, SpanGradients, accumulation_dtype
 from mixprec.importance.windows import Batch, Window, pack
 from mixprec.modules import EMBEDDING, HEAD, NORM
 
-__all__ = ["Job", "Layout", "TraceResult", "loss_gradient", "run_trace"]
+__all__ = ["Gradients", "Job", "Layout", "loss_gradient", "run_trace"]
 
 #: Positions of the trace that go through the model at once. Bounds the transient memory of long traces.
-CHUNK_TOKENS = 1024
+CHUNK_TOKENS = 512
 #: Span positions that go forward and backward at once. Bounds the memory of their activations.
-BATCH_TOKENS = 128
+BATCH_TOKENS = 64
 #: Span positions whose logits exist at once.
-HEAD_TOKENS = 64
+HEAD_TOKENS = 32
 
 
 class Job(NamedTuple):
@@ -38,46 +37,31 @@ class Job(NamedTuple):
     windows: Sequence[Window]
 
 
-class TraceResult(NamedTuple):
-    """What one pass over a trace gives; D = layout.size.
-
-    row_sums: (R, D) activations summed over the trace with the given (R, tokens) row weights.
-    gradients: (W, D) for each window the loss's gradient, mean over the window's positions.
-    """
-
-    row_sums: Tensor
-    gradients: Tensor
-
-
 def run_trace(
     model: Any,
     layout: Layout,
-    tokens: Tensor,
-    rows: Tensor,
-    windows: Sequence[Window],
+    job: Job,
+    gradients: Gradients,
     *,
     chunk_tokens: int = CHUNK_TOKENS,
     batch_tokens: int = BATCH_TOKENS,
-) -> TraceResult:
-    """Attribute one trace.
+) -> Tensor:
+    """Attribute one trace: returns the activation sums (R, layout.size), and gives the spans' to ``gradients``.
 
-    ``tokens``: (T,) ids. ``rows``: (R, T) weights of the activation sums. Exact: the gradients are those of full
-    backpropagation (tests/importance/test_engine.py); accumulation in float32 or better.
+    Exact: the gradients are those of full backpropagation (tests/importance/test_engine.py); accumulation in float32
+    or better.
     """
     with trace_attention(model):
-        cache = KeyValueCache(len(tokens))
-        row_sums = _prefill(model, layout, tokens, rows, cache, chunk_tokens)
-        gradients = row_sums.new_zeros(len(windows), layout.size)
-        for batch in pack(windows, batch_tokens):
-            gradients[batch.number] = _batch_gradients(model, layout, tokens, batch, cache)
-    return TraceResult(row_sums, gradients)
+        cache = KeyValueCache(len(job.tokens))
+        row_sums = _prefill(model, layout, job, cache, chunk_tokens)
+        for batch in pack(job.windows, batch_tokens):
+            gradients.add(batch.number, _batch_gradients(model, layout, job.tokens, batch, cache))
+    return row_sums
 
 
 @torch.no_grad()
-def _prefill(
-    model: Any, layout: Layout, tokens: Tensor, rows: Tensor, cache: KeyValueCache, chunk_tokens: int
-) -> Tensor:
-    found = RowSums(layout, rows, accumulation_dtype(model))
+def _prefill(model: Any, layout: Layout, job: Job, cache: KeyValueCache, chunk_tokens: int) -> Tensor:
+    found, tokens = RowSums(layout, job.rows, accumulation_dtype(model)), job.tokens
     watched = {name: module for name, module in layout.modules.items() if name != HEAD}
     device = model.get_input_embeddings().weight.device
     for offset in range(0, len(tokens), chunk_tokens):
@@ -94,8 +78,10 @@ def _prefill(
     return found.sums
 
 
-def _batch_gradients(model: Any, layout: Layout, tokens: Tensor, batch: Batch, cache: KeyValueCache) -> Tensor:
-    """(W, D) gradients of each window's loss, averaged over its positions."""
+def _batch_gradients(
+    model: Any, layout: Layout, tokens: Tensor, batch: Batch, cache: KeyValueCache
+) -> dict[str, Tensor]:
+    """Of every module the gradients (W, d) of each window's loss, averaged over the window's positions."""
     found = SpanGradients(layout, batch, accumulation_dtype(model))
     watched = {name: module for name, module in layout.modules.items() if name not in (EMBEDDING, HEAD)}
     embedding = model.get_input_embeddings()
@@ -113,7 +99,7 @@ def _batch_gradients(model: Any, layout: Layout, tokens: Tensor, batch: Batch, c
         gradient = loss_gradient(models.head(model), hidden.detach(), tokens, batch, found)
         (gradient,) = torch.autograd.grad(hidden, embedded, gradient)
         found.add(EMBEDDING, gradient)
-    return found.result
+    return found.take()
 
 
 def loss_gradient(head: models.Head, hidden: Tensor, tokens: Tensor, batch: Batch, found: SpanGradients) -> Tensor:
@@ -122,19 +108,28 @@ def loss_gradient(head: models.Head, hidden: Tensor, tokens: Tensor, batch: Batc
     Windows don't touch one another, so the sum's gradient is each window's own. A few positions at a time: logits are
     the largest thing there is. The logits' own gradients go to ``found``.
     """
-    dtype = found.result.dtype
     targets = tokens[batch.positions + 1]
-    weights = (1 / batch.predicted.to(dtype))[batch.owner]
-    parts = []
+    weights = (1 / batch.predicted.to(found.dtype))[batch.owner]
+    parts: list[Tensor] = []
     for start in range(0, len(targets), HEAD_TOKENS):
         where = slice(start, start + HEAD_TOKENS)
         part = hidden[:, where].requires_grad_()
         with torch.enable_grad():
             logits = head.projection(part)
-            scores = head.cap(logits)[0].to(dtype)
-            losses = F.cross_entropy(scores, targets[where].to(scores.device), reduction="none")
-            loss = (losses * weights[where].to(losses.device)).sum()
-        gradient, logits_gradient = torch.autograd.grad(loss, (part, logits))
-        found.add(HEAD, logits_gradient, where)
-        parts.append(gradient)
+        at_logits = _at_logits(head, logits.detach()[0], targets[where], weights[where])[None]
+        found.add(HEAD, at_logits, where)
+        parts += torch.autograd.grad(logits, part, at_logits.to(logits.dtype))
     return torch.cat(parts, dim=1)
+
+
+def _at_logits(head: models.Head, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """(n, vocabulary) gradient of the weighted cross-entropies (n,) at logits, before a soft cap: softmax - one-hot.
+
+    By hand, because autograd would keep four tensors of this size.
+    """
+    targets, weights = targets.to(logits.device), weights.to(logits.device)
+    scores = head.cap(logits).to(weights.dtype)
+    gradient = torch.softmax(scores, dim=-1)
+    gradient[torch.arange(len(targets)), targets] -= 1
+    gradient *= weights[:, None]
+    return gradient if head.softcap is None else gradient * (1 - (scores / head.softcap) ** 2)

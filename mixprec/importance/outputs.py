@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -84,15 +84,28 @@ class RowSums:
         self.sums[:, self._layout.slices[head]] = logits
 
 
+class Gradients(Protocol):
+    """Where the spans' gradients go, batch by batch: kept nowhere else."""
+
+    def add(self, windows: Tensor, found: Mapping[str, Tensor]) -> None:
+        """Add to the windows with numbers (W,) the gradients (W, d) of some modules, mean over each window's
+        positions. A window that is cut comes several times."""
+
+
 class SpanGradients:
-    """``result`` (W, layout.size): gradients of a batch's windows, mean over each window's positions."""
+    """``found``: of every module the gradients (W, d) of a batch's windows, mean over each window's positions."""
 
     def __init__(self, layout: Layout, batch: Batch, dtype: torch.dtype) -> None:
         self._layout = layout
-        self.result = torch.zeros(len(batch.number), layout.size, dtype=dtype)
+        self.found: dict[str, Tensor] = {}
         # One product sums every window's positions: (W, Q), 1/length where the position is the window's. The
         # window's last position, which is not in the row, has gradient zero.
         self._owners = F.one_hot(batch.owner, len(batch.number)).T.to(dtype) / batch.lengths[:, None]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What gradients are accumulated in."""
+        return self._owners.dtype
 
     @contextmanager
     def watching(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
@@ -109,7 +122,13 @@ class SpanGradients:
         passed over."""
         if name in self._layout.slices:
             owners = self._owners[:, where].to(gradient.device)
-            self.result[:, self._layout.slices[name]] += (owners @ gradient[0].to(owners.dtype)).cpu()
+            sums = owners @ gradient[0].to(owners.dtype)
+            self.found[name] = self.found[name] + sums if name in self.found else sums
+
+    def take(self) -> dict[str, Tensor]:
+        """What was found since the last time."""
+        found, self.found = self.found, {}
+        return found
 
 
 @contextmanager

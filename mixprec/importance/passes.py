@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ from torch import Tensor
 from mixprec import artifacts, processes
 from mixprec.errors import UserError
 from mixprec.importance import statistics, streaming
-from mixprec.importance.engine import Job, Layout, TraceResult, run_trace
+from mixprec.importance.engine import Job, Layout, run_trace
 from mixprec.importance.options import AttributionOptions
+from mixprec.importance.outputs import accumulation_dtype
 from mixprec.importance.parallel import share
 from mixprec.importance.windows import Work, plan_work
 from mixprec.models import LoadedModel
@@ -82,22 +84,30 @@ def run(
     done = processes.agree([all(statistics.is_done(path, task.stamp) for path in task.paths) for task in tasks])
     left = [task for task, is_done in zip(tasks, done, strict=True) if not is_done]
     mine = [left[number] for number in share([len(task.ids) for task in left], processes.rank(), processes.count())]
-    jobs = [_job(task) for task in mine]
     with bar("attribute", sum(len(task.ids) for task in mine), "tokens") as advance:
-        for number, result in _results(loaded, Layout.joined(layouts), jobs):
-            _save(mine[number], layouts, options, result)
+        for number in _attribute(loaded, layouts, options, mine):
             advance(len(mine[number].ids))
     processes.wait()
 
 
-def _save(
-    task: Task, layouts: Sequence[Layout], options: Mapping[str, AttributionOptions], result: TraceResult
-) -> None:
-    sizes = [layout.size for layout in layouts]
-    parts = zip(task.paths, result.row_sums.split(sizes, 1), result.gradients.split(sizes, 1), strict=True)
-    for path, row_sums, gradients in parts:
-        found = statistics.collect(task.works, options, TraceResult(row_sums, gradients), len(task.ids))
-        statistics.save(path, found, task.stamp)
+def _attribute(
+    loaded: LoadedModel, layouts: Sequence[Layout], options: Mapping[str, AttributionOptions], tasks: Sequence[Task]
+) -> Iterator[int]:
+    """Make the tasks' files; yields each task's number when its files are there."""
+    layout, jobs = Layout.joined(layouts), [_job(task) for task in tasks]
+    if not isinstance(loaded, streaming.StreamedModel):
+        for number, (task, job) in enumerate(zip(tasks, jobs, strict=True)):
+            with _writing(loaded, layouts, options, task) as files:
+                files.finish(run_trace(loaded.model, layout, job, files))
+            yield number
+        return
+    for group in streaming.groups(loaded, layout, jobs):
+        with ExitStack() as stack:
+            files_of = [stack.enter_context(_writing(loaded, layouts, options, tasks[n])) for n in group]
+            sums = streaming.run_traces(loaded, layout, [jobs[n] for n in group], files_of)
+            for files, row_sums in zip(files_of, sums, strict=True):
+                files.finish(row_sums)
+        yield from group
 
 
 def _job(task: Task) -> Job:
@@ -105,11 +115,33 @@ def _job(task: Task) -> Job:
     return Job(task.ids, rows, [window for work in task.works.values() for window in work.windows])
 
 
-def _results(loaded: LoadedModel, layout: Layout, jobs: Sequence[Job]) -> Iterator[tuple[int, TraceResult]]:
-    """Each job's number and result, as soon as it is there."""
-    if isinstance(loaded, streaming.StreamedModel):
-        for group in streaming.groups(loaded, layout, jobs):
-            yield from zip(group, streaming.run_traces(loaded, layout, [jobs[n] for n in group]), strict=True)
-    else:
-        for number, job in enumerate(jobs):
-            yield number, run_trace(loaded.model, layout, *job)
+class _Files:
+    """A trace's statistics files, one for each layout."""
+
+    def __init__(self, files: Sequence[statistics.TraceFile], sizes: Sequence[int]) -> None:
+        self._files = files
+        self._sizes = list(sizes)
+
+    def add(self, windows: Tensor, found: Mapping[str, Tensor]) -> None:
+        """Spans' gradients, from the pass."""
+        for file in self._files:
+            file.add(windows, found)
+
+    def finish(self, row_sums: Tensor) -> None:
+        """Activation sums, at the end of the pass."""
+        for file, sums in zip(self._files, row_sums.split(self._sizes, 1), strict=True):
+            file.finish(sums)
+
+
+@contextmanager
+def _writing(
+    loaded: LoadedModel, layouts: Sequence[Layout], options: Mapping[str, AttributionOptions], task: Task
+) -> Iterator[_Files]:
+    """A trace's files, which appear when the block is left."""
+    dtype = accumulation_dtype(loaded.model)
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(statistics.writing(path, layout.slices, task.works, options, dtype, task.stamp))
+            for path, layout in zip(task.paths, layouts, strict=True)
+        ]
+        yield _Files(files, [layout.size for layout in layouts])

@@ -5,7 +5,7 @@ Everything here is sums over traces in float64; no model is needed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from mixprec.importance import statistics
 from mixprec.importance.options import AttributionOptions
+
+#: Gradient rows that are in memory at once.
+_ROWS = 8
 
 
 class Means(NamedTuple):
@@ -50,7 +53,7 @@ def means(paths: Sequence[Path], preset: str) -> Means:
     behaviours = traces_with = spans = positions = per_trace = overall = torch.zeros(())
     tokens = 0
     for path in paths:
-        trace = statistics.load(path, preset)
+        trace = statistics.load(path, preset, rows=slice(0, 0))
         data = trace.presets[preset]
         present = data.row_counts > 0
         rows = data.row_sums.double() / data.row_counts.double().clamp(min=1)[:, None]
@@ -81,6 +84,13 @@ def steering_vectors(means: Means, slices: Mapping[str, slice], options: Attribu
     return vectors
 
 
+def _gradients(path: Path, preset: str) -> Iterator[statistics.PresetStatistics]:
+    """A trace's gradient rows, a few at a time."""
+    rows = len(statistics.load(path, preset, columns=slice(0, 0)).presets[preset].owners)
+    for start in range(0, rows, _ROWS):
+        yield statistics.load(path, preset, rows=slice(start, min(start + _ROWS, rows))).presets[preset]
+
+
 def score(
     paths: Sequence[Path], preset: str, slices: Mapping[str, slice], options: AttributionOptions
 ) -> tuple[Scores, Means]:
@@ -89,15 +99,13 @@ def score(
     steering = steering_vectors(averages, slices, options)
     total = torch.zeros(len(steering), len(slices), dtype=torch.float64)
     for path in paths:
-        data = statistics.load(path, preset).presets[preset]
-        if not len(data.owners):
-            continue
-        # (G, D): every gradient row times its own behaviour's steering vector, then summed module by module.
-        products = data.gradients.double() * steering[data.owners]
-        per_module = torch.stack([products[:, where].sum(1) for where in slices.values()], dim=1)
-        if options.absolute == "inside":
-            per_module = per_module.abs()
-        total.index_add_(0, data.owners, per_module)
+        for data in _gradients(path, preset):
+            # (G, D): every gradient row times its own behaviour's steering vector, then summed module by module.
+            products = data.gradients.double() * steering[data.owners]
+            per_module = torch.stack([products[:, where].sum(1) for where in slices.values()], dim=1)
+            if options.absolute == "inside":
+                per_module = per_module.abs()
+            total.index_add_(0, data.owners, per_module)
     divisor = averages.traces_with if options.divisor == "traces" else averages.spans
     total /= divisor.clamp(min=1)[:, None]
     return Scores(steering, total.abs(), total), averages

@@ -3,7 +3,7 @@
 Several traces sweep through the model together, so that the weights are read twice for all of them: once up, where
 every block sees the traces' tokens and then their spans, and once down, where it sees the spans again, with gradients.
 Kept in between: keys and values of all layers, and the hidden states that enter each block at span positions. Same
-operations as in engine.py in another order, so the same numbers.
+operations as in engine.py in another order, so the same numbers; gradients are given away block by block.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mixprec import models
 from mixprec.blocks import Blocks, block_inputs, open_blocks
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
-from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, Job, TraceResult, loss_gradient
+from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, Gradients, Job, loss_gradient
 from mixprec.importance.options import SWEEP_GB
 from mixprec.importance.outputs import Layout, RowSums, SpanGradients, accumulation_dtype
 from mixprec.importance.windows import Batch, pack
@@ -56,28 +56,32 @@ def groups(loaded: StreamedModel, layout: Layout, jobs: Sequence[Job]) -> Iterat
 
 
 def _bytes(loaded: StreamedModel, layout: Layout, job: Job) -> int:
-    """What one trace keeps during a sweep: hidden states, keys and values, span inputs of every block, results."""
+    """What one trace keeps during a sweep: hidden states, keys and values, span inputs of every block, sums."""
     config = loaded.model.config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     each = next(loaded.model.parameters()).element_size()
     positions = sum(window.compute for window in job.windows)
     cached = len(job.tokens) * loaded.layers * 2 * config.num_key_value_heads * size
     states = (len(job.tokens) + positions * (loaded.layers + 1)) * config.hidden_size
-    results = (len(job.rows) + len(job.windows)) * layout.size
-    return int((cached + states) * each + results * accumulation_dtype(loaded.model).itemsize)
+    sums = len(job.rows) * layout.size
+    return int((cached + states) * each + sums * accumulation_dtype(loaded.model).itemsize)
 
 
 def run_traces(
     loaded: StreamedModel,
     layout: Layout,
     jobs: Sequence[Job],
+    gradients: Sequence[Gradients],
     *,
     chunk_tokens: int = CHUNK_TOKENS,
     batch_tokens: int = BATCH_TOKENS,
-) -> list[TraceResult]:
+) -> list[Tensor]:
     """engine.run_trace for several traces in one sweep up and one down; each block is read twice."""
     with trace_attention(loaded.model), torch.no_grad():
-        traces = [_Trace(loaded.model, layout, job, chunk_tokens, batch_tokens, loaded.device) for job in jobs]
+        traces = [
+            _Trace(loaded, layout, job, found, chunk_tokens, batch_tokens)
+            for job, found in zip(jobs, gradients, strict=True)
+        ]
         for index in range(loaded.layers):
             with loaded.block(index) as block:
                 for trace in traces:
@@ -88,7 +92,7 @@ def run_traces(
             with loaded.block(index) as block:
                 for trace in traces:
                     trace.down(index, block)
-    return [trace.result() for trace in traces]
+    return [trace.sums for trace in traces]
 
 
 @dataclass
@@ -132,10 +136,19 @@ class _Spans:
 class _Trace:
     """One trace in a sweep."""
 
-    def __init__(self, model: Any, layout: Layout, job: Job, chunk_tokens: int, batch_tokens: int, device: str) -> None:
-        self._model, self._layout, self._job = model, layout, job
+    def __init__(
+        self,
+        loaded: StreamedModel,
+        layout: Layout,
+        job: Job,
+        gradients: Gradients,
+        chunk_tokens: int,
+        batch_tokens: int,
+    ) -> None:
+        model = loaded.model
+        self._model, self._layout, self._job, self._gradients = model, layout, job, gradients
         self._sums = RowSums(layout, job.rows, accumulation_dtype(model))
-        cache, where = KeyValueCache(len(job.tokens)), torch.device(device)
+        cache, where = KeyValueCache(len(job.tokens)), torch.device(loaded.device)
         self._chunks: dict[int, _Piece] = {}
         for offset in range(0, len(job.tokens), chunk_tokens):
             end = min(offset + chunk_tokens, len(job.tokens))
@@ -181,6 +194,7 @@ class _Trace:
                 models.head(self._model), normed.detach(), self._job.tokens, spans.batch, spans.found
             )
             (spans.gradient,) = torch.autograd.grad(normed, hidden, gradient)
+            self._give(spans)
 
     def down(self, index: int, block: nn.Module) -> None:
         """The spans through a block again, and their gradients from its output to its input."""
@@ -192,10 +206,12 @@ class _Trace:
             spans.gradient = gradient
             if not index:
                 spans.found.add(EMBEDDING, gradient)
+            self._give(spans)
 
-    def result(self) -> TraceResult:
-        """What the sweeps found."""
-        gradients = self._sums.sums.new_zeros(len(self._job.windows), self._layout.size)
-        for spans in self._spans:
-            gradients[spans.batch.number] = spans.found.result
-        return TraceResult(self._sums.sums, gradients)
+    def _give(self, spans: _Spans) -> None:
+        self._gradients.add(spans.batch.number, spans.found.take())
+
+    @property
+    def sums(self) -> Tensor:
+        """(R, layout.size) activation sums."""
+        return self._sums.sums

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -74,11 +75,12 @@ def plan_work(spans: Sequence[Span], behaviours: Sequence[str], tokens: int, opt
 
 
 class Batch(NamedTuple):
-    """Windows packed into one row of positions; Q = their number, W = number of windows.
+    """Pieces of windows packed into one row of positions; Q = their number, W = number of windows they belong to.
 
     number: (W,) which windows, numbers into the list that was packed. positions: (Q,) position in the trace.
     owner: (Q,) which of the batch's windows a position belongs to. starts: (W,) first token of each.
     predicted: (W,) tokens of the window that its loss is the mean of. lengths: (W,) tokens of the window.
+    Only the first window can have positions in a batch that comes later, only the last one in an earlier batch.
     """
 
     number: Tensor
@@ -88,38 +90,34 @@ class Batch(NamedTuple):
     predicted: Tensor
     lengths: Tensor
 
+    @property
+    def earlier(self) -> slice:
+        """Positions of the first window that lie before this batch."""
+        return slice(int(self.starts[0]), int(self.positions[0]))
+
 
 def pack(windows: Sequence[Window], batch_tokens: int) -> Iterator[Batch]:
-    """Pack windows, in order of their start so that their prefixes are alike, into rows of about ``batch_tokens``.
+    """Pack windows into rows of equal size, at most ``batch_tokens`` positions.
 
-    A window longer than that gets a row of its own. Windows of one token have no gradient and are left out.
+    Windows follow one another in order of their start, so that their prefixes are alike, and are cut where a row is
+    full. The last row comes first: of a window that is cut, the gradients at its earlier keys and values are known
+    before its earlier positions are computed. Windows of one token have no gradient and are left out.
     """
-    order = sorted(range(len(windows)), key=lambda i: (windows[i].start, windows[i].end))
-    waiting: list[int] = []
-    size = 0
-    for i in order:
-        if windows[i].compute < 1:
-            continue
-        if waiting and size + windows[i].compute > batch_tokens:
-            yield _batch(windows, waiting)
-            waiting, size = [], 0
-        waiting.append(i)
-        size += windows[i].compute
-    if waiting:
-        yield _batch(windows, waiting)
+    order = [i for i in range(len(windows)) if windows[i].compute >= 1]
+    if not order:
+        return
+    order.sort(key=lambda i: (windows[i].start, windows[i].end))
+    numbers = torch.cat([torch.full((windows[i].compute,), i) for i in order])
+    positions = torch.cat([torch.arange(windows[i].start, windows[i].end - 1) for i in order])
+    rows = math.ceil(len(positions) / batch_tokens)
+    size = math.ceil(len(positions) / rows)
+    for row in reversed(list(zip(numbers.split(size), positions.split(size), strict=True))):
+        yield _batch(windows, *row)
 
 
-def _batch(windows: Sequence[Window], index: list[int]) -> Batch:
-    chosen = [windows[i] for i in index]
-    sizes = torch.tensor([window.compute for window in chosen])
-    starts = torch.tensor([window.start for window in chosen])
-    ends = torch.tensor([window.end for window in chosen])
-    return Batch(
-        number=torch.tensor(index),
-        positions=torch.cat([torch.arange(window.start, window.end - 1) for window in chosen]),
-        owner=torch.repeat_interleave(torch.arange(len(chosen)), sizes),
-        starts=starts,
-        # The trace's very first token is predicted by nothing.
-        predicted=ends - starts.clamp(min=1),
-        lengths=ends - starts,
-    )
+def _batch(windows: Sequence[Window], numbers: Tensor, positions: Tensor) -> Batch:
+    number, owner = numbers.unique_consecutive(return_inverse=True)
+    starts = torch.tensor([windows[i].start for i in number.tolist()])
+    ends = torch.tensor([windows[i].end for i in number.tolist()])
+    # The trace's very first token is predicted by nothing.
+    return Batch(number, positions, owner, starts, predicted=ends - starts.clamp(min=1), lengths=ends - starts)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mixprec import modules
-from mixprec.importance.engine import Layout
+from mixprec import artifacts, modules
+from mixprec.importance import streaming
+from mixprec.importance.engine import Job, Layout, run_trace
+from mixprec.importance.outputs import accumulation_dtype
+from mixprec.importance.statistics import TraceStatistics
 from mixprec.importance.windows import Window
 
 TINY = {
@@ -78,6 +83,48 @@ def layout_of(model: nn.Module) -> Layout:
     return Layout.of_linears(
         {modules.address(layer, kind): linear for (layer, kind), linear in modules.linear_layers(model).items()}
     )
+
+
+class InMemory:
+    """Gradients (W, D) of all windows."""
+
+    def __init__(self, model: Any, layout: Layout, job: Job) -> None:
+        self._layout = layout
+        self.rows = torch.zeros(len(job.windows), layout.size, dtype=accumulation_dtype(model))
+
+    def add(self, windows: Tensor, found: Mapping[str, Tensor]) -> None:
+        for name, gradients in found.items():
+            assert len(set(windows.tolist())) == len(windows)
+            self.rows[windows, self._layout.slices[name]] += gradients
+
+
+class Found(NamedTuple):
+    """row_sums (R, D), and gradients (W, D), a row for each window."""
+
+    row_sums: Tensor
+    gradients: Tensor
+
+
+def attributed(model: Any, layout: Layout, tokens: Tensor, rows: Tensor, windows: Any, **sizes: int) -> Found:
+    """One trace through the engine."""
+    job = Job(tokens, rows, windows)
+    found = InMemory(model, layout, job)
+    return Found(run_trace(model, layout, job, found, **sizes), found.rows)
+
+
+def swept(loaded: streaming.StreamedModel, layout: Layout, jobs: list[Job], **sizes: int) -> list[Found]:
+    """Traces through the streaming engine, together."""
+    found = [InMemory(loaded.model, layout, job) for job in jobs]
+    sums = streaming.run_traces(loaded, layout, jobs, found, **sizes)
+    return [Found(row_sums, each.rows) for row_sums, each in zip(sums, found, strict=True)]
+
+
+def save_statistics(path: Path, statistics: TraceStatistics, stamp: str) -> None:
+    """A trace's statistics written at once, as a plain safetensors file."""
+    tensors = {"activations": statistics.activations}
+    for name, preset in statistics.presets.items():
+        tensors |= {f"{name}/{field}": tensor for field, tensor in preset._asdict().items()}
+    artifacts.save_tensors(path, tensors, {"tokens": statistics.tokens, "stamp": stamp})
 
 
 def full_backpropagation(model: Any, layout: Layout, tokens: Tensor, window: Window) -> Tensor:

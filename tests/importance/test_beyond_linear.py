@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference import full_backpropagation, layout_of, outputs_of, relative_error, tiny_model
+from reference import (
+    attributed,
+    full_backpropagation,
+    layout_of,
+    outputs_of,
+    relative_error,
+    swept,
+    tiny_model,
+)
 from test_engine import WINDOWS
 from test_streaming import job, streamed
 from tiny import write_traces
@@ -15,7 +23,7 @@ from tiny import write_traces
 from mixprec import models, modules
 from mixprec.importance import streaming
 from mixprec.importance.attribute import attribute
-from mixprec.importance.engine import Layout, run_trace
+from mixprec.importance.engine import Layout
 from mixprec.importance.windows import Window
 from mixprec.traces import spans, store
 from mixprec.traces.spans import AnnotatedTrace
@@ -32,7 +40,7 @@ def test_gradients_and_sums_are_those_of_plain_passes(architecture: str, tmp_pat
     norms = 4 if architecture.startswith("gemma") else 2
     assert len(layout.modules) == 3 * 7 + 3 * norms + 3
     work = job(40, 5, WINDOWS)
-    found = run_trace(model, layout, *work, chunk_tokens=16, batch_tokens=12)
+    found = attributed(model, layout, *work, chunk_tokens=16, batch_tokens=12)
     # Gemma 2's reference has a float32 softmax (eager attention).
     tolerance = 1e-5 if architecture == "gemma2" else 1e-9
     for number in (0, 1, 5):
@@ -43,7 +51,7 @@ def test_gradients_and_sums_are_those_of_plain_passes(architecture: str, tmp_pat
     sums = torch.cat([work.rows.double() @ outputs[name] for name in layout.modules], dim=1)
     assert relative_error(found.row_sums, sums) < (1e-5 if architecture == "gemma2" else 1e-10)
     empty = streamed(tiny_model(architecture), tmp_path)
-    (other,) = streaming.run_traces(empty, whole_layout(empty.model), [work], chunk_tokens=16, batch_tokens=12)
+    (other,) = swept(empty, whole_layout(empty.model), [work], chunk_tokens=16, batch_tokens=12)
     assert torch.equal(found.row_sums, other.row_sums)
     assert torch.equal(found.gradients, other.gradients)
 
@@ -52,10 +60,10 @@ def test_logits_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama")
     layout = whole_layout(model)
     work = job(40, 5, [Window(0, 4, 30), Window(1, 6, 20)])
-    found = run_trace(model, layout, *work)
+    found = attributed(model, layout, *work)
     monkeypatch.setattr("mixprec.importance.engine.HEAD_TOKENS", 7)
     monkeypatch.setattr("mixprec.importance.outputs._HEAD_ROWS", 9)
-    again = run_trace(model, layout, *work)
+    again = attributed(model, layout, *work)
     assert relative_error(again.gradients, found.gradients) < 1e-12
     assert relative_error(again.row_sums, found.row_sums) < 1e-12
 

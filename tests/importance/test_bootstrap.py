@@ -13,7 +13,7 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import layout_of, tiny_model
+from reference import layout_of, save_statistics, tiny_model
 from scipy.stats import spearmanr
 from test_scores import run
 
@@ -48,7 +48,7 @@ def write_statistics(folder: Path, traces: int, seed: int, chosen: AttributionOp
         tokens = int(torch.randint(20, 60, (), generator=generator))
         counts = windows.float() * 3
         data = PresetStatistics(wide[1:5] * counts[:, None], counts, windows, wide[6:], owners)
-        statistics.save(path, TraceStatistics(tokens, wide[0] * tokens, {"p": data}), "stamp")
+        save_statistics(path, TraceStatistics(tokens, wide[0] * tokens, {"p": data}), "stamp")
     return paths
 
 
@@ -102,7 +102,7 @@ def test_a_steering_vector_of_length_zero_stays_zero(tmp_path: Path) -> None:
         mean = torch.randn(17, generator=generator)
         ones, gradient = torch.ones(4), torch.randn(4, 17, generator=generator)
         data = PresetStatistics(mean.expand(4, 17) * 7, ones * 7, ones.long(), gradient, torch.arange(4))
-        statistics.save(path, TraceStatistics(7, mean * 7, {"p": data}), "stamp")
+        save_statistics(path, TraceStatistics(7, mean * 7, {"p": data}), "stamp")
     found = bootstrap.importance(paths, "p", SLICES, OPTIONS[0], bootstrap.draw(3, 20))
     assert not found.any()
 

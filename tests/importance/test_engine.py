@@ -8,10 +8,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import dispatch_model
-from reference import TINY, full_backpropagation, layout_of, outputs_of, relative_error, tiny_model
+from reference import (
+    TINY,
+    attributed,
+    full_backpropagation,
+    layout_of,
+    outputs_of,
+    relative_error,
+    tiny_model,
+)
 
 from mixprec import models
-from mixprec.importance.engine import run_trace
 from mixprec.importance.options import AttributionOptions
 from mixprec.importance.windows import Window, plan_work
 from mixprec.models import LoadedModel
@@ -33,7 +40,7 @@ def check_windows(architecture: str, dtype: torch.dtype, tolerance: float, **siz
     model = tiny_model(architecture, dtype)
     layout = layout_of(model)
     tokens = torch.randint(3, 61, (40,), generator=torch.Generator().manual_seed(5))
-    result = run_trace(model, layout, tokens, torch.ones(1, 40), WINDOWS, **sizes)
+    result = attributed(model, layout, tokens, torch.ones(1, 40), WINDOWS, **sizes)
     for window, gradient in zip(WINDOWS, result.gradients, strict=True):
         reference = full_backpropagation(model, layout, tokens, window)
         if window.compute == 0:
@@ -72,7 +79,7 @@ def test_bfloat16_accumulates_in_float32() -> None:
     model = tiny_model("llama", torch.bfloat16)
     layout = layout_of(model)
     tokens = torch.randint(3, 61, (40,), generator=torch.Generator().manual_seed(5))
-    result = run_trace(model, layout, tokens, torch.ones(1, 40), WINDOWS)
+    result = attributed(model, layout, tokens, torch.ones(1, 40), WINDOWS)
     assert result.gradients.dtype == result.row_sums.dtype == torch.float32
     assert relative_error(result.gradients[1], full_backpropagation(model, layout, tokens, WINDOWS[1]).float()) < 0.1
 
@@ -84,7 +91,7 @@ def test_gradients_are_slopes_of_the_loss(name: str) -> None:
     layout = layout_of(model)
     tokens = torch.randint(3, 61, (30,), generator=torch.Generator().manual_seed(6))
     window = Window(0, 8, 19)
-    gradient = run_trace(model, layout, tokens, torch.ones(1, 30), [window]).gradients[0, layout.slices[name]]
+    gradient = attributed(model, layout, tokens, torch.ones(1, 30), [window]).gradients[0, layout.slices[name]]
     direction = torch.randn(len(gradient), dtype=torch.float64, generator=torch.Generator().manual_seed(7))
 
     def loss(step: float) -> torch.Tensor:
@@ -109,7 +116,7 @@ def test_row_sums_are_sums_of_plain_activations() -> None:
     layout = layout_of(model)
     tokens = torch.randint(3, 61, (33,), generator=torch.Generator().manual_seed(8))
     rows = torch.rand(3, 33, generator=torch.Generator().manual_seed(9))
-    result = run_trace(model, layout, tokens, rows, [], chunk_tokens=10)
+    result = attributed(model, layout, tokens, rows, [], chunk_tokens=10)
     outputs = outputs_of(model, layout, tokens)
     expected = torch.cat([rows.double() @ outputs[name] for name in layout.modules], dim=1)
     assert relative_error(result.row_sums, expected) < 1e-12
@@ -121,7 +128,7 @@ def test_the_model_is_left_as_it_was() -> None:
     tokens = torch.arange(3, 23)
     with torch.no_grad():
         scores = model(tokens[None]).logits
-    run_trace(model, layout_of(model), tokens, torch.ones(1, 20), [Window(0, 3, 9)])
+    attributed(model, layout_of(model), tokens, torch.ones(1, 20), [Window(0, 3, 9)])
     assert model.config._attn_implementation == before
     assert not any(module._forward_hooks for module in model.modules())
     with torch.no_grad():
@@ -139,7 +146,7 @@ def test_real_spans_on_the_embedded_model(smollm2: LoadedModel, shared_data: Pat
     found, _ = spans.token_spans(spans.char_spans(trace, "paper").spans, encoded["offset_mapping"], len(tokens))
     windows = plan_work(found, store.BEHAVIOURS, len(tokens), AttributionOptions.of("paper")).windows
     layout = layout_of(smollm2.model)
-    gradients = run_trace(smollm2.model, layout, tokens, torch.ones(1, len(tokens)), windows).gradients
+    gradients = attributed(smollm2.model, layout, tokens, torch.ones(1, len(tokens)), windows).gradients
     for number in {0, len(windows) // 2, len(windows) - 1}:
         reference = full_backpropagation(smollm2.model, layout, tokens, windows[number])
         for where in layout.slices.values():
@@ -155,7 +162,7 @@ def test_layers_behind_accelerate_hooks_get_the_same_gradients(tiny_checkpoint: 
     assert all(hasattr(layer, "_hf_hook") for layer in spread.model.model.layers)
     tokens = torch.arange(3, 43)
     one, other = (
-        run_trace(loaded.model, layout_of(loaded.model), tokens, torch.ones(1, 40), WINDOWS)
+        attributed(loaded.model, layout_of(loaded.model), tokens, torch.ones(1, 40), WINDOWS)
         for loaded in (plain, spread)
     )
     assert one.gradients.any()

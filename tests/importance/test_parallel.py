@@ -105,14 +105,15 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(
     killed = f"""
 import os
 import sys
-from mixprec import artifacts, cli
-write, written = artifacts.save_file, []
-def write_and_die(*arguments, **options):
-    write(*arguments, **options)
-    written.append(arguments)
-    if len(written) == 3:
+from mixprec import cli
+from mixprec.importance.statistics import TraceFile
+finish, finished = TraceFile.finish, []
+def finish_and_die(self, row_sums):
+    finish(self, row_sums)
+    finished.append(self)
+    if len(finished) == 3:
         os.kill(os.getpid(), {int(signal.SIGKILL)})
-artifacts.save_file = write_and_die
+TraceFile.finish = finish_and_die
 cli.main()
 """
     command = arguments(spans_file, tiny_checkpoint, tmp_path)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from reference import layout_of, naive_importance, tiny_model
 
 from mixprec.importance import scores, statistics
-from mixprec.importance.engine import Layout, run_trace
+from mixprec.importance.engine import Job, Layout, run_trace
 from mixprec.importance.options import PRESETS, AttributionOptions
-from mixprec.importance.windows import plan_work
+from mixprec.importance.windows import Work, plan_work
 from mixprec.traces.spans import TokenSpan
 
 BEHAVIOURS = ("a", "b", "c", "d")
@@ -38,9 +39,18 @@ def run(model: torch.nn.Module, layout: Layout, folder: Path) -> list[Path]:
         works = {name: plan_work(spans, BEHAVIOURS, len(tokens), option) for name, option in options.items()}
         rows = torch.cat([torch.ones(1, len(tokens)), *(work.rows for work in works.values())])
         windows = [window for work in works.values() for window in work.windows]
-        result = run_trace(model, layout, tokens, rows, windows, batch_tokens=16)
-        statistics.save(path, statistics.collect(works, options, result, len(tokens)), "stamp")
+        with statistics.writing(path, layout.slices, works, options, torch.float64, "stamp") as file:
+            file.finish(run_trace(model, layout, Job(tokens, rows, windows), file, batch_tokens=16))
     return paths
+
+
+def write(
+    path: Path, model: Any, layout: Layout, tokens: torch.Tensor, work: Work, option: AttributionOptions, **sizes: int
+) -> None:
+    """One trace's statistics under the name p."""
+    rows = torch.cat([torch.ones(1, len(tokens)), work.rows])
+    with statistics.writing(path, layout.slices, {"p": work}, {"p": option}, torch.float64, "stamp") as file:
+        file.finish(run_trace(model, layout, Job(tokens, rows, work.windows), file, **sizes))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -64,9 +74,9 @@ def test_token_sum_is_the_mean_times_the_length(tmp_path: Path) -> None:
     for kind in ("mean", "sum"):
         option = AttributionOptions(tokens=kind, absolute="inside")  # type: ignore[arg-type]
         work = plan_work(spans, BEHAVIOURS, len(tokens), option)
-        rows = torch.cat([torch.ones(1, len(tokens)), work.rows])
-        result = run_trace(model, layout, tokens, rows, work.windows)
-        found[kind] = statistics.collect({"p": work}, {"p": option}, result, len(tokens)).presets["p"].gradients
+        path = tmp_path / f"{kind}.safetensors"
+        write(path, model, layout, tokens, work, option)
+        found[kind] = statistics.load(path, "p").presets["p"].gradients
     lengths = torch.tensor([w.end - w.start for w in work.windows], dtype=torch.float64)
     assert torch.allclose(found["sum"], found["mean"] * lengths[:, None], rtol=1e-12)
 
@@ -77,11 +87,9 @@ def test_a_behaviour_without_spans_scores_zero_not_nan(tmp_path: Path) -> None:
     option = AttributionOptions.of("paper")
     tokens = traces()[0][0]
     work = plan_work([TokenSpan("a", 8, 12)], BEHAVIOURS, len(tokens), option)
-    rows = torch.cat([torch.ones(1, len(tokens)), work.rows])
-    result = run_trace(model, layout, tokens, rows, work.windows)
     path = tmp_path / "00000.safetensors"
-    statistics.save(path, statistics.collect({"paper": work}, {"paper": option}, result, len(tokens)), "stamp")
-    found, means = scores.score([path], "paper", layout.slices, option)
+    write(path, model, layout, tokens, work, option)
+    found, means = scores.score([path], "p", layout.slices, option)
     assert found.importance[0].min() > 0
     assert not found.importance[1:].any()
     assert means.traces_with.tolist() == [1, 0, 0, 0]

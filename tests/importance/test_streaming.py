@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from reference import TINY, full_backpropagation, layout_of, relative_error, tiny_model
+from reference import (
+    TINY,
+    attributed,
+    full_backpropagation,
+    layout_of,
+    relative_error,
+    swept,
+    tiny_model,
+)
 from safetensors.torch import save_file
 from test_engine import WINDOWS
 from tiny import TRACES, write_checkpoint
@@ -18,7 +26,7 @@ from mixprec import models
 from mixprec.checkpoint.source import open_source
 from mixprec.errors import UserError
 from mixprec.importance import streaming
-from mixprec.importance.engine import Job, Layout, run_trace
+from mixprec.importance.engine import Job, Layout
 from mixprec.importance.streaming import StreamedModel
 from mixprec.importance.windows import Window
 
@@ -42,9 +50,9 @@ def test_a_sweep_gives_what_single_passes_and_full_backpropagation_give(architec
     whole = tiny_model(architecture)
     layout = layout_of(whole)
     sizes = {"chunk_tokens": 16, "batch_tokens": 12}
-    singles = [run_trace(whole, layout, *each, **sizes) for each in jobs]
+    singles = [attributed(whole, layout, *each, **sizes) for each in jobs]
     empty = streamed(tiny_model(architecture), tmp_path)
-    found = streaming.run_traces(empty, layout_of(empty.model), jobs, **sizes)
+    found = swept(empty, layout_of(empty.model), jobs, **sizes)
     for one, other in zip(singles, found, strict=True):
         assert torch.equal(one.row_sums, other.row_sums)
         assert torch.equal(one.gradients, other.gradients)
@@ -67,7 +75,7 @@ def test_one_block_is_in_memory_and_each_is_read_twice(tmp_path: Path, monkeypat
             yield block
 
     monkeypatch.setattr(StreamedModel, "block", counted)
-    streaming.run_traces(empty, layout_of(empty.model), [job(20, 1, [Window(0, 2, 9)]), job(12, 2, [])])
+    swept(empty, layout_of(empty.model), [job(20, 1, [Window(0, 2, 9)]), job(12, 2, [])])
     assert read == [0, 1, 2, 2, 1, 0]
     assert all(parameter.is_meta for parameter in empty.model.model.layers.parameters())
 
@@ -100,8 +108,8 @@ def test_an_opened_checkpoint_is_the_loaded_one(
     empty = streaming.open_model(str(folder), dtype=dtype)
     tokens = torch.tensor(whole.tokenizer(TRACES[0]["output"])["input_ids"])
     work = Job(tokens, torch.ones(1, len(tokens)), [Window(0, 5, 20), Window(1, 30, 34)])
-    one = run_trace(whole.model, Layout.of_linears(whole.linears), *work)
-    (other,) = streaming.run_traces(empty, Layout.of_linears(empty.linears), [work])
+    one = attributed(whole.model, Layout.of_linears(whole.linears), *work)
+    (other,) = swept(empty, Layout.of_linears(empty.linears), [work])
     assert one.gradients.any()
     assert torch.equal(one.row_sums, other.row_sums)
     assert torch.equal(one.gradients, other.gradients)

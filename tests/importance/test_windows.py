@@ -63,14 +63,17 @@ windows = st.lists(
 @given(windows, st.integers(1, 40))
 def test_packing_computes_every_position_of_every_window_once(chosen: list[Window], budget: int) -> None:
     found: dict[int, list[int]] = {}
-    last_start = -1
-    for batch in pack(chosen, budget):
-        assert len(batch.positions) <= budget or len(batch.number) == 1
-        assert int(batch.starts.min()) >= last_start
-        last_start = int(batch.starts.max())
+    batches = list(pack(chosen, budget))
+    assert max((len(batch.positions) for batch in batches), default=0) <= budget
+    assert len(batches) == -(-sum(window.compute for window in chosen) // budget)
+    for batch in reversed(batches):
+        assert batch.starts.tolist() == sorted(batch.starts.tolist())
         for row, number in enumerate(batch.number.tolist()):
-            found[number] = batch.positions[batch.owner == row].tolist()
             window = chosen[number]
+            # Only a batch's first window has positions in a batch that comes later.
+            before = list(range(window.start, batch.earlier.stop)) if row == 0 else []
+            assert found.get(number, []) == before
+            found[number] = before + batch.positions[batch.owner == row].tolist()
             assert batch.starts[row] == window.start
             assert batch.lengths[row] == window.end - window.start
             assert batch.predicted[row] == len([t for t in range(window.start, window.end) if t > 0])
