@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Makes the environments of the quantizers that mixprec is compared with, one for each, as their pins exclude one another:
+#
+#   benchmarks/peers/build.sh [llmcompressor] [gptqmodel] [autoround] [modelopt]     default: all four
+#
+# They lie in $MIXPREC_PEERS (default .peers in the repository, ignored by git), 1 to 2 GB each. What is there with the
+# same pins is left as it is; an environment whose pins have changed is made again.
+#
+# PYTHON         the interpreter to start from (default python3, 3.11 or newer)
+# MIXPREC_PEERS  another folder
+#
+# Where pip's default torch for your platform brings GPU libraries that you don't want, point pip to the CPU builds first
+# (PIP_INDEX_URL or PIP_EXTRA_INDEX_URL).
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+root=$(cd "$here/../.." && pwd -P)
+peers=${MIXPREC_PEERS:-$root/.peers}
+torch="torch==2.13.0"
+known="llmcompressor gptqmodel autoround modelopt"
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 2
+}
+
+# What an environment was made from: its pins and its interpreter.
+key_of() {
+    local pins=("$here/pins/$1".txt)
+    [ -f "$here/pins/$1.no-deps.txt" ] && pins+=("$here/pins/$1.no-deps.txt")
+    { printf '%s\n' "$torch" "$("$python" -V)"; cat "${pins[@]}"; } | "$python" -c '
+import hashlib, sys
+print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'
+}
+
+build() {
+    local name=$1 folder=$peers/$1 key
+    key=$(key_of "$name")
+    if [ -x "$folder/bin/python" ] && [ "$(cat "$folder/.mixprec-peer" 2>/dev/null)" = "$key" ]; then
+        printf '%s is there\n' "$folder"
+        return
+    fi
+    # An environment that was broken off half-way is made again; any other folder is left alone.
+    if [ -e "$folder" ] && ! [ -f "$folder/pyvenv.cfg" ]; then
+        fail "$folder is there but no virtual environment; remove it or set MIXPREC_PEERS"
+    fi
+    printf 'making %s (some minutes)\n' "$folder"
+    "$python" -m venv --clear "$folder"
+    # torch by itself and with its version, and nothing after it may replace it.
+    printf '%s\n' "$torch" >"$folder/constraints.txt"
+    install "$folder" "$torch"
+    install "$folder" -r "$here/pins/$name.txt"
+    if [ -f "$here/pins/$name.no-deps.txt" ]; then
+        install "$folder" --no-deps -r "$here/pins/$name.no-deps.txt"
+    fi
+    printf '%s\n' "$key" >"$folder/.mixprec-peer"
+}
+
+install() {
+    local folder=$1
+    shift
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$folder/constraints.txt" "$@" ||
+        fail "pip could not install $*; run the same command again, or see pip's message above"
+}
+
+python=${PYTHON:-python3}
+command -v "$python" >/dev/null || fail "$python is not there; name another one: PYTHON=python3.12 bash $0"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$("$python" -V) is too old; 3.11 or newer is needed"
+for name in "${@:-$known}"; do
+    for one in $name; do
+        case " $known " in *" $one "*) ;; *) fail "$one is none of: $known" ;; esac
+    done
+done
+mkdir -p "$peers"
+printf '# Written by benchmarks/peers/build.sh.\n*\n' >"$peers/.gitignore"
+# shellcheck disable=SC2086
+for name in ${*:-$known}; do build "$name"; done

@@ -1,0 +1,21 @@
+"""Plans in the override syntax of other quantizers: one file per target, text out, patterns that match exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from mixprec.export import autoround, gptqmodel, llamacpp, llmcompressor, modelopt
+from mixprec.modules import Inventory
+from mixprec.plan.schema import Plan
+
+#: (plan, the model's modules, method) -> the target's file. Raises UserError for what the target can't hold.
+Exporter = Callable[[Plan, Inventory, str], str]
+
+TARGETS: Final[dict[str, Exporter]] = {
+    "gptqmodel": gptqmodel.export,
+    "llmcompressor": llmcompressor.export,
+    "autoround": autoround.export,
+    "llamacpp": llamacpp.export,
+    "modelopt": modelopt.export,
+}

@@ -1,0 +1,57 @@
+"""llm-compressor: a recipe, YAML, with one group of targets for each format; what no group names is left as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from mixprec.errors import UserError
+from mixprec.export.names import regexes
+from mixprec.export.support import Support, base_format, gathered
+from mixprec.modules import HEAD, Inventory
+from mixprec.numerics.formats import WHOLE_ROW, Format, Keep
+from mixprec.plan.schema import Plan
+
+_ALL = frozenset(range(2, 9))
+SUPPORT = Support("llm-compressor", _ALL, _ALL)
+
+#: The plan's method -> its modifiers; the last one quantizes.
+METHODS = {
+    "rtn": ("QuantizationModifier",),
+    "gptq": ("GPTQModifier",),
+    "awq": ("AWQModifier", "QuantizationModifier"),
+}
+
+
+def export(plan: Plan, inventory: Inventory, method: str) -> str:
+    """The plan as a recipe for ``oneshot(recipe=…)``.
+
+    Raises UserError for a method that it doesn't have, and for formats that it can't hold.
+    """
+    if method not in METHODS:
+        raise UserError(
+            f"method: {method!r} is not one of llm-compressor's: {', '.join(METHODS)}; choose with --method"
+        )
+    formats = gathered(plan, inventory, SUPPORT)
+    base_format(formats)
+    groups = {
+        str(format): {"targets": _targets(addresses), "weights": _weights(format)}
+        for format, addresses in formats.items()
+        if isinstance(format, Format)
+    }
+    kept = [address for format, addresses in formats.items() if isinstance(format, Keep) for address in addresses]
+    *before, last = METHODS[method]
+    modifiers: dict[str, Any] = {name: {} for name in before}
+    modifiers[last] = {"ignore": [HEAD, *_targets(kept)], "config_groups": groups}
+    return yaml.safe_dump({"mixprec_stage": {"mixprec_modifiers": modifiers}}, sort_keys=False, width=2000)
+
+
+def _targets(addresses: list[str]) -> list[str]:
+    return [f"re:{pattern}" for pattern in regexes(addresses)]
+
+
+def _weights(format: Format) -> dict[str, Any]:
+    whole = format.group_size == WHOLE_ROW
+    where = {"strategy": "channel"} if whole else {"strategy": "group", "group_size": format.group_size}
+    return {"num_bits": format.bits, "type": "int", "symmetric": format.symmetric, **where}
