@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mixprec.export import TARGETS
-from mixprec.modules import Inventory, inventory
+from mixprec.modules import Inventory, fused_groups, inventory
 from mixprec.numerics.formats import KEEP, Format, Keep
 from mixprec.plan.schema import ModulePlan, Plan
 
@@ -90,7 +90,7 @@ def check(peer: str, method: str, work: Path, seed: int = 0) -> list[str]:
     if not source.is_dir():
         write_source(source, work / "tokens.safetensors")
     modules = inventory(AutoConfig.from_pretrained(source))
-    plan = random_plan(modules, formats_of(peer, method), str(source), seed)
+    plan = random_plan(modules, formats_of(peer, method), str(source), seed, shared=method == "awq")
     text = TARGETS[peer](plan, modules, method)
     path = work / f"{peer}_{method}.plan"
     path.write_text(text, encoding="utf-8")
@@ -107,18 +107,23 @@ def check(peer: str, method: str, work: Path, seed: int = 0) -> list[str]:
 
 
 def formats_of(peer: str, method: str) -> list[str]:
-    """What the peer can hold."""
-    no_rows = (peer, method) == ("gptqmodel", "awq")
-    return [name for name in FORMATS[peer] if not (no_rows and name == "w3")]
+    """What the peer can hold: GPTQModel's AWQ has one format for all that isn't kept."""
+    return ["w3g32", "keep"] if (peer, method) == ("gptqmodel", "awq") else list(FORMATS[peer])
 
 
-def random_plan(modules: Inventory, formats: list[str], model: str, seed: int) -> Plan:
-    """Any format for any module, each of ``formats`` at least once."""
+def random_plan(modules: Inventory, formats: list[str], model: str, seed: int, shared: bool = False) -> Plan:
+    """Any format for any module, each of ``formats`` at least once.
+
+    ``shared``: modules with one input have one format or are kept, as AWQ wants it.
+    """
     generator = random.Random(seed)
-    names = list(formats)
-    names += generator.choices(names, k=len(modules.linears) - len(names))
+    names = formats + generator.choices(formats, k=len(modules.linears) - len(formats))
     generator.shuffle(names)
-    planned = {module.address: ModulePlan(format=name) for module, name in zip(modules.linears, names, strict=True)}
+    chosen = {module.address: name for module, name in zip(modules.linears, names, strict=True)}
+    for group in fused_groups(modules) if shared else ():
+        grids = [module.address for module in group if chosen[module.address] != "keep"]
+        chosen |= dict.fromkeys(grids, chosen[grids[0]] if grids else "keep")
+    planned = {address: ModulePlan(format=name) for address, name in chosen.items()}
     return Plan(model=model, method="rtn", modules=planned)
 
 
@@ -132,6 +137,8 @@ def differences(plan: Plan, before: dict[str, Tensor], after: dict[str, Tensor],
         if isinstance(format, Keep):
             if not scaled and not torch.equal(weight, after[name]):
                 yield f"{name}: keep, but other bytes"
+            if name in planned and min(len(values.unique()) for values in after[name].reshape(-1, 64)) <= 32:
+                yield f"{name}: keep, but on a grid"
         elif isinstance(format, Format):
             for problem in off_grid(weight, after[name], format, scaled):
                 yield f"{name}: {format}, but {problem}"
@@ -162,7 +169,7 @@ def off_grid(weight: Tensor, found: Tensor, format: Format, scaled: bool = False
         yield f"its error is {error:.2f} times that of {format.bits} bits"
     # Rows whose weights are positive but for a small one in each group; GPTQ makes a few more negative.
     one_sided = float(counts[:half].float().mean()) / levels
-    if format.bits <= 4 and format.symmetric != (one_sided < 0.75):
+    if format.bits in (3, 4) and format.symmetric != (one_sided < 0.75):
         yield f"groups of one sign use {one_sided:.2f} of a {'' if format.symmetric else 'a'}symmetric grid"
 
 

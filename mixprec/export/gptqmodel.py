@@ -7,6 +7,7 @@ modules as they are.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mixprec.errors import UserError
@@ -38,6 +39,8 @@ def export(plan: Plan, inventory: Inventory, method: str) -> str:
     if method not in METHODS:
         raise UserError(f"method: {method!r} is not one of GPTQModel's: {', '.join(METHODS)}; choose with --method")
     formats = gathered(plan, inventory, AWQ_SUPPORT if method == "awq" else SUPPORT)
+    if method == "awq":
+        _check_uniform(formats)
     # Whole rows need an exception of their own: let them be the base only where there is nothing else.
     base = base_format(sorted(formats, key=_whole_row))
     ordered = method in ("gptq", "gptaq")
@@ -49,6 +52,17 @@ def export(plan: Plan, inventory: Inventory, method: str) -> str:
         dynamic |= {f"{sign}:{pattern}": overrides for pattern in regexes(addresses)}
     config = {**METHODS[method], **_grid(base, ordered), "lm_head": False, "dynamic": dynamic}
     return json.dumps(config, indent=2) + "\n"
+
+
+def _check_uniform(formats: Mapping[Format | Keep, Sequence[str]]) -> None:
+    """Its AWQ searches scales for the base's bits and groups, whatever ``dynamic`` says, and packs for dynamic's."""
+    grids = [format for format in formats if isinstance(format, Format)]
+    if len(grids) > 1:
+        address = formats[grids[1]][0]
+        raise UserError(
+            f"{address}: {grids[1]}: GPTQModel's AWQ has one format for all modules that it doesn't keep, and most are "
+            f"{grids[0]}; give them one format, or choose another --method"
+        )
 
 
 def _whole_row(format: Format | Keep) -> bool:

@@ -9,7 +9,7 @@ import yaml
 from mixprec.errors import UserError
 from mixprec.export.names import regexes
 from mixprec.export.support import Support, base_format, gathered
-from mixprec.modules import HEAD, Inventory
+from mixprec.modules import HEAD, Inventory, fused_groups
 from mixprec.numerics.formats import WHOLE_ROW, Format, Keep
 from mixprec.plan.schema import Plan
 
@@ -35,6 +35,8 @@ def export(plan: Plan, inventory: Inventory, method: str) -> str:
         )
     formats = gathered(plan, inventory, SUPPORT)
     base_format(formats)
+    if method == "awq":
+        _check_shared_inputs(plan, inventory)
     groups = {
         str(format): {"targets": _targets(addresses), "weights": _weights(format)}
         for format, addresses in formats.items()
@@ -45,6 +47,19 @@ def export(plan: Plan, inventory: Inventory, method: str) -> str:
     modifiers: dict[str, Any] = {name: {} for name in before}
     modifiers[last] = {"ignore": [HEAD, *_targets(kept)], "config_groups": groups}
     return yaml.safe_dump({"mixprec_stage": {"mixprec_modifiers": modifiers}}, sort_keys=False, width=2000)
+
+
+def _check_shared_inputs(plan: Plan, inventory: Inventory) -> None:
+    """Its AWQ searches one scale for modules that share an input, and rounds all of them in the last one's format."""
+    for group in fused_groups(inventory):
+        planned = [(module.address, plan.formats[module.address]) for module in group]
+        grids = [(address, format) for address, format in planned if isinstance(format, Format)]
+        for address, format in grids[1:]:
+            if format != grids[0][1]:
+                raise UserError(
+                    f"{address}: {format}: llm-compressor's AWQ wants one format for modules that share their input, "
+                    f"and {grids[0][0]} has {grids[0][1]}; give them one format, or choose another --method"
+                )
 
 
 def _targets(addresses: list[str]) -> list[str]:

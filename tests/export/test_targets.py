@@ -144,6 +144,7 @@ def test_methods_become_the_targets_own(small: Inventory) -> None:
         ("gptqmodel", "w3g48", "gptq", "layers.0.self_attn.q_proj and 83 more: w3g48: GPTQModel holds groups of 16"),
         ("gptqmodel", "w3g64_asym", "any4", "method: 'any4' is not one of GPTQModel's: gptq, gptaq, awq, rtn"),
         ("gptqmodel", "w3g128", "gptq", "layers.0.mlp.down_proj and 11 more: w3g128: GPTQModel wants groups"),
+        ("gptqmodel", "w3", "awq", "w3: GPTQModel's AWQ holds groups of 16, 32, 64, 128; keep them"),
         ("llmcompressor", "w3g128", "gptq", "w3g128: llm-compressor wants groups that divide the 192 columns"),
         ("llmcompressor", "w3g64", "gptaq", "method: 'gptaq' is not one of llm-compressor's: rtn, gptq, awq"),
         ("autoround", "w8g64_asym", "rtn", "AutoRound holds 2, 3, 4, 5, 6, 7, 8 bits symmetric and 2, 3, 4, 5, 6, 7"),
@@ -159,6 +160,29 @@ def test_what_a_target_cannot_hold_is_said(
     with pytest.raises(UserError) as caught:
         TARGETS[target](plan_of(small, format), small, method)
     assert message in str(caught.value)
+
+
+def test_gptqmodel_s_awq_has_one_format(small: Inventory) -> None:
+    chosen = dict.fromkeys([module.address for module in small.linears], "w4g64")
+    chosen["model.layers.3.mlp.up_proj"] = "keep"
+    config = json.loads(TARGETS["gptqmodel"](plan_of(small, chosen), small, "awq"))
+    assert list(config["dynamic"].values()) == [{}]
+    chosen["model.layers.4.mlp.up_proj"] = "w3g64"
+    with pytest.raises(UserError, match=r"layers.4.mlp.up_proj: w3g64: GPTQModel's AWQ has one format"):
+        TARGETS["gptqmodel"](plan_of(small, chosen), small, "awq")
+
+
+def test_llm_compressor_s_awq_has_one_format_per_input(small: Inventory) -> None:
+    chosen = dict.fromkeys([module.address for module in small.linears], "w4g64")
+    chosen |= {"model.layers.3.mlp.up_proj": "keep", "model.layers.3.mlp.down_proj": "w3g64"}
+    plan = plan_of(small, chosen)
+    found = interpret.llmcompressor(TARGETS["llmcompressor"](plan, small, "awq"), [*plan.modules, HEAD])
+    assert found == {address: grid_of(format) for address, format in plan.formats.items()} | {HEAD: None}
+    chosen["model.layers.4.self_attn.v_proj"] = "w3g64"
+    with pytest.raises(
+        UserError, match=r"layers.4.self_attn.v_proj: w3g64: .* model.layers.4.self_attn.q_proj has w4g64"
+    ):
+        TARGETS["llmcompressor"](plan_of(small, chosen), small, "awq")
 
 
 def test_every_format_that_does_not_fit_is_told_at_once(small: Inventory) -> None:
