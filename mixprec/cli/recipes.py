@@ -81,19 +81,59 @@ def plan(
         sys.stdout.write(dumps(made))
 
 
-@app.command(epilog=epilog("mixprec explain quickstart", "mixprec explain recipes/selective_32_up.yaml"))
+@app.command(
+    epilog=epilog(
+        "mixprec explain quickstart",
+        "mixprec explain recipes/selective_32_up.yaml",
+        "mixprec explain --attribution deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+    )
+)
 def explain(
-    recipe: RecipeName,
+    recipe: Annotated[str | None, typer.Argument(help="Recipe file, or its name in 'mixprec ls'.")] = None,
     importance: Annotated[Path | None, typer.Option(help="importance.json, for rules that rank.")] = None,
+    attribution: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="No recipe: what attribution costs for this model.")
+    ] = None,
     change: Overrides = None,
 ) -> None:
-    """Show modules, bits and bytes of a recipe's variants, without loading weights."""
-    from mixprec import pipeline
+    """Show modules, bits and bytes of a recipe's variants and the cost of its importance, without loading weights."""
     from mixprec import recipe as recipes
-    from mixprec.report.formatting import size
 
+    if (recipe is None) == (not attribution):
+        raise UserError("mixprec explain: give a recipe, or models with --attribution")
+    if recipe is None:
+        for model in attribution or ():
+            _print_cost(model)
+        return
     path = recipes.find(recipe)
     chosen = recipes.load(path, change or ())
+    _print_variants(path, chosen, importance)
+    if chosen.importance is not None:
+        wanted, spec = chosen.importance, chosen.model
+        _print_cost(spec.id, spec.revision, spec.dtype, wanted.max_tokens, len(wanted.presets))
+
+
+def _print_cost(
+    model: str, revision: str | None = None, dtype: str = "bfloat16", limit: int | None = None, presets: int = 1
+) -> None:
+    """What attribution costs, for the longest of the paper's traces, or what the model or ``limit`` leaves of it."""
+    from mixprec import models
+    from mixprec.importance.cost import PAPER_CORPUS, cost
+    from mixprec.report.costs import about, cost_table
+    from mixprec.report.terminal import rich_table
+
+    config = models.load_config(model, revision)
+    tokens = min(limit or config.max_position_embeddings, config.max_position_embeddings, PAPER_CORPUS.longest)
+    found = cost(config, dtype, tokens, presets)
+    out.print()
+    out.print(rich_table(cost_table([found]), f"Attribution of {model}"))
+    out.print(about(found))
+
+
+def _print_variants(path: Path, chosen: Recipe, importance: Path | None) -> None:
+    from mixprec import pipeline
+    from mixprec.report.formatting import size
+
     done = Path("runs") / path.stem / "importance" / "importance.json"
     scores = scores_in(importance or (done if done.is_file() else None))
     table = Table(title=f"{path.name}: {chosen.model.id}", box=box.SIMPLE_HEAD)
