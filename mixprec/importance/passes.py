@@ -83,11 +83,16 @@ def run(
     # All processes have to split the same list, so the main one's view of the folder counts.
     done = processes.agree([all(statistics.is_done(path, task.stamp) for path in task.paths) for task in tasks])
     left = [task for task, is_done in zip(tasks, done, strict=True) if not is_done]
-    mine = [left[number] for number in share([len(task.ids) for task in left], processes.rank(), processes.count())]
+    mine = [left[number] for number in share([work_of(task) for task in left], processes.rank(), processes.count())]
     with bar("attribute", sum(len(task.ids) for task in mine), "tokens") as advance:
         for number in _attribute(loaded, layouts, options, mine):
             advance(len(mine[number].ids))
     processes.wait()
+
+
+def work_of(task: Task) -> int:
+    """About how long a pass takes: forward for every token, forward and backward for every span position."""
+    return len(task.ids) + 2 * sum(window.compute for work in task.works.values() for window in work.windows)
 
 
 def _attribute(

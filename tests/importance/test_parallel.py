@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import TRACES, tokenizer, write_traces
+from tiny import write_traces
 
-from mixprec import cli
+from mixprec import cli, models
+from mixprec.importance import passes
+from mixprec.importance.options import PRESETS, AttributionOptions
 from mixprec.importance.parallel import share
 from mixprec.traces import spans, store
 
@@ -85,10 +87,12 @@ def test_two_processes_end_with_the_same_bytes_and_speak_once(
 
 
 def test_a_process_that_fails_ends_the_others(spans_file: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
-    words = tokenizer()
-    lengths = [len(words(trace["prompt"] + trace["output"])["input_ids"]) for trace in TRACES]
+    options = {preset: AttributionOptions.of(preset) for preset in PRESETS}
+    found = spans.load_spans(spans_file)
+    tasks, _ = passes.plan(models.load(str(tiny_checkpoint)), found, [()] * len(found), options, 256, "")  # type: ignore[arg-type]
     # A folder in the place of a file that the second process has to write.
-    blocked = tmp_path / "out" / "traces" / f"{share(lengths, 1, 2)[0]:05d}.safetensors"
+    mine = share([passes.work_of(task) for task in tasks], 1, 2)
+    blocked = tmp_path / "out" / "traces" / f"{mine[0]:05d}.safetensors"
     blocked.mkdir(parents=True)
     start = time.monotonic()
     done = launch(arguments(spans_file, tiny_checkpoint, tmp_path / "out"))
@@ -105,7 +109,9 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(
     killed = f"""
 import os
 import sys
-from mixprec import cli
+from mixprec import cli, models
+from mixprec.importance import passes
+from mixprec.importance.options import PRESETS, AttributionOptions
 from mixprec.importance.statistics import TraceFile
 finish, finished = TraceFile.finish, []
 def finish_and_die(self, row_sums):
