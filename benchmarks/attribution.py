@@ -2,19 +2,47 @@
 
 python benchmarks/attribution.py [--quick] [--data FOLDER] --json OUT
 
+SmolLM2-135M in float32 on traces of the paper, spread over its four benchmarks and over lengths, cut at the model's
+context. Times are CPU seconds of one thread, so that other processes don't count; only scaling_2proc is wall time and
+wants an idle machine. Attribution is what ``mixprec attribute`` does with a trace: tokens, both passes, the file of
+statistics; scores once at the end. Intervals are apart.
+
 Keys of OUT (null: not measured)
-    time_vs_forward           CPU time of the whole attribution (preset paper, four behaviours), over that of
-                              ``model(input_ids)`` without gradients on the same traces, logits of all tokens included
-    time_vs_body              the same against the decoder alone, without any logits
-    speedup_vs_released       CPU time of the released algorithm over ours, both for preset released: per span one
-                              full forward and backward pass over the prefix, all parameters requiring gradients, with
-                              one forward pass per trace for the activation means. Measured on a sample of spans,
-                              extrapolated to all by a straight line in the number of prefix tokens and its square
+    time_vs_forward           whole attribution (preset paper, four behaviours) over ``model(input_ids)`` without
+                              gradients on the same traces in the same dtype, logits of all tokens included
+    time_vs_body              the same over the decoder alone, without any logits
+    speedup_vs_released       the released algorithm over ours, both with preset released and released spans: per
+                              span a full forward and backward pass over the prefix with all parameters' gradients,
+                              per trace a forward pass. Measured on a sample of spans at equal distances in the order
+                              of prefix lengths, up to 4,096 tokens; the rest by a fit in tokens and their square
+    max_rel_error             largest difference to full backpropagation on real spans, over the largest gradient of
+                              that module and span
     peak_over_weights_and_kv  (peak resident memory - resident memory after imports) / (bytes of weights + of the
-                              KV cache) over one long trace, in a process of its own
+                              KV cache) of the whole attribute stage on one trace of memory_tokens tokens, the one
+                              with the most span positions, in a process of its own
     peak_full_backward        the same for one full backward pass over that trace
-    max_rel_error             largest difference to full backpropagation on real spans, over the largest gradient
-                              of that module and span
+    memory_tokens             tokens of that trace
+    scaling_2proc             one process pinned to one core over two processes on two cores, one thread each: wall
+                              time of the command without what the same command takes when all traces are done
+                              already (start, loading the model, scores)
+    scaling_2proc_whole       the same with start and loading in it
+    traces                    traces measured
+    tokens                    their tokens
+    spans                     spans of the four behaviours, preset paper
+    span_token_share          their tokens over all tokens; a token in two spans counts twice
+    seconds_forward           plain forward passes
+    seconds_ours_paper        attribution with preset paper, of it:
+    seconds_prefill           the pass without gradients
+    seconds_spans             spans forward and backward
+    seconds_files             statistics on disk
+    seconds_scores            steering vectors and scores
+    seconds_intervals         1,000 bootstrap resamples, not in the above
+    seconds_ours_released     attribution with preset released
+    seconds_released_extrapolated  the released algorithm, all spans
+    released_spans_measured   spans in its sample
+    released_spans            spans in all
+    released_spans_beyond_sample   of them with a prefix longer than the sample's longest
+    released_fit_error        largest relative error of the fit on the sample
 """
 
 from __future__ import annotations
@@ -22,201 +50,183 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import machine
+import released_algorithm
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="8 traces up to 2,048 tokens, a 2,048-token trace for memory"
-    )
+    parser.add_argument("--quick", action="store_true", help="8 traces up to 2,048 tokens instead of 24 up to 8,192")
     parser.add_argument("--data", default=os.environ.get("MIXPREC_DATA") or str(ROOT.parent / "shared" / "data"))
-    parser.add_argument("--threads", type=int, default=1, help="1 keeps CPU time comparable on a shared machine")
+    parser.add_argument("--only", choices=["time", "memory", "scaling"], help="leave the other figures out")
     parser.add_argument("--json", required=True, help="where the figures go")
     parser.add_argument("--memory", choices=["ours", "full"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
         print(json.dumps(measure_memory(arguments)))
         return
-    figures = measure(arguments)
-    for key, which in (("peak_over_weights_and_kv", "ours"), ("peak_full_backward", "full")):
-        figures |= in_own_process(arguments, which, key)
-    Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(figures, indent=2))
+    figures: dict[str, Any] = {}
+    parts = {"time": measure_time, "memory": measure_both_memories, "scaling": measure_scaling}
+    for name, measure in parts.items():
+        figures |= measure(arguments) if arguments.only in (None, name) else {}
+    machine.write(arguments.json, __file__, figures)
 
 
-def load_traces(arguments: argparse.Namespace, loaded: Any, per_dataset: int, limit: int) -> list[dict[str, Any]]:
-    """Traces spread over the four benchmarks and over lengths, with their work under both presets."""
-    import torch
+def limit(arguments: argparse.Namespace) -> int:
+    return 2_048 if arguments.quick else 8_192
 
-    from mixprec.importance.options import PRESETS, AttributionOptions
-    from mixprec.importance.windows import plan_work
-    from mixprec.traces import spans, store
 
-    path = Path(arguments.data) / "r1_distill_llama_8b_awq_traces" / "traces.jsonl"
+def chosen_traces(arguments: argparse.Namespace, per_dataset: int) -> list[Any]:
+    """Traces at equal distances in the order of their lengths, of each benchmark."""
+    from mixprec.traces import store
+
     by_dataset: dict[str, list[Any]] = {}
-    for trace in store.load(str(path)):
+    for trace in store.load(str(Path(arguments.data) / "r1_distill_llama_8b_awq_traces" / "traces.jsonl")):
         by_dataset.setdefault(trace.dataset, []).append(trace)
     chosen = []
     for traces in by_dataset.values():
         ordered = sorted(traces, key=lambda trace: len(trace.text))
         chosen += [ordered[(2 * i + 1) * len(ordered) // (2 * per_dataset)] for i in range(per_dataset)]
-    rows = []
-    for trace in chosen:
-        encoded = loaded.tokenizer(trace.text, return_offsets_mapping=True, verbose=False)
-        ids = torch.tensor(encoded["input_ids"][:limit])
-        works = {}
-        for preset in PRESETS:
-            found, _ = spans.token_spans(spans.char_spans(trace, preset).spans, encoded["offset_mapping"], limit)
-            works[preset] = plan_work(found, store.BEHAVIOURS, len(ids), AttributionOptions.of(preset))
-        rows.append({"id": trace.id, "ids": ids, "works": works})
-    return rows
+    return chosen
 
 
-def ours(loaded: Any, row: dict[str, Any], preset: str) -> Any:
-    """One trace through our engine."""
+def task(loaded: Any, trace: Any, preset: Any, most: int, path: Path) -> Any:
+    """One trace's pass: tokens and windows, by the span rule of the preset's name."""
+    from mixprec.importance import passes
+    from mixprec.importance.options import AttributionOptions
+    from mixprec.traces import spans
+
+    annotated = spans.char_spans(trace, preset)
+    (made,), _ = passes.plan(loaded, [annotated], [(path,)], {preset: AttributionOptions.of(preset)}, most, "benchmark")
+    return made
+
+
+def attribute(loaded: Any, trace: Any, preset: Any, most: int, path: Path) -> None:
+    """What mixprec attribute does with one trace."""
+    from mixprec.importance import passes
+    from mixprec.importance.engine import Layout
+    from mixprec.importance.options import AttributionOptions
+
+    options = {preset: AttributionOptions.of(preset)}
+    made = task(loaded, trace, preset, most, path)
+    passes.run(loaded, [Layout.of_linears(loaded.linears)], options, [made])
+
+
+def measure_time(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from mixprec.importance.engine import Layout, run_trace
+    from mixprec import models, progress
+    from mixprec.importance import engine, statistics
 
-    work = row["works"][preset]
-    rows = torch.cat([torch.ones(1, len(row["ids"])), work.rows])
-    return run_trace(loaded.model, Layout.of_linears(loaded.linears), row["ids"], rows, work.windows)
-
-
-def timed(call: Any) -> float:
-    """CPU seconds of a call: what other processes take does not count."""
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    import torch
-
-    from mixprec import models
-
-    torch.set_num_threads(arguments.threads)
-    loaded = models.load(models.BUNDLED)
-    limit = 2048 if arguments.quick else 8192
-    traces = load_traces(arguments, loaded, 2 if arguments.quick else 6, limit)
-    ours(loaded, traces[0], "paper")  # warm up
-    totals = {"forward": 0.0, "body": 0.0, "paper": 0.0, "released": 0.0}
-    for number, row in enumerate(traces, 1):
-        ids = row["ids"][None]
-        with torch.no_grad():
-            forward = timed(lambda ids=ids: loaded.model(ids, use_cache=False))
-            body = timed(lambda ids=ids: loaded.model.model(ids, use_cache=False))
-        paper = timed(lambda row=row: ours(loaded, row, "paper"))
-        released = timed(lambda row=row: ours(loaded, row, "released"))
-        for key, value in (("forward", forward), ("body", body), ("paper", paper), ("released", released)):
-            totals[key] += value
-        windows = len(row["works"]["paper"].windows)
-        print(f"{number}/{len(traces)} {row['id']}: {ids.shape[1]} tokens, {windows} spans, "
-              f"forward {forward:.1f} s, ours {paper:.1f} s ({paper / forward:.2f})", file=sys.stderr)  # fmt: skip
-    reference = released_seconds(loaded, traces, totals["forward"], 8 if arguments.quick else 14)
-    spans = sum(len(row["works"]["paper"].windows) for row in traces)
-    covered = sum(w.end - w.start for row in traces for w in row["works"]["paper"].windows)
-    tokens = sum(len(row["ids"]) for row in traces)
+    progress.console.quiet = True
+    torch.set_num_threads(1)
+    loaded, most = models.load(models.BUNDLED), limit(arguments)
+    traces = chosen_traces(arguments, 2 if arguments.quick else 6)
+    clock = machine.Clock()
+    totals = dict.fromkeys(("forward", "body", "paper", "released"), 0.0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        attribute(loaded, traces[-1], "paper", most, folder / "warm.safetensors")
+        paths = {p: [folder / p / f"{i}.safetensors" for i in range(len(traces))] for p in ("paper", "released")}
+        tasks = {p: [task(loaded, t, p, most, path) for t, path in zip(traces, paths[p], strict=True)] for p in paths}
+        for i, trace in enumerate(traces):
+            ids = tasks["paper"][i].ids[None]
+            with torch.no_grad():
+                totals["forward"] += machine.timed(lambda ids=ids: loaded.model(ids, use_cache=False))
+                totals["body"] += machine.timed(lambda ids=ids: loaded.model.model(ids, use_cache=False))
+            totals["released"] += machine.timed(
+                lambda t=trace, i=i: attribute(loaded, t, "released", most, paths["released"][i])
+            )
+            if not i:  # what the phases below count is of preset paper
+                for holder, function, phase in (
+                    (engine, "_prefill", "prefill"),
+                    (engine, "_batch_gradients", "spans"),
+                    (statistics.TraceFile, "add", "files"),
+                    (statistics.TraceFile, "finish", "files"),
+                ):
+                    clock.watch(holder, function, phase)
+            before = dict(clock.seconds)
+            totals["paper"] += machine.timed(
+                lambda t=trace, i=i: attribute(loaded, t, "paper", most, paths["paper"][i])
+            )
+            for phase, seconds in clock.seconds.items():
+                totals[phase] = totals.get(phase, 0.0) + seconds - before.get(phase, 0.0)
+            print(f"{i + 1}/{len(traces)} {trace.id}: {ids.shape[1]} tokens, so far {totals}", file=sys.stderr)
+        totals |= reduction_seconds(loaded, paths["paper"])
+    windows = [(each.ids, window) for each in tasks["released"] for window in each.works["released"].windows]
+    reference = released_algorithm.seconds(loaded, windows, totals["forward"], 8 if arguments.quick else 14)
+    spans = [window for each in tasks["paper"] for window in each.works["paper"].windows]
+    tokens = sum(len(each.ids) for each in tasks["paper"])
+    paper = totals["paper"] + totals["scores"]
     return {
-        "time_vs_forward": totals["paper"] / totals["forward"],
-        "time_vs_body": totals["paper"] / totals["body"],
-        "speedup_vs_released": reference["seconds"] / totals["released"],
-        "max_rel_error": max_relative_error(loaded, traces, 3 if arguments.quick else 6),
+        "time_vs_forward": paper / totals["forward"],
+        "time_vs_body": paper / totals["body"],
+        "speedup_vs_released": reference["seconds_released_extrapolated"] / (totals["released"] + totals["scores"]),
+        "max_rel_error": max_relative_error(loaded, tasks["paper"], 3 if arguments.quick else 6),
         "traces": len(traces),
         "tokens": tokens,
-        "spans": spans,
-        "span_token_share": covered / tokens,
-        "seconds_forward": totals["forward"],
-        "seconds_ours_paper": totals["paper"],
-        "seconds_ours_released": totals["released"],
-        "seconds_released_extrapolated": reference["seconds"],
-        "released_spans_measured": reference["measured"],
-        "released_spans": reference["spans"],
-        "released_fit_error": reference["fit_error"],
-        "threads": arguments.threads,
-        "quick": arguments.quick,
-    }
-
-
-def released_span(loaded: Any, ids: Any, window: Any) -> None:
-    """The released algorithm for one span: full forward and backward over the prefix, every gradient kept."""
-    outputs = {}
-
-    def keep(name: str, output: Any) -> None:
-        output.retain_grad()
-        outputs[name] = output
-
-    handles = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))
-        for name, module in loaded.linears.items()
-    ]
-    try:
-        labels = ids.clone()
-        labels[: window.start] = -100
-        loaded.model(ids[None, : window.end], labels=labels[None, : window.end], use_cache=False).loss.backward()
-        for output in outputs.values():
-            output.grad[0, window.start : window.end].mean(0)
-    finally:
-        for handle in handles:
-            handle.remove()
-        loaded.model.zero_grad(set_to_none=True)
-
-
-def released_seconds(loaded: Any, traces: list[dict[str, Any]], forward: float, samples: int) -> dict[str, Any]:
-    """CPU seconds of the released algorithm for all spans, from a sample spread evenly over the prefix lengths."""
-    import numpy as np
-    from scipy.optimize import nnls
-
-    spans = [(row["ids"], w) for row in traces for w in row["works"]["released"].windows if w.end - w.start > 1]
-    spans.sort(key=lambda span: span[1].end)
-    chosen = [spans[(2 * i + 1) * len(spans) // (2 * samples)] for i in range(samples)]
-    for parameter in loaded.model.parameters():
-        parameter.requires_grad_(True)
-    released_span(loaded, *chosen[0])  # warm up
-    seconds = np.array([timed(lambda span=span: released_span(loaded, *span)) for span in chosen])
-    for parameter in loaded.model.parameters():
-        parameter.requires_grad_(False)
-
-    def features(lengths: Any) -> Any:
-        scaled = np.asarray(lengths, dtype=float) / 1000
-        return np.stack([np.ones_like(scaled), scaled, scaled**2], axis=1)
-
-    measured = features([window.end for _, window in chosen])
-    # Relative residuals, so that short prefixes count as well; costs can't be negative.
-    coefficients, _ = nnls(measured / seconds[:, None], np.ones(len(seconds)))
-    predicted = features([window.end for _, window in spans]) @ coefficients
-    return {
-        "seconds": float(predicted.sum()) + forward,
-        "measured": samples,
         "spans": len(spans),
-        "fit_error": float(np.abs(measured @ coefficients / seconds - 1).max()),
+        "span_token_share": sum(window.end - window.start for window in spans) / tokens,
+        "seconds_forward": totals["forward"],
+        "seconds_ours_paper": paper,
+        **{f"seconds_{phase}": totals[phase] for phase in ("prefill", "spans", "files", "scores", "intervals")},
+        "seconds_ours_released": totals["released"] + totals["scores"],
+        **reference,
     }
 
 
-def max_relative_error(loaded: Any, traces: list[dict[str, Any]], samples: int) -> float:
+def reduction_seconds(loaded: Any, paths: list[Path]) -> dict[str, float]:
+    """Scores and intervals from the traces' statistics."""
+    from mixprec.importance import bootstrap, scores
+    from mixprec.importance.engine import Layout
+    from mixprec.importance.options import RESAMPLES, AttributionOptions
+
+    slices, options = Layout.of_linears(loaded.linears).slices, AttributionOptions.of("paper")
+    found: list[Any] = []
+    seconds = machine.timed(lambda: found.append(scores.score(paths, "paper", slices, options)[0].importance))
+    intervals = machine.timed(lambda: bootstrap.intervals(paths, "paper", slices, options, found[0], RESAMPLES))
+    return {"scores": seconds, "intervals": intervals}
+
+
+class InMemory:
+    """Gradients of all windows (W, D)."""
+
+    def __init__(self, layout: Any, windows: int) -> None:
+        import torch
+
+        self._layout = layout
+        self.rows = torch.zeros(windows, layout.size)
+
+    def add(self, windows: Any, found: Any) -> None:
+        for name, gradients in found.items():
+            self.rows[windows, self._layout.slices[name]] += gradients
+
+
+def max_relative_error(loaded: Any, tasks: list[Any], samples: int) -> float:
     """Against full backpropagation (frozen parameters), module by module, over spans of several traces."""
     import torch
     import torch.nn.functional as F
 
-    from mixprec.importance.engine import Layout
+    from mixprec.importance.engine import Job, Layout, run_trace
 
-    layout = Layout.of_linears(loaded.linears)
-    worst = 0.0
-    usable = [row for row in traces if row["works"]["paper"].windows and len(row["ids"]) <= 2048]
-    for row in usable[:samples]:
-        found = ours(loaded, row, "paper").gradients
-        windows = row["works"]["paper"].windows
+    layout, worst = Layout.of_linears(loaded.linears), 0.0
+    usable = [each for each in tasks if each.works["paper"].windows and len(each.ids) <= 2_048]
+    for each in usable[:samples]:
+        windows, ids = each.works["paper"].windows, each.ids
+        found = InMemory(layout, len(windows))
+        run_trace(loaded.model, layout, Job(ids, torch.ones(1, len(ids)), windows), found)
         number = len(windows) // 2
-        window, ids = windows[number], row["ids"]
-        outputs: dict[str, Any] = {}
+        window, outputs = windows[number], {}
 
         def keep(name: str, output: Any, outputs: dict[str, Any] = outputs) -> None:
             output.retain_grad()
@@ -234,72 +244,96 @@ def max_relative_error(loaded: Any, traces: list[dict[str, Any]], samples: int) 
         F.cross_entropy(scores[first - 1 : window.end - 1], ids[first : window.end]).backward()
         for name, where in layout.slices.items():
             reference = outputs[name].grad[0, window.start : window.end].mean(0)
-            difference = (found[number, where] - reference).abs().max() / reference.abs().max()
+            difference = (found.rows[number, where] - reference).abs().max() / reference.abs().max()
             worst = max(worst, float(torch.nan_to_num(difference, nan=torch.inf)))
     return worst
 
 
-def in_own_process(arguments: argparse.Namespace, which: str, key: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--json", os.devnull, "--data", arguments.data, "--memory", which]
-    command += ["--quick"] if arguments.quick else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(f"{key}: not measured: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
-        return {key: None}
-    result = json.loads(done.stdout)
-    return {key: result["ratio"], **({"memory_tokens": result["tokens"]} if which == "ours" else {})}
-
-
-class Peak:
-    """Highest resident memory inside the block, in bytes, sampled every 5 ms."""
-
-    def __enter__(self) -> Peak:
-        import psutil
-
-        self._process = psutil.Process()
-        self.bytes = self._process.memory_info().rss
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-        return self
-
-    def _sample(self) -> None:
-        while not self._stop.wait(0.005):
-            self.bytes = max(self.bytes, self._process.memory_info().rss)
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+def measure_both_memories(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Each in a process of its own."""
+    found: dict[str, Any] = {}
+    for key, which in (("peak_over_weights_and_kv", "ours"), ("peak_full_backward", "full")):
+        command = [sys.executable, __file__, "--json", os.devnull, "--data", arguments.data, "--memory", which]
+        done = subprocess.run(
+            command + ["--quick"] * arguments.quick, capture_output=True, text=True, check=False, env=one_thread()
+        )
+        if done.returncode:
+            print(f"{key}: not measured: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        result = {} if done.returncode else json.loads(done.stdout.splitlines()[-1])
+        found |= {key: result.get("ratio"), "memory_tokens": result.get("tokens", found.get("memory_tokens"))}
+    return found
 
 
 def measure_memory(arguments: argparse.Namespace) -> dict[str, Any]:
     import psutil
     import torch
 
-    from mixprec import models
-    from mixprec.importance import attribute  # noqa: F401 (all imports count as imports)
+    from mixprec import models, progress
+    from mixprec.importance import attribute as stage
+    from mixprec.traces import spans
 
-    torch.set_num_threads(arguments.threads)
+    progress.console.quiet = True
+    torch.set_num_threads(1)
+    tokens = 2_048 if arguments.quick else 8_000
     after_imports = psutil.Process().memory_info().rss
-    limit = 2048 if arguments.quick else 8000
-    with Peak() as peak:
+    with machine.Peak() as peak, tempfile.TemporaryDirectory() as folder:
         loaded = models.load(models.BUNDLED)
-        # The longest traces are cut to exactly the length wanted.
-        row = next(r for r in reversed(load_traces(arguments, loaded, 6, limit)) if len(r["ids"]) == limit)
+        tasks = [(t, task(loaded, t, "paper", tokens, Path(folder) / "x")) for t in chosen_traces(arguments, 6)]
+        long = [(trace, each) for trace, each in tasks if len(each.ids) == tokens]
+        trace, each = max(long, key=lambda pair: sum(window.compute for window in pair[1].works["paper"].windows))
         if arguments.memory == "ours":
-            ours(loaded, row, "paper")
+            annotated = [spans.char_spans(trace, "paper")]
+            stage.attribute(
+                loaded, annotated, Path(folder), presets=("paper",), identity="benchmark", max_tokens=tokens
+            )
         else:
-            released_span(with_gradients(loaded), row["ids"], row["works"]["paper"].windows[-1]._replace(end=limit))
+            last = each.works["paper"].windows[-1]._replace(end=tokens)
+            released_algorithm.span(released_algorithm.with_gradients(loaded), each.ids, last)
     config = loaded.model.config
     weights = sum(p.nbytes for p in loaded.model.parameters())
-    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * limit * 4
-    return {"ratio": (peak.bytes - after_imports) / (weights + cache), "tokens": limit}
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * tokens * 4
+    return {"ratio": (peak.bytes - after_imports) / (weights + cache), "tokens": tokens}
 
 
-def with_gradients(loaded: Any) -> Any:
-    for parameter in loaded.model.parameters():
-        parameter.requires_grad_(True)
-    return loaded
+def one_thread() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def measure_scaling(arguments: argparse.Namespace) -> dict[str, Any]:
+    from mixprec.traces import spans
+
+    nothing = {"scaling_2proc": None, "scaling_2proc_whole": None}
+    if not shutil.which("taskset") or len(os.sched_getaffinity(0)) < 2:
+        print("scaling_2proc: not measured: needs taskset and two cores", file=sys.stderr)
+        return nothing
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    commands = {"one": ["taskset", "-c", "0", sys.executable], "two": [sys.executable, *launcher]}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        chosen = chosen_traces(arguments, 2 if arguments.quick else 6)
+        spans.save_spans(folder / "spans.jsonl", [spans.char_spans(trace, "paper") for trace in chosen])
+        walls: dict[str, float] = {}
+        for how, command in commands.items():
+            for when in ("all", "done"):
+                verb = ["-m", "mixprec", "attribute", str(folder / "spans.jsonl"), "--out", str(folder / how)]
+                start = time.monotonic()
+                done = subprocess.run(
+                    [*command, *verb, "--max-tokens", str(limit(arguments)), "--resamples", "0"],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    env=one_thread(),
+                )
+                if done.returncode:
+                    print(f"scaling_2proc: not measured: {done.stderr.strip().splitlines()[-3:]}", file=sys.stderr)
+                    return nothing
+                walls[f"{how} {when}"] = time.monotonic() - start
+    print(f"wall seconds: {walls}", file=sys.stderr)
+    attributing = {how: walls[f"{how} all"] - walls[f"{how} done"] for how in commands}
+    return {
+        "scaling_2proc": attributing["one"] / attributing["two"],
+        "scaling_2proc_whole": walls["one all"] / walls["two all"],
+    }
 
 
 if __name__ == "__main__":
