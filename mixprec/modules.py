@@ -44,6 +44,28 @@ KIND_GROUPS = {"attn": ("q", "k", "v", "o"), "mlp": ("gate", "up", "down"), "*":
 FUSED = (("q", "k", "v"), ("gate", "up"))
 #: ``config.model_type`` of the decoders whose modules are named as in KINDS.
 SUPPORTED_ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text")
+#: Where a scale on a group's inputs is folded: group of kinds -> path within the block of the norm, or of the linear
+#: whose rows become those inputs, one by one.
+_LLAMA_SOURCES = {
+    ("q", "k", "v"): "input_layernorm",
+    ("o",): KINDS["v"],
+    ("gate", "up"): "post_attention_layernorm",
+    ("down",): KINDS["up"],
+}
+#: In these, post_attention_layernorm sees what attention puts out.
+_GEMMA2_SOURCES = _LLAMA_SOURCES | {("gate", "up"): "pre_feedforward_layernorm"}
+#: Architecture -> group of kinds -> source of its inputs.
+SCALE_SOURCES = {
+    "llama": _LLAMA_SOURCES,
+    "qwen2": _LLAMA_SOURCES,
+    "qwen3": _LLAMA_SOURCES,
+    "mistral": _LLAMA_SOURCES,
+    "gemma": _LLAMA_SOURCES,
+    "gemma2": _GEMMA2_SOURCES,
+    "gemma3_text": _GEMMA2_SOURCES,
+}
+#: Architectures whose norms multiply by 1 + weight.
+OFFSET_NORMS = ("gemma", "gemma2", "gemma3_text")
 
 _LABEL = re.compile(r"(?P<layer>\d+|last|\*)_(?P<kind>[a-z*]+)")
 

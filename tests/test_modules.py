@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SHAPE, build
@@ -118,3 +119,34 @@ def test_fused_groups_partition_the_model() -> None:
 def test_other_architectures_are_refused_with_the_supported_ones_named() -> None:
     with pytest.raises(UserError, match=r"'gpt2' is not supported.*llama.*qwen2.*qwen3.*mistral.*gemma"):
         modules.inventory(AutoConfig.for_model("gpt2"))
+
+
+@pytest.mark.parametrize("architecture", modules.SUPPORTED_ARCHITECTURES)
+def test_scale_sources_are_what_the_inputs_of_a_group_come_from(architecture: str) -> None:
+    # The numbers that enter a group move when its source moves, and with no other norm or linear between the two.
+    block = build(architecture, num_hidden_layers=1).model.model.layers[0]
+    sources = modules.SCALE_SOURCES[architecture]
+    assert [kind for group in sources for kind in group] == list(modules.KINDS)
+    assert [tuple(m.kind for m in group) for group in modules.fused_groups(INVENTORY)[:4]] == list(sources)
+    called: list[str] = []
+    for name, module in block.named_modules():
+        if not list(module.children()):
+            module.register_forward_pre_hook(lambda _module, _inputs, name=name: called.append(name))
+    # A block's modules in the order in which they run, per-head norms, dropout and activations left out.
+    hidden = torch.randn(1, 3, SHAPE["hidden_size"])
+    angles = (torch.ones(1, 3, SHAPE["head_dim"]), torch.zeros(1, 3, SHAPE["head_dim"]))
+    block(hidden, position_embeddings=angles, attention_mask=None)
+    order = [name for name in called if name in {*modules.BLOCK_NORMS, *modules.KINDS.values()}]
+    for group in (("q", "k", "v"), ("gate", "up")):
+        first = min(order.index(modules.KINDS[kind]) for kind in group)
+        assert order[first - 1] == sources[group]
+    assert sources["o",] == modules.KINDS["v"]
+    assert sources["down",] == modules.KINDS["up"]
+
+
+@pytest.mark.parametrize("architecture", modules.SUPPORTED_ARCHITECTURES)
+def test_norms_that_add_one_to_their_weight(architecture: str) -> None:
+    norm = build(architecture).model.model.norm
+    norm.weight.data.zero_()
+    moved = norm(torch.ones(1, SHAPE["hidden_size"])).abs().max() > 0
+    assert moved == (architecture in modules.OFFSET_NORMS)

@@ -1,0 +1,187 @@
+"""Folding scales of input channels into what produces these inputs, so that the model's function stays the same.
+
+AWQ (arXiv 2306.00978, §3.2) multiplies the columns of linears by s and divides their inputs by s. Where the inputs come
+out of a norm, or channel by channel out of another linear, its weights are divided and nothing remains to be computed
+later: the outputs of v are averaged, those of up are multiplied by the gate, both channel by channel.
+
+A kept module must stay the function it was, in its 16 bits. Powers of two do that: products and sums of binary numbers
+move their exponents and nothing else, short of under- and overflow. Weights can lose bits only where they get smaller
+(float16 weights are often close to the smallest it can hold), so scales are chosen from 1 up where a linear that is
+multiplied is kept, and from 1 down where the one that is divided is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from mixprec.modules import KINDS, OFFSET_NORMS, SCALE_SOURCES
+from mixprec.numerics.statistics import InputStatistics
+
+#: Which scales a group may have: any, powers of two from 1 up or from 1 down, or only 1.
+Freedom = Literal["free", "powers_up", "powers_down", "fixed"]
+#: Kinds of linears that share their input, as the keys of SCALE_SOURCES.
+Group = tuple[str, ...]
+
+
+class Folded(NamedTuple):
+    """scale (in,) float32: what columns were multiplied with and inputs are divided by now, rounding included.
+
+    changed: names of the tensors that are different, relative to the block, in the order of its state.
+    """
+
+    scale: Tensor
+    changed: tuple[str, ...]
+
+
+def freedom(architecture: str, group: Group, kept: Collection[str]) -> Freedom:
+    """Which scales the inputs of ``group`` may have where the block's linears of kinds ``kept`` are kept.
+
+    Gemma's norms multiply by 1 + w: even powers of two change the rounding of the stored w, so a group behind one gets
+    no scales where some of its linears are kept.
+    """
+    source = SCALE_SOURCES[architecture][group]
+    held = [kind for kind in group if kind in kept]
+    if len(held) == len(group):
+        return "fixed"
+    if held:
+        return "fixed" if _offset(architecture, source) else "powers_up"
+    return "powers_down" if any(KINDS[kind] == source for kind in kept) else "free"
+
+
+def tie(block: nn.Module, architecture: str, group: Group) -> Tensor | None:
+    """(in,) long: the row of the source linear that each input channel of ``group`` comes from; None for norms.
+
+    With grouped-query attention several query heads, and so several inputs of o, come from one head of v.
+    """
+    source = SCALE_SOURCES[architecture][group]
+    if source not in KINDS.values():
+        return None
+    width = _linear(block, group[0]).in_features
+    channels = torch.arange(width)
+    if source != KINDS["v"]:
+        return channels
+    attention = block.get_submodule("self_attn")
+    size, rows = cast(int, attention.head_dim), cast(nn.Linear, block.get_submodule(source)).out_features
+    return channels // size // (width // rows) * size + channels % size
+
+
+def fold(
+    block: nn.Module,
+    architecture: str,
+    group: Group,
+    scale: Tensor,
+    *,
+    kept: Collection[str] = (),
+    stored: torch.dtype | None = None,
+) -> Folded:
+    """Multiply the columns of the linears of ``group`` by ``scale`` (in,) and divide their source by it, in place.
+
+    Scales are searched for all groups of a block before any is folded: v and up are in two. ``stored``: the type that
+    the checkpoint holds weights in, by default that of the source's. A norm is rounded to it at once, and the linears
+    are multiplied by what it really was divided by; they are rounded to the block's own type only, which had better be
+    float32. ``kept``: kinds of the block's linears that are kept; where such are involved, channels that can't be
+    scaled without loss keep scale 1.
+
+    Raises ValueError for scales that are not positive, that differ within a tie, or that ``freedom`` doesn't allow.
+    """
+    allowed = freedom(architecture, group, kept)
+    channels = tie(block, architecture, group)
+    _check(scale, allowed, channels, _linear(block, group[0]).in_features)
+    if bool((scale == 1).all()):
+        return Folded(scale.float(), ())
+    path, exact = SCALE_SOURCES[architecture][group], allowed != "free"
+    source = block.get_submodule(path)
+    dtype = stored or cast(Tensor, source.weight).dtype
+    with torch.no_grad():
+        if channels is None:
+            kept_here = [_linear(block, kind).weight for kind in group if kind in kept]
+            actual = _divide_norm(source, scale.double(), _offset(architecture, path), dtype, exact, kept_here)
+        else:
+            actual = _divide_rows(cast(nn.Linear, source), scale.double(), channels.to(scale.device), dtype, exact)
+        for kind in group:
+            weight = _linear(block, kind).weight
+            weight.copy_(weight.to(torch.promote_types(weight.dtype, torch.float32)) * actual)
+    names = [f"{path}.{name}" for name, _ in source.named_parameters()]
+    names += [f"{KINDS[kind]}.weight" for kind in group]
+    return Folded(actual.float(), tuple(names) if bool((actual != 1).any()) else ())
+
+
+def divided(statistics: InputStatistics, scale: Tensor) -> InputStatistics:
+    """Statistics of the inputs x / s from those of x; ``scale`` (in,)."""
+    inverse = 1 / scale
+
+    def both(moments: Tensor) -> Tensor:
+        return moments * inverse[:, None] * inverse
+
+    drift = None if statistics.drift is None else both(statistics.drift)
+    return InputStatistics(both(statistics.hessian), statistics.mean_abs * inverse, statistics.tokens, drift)
+
+
+def _divide_norm(
+    norm: nn.Module, scale: Tensor, offset: float, dtype: torch.dtype, exact: bool, multiplied: Sequence[Tensor]
+) -> Tensor:
+    """Divide what a norm multiplies with by ``scale`` (in,) float64; returns what it is divided by, once rounded.
+
+    It stays as it is, and the result is 1, where it would become 0, and with ``exact`` where it or a column of the
+    weights ``multiplied`` would be rounded.
+    """
+    weight = cast(Tensor, norm.weight)
+    before = weight.double() + offset
+    rounded = (before / scale - offset).to(dtype)
+    after = rounded.double() + offset
+    actual = torch.where(before == 0, scale, before / after)  # a dead channel stays dead, whatever divides it
+    usable = torch.isfinite(actual) & (actual > 0)
+    if exact:
+        usable &= actual == scale
+        for columns in multiplied:
+            usable &= _holds(columns.double() * scale, dtype).all(0)
+    weight.copy_(torch.where(usable, rounded.to(weight.dtype), weight))
+    return torch.where(usable, actual, 1)
+
+
+def _divide_rows(source: nn.Linear, scale: Tensor, channels: Tensor, dtype: torch.dtype, exact: bool) -> Tensor:
+    """Divide row ``channels[j]`` of a linear, and its bias, by ``scale[j]``; with ``exact``, rows that allow it.
+
+    Returns what (in,) each of its readers' inputs is divided by, float64.
+    """
+    divisors = scale.new_ones(source.out_features).index_copy_(0, channels, scale)
+    parts = [source.weight] if source.bias is None else [source.weight, source.bias[:, None]]
+    if exact:
+        lossless = torch.cat([_holds(part.double() / divisors[:, None], dtype) for part in parts], 1).all(1)
+        divisors = torch.where(lossless, divisors, 1)
+    for part in parts:
+        part.copy_(part.double() / divisors[:, None])
+    return divisors[channels]
+
+
+def _holds(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Which of the float64 ``values`` ``dtype`` holds without rounding."""
+    return values.to(dtype).double() == values
+
+
+def _offset(architecture: str, source: str) -> float:
+    """What a source adds to its weight: 1 for norms of Gemma."""
+    return float(architecture in OFFSET_NORMS and source not in KINDS.values())
+
+
+def _linear(block: nn.Module, kind: str) -> nn.Linear:
+    return cast(nn.Linear, block.get_submodule(KINDS[kind]))
+
+
+def _check(scale: Tensor, allowed: Freedom, channels: Tensor | None, width: int) -> None:
+    if scale.shape != (width,) or not bool((torch.isfinite(scale) & (scale > 0)).all()):
+        raise ValueError(f"scales of {width} inputs are positive numbers; {scale.numel()} given, not all positive")
+    if channels is not None:
+        channels = channels.to(scale.device)
+        if not torch.equal(torch.empty_like(scale).index_copy_(0, channels, scale)[channels], scale):
+            raise ValueError("scales differ among input channels that come from the same row")
+    if allowed == "free":
+        return
+    powers = bool((torch.frexp(scale).mantissa == 0.5).all())
+    least, most = float(scale.min()), float(scale.max())
+    if not powers or (allowed != "powers_up" and most > 1) or (allowed != "powers_down" and least < 1):
+        raise ValueError(f"scales from {least:.3g} to {most:.3g}, where kept linears allow {allowed!r} only")
