@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from mixprec.report.formatting import integer, interval, percent, plural, signif
 
 #: Above this many layers the four panels lie one under another, below in two columns.
 WIDE_LAYERS = 40
+#: Share of a scale's length between two of its labels, at least.
+_TICK_ROOM = 0.13
 #: Outline of the top module: stands out on every colour of both maps.
 OUTLINE = "#e5383b"
 
@@ -193,9 +196,18 @@ def layer_ticks(layers: int) -> list[int]:
 
 
 def scale_ticks(grids: Grids) -> list[float]:
-    """Round values along the scale, with one more near 0, where the square-root scale is stretched."""
-    ticks = [float(tick) for tick in MaxNLocator(4).tick_values(0, grids.maximum) if 0 < tick <= grids.maximum]
-    ticks = [ticks[0] / 5, *ticks]
+    """Round values along the scale, with one more near 0, where the square-root scale is stretched.
+
+    Where two come so close that their labels would meet, the larger one stays.
+    """
+    found = [float(tick) for tick in MaxNLocator(4).tick_values(0, grids.maximum) if 0 < tick <= grids.maximum]
+    # Signed scales have half the room for each sign.
+    room = _TICK_ROOM * (2 if grids.measure.signed else 1)
+    ticks: list[float] = []
+    for tick in reversed([found[0] / 5, *found]):
+        place = math.sqrt(tick / grids.maximum)
+        if place >= room and (not ticks or math.sqrt(ticks[0] / grids.maximum) - place >= room):
+            ticks.insert(0, tick)
     return [*(-tick for tick in reversed(ticks) if grids.measure.signed), 0.0, *ticks]
 
 

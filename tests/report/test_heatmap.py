@@ -139,6 +139,9 @@ def test_scale_ticks_are_inside_the_scale(maximum: float, signed: bool) -> None:
     ticks = scale_ticks(grids)
     assert ticks == sorted(set(ticks)) and 0 in ticks and maximum / 2 < ticks[-1] <= maximum
     assert ticks[0] == (-ticks[-1] if signed else 0)
+    # A label is 35 of the interactive scale's 280 pixels wide.
+    places = np.sign(ticks) * np.sqrt(np.abs(ticks) / maximum) / (2 if signed else 1)
+    assert len(ticks) >= 3 and np.diff(places).min() > 0.125
 
 
 def test_modules_without_a_layer_have_a_cell_of_their_own(importance: dict[str, Any]) -> None:
