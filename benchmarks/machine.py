@@ -8,7 +8,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,17 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def write(path: str, script: str, figures: dict[str, Any], hidden: tuple[str, ...] = ("--data", "--json")) -> None:
-    """Write figures with the command that made them; folders of this machine are left out of it."""
+_PLACES = ("--data", "--json")
+
+
+def write(path: str, script: str, figures: dict[str, Any], folders: Sequence[Path | None] = ()) -> None:
+    """Write figures with the command that made them; of this machine's ``folders`` only the last name is in it."""
+    names = {str(folder): folder.name for folder in folders if folder}
     command, skip = ["python", f"benchmarks/{Path(script).name}"], False
     for argument in sys.argv[1:]:
-        if not skip and argument not in hidden:
-            command.append(argument)
-        skip = argument in hidden
+        if not skip and argument not in _PLACES:
+            command.append(names.get(argument, argument))
+        skip = argument in _PLACES
     command += ["--json", f"benchmarks/results/{Path(path).name}"]
     data = {"benchmark": Path(script).name, "command": " ".join(command), "machine": facts(), "figures": figures}
     Path(path).parent.mkdir(parents=True, exist_ok=True)

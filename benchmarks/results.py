@@ -51,7 +51,10 @@ def section(data: dict[str, Any], folder: Path) -> str:
     known = meanings(text)
     about = body.strip().partition("\n\n")[2].partition("\n\nKeys of")[0]
     machine = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data["machine"].items())
-    rows = [f"| `{key}` | {number(value)} | {known.get(key, '')} |" for key, value in flat(data["figures"]).items()]
+    rows = [
+        f"| `{key}` | {number(value)} | {known.get(key.partition('.')[0], '')} |"
+        for key, value in flat(data["figures"]).items()
+    ]
     head = [f"## {title.rstrip('.')}", "", about, "", "```bash", data["command"], "```", "", f"{machine}.", ""]
     return "\n".join([*head, "| | | |", "|---|--:|---|", *rows, ""])
 

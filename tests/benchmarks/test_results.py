@@ -58,9 +58,9 @@ def test_a_section_has_title_command_machine_and_a_row_for_each_figure(tmp_path:
     assert "## How fast it is\n\nWhat is measured.\n\n```bash\npython bench.py\n```\n\ncores 2.\n" in text
     for row in (
         "| `speed` | 12,346 | in steps, a second |",
-        "| `parts.one` | 0.123 |  |",
-        "| `parts.none` | not measured |  |",
-        "| `parts.both` | 1, 2.5 |  |",
+        "| `parts.one` | 0.123 | of the whole |",
+        "| `parts.none` | not measured | of the whole |",
+        "| `parts.both` | 1, 2.5 | of the whole |",
     ):
         assert row in text.splitlines()
 
