@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from mixprec import artifacts, models
-from mixprec.checkpoint.source import Source, fetch, open_source
+from mixprec.checkpoint.source import Source, check_finite, fetch, open_source
 from mixprec.errors import UserError
 from mixprec.modules import EMBEDDING, HEAD, NORM
 
@@ -98,8 +97,7 @@ def fill(module: nn.Module, prefix: str, source: Source, device: str) -> None:
                 f"{source.folder}: {prefix}{name} has the shape {tuple(tensor.shape)}, "
                 f"config.json asks for {tuple(wanted[name].shape)}"
             )
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{source.folder}: {prefix}{name} holds NaN or infinite values; the checkpoint is broken")
+        check_finite(f"{source.folder}: {prefix}{name}", tensor)
     module.load_state_dict(tensors, assign=True)
     module.requires_grad_(False)
 

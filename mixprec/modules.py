@@ -111,6 +111,11 @@ class Inventory:
         """Number of decoder blocks."""
         return self.linears[-1].layer
 
+    @property
+    def widest_input(self) -> int:
+        """Input columns of the widest linear module."""
+        return max(module.in_features for module in self.linears)
+
     def __getitem__(self, address: str) -> LinearModule:
         return next(module for module in self.linears if module.address == address)
 

@@ -18,15 +18,18 @@ from typing import Any
 from torch import Tensor
 
 from mixprec import artifacts, models, modules, recipe
+from mixprec.calibration import data as calibration_data
+from mixprec.checkpoint.source import fetch
+from mixprec.compress import spectra
+from mixprec.compress.module import ModuleReport, summarise
 from mixprec.compress.stream import compress
 from mixprec.errors import UserError
 from mixprec.evaluate import fidelity, metrics, passages
 from mixprec.importance import artifact, streaming
 from mixprec.importance.attribute import attribute
-from mixprec.numerics.formats import Keep
 from mixprec.plan import bits
-from mixprec.plan.rules import Importance, build_plan, needs_importance
-from mixprec.plan.schema import Plan, save_plan
+from mixprec.plan.rules import Importance, build_plan, needs_importance, needs_spectra
+from mixprec.plan.schema import NEEDS_INPUTS, Plan, save_plan
 from mixprec.progress import bar, console
 from mixprec.recipe import ImportanceSpec, Recipe, TracesSpec
 from mixprec.report.html import write_report
@@ -58,6 +61,22 @@ class Run:
         return modules.inventory(models.load_config(self.recipe.model.id, self.recipe.model.revision))
 
     @cached_property
+    def calibration(self) -> calibration_data.Calibration | None:
+        """The tokens that calibrated methods see."""
+        spec = self.recipe.compress.calibration
+        if spec is None:
+            return None
+        where, config = models.resolve(self.recipe.model.id), models.load_config(self.recipe.model.id)
+        tokenizer = models.load_tokenizer(self.recipe.model.id, where, self.recipe.model.revision, config.vocab_size)
+        found = calibration_data.load(
+            spec, tokenizer, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
+        )
+        hidden = config.hidden_size
+        for warning in calibration_data.warnings(found, self.inventory.widest_input, hidden):
+            console.print(f"calibration: {warning}")
+        return found
+
+    @cached_property
     def original(self) -> models.LoadedModel:
         """The uncompressed model."""
         return self._load(self.recipe.model.id, self.recipe.model.revision)
@@ -78,6 +97,19 @@ class Run:
         """What else numbers depend on."""
         return [self.identity, self.recipe.model.dtype, self.recipe.model.device]
 
+    @cached_property
+    def alphas(self) -> dict[str, float]:
+        """Exponents of the weights' spectra, for AlphaPruning."""
+        path = self.out / "spectra.json"
+        where, revision = self.recipe.model.id, self.recipe.model.revision
+
+        def make() -> None:
+            with bar("spectra", len(self.inventory.linears), "modules") as advance:
+                artifacts.write_json(path, spectra.alphas(fetch(where, revision), self.inventory, advance))
+
+        self.stages.do("spectra", [self.identity], [path], make)
+        return dict(artifacts.read_json(path))
+
     # Stages
 
     def run(self) -> dict[str, Any]:
@@ -91,6 +123,7 @@ class Run:
                 self.recipe.model.id,
                 self.recipe.compress.method,
                 artifact.scores_of(importance) if needs_importance(variant.plan) and importance else None,
+                self.alphas if needs_spectra(variant.plan) else None,
             )
             for name, variant in self.recipe.all_variants.items()
         }
@@ -148,12 +181,12 @@ class Run:
         save_plan(folder / "plan.json", plan)
         checkpoint = folder / "checkpoint"
         account = bits.account(plan, self.inventory)
-        quantized = sum(not isinstance(format, Keep) for format in plan.formats.values())
+        changed = len(plan.changed)
         stamp = self.identity
-        if quantized:
+        if changed:
             stamp = self.stages.do(
                 f"compress/{name}",
-                [self.identity, plan.model_dump(mode="json")],
+                [self.identity, plan.model_dump(mode="json"), *self._calibrating(plan)],
                 [checkpoint, folder / "quality.json"],
                 lambda: self._compress(name, plan, checkpoint, folder / "quality.json"),
             )
@@ -162,16 +195,28 @@ class Run:
             # earlier recipe compressed under this name stays.
             artifacts.remove(checkpoint)
             artifacts.remove(folder / "quality.json")
-        where = str(checkpoint) if quantized else self.recipe.model.id
+        where = str(checkpoint) if changed else self.recipe.model.id
+        labels = {module.address: module.label for module in self.inventory.linears}
+        reports = artifacts.read_json(folder / "quality.json") if changed else {}
+        quality = {labels[address]: ModuleReport(**report) for address, report in reports.items()}
         row = {
             "description": self.recipe.all_variants[name].description,
-            "modules_quantized": quantized,
+            "modules_quantized": changed,
             "code_bits": account.code_bits,
             "effective_bits": account.effective_bits,
             "bytes": account.packed_bytes,
             "bytes_on_disk": _bytes_on_disk(Path(models.resolve(where))),
+            "quality": summarise(quality),
         }
         return row | (self.evaluator.evaluate(name, where, stamp, folder / "result.json") if self.evaluator else {})
+
+    def _calibrating(self, plan: Plan) -> list[Any]:
+        """What a plan's compression depends on besides; nothing for methods that need no data."""
+        if not any(plan.treatments[address].method in NEEDS_INPUTS for address in plan.changed):
+            return []
+        spec = self.recipe.model
+        digest = self.calibration.digest if self.calibration else None
+        return [digest, self.recipe.compress.options.model_dump(), spec.dtype, spec.device]
 
     def _compress(self, name: str, plan: Plan, checkpoint: Path, quality: Path) -> None:
         with bar(f"compress {name}", len(plan.modules), "modules") as advance:
@@ -179,7 +224,11 @@ class Run:
                 self.recipe.model.id,
                 plan,
                 checkpoint,
+                calibration=self.calibration if self._calibrating(plan) else None,
+                options=self.recipe.compress.options,
                 revision=self.recipe.model.revision,
+                dtype=self.recipe.model.dtype,
+                device=self.recipe.model.device,
                 on_module=lambda *_: advance(1),
             )
         artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})
@@ -303,11 +352,11 @@ def _bytes_on_disk(folder: Path) -> int | None:
 
 
 def explain(chosen: Recipe, importance: Importance | None) -> dict[str, dict[str, Any]]:
-    """Per variant what its plan comes to, without weights; None for one that waits for the importance."""
+    """Per variant what its plan comes to, without weights; None for one that is known only when it runs."""
     inventory = modules.inventory(models.load_config(chosen.model.id, chosen.model.revision))
     rows: dict[str, dict[str, Any]] = {}
     for name, variant in chosen.all_variants.items():
-        if needs_importance(variant.plan) and importance is None:
+        if (needs_importance(variant.plan) and importance is None) or needs_spectra(variant.plan):
             rows[name] = {"description": variant.description, "account": None}
             continue
         plan = build_plan(variant.plan, inventory, chosen.model.id, chosen.compress.method, importance)

@@ -12,10 +12,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mixprec import artifacts
+from mixprec.calibration.spec import CalibrationSpec
+from mixprec.compress.options import SolveOptions
 from mixprec.errors import UserError, from_pydantic
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
 from mixprec.plan.rules import PlanSpec, needs_importance
-from mixprec.plan.schema import Method
+from mixprec.plan.schema import NEEDS_INPUTS, Method
 from mixprec.traces.annotate import Rule
 
 #: Prefix of sources that lie in the data folder: ``data:calibration/wikitext2_raw_test.txt``.
@@ -62,10 +64,16 @@ class ImportanceSpec(_Part):
         return tuple(dict.fromkeys((self.preset, *self.compare)))
 
 
-class CompressSpec(_Part):
+class CompressSpec(SolveOptions):
     """How modules that are not kept are compressed."""
 
-    method: Method = "rtn"
+    method: Method = Field("rtn", description="the method of plans and rules that name none")
+    calibration: CalibrationSpec | None = Field(None, description="what methods see that look at a linear's inputs")
+
+    @property
+    def options(self) -> SolveOptions:
+        """The settings of the methods alone."""
+        return SolveOptions.model_validate(self.model_dump(include=set(SolveOptions.model_fields)))
 
 
 class CheckpointSpec(_Part):
@@ -122,9 +130,21 @@ class Recipe(_Part):
                 raise ValueError(f"variant {name} ranks modules by importance; add importance: {{}} and traces")
             if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or name[0] == ".":
                 raise ValueError(f"variant {name!r}: use letters, digits, - _ . in names; they become folders")
+        calibrated = self._calibrated()
+        if calibrated and self.compress.calibration is None:
+            raise ValueError(
+                f"method {calibrated[0]} looks at the inputs of linears; add compress: {{calibration: {{…}}}}, "
+                "for example {traces: bundled:attribution, samples: 16, tokens: 512}"
+            )
         if self.importance is None and not self.all_variants:
             raise ValueError("nothing to do; give importance, plan or variants")
         return self
+
+    def _calibrated(self) -> list[str]:
+        """Methods in the plans that need calibration data."""
+        specs = [variant.plan for variant in self.all_variants.values()]
+        named = {rule.method for spec in specs for rule in spec.rules if rule.method}
+        return sorted((named | {spec.method or self.compress.method for spec in specs}) & NEEDS_INPUTS)
 
     @property
     def all_variants(self) -> dict[str, Variant]:

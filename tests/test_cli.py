@@ -21,7 +21,8 @@ from mixprec import cli, pipeline, recipe
 from mixprec.traces import store
 
 VERBS = {
-    "run", "trace", "annotate", "attribute", "plan", "explain", "compress", "evaluate", "report", "ls", "cp", "validate"
+    "run", "trace", "annotate", "attribute", "shift", "rank", "plan", "explain", "compress", "evaluate", "report", "ls",
+    "cp", "validate", "export-plan",
 }  # fmt: skip
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 
@@ -161,7 +162,7 @@ def test_from_prompts_to_numbers(mix: Cli, tiny_checkpoint: Path, tmp_path: Path
 def test_one_command(mix: Cli, tiny_checkpoint: Path, traces: Path, tmp_path: Path) -> None:
     tiny.write_recipe(tmp_path / "r.yaml", tiny_checkpoint, traces)
     waiting = good(mix("explain", "r.yaml"))
-    assert "waits for the importance" in waiting
+    assert "known when it runs" in waiting
     assert "r.yaml: valid, 3 variants" in good(mix("validate", "r.yaml"))
     override = "variants.uniform.plan.default=w3g16_asym"
     shown = good(mix("run", "r.yaml", "--set", override))

@@ -40,7 +40,7 @@ def test_unknown_keys_are_listed_all_at_once_with_what_was_meant(tmp_path: Path)
     assert message.splitlines()[0].endswith("r.yaml: 4 problems")
     for expected in (
         "model.dtpye: unknown key; did you mean dtype?",
-        "plan.rules[0].why: unknown key (keys here: match, format)",
+        "plan.rules[0].why: unknown key (keys here: match, format, sparsity, method)",
         "evalute: unknown key; did you mean evaluate?",
         "evaluate.traces.annotater: unknown key; did you mean annotator?",
     ):

@@ -107,6 +107,12 @@ def _headers(path: Path) -> dict[str, TensorInfo]:
         return {name: TensorInfo(path.name, tuple(item.get_shape()), item.get_dtype()) for name, item in slices.items()}
 
 
+def check_finite(where: str, tensor: torch.Tensor) -> None:
+    """Raises UserError naming ``where`` for NaN or infinite values; passes integers."""
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise UserError(f"{where}: holds NaN or infinite values; the checkpoint is broken, fetch it again")
+
+
 def read_shard(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """All tensors of one file, by name, and its metadata.
 

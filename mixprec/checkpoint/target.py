@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from mixprec import artifacts
 from mixprec.checkpoint.source import INDEX, Source
 from mixprec.errors import UserError
-from mixprec.numerics.formats import Format
+from mixprec.numerics.codebook import CodebookQuantized
+from mixprec.numerics.formats import AnyFormat
 from mixprec.numerics.groupwise import Quantized
 
 #: What a folder was made from; its presence says that mixprec made the folder.
@@ -25,12 +26,13 @@ CARD = "mixprec.json"
 class CompressedModule(NamedTuple):
     """What a method made of one linear module.
 
-    ``restored`` (out, in) are the values that ``quantized`` stands for, in the type of the source's weight.
+    ``restored`` (out, in) are the values that ``quantized`` stands for, in the type of the source's weight; a weight
+    that was only pruned has no ``quantized``.
     """
 
     weight_name: str
-    format: Format
-    quantized: Quantized
+    format: AnyFormat
+    quantized: Quantized | CodebookQuantized | None
     restored: torch.Tensor
 
 

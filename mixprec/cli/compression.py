@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -11,11 +12,15 @@ from rich.table import Table
 from mixprec.cli.base import Device, Dtype, SpanRule, app, checked, epilog, out
 from mixprec.errors import UserError
 
+if TYPE_CHECKING:
+    from mixprec.compress.module import ModuleReport
+
 
 @app.command(
     epilog=epilog(
         "mixprec compress plan.json --out checkpoint",
-        "mixprec compress plan.json --model ./my-copy --out checkpoint",
+        "mixprec compress plan.json --text wiki.valid.raw --samples 32 --out checkpoint",
+        "mixprec compress plan.json --traces bundled:attribution --samples 16 --model ./my-copy --out checkpoint",
     )
 )
 def compress(
@@ -23,27 +28,69 @@ def compress(
     to: Annotated[Path, typer.Option("--out", help="Folder of the checkpoint.")],
     model: Annotated[str | None, typer.Option(help="Where the model lies; default: the plan's.")] = None,
     revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    text: Annotated[str | None, typer.Option(help="Calibration: a text file.")] = None,
+    traces: Annotated[str | None, typer.Option(help="Calibration: traces, or bundled:attribution.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration: samples in all.")] = 128,
+    tokens: Annotated[int, typer.Option(min=2, help="Calibration: tokens of each sample.")] = 512,
+    seed: Annotated[int, typer.Option(help="Calibration: draws the samples.")] = 0,
+    damping: Annotated[float | None, typer.Option(help="gptq, gptaq, sparsegpt: of the Hessian; default 0.03.")] = None,
+    act_order: Annotated[bool, typer.Option(help="gptq, gptaq: columns of large inputs first.")] = True,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
 ) -> None:
-    """Compress a model as a plan says; writes a checkpoint that transformers loads."""
+    """Compress a model as a plan says; writes a checkpoint that transformers loads.
+
+    A killed run goes on with the first block that is missing.
+    """
     from mixprec import artifacts, models, modules
+    from mixprec.calibration import data
+    from mixprec.calibration.spec import CalibrationSpec
     from mixprec.compress import stream
-    from mixprec.numerics.formats import Keep
+    from mixprec.compress.options import SolveOptions
     from mixprec.plan.schema import load_plan
-    from mixprec.progress import bar
+    from mixprec.progress import bar, console
 
     plan_data = artifacts.read_json(plan_file)
     if not isinstance(plan_data, dict) or not isinstance(plan_data.get("model"), str):
         raise UserError(f"{plan_file}: key 'model' is missing; is this a plan.json, from 'mixprec plan'?")
     where = model or plan_data["model"]
-    made = load_plan(plan_file, modules.inventory(models.load_config(where, revision)))
-    total = sum(not isinstance(format, Keep) for format in made.formats.values())
+    config = models.load_config(where, revision)
+    inventory = modules.inventory(config)
+    made = load_plan(plan_file, inventory)
+    given = {"damping": damping} if damping is not None else {}
+    options = checked(SolveOptions, "compress", act_order=act_order, **given)
+    calibration = None
+    if text or traces:
+        sources = [{"text": text}] * bool(text) + [{"traces": traces}] * bool(traces)
+        spec = checked(CalibrationSpec, "compress", sources=sources, samples=samples, tokens=tokens, seed=seed)
+        tokenizer = models.load_tokenizer(where, models.resolve(where), revision, config.vocab_size)
+        calibration = data.load(spec, tokenizer, str, config.max_position_embeddings)
+        for warning in data.warnings(calibration, inventory.widest_input, config.hidden_size):
+            console.print(f"calibration: {warning}")
     with bar("compress", len(made.modules), "modules") as advance:
-        reports = stream.compress(where, made, to, revision=revision, on_module=lambda *_: advance(1))
-    worst = sorted(reports.items(), key=lambda item: -item[1].relative_error)[:5]
-    table = Table("module", "format", "relative error", title=f"{to}: {total} of {len(reports)} modules")
+        reports = stream.compress(
+            where,
+            made,
+            to,
+            calibration=calibration,
+            options=options,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            on_module=lambda *_: advance(1),
+        )
+    out.print(_quality(reports, f"{to}: {len(made.changed)} of {len(reports)} modules"))
+
+
+def _quality(reports: Mapping[str, ModuleReport], title: str) -> Table:
+    """The modules with the largest errors of their outputs, or of their weights where no method looked at inputs."""
+    table = Table("module", "format", "method", "weight error", "output error", "retries", title=title)
+    worst = sorted(reports.items(), key=lambda item: -(item[1].output_error or item[1].relative_error))[:5]
     for address, report in worst:
-        table.add_row(address, str(report.format), f"{report.relative_error:.4f}")
-    out.print(table)
+        error = "-" if report.output_error is None else f"{report.output_error:.4f}"
+        method = f"{report.method}, then {report.fallback}" if report.fallback else report.method
+        table.add_row(address, report.format, method, f"{report.relative_error:.4f}", error, str(report.retries))
+    return table
 
 
 @app.command(

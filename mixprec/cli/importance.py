@@ -208,6 +208,7 @@ def shift(
         "mixprec rank runs/quickstart/importance/importance.json",
         "mixprec rank importance.json last_up last_gate 1_up",
         "mixprec rank importance.json last_*",
+        "mixprec rank importance.json *_up --awq variants/awq_w4/quality.json",
     )
 )
 def rank(
@@ -215,6 +216,7 @@ def rank(
     labels: Annotated[
         list[str] | None, typer.Argument(metavar="[LABEL]...", help="32_up, last_mlp, *_gate; default: the top ten.")
     ] = None,
+    awq: Annotated[Path | None, typer.Option(help="quality.json of a variant made by awq: its scales beside.")] = None,
 ) -> None:
     """Rank modules by their importance over all behaviours: overall, in their layer, among their kind."""
     from mixprec.importance import artifact
@@ -223,4 +225,5 @@ def rank(
     from mixprec.report.terminal import rich_table
 
     found = shifts.find_places(artifact.load(importance), labels or ())
-    out.print(rich_table(places_table(found), "Ranks by importance summed over behaviours"))
+    scales = None if awq is None else artifact.awq_scales(awq)
+    out.print(rich_table(places_table(found, scales), "Ranks by importance summed over behaviours"))

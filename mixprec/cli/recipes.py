@@ -144,7 +144,7 @@ def _print_variants(path: Path, chosen: Recipe, importance: Path | None) -> None
     for name, row in pipeline.explain(chosen, scores).items():
         account = row["account"]
         if account is None:
-            table.add_row(name, "waits for the importance", *["-"] * 4)
+            table.add_row(name, "known when it runs", *["-"] * 4)
             continue
         table.add_row(
             name,

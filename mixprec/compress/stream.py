@@ -1,28 +1,28 @@
-"""Compress a checkpoint into another, one shard in memory at a time. For methods that need no data."""
+"""Compress a checkpoint into another, block by block: one decoder block, its statistics and the calibration states are
+in memory, whatever the model's size.
+
+Each finished block lies in a folder of its own beside the target, ``.NAME.blocks``, with a stamp of all that it depends
+on: a killed run goes on with the first block that is missing and ends with the same bytes. When all are there, the
+checkpoint is put together from them and from what the source has, file by file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from mixprec import artifacts, models, modules
+from mixprec.calibration.data import Calibration
 from mixprec.checkpoint import dense
-from mixprec.checkpoint.source import FLOATS, Source, fetch, open_source, read_shard
-from mixprec.checkpoint.target import (
-    CompressedModule,
-    Pack,
-    check_target,
-    flush,
-    write_index,
-    write_shard,
-    write_side_files,
-)
-from mixprec.compress.module import ModuleReport, OnModule, check_finite, compress_weight
+from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch, open_source, read_shard
+from mixprec.checkpoint.target import Pack, check_target, flush, write_index, write_shard, write_side_files
+from mixprec.compress.module import ModuleReport, OnModule
+from mixprec.compress.options import SolveOptions
+from mixprec.compress.walk import TYPES, Job, Walk
 from mixprec.errors import UserError
-from mixprec.modules import Inventory, LinearModule
-from mixprec.numerics.formats import Keep
+from mixprec.modules import Inventory
 from mixprec.plan.schema import Plan, check_modules
 
 
@@ -31,42 +31,55 @@ def compress(
     plan: Plan,
     out: Path,
     *,
+    calibration: Calibration | None = None,
+    options: SolveOptions = SolveOptions(),
     revision: str | None = None,
+    dtype: str = "float32",
     device: str = "cpu",
     pack: Pack = dense.pack,
     on_module: OnModule | None = None,
 ) -> dict[str, ModuleReport]:
     """Write the checkpoint ``out``: ``model_id`` with its linear modules compressed as ``plan`` says.
 
-    ``model_id``: hub id, folder or GGUF file. Modules that the plan keeps and all other tensors are copied
-    byte for byte. The folder has the source's shards, configuration and tokenizer, and mixprec.json with plan
-    and provenance; it appears when it is complete. Returns address -> report in the plan's order.
+    ``model_id``: hub id, folder or GGUF file. ``calibration``: tokens that methods see which look at a linear's inputs;
+    ``dtype``: the type that these tokens' activations are computed in. Modules that the plan keeps and all other
+    tensors are copied byte for byte, but for norms and biases that AWQ folds a scale into. The folder has the source's
+    shards, configuration and tokenizer, and mixprec.json with plan and provenance; it appears when it is complete.
+    Returns address -> report in the plan's order.
 
-    Raises UserError for a plan that doesn't fit the checkpoint, missing or broken files, NaN or infinite
-    weights, a target that mixprec did not make, and a full disk.
+    Raises UserError for a plan that doesn't fit the checkpoint or needs calibration data and has none, missing or
+    broken files, NaN or infinite weights, a target that mixprec did not make, and a full disk.
     """
     source = open_source(fetch(model_id, revision))
     inventory = modules.inventory(models.load_config(str(source.folder)))
     check_modules(plan, inventory, f"plan for {plan.model}")
     check_weights(source, inventory)
     check_target(out, source.folder)
+    check_outside(source)
+    job = Job(source, inventory, plan, calibration, options, dtype, device, pack)
+    if calibration is None and job.needs_inputs:
+        raise UserError(
+            f"method {', '.join(sorted(job.needs_inputs))} looks at the inputs of linears and needs calibration data; "
+            "give compress.calibration in a recipe, --calibration on the command line"
+        )
+    if job.needs_inputs:
+        check_dtype(source, inventory, dtype)
     card = artifacts.provenance(
         source={"model": model_id, "revision": revision, "identity": models.identity(str(source.folder))},
         plan=plan.model_dump(mode="json"),
+        calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
+        compress={"dtype": dtype, "device": device, **options.model_dump()},
     )
-    engine = _Engine({module.weight_name: module for module in inventory.linears}, plan, device, pack, on_module)
+    work = out.with_name(f".{out.name}.blocks")
+    walk = Walk(job, work, artifacts.fingerprint({**card, "git_revision": None}), on_module)
+    walk.run()
     with artifacts.atomic_path(out) as folder:
         folder.mkdir()
-        written = {}
-        for shard in source.shards:
-            tensors, metadata = engine.compress_shard(source.folder / shard)
-            write_shard(folder / shard, tensors, metadata)
-            written[shard] = {name: tensor.nbytes for name, tensor in tensors.items()}
-        if source.sharded:
-            write_index(folder, written)
+        _assemble(source, walk.files, folder)
         write_side_files(folder, source, card)
         flush(folder)
-    return {address: engine.reports[address] for address in plan.modules}
+    artifacts.remove(work)
+    return {address: walk.reports[address] for address in plan.modules}
 
 
 def check_weights(source: Source, inventory: Inventory) -> None:
@@ -90,43 +103,52 @@ def check_weights(source: Source, inventory: Inventory) -> None:
             )
 
 
-class _Engine:
-    """Compresses the planned tensors of one shard after the other and collects their reports."""
+def check_dtype(source: Source, inventory: Inventory, dtype: str) -> None:
+    """Weights keep their values in the type that is computed in.
 
-    def __init__(
-        self,
-        linears: Mapping[str, LinearModule],
-        plan: Plan,
-        device: str,
-        pack: Pack,
-        on_module: OnModule | None,
-    ) -> None:
-        self.reports: dict[str, ModuleReport] = {}
-        self._linears, self._plan, self._formats = linears, plan, plan.formats
-        self._device, self._pack, self._on_module = device, pack, on_module
+    Raises UserError naming the tensor where they don't.
+    """
+    for module in inventory.linears:
+        stored = TYPES[source.tensors[module.weight_name].dtype]
+        if torch.promote_types(models.dtype_of(dtype), stored) != models.dtype_of(dtype):
+            raise UserError(
+                f"model.dtype: {dtype} can't hold {module.weight_name}, which is stored as {stored}; "
+                "compress in float32 or in the checkpoint's own type"
+            )
 
-    def compress_shard(self, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        """The tensors that take the place of those in the file ``path``, and its metadata."""
-        tensors, metadata = read_shard(path)
-        done: dict[str, torch.Tensor] = {}
-        for name in list(tensors):
-            tensor = tensors.pop(name)  # so that the source's and the new values are not both held
-            check_finite(f"{path}: {name}", tensor)
-            if name in self._linears:
-                done |= self._compress(f"{path}: {name}", tensor, self._linears[name])
-            else:
-                done[name] = tensor
-        return done, metadata
 
-    def _compress(self, where: str, weight: torch.Tensor, module: LinearModule) -> dict[str, torch.Tensor]:
-        format = self._formats[module.address]
-        if isinstance(format, Keep):
-            stored, report = {module.weight_name: weight}, ModuleReport(str(format), 0.0)
-        else:
-            quantized, restored, report = compress_weight(where, weight.to(self._device), format, self._plan.method)
-            packed = self._pack(CompressedModule(module.weight_name, format, quantized, restored))
-            stored = {name: tensor.cpu() for name, tensor in packed.items()}
-        self.reports[module.address] = report
-        if self._on_module:
-            self._on_module(module.address, report)
-        return stored
+def check_outside(source: Source) -> None:
+    """What lies outside the blocks is finite: better told now than when all blocks are done.
+
+    Raises UserError naming the tensor.
+    """
+    for shard in source.shards:
+        with artifacts.open_tensors(source.folder / shard) as file:
+            for name, info in source.tensors.items():
+                if info.shard == shard and not name.startswith("model.layers."):
+                    check_finite(f"{source.folder / shard}: {name}", file.get_tensor(name))
+
+
+def _assemble(source: Source, files: Sequence[Path], folder: Path) -> None:
+    """Write the checkpoint's shards, as the source has them; what the blocks' ``files`` hold takes its place there."""
+    new: dict[str, list[tuple[str, Path]]] = {}
+    for file in files:
+        with artifacts.open_tensors(file) as opened:
+            for name in opened.keys():  # noqa: SIM118 (no mapping)
+                # A tensor of a name of its own, such as packed codes, takes the place of its module's weight.
+                old = name if name in source.tensors else f"{name.rpartition('.')[0]}.weight"
+                new.setdefault(old, []).append((name, file))
+    written = {}
+    for shard in source.shards:
+        tensors, metadata = read_shard(source.folder / shard)
+        for name in tensors.keys() - new.keys():
+            check_finite(f"{source.folder / shard}: {name}", tensors[name])  # blocks behind the last one that changes
+        for old in [name for name in tensors if name in new]:
+            del tensors[old]
+            for name, file in new[old]:
+                with artifacts.open_tensors(file) as opened:
+                    tensors[name] = opened.get_tensor(name)
+        write_shard(folder / shard, tensors, metadata)
+        written[shard] = {name: tensor.nbytes for name, tensor in tensors.items()}
+    if source.sharded:
+        write_index(folder, written)

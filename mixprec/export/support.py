@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mixprec.errors import UserError
 from mixprec.modules import Inventory, LinearModule
-from mixprec.numerics.formats import WHOLE_ROW, Format, Keep
+from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, CodebookFormat, Format, Keep
 from mixprec.plan.schema import Plan, check_modules
 
 
@@ -65,20 +65,23 @@ def gathered(plan: Plan, inventory: Inventory, support: Support) -> dict[Format 
         problem = _problem(plan, module, format, support)
         if problem:
             problems.setdefault((str(format), problem), []).append(module.address)
-        found.setdefault(format, []).append(module.address)
+        elif not isinstance(format, CodebookFormat):
+            found.setdefault(format, []).append(module.address)
     if problems:
         raise UserError("\n  ".join(_describe(*key, addresses) for key, addresses in problems.items()))
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
-def _problem(plan: Plan, module: LinearModule, format: Format | Keep, support: Support) -> str | None:
-    if getattr(plan.modules[module.address], "sparsity", None):
+def _problem(plan: Plan, module: LinearModule, format: AnyFormat, support: Support) -> str | None:
+    treatment = plan.treatments[module.address]
+    if treatment.sparsity is not None:
         return f"{support.target} can't be told to prune single modules"
     if isinstance(format, Keep):
         return None
-    # Whatever else a plan may hold, code books for instance, has no grid that a target could be told.
-    if type(format) is not Format:
+    if isinstance(format, CodebookFormat):
         return f"{support.target} holds integers in groups only"
+    if treatment.method != plan.method:
+        return f"{support.target} can't be told to treat single modules with {treatment.method}"
     return support.problem(module, format)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata, spearmanr
 
-from mixprec import artifacts
+from mixprec import artifacts, modules
 from mixprec.errors import UserError
 
 #: Length of the lists of most important modules, and of the overlaps between them.
@@ -61,6 +61,23 @@ def scores_of(importance: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         for behaviour, entry in importance["behaviours"].items()
         if entry["spans"]
     }
+
+
+def awq_scales(path: Path) -> dict[str, float]:
+    """label -> mean unnormalised AWQ scale, from the quality.json of a variant that AWQ made.
+
+    Raises UserError for a file without such scales.
+    """
+    data = artifacts.read_json(path)
+    reports = data if isinstance(data, dict) else {}
+    scales = {
+        "{}_{}".format(*modules.parse_address(address)): float(report["scale"])
+        for address, report in reports.items()
+        if isinstance(report, dict) and report.get("scale") is not None
+    }
+    if not scales:
+        raise UserError(f"{path}: holds no AWQ scales; it is quality.json of a variant with method awq that is wanted")
+    return scales
 
 
 def relative(scores: Sequence[float] | np.ndarray) -> np.ndarray:

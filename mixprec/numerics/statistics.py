@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 #: Columns of the second moments that are multiplied at once; blocks below the diagonal are mirrored, not computed.
-_BLOCK = 384
+_BLOCK = 192
 
 
 class InputStatistics(NamedTuple):

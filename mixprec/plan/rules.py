@@ -13,13 +13,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
-from mixprec.errors import UserError
+from mixprec.errors import UserError, from_pydantic
 from mixprec.modules import Inventory, LinearModule, select
-from mixprec.plan.schema import FormatText, Method, ModulePlan, Plan, Strict
+from mixprec.numerics.sparsity import Sparsity
+from mixprec.plan.alphapruning import EPSILON, allocate, by_block
+from mixprec.plan.schema import FormatText, Method, ModulePlan, Plan, SparsityText, Strict
 
 #: behaviour -> module address -> score, as importance.json holds it.
 Importance = Mapping[str, Mapping[str, float]]
@@ -111,19 +113,48 @@ Match = Annotated[
 
 
 class Rule(Strict):
-    """The modules that ``match`` names get ``format``."""
+    """The modules that ``match`` names get ``format``, ``sparsity``, ``method``; the default's for what isn't said."""
 
     match: Match
-    format: FormatText
+    format: FormatText | None = None
+    sparsity: SparsityText | None = None
+    method: Method | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Rule:
+        if self.format is None and self.sparsity is None and self.method is None:
+            raise ValueError("a rule says what becomes of its modules: format, sparsity or method")
+        return self
+
+    @property
+    def says(self) -> str:
+        """What it makes of its modules, for the reader."""
+        parts = [str(self.format or ""), f"sparsity {self.sparsity}" if self.sparsity else "", self.method or ""]
+        return ", ".join(part for part in parts if part)
 
     def __str__(self) -> str:
         return _names(self.match) if isinstance(self.match, tuple) else str(self.match)
 
 
+class AlphaPruning(Strict):
+    """Sparsities by the tails of the weights' spectra, ``alphapruning`` on average (plan/alphapruning.py)."""
+
+    alphapruning: float = Field(gt=0, lt=1, description="share of all weights that become zero")
+    epsilon: float = Field(
+        EPSILON, ge=0, lt=1, description="the most that a sparsity differs from the average, relative"
+    )
+    per: Literal["block", "module"] = Field("block", description="one sparsity for a block, or for each module")
+
+    def __str__(self) -> str:
+        return f"alphapruning {self.alphapruning:g} per {self.per}"
+
+
 class PlanSpec(Strict):
-    """The ``plan:`` part of a recipe: a format for all modules, and rules for those that get another."""
+    """The ``plan:`` part of a recipe: what all modules get, and rules for those that get something else."""
 
     default: FormatText
+    sparsity: SparsityText | AlphaPruning | None = None
+    method: Method | None = Field(None, description="default: the recipe's compress.method")
     rules: tuple[Rule, ...] = ()
 
 
@@ -132,11 +163,22 @@ def needs_importance(spec: PlanSpec) -> bool:
     return any(isinstance(rule.match, _Ranked) for rule in spec.rules)
 
 
+def needs_spectra(spec: PlanSpec) -> bool:
+    """Whether sparsities come from the weights' spectra, which have to be computed first."""
+    return isinstance(spec.sparsity, AlphaPruning)
+
+
 def build_plan(
-    spec: PlanSpec, inventory: Inventory, model: str, method: Method, importance: Importance | None = None
+    spec: PlanSpec,
+    inventory: Inventory,
+    model: str,
+    method: Method,
+    importance: Importance | None = None,
+    alphas: Mapping[str, float] | None = None,
 ) -> Plan:
     """The plan that the rules make for the model of ``inventory``, all its linear modules listed.
 
+    ``alphas``: module address -> exponent of its spectrum, for AlphaPruning.
     Raises UserError naming the rules where a selector matches nothing, two rules give a module different
     formats, a random draw or a ranking asks for more modules than there are, or the importance doesn't fit.
     """
@@ -149,29 +191,63 @@ def build_plan(
         for module in found:
             claims.setdefault(module.address, []).append(index)
     _check_conflicts(spec, claims)
-    return Plan(
-        model=model,
-        method=method,
-        modules={module.address: _module_plan(spec, claims.get(module.address, [])) for module in inventory.linears},
-    )
+    free = [module for module in inventory.linears if module.address not in claims]
+    sparsities = _sparsities(spec, free, alphas)
+    modules = {
+        module.address: _module_plan(spec, claims.get(module.address, []), sparsities.get(module.address))
+        for module in inventory.linears
+    }
+    try:
+        return Plan(model=model, method=spec.method or method, modules=modules)
+    except ValidationError as problem:
+        raise from_pydantic(problem, "plan", Plan) from None
 
 
 def _rule_name(spec: PlanSpec, index: int) -> str:
     return f"plan.rules[{index}] ({spec.rules[index]})"
 
 
-def _module_plan(spec: PlanSpec, claims: Sequence[int]) -> ModulePlan:
+def _sparsities(
+    spec: PlanSpec, modules: Sequence[LinearModule], alphas: Mapping[str, float] | None
+) -> dict[str, Sparsity]:
+    """Address -> sparsity of the modules that no rule names."""
+    if spec.sparsity is None:
+        return {}
+    if isinstance(spec.sparsity, Sparsity):
+        return {module.address: spec.sparsity for module in modules}
+    if alphas is None:
+        raise UserError(
+            f"plan.sparsity ({spec.sparsity}): the weights' spectra are not there; mixprec run computes them"
+        )
+    chosen = {module.address: alphas[module.address] for module in modules}
+    if spec.sparsity.per == "block":
+        chosen = by_block(chosen, {module.address: module.layer for module in modules})
+    weights = {module.address: module.weights for module in modules}
+    shares = allocate(chosen, weights, spec.sparsity.alphapruning, epsilon=spec.sparsity.epsilon)
+    return {address: Sparsity(share) for address, share in shares.items()}
+
+
+def _module_plan(spec: PlanSpec, claims: Sequence[int], sparsity: Sparsity | None) -> ModulePlan:
     if not claims:
-        return ModulePlan(format=spec.default, why="default")
+        why = str(spec.sparsity) if needs_spectra(spec) else "default"
+        return ModulePlan(format=spec.default, sparsity=sparsity, why=why)
     rule = spec.rules[claims[0]]
-    return ModulePlan(format=rule.format, why=f"rules[{claims[0]}]: {rule}")
+    # A rule that names a format alone, such as keep, means all of it: nothing of the default's sparsity stays.
+    inherited = spec.sparsity if isinstance(spec.sparsity, Sparsity) and rule.format is None else None
+    sparsity = rule.sparsity or inherited
+    return ModulePlan(
+        format=spec.default if rule.format is None else rule.format,
+        sparsity=sparsity,
+        method=rule.method,
+        why=f"rules[{claims[0]}]: {rule}",
+    )
 
 
 def _check_conflicts(spec: PlanSpec, claims: Mapping[str, Sequence[int]]) -> None:
     fights: dict[tuple[int, int], list[str]] = {}
     for address, rules in claims.items():
         for other in rules[1:]:
-            if spec.rules[other].format != spec.rules[rules[0]].format:
+            if spec.rules[other].says != spec.rules[rules[0]].says:
                 fights.setdefault((rules[0], other), []).append(address)
     if fights:
         raise UserError("; ".join(_fight(spec, pair, addresses) for pair, addresses in fights.items()))
@@ -181,8 +257,8 @@ def _fight(spec: PlanSpec, pair: tuple[int, int], addresses: Sequence[str]) -> s
     first, second = pair
     more = f" and {len(addresses) - 1} more" if len(addresses) > 1 else ""
     return (
-        f"{addresses[0]}{more}: {_rule_name(spec, first)} says {spec.rules[first].format}, "
-        f"{_rule_name(spec, second)} says {spec.rules[second].format}; make the selectors disjoint"
+        f"{addresses[0]}{more}: {_rule_name(spec, first)} says {spec.rules[first].says}, "
+        f"{_rule_name(spec, second)} says {spec.rules[second].says}; make the selectors disjoint"
     )
 
 

@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
 
 from mixprec import artifacts
 from mixprec.errors import UserError, from_pydantic
 from mixprec.modules import Inventory
-from mixprec.numerics.formats import Format, Keep, parse_format
+from mixprec.numerics.formats import CodebookFormat, Format, Keep, parse_format
+from mixprec.numerics.sparsity import Sparsity, parse_sparsity
 
-#: Names of the compression methods a plan may ask for.
-Method = Literal["rtn"]
-
-
-def _format(value: Any) -> Any:
-    if isinstance(value, Format | Keep):
-        return value
-    try:
-        return parse_format(str(value))
-    except UserError as problem:
-        raise ValueError(str(problem)) from None  # pydantic collects ValueErrors, to report all at once
+#: Names of the compression methods a plan may ask for (mixprec/compress/methods.py has them).
+Method = Literal["rtn", "gptq", "gptaq", "awq", "anyk", "sparsegpt", "wanda", "magnitude"]
+#: Methods that look at a linear's inputs; the others need no calibration data.
+NEEDS_INPUTS: frozenset[Method] = frozenset({"gptq", "gptaq", "awq", "anyk", "sparsegpt", "wanda"})
+#: Methods that set weights to zero.
+PRUNERS: tuple[Method, ...] = ("sparsegpt", "wanda", "magnitude")
 
 
-#: A format in YAML or JSON: its text there, the value in Python.
-FormatText = Annotated[Format | Keep, BeforeValidator(_format), PlainSerializer(str, return_type=str)]
+def _parsed(parse: Callable[[str], Any], *kinds: type) -> BeforeValidator:
+    def validate(value: Any) -> Any:
+        if value is None or isinstance(value, kinds):
+            return value
+        try:
+            return parse(str(value))
+        except UserError as problem:
+            raise ValueError(str(problem)) from None  # pydantic collects ValueErrors, to report all at once
+
+    return BeforeValidator(validate)
+
+
+#: Formats and sparsities in YAML or JSON: their text there, the values in Python.
+AnyFormat = Format | CodebookFormat | Keep
+FormatText = Annotated[
+    AnyFormat, _parsed(parse_format, Format, CodebookFormat, Keep), PlainSerializer(str, return_type=str)
+]
+SparsityText = Annotated[Sparsity, _parsed(parse_sparsity, Sparsity), PlainSerializer(str, return_type=str)]
 
 
 class Strict(BaseModel):
@@ -37,32 +51,84 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModulePlan(Strict):
-    """What happens to one module, and ``why``: the rule that said so, for the reader."""
+class Treatment(Strict):
+    """What happens to a module: its weights' ``format``, the share of them that becomes zero, and how that is done."""
 
     format: FormatText
+    sparsity: SparsityText | None = None
+    method: Method
+
+    @property
+    def changes(self) -> bool:
+        """Whether the module's weights change at all."""
+        return not isinstance(self.format, Keep) or self.sparsity is not None
+
+    def problem(self) -> str | None:
+        """Why no method can do this, or None."""
+        if not self.changes:
+            return None
+        codebook = isinstance(self.format, CodebookFormat)
+        if codebook != (self.method == "anyk"):
+            return f"format {self.format} and method {self.method} don't go together; any4 and any3 need method anyk"
+        if self.sparsity is not None and self.method not in PRUNERS:
+            return f"method {self.method} sets no weights to zero; sparsity needs {', '.join(PRUNERS)}"
+        if self.sparsity is None and self.method in PRUNERS:
+            return f"method {self.method} needs a sparsity, such as 0.5 or 2:4"
+        if self.sparsity is not None and not isinstance(self.format, Keep) and self.method != "sparsegpt":
+            return f"method {self.method} does not quantize; sparsegpt prunes and quantizes jointly"
+        return None
+
+
+class ModulePlan(Strict):
+    """One module's line in a plan; ``method`` where it isn't the plan's. ``why``: which rule said so."""
+
+    format: FormatText
+    sparsity: SparsityText | None = None
+    method: Method | None = None
     why: str = ""
 
 
 class Plan(Strict):
-    """Module address -> format, for all linear modules of ``model``, compressed by ``method``."""
+    """Module address -> what happens to it, for all linear modules of ``model``; by ``method`` unless it says else."""
 
     schema_version: Literal[1] = 1
     model: str
     method: Method
     modules: dict[str, ModulePlan]
 
+    @model_validator(mode="after")
+    def _possible(self) -> Plan:
+        problems = {
+            problem: address for address, found in self.treatments.items() if (problem := found.problem()) is not None
+        }
+        if problems:
+            raise ValueError("; ".join(f"{address}: {problem}" for problem, address in problems.items()))
+        return self
+
+    @cached_property
+    def treatments(self) -> dict[str, Treatment]:
+        """Address -> what happens to the module, in order."""
+        return {
+            address: Treatment(format=module.format, sparsity=module.sparsity, method=module.method or self.method)
+            for address, module in self.modules.items()
+        }
+
     @property
-    def formats(self) -> dict[str, Format | Keep]:
+    def formats(self) -> dict[str, AnyFormat]:
         """Address -> format, in order."""
         return {address: module.format for address, module in self.modules.items()}
+
+    @property
+    def changed(self) -> list[str]:
+        """Addresses of the modules that are not left alone."""
+        return [address for address, found in self.treatments.items() if found.changes]
 
 
 def dumps(plan: Plan) -> str:
     """The text of plan.json: JSON with one line per module, so that plans diff and edit well."""
     data = plan.model_dump(mode="json")
     lines = [
-        f"    {_json(address)}: {_json({key: value for key, value in module.items() if value != ''})}"
+        f"    {_json(address)}: {_json({key: value for key, value in module.items() if value not in ('', None)})}"
         for address, module in data.pop("modules").items()
     ]
     head = [f"  {_json(key)}: {_json(value)}," for key, value in data.items()]

@@ -20,6 +20,7 @@ from mixprec.report.compare import verdict
 from mixprec.report.formatting import integer, percent, plural, significant, words
 from mixprec.report.grids import OUTLINE, Grids, importance_grids, summary_line
 from mixprec.report.heatmap import interactive_heatmap, still_heatmap
+from mixprec.report.quality import quality_table
 from mixprec.report.rankings import preset_table, stability_table
 from mixprec.report.style import DARK, LIGHT, Theme, render, save_figure
 from mixprec.report.tables import Cell, Column, Table, behaviour_table, top_modules_table, variant_table
@@ -63,6 +64,7 @@ def render_report(
         tops=top_modules_table(summary),
         variants=variant_table(summary),
         behaviours=behaviour_table(summary),
+        quality=quality_table(summary),
         presets=preset_table(importance or {}),
         stability=stability_table(importance or {}),
         spans=_spans_table(importance or {}),

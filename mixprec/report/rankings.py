@@ -9,26 +9,41 @@ from typing import Any
 import numpy as np
 
 from mixprec.importance import artifact
-from mixprec.importance.shift import Kind, Place
+from mixprec.importance.shift import Kind, Place, ordinal
 from mixprec.report.formatting import ABSENT, integer, percent, significant, words
 from mixprec.report.tables import Cell, Column, Table
 
 
-def places_table(places: Sequence[Place]) -> Table:
-    """One row per module: its share of the importance summed over behaviours, and its three ranks in words."""
+def places_table(places: Sequence[Place], scales: Mapping[str, float] | None = None) -> Table:
+    """One row per module: its share of the importance summed over behaviours, and its three ranks in words.
+
+    ``scales``: label -> AWQ's mean unnormalised scale, shown with its rank among the modules of the same kind; modules
+    with scale 1 are not scaled and don't rank (arXiv 2504.02010, appendix M).
+    """
     columns = [Column("module", numeric=False), Column("importance, all behaviours"), Column("share")]
     columns += [
         Column("rank", numeric=False),
         Column("in its layer", numeric=False),
         Column("in its kind", numeric=False),
     ]
-    return Table(
-        columns,
-        [
-            [Cell(p.label), Cell(significant(p.total)), Cell(percent(p.share, 2)), *(Cell(text) for text in p.words)]
-            for p in places
-        ],
-    )
+    rows = [
+        [Cell(p.label), Cell(significant(p.total)), Cell(percent(p.share, 2)), *(Cell(text) for text in p.words)]
+        for p in places
+    ]
+    if scales:
+        columns += [Column("AWQ scale"), Column("in its kind", numeric=False)]
+        for place, row in zip(places, rows, strict=True):
+            row += _scale_cells(place.label, scales)
+    return Table(columns, rows)
+
+
+def _scale_cells(label: str, scales: Mapping[str, float]) -> list[Cell]:
+    own = scales.get(label, 1.0)
+    if own == 1:
+        return [Cell("not scaled"), Cell(ABSENT)]
+    kind = label.rpartition("_")[2]
+    others = [scale for name, scale in scales.items() if name.rpartition("_")[2] == kind and scale != 1]
+    return [Cell(significant(own)), Cell(ordinal(1 + sum(scale > own for scale in others), len(others)))]
 
 
 def movers_table(shift: Mapping[str, Any], kind: Kind) -> Table:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mixprec import models, modules
 from mixprec.plan.rules import PlanSpec, build_plan
-from mixprec.plan.schema import Plan
+from mixprec.plan.schema import Method, Plan
 
 _SHAPE = {
     "hidden_size": 32,
@@ -47,13 +47,12 @@ def checkpoint(tmp_path: Path) -> MakeCheckpoint:
     return make
 
 
-def plan_for(folder: Path, default: str, **rules: str) -> Plan:
-    """A plan for the model in ``folder``; a rule is selector=format."""
+def plan_for(folder: Path, default: str, method: Method = "rtn", sparsity: str | None = None, **rules: Any) -> Plan:
+    """A plan for the model in ``folder``; a rule is selector=format, or selector={format, sparsity, method}."""
     inventory = modules.inventory(models.load_config(str(folder)))
-    spec = PlanSpec.model_validate(
-        {"default": default, "rules": [{"match": match, "format": f} for match, f in rules.items()]}
-    )
-    return build_plan(spec, inventory, str(folder), "rtn")
+    said = [{"match": match, **(rule if isinstance(rule, dict) else {"format": rule})} for match, rule in rules.items()]
+    spec = PlanSpec.model_validate({"default": default, "sparsity": sparsity, "rules": said})
+    return build_plan(spec, inventory, str(folder), method)
 
 
 @pytest.fixture

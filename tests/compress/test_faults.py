@@ -48,7 +48,8 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(
     plan_file.write_text(plan.model_dump_json())
     killed = run([*program, source, plan_file, out, "model.layers.1.mlp.up_proj"])
     assert killed.returncode == -9, killed.stderr
-    assert [path.name for path in out.parent.iterdir()] == [".out.partial"]
+    assert [path.name for path in out.parent.iterdir()] == [".out.blocks"]
+    assert [path.name for path in (out.parent / ".out.blocks").iterdir()] == ["00001.safetensors"]
     compress(str(source), plan, out)
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
@@ -66,5 +67,5 @@ def test_a_full_disk(checkpoint: Make, planner: Planner, tmp_path: Path, program
     script = mount + '"$@" || ls -A "$0"'
     full = run([*inside, script, small, *program, source, plan_file, small / "out", ""])
     assert "UserError" in full.stderr
-    assert f"{small / 'out'}: the disk is full" in full.stderr
-    assert full.stdout == ""  # nothing is left on the disk
+    assert f"{small / '.out.blocks' / '00001.safetensors'}: the disk is full" in full.stderr
+    assert full.stdout.split() == [".out.blocks"]  # where finished blocks would be, and no checkpoint

@@ -197,9 +197,8 @@ def test_every_format_that_does_not_fit_is_told_at_once(small: Inventory) -> Non
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_is_no_integer_grid_has_no_counterpart(target: str, small: Inventory) -> None:
-    """Such as any4g64; any other value will do here."""
     plan = plan_of(small, "w4g64")
-    plan.modules["model.layers.2.mlp.up_proj"] = ModulePlan.model_construct(format="any4g64")  # type: ignore[arg-type]
+    plan.modules["model.layers.2.mlp.up_proj"] = ModulePlan(format="any4g64", method="anyk")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"layers.2.mlp.up_proj: any4g64: .* holds integers in groups only"):
         TARGETS[target](plan, small, "gptq")
 

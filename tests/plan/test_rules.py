@@ -168,7 +168,7 @@ def test_bad_specs_are_reported_with_all_their_problems() -> None:
     assert message.startswith("recipes/a.yaml: 11 problems\n")
     for expected in [
         "default: this key is missing",
-        "defalt: unknown key; did you mean default? (keys here: default, rules)",
+        "defalt: unknown key; did you mean default? (keys here: default, sparsity, method, rules)",
         "rules[0].match: {'randm': 1}: a match is a selector",
         "rules[0].format: format 'w9' is not known",
         "rules[1].match.random: 3 is neither a selector",
@@ -176,7 +176,7 @@ def test_bad_specs_are_reported_with_all_their_problems() -> None:
         "rules[1].match.sed: unknown key; did you mean seed? (keys here: random, seed)",
         "rules[2].match.count: 0",
         "rules[3].match: [] is neither a selector",
-        "rules[4].format: this key is missing",
+        "rules[4]: a rule says what becomes of its modules",
         "rules[5]: 3",
     ]:
         assert expected in message

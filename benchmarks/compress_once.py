@@ -1,0 +1,60 @@
+"""One compression by mixprec in a process of its own, for compression.py: a JSON job in, its figures out.
+
+python benchmarks/compress_once.py JSON
+
+Keys of the job: method, format, sparsity (or null), tokens (a safetensors file), out, threads; if need be model, options.
+The figures, on the last line: wall and CPU seconds of the call that reads the checkpoint, compresses it and writes the
+new one; the peak of resident memory above what it was before the call, over the bytes of one block in the type that is
+computed in; medians of the modules' errors.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from mixprec import artifacts, models, modules
+from mixprec.calibration.data import Calibration
+from mixprec.compress.options import SolveOptions
+from mixprec.compress.stream import compress
+from mixprec.plan.rules import PlanSpec, build_plan
+
+
+def main(job: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(job["threads"])
+    model = job.get("model", models.BUNDLED)
+    inventory = modules.inventory(models.load_config(model))
+    spec = PlanSpec.model_validate({"default": job["format"], "sparsity": job["sparsity"]})
+    plan = build_plan(spec, inventory, model, job["method"])
+    tokens, _ = artifacts.load_tensors(Path(job["tokens"]))
+    calibration = Calibration(tokens["tokens"], None, {}, artifacts.fingerprint(tokens["tokens"].tolist()))
+    options = SolveOptions.model_validate(job.get("options", {}))
+    before = psutil.Process().memory_info().rss
+    wall, cpu = time.perf_counter(), time.process_time()
+    reports = compress(model, plan, Path(job["out"]), calibration=calibration, options=options)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    block = sum(module.weights for module in inventory.linears if module.layer == 1) * 4
+    errors = [report.output_error for report in reports.values() if report.output_error is not None]
+    return {
+        "seconds": wall,
+        "cpu_seconds": cpu,
+        "peak_bytes": peak,
+        "peak_bytes_over_block": peak / block,
+        "median_output_error": statistics.median(errors) if errors else None,
+        "median_relative_error": statistics.median(report.relative_error for report in reports.values()),
+        "retries": sum(report.retries for report in reports.values()),
+        "fallbacks": sum(bool(report.fallback) for report in reports.values()),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.loads(sys.argv[1]))))

@@ -1,0 +1,206 @@
+"""The methods by name: what each makes of the weights of a group of linears that share their input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mixprec.compress.anyk import anyk
+from mixprec.compress.clipping import search_clip
+from mixprec.compress.gptaq import gptaq
+from mixprec.compress.gptq import DEFAULT_SEARCH, gptq
+from mixprec.compress.magnitude import magnitude
+from mixprec.compress.options import SolveOptions
+from mixprec.compress.rtn import rtn
+from mixprec.compress.sparsegpt import refine, sparsegpt
+from mixprec.compress.wanda import wanda
+from mixprec.numerics.codebook import CodebookQuantized, dequantize_codebook
+from mixprec.numerics.formats import WHOLE_ROW, CodebookFormat, Format, Keep
+from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, scale_dtype_of
+from mixprec.numerics.hessian import Factor, SingularHessian, factorize
+from mixprec.numerics.statistics import InputStatistics
+from mixprec.plan.schema import Method, Treatment
+
+
+class Solved(NamedTuple):
+    """``restored`` (out, in): the weight's new values, in the type in which it is stored; ``quantized``: what they come
+    from, None where nothing was quantized. ``factor``: what solved it, None for methods without one. ``fallback``: the
+    method that took over where the Hessian could not be solved with."""
+
+    restored: Tensor
+    quantized: Quantized | CodebookQuantized | None
+    factor: Factor | None = None
+    fallback: str = ""
+
+
+class GroupInputs:
+    """The inputs that a group of linears shares, and the factors of their Hessian, each made once for the group."""
+
+    def __init__(self, statistics: InputStatistics, options: SolveOptions) -> None:
+        self.statistics = statistics
+        self._options = options
+        self._factors: dict[int | None, Factor] = {}
+
+    def factor(self, group_size: int | None = None) -> Factor:
+        """In the order in which formats of this group size are solved; None: columns in their own order."""
+        if group_size not in self._factors:
+            self._factors[group_size] = factorize(
+                self.statistics.hessian,
+                damping=self._options.damping,
+                act_order=group_size is not None,
+                group_size=None if group_size == WHOLE_ROW else group_size,
+            )
+        return self._factors[group_size]
+
+
+#: One weight (out, in), in its stored type, or several stacked. The inputs are there for methods that need them.
+_Solve = Callable[[Tensor, Treatment, GroupInputs, SolveOptions], Solved]
+
+
+def _rtn(weight: Tensor, treatment: Treatment) -> Solved:
+    format = _integer(treatment)
+    quantized = rtn(weight, format)
+    return Solved(dequantize(quantized, format, weight.dtype), quantized)
+
+
+def _gptq(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
+    format = _integer(treatment)
+    factor = inputs.factor(format.group_size if options.act_order else None)
+    quantized = gptq(weight, factor, format, search=_search(options))
+    return Solved(dequantize(quantized, format, weight.dtype), quantized, factor)
+
+
+def _gptaq(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
+    format, drift = _integer(treatment), inputs.statistics.drift
+    assert drift is not None  # the walk keeps the uncompressed model's states beside the others
+    factor = inputs.factor(format.group_size if options.act_order else None)
+    quantized = gptaq(weight, factor, format, drift, search=_search(options))
+    return Solved(dequantize(quantized, format, weight.dtype), quantized, factor)
+
+
+def _awq(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
+    format = _integer(treatment)
+    if not options.clip:
+        return _rtn(weight, treatment)
+    grid = search_clip(weight, inputs.statistics.hessian, format)
+    quantized = Quantized(encode(weight, grid, format), grid)
+    return Solved(dequantize(quantized, format, weight.dtype), quantized)
+
+
+def _anyk(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
+    format = treatment.format
+    assert isinstance(format, CodebookFormat)  # Treatment.problem sees to it
+    quantized = anyk(weight, inputs.statistics.hessian.diagonal(), format)
+    return Solved(dequantize_codebook(quantized, format, weight.dtype), quantized)
+
+
+def _sparsegpt(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
+    assert treatment.sparsity is not None
+    format = None if isinstance(treatment.format, Keep) else _integer(treatment)
+    factor, hessian = inputs.factor(), inputs.statistics.hessian
+    found = sparsegpt(weight, factor, treatment.sparsity, None if options.refine else format)
+    if options.refine:
+        moved = refine(weight, found.weight, found.mask, hessian, steps=options.refine, damping=options.damping)
+        found = found._replace(weight=moved)
+        if format is not None:
+            scales = scale_dtype_of(weight.dtype)
+            found = sparsegpt(moved, factor, treatment.sparsity, format, mask=found.mask, scale_dtype=scales)
+    return Solved(found.weight.to(weight.dtype), found.quantized, factor)
+
+
+def _wanda(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
+    assert treatment.sparsity is not None
+    return Solved(wanda(weight, inputs.statistics.hessian.diagonal(), treatment.sparsity), None)
+
+
+def _magnitude(weight: Tensor, treatment: Treatment) -> Solved:
+    assert treatment.sparsity is not None
+    return Solved(magnitude(weight, treatment.sparsity), None)
+
+
+#: Methods that look at a linear's inputs (plan.schema.NEEDS_INPUTS), and those that don't.
+CALIBRATED: dict[Method, _Solve] = {
+    "gptq": _gptq,
+    "gptaq": _gptaq,
+    "awq": _awq,
+    "anyk": _anyk,
+    "sparsegpt": _sparsegpt,
+    "wanda": _wanda,
+}
+UNCALIBRATED: dict[Method, Callable[[Tensor, Treatment], Solved]] = {"rtn": _rtn, "magnitude": _magnitude}
+#: Column loops, which cost the same for one weight as for several that are stacked; their rows don't see one another.
+_STACKED: tuple[Method, ...] = ("gptq", "gptaq")
+
+
+def solve(
+    weights: Mapping[str, Tensor],
+    treatments: Mapping[str, Treatment],
+    inputs: GroupInputs | None,
+    options: SolveOptions,
+) -> dict[str, Solved]:
+    """Compress the ``weights`` (out, in) of a group, each in its stored type, as their ``treatments`` say.
+
+    ``inputs`` may be None where no method needs them.
+    """
+    together: dict[object, list[str]] = {}
+    for address, treatment in treatments.items():
+        stacked = treatment.method in _STACKED
+        together.setdefault((treatment, weights[address].dtype) if stacked else address, []).append(address)
+    solved: dict[str, Solved] = {}
+    for addresses in together.values():
+        found = _solve(torch.cat([weights[a] for a in addresses]), treatments[addresses[0]], inputs, options)
+        rows = [len(weights[address]) for address in addresses]
+        solved |= dict(zip(addresses, _split(found, rows), strict=True))
+    return solved
+
+
+def _solve(weight: Tensor, treatment: Treatment, inputs: GroupInputs | None, options: SolveOptions) -> Solved:
+    if treatment.method in UNCALIBRATED:
+        return UNCALIBRATED[treatment.method](weight, treatment)
+    assert inputs is not None
+    try:
+        return CALIBRATED[treatment.method](weight, treatment, inputs, options)
+    except SingularHessian:
+        return _without_hessian(weight, treatment, inputs, options)
+
+
+def _without_hessian(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
+    """What comes closest where the Hessian can't be solved with: no column makes up for another."""
+    if treatment.sparsity is None:
+        return _rtn(weight, treatment)._replace(fallback="rtn")
+    pruned = _wanda(weight, treatment, inputs, options)
+    if isinstance(treatment.format, Keep):
+        return pruned._replace(fallback="wanda")
+    # Zero is on every grid, so what was pruned stays so.
+    return _rtn(pruned.restored, treatment)._replace(fallback="wanda, rtn")
+
+
+def _split(found: Solved, rows: list[int]) -> list[Solved]:
+    """A stacked result as one for each weight."""
+    if len(rows) == 1:
+        return [found]
+    assert isinstance(found.quantized, Quantized)
+    codes, (scales, zeros) = found.quantized
+    parts = zip(
+        found.restored.split(rows),
+        codes.split(rows),
+        scales.split(rows),
+        [None] * len(rows) if zeros is None else zeros.split(rows),
+        strict=True,
+    )
+    return [
+        found._replace(restored=restored, quantized=Quantized(code, found.quantized.grid._replace(scales=s, zeros=z)))
+        for restored, code, s, z in parts
+    ]
+
+
+def _search(options: SolveOptions) -> Search | None:
+    return DEFAULT_SEARCH if options.grid_search else None
+
+
+def _integer(treatment: Treatment) -> Format:
+    assert isinstance(treatment.format, Format)  # Treatment.problem sees to it
+    return treatment.format

@@ -1,0 +1,28 @@
+"""The tails of the weights' spectra: what AlphaPruning allocates sparsity by. One weight in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mixprec import artifacts
+from mixprec.checkpoint.source import check_finite, open_source
+from mixprec.modules import Inventory
+from mixprec.numerics.spectrum import hill_alpha
+
+
+def alphas(folder: Path, inventory: Inventory, advance: Callable[[int], None] = lambda _: None) -> dict[str, float]:
+    """Module address -> exponent of its weight's spectrum (numerics.spectrum) for the checkpoint in ``folder``.
+
+    ``advance`` is told of every module. Raises UserError for broken files, and weights that are NaN or infinite.
+    """
+    source = open_source(folder)
+    found = {}
+    for module in inventory.linears:
+        path = source.folder / source.tensors[module.weight_name].shard
+        with artifacts.open_tensors(path) as file:
+            weight = file.get_tensor(module.weight_name)
+        check_finite(f"{path}: {module.weight_name}", weight)
+        found[module.address] = hill_alpha(weight)
+        advance(1)
+    return found

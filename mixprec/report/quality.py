@@ -1,0 +1,37 @@
+"""How well each variant's modules were solved: errors of weights and outputs, damping raised, fallbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mixprec.report.formatting import ABSENT, percent
+from mixprec.report.tables import Cell, Column, Table
+
+
+def quality_table(summary: Mapping[str, Any]) -> Table:
+    """One row per variant that changes modules; columns that no variant has anything to say in are left out."""
+    known = {
+        name: variant["quality"] for name, variant in (summary.get("variants") or {}).items() if variant.get("quality")
+    }
+    columns = [Column("variant", numeric=False), Column("weight error, median"), Column("worst module", numeric=False)]
+    rows = [[Cell(name), _share(entry["weight_error"]), _worst(entry, "weight")] for name, entry in known.items()]
+    if any(entry["output_error"] is not None for entry in known.values()):
+        columns += [Column("output error, median"), Column("worst module", numeric=False)]
+        for row, entry in zip(rows, known.values(), strict=True):
+            row += [_share(entry["output_error"]), _worst(entry, "output")]
+    for key, title in (("zeros", "zeros"), ("retries", "damping raised"), ("fallbacks", "fallbacks")):
+        if any(entry[key] for entry in known.values()):
+            columns.append(Column(title))
+            for row, entry in zip(rows, known.values(), strict=True):
+                row.append(_share(entry[key] or None) if key == "zeros" else Cell(str(entry[key])))
+    return Table(columns, rows)
+
+
+def _share(value: float | None) -> Cell:
+    return Cell(ABSENT if value is None else percent(value))
+
+
+def _worst(entry: Mapping[str, Any], kind: str) -> Cell:
+    worst = entry[f"worst_{kind}"]
+    return Cell(worst["label"], percent(worst["error"])) if worst else Cell(ABSENT)
