@@ -2,7 +2,8 @@
 
 python benchmarks/compress_once.py JSON
 
-Keys of the job: method, format, sparsity (or null), tokens (a safetensors file), out, threads; if need be model, options.
+Keys of the job: method, format, sparsity (or null), tokens (a safetensors file), out, threads; model and options if
+need be.
 The figures, on the last line: wall and CPU seconds of the call that reads the checkpoint, compresses it and writes the
 new one; the peak of resident memory above what it was before the call, over the bytes of one block in the type that is
 computed in; medians of the modules' errors.

@@ -20,6 +20,12 @@ Keys of OUT (null: not measured); METHOD_FORMAT is such as gptq_w3g64
     seconds_METHOD_FORMAT       wall seconds of quantization alone: no imports; ours with reading and writing of files
     speedup_gptq_vs_llmcompressor, speedup_gptq_vs_gptqmodel
                                 their seconds over ours, w3g64, with the same number of threads, one after the other
+    peak_bytes_8b_shape, seconds_8b_shape_per_block
+                                GPTQ w3g128 of three blocks in the shape of R1-Distill-Llama-8B, random weights,
+                                32 x 512 tokens, float32: peak resident memory above what it was before, wall seconds
+                                a block
+    seconds_8b_shape_extrapolated
+                                the same times 32 blocks: extrapolated, not run
     peak_bytes_over_block       peak resident memory of our GPTQ run above what it was before, over a block's bytes
 """
 
@@ -54,6 +60,8 @@ THEIRS = {
     "gptqmodel_gptaq_w3g64": ("gptqmodel", "gptaq", "w3g64", None),
     "gptqmodel_awq_w4g64": ("gptqmodel", "awq", "w4g64", None),
 }
+#: Blocks of the checkpoint in the shape of an 8B model.
+LARGE_BLOCKS = 3
 QUICK_OURS = ("rtn_w3g64", "gptq_w3g64", "gptaq_w3g64", "awq_w3g64", "sparsegpt_50")
 QUICK_THEIRS = ("llmcompressor_gptq_w3g64",)
 
@@ -72,13 +80,20 @@ def main() -> None:
     bench = Bench(arguments)
     ours = QUICK_OURS if arguments.quick else tuple(OURS)
     theirs = QUICK_THEIRS if arguments.quick else tuple(THEIRS)
-    wanted = arguments.only or ("original", *ours, *theirs)
-    # Timed jobs that are compared stand side by side: the machine's speed may drift.
-    for name in sorted(wanted, key=lambda name: ("gptq_w3g64" not in name, name)):
+    wanted = arguments.only or ("original", *ours, *theirs, *(() if arguments.quick else ("large",)))
+    # Jobs that are compared stand side by side: the machine's speed may drift.
+    for name in arguments.only or sorted(wanted, key=place):
         bench.job(name)
     figures = bench.figures()
     Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=2))
+
+
+def place(name: str) -> tuple[int, str]:
+    """3 bits first, then pruning, 4 bits, the rest; those of one method together."""
+    method, form, sparsity = OURS.get(name) or THEIRS.get(name, ("", "", "", None))[1:]
+    order = ("", "w3g64", "keep", "w4g64")
+    return order.index(form) if form in order and name != "large" else len(order), f"{method}{sparsity}{name}"
 
 
 class Bench:
@@ -112,6 +127,9 @@ class Bench:
         if done.is_file():
             return
         print(f"== {name}", file=sys.stderr, flush=True)
+        if name == "large":
+            done.write_text(json.dumps(self.large(), indent=2) + "\n", encoding="utf-8")
+            return
         checkpoint = self.work / name
         if name == "original":
             from mixprec import models
@@ -131,6 +149,11 @@ class Bench:
         method, form, sparsity = OURS[name]
         job = {"method": method, "format": form, "sparsity": sparsity, "tokens": str(self.tokens),
                "out": str(checkpoint), "threads": self.arguments.threads}  # fmt: skip
+        return self.once(name, job)
+
+    @staticmethod
+    def once(name: str, job: Mapping[str, Any]) -> dict[str, Any]:
+        """compress_once.py with this job."""
         done = subprocess.run(
             [sys.executable, str(Path(__file__).with_name("compress_once.py")), json.dumps(job)],
             capture_output=True, text=True, check=False,
@@ -138,6 +161,25 @@ class Bench:
         if done.returncode:
             raise SystemExit(f"{name}: {done.stderr}")
         return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    def large(self) -> dict[str, Any]:
+        """Three blocks in the shape of an 8B model: memory and time."""
+        import torch
+        from large_checkpoint import SHAPE, write
+
+        from mixprec import artifacts, models
+
+        source, tokens = self.work / "large_source", self.work / "large.safetensors"
+        write(source, LARGE_BLOCKS)
+        vocabulary = models.load_config(SHAPE).vocab_size
+        ids = torch.randint(vocabulary, (32, 512), generator=torch.Generator().manual_seed(0))
+        artifacts.save_tensors(tokens, {"tokens": ids})
+        job = {"method": "gptq", "format": "w3g128", "sparsity": None, "tokens": str(tokens), "model": str(source),
+               "out": str(self.work / "large"), "threads": self.arguments.threads}  # fmt: skip
+        try:
+            return self.once("large", job)
+        finally:
+            subprocess.run(["rm", "-rf", str(source), job["out"]], check=True)
 
     def evaluate(self, checkpoint: Path) -> dict[str, Any]:
         """Perplexity and KL on WikiText test and on the held-out traces."""
@@ -229,6 +271,10 @@ class Bench:
             figures[name] = ratio(seconds(f"{peer}_gptq_w3g64"), seconds("gptq_w3g64"))
         own = rows.get("gptq_w3g64", {})
         figures["peak_bytes_over_block"] = own.get("peak_bytes_over_block")
+        large = rows.get("large", {})
+        each = large["seconds"] / LARGE_BLOCKS if large else None
+        figures["peak_bytes_8b_shape"], figures["seconds_8b_shape_per_block"] = large.get("peak_bytes"), each
+        figures["seconds_8b_shape_extrapolated"] = None if each is None else 32 * each
         return figures | {
             "ppl_original": self.perplexity_of_original(rows), "samples": self.samples, "tokens": self.samples * 512,
             "threads": self.arguments.threads, "quick": self.arguments.quick,
