@@ -245,6 +245,13 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
     return LoadedModel(model.eval(), tokenizer)
 
 
+def one_device(name: str) -> str:
+    """A single device for what can't be spread over several: of ``auto`` the first GPU, or the CPU."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def dtype_of(name: str) -> torch.dtype:
     """The type to compute in; raises UserError for another than DTYPES."""
     if name not in DTYPES:

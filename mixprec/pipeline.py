@@ -71,10 +71,20 @@ class Run:
         found = calibration_data.load(
             spec, tokenizer, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
         )
-        hidden = config.hidden_size
-        for warning in calibration_data.warnings(found, self.inventory.widest_input, hidden):
+        for warning in calibration_data.warnings(found, self.inventory.widest_input, config.hidden_size):
             console.print(f"calibration: {warning}")
+        known = {source["sha256"] for source in found.described["sources"] if "sha256" in source}
+        for source in self._evaluated():
+            path = Path(recipe.locate(source, self.data)).expanduser()
+            if path.is_file() and artifacts.sha256_file(path) in known:
+                console.print(f"calibration: {source} is also what is evaluated on; the numbers there are flattered")
         return found
+
+    def _evaluated(self) -> list[str]:
+        """Sources that variants are evaluated on, but for bundled ones, which can't be calibrated on."""
+        spec = self.recipe.evaluate
+        sources = [] if spec is None else [spec.text, spec.traces.source if spec.traces else None]
+        return [source for source in sources if source is not None and not source.startswith("bundled:")]
 
     @cached_property
     def original(self) -> models.LoadedModel:
@@ -228,7 +238,7 @@ class Run:
                 options=self.recipe.compress.options,
                 revision=self.recipe.model.revision,
                 dtype=self.recipe.model.dtype,
-                device=self.recipe.model.device,
+                device=models.one_device(self.recipe.model.device),
                 on_module=lambda *_: advance(1),
             )
         artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})

@@ -196,3 +196,20 @@ def test_mistakes_are_told_before_any_work(tiny_checkpoint: Path, tmp_path: Path
     with pytest.raises(UserError) as caught:
         pipeline.Run(recipe.load(path), path.read_text(), "r", tmp_path / "run", None).run()
     assert expected in str(caught.value)
+
+
+def test_calibrating_on_what_is_evaluated_is_told(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(tiny.TEXT, encoding="utf-8")
+    made = {
+        "model": {"id": str(tiny_checkpoint)},
+        "plan": {"default": "w3g16", "method": "gptq"},
+        "compress": {"calibration": {"text": str(text), "samples": 2, "tokens": 16}},
+        "evaluate": {"text": str(text), "text_tokens": 32},
+    }
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(made), encoding="utf-8")
+    pipeline.Run(recipe.load(path), path.read_text(), "r", tmp_path / "run", None).run()
+    assert "isalsowhatisevaluatedon" in "".join(capsys.readouterr().err.split())  # the terminal's width breaks lines

@@ -19,7 +19,7 @@ SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*", "U
 _WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
 #: Types of weights that can be compressed, by their names in safetensors.
-FLOATS = ("F16", "BF16", "F32")
+FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 @dataclass(frozen=True)

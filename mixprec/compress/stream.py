@@ -20,7 +20,7 @@ from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch, open_
 from mixprec.checkpoint.target import Pack, check_target, flush, write_index, write_shard, write_side_files
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
-from mixprec.compress.walk import TYPES, Job, Walk
+from mixprec.compress.walk import Job, Walk
 from mixprec.errors import UserError
 from mixprec.modules import Inventory
 from mixprec.plan.schema import Plan, check_modules
@@ -57,10 +57,10 @@ def compress(
     check_target(out, source.folder)
     check_outside(source)
     job = Job(source, inventory, plan, calibration, options, dtype, device, pack)
-    if calibration is None and job.needs_inputs:
+    if job.needs_inputs and calibration is None:
         raise UserError(
             f"method {', '.join(sorted(job.needs_inputs))} looks at the inputs of linears and needs calibration data; "
-            "give compress.calibration in a recipe, --calibration on the command line"
+            "give compress.calibration in a recipe, --text or --traces on the command line"
         )
     if job.needs_inputs:
         check_dtype(source, inventory, dtype)
@@ -109,7 +109,7 @@ def check_dtype(source: Source, inventory: Inventory, dtype: str) -> None:
     Raises UserError naming the tensor where they don't.
     """
     for module in inventory.linears:
-        stored = TYPES[source.tensors[module.weight_name].dtype]
+        stored = FLOATS[source.tensors[module.weight_name].dtype]
         if torch.promote_types(models.dtype_of(dtype), stored) != models.dtype_of(dtype):
             raise UserError(
                 f"model.dtype: {dtype} can't hold {module.weight_name}, which is stored as {stored}; "

@@ -12,16 +12,13 @@ from torch import Tensor, nn
 
 from mixprec import artifacts, blocks, modules
 from mixprec.calibration.data import Calibration
-from mixprec.checkpoint.source import Source
+from mixprec.checkpoint.source import FLOATS, Source
 from mixprec.checkpoint.target import CompressedModule, Pack
 from mixprec.compress.block import BlockResult, Flow, Group, compress_block
-from mixprec.compress.module import ModuleReport, OnModule
+from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.modules import EMBEDDING, NORM, Inventory
 from mixprec.plan.schema import NEEDS_INPUTS, Method, Plan
-
-#: Types of weights that can be compressed, as safetensors names them.
-TYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 class Job(NamedTuple):
@@ -67,7 +64,7 @@ class Walk:
                 left.remove(layer)
                 flow = self._compress(opened, layer, groups, flow)
             else:
-                self._report({m.address: ModuleReport("keep", 0.0) for group in groups for m in group})
+                self._report({m.address: KEPT for group in groups for m in group})
                 if flow is not None and left:
                     flow = self._pass(opened, layer, flow)
 
@@ -141,7 +138,7 @@ class Walk:
         """A block's parameters, by name within it, and their types in the checkpoint."""
         prefix = f"model.layers.{layer - 1}."
         tensors = self._job.source.tensors.items()
-        return {name.removeprefix(prefix): TYPES[info.dtype] for name, info in tensors if name.startswith(prefix)}
+        return {name.removeprefix(prefix): FLOATS[info.dtype] for name, info in tensors if name.startswith(prefix)}
 
     def _report(self, reports: Mapping[str, ModuleReport]) -> None:
         self.reports |= reports
