@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("MIXPREC_DATA") or str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--only", choices=["time", "memory", "scaling"], help="leave the other figures out")
     parser.add_argument("--json", required=True, help="where the figures go")
-    parser.add_argument("--memory", choices=["ours", "full"], help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=2, metavar=("HOW", "TRACE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
         print(json.dumps(measure_memory(arguments)))
@@ -250,10 +250,17 @@ def max_relative_error(loaded: Any, tasks: list[Any], samples: int) -> float:
 
 
 def measure_both_memories(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Each in a process of its own."""
+    """Each in a process of its own, on the trace with the most span positions among the long ones."""
+    from mixprec import models
+
+    loaded, tokens = models.load(models.BUNDLED), memory_tokens(arguments)
+    tasks = [(trace, task(loaded, trace, "paper", tokens, Path("none"))) for trace in chosen_traces(arguments, 6)]
+    long = [(trace, each) for trace, each in tasks if len(each.ids) == tokens]
+    trace, _ = max(long, key=lambda pair: sum(window.compute for window in pair[1].works["paper"].windows))
     found: dict[str, Any] = {}
     for key, which in (("peak_over_weights_and_kv", "ours"), ("peak_full_backward", "full")):
         command = [sys.executable, __file__, "--json", os.devnull, "--data", arguments.data, "--memory", which]
+        command.append(trace.id)
         done = subprocess.run(
             command + ["--quick"] * arguments.quick, capture_output=True, text=True, check=False, env=one_thread()
         )
@@ -262,6 +269,10 @@ def measure_both_memories(arguments: argparse.Namespace) -> dict[str, Any]:
         result = {} if done.returncode else json.loads(done.stdout.splitlines()[-1])
         found |= {key: result.get("ratio"), "memory_tokens": result.get("tokens", found.get("memory_tokens"))}
     return found
+
+
+def memory_tokens(arguments: argparse.Namespace) -> int:
+    return 2_048 if arguments.quick else 8_000
 
 
 def measure_memory(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -274,21 +285,20 @@ def measure_memory(arguments: argparse.Namespace) -> dict[str, Any]:
 
     progress.console.quiet = True
     torch.set_num_threads(1)
-    tokens = 2_048 if arguments.quick else 8_000
+    (how, wanted), tokens = arguments.memory, memory_tokens(arguments)
+    trace = next(each for each in chosen_traces(arguments, 6) if each.id == wanted)
     after_imports = psutil.Process().memory_info().rss
     with machine.Peak() as peak, tempfile.TemporaryDirectory() as folder:
         loaded = models.load(models.BUNDLED)
-        tasks = [(t, task(loaded, t, "paper", tokens, Path(folder) / "x")) for t in chosen_traces(arguments, 6)]
-        long = [(trace, each) for trace, each in tasks if len(each.ids) == tokens]
-        trace, each = max(long, key=lambda pair: sum(window.compute for window in pair[1].works["paper"].windows))
-        if arguments.memory == "ours":
+        if how == "ours":
             annotated = [spans.char_spans(trace, "paper")]
             stage.attribute(
                 loaded, annotated, Path(folder), presets=("paper",), identity="benchmark", max_tokens=tokens
             )
         else:
-            last = each.works["paper"].windows[-1]._replace(end=tokens)
-            released_algorithm.span(released_algorithm.with_gradients(loaded), each.ids, last)
+            made = task(loaded, trace, "paper", tokens, Path(folder) / "x")
+            last = made.works["paper"].windows[-1]._replace(end=tokens)
+            released_algorithm.span(released_algorithm.with_gradients(loaded), made.ids, last)
     config = loaded.model.config
     weights = sum(p.nbytes for p in loaded.model.parameters())
     cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * tokens * 4

@@ -20,6 +20,8 @@ from transformers import AttentionInterface
 from mixprec.importance.windows import Batch
 
 IMPLEMENTATION = "mixprec_trace"
+#: Keys of the prefix that a backward pass sees at once.
+_KEYS = 1024
 
 
 class KeyValueCache:
@@ -264,26 +266,31 @@ class _Behind(torch.autograd.Function):
                 d_query, *d_near = torch.autograd.grad(again, (leaf, keys, values), gradient)
         else:
             # With the output and log-sum-exp of all keys, gradients over a part of the keys are parts of the whole.
-            d_query, *d_near = _flash_backward(gradient, query, near, out, lse, how, mask)
+            d_query, *d_near = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                gradient, query, *near, out, lse, 0.0, False, attn_mask=mask, scale=how.scaling
+            )
             if common:
-                d_query += _flash_backward(gradient, query, common, out, lse, how)[0]
+                d_query += _query_gradient(gradient, query, common, out, lse, how)
         return d_query, *spans.carry(layer, d_near), None, None, None, None
 
 
-def _flash_backward(
-    gradient: Tensor,
-    query: Tensor,
-    keys: Sequence[Tensor],
-    out: Tensor,
-    lse: Tensor,
-    how: Scores,
-    bias: Tensor | None = None,
-) -> list[Tensor]:
-    """Gradients at queries, keys and values of fused attention."""
-    found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        gradient, query, *keys, out, lse, 0.0, False, attn_mask=bias, scale=how.scaling
-    )
-    return list(found)
+def _query_gradient(
+    gradient: Tensor, query: Tensor, keys: tuple[Tensor, Tensor], out: Tensor, lse: Tensor, how: Scores
+) -> Tensor:
+    """Gradient at the queries of attention to keys and values that need none, some keys at a time.
+
+    The fused kernel would compute all three, and keep copies as large as the prefix. With weights p = exp(score - lse):
+    d score = p (gradient · value - gradient · out).
+    """
+    scaled, upstream = query.to(lse.dtype) * how.scaling, gradient.to(lse.dtype)
+    mean = (upstream * out).sum(-1, keepdim=True)
+    found = torch.zeros_like(scaled)
+    for key, value in zip(*(tensor.split(_KEYS, dim=2) for tensor in keys), strict=True):
+        key = key.to(lse.dtype)
+        weights = (scaled @ key.transpose(2, 3)).sub_(lse[..., None]).exp_()
+        weights *= (upstream @ value.to(lse.dtype).transpose(2, 3)).sub_(mean)
+        found += weights @ key
+    return found.mul_(how.scaling).to(query.dtype)
 
 
 def _attention(

@@ -131,9 +131,10 @@ def forward_flops(shape: Shape, corpus: Corpus) -> int:
 def our_flops(shape: Shape, corpus: Corpus) -> int:
     """One pass over every trace without logits, then every span's positions forward and backward behind its prefix.
 
-    Backward to activations takes two operations for two of a linear module, and ten for four of attention.
+    Backward to activations takes two operations for two of a linear module, and six for four of attention to keys that
+    need no gradient.
     """
-    spans = (4 * shape.linear + 2 * shape.head) * corpus.positions + shape.pair * corpus.reach * 7 // 2
+    spans = (4 * shape.linear + 2 * shape.head) * corpus.positions + shape.pair * corpus.reach * 5 // 2
     return shape.forward(corpus.tokens, corpus.squares) + spans
 
 
