@@ -3,30 +3,45 @@
 python benchmarks/compression.py [--quick] [--data FOLDER] [--only PART …] [--work FOLDER] --json OUT
 
 SmolLM2-135M. Calibration: WikiText-2 validation, 32 x 512 tokens (--quick: 16 x 512). Evaluation: WikiText-2 test
-(--passages of 512 tokens) and the bundled held-out traces; KL is that to the original, the mean over both texts' tokens
-where a key doesn't say which. Peers run in environments of their own (benchmarks/peers/build.sh); one whose environment
-is not there is not measured. Every job's outcome lies in the work folder, so that a run that was stopped goes on.
+(--passages of 512 tokens) and the bundled held-out traces; KL is that to the original. Peers run in environments of their
+own (benchmarks/peers/build.sh); one whose environment is not there is not measured. Every job's outcome lies in the work
+folder, so that a run that was stopped goes on.
 
-Keys of OUT (null: not measured); METHOD_FORMAT is such as gptq_w3g64
-    kl_METHOD_FORMAT            KL of ours; _wikitext and _traces: on one of the two; _ci: its 95% interval
-    kl_PEER_METHOD_FORMAT       the same of a peer's
-    kl_ratio_gptq, kl_ratio_awq worst ratio over w3g64 and w4g64 of our KL to the best peer's of the same method
-    kl_ratio_gptaq_vs_gptq      our GPTAQ over our GPTQ at w3g64; _ci: interval of their paired difference
-    kl_ratio_gptq_vs_rtn_w3g64_wikitext, _traces
-                                our GPTQ over RTN, on the text that it was calibrated on and on another kind
-    ppl_METHOD_FORMAT           perplexity on WikiText test; ppl_original: of the uncompressed model
-    ppl_ratio_sparsegpt_50, ppl_ratio_sparsegpt_24
-                                perplexity on WikiText test of our SparseGPT over llm-compressor's, unstructured and 2:4
-    seconds_METHOD_FORMAT       wall seconds of quantization alone: no imports; ours with reading and writing of files
-    speedup_gptq_vs_llmcompressor, speedup_gptq_vs_gptqmodel
-                                their seconds over ours, w3g64, with the same number of threads, one after the other
-    peak_bytes_8b_shape, seconds_8b_shape_per_block
-                                GPTQ w3g128 of three blocks in the shape of R1-Distill-Llama-8B, random weights,
-                                32 x 512 tokens, float32: peak resident memory above what it was before, wall seconds
-                                a block
-    seconds_8b_shape_extrapolated
-                                the same times 32 blocks: extrapolated, not run
+Keys of OUT (null: not measured); jobs are named METHOD_FORMAT for ours, PEER_METHOD_FORMAT for peers' with their own
+settings
+    kl                  of each job, over both texts
+    kl_ci               its 95% interval over passages
+    kl_wikitext         the same on WikiText-2 test
+    kl_traces           and on the traces
+    perplexity          of each job on WikiText-2 test
+    seconds             wall seconds of quantization alone: no imports; ours with reading and writing of files
+    cpu_seconds         CPU seconds of the same, which other processes don't change much
+    kl_ratio_gptq       our KL over the best peer's with GPTQ, the worse of w3g64 and w4g64
+    kl_ratio_gptq_w3g64    at 3 bits
+    kl_ratio_gptq_w4g64    at 4 bits
+    kl_ratio_awq        the same with AWQ
+    kl_ratio_awq_w3g64  at 3 bits
+    kl_ratio_awq_w4g64  at 4 bits
+    kl_ratio_gptaq_vs_gptq      our GPTAQ over our GPTQ at w3g64
+    kl_difference_gptaq_vs_gptq_ci    95% interval over passages of the paired difference of their KLs
+    kl_ratio_gptq_vs_rtn_wikitext     our GPTQ over RTN at w3g64 on the kind of text that it was calibrated on
+    kl_ratio_gptq_vs_rtn_traces       and on another kind
+    ppl_ratio_sparsegpt_50      perplexity of our SparseGPT over llm-compressor's at 50%
+    ppl_ratio_sparsegpt_24      at 2:4
+    speedup_gptq_vs_llmcompressor     its seconds over ours at w3g64, as many threads each, one after the other
+    speedup_gptq_vs_gptqmodel   the same for GPTQModel
+    cpu_speedup_gptq_vs_llmcompressor    the same in CPU seconds
+    cpu_speedup_gptq_vs_gptqmodel        the same in CPU seconds
     peak_bytes_over_block       peak resident memory of our GPTQ run above what it was before, over a block's bytes
+    peak_bytes_8b_shape         the same in bytes, GPTQ w3g128 of three blocks in the shape of R1-Distill-Llama-8B,
+                                random weights, 32 x 512 tokens, float32
+    seconds_8b_shape_per_block  wall seconds a block of that run
+    seconds_8b_shape_extrapolated     times 32 blocks: extrapolated, not run
+    perplexity_original         of the uncompressed model on WikiText-2 test
+    samples             calibration samples of 512 tokens
+    passages            passages of WikiText-2 test, 512 tokens each
+    threads             threads of every job
+    quick               whether this was a quick run
 """
 
 from __future__ import annotations
@@ -39,6 +54,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / "benchmarks" / "peers"
@@ -60,6 +77,8 @@ THEIRS = {
     "gptqmodel_gptaq_w3g64": ("gptqmodel", "gptaq", "w3g64", None),
     "gptqmodel_awq_w4g64": ("gptqmodel", "awq", "w4g64", None),
 }
+#: What is evaluated on.
+PARTS = ("both", "wikitext", "traces")
 #: Blocks of the checkpoint in the shape of an 8B model.
 LARGE_BLOCKS = 3
 QUICK_OURS = ("rtn_w3g64", "gptq_w3g64", "gptaq_w3g64", "awq_w3g64", "sparsegpt_50")
@@ -84,9 +103,7 @@ def main() -> None:
     # Jobs that are compared stand side by side: the machine's speed may drift.
     for name in arguments.only or sorted(wanted, key=place):
         bench.job(name)
-    figures = bench.figures()
-    Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(figures, indent=2))
+    machine.write(arguments.json, __file__, bench.figures())
 
 
 def place(name: str) -> tuple[int, str]:
@@ -234,64 +251,56 @@ class Bench:
 
     def figures(self) -> dict[str, Any]:
         """The keys of the output, from the jobs that are done."""
-        rows = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.work.glob("*.json"))}
-
-        def kl(name: str, on: str = "both") -> float | None:
-            return rows[name]["evaluation"][on]["kl_mean"] if name in rows else None
-
-        def perplexity(name: str) -> float | None:
-            return rows[name]["evaluation"]["wikitext"]["perplexity"] if name in rows else None
-
-        def seconds(name: str) -> float | None:
-            return rows[name]["seconds"] if name in rows else None
-
-        figures: dict[str, Any] = {}
-        for name in (*OURS, *THEIRS):
-            figures[f"kl_{name}"] = kl(name)
-            figures[f"kl_{name}_ci"] = rows[name]["evaluation"]["both"]["kl_mean_ci"] if name in rows else None
-            figures[f"kl_{name}_wikitext"], figures[f"kl_{name}_traces"] = kl(name, "wikitext"), kl(name, "traces")
-            figures[f"ppl_{name}"] = perplexity(name)
-            figures[f"seconds_{name}"] = seconds(name)
-        for method in ("gptq", "awq"):
-            peers = {
-                form: [kl(n) for n, (_, m, f, _) in THEIRS.items() if (m, f) == (method, form)] for form in FORMATS
-            }
-            ratios = [ratio(kl(f"{method}_{form}"), least(peers[form])) for form in FORMATS]
-            figures[f"kl_ratio_{method}"] = None if None in ratios else max(ratios)
-            figures |= {f"kl_ratio_{method}_{form}": one for form, one in zip(FORMATS, ratios, strict=True)}
-        figures["kl_ratio_gptaq_vs_gptq"] = ratio(kl("gptaq_w3g64"), kl("gptq_w3g64"))
-        figures["kl_ratio_gptaq_vs_gptq_ci"] = self.paired(rows, "gptaq_w3g64", "gptq_w3g64")
-        for on in ("wikitext", "traces"):
-            figures[f"kl_ratio_gptq_vs_rtn_w3g64_{on}"] = ratio(kl("gptq_w3g64", on), kl("rtn_w3g64", on))
-        for sparsity in ("50", "24"):
-            own, other = perplexity(f"sparsegpt_{sparsity}"), perplexity(f"llmcompressor_sparsegpt_{sparsity}")
-            figures[f"ppl_ratio_sparsegpt_{sparsity}"] = ratio(own, other)
-        for peer in ("llmcompressor", "gptqmodel"):
-            name = f"speedup_gptq_vs_{peer}"
-            figures[name] = ratio(seconds(f"{peer}_gptq_w3g64"), seconds("gptq_w3g64"))
-        own = rows.get("gptq_w3g64", {})
-        figures["peak_bytes_over_block"] = own.get("peak_bytes_over_block")
-        large = rows.get("large", {})
-        each = large["seconds"] / LARGE_BLOCKS if large else None
-        figures["peak_bytes_8b_shape"], figures["seconds_8b_shape_per_block"] = large.get("peak_bytes"), each
-        figures["seconds_8b_shape_extrapolated"] = None if each is None else 32 * each
-        return figures | {
-            "ppl_original": self.perplexity_of_original(rows), "samples": self.samples, "tokens": self.samples * 512,
-            "threads": self.arguments.threads, "quick": self.arguments.quick,
-        }  # fmt: skip
-
-    @staticmethod
-    def perplexity_of_original(rows: Mapping[str, Any]) -> float | None:
-        return rows["original"]["evaluation"]["wikitext"]["perplexity"] if "original" in rows else None
-
-    @staticmethod
-    def paired(rows: Mapping[str, Any], first: str, second: str) -> list[float] | None:
-        """95% interval, over passages, of the difference of two mean KLs."""
         from mixprec.evaluate import metrics
 
-        if first not in rows or second not in rows:
-            return None
-        return list(metrics.kl_difference(rows[first]["kl_by_passage"], rows[second]["kl_by_passage"])["ci"])
+        found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.work.glob("*.json"))}
+        large = found.pop("large", {})
+        on = {part: {name: row["evaluation"][part] for name, row in found.items()} for part in PARTS}
+        kl = {part: {name: entry["kl_mean"] for name, entry in on[part].items()} for part in PARTS}
+        perplexity = {name: entry["perplexity"] for name, entry in on["wikitext"].items()}
+        seconds, cpu = ({name: row.get(key) for name, row in found.items()} for key in ("seconds", "cpu_seconds"))
+        figures: dict[str, Any] = {
+            "kl": kl["both"],
+            "kl_ci": {name: entry["kl_mean_ci"] for name, entry in on["both"].items()},
+            "kl_wikitext": kl["wikitext"],
+            "kl_traces": kl["traces"],
+            "perplexity": perplexity,
+            "seconds": seconds,
+            "cpu_seconds": cpu,
+        }
+        for method in ("gptq", "awq"):
+            ratios = []
+            for form in FORMATS:
+                peers = [kl["both"].get(name) for name, job in THEIRS.items() if job[1:3] == (method, form)]
+                ratios.append(ratio(kl["both"].get(f"{method}_{form}"), least(peers)))
+            known = [each for each in ratios if each is not None]
+            figures[f"kl_ratio_{method}"] = max(known) if len(known) == len(FORMATS) else None
+            figures |= {f"kl_ratio_{method}_{form}": one for form, one in zip(FORMATS, ratios, strict=True)}
+        figures["kl_ratio_gptaq_vs_gptq"] = ratio(kl["both"].get("gptaq_w3g64"), kl["both"].get("gptq_w3g64"))
+        pair = [found[name]["kl_by_passage"] for name in ("gptaq_w3g64", "gptq_w3g64") if name in found]
+        figures["kl_difference_gptaq_vs_gptq_ci"] = metrics.kl_difference(*pair)["ci"] if len(pair) == 2 else None
+        for part in ("wikitext", "traces"):
+            own, other = kl[part].get("gptq_w3g64"), kl[part].get("rtn_w3g64")
+            figures[f"kl_ratio_gptq_vs_rtn_{part}"] = ratio(own, other)
+        for share in ("50", "24"):
+            own, other = perplexity.get(f"sparsegpt_{share}"), perplexity.get(f"llmcompressor_sparsegpt_{share}")
+            figures[f"ppl_ratio_sparsegpt_{share}"] = ratio(own, other)
+        for peer in ("llmcompressor", "gptqmodel"):
+            for prefix, taken in (("", seconds), ("cpu_", cpu)):
+                own, other = taken.get("gptq_w3g64"), taken.get(f"{peer}_gptq_w3g64")
+                figures[f"{prefix}speedup_gptq_vs_{peer}"] = ratio(other, own)
+        each = large["seconds"] / LARGE_BLOCKS if large else None
+        return figures | {
+            "peak_bytes_over_block": found.get("gptq_w3g64", {}).get("peak_bytes_over_block"),
+            "peak_bytes_8b_shape": large.get("peak_bytes"),
+            "seconds_8b_shape_per_block": each,
+            "seconds_8b_shape_extrapolated": None if each is None else 32 * each,
+            "perplexity_original": perplexity.get("original"),
+            "samples": self.samples,
+            "passages": self.arguments.passages,
+            "threads": self.arguments.threads,
+            "quick": self.arguments.quick,
+        }
 
 
 def ratio(one: float | None, other: float | None) -> float | None:

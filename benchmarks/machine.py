@@ -36,7 +36,7 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-_PLACES = ("--data", "--json")
+_PLACES = ("--data", "--json", "--work")
 
 
 def write(path: str, script: str, figures: dict[str, Any], folders: Sequence[Path | None] = ()) -> None:
@@ -48,7 +48,8 @@ def write(path: str, script: str, figures: dict[str, Any], folders: Sequence[Pat
             command.append(names.get(argument, argument))
         skip = argument in _PLACES
     command += ["--json", f"benchmarks/results/{Path(path).name}"]
-    data = {"benchmark": Path(script).name, "command": " ".join(command), "machine": facts(), "figures": figures}
+    about = {"benchmark": Path(script).name, "command": " ".join(command), "machine": facts()}
+    data = {**figures, "about": about}  # figures by their own names, as every reader expects them
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=2))

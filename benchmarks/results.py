@@ -46,16 +46,17 @@ def figures(folder: Path) -> list[Path]:
 
 def section(data: dict[str, Any], folder: Path) -> str:
     """One benchmark: its title, command, machine, and a row for each figure."""
-    text = ast.get_docstring(ast.parse((folder / data["benchmark"]).read_text(encoding="utf-8"))) or ""
+    text = ast.get_docstring(ast.parse((folder / data["about"]["benchmark"]).read_text(encoding="utf-8"))) or ""
     title, _, body = text.partition("\n")
     known = meanings(text)
     about = body.strip().partition("\n\n")[2].partition("\n\nKeys of")[0]
-    machine = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data["machine"].items())
+    machine = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in data["about"]["machine"].items())
     rows = [
         f"| `{key}` | {number(value)} | {known.get(key.partition('.')[0], '')} |"
-        for key, value in flat(data["figures"]).items()
+        for key, value in flat(data).items()
+        if not key.startswith("about.")
     ]
-    head = [f"## {title.rstrip('.')}", "", about, "", "```bash", data["command"], "```", "", f"{machine}.", ""]
+    head = [f"## {title.rstrip('.')}", "", about, "", "```bash", data["about"]["command"], "```", "", f"{machine}.", ""]
     return "\n".join([*head, "| | | |", "|---|--:|---|", *rows, ""])
 
 

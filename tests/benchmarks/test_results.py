@@ -35,8 +35,8 @@ def test_the_page_is_what_the_figures_give() -> None:
 def test_every_committed_figure_has_a_meaning_and_no_path_of_a_machine(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     data = json.loads(text)
-    docstring = ast.get_docstring(ast.parse((BENCHMARKS / data["benchmark"]).read_text(encoding="utf-8")))
-    assert set(data["figures"]) <= set(results.meanings(docstring))
+    docstring = ast.get_docstring(ast.parse((BENCHMARKS / data.pop("about")["benchmark"]).read_text(encoding="utf-8")))
+    assert set(data) <= set(results.meanings(docstring))
     assert "/home/" not in text and "/work/" not in text and "/root/" not in text
 
 
@@ -48,7 +48,8 @@ def write(folder: Path, figures: dict[str, Any]) -> None:
         encoding="utf-8",
     )
     (folder / "results").mkdir()
-    data = {"benchmark": "bench.py", "command": "python bench.py", "machine": {"cores": 2}, "figures": figures}
+    about = {"benchmark": "bench.py", "command": "python bench.py", "machine": {"cores": 2}}
+    data = {**figures, "about": about}
     (folder / "results" / "bench.json").write_text(json.dumps(data), encoding="utf-8")
 
 
@@ -69,5 +70,6 @@ def test_the_command_names_no_folder_of_the_machine(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(sys, "argv", ["x.py", "--quick", "--data", "/some/where", "--json", str(tmp_path / "x.json")])
     script("machine").write(str(tmp_path / "x.json"), "somewhere/attribution.py", {"a": 1})
     data = json.loads((tmp_path / "x.json").read_text())
-    assert data["command"] == "python benchmarks/attribution.py --quick --json benchmarks/results/x.json"
-    assert data["machine"]["cores"] and "date" not in data["machine"]
+    assert data["a"] == 1
+    assert data["about"]["command"] == "python benchmarks/attribution.py --quick --json benchmarks/results/x.json"
+    assert data["about"]["machine"]["cores"] and "date" not in data["about"]["machine"]
