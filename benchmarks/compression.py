@@ -3,9 +3,9 @@
 python benchmarks/compression.py [--quick] [--data FOLDER] [--only PART …] [--work FOLDER] --json OUT
 
 SmolLM2-135M. Calibration: WikiText-2 validation, 32 x 512 tokens (--quick: 16 x 512). Evaluation: WikiText-2 test
-(--passages of 512 tokens) and the bundled held-out traces; KL is that to the original. Peers run in environments of their
-own (benchmarks/peers/build.sh); one whose environment is not there is not measured. Every job's outcome lies in the work
-folder, so that a run that was stopped goes on.
+(--passages of 512 tokens) and the bundled held-out traces; KL is that to the original. Peers run in environments of
+their own (benchmarks/peers/build.sh); one whose environment is not there is not measured. Every job's outcome lies in
+the work folder, so that a run that was stopped goes on.
 
 Keys of OUT (null: not measured); jobs are named METHOD_FORMAT for ours, PEER_METHOD_FORMAT for peers' with their own
 settings
