@@ -27,6 +27,7 @@ Keys of OUT (null: not measured)
                               already (start, loading the model, scores)
     scaling_2proc_whole       the same with start and loading in it
     traces                    traces measured
+    cut_tokens                longer traces were cut here
     tokens                    their tokens
     spans                     spans of the four behaviours, preset paper
     span_token_share          their tokens over all tokens; a token in two spans counts twice
@@ -68,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="8 traces up to 2,048 tokens instead of 24 up to 8,192")
     parser.add_argument("--data", default=os.environ.get("MIXPREC_DATA") or str(ROOT.parent / "shared" / "data"))
+    parser.add_argument("--most", type=int, help="cut traces at so many tokens")
     parser.add_argument("--only", choices=["time", "memory", "scaling"], help="leave the other figures out")
     parser.add_argument("--json", required=True, help="where the figures go")
     parser.add_argument("--memory", nargs=2, metavar=("HOW", "TRACE"), help=argparse.SUPPRESS)
@@ -83,7 +85,7 @@ def main() -> None:
 
 
 def limit(arguments: argparse.Namespace) -> int:
-    return 2_048 if arguments.quick else 8_192
+    return int(arguments.most or (2_048 if arguments.quick else 8_192))
 
 
 def chosen_traces(arguments: argparse.Namespace, per_dataset: int) -> list[Any]:
@@ -174,6 +176,7 @@ def measure_time(arguments: argparse.Namespace) -> dict[str, Any]:
         "speedup_vs_released": reference["seconds_released_extrapolated"] / (totals["released"] + totals["scores"]),
         "max_rel_error": max_relative_error(loaded, tasks["paper"], 3 if arguments.quick else 6),
         "traces": len(traces),
+        "cut_tokens": most,
         "tokens": tokens,
         "spans": len(spans),
         "span_token_share": sum(window.end - window.start for window in spans) / tokens,

@@ -163,25 +163,31 @@ class _Work:
         with watching(self._block, self._groups, lambda number, inputs: _add(sums[number], inputs, flow.weights)):
             flow.through(index, self._block, flow.hidden)
         kept = {m.kind for group in self._groups for m in group if isinstance(self._format(m), Keep)}
+        found = {}
         for group, seen in zip(self._groups, sums, strict=True):
             if any(self._treatments[module.address].method == "awq" and self._changes(module) for module in group):
-                self._fold_group(group, seen.result(), kept)
+                found[tuple(module.kind for module in group)] = self._search_scale(group, seen.result(), kept)
+        # Only now: v and up belong to two groups each, and are searched as they are.
+        for kinds, scale in found.items():
+            stored = self._stored[f"{modules.KINDS[kinds[0]]}.weight"]
+            folded = folding.fold(self._block, self._architecture, kinds, scale, kept=kept, stored=stored)
+            self.folded |= set(folded.changed)
         self.folded -= {_weight_name(module) for group in self._groups for module in group if self._changes(module)}
 
-    def _fold_group(self, group: Group, statistics: InputStatistics, kept: set[str]) -> None:
+    def _search_scale(self, group: Group, statistics: InputStatistics, kept: set[str]) -> Tensor:
         kinds = tuple(module.kind for module in group)
-        stored = self._stored[_weight_name(group[0])]
         found = awq.search_scale(
             [self._weight(module) for module in group],
             [self._format(module) for module in group],
             statistics,
             freedom=folding.freedom(self._architecture, kinds, kept),
             tie=folding.tie(self._block, self._architecture, kinds),
-            scale_dtype=scale_dtype_of(stored),
+            scale_dtype=scale_dtype_of(self._stored[_weight_name(group[0])]),
+            search=awq.SKETCH if self._options.clip else None,
         )
-        folded = folding.fold(self._block, self._architecture, kinds, found.scale, kept=kept, stored=stored)
-        self.folded |= set(folded.changed)
-        self._scales |= dict.fromkeys((module.address for module in group), awq.summarise(found.unnormalised).mean)
+        summary = awq.summarise(statistics.mean_abs.pow(found.ratio))
+        self._scales |= dict.fromkeys((module.address for module in group), summary.mean)
+        return found.scale
 
     def _format(self, module: LinearModule) -> AnyFormat:
         return self._treatments[module.address].format

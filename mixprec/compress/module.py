@@ -21,8 +21,8 @@ class ModuleReport(NamedTuple):
     the module's outputs on the calibration data, √(Σ‖(W − Ŵ)x‖² / Σ‖Wx‖²), of at most 128 outputs, evenly spaced;
     None where no method looked at its inputs. (After AWQ, W is the scaled weight.) ``zeros``: share of pruned weights.
     ``damping``: what the Hessian's diagonal got, relative to its mean, after so many ``retries``. ``fallback``: the
-    method that had to take over. ``scale``: mean over the module's input channels of AWQ's scales, before they are
-    normalised (arXiv 2504.02010, appendix M).
+    method that had to take over. ``scale``: mean over the module's input channels of what AWQ scales them by for
+    their inputs' sake, E|x|^ratio, before it is normalised (arXiv 2504.02010, appendix M).
     """
 
     format: str
