@@ -9,7 +9,7 @@ element. Averages run over the weights of the linear modules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mixprec.modules import Inventory, LinearModule
@@ -110,7 +110,7 @@ def account(plan: Plan, inventory: Inventory) -> Account:
     other = sum(inventory.other.values())
     return Account(
         modules=modules,
-        formats=_by_format(inventory, formats),
+        formats=_by_format(plan, inventory),
         code_bits=total.code_bits,
         effective_bits=total.effective_bits,
         packed_bytes=sum(item.bytes for item in modules.values()) + other * _WORD // 8,
@@ -130,10 +130,12 @@ def _total(items: Iterable[Storage]) -> Storage:
     )
 
 
-def _by_format(inventory: Inventory, formats: Mapping[str, AnyFormat]) -> dict[str, FormatTotal]:
+def _by_format(plan: Plan, inventory: Inventory) -> dict[str, FormatTotal]:
+    """Pruned modules apart: ``keep, pruned``. What pruning could save is not counted: checkpoints hold the zeros."""
     totals: dict[str, FormatTotal] = {}
     for module in inventory.linears:
-        name = str(formats[module.address])
+        treatment = plan.modules[module.address]
+        name = f"{treatment.format}, pruned" if treatment.sparsity is not None else str(treatment.format)
         so_far = totals.get(name, FormatTotal(0, 0))
         totals[name] = FormatTotal(so_far.modules + 1, so_far.weights + module.weights)
     return totals

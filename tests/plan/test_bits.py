@@ -153,3 +153,12 @@ def test_a_plan_for_another_model_is_refused(tiny: Inventory, llama_8b: Inventor
     plan = build_plan(PlanSpec.model_validate({"default": "w3"}), llama_8b, "r1", "rtn")
     with pytest.raises(UserError, match=r"plan for r1.*doesn't have.*model\.layers\.2\."):
         account(plan, tiny)
+
+
+def test_pruned_modules_are_listed_apart_and_save_nothing(tiny: Inventory) -> None:
+    spec = PlanSpec.model_validate(
+        {"default": "keep", "rules": [{"match": "1_mlp", "sparsity": "2:4", "method": "magnitude"}]}
+    )
+    found = account(build_plan(spec, tiny, "tiny", "rtn"), tiny)
+    assert {name: total.modules for name, total in found.formats.items()} == {"keep": 11, "keep, pruned": 3}
+    assert found.packed_bytes == found.dense_bytes
