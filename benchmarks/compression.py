@@ -28,7 +28,8 @@ settings
     kl_ratio_gptq_vs_rtn_traces       and on another kind
     ppl_ratio_sparsegpt_50      perplexity of our SparseGPT over llm-compressor's at 50%
     ppl_ratio_sparsegpt_24      at 2:4
-    speedup_gptq_vs_llmcompressor     its seconds over ours at w3g64, as many threads each, one after the other
+    speedup_gptq_vs_llmcompressor     its seconds over ours at w3g64, as many threads each, one after the other; null
+                                where other processes took the cores away
     speedup_gptq_vs_gptqmodel   the same for GPTQModel
     cpu_speedup_gptq_vs_llmcompressor    the same in CPU seconds
     cpu_speedup_gptq_vs_gptqmodel        the same in CPU seconds
@@ -249,6 +250,10 @@ class Bench:
 
     # All jobs together
 
+    def undisturbed(self, row: Mapping[str, Any]) -> bool:
+        """Whether a job had its cores for itself: even loops on one thread use more than half of two."""
+        return bool(row["cpu_seconds"] > 0.6 * self.arguments.threads * row["seconds"])
+
     def figures(self) -> dict[str, Any]:
         """The keys of the output, from the jobs that are done."""
         from mixprec.evaluate import metrics
@@ -287,8 +292,9 @@ class Bench:
             figures[f"ppl_ratio_sparsegpt_{share}"] = ratio(own, other)
         for peer in ("llmcompressor", "gptqmodel"):
             for prefix, taken in (("", seconds), ("cpu_", cpu)):
-                own, other = taken.get("gptq_w3g64"), taken.get(f"{peer}_gptq_w3g64")
-                figures[f"{prefix}speedup_gptq_vs_{peer}"] = ratio(other, own)
+                pair = [name for name in ("gptq_w3g64", f"{peer}_gptq_w3g64") if name in found]
+                fair = len(pair) == 2 and (prefix or all(self.undisturbed(found[name]) for name in pair))
+                figures[f"{prefix}speedup_gptq_vs_{peer}"] = ratio(taken[pair[1]], taken[pair[0]]) if fair else None
         each = large["seconds"] / LARGE_BLOCKS if large else None
         return figures | {
             "peak_bytes_over_block": found.get("gptq_w3g64", {}).get("peak_bytes_over_block"),
