@@ -7,7 +7,9 @@ gradient, logits exist for span positions only, and a window of any length goes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +26,7 @@ __all__ = ["Gradients", "Job", "Layout", "loss_gradient", "run_trace"]
 #: Positions of the trace that go through the model at once. Bounds the transient memory of long traces.
 CHUNK_TOKENS = 512
 #: Span positions that go forward and backward at once. Bounds the memory of their activations.
-BATCH_TOKENS = 64
+BATCH_TOKENS = 48
 #: Span positions whose logits exist at once.
 HEAD_TOKENS = 32
 
@@ -55,8 +57,24 @@ def run_trace(
         cache = KeyValueCache(len(job.tokens))
         row_sums = _prefill(model, layout, job, cache, chunk_tokens)
         for batch in pack(job.windows, batch_tokens):
+            release_memory()
             gradients.add(batch.number, _batch_gradients(model, layout, job.tokens, batch, cache))
     return row_sums
+
+
+def release_memory() -> None:
+    """Give freed memory back: batches differ a little in size, and glibc would keep holes between their tensors."""
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError):  # another C library
+        return None
+    return found
 
 
 @torch.no_grad()

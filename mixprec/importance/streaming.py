@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mixprec import models
 from mixprec.blocks import Blocks, block_inputs, open_blocks
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
-from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, Gradients, Job, loss_gradient
+from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, Gradients, Job, loss_gradient, release_memory
 from mixprec.importance.options import SWEEP_GB
 from mixprec.importance.outputs import Layout, RowSums, SpanGradients, accumulation_dtype
 from mixprec.importance.windows import Batch, pack
@@ -91,6 +91,7 @@ def run_traces(
         for index in reversed(range(loaded.layers)):
             with loaded.block(index) as block:
                 for trace in traces:
+                    release_memory()
                     trace.down(index, block)
     return [trace.sums for trace in traces]
 

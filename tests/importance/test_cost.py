@@ -109,7 +109,7 @@ def test_what_autograd_keeps_of_spans(dtype: torch.dtype) -> None:
     cache, job = KeyValueCache(LENGTH), Job(tokens, torch.ones(1, LENGTH), WINDOWS)
     with trace_attention(model):
         engine._prefill(model, layout, job, cache, LENGTH)
-        (batch,) = pack(WINDOWS, engine.BATCH_TOKENS)
+        (batch,) = pack(WINDOWS, CORPUS.positions)
         with kept_by_autograd(model) as kept:
             engine._batch_gradients(model, layout, tokens, batch, cache)
     assert sum(kept.values()) == pytest.approx(shape.kept(dtype.itemsize, parameters=False) * 63, rel=0.05)
