@@ -13,5 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Before the first matrix product: without it, MKL's sums depend on where in memory a matrix happens to lie (seen on
 # AMD), and a run that was killed and continued would not end with the same bytes. Costs no measurable time.
 os.environ.setdefault("MKL_CBWR", "AUTO")
+# The same number of threads every time: MKL takes fewer on a busy machine, and their sums come in another order.
+os.environ.setdefault("MKL_DYNAMIC", "FALSE")
 
 __version__ = "0.1.0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import signal
@@ -234,7 +235,9 @@ def test_killed_between_two_traces(
 
 def start(recipe_file: Path, out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "mixprec", "run", str(recipe_file), "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that starts tests in the background has its children ignore Ctrl-C.
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:

@@ -232,8 +232,8 @@ def loss(group: list[float], costs: list[float], scale: float, zero: int, format
 def least_loss(group: list[float], costs: list[float], format: Format, search: Search, dtype: torch.dtype) -> float:
     """The least over all grids that are tried, number by number."""
     steps, tried = 2**format.bits - 1, []
-    for n in range(round((1 - search.lowest) / search.step) + 1):
-        part = 1 - n * search.step
+    parts = (1 - n * search.step for n in range(20))
+    for part in (part for part in parts if part > search.lowest - 1e-9):  # none below the lowest, whatever the step
         low, high = min(0.0, *group) * part, max(0.0, *group) * part
         scale = stored((2 * max(-low, high) if format.symmetric else high - low) / steps, dtype) or 1.0
         zero = 0 if format.symmetric else min(max(round(-low / scale), 0), steps)
