@@ -164,8 +164,9 @@ def off_grid(weight: Tensor, found: Tensor, format: Format, scaled: bool = False
     if scaled:
         return
     error = float((found - weight)[half:].norm() / weight[half:].norm()) * (levels - 1)
-    # Compensation moves weights off their points by more than a fine grid's steps.
-    if not 0.4 < error < (4 if format.bits <= 4 else 12):
+    # Compensation moves weights off their points by more than a fine grid's steps; a grid that is off by one step has
+    # an error of 3.5.
+    if not 0.4 < error < (2.8 if format.bits <= 4 else 12):
         yield f"its error is {error:.2f} times that of {format.bits} bits"
     # Rows whose weights are positive but for a small one in each group; GPTQ makes a few more negative.
     one_sided = float(counts[:half].float().mean()) / levels

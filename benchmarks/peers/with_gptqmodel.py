@@ -19,6 +19,7 @@ from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
 from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
 from gptqmodel.utils.cpp import load_pack_block_extension
+from gptqmodel.utils.model import convert_gptq_v1_to_v2_format_module
 from run import calibration
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -95,4 +96,7 @@ def dense(module: Any) -> torch.Tensor:
         if isinstance(module, AwqTorchLinear):
             group = module.in_features if module.group_size == -1 else module.group_size
             return dequantize_gemm(module.qweight, module.qzeros, module.scales.float(), module.bits, group).T
+        if module.qzero_format() == 1:
+            # As they go to disk, zero points are one too low; its kernels, and what it dequantizes with, want them right.
+            convert_gptq_v1_to_v2_format_module(module, module.bits, module.pack_dtype)
         return module.dequantize_weight().T
