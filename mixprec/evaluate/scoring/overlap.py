@@ -1,0 +1,34 @@
+"""Exact match and F1 on words, normalised as SQuAD does (Rajpurkar et al. 2016), and MuSiQue's own scorer with it."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalise(text: str) -> str:
+    """Lower case, without ASCII punctuation, articles and surplus blanks."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(answer: str, golds: Iterable[str]) -> float:
+    """1.0 where the answer is one of the golds once both are normalised."""
+    normalised = normalise(answer)
+    return float(any(normalised == normalise(gold) for gold in golds))
+
+
+def f1(answer: str, golds: Iterable[str]) -> float:
+    """The best F1 over the golds, words counted with multiplicity; two empty texts agree."""
+    return max(_f1(normalise(answer).split(), normalise(gold).split()) for gold in golds)
+
+
+def _f1(answer: list[str], gold: list[str]) -> float:
+    if not answer or not gold:
+        return float(answer == gold)
+    common = sum((Counter(answer) & Counter(gold)).values())
+    return 2 * common / (len(answer) + len(gold))

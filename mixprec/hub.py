@@ -1,0 +1,70 @@
+"""Hub datasets, through the ``datasets`` package, which is an extra."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mixprec.errors import UserError
+
+_INSTALL = "pip install 'mixprec[hub]'"
+
+
+def load_dataset(
+    dataset: str,
+    revision: str | None,
+    *,
+    where: str,
+    instead: str,
+    name: str | None = None,
+    split: str = "train",
+    files: Sequence[str] = (),
+) -> Any:
+    """A split of a hub dataset; errors begin with ``where`` and offer ``instead`` to who has a file.
+
+    ``revision``: a commit, or None for whatever the hub has (the caller checks what came).
+    Raises UserError where ``datasets`` is not installed, the dataset can't be loaded, a folder takes its name, or
+    another revision came.
+    """
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        raise UserError(f"{where}: hub datasets need the datasets package; run: {_INSTALL}") from None
+    if Path(dataset).exists():
+        # datasets would take it for the dataset, and the revision would pin nothing.
+        raise UserError(
+            f"{where}: {dataset} is a folder here, which goes before the hub's dataset; run in another folder, "
+            f"or {instead}"
+        )
+    try:
+        data = datasets.load_dataset(
+            dataset,
+            name,
+            data_files={split.partition("[")[0]: list(files)} if files else None,
+            split=split,
+            revision=revision,
+            keep_in_memory=False,  # so that it says where the cache is
+            # Old versions of datasets can run a dataset's own script.
+            trust_remote_code=False,
+        )
+    except Exception as problem:  # no network, no such dataset, revision, split, file: all of many kinds
+        reason = (str(problem).strip() or "no reason given").splitlines()[0][:200]
+        pinned = f"revision {revision[:12]}…, " if revision else ""
+        raise UserError(
+            f"{where}: {pinned}split {split}: can't be loaded ({type(problem).__name__}: {reason})"
+        ) from None
+    if revision:
+        _check_revision(data, revision, where)
+    return data
+
+
+def _check_revision(data: Any, revision: str, where: str) -> None:
+    """Where the hub can't be reached, datasets takes the revision that its cache has; a folder there has its name."""
+    folders = {part for file in data.cache_files for part in Path(file["filename"]).parts}
+    if revision not in folders:
+        raise UserError(
+            f"{where}: revision {revision[:12]}… could not be fetched, and the cache of datasets has another one; "
+            "try again with a network"
+        )
