@@ -9,7 +9,7 @@ Run folder::
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +27,12 @@ from mixprec.errors import UserError
 from mixprec.evaluate import fidelity, metrics, passages
 from mixprec.importance import artifact, streaming
 from mixprec.importance.attribute import attribute
-from mixprec.plan import bits
-from mixprec.plan.rules import Importance, build_plan, needs_importance, needs_spectra
+from mixprec.plan import bits, sensitivity
+from mixprec.plan.budget import SENSITIVITY
+from mixprec.plan.relative import Importance
+from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, needs_spectra, tables_wanted
 from mixprec.plan.schema import NEEDS_INPUTS, Plan, save_plan
+from mixprec.plan.sensitivity import Sensitivity
 from mixprec.progress import bar, console
 from mixprec.recipe import ImportanceSpec, Recipe, TracesSpec
 from mixprec.report.html import write_report
@@ -134,6 +137,7 @@ class Run:
                 self.recipe.compress.method,
                 artifact.scores_of(importance) if needs_importance(variant.plan) and importance else None,
                 self.alphas if needs_spectra(variant.plan) else None,
+                self._table(variant.plan),
             )
             for name, variant in self.recipe.all_variants.items()
         }
@@ -147,6 +151,10 @@ class Run:
         artifacts.write_json(self.out / "summary.json", summary)
         write_report(self.out)
         return summary
+
+    def _table(self, spec: PlanSpec) -> Sensitivity | None:
+        """The scores that a budget is spent by, those of several targets weighed into one."""
+        return table_for(spec, self.inventory, self.identity)
 
     def annotate(self, spec: TracesSpec, target: Path, name: str) -> tuple[list[spans.AnnotatedTrace], str]:
         """Spans of annotated traces, and the stage's fingerprint."""
@@ -361,14 +369,37 @@ def _bytes_on_disk(folder: Path) -> int | None:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else None
 
 
-def explain(chosen: Recipe, importance: Importance | None) -> dict[str, dict[str, Any]]:
-    """Per variant what its plan comes to, without weights; None for one that is known only when it runs."""
+def table_for(
+    spec: PlanSpec, inventory: modules.Inventory, identity: str | None, paths: Sequence[Path] | None = None
+) -> Sensitivity | None:
+    """The tables that a budget names by their ``paths``, weighed into one; None where it needs none, or where the
+    recipe's own are not there yet. ``paths`` take the place of what the budget names.
+
+    Raises UserError for broken tables and those of another model.
+    """
+    wanted = [str(path) for path in paths or ()] or list(tables_wanted(spec))
+    if spec.budget is None or not tables_wanted(spec) or SENSITIVITY in wanted:
+        return None
+    tables = [sensitivity.load(Path(path).expanduser(), inventory, identity) for path in wanted]
+    return sensitivity.combine(tables, spec.budget.weights)
+
+
+def explain(
+    chosen: Recipe, importance: Importance | None, scores: Sequence[Path] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Per variant what its plan comes to, without weights; None for one that is known only when it runs.
+
+    ``scores``: tables for budgets, in the place of those that the recipe names.
+    """
     inventory = modules.inventory(models.load_config(chosen.model.id, chosen.model.revision))
     rows: dict[str, dict[str, Any]] = {}
     for name, variant in chosen.all_variants.items():
-        if (needs_importance(variant.plan) and importance is None) or needs_spectra(variant.plan):
+        # Planning for a model that isn't here works too, so that its files aren't looked at.
+        table = table_for(variant.plan, inventory, None, scores)
+        waits = bool(tables_wanted(variant.plan)) and table is None
+        if waits or (needs_importance(variant.plan) and importance is None) or needs_spectra(variant.plan):
             rows[name] = {"description": variant.description, "account": None}
             continue
-        plan = build_plan(variant.plan, inventory, chosen.model.id, chosen.compress.method, importance)
+        plan = build_plan(variant.plan, inventory, chosen.model.id, chosen.compress.method, importance, table=table)
         rows[name] = {"description": variant.description, "account": asdict(bits.account(plan, inventory))}
     return rows

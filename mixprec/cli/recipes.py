@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,17 +53,21 @@ def run(
     epilog=epilog(
         "mixprec plan recipes/protect_last_mlp.yaml --out plan.json",
         "mixprec plan quickstart --variant only_least_important --importance importance.json",
+        "mixprec plan recipes/budget_smollm2.yaml --variant ours --scores fisher.json --out plan.json",
     )
 )
 def plan(
     recipe: RecipeName,
     variant: Annotated[str | None, typer.Option(help="Which variant; default: the only one.")] = None,
     importance: Annotated[Path | None, typer.Option(help="importance.json, for rules that rank.")] = None,
+    scores: Annotated[
+        list[Path] | None, typer.Option(help="Table of predicted damage, for budgets; several: weighed together.")
+    ] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where plan.json goes; default: the terminal.")] = None,
     change: Overrides = None,
 ) -> None:
     """Write plan.json: every linear module with its format."""
-    from mixprec import models, modules
+    from mixprec import models, modules, pipeline
     from mixprec import recipe as recipes
     from mixprec.plan.rules import build_plan
     from mixprec.plan.schema import dumps, save_plan
@@ -73,7 +78,10 @@ def plan(
     if name not in variants or (variant is None and len(variants) > 1):
         raise UserError(f"--variant: choose one of {', '.join(variants) or 'none (this recipe has no plan)'}")
     inventory = modules.inventory(models.load_config(chosen.model.id, chosen.model.revision))
-    made = build_plan(variants[name].plan, inventory, chosen.model.id, chosen.compress.method, scores_in(importance))
+    spec = variants[name].plan
+    table = pipeline.table_for(spec, inventory, None, scores)
+    method = chosen.compress.method
+    made = build_plan(spec, inventory, chosen.model.id, method, scores_in(importance), table=table)
     if to:
         save_plan(to, made)
         out.print(f"{to}: {len(made.modules)} modules")
@@ -91,6 +99,9 @@ def plan(
 def explain(
     recipe: Annotated[str | None, typer.Argument(help="Recipe file, or its name in 'mixprec ls'.")] = None,
     importance: Annotated[Path | None, typer.Option(help="importance.json, for rules that rank.")] = None,
+    scores: Annotated[
+        list[Path] | None, typer.Option(help="Table of predicted damage, for budgets; several: weighed together.")
+    ] = None,
     attribution: Annotated[
         list[str] | None, typer.Option(metavar="MODEL", help="No recipe: what attribution costs for this model.")
     ] = None,
@@ -107,7 +118,7 @@ def explain(
         return
     path = recipes.find(recipe)
     chosen = recipes.load(path, change or ())
-    _print_variants(path, chosen, importance)
+    _print_variants(path, chosen, importance, scores)
     if chosen.importance is not None:
         wanted, spec = chosen.importance, chosen.model
         _print_cost(spec.id, spec.revision, spec.dtype, wanted.max_tokens, len(wanted.presets))
@@ -130,7 +141,7 @@ def _print_cost(
     out.print(about(found))
 
 
-def _print_variants(path: Path, chosen: Recipe, importance: Path | None) -> None:
+def _print_variants(path: Path, chosen: Recipe, importance: Path | None, tables: Sequence[Path] | None) -> None:
     from mixprec import pipeline
     from mixprec.report.formatting import size
 
@@ -141,7 +152,7 @@ def _print_variants(path: Path, chosen: Recipe, importance: Path | None) -> None
     table.add_column("modules")
     for column in ("code bits", "effective", "before", "after"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, row in pipeline.explain(chosen, scores).items():
+    for name, row in pipeline.explain(chosen, scores, tables).items():
         account = row["account"]
         if account is None:
             table.add_row(name, "known when it runs", *["-"] * 4)

@@ -16,7 +16,8 @@ from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import AnyFormat, CodebookFormat, Keep
 from mixprec.plan.schema import Plan, check_modules
 
-_WORD = 16  # bits of a kept weight, of a scale, of an offset and of an entry of a code book
+#: Bits of a kept weight, of a scale, of an offset and of an entry of a code book.
+WORD = 16
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,17 @@ class Storage:
     @property
     def effective_bits(self) -> float:
         """Bits per weight with scales, zero points, code books and indices."""
-        return sum(self._parts) / self.weights
+        return self.bits / self.weights
+
+    @property
+    def bits(self) -> int:
+        """Bits of everything."""
+        return sum(self._parts)
 
     @property
     def bytes(self) -> int:
         """Bytes of the packed tensors, each filled up to a whole byte."""
-        return sum(-(-bits // 8) for bits in self._parts)
+        return sum(-(-part // 8) for part in self._parts)
 
     @property
     def _parts(self) -> tuple[int, ...]:
@@ -83,7 +89,7 @@ def storage(module: LinearModule, format: AnyFormat, sparsity: float = 0.0) -> S
 
     Zeros are left out, and one bit per weight says where they are, unless all codes take no more than that.
     """
-    width = _WORD if isinstance(format, Keep) else format.bits
+    width = WORD if isinstance(format, Keep) else format.bits
     codes, indices = module.weights * width, 0
     left_out = round(sparsity * module.weights) * width
     if left_out > module.weights:
@@ -92,10 +98,10 @@ def storage(module: LinearModule, format: AnyFormat, sparsity: float = 0.0) -> S
         return Storage(module.weights, codes, indices=indices)
     groups = module.out_features * format.groups(module.in_features)
     if isinstance(format, CodebookFormat):
-        zeros, codebooks = groups * _WORD, module.out_features * 2**format.bits * _WORD
+        zeros, codebooks = groups * WORD, module.out_features * 2**format.bits * WORD
     else:
         zeros, codebooks = 0 if format.symmetric else groups * format.bits, 0
-    return Storage(module.weights, codes, groups * _WORD, zeros, codebooks, indices)
+    return Storage(module.weights, codes, groups * WORD, zeros, codebooks, indices)
 
 
 def account(plan: Plan, inventory: Inventory) -> Account:
@@ -113,8 +119,8 @@ def account(plan: Plan, inventory: Inventory) -> Account:
         formats=_by_format(plan, inventory),
         code_bits=total.code_bits,
         effective_bits=total.effective_bits,
-        packed_bytes=sum(item.bytes for item in modules.values()) + other * _WORD // 8,
-        dense_bytes=(total.weights + other) * _WORD // 8,
+        packed_bytes=sum(item.bytes for item in modules.values()) + other * WORD // 8,
+        dense_bytes=(total.weights + other) * WORD // 8,
     )
 
 

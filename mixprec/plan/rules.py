@@ -10,7 +10,6 @@ rules:
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -21,13 +20,10 @@ from mixprec.errors import UserError, from_pydantic
 from mixprec.modules import Inventory, LinearModule, select
 from mixprec.numerics.sparsity import Sparsity
 from mixprec.plan.alphapruning import EPSILON, allocate, by_block
+from mixprec.plan.budget import IMPORTANCE, BudgetSpec, budget_plan, importance_table
+from mixprec.plan.relative import ALL, Importance, summed_importance
 from mixprec.plan.schema import FormatText, Method, ModulePlan, Plan, SparsityText, Strict
-
-#: behaviour -> module address -> score, as importance.json holds it.
-Importance = Mapping[str, Mapping[str, float]]
-
-#: ``behaviour`` that ranks by the sum of the relative importances of all behaviours.
-ALL = "all"
+from mixprec.plan.sensitivity import Sensitivity
 
 
 def _selectors(value: Any) -> tuple[str, ...]:
@@ -150,17 +146,37 @@ class AlphaPruning(Strict):
 
 
 class PlanSpec(Strict):
-    """The ``plan:`` part of a recipe: what all modules get, and rules for those that get something else."""
+    """The ``plan:`` part of a recipe: what all modules get, and rules for those that get something else; or a budget
+    to spend."""
 
-    default: FormatText
+    default: FormatText | None = Field(None, description="the format of all modules that no rule names")
+    budget: BudgetSpec | None = Field(None, description="instead of default and rules: least damage for a size")
     sparsity: SparsityText | AlphaPruning | None = None
     method: Method | None = Field(None, description="default: the recipe's compress.method")
     rules: tuple[Rule, ...] = ()
 
+    @model_validator(mode="after")
+    def _one_way(self) -> PlanSpec:
+        if self.default is None and self.budget is None:
+            raise ValueError("a plan has a default format, such as default: w3g64, or a budget")
+        if self.budget is not None and (self.default is not None or self.sparsity is not None or self.rules):
+            raise ValueError(
+                "a budget stands alone; in the place of default, sparsity and rules it has candidates, pin"
+            )
+        return self
+
 
 def needs_importance(spec: PlanSpec) -> bool:
     """Whether a rule ranks modules, so that an importance has to be computed first."""
+    if spec.budget is not None:
+        return spec.budget.needs_scores and spec.budget.scores == (IMPORTANCE,)
     return any(isinstance(rule.match, _Ranked) for rule in spec.rules)
+
+
+def tables_wanted(spec: PlanSpec) -> tuple[str, ...]:
+    """Tables that a budget is spent by: paths, or ``sensitivity`` for the recipe's own; empty where none are needed."""
+    budget = spec.budget
+    return () if budget is None or not budget.needs_scores or budget.scores == (IMPORTANCE,) else budget.scores
 
 
 def needs_spectra(spec: PlanSpec) -> bool:
@@ -175,13 +191,19 @@ def build_plan(
     method: Method,
     importance: Importance | None = None,
     alphas: Mapping[str, float] | None = None,
+    table: Sensitivity | None = None,
 ) -> Plan:
-    """The plan that the rules make for the model of ``inventory``, all its linear modules listed.
+    """The plan that the rules or the budget make for the model of ``inventory``, all its linear modules listed.
 
-    ``alphas``: module address -> exponent of its spectrum, for AlphaPruning.
+    ``alphas``: module address -> exponent of its spectrum, for AlphaPruning. ``table``: predicted damage, for a budget.
     Raises UserError naming the rules where a selector matches nothing, two rules give a module different
-    formats, a random draw or a ranking asks for more modules than there are, or the importance doesn't fit.
+    formats, a random draw or a ranking asks for more modules than there are, or the importance doesn't fit; and where
+    a budget can't be kept (plan/budget.py).
     """
+    if spec.budget is not None:
+        if needs_importance(spec):
+            table = importance_table(importance, spec.budget, inventory, model, spec.method or method)
+        return budget_plan(spec.budget, inventory, model, spec.method or method, table)
     claims: dict[str, list[int]] = {}
     for index, rule in enumerate(spec.rules):
         try:
@@ -228,6 +250,7 @@ def _sparsities(
 
 
 def _module_plan(spec: PlanSpec, claims: Sequence[int], sparsity: Sparsity | None) -> ModulePlan:
+    assert spec.default is not None  # PlanSpec sees to it; a budget makes its plan elsewhere
     if not claims:
         why = str(spec.sparsity) if needs_spectra(spec) else "default"
         return ModulePlan(format=spec.default, sparsity=sparsity, why=why)
@@ -270,10 +293,10 @@ def _matched(
     if isinstance(match, RandomMatch):
         return draw_others(inventory, _select(inventory, match.random), match.seed)
     if isinstance(match, LeastImportant):
-        scores = _scores(match.behaviour, inventory, importance)
+        scores = summed_importance(match.behaviour, inventory, importance)
         return _lowest(_select(inventory, match.least_important), scores, match.count)
     if isinstance(match, MostImportant):
-        scores = _scores(match.behaviour, inventory, importance)
+        scores = summed_importance(match.behaviour, inventory, importance)
         negated = {address: -score for address, score in scores.items()}
         return _lowest(_select(inventory, match.most_important), negated, match.count)
     return _select(inventory, match)
@@ -313,33 +336,3 @@ def _lowest(modules: Sequence[LinearModule], scores: Mapping[str, float], count:
     if count > len(modules):
         raise UserError(f"count: {count}: the selector matches only {len(modules)} modules")
     return sorted(modules, key=lambda module: scores[module.address])[:count]
-
-
-def _scores(behaviour: str, inventory: Inventory, importance: Importance | None) -> dict[str, float]:
-    """Relative importance of each module for one behaviour, or its sum over all of them."""
-    if importance is None:
-        raise UserError("it ranks modules, but there is no importance yet; run mixprec attribute first")
-    if behaviour != ALL and behaviour not in importance:
-        known = ", ".join([ALL, *importance])
-        raise UserError(f"behaviour: {behaviour!r} is not in the importance; there are {known}")
-    chosen = importance if behaviour == ALL else {behaviour: importance[behaviour]}
-    relative = [_relative(name, scores, inventory) for name, scores in chosen.items()]
-    addresses = [module.address for module in inventory.linears]
-    return {address: math.fsum(scores[address] for scores in relative) for address in addresses}
-
-
-def _relative(behaviour: str, scores: Mapping[str, float], inventory: Inventory) -> dict[str, float]:
-    """RI = I / ΣI (paper §2.2) over the linear modules."""
-    missing = [module.address for module in inventory.linears if module.address not in scores]
-    if missing:
-        raise UserError(
-            f"the importance for {behaviour} lacks {len(missing)} modules of the model, first {missing[0]}; "
-            "was it made for another model?"
-        )
-    listed = {module.address: scores[module.address] for module in inventory.linears}
-    bad = [address for address, score in listed.items() if not (math.isfinite(score) and score >= 0)]
-    total = math.fsum(score for score in listed.values() if math.isfinite(score))
-    if bad or total == 0:
-        which = f"{bad[0]} has {listed[bad[0]]}" if bad else "all are 0"
-        raise UserError(f"the importance for {behaviour} can't be ranked: {which}")
-    return {address: score / total for address, score in listed.items()}

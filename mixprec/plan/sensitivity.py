@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
 
 from mixprec import artifacts
 from mixprec.errors import UserError, from_pydantic
@@ -55,6 +55,21 @@ def parse_choice(text: str | float) -> Choice:
     if name[:1].isdigit() or name.startswith("."):
         return Choice(format=KEEP, sparsity=parse_sparsity(name))
     return Choice(format=parse_format(name))
+
+
+def _choice(value: object) -> Choice:
+    if isinstance(value, Choice):
+        return value
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither a format such as w3g64 nor a sparsity such as 0.5")
+    try:
+        return parse_choice(value)
+    except UserError as problem:
+        raise ValueError(str(problem)) from None  # pydantic collects ValueErrors, to report all at once
+
+
+#: A choice in YAML or JSON: its text there, the value in Python.
+ChoiceText = Annotated[Choice, BeforeValidator(_choice), PlainSerializer(str, return_type=str)]
 
 
 class Sensitivity(Strict):
@@ -154,10 +169,13 @@ def check(table: Sensitivity, inventory: Inventory, identity: str | None, where:
 def combine(tables: Iterable[Sensitivity], weights: Mapping[str, float]) -> Sensitivity:
     """The weighted sum of several targets' damage, target -> weight; what not all tables have is left out.
 
-    The tables' unit must be the same, so they come from one scorer, one method and one model.
-    Raises UserError where they don't, for weights that are negative, all 0 or of targets that are not there.
+    Without ``weights`` the only table, or that of all tokens. The tables' unit must be the same, so they come from one
+    scorer, one method and one model. Raises UserError where they don't, for weights that are negative, all 0 or of
+    targets that are not there.
     """
     by_target = {table.target: table for table in tables}
+    if not weights:
+        weights = dict.fromkeys(by_target if len(by_target) == 1 else (ALL,), 1.0)
     unknown = sorted(weights.keys() - by_target.keys())
     if unknown:
         raise UserError(f"weights: no scores for {', '.join(unknown)}; there are {', '.join(by_target)}")

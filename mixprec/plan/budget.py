@@ -1,0 +1,295 @@
+"""A plan for a budget: which module gets which format so that the predicted damage is least, and its controls.
+
+budget:
+  effective_bits: 3.5
+  candidates: [w2g64, w3g64, w4g64, w5g64, w6g64, keep]
+  scores: sensitivity.json
+  tie: fused
+  pin: {last_up: keep}
+
+The solver is plan/knapsack.py; sizes are those of plan/bits.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from mixprec.errors import UserError, from_pydantic
+from mixprec.modules import FUSED, Inventory, LinearModule, select
+from mixprec.plan import bits, controls
+from mixprec.plan.knapsack import Unit, solve
+from mixprec.plan.relative import Importance, relative_importance
+from mixprec.plan.schema import Method, ModulePlan, Plan, Strict, Treatment
+from mixprec.plan.sensitivity import ALL, Choice, ChoiceText, Sensitivity
+
+#: How a budget is spent: ``optimal`` by the scores, the others as controls that know nothing of them, or the opposite.
+Allocation = Literal["optimal", "uniform", "random", "last_layers", "inverse"]
+#: ``scores`` that the recipe itself makes.
+SENSITIVITY, IMPORTANCE = "sensitivity", "importance"
+#: Ways to say how large a plan may be.
+MEASURES = ("effective_bits", "code_bits", "bytes", "sparsity")
+
+
+def _sources(value: object) -> tuple[str, ...]:
+    listed = (value,) if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not listed or not all(isinstance(name, str) for name in listed):
+        raise ValueError(f"{value!r}: write sensitivity, importance, a path, or a list of paths")
+    return tuple(listed)
+
+
+class BudgetSpec(Strict):
+    """``plan.budget`` of a recipe: how large, from what, and by which scores."""
+
+    effective_bits: float | None = Field(None, gt=0, description="bits per weight of the linears, scales included")
+    code_bits: float | None = Field(None, gt=0, description="bits per weight of the codes alone")
+    bytes: int | None = Field(None, gt=0, description="bytes of the whole packed model")
+    sparsity: float | None = Field(None, gt=0, lt=1, description="share of the linears' weights that become zero")
+    candidates: tuple[ChoiceText, ...] = Field(min_length=2, description="formats and sparsities to choose from")
+    scores: Annotated[tuple[str, ...], BeforeValidator(_sources)] = Field(
+        (SENSITIVITY,), description="sensitivity or importance, made by the recipe's parts of these names, or tables"
+    )
+    weights: dict[str, float] = Field({}, description="target of the scores -> weight in the sum; default: all")
+    tie: Literal["fused"] | None = Field(None, description="fused: q, k, v get one format, and so do gate and up")
+    pin: dict[str, ChoiceText] = Field({}, description="selector -> what its modules get whatever the scores say")
+    allocation: Allocation = Field("optimal", description="optimal, or a control of the same size")
+    seed: int = Field(0, description="allocation random: which draw")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BudgetSpec:
+        given = [name for name in MEASURES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a budget has one size, {', '.join(MEASURES)}; this one has {', '.join(given) or 'none'}")
+        if len(set(self.candidates)) < len(self.candidates):
+            raise ValueError("a candidate is there twice")
+        return self
+
+    @property
+    def measure(self) -> str:
+        """Which of MEASURES limits the plan."""
+        return next(name for name in MEASURES if getattr(self, name) is not None)
+
+    @property
+    def size(self) -> float:
+        """The limit, in the measure's unit."""
+        return float(getattr(self, self.measure))
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the allocation looks at scores at all."""
+        return self.allocation in ("optimal", "inverse")
+
+    def __str__(self) -> str:
+        how = self.allocation if self.allocation != "random" else f"random, seed {self.seed}"
+        return f"budget {self.measure} {self.size:g}, {how}"
+
+
+class Part(NamedTuple):
+    """Modules that get one choice together, and what they may get."""
+
+    modules: tuple[LinearModule, ...]
+    choices: tuple[Choice, ...]
+
+
+class Problem(NamedTuple):
+    """A budget on a model: ``parts`` in the model's order, ``costs`` of their choices, and the ``limit`` of the sum."""
+
+    parts: tuple[Part, ...]
+    costs: tuple[tuple[int, ...], ...]
+    limit: int
+
+    def units(self, damages: Sequence[Sequence[float]]) -> list[Unit]:
+        """The solver's units with these ``damages`` (parts, choices)."""
+        return [Unit(cost, tuple(damage)) for cost, damage in zip(self.costs, damages, strict=True)]
+
+    def cost(self, chosen: Sequence[int]) -> int:
+        """What a choice for each part costs together."""
+        return sum(cost[index] for cost, index in zip(self.costs, chosen, strict=True))
+
+    def choices(self, chosen: Sequence[int]) -> dict[str, Choice]:
+        """Address -> choice, in the order of the parts."""
+        found = zip(self.parts, chosen, strict=True)
+        return {module.address: part.choices[index] for part, index in found for module in part.modules}
+
+
+def budget_plan(
+    spec: BudgetSpec, inventory: Inventory, model: str, method: Method, table: Sensitivity | None = None
+) -> Plan:
+    """The plan that spends ``spec``'s budget on the model of ``inventory``.
+
+    ``table``: predicted damage; allocations that don't look at scores need none.
+    Raises UserError for budgets below the smallest plan or above the largest, candidates that ``method`` can't make,
+    pins that match nothing or fight, scores that are missing or of another method.
+    """
+    problem = budget_problem(spec, inventory, method)
+    if spec.allocation in ("uniform", "last_layers"):
+        units = problem.units([[0.0] * len(part.choices) for part in problem.parts])
+        found = controls.uniform(units, problem.limit)
+        if found is None:
+            raise UserError(f"plan.budget: no single candidate for all modules fits {spec.measure} {spec.size:g}")
+        chosen = found if spec.allocation == "uniform" else controls.from_the_end(units, found, problem.limit)
+    else:
+        chosen = solve(problem.units(_damages(spec, problem.parts, table, method)), problem.limit)
+    return as_plan(problem.choices(chosen), spec, inventory, model, method)
+
+
+def as_plan(
+    choices: Mapping[str, Choice], spec: BudgetSpec, inventory: Inventory, model: str, method: Method, why: str = ""
+) -> Plan:
+    """The plan in which every module of the model gets its choice; ``why``: default: the budget."""
+    pinned = {module.address for modules, _ in _pins(spec, inventory) for module in modules}
+    modules = {
+        module.address: ModulePlan(
+            format=choices[module.address].format,
+            sparsity=choices[module.address].sparsity,
+            why="pinned" if module.address in pinned else why or str(spec),
+        )
+        for module in inventory.linears
+    }
+    try:
+        return Plan(model=model, method=method, modules=modules)
+    except ValidationError as problem:
+        raise from_pydantic(problem, "plan.budget", Plan) from None
+
+
+def budget_problem(spec: BudgetSpec, inventory: Inventory, method: Method) -> Problem:
+    """The budget as a knapsack, but for the damages. Raises UserError as ``budget_plan`` does."""
+    _check_candidates(spec, method)
+    parts = tuple(_parts(spec, inventory))
+    costs = tuple(
+        tuple(sum(size_of(choice, module, spec.measure) for module in part.modules) for choice in part.choices)
+        for part in parts
+    )
+    return Problem(parts, costs, _limit(spec, inventory, costs))
+
+
+def size_of(choice: Choice, module: LinearModule, measure: str) -> int:
+    """What a module in ``choice`` adds to a plan's size: bits, bytes, or weights that are not zero."""
+    if measure == "sparsity":
+        return module.weights - round((choice.sparsity.fraction if choice.sparsity else 0.0) * module.weights)
+    stored = bits.storage(module, choice.format)  # checkpoints hold the zeros
+    if measure == "bytes":
+        return stored.bytes
+    return stored.codes if measure == "code_bits" else stored.bits
+
+
+def _check_candidates(spec: BudgetSpec, method: Method) -> None:
+    for choice in (*spec.candidates, *spec.pin.values()):
+        problem = Treatment(format=choice.format, sparsity=choice.sparsity, method=method).problem()
+        if problem:
+            raise UserError(f"plan.budget: candidate {choice}: {problem}")
+
+
+def _parts(spec: BudgetSpec, inventory: Inventory) -> list[Part]:
+    """Units in the model's order; pinned modules have one choice. A tied group that is pinned in part is an error."""
+    pinned: dict[str, Choice] = {}
+    for modules, choice in _pins(spec, inventory):
+        for module in modules:
+            if pinned.setdefault(module.address, choice) != choice:
+                raise UserError(f"plan.budget.pin: {module.label} is pinned to {pinned[module.address]} and {choice}")
+    parts = []
+    for group in _groups(spec, inventory):
+        pins = {pinned.get(module.address) for module in group}
+        if len(pins) > 1:
+            named = ", ".join(module.label for module in group)
+            raise UserError(f"plan.budget.pin: {named} are tied and get one format; pin all of them or none")
+        pin = pins.pop()
+        parts.append(Part(group, spec.candidates if pin is None else (pin,)))
+    return parts
+
+
+def _pins(spec: BudgetSpec, inventory: Inventory) -> list[tuple[list[LinearModule], Choice]]:
+    found = []
+    for selector, choice in spec.pin.items():
+        try:
+            found.append((select(inventory.linears, selector), choice))
+        except UserError as problem:
+            raise UserError(f"plan.budget.pin: {problem}") from None
+    return found
+
+
+def _groups(spec: BudgetSpec, inventory: Inventory) -> Iterator[tuple[LinearModule, ...]]:
+    """Modules that get one choice, in the order of their first members."""
+    first = {kind: kinds for kinds in FUSED for kind in kinds} if spec.tie == "fused" else {}
+    groups: dict[tuple[int, tuple[str, ...]], list[LinearModule]] = {}
+    for module in inventory.linears:
+        groups.setdefault((module.layer, first.get(module.kind, (module.kind,))), []).append(module)
+    return (tuple(group) for group in groups.values())
+
+
+def _limit(spec: BudgetSpec, inventory: Inventory, costs: Sequence[Sequence[int]]) -> int:
+    """The limit for the sum of the parts' ``costs`` (parts, choices).
+
+    Raises UserError where it is below the smallest plan or above the largest.
+    """
+    weights = sum(module.weights for module in inventory.linears)
+    other = sum(inventory.other.values()) * bits.WORD // 8 if spec.measure == "bytes" else 0
+    scale = 1 if spec.measure == "bytes" else weights
+    size = Fraction(repr(spec.size))  # as it is written: 3.3 x 100 is 330
+    limit = math.floor((1 - size) * weights if spec.measure == "sparsity" else size * scale - other)
+    least, most = (sum(extreme(row) for row in costs) for extreme in (min, max))
+
+    def told(cost: int) -> str:
+        found = 1 - cost / weights if spec.measure == "sparsity" else (cost + other) / scale
+        return f"{found:.6g}"
+
+    smaller = "more" if spec.measure == "sparsity" else "less"
+    where = f"plan.budget.{spec.measure}: {spec.size:g}"
+    if limit < least:
+        raise UserError(f"{where}: no plan takes {smaller} than {told(least)} with these candidates; add smaller ones")
+    if limit > most:
+        raise UserError(
+            f"{where}: the largest plan of these candidates takes {told(most)}; ask for that, or add larger"
+        )
+    return limit
+
+
+def _damages(
+    spec: BudgetSpec, parts: Sequence[Part], table: Sensitivity | None, method: Method
+) -> list[tuple[float, ...]]:
+    sizes, choices = [sum(module.weights for module in part.modules) for part in parts], [p.choices for p in parts]
+    if spec.allocation == "random":
+        return controls.random_damages(sizes, choices, spec.seed)
+    if table is None:
+        raise UserError(
+            "plan.budget: it needs scores, but there are none; run mixprec sensitivity or mixprec attribute"
+        )
+    if table.method != method and table.scorer != IMPORTANCE:
+        raise UserError(
+            f"plan.budget: the scores are of the error of {table.method}, the plan compresses by {method}; "
+            f"score {method}, or set compress.method to {table.method}"
+        )
+    damages = [
+        tuple(math.fsum(table.damage(module.address, choice) for module in part.modules) for choice in part.choices)
+        for part in parts
+    ]
+    return damages if spec.allocation == "optimal" else controls.inverted(sizes, choices, damages)
+
+
+def importance_table(
+    importance: Importance | None, spec: BudgetSpec, inventory: Inventory, model: str, method: Method
+) -> Sensitivity:
+    """The paper's importance as damage: relative importance, summed over behaviours, times the choice's noise.
+
+    ``spec.weights`` weigh behaviours; ``all``: all of them alike. Importance knows nothing of formats, so that a
+    module's errors are taken to fall with the bits as rounding errors do.
+    """
+    if importance is None:
+        raise UserError("plan.budget: it needs the importance, which is not there yet; run mixprec attribute first")
+    given = spec.weights or {ALL: 1.0}
+    weights = {behaviour: given.get(behaviour, 0.0) + given.get(ALL, 0.0) for behaviour in importance}
+    unknown = sorted(given.keys() - {ALL, *importance})
+    if unknown or not any(weights.values()):
+        raise UserError(f"plan.budget.weights: {unknown or 'all are 0'}; the importance has {', '.join(importance)}")
+    relative = {name: relative_importance(name, importance[name], inventory) for name in importance if weights[name]}
+    scores = {}
+    for module in inventory.linears:
+        summed = math.fsum(weights[name] * scores_of[module.address] for name, scores_of in relative.items())
+        scores[module.address] = {
+            str(choice): summed * controls.noise(choice) for choice in spec.candidates if choice.changes
+        }
+    return Sensitivity(model=model, identity="", scorer=IMPORTANCE, method=method, scores=scores)
