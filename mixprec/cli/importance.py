@@ -28,6 +28,7 @@ def trace(
     top_p: Annotated[float, typer.Option(min=0, max=1)] = 0.95,
     seed: int = 0,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Use the model's own template.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts at once; above 1 traces come in the order they end.")] = 1,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
@@ -35,6 +36,8 @@ def trace(
     from collections import Counter
 
     from mixprec import models
+    from mixprec.evaluate.engines.base import Sampling
+    from mixprec.evaluate.engines.transformers import TransformersEngine
     from mixprec.progress import bar
     from mixprec.traces.generate import full_id, generate, load_prompts
     from mixprec.traces.store import Recorder
@@ -46,11 +49,9 @@ def trace(
     with bar("trace", len(rows), "prompts") as advance:
         advance(len(rows) - len(left))
         for made in generate(
-            models.load(model, dtype=dtype, device=device),
+            TransformersEngine(models.load(model, dtype=dtype, device=device), batch),
             left,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
+            sampling=Sampling(max_new_tokens, temperature, top_p),
             seed=seed,
             chat_template=chat_template,
             skipped=skipped,

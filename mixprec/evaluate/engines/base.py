@@ -1,0 +1,66 @@
+"""What every engine takes and gives."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+#: Why a generation ended: the model's own end, or the limit of new tokens (or of the context).
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; the paper's protocol by default (Appendix D). Greedy at ``temperature`` 0."""
+
+    max_new_tokens: int = 32_768
+    temperature: float = 0.6
+    top_p: float = 0.95
+
+
+class Request(NamedTuple):
+    """A prompt to continue. ``key`` is unique among requests; ``seed`` alone decides its random numbers.
+
+    ``chat``: the prompt is the user's turn in the model's chat template, else it goes in as it is.
+    """
+
+    key: str
+    prompt: str
+    seed: int
+    chat: bool = False
+
+
+class Generation(NamedTuple):
+    """What was written behind a request's prompt, without the token that ended it.
+
+    ``prompt``: the text that the model saw, where the engine made it from a template. ``tokens`` and ``prompt_tokens``
+    are None where a server doesn't count them.
+    """
+
+    key: str
+    output: str
+    finish: Finish
+    tokens: int | None
+    prompt_tokens: int | None
+    prompt: str
+
+
+class Engine(Protocol):
+    """Generates; ``described`` says by what, for provenance."""
+
+    @property
+    def described(self) -> dict[str, Any]: ...
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Generation]:
+        """Yield one generation per request as soon as it is done, in any order.
+
+        Raises UserError for a prompt that fills the context, a server that stays away, a GPU that is full.
+        """
+        ...
+
+
+def derived_seed(seed: int, name: str) -> int:
+    """63 bits that differ for every seed and name; Python's own hash differs between processes."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") >> 1
