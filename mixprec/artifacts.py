@@ -172,6 +172,25 @@ def append_line(path: Path, line: str) -> None:
         raise (_as_user_error(problem, path) or problem) from None
 
 
+def mend_lines(path: Path, begins: bytes) -> None:
+    """Take away the half row (maybe half a character) that a kill in mid-line left at the end of a JSON lines file.
+
+    ``begins``: what every row begins with. A last row that is whole stays, and anything else too: the file may be
+    another one, given by mistake.
+    """
+    tail = path.read_bytes().rpartition(b"\n")[2]
+    try:
+        whole = isinstance(json.loads(tail), dict)
+    except ValueError:
+        whole = False
+    with path.open("r+b") as file:
+        file.seek(-len(tail), os.SEEK_END)
+        if whole:
+            file.write(tail + b"\n")
+        elif tail.startswith(begins[: len(tail)]):
+            file.truncate()
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read one JSON object per line; blank lines are passed over.
 

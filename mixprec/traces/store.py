@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -93,24 +92,6 @@ def local_id(identifier: str, dataset: str) -> str:
     return identifier.removeprefix(f"{dataset}/") if dataset else identifier
 
 
-def _mend(path: Path) -> None:
-    """Take away the half row (maybe half a character) that a kill in mid-line left; its prompt is done again.
-
-    A last row that is whole stays, and anything else too: the file may be another one, given by mistake.
-    """
-    tail = path.read_bytes().rpartition(b"\n")[2]
-    try:
-        whole = isinstance(json.loads(tail), dict)
-    except ValueError:
-        whole = False
-    with path.open("r+b") as file:
-        file.seek(-len(tail), os.SEEK_END)
-        if whole:
-            file.write(tail + b"\n")
-        elif tail.startswith(_ROW[: len(tail)]):
-            file.truncate()
-
-
 class Recorder:
     """Appends traces to a file one by one, so that a killed run loses none and continues behind the last.
 
@@ -120,7 +101,7 @@ class Recorder:
     def __init__(self, path: Path) -> None:
         self._path = path
         if path.is_file():
-            _mend(path)
+            artifacts.mend_lines(path, _ROW)
         self.done = {trace.id for trace in load(str(path))} if path.is_file() and path.stat().st_size else set()
 
     def write(self, trace: Trace) -> None:

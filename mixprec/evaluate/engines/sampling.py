@@ -25,15 +25,15 @@ def draw(logits: Tensor, sources: Sequence[random.Random], temperature: float, t
     numbers = torch.tensor([source.random() for source in sources], device=logits.device, dtype=torch.float32)
     top = probabilities.topk(min(_CANDIDATES, probabilities.shape[-1]), dim=-1)
     chosen = _inverse(top.values, top.indices, numbers, top_p)
-    short = (top.values.sum(-1) < top_p).nonzero()[:, 0] if probabilities.shape[-1] > _CANDIDATES else []
-    for row in short:
+    whole = top.values.shape[-1] == probabilities.shape[-1]
+    for row in [] if whole else (top.values.sum(-1) < top_p).nonzero()[:, 0].tolist():
         ordered = probabilities[row].sort(descending=True, stable=True)
-        chosen[row] = _inverse(ordered.values[None], ordered.indices[None], numbers[row][None], top_p)[0]
+        chosen[row] = _inverse(ordered.values[None], ordered.indices[None], numbers[row : row + 1], top_p)[0]
     return chosen
 
 
 def _inverse(values: Tensor, tokens: Tensor, numbers: Tensor, top_p: float) -> Tensor:
-    """Tokens (B,) where the cumulative distribution of ``values`` (B, K), best first, cut at ``top_p``, passes numbers."""
+    """Tokens (B,) where the distribution of ``values`` (B, K), best first, cut at ``top_p``, passes ``numbers``."""
     summing = torch.float32 if values.device.type == "mps" else torch.float64
     values = values.to(summing)
     cumulative = values.cumsum(-1)

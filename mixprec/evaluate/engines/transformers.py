@@ -1,9 +1,9 @@
 """Generation with transformers: many rows at once on one key-value cache, and a new one for each that ends.
 
 Rows are padded on the left. A row that ends leaves its place at once, so that one long generation doesn't keep fifteen
-finished ones waiting: at 32,768 tokens that is the usual case. What a row draws depends on its own seed alone. Its logits
-depend in their last digits on how many rows are computed together, as matrix products do: in float32 texts are the
-same at any batch but for near ties, in 16 bits they can part.
+finished ones waiting: at 32,768 tokens that is the usual case. What a row draws depends on its own seed alone. Its
+logits depend in their last digits on how many rows are computed together, as matrix products do: in float32 texts are
+the same at any batch but for near ties, in 16 bits they can part.
 """
 
 from __future__ import annotations

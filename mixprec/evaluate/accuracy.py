@@ -1,0 +1,128 @@
+"""From verdicts to numbers: means over seeds with errors and intervals, paired differences, pass@k and maj@k.
+
+Everything is computed from a table of questions by seeds. Questions are resampled with all their seeds, since
+outputs to one question depend on it: seeds are no new questions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mixprec.evaluate import metrics
+
+#: Sets of k samples that a vote is averaged over; more sets than these are drawn at random.
+_VOTES = 2000
+
+
+class Sample(NamedTuple):
+    """One output's verdict: its ``score`` (0 to 1), whether it is ``correct``, and the ``answer`` it gave, if any."""
+
+    score: float
+    correct: bool
+    answer: str | None
+
+
+def mean_of(questions: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Mean over questions (Q) and seeds (S) of ``questions`` (Q, S), what it is uncertain by, and on how many.
+
+    se: standard error of the mean with each question as one observation. se_seeds: of the S means of single passes,
+    None for one seed. ci: 95% bootstrap over questions. passes: the mean of each seed.
+    """
+    table = np.array(questions, dtype=np.float64)
+    count, seeds = table.shape
+    each, passes = table.mean(1), table.mean(0)
+    return {
+        "mean": float(table.mean()),
+        "se": float(each.std(ddof=1) / math.sqrt(count)) if count > 1 else None,
+        "se_seeds": float(passes.std(ddof=1) / math.sqrt(seeds)) if seeds > 1 else None,
+        "ci": metrics.bootstrap_mean([float(value) for value in each], [1] * count),
+        "passes": [float(value) for value in passes],
+        "n": count,
+        "seeds": seeds,
+    }
+
+
+def difference(first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Mean of ``first`` minus that of ``second`` over the questions that both have, with its paired 95% interval.
+
+    Both: question -> scores of its seeds. The two may have other numbers of seeds. n is 0, the rest None, where no
+    question is in both.
+    """
+    shared = [name for name in first if name in second]
+    if not shared:
+        return {"difference": None, "ci": None, "n": 0}
+    pairs = [_mean(first[name]) - _mean(second[name]) for name in shared]
+    return {"difference": _mean(pairs), "ci": metrics.bootstrap_mean(pairs, [1] * len(pairs)), "n": len(pairs)}
+
+
+def average(parts: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
+    """Mean of the means of several benchmarks, each (questions, seeds), as the paper's Avg; questions are resampled
+    within their benchmark.
+    """
+    rng = np.random.default_rng(metrics.SEED)
+    each = [np.array(part, dtype=np.float64).mean(1) for part in parts]
+    draws = [values[rng.integers(len(values), size=(metrics.RESAMPLES, len(values)))].mean(1) for values in each]
+    tail = (1 - metrics.LEVEL) / 2
+    bounds = [float(bound) for bound in np.quantile(np.mean(draws, axis=0), [tail, 1 - tail])]
+    known = all(len(values) > 1 for values in each)
+    return {
+        "mean": float(np.mean([values.mean() for values in each])),
+        "ci": bounds if known else None,
+        "n": sum(len(values) for values in each),
+    }
+
+
+def pass_at_k(correct: int, samples: int, k: int) -> float:
+    """Chance that one of k samples, drawn without replacement from ``samples`` with so many ``correct``, is correct.
+
+    Unbiased: 1 - C(samples - correct, k) / C(samples, k) (arXiv 2107.03374, equation 1).
+    """
+    return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def majority_at_k(samples: Sequence[Sample], k: int) -> float:
+    """Chance that the answer given most often among k of the samples is correct, over all sets of k.
+
+    Samples without an answer don't vote; of answers with equally many votes one is taken at random.
+    """
+    total = math.comb(len(samples), k)
+    sets: Iterable[Sequence[Sample]]
+    if total <= _VOTES:
+        sets = itertools.combinations(samples, k)
+    else:
+        rng, total = np.random.default_rng(metrics.SEED), _VOTES
+        sets = ([samples[i] for i in rng.choice(len(samples), size=k, replace=False)] for _ in range(_VOTES))
+    return sum(_vote(chosen) for chosen in sets) / total
+
+
+def _vote(samples: Sequence[Sample]) -> float:
+    votes = Counter(sample.answer for sample in samples if sample.answer is not None)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    best = [answer for answer, count in votes.items() if count == most]
+    right = {sample.answer for sample in samples if sample.correct}
+    return sum(answer in right for answer in best) / len(best)
+
+
+def at_k(questions: Sequence[Sequence[Sample]]) -> dict[str, dict[str, Any]]:
+    """``pass@k`` and ``maj@k`` for k = 1, 2, 4, … and all S samples of each question, with intervals over questions."""
+    count = min(len(samples) for samples in questions)
+    powers = {2**power for power in range(count.bit_length()) if 2**power <= count}
+    found = {}
+    for k in sorted(powers | {count}):
+        passed = [[pass_at_k(sum(s.correct for s in samples), len(samples), k)] for samples in questions]
+        voted = [[majority_at_k(samples, k)] for samples in questions]
+        for name, values in ((f"pass@{k}", passed), (f"maj@{k}", voted)):
+            found[name] = {key: mean_of(values)[key] for key in ("mean", "ci", "n")}
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

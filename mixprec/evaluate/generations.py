@@ -1,0 +1,108 @@
+"""Generations on disk: JSON lines, one appended as soon as it is there, each saying what it was made from.
+
+A run that was killed goes on behind the last line; a file that was made from something else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mixprec import artifacts
+from mixprec.errors import UserError
+from mixprec.evaluate.engines.base import Finish, Generation, Sampling
+
+#: What every line begins with, and the keys that it has besides those of Made.
+_BEGINS = b'{"benchmark": '
+
+
+class Key(NamedTuple):
+    """Which generation: question and seed."""
+
+    id: str
+    seed: int
+
+
+class Origin(NamedTuple):
+    """What generations of one file have in common.
+
+    ``rows``: digest of the benchmark's questions. ``model``: identity of its weights. ``prompts``: paper or chat.
+    How many rows an engine batches is not part of it: it changes nothing but rounding.
+    """
+
+    benchmark: str
+    rows: str
+    model: str
+    prompts: str
+    sampling: Sampling
+
+    @property
+    def described(self) -> dict[str, Any]:
+        return {**self._asdict(), "sampling": asdict(self.sampling)}
+
+
+class Record(NamedTuple):
+    """One generation as its line has it; ``tokens`` is None where a server didn't count."""
+
+    output: str
+    finish: Finish
+    tokens: int | None
+    prompt_tokens: int | None
+
+
+class GenerationFile:
+    """The generations of one model on one benchmark. ``done`` has those that are there.
+
+    Raises UserError naming file, line and key where the file was made from another revision of the benchmark, other
+    settings or another model, a generation stands twice, or a line is none. Half a line at the end is taken away.
+    """
+
+    def __init__(self, path: Path, origin: Origin, engine: Mapping[str, Any]) -> None:
+        self.path = path
+        self._origin = origin
+        self._engine = dict(engine)
+        self.done: dict[Key, Record] = {}
+        if path.is_file() and path.stat().st_size:
+            artifacts.mend_lines(path, _BEGINS)
+            for number, row in enumerate(artifacts.read_jsonl(path), 1):
+                self._take(row, f"{path}:{number}")
+
+    def _take(self, row: dict[str, Any], where: str) -> None:
+        for key, wanted in self._origin.described.items():
+            if row.get(key) != wanted:
+                raise UserError(
+                    f"{where}: {key} is {row.get(key)!r}, this run has {wanted!r}; its generations can't be put "
+                    "together with these: give another --out, or the settings that they were made with"
+                )
+        key, record = _parse(row, where)
+        if key in self.done:
+            raise UserError(f"{where}: question {key.id!r} with seed {key.seed} stands twice; remove one of the lines")
+        self.done[key] = record
+
+    def add(self, key: Key, made: Generation) -> None:
+        """Append one generation and flush it to disk."""
+        record = Record(made.output, made.finish, made.tokens, made.prompt_tokens)
+        row = {"benchmark": self._origin.benchmark, "id": key.id, "seed": key.seed}  # begins as _BEGINS says
+        row |= self._origin.described | {"engine": self._engine} | record._asdict()
+        artifacts.append_line(self.path, json.dumps(row, ensure_ascii=False))
+        self.done[key] = record
+
+    def left(self, keys: Iterable[Key]) -> list[Key]:
+        """Those that are not there yet, in order."""
+        return [key for key in keys if key not in self.done]
+
+
+def _parse(row: dict[str, Any], where: str) -> tuple[Key, Record]:
+    kinds = {"id": str, "seed": int, "output": str, "finish": str}
+    for name, kind in kinds.items():
+        if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
+            raise UserError(f"{where}: key {name!r} is missing or no {kind.__name__}; remove the line and run again")
+    if row["finish"] not in ("stop", "length"):
+        raise UserError(f"{where}: finish is {row['finish']!r}, not stop or length; remove the line and run again")
+    counts = (row.get("tokens"), row.get("prompt_tokens"))
+    if any(count is not None and not isinstance(count, int) for count in counts):
+        raise UserError(f"{where}: tokens and prompt_tokens are numbers or null; remove the line and run again")
+    return Key(row["id"], row["seed"]), Record(row["output"], row["finish"], *counts)
