@@ -47,7 +47,8 @@ def folio(row: Row) -> Question:
         raise row.refuse("label", gold, ", ".join(_TRUTHS))
     identifier = str(row.value("example_id", int, str))
     # The reference opens the thinking on the line of the asterisks here.
-    return _question(row, identifier, "truth", message, gold.strip().capitalize(), THINK)
+    gold = gold.strip().capitalize()
+    return _question(row, identifier, "truth", message, gold, THINK, conclusion=row.text("conclusion"))
 
 
 def temporal_sequences(row: Row) -> Question:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixprec.evaluate.scoring.score import score
+from mixprec.evaluate.scoring.score import counting_unfinished, score
 from mixprec.evaluate.scoring.verdict import Outcome, Place, Verdict
 
-__all__ = ["Outcome", "Place", "Verdict", "score"]
+__all__ = ["Outcome", "Place", "Verdict", "counting_unfinished", "score"]

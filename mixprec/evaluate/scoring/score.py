@@ -2,45 +2,91 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from mixprec.evaluate.benchmarks.schema import Kind, Question
-from mixprec.evaluate.scoring import overlap
-from mixprec.evaluate.scoring.sections import split
-from mixprec.evaluate.scoring.verdict import Place, Verdict
+from mixprec.evaluate.scoring import integers, letters, overlap, truths, words
+from mixprec.evaluate.scoring.sections import Sections, split
+from mixprec.evaluate.scoring.text import boxed
+from mixprec.evaluate.scoring.verdict import Candidate, Place, Verdict
 
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
-_LABEL = re.compile(r"\banswer\b[*:\s]*(?:is)?[*:\s]+([^\n]+)", re.IGNORECASE)
+Reader = Callable[[str, Question], Candidate | None]
 
-_READERS: dict[Kind, Callable[[str], str | None]] = {
-    "integer": lambda text: str(int(found[-1])) if (found := re.findall(r"\b[0-9]{1,3}\b", text)) else None,
-    "truth": lambda text: (
-        found[-1].capitalize() if (found := re.findall(r"\b(true|false|uncertain)\b", text, re.IGNORECASE)) else None
-    ),
-    "letter": lambda text: found[-1] if (found := re.findall(r"\b([A-D])\b", text)) else None,
-    "words": lambda text: text.strip(" *.\n") or None,
+
+class _Readers(NamedTuple):
+    """``strong`` goes by what the model marked as its answer, ``weak`` by what it said last."""
+
+    strong: Reader
+    weak: Reader
+
+
+_READERS: dict[Kind, _Readers] = {
+    "integer": _Readers(integers.strong, integers.weak),
+    "truth": _Readers(truths.strong, truths.weak),
+    "letter": _Readers(letters.strong, letters.weak),
+    "words": _Readers(words.strong, words.weak),
 }
 
 
-def score(question: Question, output: str) -> Verdict:
-    """The verdict on an output; never raises."""
-    sections = split(output)
-    place: Place = "unclosed" if sections.answer is None else "answer"
-    text = sections.thinking if sections.answer is None else sections.answer
-    for why, pattern in (("boxed", _BOXED), ("labelled", _LABEL)):
-        for candidate in reversed(pattern.findall(text)):
-            answer = _READERS[question.kind](candidate)
-            if answer:
-                return compare(question, answer, place, why)
-    return Verdict("none", None, 0.0, 0.0, None, "no answer was found")
+def score(question: Question, output: str, finished: bool | None = None) -> Verdict:
+    """The verdict on an output; it never raises.
+
+    ``finished``: whether the model stopped by itself, False where the limit of tokens cut it; None where nobody knows,
+    then the text tells. What stands in a thinking that was never finished is no answer, however often it was said.
+    """
+    if not output.strip():
+        return _none("empty output")
+    sections = split(output, finished)
+    if sections.closed:
+        return _closed(question, sections)
+    readers = _READERS[question.kind]
+    found = readers.strong(sections.answer, question)
+    if not sections.ended:
+        return _none("unfinished thinking", stated=found.answer if found else None)
+    found = found or readers.weak(sections.answer, question)
+    if not found and question.kind == "integer" and (box := next(boxed(output), None)):
+        found = Candidate(integers.in_box(box), "boxed")
+    return compare(question, found, "unclosed") if found else _none(_why_none(question, sections.answer))
 
 
-def compare(question: Question, answer: str, place: Place, why: str) -> Verdict:
-    """The verdict on an answer that was extracted."""
+def _closed(question: Question, sections: Sections) -> Verdict:
+    """Behind ``</think>`` first; where nothing there answers, what the thinking concluded."""
+    strong, weak = _READERS[question.kind]
+    if found := strong(sections.answer, question):
+        return compare(question, found, "answer")
+    # A number of a solution that was cut short is none of its conclusion.
+    if (sections.ended or question.kind != "integer") and (found := weak(sections.answer, question)):
+        return compare(question, found, "answer")
+    if question.kind == "words" and words.declines(sections.answer):
+        return _none("declines to answer")
+    if found := strong(sections.thinking, question):
+        return compare(question, found, "thinking")
+    return _none(_why_none(question, sections.answer))
+
+
+def compare(question: Question, found: Candidate, place: Place) -> Verdict:
+    """The verdict on an answer that was found."""
     golds = (question.answer, *question.aliases)
     if question.kind == "words":
-        em, f1 = overlap.exact_match(answer, golds), overlap.f1(answer, golds)
+        em, f1 = overlap.exact_match(found.answer, golds), overlap.f1(found.answer, golds)
     else:
-        em = f1 = float(answer in golds)
-    return Verdict("correct" if em else "wrong", answer, em, f1, place, why)
+        em = f1 = float(found.answer in golds)
+    return Verdict("correct" if em else "wrong", found.answer, em, f1, place, found.why)
+
+
+def _none(why: str, stated: str | None = None) -> Verdict:
+    return Verdict("none", None, 0.0, 0.0, None, why, stated)
+
+
+def _why_none(question: Question, text: str) -> str:
+    if question.kind == "words" and words.declines(text):
+        return "declines to answer"
+    return "no answer was found"
+
+
+def counting_unfinished(question: Question, verdict: Verdict) -> Verdict:
+    """The verdict that a lenient scorer gives: what an unfinished thinking said last counts as its answer."""
+    if verdict.stated is None:
+        return verdict
+    return compare(question, Candidate(verdict.stated, verdict.why), "unclosed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Outcome = Literal["correct", "wrong", "none"]
 
@@ -17,7 +17,8 @@ class Verdict:
 
     ``outcome``: ``none`` where the output commits to no answer. ``answer`` as it was compared, None with ``none``.
     ``em``, ``f1``: exact match and overlap with the gold answer, 0 or 1 but for MuSiQue's F1. ``place`` and ``why`` say
-    where the answer stood and by what it was recognised.
+    where the answer stood and by what it was recognised. ``stated``: the last answer in a thinking that never ended,
+    which doesn't count.
     """
 
     outcome: Outcome
@@ -25,4 +26,12 @@ class Verdict:
     em: float
     f1: float
     place: Place | None
+    why: str
+    stated: str | None = None
+
+
+class Candidate(NamedTuple):
+    """An answer that a reader found, and by what it was recognised."""
+
+    answer: str
     why: str

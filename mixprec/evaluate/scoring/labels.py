@@ -1,0 +1,51 @@
+"""Answers that a label announces: ``**Answer:** X``, ``Final Answer`` over a line, ``the answer is X``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_LABEL = re.compile(
+    r"\banswers?\b[*_`\"')]*"
+    r"(?:\s+to\s+(?:the|this|your)\s+(?:question|problem)\b)?"
+    r"(?P<link>\s*[:：=]|\s+(?:is|are|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|remains|becomes)\b\s*[:：]?)?"
+    r"[*_`]*\s*",
+    re.IGNORECASE,
+)
+_NEGATED = re.compile(r"(?:not|never|neither|n't)\b", re.IGNORECASE)
+#: What makes a statement a supposition, in front of the label in its sentence.
+_SUPPOSED = re.compile(
+    r"\b(?:if|whether|perhaps|maybe|suppose|possibly|might|could|alternatively|think|unless|assuming)\b[^.!?\n]*$",
+    re.IGNORECASE,
+)
+#: Characters behind a label, and labels from the end, that are looked at.
+_LONGEST, _MOST = 400, 12
+
+
+class Labelled(NamedTuple):
+    """The text behind a label, to the end of its line; ``start`` is the label's place."""
+
+    text: str
+    start: int
+
+
+def labelled(text: str) -> Iterator[Labelled]:
+    """Labelled answers, the last first; negated and supposed ones are passed over."""
+    for match in reversed(list(_LABEL.finditer(text))[-_MOST:]):
+        rest = text[match.end() : match.end() + _LONGEST]
+        if not match["link"] and not _is_heading(text, match):
+            continue
+        if _NEGATED.match(rest) or _SUPPOSED.search(text, max(0, match.start() - 120), match.start()):
+            continue
+        line = rest.partition("\n")[0].strip()
+        if line.strip("*_`$\\[]() "):
+            yield Labelled(line, match.start())
+
+
+def _is_heading(text: str, match: re.Match[str]) -> bool:
+    """Whether the word stands at the end of a line of its own, as ``**Final Answer**`` and ``### Answer`` do."""
+    if "\n" not in match[0]:
+        return False
+    line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+    return len(line.split()) <= 3

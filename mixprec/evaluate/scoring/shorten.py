@@ -1,0 +1,103 @@
+"""From a sentence to the few words that answer: what it says beyond the question."""
+
+from __future__ import annotations
+
+import re
+
+from mixprec.evaluate.scoring.text import plain
+
+_MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
+_DATE = re.compile(
+    rf"(?:\d{{1,2}}(?:st|nd|rd|th)?\s+(?:of\s+)?)?"
+    rf"\b(?:{_MONTHS})\b(?:\s+\d{{1,2}}(?:st|nd|rd|th)?\b)?(?:,?\s+\d{{3,4}}\b)?"
+    r"|\b\d{1,2}(?:st|nd|rd|th)\s+century(?:\s+(?:BCE?|AD|CE)\b)?"
+    r"|\b\d{3,4}s?(?:\s*[-–]\s*\d{2,4}\b)?(?:\s+(?:BCE?|AD|CE)\b)?",
+    re.I,
+)
+_COUNT = re.compile(
+    r"\d[\d,]*(?:\.\d+)?(?:\s+(?:thousand|million|billion|trillion))?"
+    r"|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|a dozen)\b"
+    r"(?:\s+(?:hundred|thousand|million|billion))?",
+    re.I,
+)
+_WHEN = re.compile(r"\bwhen\b|\b(?:what|which) (?:\w+ )?(?:year|date|day|century|decade)\b|\bdate of\b", re.I)
+_HOW_MANY = re.compile(r"\bhow (?:many|much)\b|\bpopulation of\b", re.I)
+_HEDGE = re.compile(
+    r"^(?:(?:approximately|about|around|roughly|likely|probably|possibly|most likely|called|known as|named|located in|"
+    r"in|on|at|by|of|to|from|for|with|as|is|was|are|were|the year|that|also|it|he|she|they|his|her|their)\b\s*)+",
+    re.I,
+)
+_TOKEN = re.compile(r"\d[\d,.]*\d|[^\s,;:()\"“”]+|[,;:()]")
+_WORD = re.compile(r"\w+")
+#: Words that carry no meaning of their own, and those of the prompt's closing sentence.
+_IDLE = frozenset(
+    """
+    a an the is are was were be been has have had do does did of in on at by to for from with and or as that this it its
+    his her their he she they who which what when where why how final answer question should number words possible
+    """.split()  # noqa: SIM905
+)
+_APPOSITIVES = frozenset({"a", "an", "the", "who", "which", "where", "and", "but", "in", "as"})
+#: A text of so few words is the answer as it stands.
+_FEW = 5
+
+
+def tidy(text: str) -> str:
+    """Without mark-up, quotes and the full stop around it."""
+    return plain(text).strip(" .,;:!\"“”'’")
+
+
+def content(text: str) -> frozenset[str]:
+    """The words of a text that carry its meaning, without plural and case."""
+    return frozenset(word for token in _WORD.findall(text) if (word := _stem(token)) not in _IDLE)
+
+
+def shortened(sentence: str, question: str) -> str:
+    """What a sentence says beyond the question: its last stretch of words that the question doesn't have.
+
+    A "when" is answered by the sentence's last date, a "how many" by its last number, those of the question aside.
+    Short texts, and sentences that don't speak in the question's words, stay whole.
+    """
+    text = tidy(sentence)
+    asked = content(question)
+    if len(text.split()) <= _FEW or len(content(text) & asked) < 2:
+        return text
+    wanted = _DATE if _WHEN.search(question) else _COUNT if _HOW_MANY.search(question) else None
+    typed = [each[0] for each in wanted.finditer(text)] if wanted else []
+    if typed:
+        return next((each for each in reversed(typed) if not content(each) <= asked), typed[-1])
+    stretches = [found for each in _stretches(text, asked) if (found := tidy(_HEDGE.sub("", each)))]
+    return stretches[-1] if stretches else text
+
+
+def _stretches(text: str, asked: frozenset[str]) -> list[str]:
+    """Runs of words that are not the question's, up to the first appositive behind one (", the …", ", who …")."""
+    runs: list[list[str]] = [[]]
+    tokens = _TOKEN.findall(text)
+    for token, after in zip(tokens, [*tokens[1:], ""], strict=True):
+        if token == "," and after.lower() in _APPOSITIVES and any(map(_says_something, runs)):
+            break
+        words = _WORD.findall(token)
+        if token in ";:()" or (words and all(_stem(word) in asked for word in words)):
+            runs.append([])
+        elif runs[-1] or (_stem(token) not in _IDLE and token != ","):
+            runs[-1].append(token)
+    return [_joined(run) for run in runs if _says_something(run)]
+
+
+def _says_something(run: list[str]) -> bool:
+    return any(_stem(token) not in _IDLE and token != "," for token in run)
+
+
+def _joined(run: list[str]) -> str:
+    while run and (_stem(run[-1]) in _IDLE or run[-1] == ","):
+        run = run[:-1]
+    return " ".join(run).replace(" ,", ",")
+
+
+def _stem(token: str) -> str:
+    """A word without case and its commonest endings, so that "followed" meets "follow"."""
+    word = token.lower().strip(".!?*'’\"").removesuffix("'s").removesuffix("’s")
+    if len(word) < 5:
+        return word
+    ending = next((each for each in ("ing", "ed", "es", "s") if word.endswith(each)), "")
+    return word.removesuffix(ending).removesuffix("e")

@@ -1,0 +1,72 @@
+"""Answers of a few words (MuSiQue): what a label or bold type marks, else what the answer says beyond the question."""
+
+from __future__ import annotations
+
+import re
+
+from mixprec.evaluate.benchmarks.schema import Question
+from mixprec.evaluate.scoring.labels import labelled
+from mixprec.evaluate.scoring.shorten import content, shortened, tidy
+from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences
+from mixprec.evaluate.scoring.verdict import Candidate
+
+_DECLINES = re.compile(
+    r"\b(?:can\s?not|can't|could not|couldn't|unable to|not able to|impossible to|difficult to|challenging to)\s+"
+    r"(?:\w+\s+){0,3}?"
+    r"(?:answer|provide|determined?|identify|identified|find|found|give|locate|confirm|verify|verified|assist|access)"
+    r"|\bnot\s+(?:\w+\s+){0,2}?"
+    r"(?:disclosed|available|known|specified|clear|provided|mentioned|documented|recorded|aware)\b"
+    r"|\b(?:do not|don't) (?:know|have)\b"
+    r"|\b(?:no|not enough|insufficient|more) (?:\w+ )?(?:information|context|details?)\b"
+    r"|\bi(?:'m| am) (?:sorry|an ai)\b|\bas an ai\b|\b(?:unclear|unknown|n/a|undetermined)\b",
+    re.I,
+)
+_EMPTY = re.compile(r"unknown|n/?a|none|unclear|undetermined|uncertain|not (?:\w+ )?(?:known|available)", re.I)
+_CONCLUDES = re.compile(r"^\W*(?:so|thus|therefore|hence|in conclusion|in summary|finally|to conclude)\b", re.I)
+_LONGEST_SENTENCE = 700
+
+
+def strong(text: str, question: Question) -> Candidate | None:
+    """A box, a label, or bold type in the last paragraph that has some; None where a label says there is no answer."""
+    for found in map(tidy, boxed(text)):
+        if found:
+            return None if _EMPTY.fullmatch(found) else Candidate(found, "boxed")
+    for each in labelled(text):
+        marked = _marked(each.text, question)
+        if not marked and says_nothing(each.text):
+            return None
+        return Candidate(marked or shortened(each.text, question.message), "labelled")
+    for paragraph in reversed(text.split("\n\n")):
+        if marked := _marked(paragraph, question):
+            return Candidate(marked, "bold")
+    return None
+
+
+def weak(text: str, question: Question) -> Candidate | None:
+    """The concluding sentence, or the one that shares most with the question; shortened. None where it declines."""
+    said = [each for line in sentences(text) if content(each := plain(line)[:_LONGEST_SENTENCE])]
+    if not said or declines(text):
+        return None
+    last = [each for each in said if _CONCLUDES.match(each)][-1:]
+    asked = content(question.message)
+    chosen = last[0] if last else max(reversed(said), key=lambda each: len(content(each) & asked))
+    found = shortened(_CONCLUDES.sub("", chosen), question.message)
+    return Candidate(found, "sentence") if found else None
+
+
+def declines(text: str) -> bool:
+    """Whether the end of a text says that it can't answer."""
+    return bool(_DECLINES.search(plain(text[-4 * _LONGEST_SENTENCE :])))
+
+
+def says_nothing(label: str) -> bool:
+    """Whether the text behind a label only says that there is no answer."""
+    return declines(label) or bool(_EMPTY.fullmatch(tidy(label)))
+
+
+def _marked(text: str, question: Question) -> str | None:
+    """The last bold text that isn't of the question's own words, else one that ends the text."""
+    asked = content(question.message)
+    found = [each for marked in bold(text) if (each := tidy(marked))]
+    ends = found[-1] if found and text.rstrip(" .\n").endswith("**") else None
+    return next((each for each in reversed(found) if not content(each) <= asked), ends)

@@ -1,0 +1,75 @@
+"""Scoring against the reviewed verdicts: a person's reading of all 120 released outputs of one model.
+
+``data/verdicts.jsonl`` holds what was read: outcome, answer (null where there is none, or where nothing marks one of
+several things said), and the reason of each case that is not plain. No text of the outputs is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_benchmarks import FOLDERS
+
+from mixprec import artifacts
+from mixprec.evaluate import benchmarks
+from mixprec.evaluate.benchmarks import Question
+from mixprec.evaluate.scoring import counting_unfinished, score
+from mixprec.evaluate.scoring.overlap import normalise
+
+REVIEWED = artifacts.read_jsonl(Path(__file__).parent / "data" / "verdicts.jsonl")
+
+
+@pytest.fixture(scope="module")
+def outputs(shared_data: Path) -> dict[tuple[str, str], tuple[Question, str]]:
+    """Question and output of each trace, by benchmark and id."""
+    traces = artifacts.read_jsonl(shared_data / "r1_distill_llama_8b_awq_traces" / "traces.jsonl")
+    found = {}
+    for folder, name in FOLDERS.items():
+        questions = benchmarks.load(name, str(shared_data / "benchmarks" / f"{name}.jsonl"))
+        for trace in traces:
+            if trace["dataset"] == folder:
+                found[name, trace["id"]] = (questions[trace["index"]], trace["output"])
+    return found
+
+
+def test_every_output_was_reviewed(outputs: dict[tuple[str, str], Any]) -> None:
+    assert {(row["benchmark"], row["id"]) for row in REVIEWED} == set(outputs)
+    assert len(REVIEWED) == 120
+
+
+@pytest.mark.parametrize("row", REVIEWED, ids=lambda row: f"{row['benchmark']}-{row['id']}")
+def test_verdict(row: dict[str, Any], outputs: dict[tuple[str, str], tuple[Question, str]]) -> None:
+    question, output = outputs[row["benchmark"], row["id"]]
+    assert hashlib.sha256(output.encode()).hexdigest() == row["output_sha256"], "the review is of another output"
+    verdict = score(question, output)
+    assert verdict.outcome == row["outcome"], verdict
+    if row["outcome"] == "none":
+        assert (verdict.answer, verdict.em, verdict.f1) == (None, 0.0, 0.0)
+    elif row["answer"] is not None:
+        assert normalise(verdict.answer or "") == normalise(row["answer"])
+
+
+def test_what_unfinished_thinking_said(outputs: dict[tuple[str, str], tuple[Question, str]]) -> None:
+    """Three outputs that never end say the right letter all the time; a lenient scorer counts them."""
+    lenient = {
+        key[1]: counting_unfinished(question, score(question, output)).outcome
+        for key, (question, output) in outputs.items()
+        if score(question, output).outcome == "none"
+    }
+    right = {f"temporal_sequences_{number}" for number in (18, 20, 21)}
+    assert {identifier for identifier, outcome in lenient.items() if outcome == "correct"} == right
+    assert lenient["2024-II-4"] == "wrong"
+
+
+def test_the_engine_knows_better(outputs: dict[tuple[str, str], tuple[Question, str]]) -> None:
+    """An output without </think> that looks whole is still none where the engine cut it."""
+    unclosed = [
+        (q, text) for q, text in outputs.values() if "</think>" not in text and score(q, text).outcome != "none"
+    ]
+    assert len(unclosed) > 10
+    for question, output in unclosed:
+        assert score(question, output, finished=False).outcome == "none"
+        assert score(question, output, finished=True) == score(question, output)
