@@ -1,0 +1,229 @@
+"""Every module in every candidate treatment, solved once on the original model's inputs: what a plan may choose from.
+
+The calibration samples go up through the uncompressed blocks. Linears that share their input share its statistics and
+its Hessian's factor, for all candidates of one group size. Each block leaves a file with the restored weights, from
+which a killed run goes on, and which every scorer reads: the error that is scored is the method's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mixprec import artifacts, blocks, modules
+from mixprec.calibration.data import Calibration
+from mixprec.checkpoint.source import FLOATS
+from mixprec.compress import awq, folding
+from mixprec.compress.block import Group, watching
+from mixprec.compress.methods import GroupInputs, solve
+from mixprec.compress.options import SolveOptions
+from mixprec.errors import UserError
+from mixprec.numerics.groupwise import scale_dtype_of
+from mixprec.numerics.statistics import InputStatistics, InputSums
+from mixprec.plan.schema import NEEDS_INPUTS, Treatment
+
+#: Candidate's name -> what it does to a module.
+Treatments = Mapping[str, Treatment]
+#: Names of the tensors in a block's file: address, this, candidate. Means of |x| and x² lie under these names.
+SEPARATOR = "|"
+MEAN_ABS, MEAN_SQUARE = "mean_abs", "mean_square"
+
+
+class Candidates:
+    """The files of a folder that ``make`` has filled: restored weights by module and candidate, block by block."""
+
+    def __init__(self, folder: Path, names: Sequence[str], digest: str) -> None:
+        self.folder, self.names, self.digest = folder, tuple(names), digest
+
+    def block(self, layer: int, names: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]]:
+        """Address -> candidate -> restored weight (out, in) in its stored type, of the block ``layer``, 1-based.
+
+        ``names``: of these candidates only.
+        """
+        wanted = self.names if names is None else names
+        found: dict[str, dict[str, Tensor]] = {}
+        with artifacts.open_tensors(_file(self.folder, layer)) as file:
+            for name in file.keys():  # noqa: SIM118 (no mapping)
+                address, candidate = name.split(SEPARATOR)
+                if candidate in wanted:
+                    found.setdefault(address, {})[candidate] = file.get_tensor(name)
+        return found
+
+    def weight(self, address: str, candidate: str) -> Tensor:
+        """One module's restored weight (out, in) in its stored type."""
+        layer, _ = modules.parse_address(address)
+        assert layer is not None
+        with artifacts.open_tensors(_file(self.folder, layer)) as file:
+            found: Tensor = file.get_tensor(f"{address}{SEPARATOR}{candidate}")
+        return found
+
+    def inputs(self, address: str) -> tuple[Tensor, Tensor]:
+        """Means of |x| and of x² of a module's inputs (in,) over the calibration tokens."""
+        return self.weight(address, MEAN_ABS), self.weight(address, MEAN_SQUARE)
+
+
+def make(
+    opened: blocks.Blocks,
+    identity: str,
+    inventory: modules.Inventory,
+    treatments: Treatments,
+    calibration: Calibration,
+    options: SolveOptions,
+    folder: Path,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Candidates:
+    """Solve all modules of the model in ``opened`` for all ``treatments``, into ``folder``.
+
+    ``identity``: the model's (models.identity). ``advance`` is told of each module that is done.
+
+    Raises UserError for inputs that are NaN or infinite and weights that a format can't hold.
+    """
+    stamp = artifacts.fingerprint(
+        identity,
+        {name: found.model_dump(mode="json") for name, found in treatments.items()},
+        [calibration.digest, options.model_dump(), str(opened.model.dtype), opened.device],
+    )
+    groups: dict[int, list[Group]] = {}
+    for group in modules.fused_groups(inventory):
+        groups.setdefault(group[0].layer, []).append(group)
+    done = [layer for layer in groups if _is_done(_file(folder, layer), stamp)]
+    if len(done) < len(groups):
+        _walk(opened, groups, done, treatments, calibration, options, folder, stamp, advance)
+    else:
+        advance(len(inventory.linears))
+    return Candidates(folder, list(treatments), stamp)
+
+
+@torch.no_grad()
+def _walk(
+    opened: blocks.Blocks,
+    groups: Mapping[int, Sequence[Group]],
+    done: Sequence[int],
+    treatments: Treatments,
+    calibration: Calibration,
+    options: SolveOptions,
+    folder: Path,
+    stamp: str,
+    advance: Callable[[int], None],
+) -> None:
+    hidden = blocks.block_inputs(opened.model, calibration.tokens).hidden
+    contexts = blocks.block_inputs(opened.model, calibration.tokens[:1]).contexts
+    weights = None if calibration.weights is None else calibration.weights.to(hidden.device)
+    for layer, here in groups.items():
+        with opened.block(layer - 1) as block:
+            if layer in done:
+                hidden = _through(block, contexts[layer - 1], hidden)
+            else:
+                sums = [InputSums(group[0].in_features, device=hidden.device) for group in here]
+
+                def add(number: int, inputs: Tensor, sums: list[InputSums] = sums, rows: slice = slice(0)) -> None:
+                    sums[number].add(inputs, None if weights is None else weights[rows])
+
+                hidden = _through(block, contexts[layer - 1], hidden, here, add)
+                stored = {m.address: FLOATS[opened.source.tensors[m.weight_name].dtype] for g in here for m in g}
+                tensors: dict[str, Tensor] = {}
+                for group, seen in zip(here, sums, strict=True):
+                    statistics = seen.result()
+                    for name, tensor in restored(
+                        block, opened.model.config.model_type, group, treatments, statistics, options, stored
+                    ):
+                        tensors[name] = tensor.cpu()
+                    for module in group:
+                        tensors[f"{module.address}{SEPARATOR}{MEAN_ABS}"] = statistics.mean_abs.cpu().clone()
+                        square = statistics.hessian.diagonal().cpu().clone()
+                        tensors[f"{module.address}{SEPARATOR}{MEAN_SQUARE}"] = square
+                artifacts.save_tensors(_file(folder, layer), tensors, {"stamp": stamp})
+        advance(sum(len(group) for group in here))
+
+
+def _through(
+    block: nn.Module,
+    context: Mapping[str, object],
+    hidden: Tensor,
+    groups: Sequence[Group] = (),
+    call: Callable[..., None] | None = None,
+) -> Tensor:
+    """The block's output (N, T, hidden), one sample at a time; ``call(group, inputs, rows=…)`` sees linears' inputs."""
+    parts = []
+    for number in range(len(hidden)):
+        rows = slice(number, number + 1)
+        with watching(block, groups, lambda group, inputs, rows=rows: call(group, inputs, rows=rows) if call else None):
+            parts.append(block(hidden[rows], **context))
+    return torch.cat(parts)
+
+
+def restored(
+    block: nn.Module,
+    architecture: str,
+    group: Group,
+    treatments: Treatments,
+    statistics: InputStatistics,
+    options: SolveOptions,
+    stored: Mapping[str, torch.dtype],
+) -> Iterator[tuple[str, Tensor]]:
+    """``address|candidate`` and the weight (out, in) that takes the original's place, for a group that shares inputs.
+
+    ``stored``: address -> the weight's type in the checkpoint. What AWQ folds into a norm is taken back, so that the
+    weight is compared with the original one. Raises UserError as ``make`` does.
+    """
+    if not torch.isfinite(statistics.hessian).all():
+        raise UserError(
+            f"{group[0].address}: its inputs are NaN or infinite on the calibration data; compute in float32 or "
+            "bfloat16 (model.dtype)"
+        )
+    linears = {module.address: block.get_submodule(modules.KINDS[module.kind]) for module in group}
+    weights = {address: linear.weight.to(stored[address]) for address, linear in linears.items()}  # type: ignore[union-attr, operator]
+    inputs = GroupInputs(statistics, options)
+    for name, treatment in treatments.items():
+        if treatment.method == "awq":
+            solved = _awq(block, architecture, group, weights, treatment, statistics, options)
+        else:
+            given = inputs if treatment.method in NEEDS_INPUTS else None
+            found = solve(weights, dict.fromkeys(weights, treatment), given, options)
+            solved = {address: each.restored for address, each in found.items()}
+        for address, weight in solved.items():
+            if not torch.isfinite(weight).all():
+                raise UserError(f"{address}.weight: too large for {name} with scales in 16 bits; leave out this format")
+            yield f"{address}{SEPARATOR}{name}", weight.to(stored[address])
+
+
+def _awq(
+    block: nn.Module,
+    architecture: str,
+    group: Group,
+    weights: Mapping[str, Tensor],
+    treatment: Treatment,
+    statistics: InputStatistics,
+    options: SolveOptions,
+) -> dict[str, Tensor]:
+    """W' with W' x what AWQ makes of W x: the scaled weight rounded, divided by the scale."""
+    kinds = tuple(module.kind for module in group)
+    scale = awq.search_scale(
+        list(weights.values()),
+        [treatment.format] * len(group),
+        statistics,
+        freedom=folding.freedom(architecture, kinds, ()),
+        tie=folding.tie(block, architecture, kinds),
+        scale_dtype=scale_dtype_of(next(iter(weights.values())).dtype),
+        search=awq.SKETCH if options.clip else None,
+    ).scale
+    hessian = statistics.hessian / scale[:, None] / scale
+    seen = statistics._replace(hessian=hessian, mean_abs=statistics.mean_abs / scale)
+    scaled = {address: (weight.float() * scale).to(weight.dtype) for address, weight in weights.items()}
+    found = solve(scaled, dict.fromkeys(scaled, treatment), GroupInputs(seen, options), options)
+    return {address: each.restored.float() / scale for address, each in found.items()}
+
+
+def _file(folder: Path, layer: int) -> Path:
+    return folder / f"{layer:05d}.safetensors"
+
+
+def _is_done(file: Path, stamp: str) -> bool:
+    if not file.is_file():
+        return False
+    with artifacts.open_tensors(file) as opened:
+        return (opened.metadata() or {}).get("stamp") == json.dumps(stamp)

@@ -1,0 +1,1 @@
+"""Predicted damage: what each module costs the model in each format, by gradients, by errors alone, or measured."""

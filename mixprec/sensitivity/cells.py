@@ -1,0 +1,135 @@
+"""Cells: sets of modules in one candidate, measured one after the other, each a line on disk as it is done.
+
+A killed run goes on with the next cell; several processes share the cells, each with a file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mixprec import artifacts, processes
+from mixprec.compress.candidates import Candidates
+from mixprec.evaluate.fidelity import TokenFidelity
+from mixprec.importance.parallel import share
+from mixprec.sensitivity.measured import Restarts
+from mixprec.sensitivity.passages import Scored
+
+#: What is measured, summed over the tokens of a target: KL in nats, how often the most likely token is another one, by
+#: how many nats the text's own tokens became less likely (its sum; negative where they became likelier).
+METRICS = ("kl", "disagreement", "nll_increase")
+
+
+class Cell(NamedTuple):
+    """The modules ``addresses``, together called ``name``, as ``candidate`` has them; none of them: the control."""
+
+    name: str
+    candidate: str
+    addresses: tuple[str, ...]
+
+
+class Result(NamedTuple):
+    """``sums``: metric -> target -> the sum over each passage's tokens (P,). ``counts``: target -> tokens (P,)."""
+
+    sums: dict[str, dict[str, list[float]]]
+    counts: dict[str, list[float]]
+
+    def mean(self, metric: str, target: str, passages: Tensor | None = None) -> float:
+        """Per token; ``passages`` (P,): how often each counts. 0 where no token counts."""
+        sums, counts = (
+            torch.tensor(values, dtype=torch.float64) for values in (self.sums[metric][target], self.counts[target])
+        )
+        weights = torch.ones_like(sums) if passages is None else passages.to(sums)
+        total = float((counts * weights).sum())
+        return float((sums * weights).sum()) / total if total else 0.0
+
+
+CONTROL = Cell("no change", "keep", ())
+
+
+def measure(
+    cells: Sequence[Cell],
+    candidates: Candidates,
+    restarts: Restarts,
+    scored: Sequence[Scored],
+    folder: Path,
+    advance: Callable[[int], None] = lambda _: None,
+) -> dict[Cell, Result]:
+    """Measure all ``cells`` and the control; under a launcher this process's share of them, then all are read.
+
+    ``restarts`` are on the passages ``scored``. Finished cells in ``folder`` with the same inputs are not done again.
+    """
+    stamp = artifacts.fingerprint(
+        candidates.digest,
+        [[each.tokens.tolist(), {name: w.tolist() for name, w in each.weights.items()}] for each in scored],
+        [where.tolist() for where in restarts.positions],
+    )
+    _mend(folder / f"{processes.rank()}.jsonl")
+    found = _read(folder, stamp)
+    processes.wait()  # before any of them writes: all see the same cells as done
+    left = [cell for cell in cells if cell not in found]
+    advance(len(cells) - len(left))
+    mine = share([restarts.cost(cell.addresses) for cell in left], processes.rank(), processes.count())
+    if mine or CONTROL not in found:
+        control = restarts.measure({})
+        if CONTROL not in found and processes.is_main():
+            _write(folder, stamp, CONTROL, _sums(control, control, restarts, scored))
+        for number in mine:
+            cell = left[number]
+            weights = {address: candidates.weight(address, cell.candidate) for address in cell.addresses}
+            _write(folder, stamp, cell, _sums(restarts.measure(weights), control, restarts, scored))
+            advance(1)
+    processes.wait()
+    return _read(folder, stamp)
+
+
+def _sums(
+    measured: Sequence[TokenFidelity], control: Sequence[TokenFidelity], restarts: Restarts, scored: Sequence[Scored]
+) -> Result:
+    targets = list(scored[0].weights)
+    sums: dict[str, dict[str, list[float]]] = {metric: {target: [] for target in targets} for metric in METRICS}
+    counts: dict[str, list[float]] = {target: [] for target in targets}
+    for own, other, where, passage in zip(measured, control, restarts.positions, scored, strict=True):
+        per_token = {"kl": own.kl, "disagreement": 1 - own.agree.double(), "nll_increase": own.nll - other.nll}
+        for target in targets:
+            weights = passage.weights[target][where].double()
+            counts[target].append(float(weights.sum()))
+            for metric, values in per_token.items():
+                sums[metric][target].append(float((values * weights).sum()))
+    return Result(sums, counts)
+
+
+def _write(folder: Path, stamp: str, cell: Cell, result: Result) -> None:
+    row = {"stamp": stamp, "cell": cell._asdict(), **result._asdict()}
+    artifacts.append_line(folder / f"{processes.rank()}.jsonl", json.dumps(row, ensure_ascii=False, allow_nan=False))
+
+
+def _mend(path: Path) -> None:
+    """End the half line that a kill may have left, so that the next one is whole."""
+    if path.is_file() and not path.read_bytes().endswith(b"\n"):
+        artifacts.append_line(path, "")
+
+
+def _read(folder: Path, stamp: str) -> dict[Cell, Result]:
+    """Finished cells; half a line, which a kill leaves, is none."""
+    found = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in artifacts.read_text(path).split("\n"):
+            row = _parsed(line)
+            if row and row["stamp"] == stamp:
+                cell = Cell(row["cell"]["name"], row["cell"]["candidate"], tuple(row["cell"]["addresses"]))
+                found[cell] = Result(row["sums"], row["counts"])
+    return found
+
+
+def _parsed(line: str) -> Mapping[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) else None

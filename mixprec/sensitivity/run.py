@@ -1,0 +1,252 @@
+"""From a model to tables of predicted damage: candidates, then sums or measurements, then one table per target.
+
+Folder::
+
+    <scorer>.json <scorer>_<behaviour>.json   the tables (plan/sensitivity.py)
+    candidates/    restored weights of every module in every candidate, block by block
+    sums/          of gradients, one file per passage
+    measured/      one line per module and candidate
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixprec import artifacts, blocks, models, modules, processes
+from mixprec.calibration.data import Calibration
+from mixprec.compress import candidates as solving
+from mixprec.compress.candidates import Candidates
+from mixprec.compress.options import SolveOptions
+from mixprec.errors import UserError
+from mixprec.importance import artifact
+from mixprec.importance.parallel import share
+from mixprec.modules import EMBEDDING, NORM
+from mixprec.plan import sensitivity
+from mixprec.plan.schema import Method, Treatment
+from mixprec.plan.sensitivity import ALL, Sensitivity
+from mixprec.progress import bar
+from mixprec.sensitivity import cells, evidence, scorers
+from mixprec.sensitivity.cells import Cell
+from mixprec.sensitivity.gradients import Row
+from mixprec.sensitivity.measured import Restarts
+from mixprec.sensitivity.passages import Scored, counted, from_behaviours, from_calibration
+from mixprec.sensitivity.spec import GRADIENT, Scorer, SensitivitySpec
+from mixprec.sensitivity.sweep import State
+from mixprec.traces.spans import AnnotatedTrace
+
+
+@dataclass
+class Subject:
+    """The model that is scored, and how it is computed; ``folder``: where everything goes.
+
+    ``calibration``: what candidates are solved on. ``traces``: for behaviours. ``importance``: of importance.json.
+    """
+
+    model_id: str
+    method: Method
+    calibration: Calibration
+    folder: Path
+    options: SolveOptions = field(default_factory=SolveOptions)
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    traces: Sequence[AnnotatedTrace] = ()
+    importance: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    @cached_property
+    def inventory(self) -> modules.Inventory:
+        """The model's modules."""
+        return modules.inventory(models.load_config(self.model_id, self.revision))
+
+    @cached_property
+    def identity(self) -> str:
+        """Fingerprint of the model's files."""
+        return models.identity(self.model_id, self.revision)
+
+    def open(self, *outside: str) -> blocks.Blocks:
+        """The model with its blocks on disk; all of what lies outside of them unless named."""
+        where = outside or blocks.OUTSIDE
+        return blocks.open_blocks(
+            self.model_id, dtype=self.dtype, device=self.device, revision=self.revision, outside=where
+        )
+
+    def scored(self, spec: SensitivitySpec) -> list[Scored]:
+        """The passages that ``spec`` asks for.
+
+        Raises UserError for behaviours without traces.
+        """
+        if not spec.behaviours:
+            return from_calibration(self.calibration, spec.samples, spec.seed)
+        if not self.traces:
+            raise UserError("sensitivity.behaviours: spans come from traces; add traces: {source: …}, or give --spans")
+        config = models.load_config(self.model_id, self.revision)
+        tokenizer = models.load_tokenizer(
+            self.model_id, models.resolve(self.model_id), self.revision, config.vocab_size
+        )
+        longest = min(spec.max_tokens, config.max_position_embeddings)
+        return from_behaviours(self.traces, tokenizer, spec.behaviours, spec.samples, longest, spec.seed)
+
+    def candidates(self, treatments: Mapping[str, Treatment]) -> Candidates:
+        """All modules in all candidates; by the main process, the others wait."""
+        with processes.main_first(), bar("candidates", len(self.inventory.linears), "modules") as advance:
+            return solving.make(
+                self.open(EMBEDDING, NORM),
+                self.identity,
+                self.inventory,
+                treatments,
+                self.calibration,
+                self.options,
+                self.folder / "candidates",
+                advance,
+            )
+
+
+def score(subject: Subject, spec: SensitivitySpec) -> dict[str, Sensitivity]:
+    """Write the tables of ``spec.scorer`` and, where its pass has what they need, of all other scorers.
+
+    Returns those of ``spec.scorer``, target -> table. Under a launcher processes share passages and cells; the main one
+    writes.
+    """
+    treatments = spec.treatments(subject.method)
+    candidates = subject.candidates(treatments)
+    scored = subject.scored(spec)
+    if spec.scorer == "measured":
+        found = {"measured": _measured(subject, spec, candidates, scored)}
+    else:
+        found = _predicted(subject, spec, candidates, scored)
+    tables = {
+        name: {target: _table(subject, spec, name, target, scores) for target, scores in by_target.items()}
+        for name, by_target in found.items()
+    }
+    if processes.is_main():
+        for name, by_target in tables.items():
+            for target, table in by_target.items():
+                sensitivity.save(subject.folder / file_name(name, target), table)
+    return tables[spec.scorer]
+
+
+def file_name(scorer: str, target: str = ALL) -> str:
+    """Of a table in the folder of sensitivities."""
+    return f"{scorer}.json" if target == ALL else f"{scorer}_{target}.json"
+
+
+def _measured(
+    subject: Subject, spec: SensitivitySpec, candidates: Candidates, scored: Sequence[Scored]
+) -> dict[str, dict[str, dict[str, float]]]:
+    addresses = [module.address for module in subject.inventory.linears]
+    wanted = [Cell(address, name, (address,)) for name in candidates.names for address in addresses]
+    loaded = models.load(subject.model_id, dtype=subject.dtype, device=subject.device, revision=subject.revision)
+    restarts = Restarts(loaded, [each.tokens for each in scored], spec.stride)
+    with bar("measure", len(wanted), "cells") as advance:
+        found = cells.measure(wanted, candidates, restarts, scored, subject.folder / "measured", advance)
+    return {
+        target: {
+            address: {name: found[Cell(address, name, (address,))].mean("kl", target) for name in candidates.names}
+            for address in addresses
+        }
+        for target in scored[0].weights
+    }
+
+
+def _predicted(
+    subject: Subject, spec: SensitivitySpec, candidates: Candidates, scored: Sequence[Scored]
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    addresses = [module.address for module in subject.inventory.linears]
+    opened, known = subject.open(), None
+    if spec.scorer in GRADIENT:
+        rows, state = gradient_rows(spec, list(scored[0].weights)), gradient_state(spec)
+        mine = share([len(each.tokens) for each in scored], processes.rank(), processes.count())
+        with bar("sensitivity", len(mine), "passages") as advance:
+            evidence.gather(opened, candidates, scored, mine, rows, state, subject.folder / "sums", advance)
+        processes.wait()
+        known = evidence.load(subject.folder / "sums", len(scored), addresses, rows)
+    errors = evidence.errors(opened, candidates, addresses)
+    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for name in scorers.SCORERS:
+        missing = (name in GRADIENT and known is None) or (name == "importance" and subject.importance is None)
+        if (missing and name != spec.scorer) or (name == "first_order" and not _has_slopes(spec)):
+            continue
+        for target in scored[0].weights:
+            asked = scorers.Question(
+                known, errors, target, counted(scored, target), relative_importance(subject, target)
+            )
+            found.setdefault(name, {})[target] = named(scorers.damage(name, asked), addresses, candidates.names)
+    return found
+
+
+def named(scores: Tensor, addresses: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """(M, C) scores as a table holds them."""
+    return {
+        address: dict(zip(names, row, strict=True)) for address, row in zip(addresses, scores.tolist(), strict=True)
+    }
+
+
+def gradient_rows(spec: SensitivitySpec, targets: Sequence[str]) -> list[Row]:
+    """The gradients of each target that the scorers of a sweep need."""
+    rows = []
+    for target in targets:
+        if spec.gradients == "own":
+            rows += [Row("fisher", target, draw) for draw in range(spec.draws)]
+        if spec.at != "original":
+            rows.append(Row("kl", target))
+        elif spec.gradients == "text" or spec.scorer == "first_order":
+            rows.append(Row("loss", target))
+    return rows
+
+
+def gradient_state(spec: SensitivitySpec) -> State:
+    """Where gradients are taken."""
+    way = {"original": 0.0, "path": 0.5, "compressed": 1.0}[spec.at]
+    return State(None if spec.base is None else str(spec.base), way)
+
+
+def _has_slopes(spec: SensitivitySpec) -> bool:
+    """Whether a sweep has the gradients that first_order needs: the mean of random ones is no slope of anything."""
+    return any(row.loss in ("kl", "loss") for row in gradient_rows(spec, [ALL]))
+
+
+def relative_importance(subject: Subject, target: str) -> Tensor | None:
+    """RI (M,) of a behaviour, or the mean of all behaviours' for all tokens; None where nothing is known of it."""
+    if subject.importance is None:
+        return None
+    scores = artifact.scores_of(subject.importance)
+    wanted = [target] if target in scores else list(scores) if target == ALL else []
+    if not wanted:
+        raise UserError(f"sensitivity: importance.json has no spans of {target}; it has {', '.join(scores)}")
+    order = [module.address for module in subject.inventory.linears]
+    if any(address not in scores[wanted[0]] for address in order):
+        raise UserError("sensitivity: importance.json lacks modules of this model; was it made for another one?")
+    shares = [artifact.relative([scores[name][address] for address in order]) for name in wanted]
+    return torch.from_numpy(np.mean(shares, axis=0))
+
+
+def _table(
+    subject: Subject, spec: SensitivitySpec, scorer: Scorer | str, target: str, scores: dict[str, dict[str, float]]
+) -> Sensitivity:
+    gradients = scorer in GRADIENT and scorer != "output_error"
+    return Sensitivity(
+        model=subject.model_id,
+        identity=subject.identity,
+        scorer=str(scorer),
+        target=target,
+        method=spec.method or subject.method,
+        calibration=subject.calibration.digest,
+        settings={
+            "samples": spec.samples,
+            **({"at": spec.at, "base": None if spec.base is None else str(spec.base)} if gradients else {}),
+            **({"gradients": spec.gradients, "draws": spec.draws, "seed": spec.seed} if gradients else {}),
+            **({"stride": spec.stride} if scorer == "measured" else {}),
+            "options": subject.options.model_dump(),
+            "dtype": subject.dtype,
+            "provenance": {**artifacts.provenance(), "git_revision": None},
+        },
+        scores=scores,
+    )

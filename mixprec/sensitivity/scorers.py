@@ -1,0 +1,104 @@
+"""Scorers: from sums to the predicted damage of every module in every candidate. One function each, registered below.
+
+``fisher`` and ``first_order`` are in nats of KL per predicted token; the others are in units of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mixprec.errors import UserError
+from mixprec.sensitivity.evidence import Errors, Evidence
+from mixprec.sensitivity.gradients import Loss
+from mixprec.sensitivity.spec import Scorer
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a table is asked for: damage on ``target``, of whose tokens ``count`` were scored.
+
+    ``importance``: relative importance (M,) for this target, where it was computed. ``passages`` (P,): how often each
+    passage counts, for resampling; None for once.
+    """
+
+    evidence: Evidence | None
+    errors: Errors
+    target: str
+    count: float
+    importance: Tensor | None = None
+    passages: Tensor | None = None
+
+    def total(self, name: str, *losses: Loss) -> Tensor:
+        """A sum over passages: of the target's gradients of these losses, averaged over draws, or of all tokens."""
+        assert self.evidence is not None
+        found: Tensor = getattr(self.evidence, name)
+        if losses:
+            rows = [n for n, row in enumerate(self.evidence.rows) if row.target == self.target and row.loss in losses]
+            found = found[:, :, rows].mean(2)
+        if self.passages is not None:
+            found = found * self.passages.reshape(-1, *[1] * (found.dim() - 1))
+        return found.sum(0)
+
+
+def _fisher(asked: Question) -> Tensor:
+    """½ Σ_t (g_tᵀ ΔW x_t)² per token."""
+    return asked.total("square", "fisher", "sampled", "loss") / (2 * asked.count)
+
+
+def _first_order(asked: Question) -> Tensor:
+    """|Σ_t g_tᵀ ΔW x_t| per token: of the KL where the gradients' model is compressed, else of the text's loss."""
+    return asked.total("slope", "kl", "loss").abs() / asked.count
+
+
+def _hessian_trace(asked: Question) -> Tensor:
+    """½ tr(F) / n ‖ΔW‖², F the Fisher information of the module's n weights (HAWQ-V2, arXiv 1911.03852)."""
+    trace = asked.total("trace", "fisher", "sampled", "loss")[:, None]
+    return trace / asked.errors.size * asked.errors.weight / (2 * asked.count)
+
+
+def _gradient_output(asked: Question) -> Tensor:
+    """½ Σ_t Σ_i g_ti² y_ti²: as if outputs did not act together (what ModelOpt's auto_quantize sums)."""
+    return asked.total("product", "fisher", "sampled", "loss") / (2 * asked.count)
+
+
+def _output_error(asked: Question) -> Tensor:
+    """Σ_t ‖ΔW x_t‖²."""
+    return asked.total("output")
+
+
+def _importance(asked: Question) -> Tensor:
+    """Relative importance of the module, RI, times its relative weight error ‖ΔW‖² / ‖W‖²."""
+    if asked.importance is None:
+        raise UserError(
+            "sensitivity.scorer: importance needs importance.json; add importance: {} and traces to the recipe, or "
+            "give --importance"
+        )
+    return asked.importance[:, None] * asked.errors.weight / asked.errors.norm
+
+
+SCORERS: Mapping[Scorer, Callable[[Question], Tensor]] = {
+    "fisher": _fisher,
+    "first_order": _first_order,
+    "hessian_trace": _hessian_trace,
+    "gradient_output": _gradient_output,
+    "output_error": _output_error,
+    "imatrix": lambda asked: asked.errors.imatrix,
+    "awq": lambda asked: asked.errors.awq,
+    "weight_error": lambda asked: asked.errors.weight,
+    "importance": _importance,
+}
+
+
+def damage(scorer: Scorer, asked: Question) -> Tensor:
+    """(M, C) predicted damage.
+
+    Raises UserError where it is NaN or infinite, and for importance without importance.json.
+    """
+    found = SCORERS[scorer](asked)
+    if not torch.isfinite(found).all():
+        raise UserError(f"sensitivity: {scorer}: scores are NaN or infinite; compute in float32 (model.dtype)")
+    return found

@@ -1,0 +1,96 @@
+"""What a recipe says of predicted damage: scorer, candidate formats, where gradients are taken, on how many tokens.
+
+sensitivity:
+  scorer: fisher
+  formats: [w2g64, w3g64, w4g64, w5g64, w6g64, w8g64]
+  at: compressed
+  base: w3g64
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+
+from mixprec.calibration.spec import Behaviour
+from mixprec.errors import UserError
+from mixprec.plan.schema import Method, Strict, Treatment
+from mixprec.plan.sensitivity import Choice, parse_choice
+
+Scorer = Literal[
+    "fisher",
+    "first_order",
+    "measured",
+    "importance",
+    "hessian_trace",
+    "gradient_output",
+    "output_error",
+    "imatrix",
+    "awq",
+    "weight_error",
+]
+#: Scorers that need gradients; those of the first line have a choice of them.
+GRADIENT: frozenset[Scorer] = frozenset({"fisher", "first_order", "hessian_trace", "gradient_output", "output_error"})
+
+
+def _choice(value: Any) -> Any:
+    if isinstance(value, Choice):
+        return value
+    try:
+        return parse_choice(value)
+    except UserError as problem:
+        raise ValueError(str(problem)) from None  # pydantic collects ValueErrors, to report all at once
+
+
+ChoiceText = Annotated[Choice, BeforeValidator(_choice), PlainSerializer(str, return_type=str)]
+
+
+class SensitivitySpec(Strict):
+    """``sensitivity`` of a recipe."""
+
+    scorer: Scorer = Field("fisher", description="how damage is predicted")
+    formats: tuple[ChoiceText, ...] = Field(description="candidates; keep costs nothing and needs no mention")
+    method: Method | None = Field(None, description="whose errors are scored; default: compress.method")
+    at: Literal["original", "path", "compressed"] = Field(
+        "original", description="gradients at the original's weights, half-way, or at the model in format base"
+    )
+    base: ChoiceText | None = Field(None, description="with at: the format that all modules are in there")
+    gradients: Literal["own", "text"] = Field(
+        "own", description="of the KL to the model's own distribution, or of the text's cross-entropy"
+    )
+    samples: int = Field(8, ge=1, description="calibration samples, or traces, that damage is predicted on")
+    draws: int = Field(1, ge=1, description="random gradients of each sample for own")
+    behaviours: tuple[Behaviour, ...] = Field((), description="tables for these too, on the recipe's traces")
+    max_tokens: int = Field(512, ge=2, description="with behaviours: traces are cut here")
+    stride: int = Field(2, ge=1, description="measured: every so many-th predicted token is compared")
+    seed: int = Field(0, description="of random gradients")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SensitivitySpec:
+        names = [str(choice) for choice in self.formats]
+        if not any(choice.changes for choice in self.formats):
+            raise ValueError("formats: nothing but keep; name formats to choose from, such as [w3g64, w4g64]")
+        if len(set(names)) < len(names):
+            raise ValueError(f"formats: {', '.join(names)}: one of them is there twice")
+        if (self.at == "original") != (self.base is None):
+            raise ValueError(
+                f"at: {self.at} and base: {self.base} don't go together; base is what at: compressed means"
+            )
+        if self.base is not None and str(self.base) not in names:
+            raise ValueError(f"base: {self.base} is not among formats")
+        return self
+
+    def treatments(self, default: Method) -> dict[str, Treatment]:
+        """Candidate -> what it does to a module, ``default`` being the method where none is named; without keep.
+
+        Raises UserError for a candidate that the method can't make.
+        """
+        found = {}
+        for choice in self.formats:
+            if choice.changes:
+                treatment = Treatment(format=choice.format, sparsity=choice.sparsity, method=self.method or default)
+                if problem := treatment.problem():
+                    raise UserError(f"sensitivity.formats: {choice}: {problem}")
+                found[str(choice)] = treatment
+        return found

@@ -1,0 +1,133 @@
+"""One sweep through the model, up without gradients and down with them, a block's weights in memory at a time.
+
+Up: the hidden states that enter each block are kept. At the top: gradients of the losses at the last block's output.
+Down: each block runs again, with gradients from its output to its input and to every linear's output on the way; these
+meet the linear's inputs and all candidates' errors, and what is left are sums. Nothing grows with the number of modules
+or candidates but these sums; kept are the hidden states of the passages of a sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mixprec import blocks, modules
+from mixprec.compress.candidates import Candidates
+from mixprec.sensitivity.gradients import Row, at_hidden
+from mixprec.sensitivity.passages import Scored
+from mixprec.sensitivity.sums import ModuleSums, module_sums
+
+
+class State(NamedTuple):
+    """Where gradients are taken: at the original's weights, moved by ``way`` of the error of candidate ``base``.
+
+    way 0: the original; 1: the model whose linears are all in the format ``base``.
+    """
+
+    base: str | None = None
+    way: float = 0.0
+
+
+class _Traveller:
+    def __init__(self, model: Any, scored: Scored) -> None:
+        entering = blocks.block_inputs(model, scored.tokens[None])
+        self.scored, self.contexts = scored, entering.contexts
+        self.states = [entering.hidden]
+        self.reference: Tensor | None = entering.hidden
+        self.gradient: Tensor | None = None
+        self.found: dict[str, ModuleSums] = {}
+
+
+@torch.no_grad()
+def sweep(
+    opened: blocks.Blocks, candidates: Candidates, passages: Sequence[Scored], rows: Sequence[Row], state: State
+) -> list[dict[str, ModuleSums]]:
+    """For each passage the sums of every module, by address, for all ``candidates`` and the gradients ``rows``.
+
+    ``opened`` needs its norm and head.
+    """
+    model = opened.model
+    compared = state.way > 0 and any(row.loss == "kl" for row in rows)
+    travellers = [_Traveller(model, passage) for passage in passages]
+    for index in range(opened.layers):
+        with opened.block(index) as block:
+            for each in travellers:
+                if compared:
+                    each.reference = block(each.reference, **each.contexts[index])
+            _move(block, index, candidates, state)
+            for each in travellers:
+                each.states.append(block(each.states[-1], **each.contexts[index]))
+    for each in travellers:
+        each.gradient = at_hidden(
+            model,
+            each.states.pop(),
+            each.reference if compared else None,
+            each.scored.tokens,
+            list(rows),
+            dict(each.scored.weights),
+            each.scored.seed,
+        )
+    for index in reversed(range(opened.layers)):
+        with opened.block(index) as block:
+            errors = _errors(block, candidates.block(index + 1), candidates.names)
+            _move(block, index, candidates, state)
+            for each in travellers:
+                _down(block, index, each, errors)
+    return [each.found for each in travellers]
+
+
+def _down(block: nn.Module, index: int, each: _Traveller, errors: Mapping[str, Tensor]) -> None:
+    """One passage through a block again, and its gradients from the block's output to its input."""
+    hidden = each.states.pop().requires_grad_()
+    assert each.gradient is not None
+    with torch.enable_grad(), _recording(block, index) as seen:
+        output = block(hidden, **each.contexts[index])
+    ends = [hidden, *(out for _, out in seen.values())]
+    found: list[list[Tensor]] = []
+    for number, row in enumerate(each.gradient):
+        last = number == len(each.gradient) - 1
+        found.append(list(torch.autograd.grad(output, ends, row[None], retain_graph=not last)))
+    each.gradient = torch.cat([grads[0] for grads in found])
+    for number, (address, (inputs, _)) in enumerate(seen.items(), 1):
+        each.found[address] = module_sums(inputs[0], torch.cat([grads[number] for grads in found]), errors[address])
+
+
+def _errors(block: nn.Module, restored: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]) -> dict[str, Tensor]:
+    """Address -> (C, out, in) what each candidate adds to the original weight."""
+    found = {}
+    for address, by_name in restored.items():
+        weight = block.get_parameter(_inside(address))
+        found[address] = torch.stack([by_name[name].to(weight) - weight for name in names])
+    return found
+
+
+def _move(block: nn.Module, index: int, candidates: Candidates, state: State) -> None:
+    if state.base is None or state.way == 0:
+        return
+    for address, by_name in candidates.block(index + 1, (state.base,)).items():
+        weight = block.get_parameter(_inside(address))
+        weight.lerp_(by_name[state.base].to(weight), state.way)
+
+
+def _inside(address: str) -> str:
+    """Name of a module's weight within its block."""
+    return address.split(".", 3)[3] + ".weight"
+
+
+@contextmanager
+def _recording(block: nn.Module, index: int) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Address -> inputs (1, T, in), detached, and outputs (1, T, out), in the graph, of a block's linears."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    with ExitStack() as stack:
+        for kind, path in modules.KINDS.items():
+            address = modules.address(index + 1, kind)
+
+            def keep(_module: nn.Module, inputs: Any, output: Tensor, address: str = address) -> None:
+                seen[address] = (inputs[0].detach(), output)
+
+            stack.callback(block.get_submodule(path).register_forward_hook(keep).remove)
+        yield seen

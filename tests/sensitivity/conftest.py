@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scoring import OPTIONS, TREATMENTS, Tiny, calibrating
+
+from mixprec import blocks, models, modules
+from mixprec.compress import candidates as solving
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A trained tiny Llama with candidates of all its modules."""
+    inventory = modules.inventory(models.load_config(str(tiny_checkpoint)))
+    made = solving.make(
+        blocks.open_blocks(str(tiny_checkpoint), outside=(modules.EMBEDDING, modules.NORM)),
+        models.identity(str(tiny_checkpoint)),
+        inventory,
+        TREATMENTS,
+        calibrating(),
+        OPTIONS,
+        tmp_path_factory.mktemp("candidates"),
+    )
+    return Tiny(tiny_checkpoint, inventory, made)
