@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers import PretrainedConfig
 
-from mixprec import artifacts, models, modules, recipe
+from mixprec import artifacts, models, modules, processes, recipe
 from mixprec.calibration import data as calibration_data
 from mixprec.checkpoint.source import fetch
 from mixprec.compress import spectra
@@ -35,7 +36,11 @@ from mixprec.plan.schema import NEEDS_INPUTS, Plan, save_plan
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.progress import bar, console
 from mixprec.recipe import ImportanceSpec, Recipe, TracesSpec
+from mixprec.report.ablation import write_ablation
 from mixprec.report.html import write_report
+from mixprec.report.sensitivity import write_sensitivity
+from mixprec.sensitivity import ablation
+from mixprec.sensitivity import run as scoring
 from mixprec.stages import Stages
 from mixprec.traces import cues, spans, store
 
@@ -62,6 +67,10 @@ class Run:
     def inventory(self) -> modules.Inventory:
         """The model's modules, from its configuration."""
         return modules.inventory(models.load_config(self.recipe.model.id, self.recipe.model.revision))
+
+    @cached_property
+    def _config(self) -> PretrainedConfig:
+        return models.load_config(self.recipe.model.id, self.recipe.model.revision)
 
     @cached_property
     def calibration(self) -> calibration_data.Calibration | None:
@@ -129,6 +138,9 @@ class Run:
         """All stages; returns the summary."""
         artifacts.write_text(self.out / "recipe.yaml", self.text)
         importance, importance_stamp = self._importance()
+        self._sensitivity(importance, importance_stamp)
+        if self.recipe.ablation is not None:
+            self.ablate(self.out / "ablation")
         plans = {
             name: build_plan(
                 variant.plan,
@@ -192,6 +204,85 @@ class Run:
             ),
         )
         return artifact.load(folder / "importance.json"), stamp
+
+    def subject(self, folder: Path, importance: dict[str, Any] | None = None) -> scoring.Subject:
+        """What is scored for the recipe's ``sensitivity``; tables go to ``folder``."""
+        spec, where, compressing = self.recipe.sensitivity, self.recipe.model, self.recipe.compress
+        assert self.calibration is not None  # the recipe's checks see to it
+        traces: list[spans.AnnotatedTrace] = []
+        if spec is not None and spec.behaviours and self.recipe.traces is not None:
+            traces, _ = self.annotate(self.recipe.traces, self.out / "spans.jsonl", "annotate")
+        return scoring.Subject(
+            where.id,
+            compressing.method,
+            self.calibration,
+            folder,
+            options=compressing.options,
+            revision=where.revision,
+            dtype=where.dtype,
+            device=models.one_device(where.device),
+            traces=traces,
+            importance=importance,
+        )
+
+    def _sensitivity(self, importance: dict[str, Any] | None, stamp: str | None) -> None:
+        spec, folder = self.recipe.sensitivity, self.out / "sensitivity"
+        if spec is None:
+            return
+        subject = self.subject(folder, importance)
+        if spec.behaviours and self.recipe.traces is not None:
+            _, traces = self.annotate(self.recipe.traces, self.out / "spans.jsonl", "annotate")
+            stamp = artifacts.fingerprint(stamp, traces)
+        inputs = [
+            subject.calibration.digest,
+            subject.options.model_dump(),
+            subject.method,
+            spec.model_dump(mode="json"),
+        ]
+        formats = [str(choice) for choice in self.recipe.ablation.formats] if self.recipe.ablation else []
+
+        def make() -> None:
+            candidates = subject.candidates(self.recipe.candidates())
+            write_sensitivity(scoring.score(subject, spec, candidates), folder)
+
+        self.stages.do(
+            "sensitivity",
+            [*self._computing, stamp, *inputs, spec.model_dump(mode="json"), formats],
+            [folder / scoring.file_name(spec.scorer, target) for target in ("all", *spec.behaviours)],
+            make,
+        )
+
+    def ablate(self, folder: Path) -> dict[str, Any]:
+        """Measure the recipe's ``ablation`` on what it evaluates on, and judge the tables of its ``sensitivity``.
+
+        Writes ablation.json and its page into ``folder``.
+        """
+        spec, evaluated = self.recipe.ablation, self.recipe.evaluate
+        assert spec is not None and evaluated is not None  # the recipe's checks see to it
+        subject = self.subject(self.out / "sensitivity", self._importance()[0])
+        candidates = subject.candidates(self.recipe.candidates())
+        if self.recipe.sensitivity is not None:
+            scoring.score(subject, self.recipe.sensitivity, candidates)
+        loaded = models.load_tokenizer(
+            self.recipe.model.id,
+            models.resolve(self.recipe.model.id),
+            self.recipe.model.revision,
+            self._config.vocab_size,
+        )
+        limit = min(evaluated.max_tokens or self._config.max_position_embeddings, self._config.max_position_embeddings)
+        found: list[passages.Passage] = []
+        if evaluated.traces:
+            traces, _ = self.annotate(evaluated.traces, self.out / "evaluation" / "spans.jsonl", "annotate/evaluation")
+            found += passages.from_traces(traces, loaded, limit)[0]
+        if evaluated.text:
+            source = recipe.locate(evaluated.text, self.data)
+            found += passages.from_text(source, loaded, min(evaluated.text_tokens, limit), evaluated.text_passages)
+        tables = scoring.load_all(subject)
+        result = ablation.ablate(subject, spec, candidates, found, tables, folder / "cells")
+        if processes.is_main():
+            artifacts.write_json(folder / "ablation.json", result)
+            write_ablation(result, folder)
+        return result
 
     def _variant(self, name: str, plan: Plan) -> dict[str, Any]:
         """Plan, compress and evaluate one variant; returns its row of the summary."""

@@ -17,7 +17,8 @@ from mixprec.compress.options import SolveOptions
 from mixprec.errors import UserError, from_pydantic
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
 from mixprec.plan.rules import PlanSpec, needs_importance
-from mixprec.plan.schema import NEEDS_INPUTS, Method
+from mixprec.plan.schema import NEEDS_INPUTS, Method, Treatment
+from mixprec.sensitivity.spec import AblationSpec, SensitivitySpec, treatments
 from mixprec.traces.annotate import Rule
 
 #: Prefix of sources that lie in the data folder: ``data:calibration/wikitext2_raw_test.txt``.
@@ -113,6 +114,8 @@ class Recipe(_Part):
     model: ModelSpec
     traces: TracesSpec | None = None
     importance: ImportanceSpec | None = None
+    sensitivity: SensitivitySpec | None = None
+    ablation: AblationSpec | None = None
     plan: PlanSpec | None = None
     variants: dict[str, Variant] = Field({}, description="several plans over one model, in one table")
     compress: CompressSpec = CompressSpec()
@@ -136,9 +139,52 @@ class Recipe(_Part):
                 f"method {calibrated[0]} looks at the inputs of linears; add compress: {{calibration: {{…}}}}, "
                 "for example {traces: bundled:attribution, samples: 16, tokens: 512}"
             )
-        if self.importance is None and not self.all_variants:
-            raise ValueError("nothing to do; give importance, plan or variants")
+        self._check_sensitivity()
+        self._check_ablation()
+        if not (self.importance or self.sensitivity or self.ablation or self.all_variants):
+            raise ValueError("nothing to do; give importance, sensitivity, ablation, plan or variants")
         return self
+
+    def _check_ablation(self) -> None:
+        spec = self.ablation
+        if spec is None:
+            return
+        if self.compress.calibration is None:
+            raise ValueError("ablation: modules are solved on calibration data; add compress: {calibration: {…}}")
+        if self.evaluate is None:
+            raise ValueError("ablation: nothing to measure on; add evaluate: {traces: {source: …}}, text or both")
+        try:
+            self.candidates()
+        except UserError as problem:
+            raise ValueError(str(problem)) from None
+
+    def candidates(self) -> dict[str, Treatment]:
+        """What single modules are solved for, by the names of tables of sensitivity: its formats and the ablation's.
+
+        Raises UserError for a candidate that the method can't make.
+        """
+        found: dict[str, Treatment] = {}
+        if self.sensitivity is not None:
+            found |= self.sensitivity.treatments(self.compress.method)
+        if self.ablation is not None:
+            method = (self.sensitivity and self.sensitivity.method) or self.compress.method
+            found |= treatments(self.ablation.formats, method, "ablation.formats")
+        return found
+
+    def _check_sensitivity(self) -> None:
+        spec = self.sensitivity
+        if spec is None:
+            return
+        if self.compress.calibration is None:
+            raise ValueError("sensitivity: modules are solved on calibration data; add compress: {calibration: {…}}")
+        if spec.behaviours and self.traces is None:
+            raise ValueError("sensitivity.behaviours: spans come from traces; add traces: {source: …}")
+        if spec.scorer == "importance" and self.importance is None:
+            raise ValueError("sensitivity.scorer: importance needs importance: {} and traces")
+        try:
+            spec.treatments(self.compress.method)
+        except UserError as problem:
+            raise ValueError(str(problem)) from None
 
     def _calibrated(self) -> list[str]:
         """Methods in the plans that need calibration data."""

@@ -15,11 +15,11 @@ from mixprec.errors import UserError
 
 # Importing them registers their verbs, in the order of --help.
 # isort: off
-from mixprec.cli import recipes, importance, compression, export  # noqa: F401
+from mixprec.cli import recipes, importance, sensitivity, compression, export  # noqa: F401
 # isort: on
 
 #: Verbs that share their work under ``accelerate launch``.
-_PARALLEL = ("attribute",)
+_PARALLEL = ("attribute", "sensitivity", "ablate")
 
 
 def _version(wanted: bool) -> None:

@@ -78,7 +78,7 @@ class Grids(NamedTuple):
         return -self.maximum if self.measure.signed else 0.0
 
 
-class _Values(NamedTuple):
+class Values(NamedTuple):
     """One behaviour's values, one for each module; None: it was never seen. ``lines`` are more to say of each."""
 
     behaviour: str
@@ -97,9 +97,9 @@ def importance_grids(importance: Mapping[str, Any]) -> Grids:
     for behaviour, entry in importance["behaviours"].items():
         scores = artifact.check_scores(entry, behaviour, len(modules), "importance")
         columns.append(
-            _Values(behaviour, _counts(entry), scores if scores.any() else None, _importance_lines(scores, entry))
+            Values(behaviour, _counts(entry), scores if scores.any() else None, _importance_lines(scores, entry))
         )
-    return _arrange(Measure("importance"), modules, columns)
+    return arrange(Measure("importance"), modules, columns)
 
 
 def _importance_lines(scores: np.ndarray, entry: Mapping[str, Any]) -> list[list[str]]:
@@ -141,14 +141,14 @@ def shift_grids(shift: Mapping[str, Any], kind: Kind) -> Grids:
             for first, second, (was, now) in zip(before, after, places, strict=True)
         ]
         values = np.abs(entry[kind]) if kind == "increases" else np.array(entry[kind])
-        columns.append(_Values(behaviour, f"{percent(entry['moved'])} moved", values, lines))
-    columns += [_Values(behaviour, reason, None, []) for behaviour, reason in shift["skipped"].items()]
+        columns.append(Values(behaviour, f"{percent(entry['moved'])} moved", values, lines))
+    columns += [Values(behaviour, reason, None, []) for behaviour, reason in shift["skipped"].items()]
     names = {"decreases": "decrease", "increases": "increase", "net": "loss"}
     measure = Measure(f"{names[kind]} of relative importance", signed=kind == "net")
-    return _arrange(measure, shift["modules"], columns)
+    return arrange(measure, shift["modules"], columns)
 
 
-def _arrange(measure: Measure, modules: Sequence[Mapping[str, Any]], columns: Iterable[_Values]) -> Grids:
+def arrange(measure: Measure, modules: Sequence[Mapping[str, Any]], columns: Iterable[Values]) -> Grids:
     """Put every module's value into its cell; ranks count from 1, ties in the order of the modules."""
     kinds = list(dict.fromkeys(module["kind"] for module in modules))
     layers = max((max(module["layer"], 1) for module in modules), default=0)

@@ -109,14 +109,13 @@ class Subject:
             )
 
 
-def score(subject: Subject, spec: SensitivitySpec) -> dict[str, Sensitivity]:
+def score(subject: Subject, spec: SensitivitySpec, candidates: Candidates | None = None) -> dict[str, Sensitivity]:
     """Write the tables of ``spec.scorer`` and, where its pass has what they need, of all other scorers.
 
-    Returns those of ``spec.scorer``, target -> table. Under a launcher processes share passages and cells; the main one
-    writes.
+    ``candidates``: where they are made already, of these formats and maybe others. Returns the tables of
+    ``spec.scorer``, target -> table. Under a launcher processes share passages and cells; the main one writes.
     """
-    treatments = spec.treatments(subject.method)
-    candidates = subject.candidates(treatments)
+    candidates = candidates or subject.candidates(spec.treatments(subject.method))
     scored = subject.scored(spec)
     if spec.scorer == "measured":
         found = {"measured": _measured(subject, spec, candidates, scored)}
@@ -136,6 +135,16 @@ def score(subject: Subject, spec: SensitivitySpec) -> dict[str, Sensitivity]:
 def file_name(scorer: str, target: str = ALL) -> str:
     """Of a table in the folder of sensitivities."""
     return f"{scorer}.json" if target == ALL else f"{scorer}_{target}.json"
+
+
+def load_all(subject: Subject) -> list[Sensitivity]:
+    """The tables in the subject's folder that were made from its calibration tokens."""
+    found = []
+    for path in sorted(subject.folder.glob("*.json")):
+        table = sensitivity.load(path, subject.inventory, subject.identity)
+        if table.calibration == subject.calibration.digest:
+            found.append(table)
+    return found
 
 
 def _measured(

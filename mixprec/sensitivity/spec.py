@@ -9,12 +9,14 @@ sensitivity:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from mixprec.calibration.spec import Behaviour
 from mixprec.errors import UserError
+from mixprec.plan.rules import Selectors
 from mixprec.plan.schema import Method, Strict, Treatment
 from mixprec.plan.sensitivity import Choice, parse_choice
 
@@ -74,9 +76,7 @@ class SensitivitySpec(Strict):
         if len(set(names)) < len(names):
             raise ValueError(f"formats: {', '.join(names)}: one of them is there twice")
         if (self.at == "original") != (self.base is None):
-            raise ValueError(
-                f"at: {self.at} and base: {self.base} don't go together; base is what at: compressed means"
-            )
+            raise ValueError(f"at: {self.at} and base: {self.base} don't go together; base says what is compressed")
         if self.base is not None and str(self.base) not in names:
             raise ValueError(f"base: {self.base} is not among formats")
         return self
@@ -86,11 +86,37 @@ class SensitivitySpec(Strict):
 
         Raises UserError for a candidate that the method can't make.
         """
-        found = {}
-        for choice in self.formats:
-            if choice.changes:
-                treatment = Treatment(format=choice.format, sparsity=choice.sparsity, method=self.method or default)
-                if problem := treatment.problem():
-                    raise UserError(f"sensitivity.formats: {choice}: {problem}")
-                found[str(choice)] = treatment
-        return found
+        return treatments(self.formats, self.method or default, "sensitivity.formats")
+
+
+class AblationSpec(Strict):
+    """``ablation`` of a recipe."""
+
+    formats: tuple[ChoiceText, ...] = Field(description="what the modules of a set are put into")
+    each: Selectors | None = Field(None, description="every module that this selects, alone")
+    sets: dict[str, Selectors] = Field({}, description="name -> modules that are changed together")
+    stride: int = Field(2, ge=1, description="every so many-th predicted token is compared")
+    resamples: int = Field(200, ge=2, description="bootstrap resamples of the passages, for intervals")
+
+    @model_validator(mode="after")
+    def _something(self) -> AblationSpec:
+        if self.each is None and not self.sets:
+            raise ValueError('nothing to change; give each: "*_*" for all modules one by one, or sets')
+        if not all(choice.changes for choice in self.formats) or not self.formats:
+            raise ValueError("formats: name formats to put modules into; the model as it is is measured anyway")
+        return self
+
+
+def treatments(choices: Iterable[Choice], method: Method, key: str) -> dict[str, Treatment]:
+    """Candidate -> what it does to a module, without keep.
+
+    Raises UserError naming ``key`` for a candidate that the method can't make.
+    """
+    found = {}
+    for choice in choices:
+        if choice.changes:
+            treatment = Treatment(format=choice.format, sparsity=choice.sparsity, method=method)
+            if problem := treatment.problem():
+                raise UserError(f"{key}: {choice}: {problem}")
+            found[str(choice)] = treatment
+    return found

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from mixprec import artifacts, blocks, models, modules
+from mixprec import artifacts, blocks, modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.candidates import Candidates
 from mixprec.compress.options import SolveOptions

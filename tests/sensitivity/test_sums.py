@@ -11,7 +11,9 @@ from mixprec.sensitivity.sums import module_sums
 
 def test_the_sums_are_those_of_plain_loops() -> None:
     random = torch.Generator().manual_seed(0)
-    x, g, errors = (torch.randn(shape, generator=random, dtype=torch.float64) for shape in ((7, 5), (2, 7, 3), (4, 3, 5)))
+    x, g, errors = (
+        torch.randn(shape, generator=random, dtype=torch.float64) for shape in ((7, 5), (2, 7, 3), (4, 3, 5))
+    )
     found = module_sums(x, g, errors)
     for r, c in itertools.product(range(2), range(4)):
         steps = [sum(float(g[r, t, i] * errors[c, i] @ x[t]) for i in range(3)) for t in range(7)]

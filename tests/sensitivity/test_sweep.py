@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from scoring import Tiny, scored
 from torch import Tensor
 
 from mixprec import models
@@ -15,8 +16,6 @@ from mixprec.sensitivity.gradients import Row, at_logits
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import module_sums
 from mixprec.sensitivity.sweep import State
-
-from scoring import Tiny, scored
 
 
 def model_at(tiny: Tiny, way: float = 0.0, base: str = "w2g16") -> Any:

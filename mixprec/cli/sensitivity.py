@@ -1,0 +1,133 @@
+"""Verbs that predict and measure damage: sensitivity, ablate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mixprec import processes
+from mixprec.cli.base import Data, Device, Dtype, Model, Overrides, app, checked, epilog, out
+from mixprec.errors import UserError
+
+if TYPE_CHECKING:
+    from mixprec.recipe import Recipe
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec sensitivity --traces bundled:attribution --format w3g64 --format w4g64 --out sensitivity",
+        "mixprec sensitivity --scorer measured --text wiki.valid.raw --format w3g64 --out sensitivity",
+        "mixprec sensitivity --traces bundled:attribution --behaviour backtracking --format w3g64 --out sensitivity",
+        "mixprec sensitivity my_recipe.yaml --out sensitivity",
+        "accelerate launch --multi_gpu -m mixprec sensitivity my_recipe.yaml --out sensitivity",
+    )
+)
+def sensitivity(
+    to: Annotated[Path, typer.Option("--out", help="Folder of the tables.")],
+    recipe: Annotated[str | None, typer.Argument(help="A recipe with sensitivity; else options say all.")] = None,
+    override: Overrides = None,
+    data: Data = None,
+    scorer: Annotated[str, typer.Option(help="fisher, first_order, measured, weight_error, …")] = "fisher",
+    format: Annotated[list[str] | None, typer.Option(help="A candidate; give several.")] = None,
+    method: Annotated[str, typer.Option(help="Whose errors are scored.")] = "gptq",
+    at: Annotated[str, typer.Option(help="Gradients at the original, path or compressed model.")] = "original",
+    base: Annotated[str | None, typer.Option(help="With --at: the format that all modules are in there.")] = None,
+    behaviour: Annotated[list[str] | None, typer.Option(help="A table for its spans in --traces too.")] = None,
+    importance: Annotated[Path | None, typer.Option(help="importance.json, for the scorer importance.")] = None,
+    model: Model = "smollm2-135m-instruct",
+    text: Annotated[str | None, typer.Option(help="Calibration: a text file.")] = None,
+    traces: Annotated[str | None, typer.Option(help="Calibration: traces, or bundled:attribution.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration: samples in all.")] = 16,
+    tokens: Annotated[int, typer.Option(min=2, help="Calibration: tokens of each sample.")] = 512,
+    scored: Annotated[int, typer.Option(min=1, help="Samples, or traces, that damage is predicted on.")] = 8,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Predict, or measure, what each module costs in each format; writes a table per scorer and target."""
+    from mixprec.importance import artifact
+    from mixprec.pipeline import Run
+    from mixprec.report.sensitivity import table_of_damage, write_sensitivity
+    from mixprec.report.terminal import rich_table
+    from mixprec.sensitivity import run
+
+    device = processes.join(device)
+    if recipe is not None:
+        chosen = _from_recipe(recipe, override or [])
+    else:
+        sources = [{"text": text}] * bool(text) + [{"traces": traces}] * bool(traces)
+        if not sources or not format:
+            raise UserError("mixprec sensitivity: give a RECIPE, or --format and one of --text and --traces")
+        asked = {"scorer": scorer, "formats": format, "at": at, "base": base, "samples": scored}
+        calibration = {"sources": sources, "samples": samples, "tokens": tokens}
+        chosen = _from_options(
+            model={"id": model, "dtype": dtype, "device": device},
+            traces={"source": traces} if traces else None,
+            importance={} if importance else None,
+            compress={"method": method, "calibration": calibration},
+            sensitivity={**asked, "behaviours": behaviour or []},
+        )
+    known = artifact.load(importance) if importance else None
+    spec = chosen.sensitivity
+    assert spec is not None
+    tables = run.score(Run(chosen, "", "sensitivity", to, data).subject(to, known), spec)
+    processes.leave()
+    if not processes.is_main():
+        return
+    written = write_sensitivity(tables, to)
+    for target, table in tables.items():
+        out.print(rich_table(table_of_damage(table), f"Largest predicted damage: {spec.scorer}, {target}"))
+    out.print(", ".join(str(path) for path in written), soft_wrap=True)
+
+
+def _from_recipe(name: str, overrides: list[str]) -> Recipe:
+    from mixprec import recipe as recipes
+
+    path = recipes.find(name)
+    chosen = recipes.load(path, overrides)
+    if chosen.sensitivity is None:
+        raise UserError(f"{path}: sensitivity is missing; add sensitivity: {{formats: [w3g64, w4g64]}}")
+    return chosen
+
+
+def _from_options(**parts: Any) -> Recipe:
+    from mixprec.recipe import Recipe
+
+    chosen: Recipe = checked(Recipe, "sensitivity", **{key: value for key, value in parts.items() if value is not None})
+    return chosen
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec ablate ablation_smollm2 --out runs/ablation",
+        "mixprec ablate my_recipe.yaml --set ablation.stride=4 --out runs/ablation",
+        "accelerate launch --multi_gpu -m mixprec ablate my_recipe.yaml --out runs/ablation",
+    )
+)
+def ablate(
+    recipe: Annotated[str, typer.Argument(help="A recipe with ablation and evaluate, or its name in 'mixprec ls'.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder of ablation.json and its page.")],
+    override: Overrides = None,
+    data: Data = None,
+) -> None:
+    """Change sets of modules one after the other, measure what that does, and judge scorers by it."""
+    from mixprec import recipe as recipes
+    from mixprec.pipeline import Run
+    from mixprec.report.ablation import cells_table, validity_table
+    from mixprec.report.terminal import rich_table
+
+    path = recipes.find(recipe)
+    chosen = recipes.load(path, override or [])
+    if chosen.ablation is None:
+        raise UserError(f'{path}: ablation is missing; add ablation: {{each: "*_*", formats: [w3g64]}}')
+    device = processes.join(chosen.model.device)
+    chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update={"device": device})})
+    result = Run(chosen, "", path.stem, to, data).ablate(to)
+    processes.leave()
+    if not processes.is_main():
+        return
+    out.print(rich_table(cells_table(result), "Largest damage"))
+    if result["validity"]:
+        out.print(rich_table(validity_table(result, ("kl",)), "Predicted against measured"))
+    out.print(f"{to / 'ablation.json'}, ablation.html", soft_wrap=True)

@@ -1,0 +1,79 @@
+"""Tables of predicted damage as the reader sees them: heatmaps of every format, and the modules that cost most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mixprec import artifacts, modules
+from mixprec.plan.sensitivity import ALL, Sensitivity
+from mixprec.report.formatting import integer, percent, significant, words
+from mixprec.report.grids import Grids, Measure, Values, arrange
+from mixprec.report.heatmap import still_heatmap
+from mixprec.report.html import heatmap_parts, render_page
+from mixprec.report.style import save_figure
+from mixprec.report.tables import Cell, Column, Table
+
+#: Modules that are listed.
+_TOP = 10
+#: Scorers whose unit is nats of KL per predicted token.
+_NATS = ("fisher", "first_order", "measured")
+
+
+def write_sensitivity(tables: Mapping[str, Sensitivity], out: Path) -> list[Path]:
+    """Write sensitivity.html, and sensitivity.png and .svg of the table of all tokens, into a folder.
+
+    Raises UserError where they can't be written.
+    """
+    page = out / "sensitivity.html"
+    artifacts.write_text(page, render_sensitivity(tables))
+    return [page, *save_figure(still_heatmap(damage_grids(tables[ALL])), out / "sensitivity")]
+
+
+def render_sensitivity(tables: Mapping[str, Sensitivity]) -> str:
+    """The page as text: a heatmap for each format, the modules that cost most, per target."""
+    first = tables[ALL]
+    return render_page(
+        "sensitivity.html.j2",
+        table=first,
+        unit="nats of KL per token" if first.scorer in _NATS else "the scorer's own unit",
+        heatmap=heatmap_parts(damage_grids(first)),
+        tops={words(target): table_of_damage(table) for target, table in tables.items()},
+        settings={key: value for key, value in first.settings.items() if not isinstance(value, dict)},
+    )
+
+
+def damage_grids(table: Sensitivity) -> Grids:
+    """One panel per format."""
+    listed, columns = [], []
+    for address in table.scores:
+        layer, kind = modules.parse_address(address)
+        listed.append({"layer": layer or 0, "kind": kind, "label": f"{layer}_{kind}"})
+    for choice in choices(table):
+        values = np.array([row.get(choice, np.nan) for row in table.scores.values()])
+        total = float(np.nansum(values))
+        lines = [
+            [f"damage {significant(value)}", f"{percent(value / (total or 1))} of all modules'"] for value in values
+        ]
+        columns.append(Values(choice, f"{significant(total)} in all", values, lines))
+    unit = ", nats per token" if table.scorer in _NATS else ""
+    return arrange(Measure(f"predicted damage{unit}"), listed, columns)
+
+
+def table_of_damage(table: Sensitivity) -> Table:
+    """The modules with the largest damage in the first format, with that in all formats."""
+    names = choices(table)
+    ranked = sorted(table.scores, key=lambda address: -table.scores[address].get(names[0], 0.0))[:_TOP]
+    rows = []
+    for number, address in enumerate(ranked, 1):
+        layer, kind = modules.parse_address(address)
+        scores = [Cell(significant(table.scores[address].get(name))) for name in names]
+        rows.append([Cell(integer(number)), Cell(f"{layer}_{kind}"), *scores])
+    return Table([Column(""), Column("module", numeric=False), *(Column(name) for name in names)], rows)
+
+
+def choices(table: Sensitivity) -> list[str]:
+    """The formats of a table in its own order."""
+    return list(dict.fromkeys(name for row in table.scores.values() for name in row))

@@ -1,0 +1,101 @@
+"""Ablation: sets of modules in formats, everything else as it is, and what that does to the predictions.
+
+ablation:
+  each: "*_*"
+  sets: {last_mlp: last_mlp, attention of layer 1: 1_attn}
+  formats: [w3g64]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mixprec import artifacts, models
+from mixprec.compress.candidates import Candidates
+from mixprec.evaluate.passages import Passage
+from mixprec.modules import Inventory, LinearModule, select
+from mixprec.plan.sensitivity import ALL, Sensitivity
+from mixprec.progress import bar
+from mixprec.sensitivity import cells, validity
+from mixprec.sensitivity.cells import CONTROL, Cell, Result
+from mixprec.sensitivity.measured import Restarts
+from mixprec.sensitivity.passages import Scored, inside
+from mixprec.sensitivity.run import Subject
+from mixprec.sensitivity.spec import AblationSpec
+from mixprec.traces.store import BEHAVIOURS
+
+
+def cells_of(spec: AblationSpec, inventory: Inventory) -> list[Cell]:
+    """All sets in all formats, in order; a set that is one module of ``each`` is not measured twice.
+
+    Raises UserError for selectors that match nothing.
+    """
+    found: dict[tuple[str, ...], str] = {}
+    if spec.each is not None:
+        found |= {(module.address,): module.label for module in _joined(inventory, spec.each)}
+    for name, selectors in spec.sets.items():
+        found.setdefault(tuple(module.address for module in _joined(inventory, selectors)), name)
+    return [Cell(name, str(choice), addresses) for choice in spec.formats for addresses, name in found.items()]
+
+
+def _joined(inventory: Inventory, selectors: Sequence[str]) -> list[LinearModule]:
+    wanted = {module.address for selector in selectors for module in select(inventory.linears, selector)}
+    return [module for module in inventory.linears if module.address in wanted]
+
+
+def scored(passages: Sequence[Passage]) -> list[Scored]:
+    """Passages with all tokens as a target, and each behaviour that has spans in any of them."""
+    seen = [name for name in BEHAVIOURS if any(span.behaviour == name for p in passages for span in p.spans)]
+    return [
+        Scored(
+            passage.tokens,
+            {ALL: torch.ones(len(passage.tokens) - 1)} | {name: inside(passage, name).float() for name in seen},
+        )
+        for passage in passages
+    ]
+
+
+def ablate(
+    subject: Subject,
+    spec: AblationSpec,
+    candidates: Candidates,
+    passages: Sequence[Passage],
+    tables: Sequence[Sensitivity],
+    folder: Path,
+) -> dict[str, Any]:
+    """Measure all cells and judge the ``tables`` by those of single modules; returns what ablation.json holds.
+
+    Under a launcher processes share the cells. Finished ones in ``folder`` are not measured again.
+    """
+    wanted = cells_of(spec, subject.inventory)
+    loaded = models.load(subject.model_id, dtype=subject.dtype, device=subject.device, revision=subject.revision)
+    measured_on = scored(passages)
+    restarts = Restarts(loaded, [each.tokens for each in measured_on], spec.stride)
+    with bar("ablate", len(wanted), "cells") as advance:
+        known = cells.measure(wanted, candidates, restarts, measured_on, folder, advance)
+    found: Mapping[Cell, Result] = {cell: known[cell] for cell in wanted}
+    return {
+        "schema_version": artifacts.SCHEMA_VERSION,
+        "model": subject.model_id,
+        "method": subject.method,
+        "passages": len(passages),
+        "tokens": {target: sum(known[CONTROL].counts[target]) for target in measured_on[0].weights},
+        "control": max(abs(known[CONTROL].mean(metric, ALL)) for metric in cells.METRICS),
+        "cells": validity.cell_rows(found, spec.resamples),
+        "validity": validity.judge(tables, found, spec.resamples),
+        "scores": {
+            f"{table.scorer}, {table.target}": {
+                cell.name + ", " + cell.candidate: table.scores[cell.addresses[0]].get(cell.candidate)
+                for cell in wanted
+                if len(cell.addresses) == 1
+            }
+            for table in tables
+        },
+        "provenance": artifacts.provenance(
+            model=subject.identity, calibration=subject.calibration.digest, candidates=candidates.digest
+        ),
+    }
