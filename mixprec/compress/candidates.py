@@ -151,7 +151,12 @@ def _through(
     parts = []
     for number in range(len(hidden)):
         rows = slice(number, number + 1)
-        with watching(block, groups, lambda group, inputs, rows=rows: call(group, inputs, rows=rows) if call else None):
+
+        def seen(group: int, inputs: Tensor, rows: slice = rows) -> None:
+            if call is not None:
+                call(group, inputs, rows=rows)
+
+        with watching(block, groups, seen):
             parts.append(block(hidden[rows], **context))
     return torch.cat(parts)
 
@@ -175,8 +180,10 @@ def restored(
             f"{group[0].address}: its inputs are NaN or infinite on the calibration data; compute in float32 or "
             "bfloat16 (model.dtype)"
         )
-    linears = {module.address: block.get_submodule(modules.KINDS[module.kind]) for module in group}
-    weights = {address: linear.weight.to(stored[address]) for address, linear in linears.items()}  # type: ignore[union-attr, operator]
+    weights: dict[str, Tensor] = {
+        module.address: block.get_parameter(f"{modules.KINDS[module.kind]}.weight").to(stored[module.address])
+        for module in group
+    }
     inputs = GroupInputs(statistics, options)
     for name, treatment in treatments.items():
         if treatment.method == "awq":

@@ -110,7 +110,8 @@ def scatter(result: Mapping[str, Any], theme: Theme = LIGHT) -> Figure | None:
         figure = Figure(figsize=(3 * columns, 2.6 * lines + 0.4), layout=ConstrainedLayoutEngine(h_pad=0.1))
         for number, (name, points) in enumerate(panels.items(), 1):
             ax = figure.add_subplot(lines, columns, number)
-            ax.scatter(*zip(*points, strict=True), s=9, color=theme.accent, alpha=0.7, linewidths=0)
+            predicted, seen = zip(*points, strict=True)
+            ax.scatter(predicted, seen, s=9, color=theme.accent, alpha=0.7, linewidths=0)
             ax.set(xscale="log", yscale="log")
             ax.set_title(words(name.removesuffix(", all")), loc="left", fontweight="bold", fontsize=9.5)
             ax.grid(color=theme.line)

@@ -9,10 +9,10 @@ nearly all labels say nothing.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixprec import models
 
@@ -53,7 +53,7 @@ def signed(p: Tensor, signs: Tensor) -> Tensor:
 
 
 def at_hidden(
-    model: nn.Module,
+    model: Any,
     hidden: Tensor,
     reference: Tensor | None,
     tokens: Tensor,
@@ -66,7 +66,7 @@ def at_hidden(
     ``reference`` (1, T, hidden): the same of the original model. ``tokens`` (T,). ``weights``: target -> (T − 1,) what
     each position counts that predicts a token; random losses count by the root, so that their squares count by it.
     """
-    norm, head = model.model.norm, models.head(model)  # type: ignore[union-attr]
+    norm, head = model.model.norm, models.head(model)
     random = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
         start = hidden.detach().requires_grad_()

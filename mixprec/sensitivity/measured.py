@@ -82,7 +82,7 @@ class Restarts:
 
     @contextmanager
     def _swapped(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        kept: dict[str, nn.Parameter] = {}
+        kept: dict[str, Any] = {}
         try:
             for address, weight in weights.items():
                 linear = self._linears[address]
