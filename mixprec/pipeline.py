@@ -32,7 +32,7 @@ from mixprec.plan import bits, sensitivity
 from mixprec.plan.budget import SENSITIVITY
 from mixprec.plan.relative import Importance
 from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, needs_spectra, tables_wanted
-from mixprec.plan.schema import NEEDS_INPUTS, Plan, save_plan
+from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Plan, save_plan
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.progress import bar, console
 from mixprec.recipe import ImportanceSpec, Recipe, TracesSpec
@@ -320,8 +320,8 @@ class Run:
         return row | (self.evaluator.evaluate(name, where, stamp, folder / "result.json") if self.evaluator else {})
 
     def _calibrating(self, plan: Plan) -> list[Any]:
-        """What a plan's compression depends on besides; nothing for methods that need no data."""
-        if not any(plan.treatments[address].method in NEEDS_INPUTS for address in plan.changed):
+        """What a plan's compression depends on besides; nothing for methods that look at no data."""
+        if not plan.methods & (NEEDS_INPUTS if self.recipe.compress.calibration is None else USES_INPUTS):
             return []
         spec = self.recipe.model
         digest = self.calibration.digest if self.calibration else None

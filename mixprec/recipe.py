@@ -16,6 +16,7 @@ from mixprec.calibration.spec import CalibrationSpec
 from mixprec.compress.options import SolveOptions
 from mixprec.errors import UserError, from_pydantic
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
+from mixprec.numerics.formats import GgmlFormat
 from mixprec.plan.rules import PlanSpec, needs_importance
 from mixprec.plan.schema import NEEDS_INPUTS, Method, Treatment
 from mixprec.sensitivity.spec import AblationSpec, SensitivitySpec, treatments
@@ -141,6 +142,7 @@ class Recipe(_Part):
             )
         self._check_sensitivity()
         self._check_ablation()
+        self._check_ggml()
         if not (self.importance or self.sensitivity or self.ablation or self.all_variants):
             raise ValueError("nothing to do; give importance, sensitivity, ablation, plan or variants")
         return self
@@ -185,6 +187,17 @@ class Recipe(_Part):
             spec.treatments(self.compress.method)
         except UserError as problem:
             raise ValueError(str(problem)) from None
+
+    def _check_ggml(self) -> None:
+        """Some of llama.cpp's types are only made with calibration data."""
+        specs = [variant.plan for variant in self.all_variants.values()]
+        named = [spec.default for spec in specs] + [rule.format for spec in specs for rule in spec.rules]
+        for format in named:
+            if isinstance(format, GgmlFormat) and format.needs_importance and self.compress.calibration is None:
+                raise ValueError(
+                    f"format {format}: llama.cpp makes it only with an importance vector; add compress: "
+                    "{calibration: {…}}, for example {traces: bundled:attribution, samples: 16, tokens: 512}"
+                )
 
     def _calibrated(self) -> list[str]:
         """Methods in the plans that need calibration data."""

@@ -17,6 +17,7 @@ from mixprec.checkpoint.source import INDEX, Source
 from mixprec.errors import UserError
 from mixprec.numerics.codebook import CodebookQuantized
 from mixprec.numerics.formats import AnyFormat
+from mixprec.numerics.ggml import GgmlQuantized
 from mixprec.numerics.groupwise import Quantized
 
 #: What a folder was made from; its presence says that mixprec made the folder.
@@ -32,7 +33,7 @@ class CompressedModule(NamedTuple):
 
     weight_name: str
     format: AnyFormat
-    quantized: Quantized | CodebookQuantized | None
+    quantized: Quantized | CodebookQuantized | GgmlQuantized | None
     restored: torch.Tensor
 
 

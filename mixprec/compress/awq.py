@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mixprec.compress.folding import Freedom
-from mixprec.numerics.formats import KEEP, AnyFormat, CodebookFormat, Format, Keep
+from mixprec.numerics.formats import KEEP, MIN_BITS, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
 from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, fit, group_size, scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics
 
@@ -135,8 +135,11 @@ def _check(
         raise ValueError(f"a tie of shape {tuple(tie.shape)} for {inputs.numel()} inputs")
 
 
-def _uniform(format: Format | CodebookFormat) -> Format:
+def _uniform(format: Format | CodebookFormat | GgmlFormat) -> Format:
     """What stands for ``format`` in the search: learning code books for every candidate would take minutes."""
+    if isinstance(format, GgmlFormat):
+        layout = format.layout
+        return Format(max(MIN_BITS, round(layout.code_bits / layout.block)), min(layout.block, 32), symmetric=False)
     return format if isinstance(format, Format) else Format(format.bits, format.group_size, symmetric=False)
 
 

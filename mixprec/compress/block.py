@@ -25,7 +25,7 @@ from mixprec.modules import LinearModule
 from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.numerics.groupwise import scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics, InputSums
-from mixprec.plan.schema import NEEDS_INPUTS, Treatment
+from mixprec.plan.schema import USES_INPUTS, Treatment
 
 #: Rows of inputs that are turned to float32 at once.
 _ROWS = 16_384
@@ -126,7 +126,7 @@ class _Work:
     def reach(self, group: Group, inputs: Tensor, weights: Tensor | None, full: Tensor | None) -> None:
         """Compress a group whose inputs (N, T, in) are there; ``full``: those of the uncompressed model."""
         methods = {self._treatments[module.address].method for module in group if self._changes(module)}
-        if not methods & NEEDS_INPUTS:
+        if not methods & USES_INPUTS:
             self.compress(group, None)
             return
         sums = InputSums(inputs.shape[-1], drift=full is not None, device=inputs.device)

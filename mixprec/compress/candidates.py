@@ -24,7 +24,7 @@ from mixprec.compress.options import SolveOptions
 from mixprec.errors import UserError
 from mixprec.numerics.groupwise import scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics, InputSums
-from mixprec.plan.schema import NEEDS_INPUTS, Treatment
+from mixprec.plan.schema import USES_INPUTS, Treatment
 
 #: Candidate's name -> what it does to a module.
 Treatments = Mapping[str, Treatment]
@@ -189,7 +189,7 @@ def restored(
         if treatment.method == "awq":
             solved = _awq(block, architecture, group, weights, treatment, statistics, options)
         else:
-            given = inputs if treatment.method in NEEDS_INPUTS else None
+            given = inputs if treatment.method in USES_INPUTS else None
             found = solve(weights, dict.fromkeys(weights, treatment), given, options)
             solved = {address: each.restored for address, each in found.items()}
         for address, weight in solved.items():

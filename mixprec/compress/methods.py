@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mixprec.compress.anyk import anyk
 from mixprec.compress.clipping import search_clip
+from mixprec.compress.ggml import ggml
 from mixprec.compress.gptaq import gptaq
 from mixprec.compress.gptq import DEFAULT_SEARCH, gptq
 from mixprec.compress.magnitude import magnitude
@@ -18,7 +19,8 @@ from mixprec.compress.rtn import rtn
 from mixprec.compress.sparsegpt import refine, sparsegpt
 from mixprec.compress.wanda import wanda
 from mixprec.numerics.codebook import CodebookQuantized, dequantize_codebook
-from mixprec.numerics.formats import WHOLE_ROW, CodebookFormat, Format, Keep
+from mixprec.numerics.formats import WHOLE_ROW, CodebookFormat, Format, GgmlFormat, Keep, ggml_fallback
+from mixprec.numerics.ggml import GgmlQuantized, dequantize_ggml
 from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, scale_dtype_of
 from mixprec.numerics.hessian import Factor, SingularHessian, factorize
 from mixprec.numerics.statistics import InputStatistics
@@ -31,7 +33,7 @@ class Solved(NamedTuple):
     method that took over where the Hessian could not be solved with."""
 
     restored: Tensor
-    quantized: Quantized | CodebookQuantized | None
+    quantized: Quantized | CodebookQuantized | GgmlQuantized | None
     factor: Factor | None = None
     fallback: str = ""
 
@@ -121,6 +123,16 @@ def _magnitude(weight: Tensor, treatment: Treatment) -> Solved:
     return Solved(magnitude(weight, treatment.sparsity), None)
 
 
+def _ggml(weight: Tensor, treatment: Treatment, inputs: GroupInputs | None) -> Solved:
+    assert isinstance(treatment.format, GgmlFormat)  # Treatment.problem sees to it
+    format = ggml_fallback(treatment.format, weight.shape[1])  # plans hold what fits, tables of candidates don't
+    if isinstance(format, Keep):
+        return Solved(weight, None)
+    importance = None if inputs is None else inputs.statistics.hessian.diagonal()
+    quantized = ggml(weight, importance, format)
+    return Solved(dequantize_ggml(quantized, weight.dtype).to(weight.device), quantized)
+
+
 #: Methods that look at a linear's inputs (plan.schema.NEEDS_INPUTS), and those that don't.
 CALIBRATED: dict[Method, _Solve] = {
     "gptq": _gptq,
@@ -131,6 +143,8 @@ CALIBRATED: dict[Method, _Solve] = {
     "wanda": _wanda,
 }
 UNCALIBRATED: dict[Method, Callable[[Tensor, Treatment], Solved]] = {"rtn": _rtn, "magnitude": _magnitude}
+#: Methods that look at the inputs where there are any (plan.schema.USES_INPUTS).
+EITHER: dict[Method, Callable[[Tensor, Treatment, GroupInputs | None], Solved]] = {"ggml": _ggml}
 #: Column loops, which cost the same for one weight as for several that are stacked; their rows don't see one another.
 _STACKED: tuple[Method, ...] = ("gptq", "gptaq")
 
@@ -160,6 +174,8 @@ def solve(
 def _solve(weight: Tensor, treatment: Treatment, inputs: GroupInputs | None, options: SolveOptions) -> Solved:
     if treatment.method in UNCALIBRATED:
         return UNCALIBRATED[treatment.method](weight, treatment)
+    if treatment.method in EITHER:
+        return EITHER[treatment.method](weight, treatment, inputs)
     assert inputs is not None
     try:
         return CALIBRATED[treatment.method](weight, treatment, inputs, options)

@@ -18,6 +18,7 @@ from mixprec.calibration.data import Calibration
 from mixprec.checkpoint import dense
 from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch, open_source, read_shard
 from mixprec.checkpoint.target import Pack, check_target, flush, write_index, write_shard, write_side_files
+from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.walk import Job, Walk
@@ -62,7 +63,8 @@ def compress(
             f"method {', '.join(sorted(job.needs_inputs))} looks at the inputs of linears and needs calibration data; "
             "give compress.calibration in a recipe, --text or --traces on the command line"
         )
-    if job.needs_inputs:
+    check_possible((plan.formats[address] for address in plan.changed), calibration is not None)
+    if job.seen:
         check_dtype(source, inventory, dtype)
     card = artifacts.provenance(
         source={"model": model_id, "revision": revision, "identity": models.identity(str(source.folder))},

@@ -18,7 +18,7 @@ from mixprec.compress.block import BlockResult, Flow, Group, compress_block
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.modules import EMBEDDING, NORM, Inventory
-from mixprec.plan.schema import NEEDS_INPUTS, Method, Plan
+from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Method, Plan
 
 
 class Job(NamedTuple):
@@ -35,8 +35,13 @@ class Job(NamedTuple):
 
     @property
     def needs_inputs(self) -> set[Method]:
-        """The plan's methods that look at the inputs of linears."""
-        return {self.plan.treatments[address].method for address in self.plan.changed} & NEEDS_INPUTS
+        """The plan's methods that can't do without the inputs of linears."""
+        return self.plan.methods & NEEDS_INPUTS
+
+    @property
+    def seen(self) -> Calibration | None:
+        """The calibration data, where a method of the plan looks at it."""
+        return self.calibration if self.plan.methods & USES_INPUTS else None
 
 
 class Walk:
@@ -51,7 +56,7 @@ class Walk:
     def run(self) -> None:
         """All blocks up to the last one that changes. Finished ones are only passed through, to go on behind them."""
         job = self._job
-        calibration = job.calibration if job.needs_inputs else None
+        calibration = job.seen
         # The norm has no part in it, but the model that hands out the blocks' inputs ends with it.
         outside = (EMBEDDING, NORM) if calibration is not None else ()
         # Where nothing runs through the blocks, the type is only that of the arithmetic on weights.

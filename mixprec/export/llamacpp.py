@@ -1,6 +1,7 @@
 """llama.cpp: lines of ``llama-quantize --tensor-type-file``, the nearest ggml type for the bits of each module.
 
-ggml types bring their own groups (of 16 or 32, scaled once more in blocks of 256): of a format, the bits count.
+ggml types bring their own groups (of 16 or 32, scaled once more in blocks of 256): of an integer format, only the bits
+count.
 A line is a regular expression over GGUF's names of tensors, an equals sign and a type.
 """
 
@@ -12,8 +13,8 @@ from mixprec.errors import UserError
 from mixprec.export.names import regexes
 from mixprec.export.support import Support, gathered
 from mixprec.modules import Inventory
-from mixprec.numerics.formats import Format, Keep
-from mixprec.plan.schema import Plan
+from mixprec.numerics.formats import KEEP, Format, GgmlFormat, Keep
+from mixprec.plan.schema import ModulePlan, Plan
 
 #: Bits -> type whose rows are divided into blocks of 256.
 K_TYPES = {2: "q2_k", 3: "q3_k", 4: "q4_k", 5: "q5_k", 6: "q6_k", 7: "q8_0", 8: "q8_0"}
@@ -31,7 +32,7 @@ def export(plan: Plan, inventory: Inventory, method: str) -> str:
 
     Raises UserError where a row can't be divided into a type's blocks.
     """
-    formats = gathered(plan, inventory, SUPPORT)
+    formats = _gathered(plan, inventory)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, inventory.layers)
     columns = {module.address: module.in_features for module in inventory.linears}
     lines: dict[str, list[str]] = {}
@@ -49,17 +50,36 @@ def export(plan: Plan, inventory: Inventory, method: str) -> str:
     return "".join(f"{pattern}={kind}\n" for kind, tensors in lines.items() for pattern in regexes(tensors))
 
 
-def tensor_type(format: Format | Keep, columns: int) -> str | None:
+def _gathered(plan: Plan, inventory: Inventory) -> dict[Format | GgmlFormat | Keep, list[str]]:
+    """Format -> addresses, those of ggml's own types, which only this target holds, in front."""
+    own: dict[Format | GgmlFormat | Keep, list[str]] = {}
+    for address, format in plan.formats.items():
+        if isinstance(format, GgmlFormat):
+            own.setdefault(format, []).append(address)
+    given = {address for addresses in own.values() for address in addresses}
+    methods = plan.methods - {"ggml"}
+    modules = {
+        address: ModulePlan(format=KEEP) if address in given else module for address, module in plan.modules.items()
+    }
+    method = methods.pop() if len(methods) == 1 else plan.method
+    others = gathered(Plan(model=plan.model, method=method, modules=modules), inventory, SUPPORT)
+    rest = {format: [a for a in addresses if a not in given] for format, addresses in others.items()}
+    return own | {format: addresses for format, addresses in rest.items() if addresses}
+
+
+def tensor_type(format: Format | GgmlFormat | Keep, columns: int) -> str | None:
     """The ggml type nearest to ``format`` for rows of ``columns`` weights; None where there is none."""
     if isinstance(format, Keep):
         return KEPT_TYPE
+    if isinstance(format, GgmlFormat):
+        return format.name
     kind = K_TYPES[format.bits]
     if columns % _K_BLOCK and kind != "q8_0":
         kind = PLAIN_TYPES.get(format.bits, ("", ""))[0 if format.symmetric else 1]
     return kind if kind and columns % _BLOCK == 0 else None
 
 
-def _why(format: Format | Keep, columns: int) -> str:
+def _why(format: Format | GgmlFormat | Keep, columns: int) -> str:
     if columns % _BLOCK:
         return f"llama.cpp's types want rows of a multiple of {_BLOCK} weights, these have {columns}; keep them"
     return (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mixprec.errors import UserError
 from mixprec.modules import Inventory, LinearModule
-from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, CodebookFormat, Format, Keep
+from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, Format, Keep
 from mixprec.plan.schema import Plan, check_modules
 
 
@@ -65,7 +65,7 @@ def gathered(plan: Plan, inventory: Inventory, support: Support) -> dict[Format 
         problem = _problem(plan, module, format, support)
         if problem:
             problems.setdefault((str(format), problem), []).append(module.address)
-        elif not isinstance(format, CodebookFormat):
+        elif isinstance(format, Format | Keep):
             found.setdefault(format, []).append(module.address)
     if problems:
         raise UserError("\n  ".join(_describe(*key, addresses) for key, addresses in problems.items()))
@@ -78,7 +78,7 @@ def _problem(plan: Plan, module: LinearModule, format: AnyFormat, support: Suppo
         return f"{support.target} can't be told to prune single modules"
     if isinstance(format, Keep):
         return None
-    if isinstance(format, CodebookFormat):
+    if not isinstance(format, Format):
         return f"{support.target} holds integers in groups only"
     if treatment.method != plan.method:
         return f"{support.target} can't be told to treat single modules with {treatment.method}"

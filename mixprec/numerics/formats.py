@@ -1,11 +1,11 @@
-"""Number formats of weights and how they are written: ``w3g64``, ``w4g128_asym``, ``w3``, ``any4g64``, ``keep``."""
+"""Number formats of weights and how they are written: ``w3g64``, ``w4g128_asym``, ``any4g64``, ``q4_k``, ``keep``."""
 
 from __future__ import annotations
 
 import enum
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mixprec.errors import UserError
 
@@ -18,8 +18,58 @@ WHOLE_ROW = -1
 _SYNTAX = re.compile(r"(?P<kind>w|any)(?P<bits>[1-9]\d*)(?:g(?P<group>[1-9]\d*))?(?P<asymmetric>_asym)?")
 _HELP = (
     f"formats are keep, w3g64 (3 bits, groups of 64), w4g128_asym (asymmetric), w3 (one group per row), "
-    f"{MIN_BITS} to {MAX_BITS} bits; any4g64 (a learned code book per row), {MIN_BITS} to {MAX_CODEBOOK_BITS} bits"
+    f"{MIN_BITS} to {MAX_BITS} bits; any4g64 (a learned code book per row), {MIN_BITS} to {MAX_CODEBOOK_BITS} bits; "
+    "q4_k, iq2_xxs … (llama.cpp's types)"
 )
+
+
+class GgmlLayout(NamedTuple):
+    """How a type of llama.cpp stores a row: blocks of so many weights in so many bytes.
+
+    ``code_bits`` of these are codes and signs, the others scales and minima.
+    """
+
+    block: int
+    bytes: int
+    code_bits: int
+
+
+#: Type of llama.cpp -> layout (ggml-common.h).
+GGML: Final[dict[str, GgmlLayout]] = {
+    "iq1_s": GgmlLayout(256, 50, 352),
+    "iq1_m": GgmlLayout(256, 56, 352),
+    "tq1_0": GgmlLayout(256, 54, 416),
+    "iq2_xxs": GgmlLayout(256, 66, 480),
+    "tq2_0": GgmlLayout(256, 66, 512),
+    "iq2_xs": GgmlLayout(256, 74, 512),
+    "iq2_s": GgmlLayout(256, 82, 576),
+    "q2_k": GgmlLayout(256, 84, 512),
+    "iq3_xxs": GgmlLayout(256, 98, 736),
+    "q3_k": GgmlLayout(256, 110, 768),
+    "iq3_s": GgmlLayout(256, 110, 832),
+    "iq4_xs": GgmlLayout(256, 136, 1024),
+    "iq4_nl": GgmlLayout(32, 18, 128),
+    "q4_0": GgmlLayout(32, 18, 128),
+    "q4_k": GgmlLayout(256, 144, 1024),
+    "q4_1": GgmlLayout(32, 20, 128),
+    "q5_0": GgmlLayout(32, 22, 160),
+    "q5_k": GgmlLayout(256, 176, 1280),
+    "q5_1": GgmlLayout(32, 24, 160),
+    "q6_k": GgmlLayout(256, 210, 1536),
+    "q8_0": GgmlLayout(32, 34, 256),
+}
+#: Types that llama.cpp refuses to make without an importance of inputs.
+_NEED_IMPORTANCE: Final = frozenset({"iq1_s", "iq2_xxs", "iq2_xs"})
+#: Type -> what llama.cpp takes where a row can't be divided into its blocks.
+_FALLBACKS: Final[dict[str, str]] = {
+    "tq1_0": "q4_0",
+    "tq2_0": "q4_0",
+    "q4_k": "q5_0",
+    "q5_k": "q5_1",
+    "q6_k": "q8_0",
+    **dict.fromkeys(("iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "q2_k"), "iq4_nl"),
+    **dict.fromkeys(("iq3_xxs", "iq3_s", "q3_k", "iq4_xs"), "iq4_nl"),
+}
 
 
 class Keep(enum.Enum):
@@ -79,8 +129,56 @@ class CodebookFormat:
         return _groups(self.group_size, columns)
 
 
+@dataclass(frozen=True)
+class GgmlFormat:
+    """A type of llama.cpp, by its name in GGML."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.name not in GGML:
+            raise ValueError(f"no such type of llama.cpp: {self.name}; there are {', '.join(GGML)}")
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def layout(self) -> GgmlLayout:
+        """How rows are stored."""
+        return GGML[self.name]
+
+    @property
+    def effective_bits(self) -> float:
+        """Bits per weight, scales included."""
+        return self.layout.bytes * 8 / self.layout.block
+
+    @property
+    def needs_importance(self) -> bool:
+        """Whether llama.cpp makes it only with an importance of the inputs, so with calibration data."""
+        return self.name in _NEED_IMPORTANCE
+
+    def fits(self, columns: int) -> bool:
+        """Whether a row of ``columns`` weights can be divided into blocks."""
+        return columns % self.layout.block == 0
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of a row that fits."""
+        return columns // self.layout.block * self.layout.bytes
+
+
 #: What a plan may give a module.
-AnyFormat = Format | CodebookFormat | Keep
+AnyFormat = Format | CodebookFormat | GgmlFormat | Keep
+
+
+def ggml_fallback(format: GgmlFormat, columns: int) -> GgmlFormat | Keep:
+    """``format``, or what llama.cpp's quantizer takes for rows of ``columns`` weights that it does not fit.
+
+    Where nothing fits, llama.cpp leaves the weights in 16 bits: KEEP.
+    """
+    if format.fits(columns):
+        return format
+    other = GgmlFormat(_FALLBACKS[format.name]) if format.name in _FALLBACKS else None
+    return other if other is not None and other.fits(columns) else KEEP
 
 
 def _check(format: object, bits: int, most: int, group_size: int) -> None:
@@ -103,6 +201,8 @@ def parse_format(text: str) -> AnyFormat:
     """
     if text == str(KEEP):
         return KEEP
+    if text in GGML:
+        return GgmlFormat(text)
     match = _SYNTAX.fullmatch(text)
     if not match:
         raise UserError(f"format {text!r} is not known; {_HELP}")

@@ -2,6 +2,7 @@
 
 Codes take ``bits`` each, scales 16 bits per group, zero points of asymmetric formats ``bits`` per group. Formats with
 code books take 16 bits per group for the offset too, and 16 bits per row for each of the 2^bits entries of its book.
+Types of llama.cpp take what their blocks take; all that is neither codes nor signs counts as scales.
 Where weights are zero, only the others are counted, and one bit per weight that says which they are.
 Modules that are kept and everything else (embeddings, norms, biases, the head, once if tied) take 16 bits per
 element. Averages run over the weights of the linear modules.
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mixprec.modules import Inventory, LinearModule
-from mixprec.numerics.formats import AnyFormat, CodebookFormat, Keep
+from mixprec.numerics.formats import AnyFormat, CodebookFormat, GgmlFormat, Keep, ggml_fallback
 from mixprec.plan.schema import Plan, check_modules
 
 #: Bits of a kept weight, of a scale, of an offset and of an entry of a code book.
@@ -89,6 +90,12 @@ def storage(module: LinearModule, format: AnyFormat, sparsity: float = 0.0) -> S
 
     Zeros are left out, and one bit per weight says where they are, unless all codes take no more than that.
     """
+    if isinstance(format, GgmlFormat):
+        format = ggml_fallback(format, module.in_features)  # a candidate of a budget need not fit yet
+    if isinstance(format, GgmlFormat):
+        blocks = module.weights // format.layout.block
+        codes = blocks * format.layout.code_bits
+        return Storage(module.weights, codes, blocks * format.layout.bytes * 8 - codes)
     width = WORD if isinstance(format, Keep) else format.bits
     codes, indices = module.weights * width, 0
     left_out = round(sparsity * module.weights) * width

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 
 from mixprec.errors import UserError, from_pydantic
 from mixprec.modules import Inventory, LinearModule, select
+from mixprec.numerics.formats import GgmlFormat, ggml_fallback
 from mixprec.numerics.sparsity import Sparsity
 from mixprec.plan.alphapruning import EPSILON, allocate, by_block
 from mixprec.plan.budget import IMPORTANCE, BudgetSpec, budget_plan, importance_table
@@ -203,7 +204,10 @@ def build_plan(
     if spec.budget is not None:
         if needs_importance(spec):
             table = importance_table(importance, spec.budget, inventory, model, spec.method or method)
-        return budget_plan(spec.budget, inventory, model, spec.method or method, table)
+        plan = budget_plan(spec.budget, inventory, model, spec.method or method, table)
+        columns = {module.address: module.in_features for module in inventory.linears}
+        fitted = {address: _fitted(module, columns[address]) for address, module in plan.modules.items()}
+        return Plan(model=model, method=plan.method, modules=fitted)
     claims: dict[str, list[int]] = {}
     for index, rule in enumerate(spec.rules):
         try:
@@ -216,7 +220,9 @@ def build_plan(
     free = [module for module in inventory.linears if module.address not in claims]
     sparsities = _sparsities(spec, free, alphas)
     modules = {
-        module.address: _module_plan(spec, claims.get(module.address, []), sparsities.get(module.address))
+        module.address: _fitted(
+            _module_plan(spec, claims.get(module.address, []), sparsities.get(module.address)), module.in_features
+        )
         for module in inventory.linears
     }
     try:
@@ -264,6 +270,15 @@ def _module_plan(spec: PlanSpec, claims: Sequence[int], sparsity: Sparsity | Non
         method=rule.method,
         why=f"rules[{claims[0]}]: {rule}",
     )
+
+
+def _fitted(plan: ModulePlan, columns: int) -> ModulePlan:
+    """``plan``, with the type that llama.cpp takes where its own does not fit rows of ``columns`` weights."""
+    if not isinstance(plan.format, GgmlFormat) or plan.format.fits(columns):
+        return plan
+    other = ggml_fallback(plan.format, columns)
+    why = f"{plan.why}; {plan.format} wants rows of a multiple of {plan.format.layout.block}, these have {columns}"
+    return plan.model_copy(update={"format": other, "why": why})
 
 
 def _check_conflicts(spec: PlanSpec, claims: Mapping[str, Sequence[int]]) -> None:

@@ -14,13 +14,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 from mixprec import artifacts
 from mixprec.errors import UserError, from_pydantic
 from mixprec.modules import Inventory
-from mixprec.numerics.formats import CodebookFormat, Format, Keep, parse_format
+from mixprec.numerics.formats import GGML, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep, parse_format
 from mixprec.numerics.sparsity import Sparsity, parse_sparsity
 
 #: Names of the compression methods a plan may ask for (mixprec/compress/methods.py has them).
-Method = Literal["rtn", "gptq", "gptaq", "awq", "anyk", "sparsegpt", "wanda", "magnitude"]
+Method = Literal["rtn", "gptq", "gptaq", "awq", "anyk", "ggml", "sparsegpt", "wanda", "magnitude"]
 #: Methods that look at a linear's inputs; the others need no calibration data.
 NEEDS_INPUTS: frozenset[Method] = frozenset({"gptq", "gptaq", "awq", "anyk", "sparsegpt", "wanda"})
+#: Methods that look at a linear's inputs where there is calibration data.
+USES_INPUTS: frozenset[Method] = NEEDS_INPUTS | {"ggml"}
 #: Methods that set weights to zero.
 PRUNERS: tuple[Method, ...] = ("sparsegpt", "wanda", "magnitude")
 
@@ -38,9 +40,8 @@ def _parsed(parse: Callable[[str], Any], *kinds: type) -> BeforeValidator:
 
 
 #: Formats and sparsities in YAML or JSON: their text there, the values in Python.
-AnyFormat = Format | CodebookFormat | Keep
 FormatText = Annotated[
-    AnyFormat, _parsed(parse_format, Format, CodebookFormat, Keep), PlainSerializer(str, return_type=str)
+    AnyFormat, _parsed(parse_format, Format, CodebookFormat, GgmlFormat, Keep), PlainSerializer(str, return_type=str)
 ]
 SparsityText = Annotated[Sparsity, _parsed(parse_sparsity, Sparsity), PlainSerializer(str, return_type=str)]
 
@@ -70,6 +71,11 @@ class Treatment(Strict):
         codebook = isinstance(self.format, CodebookFormat)
         if codebook != (self.method == "anyk"):
             return f"format {self.format} and method {self.method} don't go together; any4 and any3 need method anyk"
+        if not isinstance(self.format, Keep) and isinstance(self.format, GgmlFormat) != (self.method == "ggml"):
+            return (
+                f"format {self.format} and method {self.method} don't go together; llama.cpp's types, such as q4_k, "
+                "and method ggml need one another"
+            )
         if self.sparsity is not None and self.method not in PRUNERS:
             return f"method {self.method} sets no weights to zero; sparsity needs {', '.join(PRUNERS)}"
         if self.sparsity is None and self.method in PRUNERS:
@@ -123,6 +129,11 @@ class Plan(Strict):
         """Addresses of the modules that are not left alone."""
         return [address for address, found in self.treatments.items() if found.changes]
 
+    @property
+    def methods(self) -> set[Method]:
+        """The methods that change modules."""
+        return {self.treatments[address].method for address in self.changed}
+
 
 def dumps(plan: Plan) -> str:
     """The text of plan.json: JSON with one line per module, so that plans diff and edit well."""
@@ -158,9 +169,10 @@ def load_plan(path: Path, inventory: Inventory) -> Plan:
 
 
 def check_modules(plan: Plan, inventory: Inventory, where: str) -> None:
-    """A plan lists exactly the linear modules of its model.
+    """A plan lists exactly the linear modules of its model, in formats that their rows can be divided into.
 
-    Raises UserError naming ``where``, modules the model doesn't have, and modules the plan doesn't have.
+    Raises UserError naming ``where``, modules the model doesn't have, modules the plan doesn't have, and types of
+    llama.cpp whose blocks do not divide a row.
     """
     known = [module.address for module in inventory.linears]
     unknown = [address for address in plan.modules if address not in set(known)]
@@ -174,6 +186,20 @@ def check_modules(plan: Plan, inventory: Inventory, where: str) -> None:
         problems.append(f'modules without a format: {_some(missing)} (leave them with {{"format": "keep"}})')
     if problems:
         raise UserError(f"{where}: modules: {'; '.join(problems)}")
+    for module in inventory.linears:
+        format = plan.modules[module.address].format
+        if isinstance(format, GgmlFormat) and not format.fits(module.in_features):
+            raise UserError(f"{where}: modules: {module.address}: {unfit(format, module.in_features)}")
+
+
+def unfit(format: GgmlFormat, columns: int) -> str:
+    """What to do where a row of ``columns`` weights can't be divided into the blocks of ``format``."""
+    near = sorted(GGML, key=lambda name: abs(GgmlFormat(name).effective_bits - format.effective_bits))
+    fitting = [name for name in near if GgmlFormat(name).fits(columns)][:3]
+    return (
+        f"{format} wants rows of a multiple of {format.layout.block} weights, these have {columns}; "
+        f"the nearest that fit: {', '.join([*fitting, 'keep'])}"
+    )
 
 
 def _some(names: list[str]) -> str:

@@ -1,0 +1,87 @@
+"""Plans in llama.cpp's types: what rules give to rows that a type does not fit, what is counted, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import SHAPE, build
+from transformers import AutoConfig
+
+from mixprec import modules
+from mixprec.errors import UserError
+from mixprec.export import llamacpp
+from mixprec.modules import Inventory, LinearModule
+from mixprec.numerics.formats import GGML, GgmlFormat, parse_format
+from mixprec.plan import bits
+from mixprec.plan.rules import PlanSpec, build_plan
+from mixprec.plan.schema import ModulePlan, Plan, load_plan, save_plan
+
+
+@pytest.fixture(scope="module")
+def inventory() -> Inventory:
+    """Rows of 256 weights, of 96 for down."""
+    shape = {**SHAPE, "hidden_size": 256, "intermediate_size": 96, "vocab_size": 100}
+    return modules.inventory(AutoConfig.for_model("llama", **shape))
+
+
+def planned(inventory: Inventory, **spec: object) -> Plan:
+    return build_plan(PlanSpec.model_validate(spec), inventory, "tiny", "ggml")
+
+
+def test_rules_fall_back_as_llama_cpp_and_say_so(inventory: Inventory) -> None:
+    plan = planned(inventory, default="q2_k", rules=[{"match": "last_down", "format": "q6_k"}])
+    assert str(plan.modules["model.layers.0.mlp.up_proj"].format) == "q2_k"
+    first, last = (plan.modules[f"model.layers.{layer}.mlp.down_proj"] for layer in (0, 1))
+    assert str(first.format) == "iq4_nl"
+    assert first.why == "default; q2_k wants rows of a multiple of 256, these have 96"
+    assert str(last.format) == "q8_0"
+    assert last.why == "rules[0]: last_down; q6_k wants rows of a multiple of 256, these have 96"
+
+
+def test_a_plan_by_hand_is_not_changed(inventory: Inventory, tmp_path: Path) -> None:
+    plan = planned(inventory, default="q2_k")
+    wrong = plan.modules | {"model.layers.0.mlp.down_proj": ModulePlan(format=GgmlFormat("q2_k"))}
+    save_plan(tmp_path / "plan.json", plan.model_copy(update={"modules": wrong}))
+    expected = (
+        "plan.json: modules: model.layers.0.mlp.down_proj: q2_k wants rows of a multiple of 256 weights, "
+        "these have 96; the nearest that fit: iq4_nl, q4_0, q4_1, keep"
+    )
+    with pytest.raises(UserError, match=expected):
+        load_plan(tmp_path / "plan.json", inventory)
+    save_plan(tmp_path / "plan.json", plan)
+    assert load_plan(tmp_path / "plan.json", inventory) == plan
+
+
+def test_formats_and_methods_that_do_not_go_together(inventory: Inventory) -> None:
+    with pytest.raises(UserError, match="q4_k and method rtn don't go together"):
+        planned(inventory, default="q4_k", method="rtn")
+    with pytest.raises(UserError, match="w3g64 and method ggml don't go together"):
+        planned(inventory, default="w3g64")
+    with pytest.raises(UserError, match=r"format 'q4_z' is not known.*q4_k, iq2_xxs"):
+        parse_format("q4_z")
+
+
+@pytest.mark.parametrize("name", GGML)
+def test_bits_are_those_of_the_blocks(name: str) -> None:
+    module = LinearModule("m", 1, "q", 24, 512)
+    found = bits.storage(module, GgmlFormat(name))
+    layout = GGML[name]
+    assert found.bytes == 24 * 512 // layout.block * layout.bytes == 24 * GgmlFormat(name).row_bytes(512)
+    assert found.effective_bits == GgmlFormat(name).effective_bits
+    assert found.code_bits == layout.code_bits / layout.block
+
+
+def test_llama_quantize_gets_the_very_types(inventory: Inventory) -> None:
+    rules = [{"match": "last_mlp", "format": "keep"}, {"match": "1_attn", "format": "w8g32", "method": "rtn"}]
+    lines = llamacpp.export(planned(inventory, default="q2_k", rules=rules), inventory, "ggml").splitlines()
+    found = {line.rpartition("=")[0]: line.rpartition("=")[2] for line in lines}
+    assert set(found.values()) == {"q2_k", "iq4_nl", "f16", "q8_0"}
+    assert found[r"^blk\.0\.ffn_down\.weight$"] == "iq4_nl"
+
+
+def test_a_model_that_is_too_narrow_is_kept() -> None:
+    loaded = build(hidden_size=40, intermediate_size=48, head_dim=10)
+    plan = planned(modules.inventory(loaded.model.config), default="q2_k")
+    assert {str(module.format) for module in plan.modules.values()} == {"keep"}
+    assert "q2_k wants rows of a multiple of 256, these have 40" in plan.modules["model.layers.0.mlp.up_proj"].why
