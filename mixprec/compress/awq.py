@@ -138,8 +138,7 @@ def _check(
 def _uniform(format: Format | CodebookFormat | GgmlFormat) -> Format:
     """What stands for ``format`` in the search: learning code books for every candidate would take minutes."""
     if isinstance(format, GgmlFormat):
-        layout = format.layout
-        return Format(max(MIN_BITS, round(layout.code_bits / layout.block)), min(layout.block, 32), symmetric=False)
+        return Format(max(MIN_BITS, round(format.bits)), 32, symmetric=False)
     return format if isinstance(format, Format) else Format(format.bits, format.group_size, symmetric=False)
 
 

@@ -148,6 +148,11 @@ class GgmlFormat:
         return GGML[self.name]
 
     @property
+    def bits(self) -> float:
+        """Bits per weight of the codes and signs."""
+        return self.layout.code_bits / self.layout.block
+
+    @property
     def effective_bits(self) -> float:
         """Bits per weight, scales included."""
         return self.layout.bytes * 8 / self.layout.block

@@ -16,9 +16,9 @@ from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, f
 from mixprec import artifacts
 from mixprec.errors import UserError, from_pydantic
 from mixprec.modules import Inventory
-from mixprec.numerics.formats import KEEP, parse_format
+from mixprec.numerics.formats import KEEP, AnyFormat, parse_format
 from mixprec.numerics.sparsity import Sparsity, parse_sparsity
-from mixprec.plan.schema import AnyFormat, Method, Strict
+from mixprec.plan.schema import Method, Strict
 
 #: ``target`` of damage on all tokens.
 ALL = "all"
