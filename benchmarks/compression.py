@@ -59,7 +59,6 @@ from typing import Any
 import machine
 
 ROOT = Path(__file__).resolve().parents[1]
-PEERS = ROOT / "benchmarks" / "peers"
 FORMATS = ("w3g64", "w4g64")
 #: Ours: name -> method, format, sparsity.
 OURS = {
@@ -225,10 +224,9 @@ class Bench:
 
     def theirs(self, name: str, checkpoint: Path) -> dict[str, Any] | None:
         """A peer in its environment, with its own settings; None where that is not there or the peer fails."""
-        import client
-
         from mixprec import models
         from mixprec.numerics.formats import Format, parse_format
+        from mixprec.peers import client
 
         peer, method, form, sparsity = THEIRS[name]
         format = parse_format(form)
@@ -318,5 +316,4 @@ def least(values: Sequence[float | None]) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(PEERS))
     main()

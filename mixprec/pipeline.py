@@ -28,6 +28,8 @@ from mixprec.errors import UserError
 from mixprec.evaluate import fidelity, metrics, passages
 from mixprec.importance import artifact, streaming
 from mixprec.importance.attribute import attribute
+from mixprec.peers import engine
+from mixprec.peers.engine import Peer
 from mixprec.plan import bits, sensitivity
 from mixprec.plan.budget import SENSITIVITY
 from mixprec.plan.relative import Importance
@@ -153,6 +155,9 @@ class Run:
             )
             for name, variant in self.recipe.all_variants.items()
         }
+        for name, plan in plans.items():
+            if peer := self._peer(name):
+                peer.check(plan, self.inventory)
         self.evaluator = Evaluator(self) if self.recipe.evaluate and plans else None
         rows = {name: self._variant(name, plan) for name, plan in plans.items()}
         summary = self._summary(importance, rows) | {
@@ -295,7 +300,7 @@ class Run:
         if changed:
             stamp = self.stages.do(
                 f"compress/{name}",
-                [self.identity, plan.model_dump(mode="json"), *self._calibrating(plan)],
+                [self.identity, plan.model_dump(mode="json"), *self._compressing(name, plan)],
                 [checkpoint, folder / "quality.json"],
                 lambda: self._compress(name, plan, checkpoint, folder / "quality.json"),
             )
@@ -319,27 +324,52 @@ class Run:
         }
         return row | (self.evaluator.evaluate(name, where, stamp, folder / "result.json") if self.evaluator else {})
 
-    def _calibrating(self, plan: Plan) -> list[Any]:
-        """What a plan's compression depends on besides; nothing for methods that look at no data."""
-        if not plan.methods & (NEEDS_INPUTS if self.recipe.compress.calibration is None else USES_INPUTS):
-            return []
-        spec = self.recipe.model
-        digest = self.calibration.digest if self.calibration else None
-        return [digest, self.recipe.compress.options.model_dump(), spec.dtype, spec.device]
+    def _peer(self, name: str) -> Peer | None:
+        """The other quantizer that compresses a variant, or None for mixprec itself."""
+        engine = self.recipe.engine_of(self.recipe.all_variants[name])
+        return None if engine == "mixprec" else Peer(engine, self.recipe.compress.engine_settings.get(engine, {}))
+
+    def _calibrating(self, name: str, plan: Plan) -> calibration_data.Calibration | None:
+        """The calibration data of a variant's compression; None for methods that need none."""
+        peer = self._peer(name)
+        inputs = NEEDS_INPUTS if self.recipe.compress.calibration is None else USES_INPUTS
+        needed = peer.needs_inputs(plan.method) if peer else bool(plan.methods & inputs)
+        return self.calibration if needed else None
+
+    def _compressing(self, name: str, plan: Plan) -> list[Any]:
+        """What a variant's compression depends on besides model and plan."""
+        spec, peer, calibration = self.recipe.model, self._peer(name), self._calibrating(name, plan)
+        digest = calibration.digest if calibration else None
+        if peer:
+            return [digest, spec.dtype, *peer.identity]
+        return [digest, self.recipe.compress.options.model_dump(), spec.dtype, spec.device] if calibration else []
 
     def _compress(self, name: str, plan: Plan, checkpoint: Path, quality: Path) -> None:
+        spec, peer, calibration = self.recipe.model, self._peer(name), self._calibrating(name, plan)
         with bar(f"compress {name}", len(plan.modules), "modules") as advance:
-            reports = compress(
-                self.recipe.model.id,
-                plan,
-                checkpoint,
-                calibration=self.calibration if self._calibrating(plan) else None,
-                options=self.recipe.compress.options,
-                revision=self.recipe.model.revision,
-                dtype=self.recipe.model.dtype,
-                device=models.one_device(self.recipe.model.device),
-                on_module=lambda *_: advance(1),
-            )
+            if peer:
+                reports = engine.compress(
+                    peer,
+                    spec.id,
+                    plan,
+                    checkpoint,
+                    calibration=calibration,
+                    revision=spec.revision,
+                    dtype=spec.dtype,
+                    on_module=lambda *_: advance(1),
+                )
+            else:
+                reports = compress(
+                    spec.id,
+                    plan,
+                    checkpoint,
+                    calibration=calibration,
+                    options=self.recipe.compress.options,
+                    revision=spec.revision,
+                    dtype=spec.dtype,
+                    device=models.one_device(spec.device),
+                    on_module=lambda *_: advance(1),
+                )
         artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})
 
     def _summary(self, importance: dict[str, Any] | None, rows: Mapping[str, Any]) -> dict[str, Any]:

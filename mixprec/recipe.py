@@ -17,6 +17,7 @@ from mixprec.compress.options import SolveOptions
 from mixprec.errors import UserError, from_pydantic
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
 from mixprec.numerics.formats import GgmlFormat
+from mixprec.peers import METHODS, Engine
 from mixprec.plan.rules import PlanSpec, needs_importance
 from mixprec.plan.schema import NEEDS_INPUTS, Method, Treatment
 from mixprec.sensitivity.spec import AblationSpec, SensitivitySpec, treatments
@@ -71,6 +72,8 @@ class CompressSpec(SolveOptions):
 
     method: Method = Field("rtn", description="the method of plans and rules that name none")
     calibration: CalibrationSpec | None = Field(None, description="what methods see that look at a linear's inputs")
+    engine: Engine = Field("mixprec", description="who compresses: mixprec, or another quantizer")
+    engine_settings: dict[Engine, dict[str, Any]] = Field({}, description="settings of other quantizers, by engine")
 
     @property
     def options(self) -> SolveOptions:
@@ -105,6 +108,7 @@ class Variant(_Part):
 
     description: str = ""
     plan: PlanSpec
+    engine: Engine | None = Field(None, description="who compresses this variant; default: compress.engine")
 
 
 class Recipe(_Part):
@@ -134,10 +138,11 @@ class Recipe(_Part):
                 raise ValueError(f"variant {name} ranks modules by importance; add importance: {{}} and traces")
             if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or name[0] == ".":
                 raise ValueError(f"variant {name!r}: use letters, digits, - _ . in names; they become folders")
+        self._check_engines()
         calibrated = self._calibrated()
         if calibrated and self.compress.calibration is None:
             raise ValueError(
-                f"method {calibrated[0]} looks at the inputs of linears; add compress: {{calibration: {{…}}}}, "
+                f"{calibrated[0]} looks at the inputs of linears; add compress: {{calibration: {{…}}}}, "
                 "for example {traces: bundled:attribution, samples: 16, tokens: 512}"
             )
         self._check_sensitivity()
@@ -199,11 +204,24 @@ class Recipe(_Part):
                     "{calibration: {…}}, for example {traces: bundled:attribution, samples: 16, tokens: 512}"
                 )
 
+    def _check_engines(self) -> None:
+        for name, variant in self.all_variants.items():
+            engine, method = self.engine_of(variant), variant.plan.method or self.compress.method
+            if engine != "mixprec" and method not in METHODS[engine]:
+                known = ", ".join(METHODS[engine])
+                raise ValueError(f"variant {name}: engine {engine} has no method {method}; it has {known}")
+
     def _calibrated(self) -> list[str]:
-        """Methods in the plans that need calibration data."""
-        specs = [variant.plan for variant in self.all_variants.values()]
-        named = {rule.method for spec in specs for rule in spec.rules if rule.method}
-        return sorted((named | {spec.method or self.compress.method for spec in specs}) & NEEDS_INPUTS)
+        """Methods in the plans, and engines, that need calibration data."""
+        variants = self.all_variants.values()
+        named = {rule.method for variant in variants for rule in variant.plan.rules if rule.method}
+        methods = (named | {variant.plan.method or self.compress.method for variant in variants}) & NEEDS_INPUTS
+        engines = {self.engine_of(variant) for variant in variants} & {"autoround"}
+        return [*(f"method {method}" for method in sorted(methods)), *(f"engine {engine}" for engine in engines)]
+
+    def engine_of(self, variant: Variant) -> Engine:
+        """Who compresses a variant."""
+        return variant.engine or self.compress.engine
 
     @property
     def all_variants(self) -> dict[str, Variant]:

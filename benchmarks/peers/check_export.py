@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from client import PEERS, PeerFailed, missing, run_peer, write_tokens
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -32,6 +31,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from mixprec.export import TARGETS
 from mixprec.modules import Inventory, fused_groups, inventory
 from mixprec.numerics.formats import KEEP, Format, Keep
+from mixprec.peers.client import PEERS, PeerFailed, missing, run_peer, write_tokens
 from mixprec.plan.schema import ModulePlan, Plan
 
 METHODS = {

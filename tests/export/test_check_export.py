@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from mixprec.numerics.formats import Format, parse_format
+from mixprec.peers import client
 from mixprec.plan.schema import ModulePlan, Plan
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "peers"))
 import check_export
-import client
 
 NAMES = (
     "w2g32",

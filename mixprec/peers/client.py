@@ -1,4 +1,4 @@
-"""Calls quantizers that live in environments of their own: ``run_peer(job)`` runs run.py there and reads its result."""
+"""Calls quantizers that live in environments of their own: ``run_peer(job)`` runs runner/run.py there."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+from mixprec.errors import UserError
+
+RUNNER = Path(__file__).resolve().parent / "runner" / "run.py"
+ROOT = Path(__file__).resolve().parents[2]
 PEERS = ("llmcompressor", "gptqmodel", "autoround", "modelopt")
 
 #: Settings that make the peers' GPTQ one algorithm: columns in their own order, the same damping, no search for grids.
@@ -28,11 +30,11 @@ MATCHED: Mapping[tuple[str, str], Mapping[str, Any]] = {
 }
 
 
-class PeerMissing(RuntimeError):
+class PeerMissing(UserError):
     """The peer's environment is not there; the message has the command that makes it."""
 
 
-class PeerFailed(RuntimeError):
+class PeerFailed(UserError):
     """The peer ended with an error; the message has the end of what it said."""
 
 
@@ -47,6 +49,14 @@ def missing(peer: str) -> str | None:
     if (home / "bin" / "python").is_file() and (home / ".mixprec-peer").is_file():
         return None
     return f"{peer} has no environment in {folder()}; run: bash benchmarks/peers/build.sh {peer}"
+
+
+def key(peer: str) -> str:
+    """What a peer's environment was made from, as one word; raises PeerMissing where it has none."""
+    reason = missing(peer)
+    if reason:
+        raise PeerMissing(reason)
+    return (folder() / peer / ".mixprec-peer").read_text(encoding="utf-8").strip()
 
 
 def write_tokens(path: Path, tokens: torch.Tensor) -> Path:
@@ -68,7 +78,7 @@ def run_peer(job: Mapping[str, Any], log: Path | None = None, timeout: float | N
         request.write_text(json.dumps({**_absolute(job), "result": str(result)}), encoding="utf-8")
         said = Path(log or Path(work) / "log.txt").absolute()
         with said.open("w", encoding="utf-8") as stream, contextlib.suppress(subprocess.TimeoutExpired):
-            command = [str(folder().absolute() / job["peer"] / "bin" / "python"), str(HERE / "run.py"), str(request)]
+            command = [str(folder().absolute() / job["peer"] / "bin" / "python"), str(RUNNER), str(request)]
             # In a folder of its own, as GPTQModel writes logs to where it is started.
             subprocess.run(
                 command, cwd=work, env=_environment(), stdout=stream, stderr=stream, check=False, timeout=timeout

@@ -97,6 +97,6 @@ def dense(module: Any) -> torch.Tensor:
             group = module.in_features if module.group_size == -1 else module.group_size
             return dequantize_gemm(module.qweight, module.qzeros, module.scales.float(), module.bits, group).T
         if module.qzero_format() == 1:
-            # As they go to disk, zero points are one too low; its kernels, and what it dequantizes with, want them right.
+            # As they go to disk, zero points are one too low; its kernels want them right.
             convert_gptq_v1_to_v2_format_module(module, module.bits, module.pack_dtype)
         return module.dequantize_weight().T
