@@ -42,6 +42,10 @@ BLOCK_NORMS = (
 KIND_GROUPS = {"attn": ("q", "k", "v", "o"), "mlp": ("gate", "up", "down"), "*": tuple(KINDS)}
 #: Linears that share their input, and that vLLM fuses into one kernel.
 FUSED = (("q", "k", "v"), ("gate", "up"))
+#: The names that vLLM gives them, within the block.
+FUSED_NAMES = {FUSED[0]: "self_attn.qkv_proj", FUSED[1]: "mlp.gate_up_proj"}
+#: Where the blocks stand.
+BLOCKS = "model.layers"
 #: ``config.model_type`` of the decoders whose modules are named as in KINDS.
 SUPPORTED_ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text")
 #: Where a scale on a group's inputs is folded: group of kinds -> path within the block of the norm, or of the linear

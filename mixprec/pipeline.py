@@ -18,8 +18,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec import artifacts, models, modules, processes, recipe
+from mixprec import artifacts, loadable, models, modules, processes, recipe
 from mixprec.calibration import data as calibration_data
+from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.source import fetch
 from mixprec.compress import spectra
 from mixprec.compress.module import ModuleReport, summarise
@@ -68,7 +69,7 @@ class Run:
     @cached_property
     def inventory(self) -> modules.Inventory:
         """The model's modules, from its configuration."""
-        return modules.inventory(models.load_config(self.recipe.model.id, self.recipe.model.revision))
+        return modules.inventory(self._config)
 
     @cached_property
     def _config(self) -> PretrainedConfig:
@@ -138,24 +139,15 @@ class Run:
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the summary."""
+        loadable.check_known(self.recipe, self.inventory, self._config)
         artifacts.write_text(self.out / "recipe.yaml", self.text)
         importance, importance_stamp = self._importance()
         self._sensitivity(importance, importance_stamp)
         if self.recipe.ablation is not None:
             self.ablate(self.out / "ablation")
-        plans = {
-            name: build_plan(
-                variant.plan,
-                self.inventory,
-                self.recipe.model.id,
-                self.recipe.compress.method,
-                artifact.scores_of(importance) if needs_importance(variant.plan) and importance else None,
-                self.alphas if needs_spectra(variant.plan) else None,
-                self._table(variant.plan),
-            )
-            for name, variant in self.recipe.all_variants.items()
-        }
+        plans = {name: self._plan(variant.plan, importance) for name, variant in self.recipe.all_variants.items()}
         for name, plan in plans.items():
+            loadable.check_variant(self.recipe, name, plan, self.inventory, self._config)
             if peer := self._peer(name):
                 peer.check(plan, self.inventory)
         self.evaluator = Evaluator(self) if self.recipe.evaluate and plans else None
@@ -168,6 +160,17 @@ class Run:
         artifacts.write_json(self.out / "summary.json", summary)
         write_report(self.out)
         return summary
+
+    def _plan(self, spec: PlanSpec, importance: dict[str, Any] | None) -> Plan:
+        return build_plan(
+            spec,
+            self.inventory,
+            self.recipe.model.id,
+            self.recipe.compress.method,
+            artifact.scores_of(importance) if needs_importance(spec) and importance else None,
+            self.alphas if needs_spectra(spec) else None,
+            self._table(spec),
+        )
 
     def _table(self, spec: PlanSpec) -> Sensitivity | None:
         """The scores that a budget is spent by, those of several targets weighed into one."""
@@ -300,7 +303,12 @@ class Run:
         if changed:
             stamp = self.stages.do(
                 f"compress/{name}",
-                [self.identity, plan.model_dump(mode="json"), *self._compressing(name, plan)],
+                [
+                    self.identity,
+                    plan.model_dump(mode="json"),
+                    self.recipe.checkpoint.format,
+                    *self._compressing(name, plan),
+                ],
                 [checkpoint, folder / "quality.json"],
                 lambda: self._compress(name, plan, checkpoint, folder / "quality.json"),
             )
@@ -368,6 +376,7 @@ class Run:
                     revision=spec.revision,
                     dtype=spec.dtype,
                     device=models.one_device(spec.device),
+                    format=checkpoint_format(self.recipe.checkpoint.format),
                     on_module=lambda *_: advance(1),
                 )
         artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})
@@ -486,8 +495,10 @@ def annotate_traces(spec: TracesSpec, source: str) -> list[spans.AnnotatedTrace]
 
 
 def _bytes_on_disk(folder: Path) -> int | None:
-    """Bytes of a checkpoint's safetensors files; None for a model on the hub."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else None
+    """Bytes of a checkpoint's files of weights; None for a model on the hub."""
+    if not folder.is_dir():
+        return None
+    return sum(path.stat().st_size for kind in ("*.safetensors", "*.gguf") for path in folder.glob(kind))
 
 
 def table_for(
@@ -512,7 +523,9 @@ def explain(
 
     ``scores``: tables for budgets, in the place of those that the recipe names.
     """
-    inventory = modules.inventory(models.load_config(chosen.model.id, chosen.model.revision))
+    config = models.load_config(chosen.model.id, chosen.model.revision)
+    inventory = modules.inventory(config)
+    form = checkpoint_format(chosen.checkpoint.format)
     rows: dict[str, dict[str, Any]] = {}
     for name, variant in chosen.all_variants.items():
         # Planning for a model that isn't here works too, so that its files aren't looked at.
@@ -522,5 +535,10 @@ def explain(
             rows[name] = {"description": variant.description, "account": None}
             continue
         plan = build_plan(variant.plan, inventory, chosen.model.id, chosen.compress.method, importance, table=table)
-        rows[name] = {"description": variant.description, "account": asdict(bits.account(plan, inventory))}
+        loadable.check_variant(chosen, name, plan, inventory, config)
+        rows[name] = {
+            "description": variant.description,
+            "account": asdict(bits.account(plan, inventory)),
+            "bytes_on_disk": form.bytes(plan, inventory, config),
+        }
     return rows

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mixprec import artifacts
 from mixprec.calibration.spec import CalibrationSpec
+from mixprec.checkpoint.formats import FormatName
 from mixprec.compress.options import SolveOptions
 from mixprec.errors import UserError, from_pydantic
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
@@ -84,7 +85,7 @@ class CompressSpec(SolveOptions):
 class CheckpointSpec(_Part):
     """What is written for each variant."""
 
-    format: Literal["dense"] = "dense"
+    format: FormatName = Field("dense", description="how weights lie on disk")
 
 
 class EvaluateSpec(_Part):

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes the environments of the quantizers that mixprec is compared with, one for each, as their pins exclude one another:
+# Makes the environments of the quantizers that mixprec is compared with, and of the runtimes that have to load what it
+# writes, one for each, as their pins exclude one another:
 #
-#   benchmarks/peers/build.sh [llmcompressor] [gptqmodel] [autoround] [modelopt]     default: all four
+#   benchmarks/peers/build.sh [llmcompressor] [gptqmodel] [autoround] [modelopt] [vllm]     default: all five
 #
 # They lie in $MIXPREC_PEERS (default .peers in the repository, ignored by git), 1 to 2 GB each. What is there with the
 # same pins is left as it is; an environment whose pins have changed is made again.
@@ -17,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=$(cd "$here/../.." && pwd -P)
 peers=${MIXPREC_PEERS:-$root/.peers}
 torch="torch==2.13.0"
-known="llmcompressor gptqmodel autoround modelopt"
+known="llmcompressor gptqmodel autoround modelopt vllm"
 
 fail() {
     printf 'error: %s\n' "$*" >&2
@@ -26,8 +27,10 @@ fail() {
 
 # What an environment was made from: its pins and its interpreter.
 key_of() {
-    local pins=("$here/pins/$1".txt)
-    [ -f "$here/pins/$1.no-deps.txt" ] && pins+=("$here/pins/$1.no-deps.txt")
+    local pins=("$here/pins/$1".txt) more
+    for more in no-deps remove; do
+        if [ -f "$here/pins/$1.$more.txt" ]; then pins+=("$here/pins/$1.$more.txt"); fi
+    done
     { printf '%s\n' "$torch" "$("$python" -V)"; cat "${pins[@]}"; } | "$python" -c '
 import hashlib, sys
 print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'
@@ -52,6 +55,10 @@ build() {
     install "$folder" -r "$here/pins/$name.txt"
     if [ -f "$here/pins/$name.no-deps.txt" ]; then
         install "$folder" --no-deps -r "$here/pins/$name.no-deps.txt"
+    fi
+    # What a package asks for, and what breaks it when it is there.
+    if [ -f "$here/pins/$name.remove.txt" ]; then
+        "$folder/bin/python" -m pip uninstall --quiet --yes -r "$here/pins/$name.remove.txt"
     fi
     printf '%s\n' "$key" >"$folder/.mixprec-peer"
 }

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
+from mixprec.checkpoint import shards
+from mixprec.checkpoint.base import CheckpointFormat
+from mixprec.checkpoint.shards import Predicted
 from mixprec.checkpoint.target import CompressedModule
+from mixprec.modules import LinearModule
+from mixprec.numerics.formats import AnyFormat
+from mixprec.plan.schema import Plan
 
 
-def pack(module: CompressedModule) -> dict[str, torch.Tensor]:
-    """The tensors of a compressed module, by name."""
+def _pack(module: CompressedModule, plan: Plan) -> dict[str, Tensor]:
     return {module.weight_name: module.restored}
+
+
+def _restore(module: LinearModule, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
+    return tensors[module.weight_name].to(dtype)
+
+
+def _tensors(module: LinearModule, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
+    return {module.weight_name: Predicted(dtype, (module.out_features, module.in_features))}
+
+
+DENSE = CheckpointFormat(
+    name="dense",
+    problems=lambda plan, inventory, config: {},
+    pack=_pack,
+    restore=_restore,
+    quantization_config=lambda plan, inventory: None,
+    bytes=lambda plan, inventory, config: shards.predict(_tensors, plan, inventory, config),
+    finish=lambda job: shards.finish(job, None),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,10 +37,6 @@ class CompressedModule(NamedTuple):
     restored: torch.Tensor
 
 
-#: A checkpoint format: the tensors, by name, that hold a compressed module on disk.
-Pack = Callable[[CompressedModule], dict[str, torch.Tensor]]
-
-
 def check_target(out: Path, source: Path) -> None:
     """``out`` may be new, empty or a checkpoint that mixprec made; it gets replaced.
 
@@ -59,9 +55,13 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mappi
 
 
 def write_side_files(folder: Path, source: Source, card: Mapping[str, Any]) -> None:
-    """Copy configuration, tokenizer and licence of ``source``, and write ``card`` as mixprec.json."""
+    """Copy tokenizer, licence and what else goes with ``source``, and write ``card`` as mixprec.json.
+
+    What is in the folder already, such as a configuration that names packed modules, stays.
+    """
     for path in source.side_files():
-        shutil.copyfile(path, folder / path.name)
+        if not (folder / path.name).exists():
+            shutil.copyfile(path, folder / path.name)
     _write_json(folder / CARD, card)
 
 

@@ -150,12 +150,12 @@ def _print_variants(path: Path, chosen: Recipe, importance: Path | None, tables:
     table = Table(title=f"{path.name}: {chosen.model.id}", box=box.SIMPLE_HEAD)
     table.add_column("variant", no_wrap=True)
     table.add_column("modules")
-    for column in ("code bits", "effective", "before", "after"):
+    for column in ("code bits", "effective", "before", "packed", "on disk"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, row in pipeline.explain(chosen, scores, tables).items():
         account = row["account"]
         if account is None:
-            table.add_row(name, "known when it runs", *["-"] * 4)
+            table.add_row(name, "known when it runs", *["-"] * 5)
             continue
         table.add_row(
             name,
@@ -164,6 +164,7 @@ def _print_variants(path: Path, chosen: Recipe, importance: Path | None, tables:
             f"{account['effective_bits']:.3f}",
             size(account["dense_bytes"]),
             size(account["packed_bytes"]),
+            size(row["bytes_on_disk"]),
         )
     out.print(table)
     out.print(

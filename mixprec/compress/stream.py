@@ -8,16 +8,16 @@ checkpoint is put together from them and from what the source has, file by file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from mixprec import artifacts, models, modules
 from mixprec.calibration.data import Calibration
-from mixprec.checkpoint import dense
-from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch, open_source, read_shard
-from mixprec.checkpoint.target import Pack, check_target, flush, write_index, write_shard, write_side_files
+from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan
+from mixprec.checkpoint.dense import DENSE
+from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch, open_source
+from mixprec.checkpoint.target import check_target, flush, write_side_files
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
@@ -37,27 +37,30 @@ def compress(
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "cpu",
-    pack: Pack = dense.pack,
+    format: CheckpointFormat = DENSE,
     on_module: OnModule | None = None,
 ) -> dict[str, ModuleReport]:
     """Write the checkpoint ``out``: ``model_id`` with its linear modules compressed as ``plan`` says.
 
     ``model_id``: hub id, folder or GGUF file. ``calibration``: tokens that methods see which look at a linear's inputs;
-    ``dtype``: the type that these tokens' activations are computed in. Modules that the plan keeps and all other
-    tensors are copied byte for byte, but for norms and biases that AWQ folds a scale into. The folder has the source's
-    shards, configuration and tokenizer, and mixprec.json with plan and provenance; it appears when it is complete.
+    ``dtype``: the type that these tokens' activations are computed in; ``format``: how the checkpoint is written.
+    Modules that the plan keeps and all other tensors are copied byte for byte, but for norms and biases that AWQ folds
+    a scale into. The folder has the source's shards (of formats that have shards), configuration and tokenizer, and
+    mixprec.json with plan and provenance; it appears when it is complete.
     Returns address -> report in the plan's order.
 
-    Raises UserError for a plan that doesn't fit the checkpoint or needs calibration data and has none, missing or
-    broken files, NaN or infinite weights, a target that mixprec did not make, and a full disk.
+    Raises UserError for a plan that doesn't fit the checkpoint or ``format``, or needs calibration data and has none,
+    missing or broken files, NaN or infinite weights, a target that mixprec did not make, and a full disk.
     """
     source = open_source(fetch(model_id, revision))
-    inventory = modules.inventory(models.load_config(str(source.folder)))
+    config = models.load_config(str(source.folder))
+    inventory = modules.inventory(config)
     check_modules(plan, inventory, f"plan for {plan.model}")
+    check_plan(format, plan, inventory, config)
     check_weights(source, inventory)
     check_target(out, source.folder)
     check_outside(source)
-    job = Job(source, inventory, plan, calibration, options, dtype, device, pack)
+    job = Job(source, inventory, plan, calibration, options, dtype, device, format)
     if job.needs_inputs and calibration is None:
         raise UserError(
             f"method {', '.join(sorted(job.needs_inputs))} looks at the inputs of linears and needs calibration data; "
@@ -71,13 +74,14 @@ def compress(
         plan=plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
         compress={"dtype": dtype, "device": device, **options.model_dump()},
+        checkpoint={"format": format.name},
     )
     work = out.with_name(f".{out.name}.blocks")
     walk = Walk(job, work, artifacts.fingerprint({**card, "git_revision": None}), on_module)
     walk.run()
     with artifacts.atomic_path(out) as folder:
         folder.mkdir()
-        _assemble(source, walk.files, folder)
+        format.finish(Finish(source, walk.files, folder, plan, inventory, config))
         write_side_files(folder, source, card)
         flush(folder)
     artifacts.remove(work)
@@ -129,28 +133,3 @@ def check_outside(source: Source) -> None:
             for name, info in source.tensors.items():
                 if info.shard == shard and not name.startswith("model.layers."):
                     check_finite(f"{source.folder / shard}: {name}", file.get_tensor(name))
-
-
-def _assemble(source: Source, files: Sequence[Path], folder: Path) -> None:
-    """Write the checkpoint's shards, as the source has them; what the blocks' ``files`` hold takes its place there."""
-    new: dict[str, list[tuple[str, Path]]] = {}
-    for file in files:
-        with artifacts.open_tensors(file) as opened:
-            for name in opened.keys():  # noqa: SIM118 (no mapping)
-                # A tensor of a name of its own, such as packed codes, takes the place of its module's weight.
-                old = name if name in source.tensors else f"{name.rpartition('.')[0]}.weight"
-                new.setdefault(old, []).append((name, file))
-    written = {}
-    for shard in source.shards:
-        tensors, metadata = read_shard(source.folder / shard)
-        for name in tensors.keys() - new.keys():
-            check_finite(f"{source.folder / shard}: {name}", tensors[name])  # blocks behind the last one that changes
-        for old in [name for name in tensors if name in new]:
-            del tensors[old]
-            for name, file in new[old]:
-                with artifacts.open_tensors(file) as opened:
-                    tensors[name] = opened.get_tensor(name)
-        write_shard(folder / shard, tensors, metadata)
-        written[shard] = {name: tensor.nbytes for name, tensor in tensors.items()}
-    if source.sharded:
-        write_index(folder, written)

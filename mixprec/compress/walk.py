@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from mixprec import artifacts, blocks, modules
 from mixprec.calibration.data import Calibration
+from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.source import FLOATS, Source
-from mixprec.checkpoint.target import CompressedModule, Pack
+from mixprec.checkpoint.target import CompressedModule
 from mixprec.compress.block import BlockResult, Flow, Group, compress_block
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
@@ -31,7 +32,7 @@ class Job(NamedTuple):
     options: SolveOptions
     dtype: str
     device: str
-    pack: Pack
+    format: CheckpointFormat
 
     @property
     def needs_inputs(self) -> set[Method]:
@@ -105,7 +106,7 @@ class Walk:
         if self._is_done(file):
             tensors, metadata = artifacts.load_tensors(file)
             self._report({address: ModuleReport(**report) for address, report in metadata["reports"].items()})
-            return None if flow is None else self._pass(opened, layer, flow, _inside(tensors, layer))
+            return None if flow is None else self._pass(opened, layer, flow, self._restored(tensors, layer))
         stored = self._stored(layer)
         with opened.block(layer - 1) as block:
             architecture = opened.model.config.model_type
@@ -125,9 +126,8 @@ class Walk:
         for address, solved in result.solved.items():
             name = f"{address}.weight"
             restored = solved.restored.to(stored[name.removeprefix(prefix)])
-            packed = self._job.pack(
-                CompressedModule(name, self._treatments[address].format, solved.quantized, restored)
-            )
+            module = CompressedModule(name, self._treatments[address].format, solved.quantized, restored)
+            packed = self._job.format.pack(module, self._job.plan)
             tensors |= {key: tensor.cpu() for key, tensor in packed.items()}
         reports = {address: report._asdict() for address, report in result.reports.items()}
         artifacts.save_tensors(file, tensors, {"stamp": self._stamp, "reports": reports})
@@ -138,6 +138,17 @@ class Walk:
             return False
         with artifacts.open_tensors(file) as opened:
             return (opened.metadata() or {}).get("stamp") == json.dumps(self._stamp)
+
+    def _restored(self, tensors: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
+        """The parameters that a finished block's tensors stand for, by their names within the block."""
+        job, prefix = self._job, f"model.layers.{layer - 1}."
+        found = {name: tensor for name, tensor in tensors.items() if name in job.source.tensors}
+        for address in job.plan.changed:
+            if address.startswith(prefix):
+                module = job.inventory[address]
+                dtype = FLOATS[job.source.tensors[module.weight_name].dtype]
+                found[module.weight_name] = job.format.restore(module, tensors, job.plan, dtype)
+        return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
     def _stored(self, layer: int) -> dict[str, torch.dtype]:
         """A block's parameters, by name within it, and their types in the checkpoint."""
@@ -150,8 +161,3 @@ class Walk:
         for address, report in reports.items():
             if self._on_module:
                 self._on_module(address, report)
-
-
-def _inside(tensors: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
-    """Tensors by their names within a block."""
-    return {name.removeprefix(f"model.layers.{layer - 1}."): tensor for name, tensor in tensors.items()}

@@ -1,0 +1,75 @@
+"""What a checkpoint format is: which plans it holds, how a module lies on disk, and how the checkpoint is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from mixprec.checkpoint.source import Source
+from mixprec.checkpoint.target import CompressedModule
+from mixprec.errors import UserError
+from mixprec.modules import Inventory, LinearModule
+from mixprec.plan.schema import Plan
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What a checkpoint is finished from.
+
+    ``source``: the uncompressed checkpoint. ``blocks``: files of the finished blocks in order, with the tensors that
+    ``pack`` made of changed modules, and other tensors that changed (norms and biases that AWQ folds a scale into)
+    under their own names; only blocks with changes have one. ``folder``: where the checkpoint goes, empty.
+    """
+
+    source: Source
+    blocks: Sequence[Path]
+    folder: Path
+    plan: Plan
+    inventory: Inventory
+    config: PretrainedConfig
+
+
+@dataclass(frozen=True)
+class CheckpointFormat:
+    """One way to write a checkpoint.
+
+    ``problems``: (plan, inventory, config) -> address -> why the format can't hold that module; empty where it holds
+    the plan. ``pack``: (a compressed module, plan) -> the tensors, by name, that hold it. ``restore``: (the module,
+    tensors with those of ``pack`` among them, plan, the type of the source's weight) -> the weight (out, in) that they
+    stand for, exactly the ``restored`` that was packed: a killed run goes on with it. ``quantization_config``: (plan,
+    inventory) -> what config.json gets under this key, None for nothing. ``bytes``: (plan, inventory, config) ->
+    predicted bytes of the files that hold weights, headers and metadata included. ``finish``: puts the files that hold
+    weights, and config.json, into ``Finish.folder``; tokenizer, licence and card are not its business.
+    """
+
+    name: str
+    problems: Callable[[Plan, Inventory, PretrainedConfig], dict[str, str]]
+    pack: Callable[[CompressedModule, Plan], dict[str, Tensor]]
+    restore: Callable[[LinearModule, Mapping[str, Tensor], Plan, torch.dtype], Tensor]
+    quantization_config: Callable[[Plan, Inventory], dict[str, Any] | None]
+    bytes: Callable[[Plan, Inventory, PretrainedConfig], int]
+    finish: Callable[[Finish], None]
+
+
+def check_plan(format: CheckpointFormat, plan: Plan, inventory: Inventory, config: PretrainedConfig) -> None:
+    """A checkpoint of this format can hold the plan.
+
+    Raises UserError with every reason, its first module and how many more there are.
+    """
+    gathered: dict[str, list[str]] = {}
+    for address, reason in format.problems(plan, inventory, config).items():
+        gathered.setdefault(reason, []).append(address)
+    lines = [
+        f"{found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {reason}"
+        for reason, found in gathered.items()
+    ]
+    if lines:
+        raise UserError(
+            "\n  ".join([f"checkpoint.format: {format.name} can't hold this plan; dense holds every plan", *lines])
+        )

@@ -1,0 +1,120 @@
+"""The ``compressed-tensors`` format, pack-quantized: codes as a dense stream of bits along each row, scales in 16 bits.
+
+2 to 8 bits, symmetric or not; groups have to divide the columns. One group of configuration for each format, by regular
+expressions that match exactly its modules; kept modules are ignored. The library makes the configuration, so that it
+is one that its readers know; from 0.19 on it packs 3 bits in 3 bits, older versions pad them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixprec.checkpoint import integers, shards
+from mixprec.checkpoint.base import CheckpointFormat
+from mixprec.checkpoint.shards import Predicted
+from mixprec.checkpoint.target import CompressedModule
+from mixprec.export.names import regexes
+from mixprec.modules import HEAD, Inventory, LinearModule
+from mixprec.numerics import packing
+from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, Format
+from mixprec.numerics.groupwise import Grid, Quantized, dequantize, scale_dtype_of
+from mixprec.plan.schema import Plan
+
+PACKED, SCALE, SHAPE, ZERO = "weight_packed", "weight_scale", "weight_shape", "weight_zero_point"
+
+
+def pack_codes(quantized: Quantized, format: Format) -> dict[str, Tensor]:
+    """The tensors that hold codes and grid, by their names within the module.
+
+    Codes and zero points are written as unsigned numbers, those of a symmetric grid shifted by 2^(bits - 1).
+    """
+    codes, grid = quantized
+    half = 0 if grid.zeros is not None else 2 ** (format.bits - 1)
+    tensors = {
+        PACKED: packing.pack((codes.to(torch.int16) + half).to(torch.uint8), format.bits),
+        SCALE: grid.scales,
+        SHAPE: torch.tensor(codes.shape),
+    }
+    if grid.zeros is not None:
+        tensors[ZERO] = packing.pack(grid.zeros.T, format.bits).T.contiguous()
+    return tensors
+
+
+def unpack_codes(tensors: Mapping[str, Tensor], format: Format) -> Quantized:
+    """The inverse of ``pack_codes``."""
+    rows, columns = tensors[SHAPE].tolist()
+    codes = packing.unpack(tensors[PACKED], format.bits, columns)
+    if format.symmetric:
+        half = 2 ** (format.bits - 1)
+        return Quantized((codes.to(torch.int16) - half).to(torch.int8), Grid(tensors[SCALE], None))
+    zeros = packing.unpack(tensors[ZERO].T, format.bits, rows).T.contiguous()
+    return Quantized(codes, Grid(tensors[SCALE], zeros))
+
+
+def _pack(module: CompressedModule, plan: Plan) -> dict[str, Tensor]:
+    address = module.weight_name.removesuffix(".weight")
+    return {f"{address}.{name}": tensor for name, tensor in pack_codes(*integers.codes_of(module)).items()}
+
+
+def _restore(module: LinearModule, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
+    format = plan.formats[module.address]
+    assert isinstance(format, Format)
+    return dequantize(unpack_codes(integers.local(module.address, tensors), format), format, dtype)
+
+
+def quantization_config(plan: Plan, inventory: Inventory) -> dict[str, Any]:
+    """What config.json says of the packed modules."""
+    from compressed_tensors.quantization import QuantizationConfig  # it takes seconds to import
+
+    formats, kept = integers.by_format(plan, inventory)
+    groups = {
+        f"group_{number}": {
+            "targets": [f"re:{pattern}" for pattern in regexes(addresses)],
+            "weights": _weights(format),
+            "format": "pack-quantized",
+        }
+        for number, (format, addresses) in enumerate(formats.items())
+    }
+    config = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": [HEAD, *(f"re:{pattern}" for pattern in regexes(kept))],
+    }
+    return QuantizationConfig.model_validate(config).model_dump(mode="json", exclude_none=True)
+
+
+def _weights(format: Format) -> dict[str, Any]:
+    whole = format.group_size == WHOLE_ROW
+    where = {"strategy": "channel"} if whole else {"strategy": "group", "group_size": format.group_size}
+    return {"num_bits": format.bits, "type": "int", "symmetric": format.symmetric, **where}
+
+
+def _tensors(module: LinearModule, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
+    assert isinstance(format, Format)
+    rows, columns = module.out_features, module.in_features
+    groups = format.groups(columns)
+    found = {
+        PACKED: Predicted(torch.int32, (rows, packing.words(columns, format.bits))),
+        SCALE: Predicted(scale_dtype_of(dtype), (rows, groups)),
+        SHAPE: Predicted(torch.int64, (2,)),
+    }
+    if not format.symmetric:
+        found[ZERO] = Predicted(torch.int32, (packing.words(rows, format.bits), groups))
+    return {f"{module.address}.{name}": predicted for name, predicted in found.items()}
+
+
+COMPRESSED_TENSORS = CheckpointFormat(
+    name="compressed-tensors",
+    problems=lambda plan, inventory, config: integers.problems(plan, inventory, lambda module, format: None),
+    pack=_pack,
+    restore=_restore,
+    quantization_config=quantization_config,
+    bytes=lambda plan, inventory, config: shards.predict(_tensors, plan, inventory, config),
+    finish=lambda job: shards.finish(job, quantization_config(job.plan, job.inventory)),
+)

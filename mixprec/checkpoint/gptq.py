@@ -1,0 +1,150 @@
+"""The ``gptq`` format, as GPTQModel and vLLM read it: codes packed down the columns, scales and zero points per group.
+
+2, 3, 4 and 8 bits; 32 codes in 3 bits fill 3 words. The first layout ("gptq") stores zero points less one, so that zero
+itself is none of them and readers that add one without a mask break its neighbours: plans with asymmetric formats are
+written in the second layout ("gptq_v2"), which stores them as they are. Modules whose format is not the most frequent
+one stand under ``dynamic``; names of groups that vLLM fuses are there beside their modules'. Columns are never
+reordered (our act order sorts groups and columns within them for the solve alone), so g_idx just counts groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mixprec
+from mixprec import modules
+from mixprec.checkpoint import integers, shards
+from mixprec.checkpoint.base import CheckpointFormat
+from mixprec.checkpoint.shards import Predicted
+from mixprec.checkpoint.target import CompressedModule
+from mixprec.export.names import regexes
+from mixprec.modules import Inventory, LinearModule
+from mixprec.numerics import packing
+from mixprec.numerics.formats import AnyFormat, Format
+from mixprec.numerics.groupwise import Grid, Quantized, dequantize, group_size, scale_dtype_of
+from mixprec.plan.schema import Plan
+
+BITS = (2, 3, 4, 8)
+CODES, ZEROS, SCALES, INDEX = "qweight", "qzeros", "scales", "g_idx"
+_MULTIPLE = 32
+
+
+def _problem(module: LinearModule, format: Format) -> str | None:
+    if format.bits not in BITS:
+        return f"{format}: GPTQ's layout has {', '.join(map(str, BITS))} bits"
+    if module.in_features % _MULTIPLE or module.out_features % _MULTIPLE:
+        shape = f"{module.out_features} x {module.in_features}"
+        return f"{format}: GPTQ's readers want rows and columns in multiples of {_MULTIPLE}, it is {shape}; keep it"
+    return None
+
+
+def pack_codes(quantized: Quantized, format: Format, *, shifted: bool) -> dict[str, Tensor]:
+    """The tensors that hold codes and grid, by their names within the module.
+
+    ``shifted``: zero points are stored less one.
+    """
+    codes, grid = quantized
+    columns, half = codes.shape[1], 2 ** (format.bits - 1)
+    unsigned = codes if grid.zeros is not None else (codes.to(torch.int16) + half).to(torch.uint8)
+    zeros = grid.zeros if grid.zeros is not None else torch.full_like(grid.scales, half, dtype=torch.uint8)
+    zeros = zeros - 1 if shifted else zeros
+    return {
+        CODES: packing.pack(unsigned, format.bits).T.contiguous(),
+        ZEROS: packing.pack(zeros.T, format.bits),
+        SCALES: grid.scales.T.contiguous(),
+        INDEX: (torch.arange(columns) // group_size(format, columns)).to(torch.int32),
+    }
+
+
+def unpack_codes(tensors: Mapping[str, Tensor], format: Format, *, shifted: bool) -> Quantized:
+    """The inverse of ``pack_codes``, of tensors whose groups lie one after the other."""
+    scales = tensors[SCALES].T.contiguous()
+    columns = len(tensors[INDEX])
+    codes = packing.unpack(tensors[CODES].T, format.bits, columns)
+    if format.symmetric:
+        half = 2 ** (format.bits - 1)
+        return Quantized((codes.to(torch.int16) - half).to(torch.int8), Grid(scales, None))
+    zeros = packing.unpack(tensors[ZEROS], format.bits, len(scales)).T.contiguous()
+    return Quantized(codes, Grid(scales, zeros + 1 if shifted else zeros))
+
+
+def _pack(module: CompressedModule, plan: Plan) -> dict[str, Tensor]:
+    address = module.weight_name.removesuffix(".weight")
+    quantized, format = integers.codes_of(module)
+    return {f"{address}.{name}": t for name, t in pack_codes(quantized, format, shifted=_shifted(plan)).items()}
+
+
+def _restore(module: LinearModule, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
+    format = plan.formats[module.address]
+    assert isinstance(format, Format)
+    local = integers.local(module.address, tensors)
+    return dequantize(unpack_codes(local, format, shifted=_shifted(plan)), format, dtype)
+
+
+def _shifted(plan: Plan) -> bool:
+    """Whether the first layout does, which knows no zero point 0."""
+    return all(format.symmetric for format in plan.formats.values() if isinstance(format, Format))
+
+
+def quantization_config(plan: Plan, inventory: Inventory) -> dict[str, Any]:
+    """What config.json says of the packed modules."""
+    formats, kept = integers.by_format(plan, inventory)
+    base = next(iter(formats), Format(4, 128))  # nothing is packed: what is said must still parse
+    dynamic: dict[str, dict[str, Any]] = {}
+    for format, addresses in formats.items():
+        if format != base:
+            dynamic |= {f"+:{pattern}": _grid(format) for pattern in regexes(_with_fused(addresses))}
+    dynamic |= {f"-:{pattern}": {} for pattern in regexes(_with_fused(kept))}
+    return {
+        "quant_method": "gptq",
+        "checkpoint_format": "gptq" if _shifted(plan) else "gptq_v2",
+        **_grid(base),
+        "desc_act": False,
+        "lm_head": False,
+        "pack_dtype": "int32",
+        "dynamic": dynamic,
+        "meta": {"quantizer": [f"mixprec:{mixprec.__version__}"]},
+    }
+
+
+def _grid(format: Format) -> dict[str, Any]:
+    return {"bits": format.bits, "group_size": format.group_size, "sym": format.symmetric}
+
+
+def _with_fused(addresses: Sequence[str]) -> list[str]:
+    """The names, and those that vLLM gives to groups of which all are among them."""
+    found, known = list(addresses), set(addresses)
+    for address in addresses:
+        layer, kind = modules.parse_address(address)
+        for kinds, name in modules.FUSED_NAMES.items():
+            if layer is not None and kind == kinds[0] and all(modules.address(layer, k) in known for k in kinds):
+                found.append(f"{modules.BLOCKS}.{layer - 1}.{name}")
+    return found
+
+
+def _tensors(module: LinearModule, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
+    assert isinstance(format, Format)
+    rows, columns = module.out_features, module.in_features
+    groups = format.groups(columns)
+    found = {
+        CODES: Predicted(torch.int32, (packing.words(columns, format.bits), rows)),
+        ZEROS: Predicted(torch.int32, (groups, packing.words(rows, format.bits))),
+        SCALES: Predicted(scale_dtype_of(dtype), (groups, rows)),
+        INDEX: Predicted(torch.int32, (columns,)),
+    }
+    return {f"{module.address}.{name}": predicted for name, predicted in found.items()}
+
+
+GPTQ = CheckpointFormat(
+    name="gptq",
+    problems=lambda plan, inventory, config: integers.problems(plan, inventory, _problem),
+    pack=_pack,
+    restore=_restore,
+    quantization_config=quantization_config,
+    bytes=lambda plan, inventory, config: shards.predict(_tensors, plan, inventory, config),
+    finish=lambda job: shards.finish(job, quantization_config(job.plan, job.inventory)),
+)

@@ -1,0 +1,78 @@
+"""What the packed formats share: integer grids, grouped by format, and why a module can't be held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from mixprec.checkpoint.target import CompressedModule
+from mixprec.modules import Inventory, LinearModule
+from mixprec.numerics.formats import WHOLE_ROW, CodebookFormat, Format, GgmlFormat, Keep
+from mixprec.numerics.groupwise import Quantized, group_size
+from mixprec.plan.schema import Plan
+
+#: (module, its format) -> why a packed format can't hold it, or None.
+Problem = Callable[[LinearModule, Format], str | None]
+
+
+def problems(plan: Plan, inventory: Inventory, problem: Problem) -> dict[str, str]:
+    """Address -> why no packed format, or this one by ``problem``, can hold the module."""
+    found = {}
+    for module in inventory.linears:
+        treatment = plan.treatments[module.address]
+        if treatment.sparsity is not None:
+            found[module.address] = "zeros are not packed; pruned modules are written dense"
+        elif isinstance(treatment.format, CodebookFormat):
+            found[module.address] = f"{treatment.format}: code books are not packed; any formats are written dense"
+        elif isinstance(treatment.format, GgmlFormat):
+            found[module.address] = f"{treatment.format}: a type of llama.cpp's; it is packed in GGUF, or written dense"
+        elif isinstance(treatment.format, Format):
+            reason = ragged(module, treatment.format) or problem(module, treatment.format)
+            if reason:
+                found[module.address] = reason
+    return found
+
+
+def ragged(module: LinearModule, format: Format) -> str | None:
+    """Why groups that don't divide the columns can't be held: no reader knows a smaller last group."""
+    columns = module.in_features
+    size = group_size(format, columns)
+    if columns % size == 0:
+        return None
+    fits = [str(2**power) for power in range(4, 11) if columns % 2**power == 0 and 2**power < columns]
+    hint = f"groups of {', '.join(fits)} do" if fits else "take whole rows"
+    return f"{format}: groups of {size} do not divide {columns} columns; {hint}"
+
+
+def effective(module: LinearModule, format: Format) -> Format:
+    """``format`` with groups as wide as a row, or wider, as whole rows: to readers they are the same."""
+    whole = group_size(format, module.in_features) == module.in_features
+    return Format(format.bits, WHOLE_ROW if whole else format.group_size, format.symmetric)
+
+
+def by_format(plan: Plan, inventory: Inventory) -> tuple[dict[Format, list[str]], list[str]]:
+    """Format -> addresses, the most frequent first, those of equal number in the model's order; and what is kept."""
+    found: dict[Format, list[str]] = {}
+    kept = []
+    for module in inventory.linears:
+        format = plan.formats[module.address]
+        if isinstance(format, Keep):
+            kept.append(module.address)
+        else:
+            assert isinstance(format, Format)  # problems() refuses all others
+            found.setdefault(effective(module, format), []).append(module.address)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1]))), kept
+
+
+def local(address: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A module's tensors by their names within it."""
+    prefix = f"{address}."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def codes_of(module: CompressedModule) -> tuple[Quantized, Format]:
+    """The integer codes of a module that ``problems`` has nothing against."""
+    assert isinstance(module.quantized, Quantized)
+    assert isinstance(module.format, Format)
+    return module.quantized, module.format

@@ -1,0 +1,44 @@
+"""Before any work: whether a recipe's checkpoints can hold its plans."""
+
+from __future__ import annotations
+
+from transformers import PretrainedConfig
+
+from mixprec.checkpoint.base import check_plan
+from mixprec.checkpoint.formats import checkpoint_format
+from mixprec.errors import UserError
+from mixprec.modules import Inventory
+from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
+from mixprec.plan.schema import Plan
+from mixprec.recipe import Recipe
+
+
+def check_known(chosen: Recipe, inventory: Inventory, config: PretrainedConfig) -> None:
+    """The plans that are known already, without importance, spectra or sensitivity.
+
+    Raises UserError naming the variant.
+    """
+    for name, variant in chosen.all_variants.items():
+        spec = variant.plan
+        if not needs_importance(spec) and not needs_spectra(spec) and not tables_wanted(spec):
+            plan = build_plan(spec, inventory, chosen.model.id, chosen.compress.method)
+            check_variant(chosen, name, plan, inventory, config)
+
+
+def check_variant(chosen: Recipe, name: str, plan: Plan, inventory: Inventory, config: PretrainedConfig) -> None:
+    """One variant's plan.
+
+    Raises UserError naming the variant.
+    """
+    if not plan.changed:
+        return  # it is the original, of which nothing is written
+    engine = chosen.engine_of(chosen.all_variants[name])
+    if engine != "mixprec" and chosen.checkpoint.format != "dense":
+        raise UserError(
+            f"variant {name}: checkpoint.format: {chosen.checkpoint.format}: what {engine} compresses is written dense; "
+            "leave the format out, or let mixprec compress it"
+        )
+    try:
+        check_plan(checkpoint_format(chosen.checkpoint.format), plan, inventory, config)
+    except UserError as problem:
+        raise UserError(f"variant {name}: {problem}") from None
