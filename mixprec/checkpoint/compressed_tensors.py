@@ -86,7 +86,7 @@ def quantization_config(plan: Plan, inventory: Inventory) -> dict[str, Any]:
         "config_groups": groups,
         "ignore": [HEAD, *(f"re:{pattern}" for pattern in regexes(kept))],
     }
-    return QuantizationConfig.model_validate(config).model_dump(mode="json", exclude_none=True)
+    return dict(QuantizationConfig.model_validate(config).model_dump(mode="json", exclude_none=True))
 
 
 def _weights(format: Format) -> dict[str, Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,10 +37,10 @@ def source(tmp_path: Path) -> MakeSource:
     return make
 
 
-def plan_for(folder: Path, default: str, method: Method = "rtn", **rules: str) -> Plan:
-    """A plan for the model in ``folder``; a rule is selector=format."""
+def plan_for(folder: Path, default: str, method: Method = "rtn", **rules: Any) -> Plan:
+    """A plan for the model in ``folder``; a rule is selector=format, or selector={format, method}."""
     inventory = modules.inventory(models.load_config(str(folder)))
-    said = [{"match": match, "format": format} for match, format in rules.items()]
+    said = [{"match": match, **(rule if isinstance(rule, dict) else {"format": rule})} for match, rule in rules.items()]
     return build_plan(PlanSpec.model_validate({"default": default, "rules": said}), inventory, str(folder), method)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrain
 
 from mixprec import models, modules
 from mixprec.checkpoint.formats import FORMATS
+from mixprec.compress import stream
 from mixprec.compress.stream import compress
 from mixprec.errors import UserError
 from mixprec.numerics.formats import Format, Keep
@@ -111,7 +111,11 @@ def test_what_compressed_tensors_itself_packs(source: MakeSource, planner: Plann
             continue
         assert isinstance(format, Format)
         codes, grid = quantize(before[f"{address}.weight"], format)
-        where = {"strategy": "channel"} if format.group_size == -1 else {"strategy": "group", "group_size": format.group_size}
+        where = (
+            {"strategy": "channel"}
+            if format.group_size == -1
+            else {"strategy": "group", "group_size": format.group_size}
+        )
         scheme = QuantizationScheme(
             targets=["Linear"], weights={"num_bits": format.bits, "symmetric": format.symmetric, **where}
         )
@@ -143,7 +147,9 @@ def test_an_independent_unpacker_finds_the_same_weights(
         expected = dequantize(quantize(weight, format), format, torch.float64).numpy()
         group = None if format.group_size == -1 else format.group_size
         if name == "gptq":
-            assert tensors["g_idx"].tolist() == [column // (group or weight.shape[1]) for column in range(weight.shape[1])]
+            assert tensors["g_idx"].tolist() == [
+                column // (group or weight.shape[1]) for column in range(weight.shape[1])
+            ]
             found = unpackers.gptq(tensors, format.bits, 1 if symmetric else 0)
         else:
             found = unpackers.compressed_tensors(tensors, format.bits, group)
@@ -186,43 +192,48 @@ def test_a_run_that_goes_on_behind_packed_blocks_ends_with_the_same_bytes(
     with pytest.raises(Killed):
         compress(str(folder), plan, resumed, calibration=calibration, format=FORMATS[name], on_module=stop)
     assert not resumed.exists()
-    assert os.listdir(tmp_path / ".resumed.blocks") == ["00001.safetensors"]
+    assert [path.name for path in (tmp_path / ".resumed.blocks").iterdir()] == ["00001.safetensors"]
     compress(str(folder), plan, resumed, calibration=calibration, format=FORMATS[name])
-    assert sorted(os.listdir(whole)) == sorted(os.listdir(resumed))
+    assert {path.name for path in whole.iterdir()} == {path.name for path in resumed.iterdir()}
     for file in whole.iterdir():
         assert file.read_bytes() == (resumed / file.name).read_bytes(), file.name
     index = tensors_of(whole).get("model.layers.0.mlp.up_proj.g_idx")
     assert index is None or index.tolist() == [column // 32 for column in range(64)]  # act order or not
 
 
+ANY4 = {"1_mlp": {"format": "any4g32", "method": "anyk"}}
+
+
 @pytest.mark.parametrize(
     ("name", "rules", "message"),
     [
-        ("compressed-tensors", {"2_up": "w3g48"}, r"2 more|layers\.1\.mlp\.up_proj: w3g48: groups of 48 do not divide 64"),
+        (
+            "compressed-tensors",
+            {"2_up": "w3g48"},
+            r"1\.mlp\.up_proj: w3g48: groups of 48 do not divide 64 columns; groups",
+        ),
         ("gptq", {"2_up": "w5g32"}, r"w5g32: GPTQ's layout has 2, 3, 4, 8 bits"),
-        ("compressed-tensors", {"1_mlp": "any4g32"}, "mlp.gate_proj and 2 more: any4g32: code books are not packed"),
-        ("gptq", {"1_mlp": "any4g32"}, "dense holds every plan"),
+        ("compressed-tensors", ANY4, "mlp.gate_proj and 2 more: any4g32: code books are not packed"),
+        ("gptq", ANY4, "dense holds every plan"),
     ],
 )
 def test_what_a_format_cannot_hold_is_said_before_any_work(
-    source: MakeSource, planner: Planner, tmp_path: Path, name: str, rules: dict[str, str], message: str
+    source: MakeSource,
+    planner: Planner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    rules: dict[str, object],
+    message: str,
 ) -> None:
     folder = source()
-    plan = planner(folder, "w4g32", **rules)
-    if "any4g32" in rules.values():
-        data = plan.model_dump(mode="json")
-        for module in data["modules"].values():
-            if module["format"] == "any4g32":
-                module["method"] = "anyk"
-        plan = Plan.model_validate(data)
-    for weights in folder.glob("*.safetensors"):
-        weights.write_bytes(weights.read_bytes()[:4000])  # nobody gets as far as reading them
+    monkeypatch.setattr(stream, "Walk", None)  # nobody gets as far as walking through the blocks
     with pytest.raises(UserError, match=message):
-        compress(str(folder), plan, tmp_path / "out", format=FORMATS[name])
+        compress(str(folder), planner(folder, "w4g32", **rules), tmp_path / "out", format=FORMATS[name])
     assert not (tmp_path / "out").exists()
 
 
 def test_narrow_matrices_are_refused_by_gptq(source: MakeSource, planner: Planner, tmp_path: Path) -> None:
     folder = source(intermediate_size=80)
-    with pytest.raises(UserError, match=r"gate_proj and 5 more: w4g16: GPTQ's readers want .* multiples of 32"):
+    with pytest.raises(UserError, match=r"gate_proj and 3 more: w4g16: GPTQ's readers want .* multiples of 32"):
         compress(str(folder), planner(folder, "w4g16"), tmp_path / "out", format=FORMATS["gptq"])
