@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mixprec import artifacts, loadable, models, modules, processes, recipe
+from mixprec.benchmarking import Benchmarks, baseline_of, labels_of
 from mixprec.calibration import data as calibration_data
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.source import fetch
@@ -26,7 +27,7 @@ from mixprec.compress import spectra
 from mixprec.compress.module import ModuleReport, summarise
 from mixprec.compress.stream import compress
 from mixprec.errors import UserError
-from mixprec.evaluate import fidelity, metrics, passages
+from mixprec.evaluate import bench, fidelity, metrics, passages
 from mixprec.importance import artifact, streaming
 from mixprec.importance.attribute import attribute
 from mixprec.peers import engine
@@ -140,6 +141,13 @@ class Run:
     def run(self) -> dict[str, Any]:
         """All stages; returns the summary."""
         loadable.check_known(self.recipe, self.inventory, self._config)
+        spec = self.recipe.evaluate
+        # Questions are read first: what is wrong with them is told before any work.
+        self.benchmarks = (
+            Benchmarks(spec.protocol, self.recipe.model, self.stages, self.data)
+            if spec and spec.benchmarks and self.recipe.all_variants
+            else None
+        )
         artifacts.write_text(self.out / "recipe.yaml", self.text)
         importance, importance_stamp = self._importance()
         self._sensitivity(importance, importance_stamp)
@@ -150,7 +158,7 @@ class Run:
             loadable.check_variant(self.recipe, name, plan, self.inventory, self._config)
             if peer := self._peer(name):
                 peer.check(plan, self.inventory)
-        self.evaluator = Evaluator(self) if self.recipe.evaluate and plans else None
+        self.evaluator = Evaluator(self) if spec and (spec.traces or spec.text) and plans else None
         rows = {name: self._variant(name, plan) for name, plan in plans.items()}
         summary = self._summary(importance, rows) | {
             "provenance": artifacts.provenance(
@@ -321,7 +329,7 @@ class Run:
         labels = {module.address: module.label for module in self.inventory.linears}
         reports = artifacts.read_json(folder / "quality.json") if changed else {}
         quality = {labels[address]: ModuleReport(**report) for address, report in reports.items()}
-        row = {
+        row: dict[str, Any] = {
             "description": self.recipe.all_variants[name].description,
             "modules_quantized": changed,
             "code_bits": account.code_bits,
@@ -330,7 +338,12 @@ class Run:
             "bytes_on_disk": _bytes_on_disk(Path(models.resolve(where))),
             "quality": summarise(quality),
         }
-        return row | (self.evaluator.evaluate(name, where, stamp, folder / "result.json") if self.evaluator else {})
+        if self.evaluator:
+            row |= self.evaluator.evaluate(name, where, stamp, folder / "result.json")
+        if self.benchmarks:
+            labels = labels_of(plan, self.inventory, row["description"])
+            row["benchmarks"] = bench.brief(self.benchmarks.evaluate(name, where, stamp, folder, labels))
+        return row
 
     def _peer(self, name: str) -> Peer | None:
         """The other quantizer that compresses a variant, or None for mixprec itself."""
@@ -390,7 +403,20 @@ class Run:
             "evaluation": self.evaluator.described if self.evaluator else None,
             "variants": rows,
             "differences": self._differences(list(rows)) if self.evaluator else {},
+            "benchmarks": self._benchmarks(rows) if self.benchmarks else None,
             "behaviours": artifact.top_modules(importance) if importance else {},
+        }
+
+    def _benchmarks(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+        """The protocol, and every variant's paired differences to the baseline: the first variant that keeps all."""
+        baseline = baseline_of({name: row["modules_quantized"] for name, row in rows.items()})
+        results = {name: artifacts.read_json(self.out / "variants" / name / "benchmarks.json") for name in rows}
+        return {
+            "protocol": results[baseline]["protocol"],
+            "baseline": baseline,
+            "differences": {
+                name: bench.differences(results[baseline], found) for name, found in results.items() if name != baseline
+            },
         }
 
     def _differences(self, names: list[str]) -> dict[str, dict[str, Any]]:

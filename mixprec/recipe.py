@@ -16,6 +16,7 @@ from mixprec.calibration.spec import CalibrationSpec
 from mixprec.checkpoint.formats import FormatName
 from mixprec.compress.options import SolveOptions
 from mixprec.errors import UserError, from_pydantic
+from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.peers import METHODS, Engine
@@ -88,8 +89,8 @@ class CheckpointSpec(_Part):
     format: FormatName = Field("dense", description="how weights lie on disk")
 
 
-class EvaluateSpec(_Part):
-    """What every variant is compared with the original on."""
+class EvaluateSpec(ProtocolSpec):
+    """What every variant is compared with the original on, and the benchmarks that it is run on."""
 
     traces: TracesSpec | None = None
     text: str | None = Field(None, description="bundled:held_out, data:PATH or a path to a text file")
@@ -99,9 +100,14 @@ class EvaluateSpec(_Part):
 
     @model_validator(mode="after")
     def _something(self) -> EvaluateSpec:
-        if self.traces is None and self.text is None:
-            raise ValueError("nothing to evaluate on; give traces, text or both")
+        if self.traces is None and self.text is None and not self.benchmarks:
+            raise ValueError("nothing to evaluate on; give traces, text or benchmarks")
         return self
+
+    @property
+    def protocol(self) -> ProtocolSpec:
+        """The benchmarks' part alone."""
+        return ProtocolSpec.model_validate(self.model_dump(include=set(ProtocolSpec.model_fields)))
 
 
 class Variant(_Part):

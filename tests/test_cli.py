@@ -303,7 +303,7 @@ def test_bad_traces(mix: Cli, tmp_path: Path, case: str) -> None:
         ("compress gone.json --out c", "gone.json: can't be read"),
         ("compress plan.json --out folder", "mixprec did not make it"),
         ("compress plan.json --out MODEL", "is the source checkpoint itself"),
-        ("evaluate MODEL --reference MODEL", "nothing to evaluate on; give traces, text or both"),
+        ("evaluate MODEL --reference MODEL", "nothing to evaluate on; give traces, text or benchmarks"),
         ("evaluate MODEL --reference MODEL --text gone.txt", "gone.txt: can't be read"),
         ("evaluate MODEL --reference MODEL --text empty.txt", "empty.txt: the text is empty"),
         ("evaluate gone --reference MODEL --text text.txt", "'gone' is no folder"),

@@ -119,9 +119,33 @@ def explain(
     path = recipes.find(recipe)
     chosen = recipes.load(path, change or ())
     _print_variants(path, chosen, importance, scores)
+    if chosen.evaluate is not None and chosen.evaluate.benchmarks:
+        _print_outputs(chosen)
     if chosen.importance is not None:
         wanted, spec = chosen.importance, chosen.model
         _print_cost(spec.id, spec.revision, spec.dtype, wanted.max_tokens, len(wanted.presets))
+
+
+def _print_outputs(chosen: Recipe) -> None:
+    """What the benchmarks ask for: outputs, and at most so many tokens."""
+    spec = chosen.evaluate
+    assert spec is not None
+    variants = len(chosen.all_variants)
+    table = Table(title="Benchmarks", box=box.SIMPLE_HEAD)
+    for column in ("benchmark", "questions", "passes", "outputs a variant", "tokens at most, all variants"):
+        table.add_column(column, justify="left" if column == "benchmark" else "right")
+    outputs = spec.outputs()
+    for name, count in outputs.items():
+        passes = len(spec.seeds)
+        most = count * spec.max_new_tokens * variants
+        table.add_row(name, f"{count // passes:,}", str(passes), f"{count:,}", f"{most:,}")
+    total = sum(outputs.values())
+    table.add_row("all", "", "", f"{total:,}", f"{total * spec.max_new_tokens * variants:,}")
+    out.print(table)
+    out.print(
+        f"By {spec.engine.kind}, {spec.prompts} prompts, temperature {spec.temperature:g}, top-p {spec.top_p:g}, "
+        f"at most {spec.max_new_tokens:,} new tokens an output; outputs that end by themselves take fewer."
+    )
 
 
 def _print_cost(

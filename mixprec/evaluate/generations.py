@@ -60,10 +60,9 @@ class GenerationFile:
     settings or another model, a generation stands twice, or a line is none. Half a line at the end is taken away.
     """
 
-    def __init__(self, path: Path, origin: Origin, engine: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, origin: Origin) -> None:
         self.path = path
         self._origin = origin
-        self._engine = dict(engine)
         self.done: dict[Key, Record] = {}
         if path.is_file() and path.stat().st_size:
             artifacts.mend_lines(path, _BEGINS)
@@ -71,10 +70,10 @@ class GenerationFile:
                 self._take(row, f"{path}:{number}")
 
     def _take(self, row: dict[str, Any], where: str) -> None:
-        for key, wanted in self._origin.described.items():
-            if row.get(key) != wanted:
+        for name, wanted in self._origin.described.items():
+            if row.get(name) != wanted:
                 raise UserError(
-                    f"{where}: {key} is {row.get(key)!r}, this run has {wanted!r}; its generations can't be put "
+                    f"{where}: {name} is {row.get(name)!r}, this run has {wanted!r}; its generations can't be put "
                     "together with these: give another --out, or the settings that they were made with"
                 )
         key, record = _parse(row, where)
@@ -82,11 +81,11 @@ class GenerationFile:
             raise UserError(f"{where}: question {key.id!r} with seed {key.seed} stands twice; remove one of the lines")
         self.done[key] = record
 
-    def add(self, key: Key, made: Generation) -> None:
-        """Append one generation and flush it to disk."""
+    def add(self, key: Key, made: Generation, engine: Mapping[str, Any]) -> None:
+        """Append one generation and flush it to disk. ``engine``: what made it, as it describes itself."""
         record = Record(made.output, made.finish, made.tokens, made.prompt_tokens)
         row = {"benchmark": self._origin.benchmark, "id": key.id, "seed": key.seed}  # begins as _BEGINS says
-        row |= self._origin.described | {"engine": self._engine} | record._asdict()
+        row |= self._origin.described | {"engine": dict(engine)} | record._asdict()
         artifacts.append_line(self.path, json.dumps(row, ensure_ascii=False))
         self.done[key] = record
 

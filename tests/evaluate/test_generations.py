@@ -13,18 +13,19 @@ from mixprec.evaluate.engines.base import Generation, Sampling
 from mixprec.evaluate.generations import GenerationFile, Key, Origin, Record
 
 ORIGIN = Origin("folio", "digest", "model", "paper", Sampling())
+ENGINE = {"kind": "transformers", "batch": 4}
 MADE = Generation("any", "Hm.\u2028\f\t</think> True", "stop", 7, 5, "prompt")
 
 
 def filled(path: Path) -> GenerationFile:
-    file = GenerationFile(path, ORIGIN, {"kind": "transformers", "batch": 4})
+    file = GenerationFile(path, ORIGIN)
     for name, seed in (("a", 0), ("a", 1), ("b", 0)):
-        file.add(Key(name, seed), MADE)
+        file.add(Key(name, seed), MADE, ENGINE)
     return file
 
 
 def again(path: Path, **changes: Any) -> GenerationFile:
-    return GenerationFile(path, ORIGIN._replace(**changes), {"kind": "vllm"})
+    return GenerationFile(path, ORIGIN._replace(**changes))
 
 
 def test_what_is_there_is_known_again(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_half_a_line_is_done_again(tmp_path: Path, size: int) -> None:
     file = again(path)
     assert len(file.done) == 3
     assert path.read_bytes() == whole
-    file.add(Key("c", 0), MADE)
+    file.add(Key("c", 0), MADE, ENGINE)
     assert len(again(path).done) == 4
 
 
@@ -57,7 +58,7 @@ def test_a_whole_last_line_without_its_end_stays(tmp_path: Path) -> None:
     filled(path)
     path.write_bytes(path.read_bytes()[:-1])
     file = again(path)
-    file.add(Key("c", 0), MADE)
+    file.add(Key("c", 0), MADE, ENGINE)
     assert len(again(path).done) == 4
 
 

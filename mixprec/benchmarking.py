@@ -1,0 +1,124 @@
+"""What ``mixprec run`` does on benchmarks: one result per variant, in benchmarks.json, and paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mixprec import artifacts
+from mixprec.evaluate import bench
+from mixprec.evaluate.benchmarks import digest
+from mixprec.evaluate.engines.make import make
+from mixprec.evaluate.spec import ProtocolSpec
+from mixprec.modules import Inventory
+from mixprec.numerics.formats import CodebookFormat, Format
+from mixprec.plan.schema import Plan
+from mixprec.recipe import ModelSpec
+from mixprec.stages import Stages
+
+
+class Benchmarks:
+    """The benchmarks of one recipe, their questions read once."""
+
+    def __init__(self, protocol: ProtocolSpec, model: ModelSpec, stages: Stages, data: Path | None) -> None:
+        self.protocol = protocol
+        self.model = model
+        self.stages = stages
+        self.questions = bench.load_questions(protocol, data)
+
+    def evaluate(self, name: str, where: str, stamp: str, folder: Path, labels: Mapping[str, Any]) -> dict[str, Any]:
+        """Run a variant's benchmarks into ``folder``/benchmarks.json; ``stamp``: fingerprint of its checkpoint.
+
+        Generations lie in a folder named after what they were made from: those of an earlier plan or protocol stay.
+        """
+        path = folder / "benchmarks.json"
+        identity = artifacts.fingerprint(stamp, self.model.dtype)
+        rows = {key: digest(found) for key, found in self.questions.items()}
+        made_from = artifacts.fingerprint(
+            identity, rows, self.protocol.model_dump(exclude={"seeds", "limit", "engine"})
+        )
+        revision = self.model.revision if where == self.model.id else None
+
+        def run() -> None:
+            found = bench.run(
+                lambda: make(
+                    self.protocol.engine, where, dtype=self.model.dtype, device=self.model.device, revision=revision
+                ),
+                self.questions,
+                self.protocol,
+                identity,
+                folder / "generations" / made_from[:12],
+                f"benchmarks {name}",
+            )
+            artifacts.write_json(path, {"labels": {"variant": name, **labels}, **found})
+
+        inputs = [made_from, self.protocol.seeds, self.protocol.limit, self.protocol.engine.kind, dict(labels)]
+        self.stages.do(f"benchmarks/{name}", inputs, [path], run)
+        return artifacts.read_versioned(path)
+
+
+def baseline_of(changed: Mapping[str, int]) -> str:
+    """The variant that others are compared with: the first that changes no module, else the first."""
+    return next((name for name, count in changed.items() if count == 0), next(iter(changed)))
+
+
+def labels_of(plan: Plan, inventory: Inventory, description: str) -> dict[str, Any]:
+    """What tables say of a variant, from its plan: model, size, method, sparsity, what is kept, what alone changed."""
+    changed = plan.changed
+    parameters = sum(module.in_features * module.out_features for module in inventory.linears)
+    parameters += sum(inventory.other.values())
+    names = {module.address: module.label for module in inventory.linears}
+    kept = [names[address] for address in plan.modules if address not in changed]
+    few = 0 < len(changed) <= len(names) // 2
+    return {
+        "model": plan.model.rpartition("/")[2],
+        "parameters": _size(parameters),
+        "compression": _compression(plan, inventory),
+        "sparsity": _sparsity(plan, inventory),
+        "kept": "" if few or not changed else _kept(kept, inventory),
+        "component": ", ".join(names[address] for address in changed) if few and len(changed) <= 3 else "",
+        "description": description,
+    }
+
+
+def _size(parameters: int) -> str:
+    for unit, scale in (("B", 1e9), ("M", 1e6)):
+        if parameters >= scale:
+            value = parameters / scale
+            return f"{value:.0f}{unit}" if value >= 10 else f"{value:.1f}".removesuffix(".0") + unit
+    return f"{parameters:,}"
+
+
+def _compression(plan: Plan, inventory: Inventory) -> str:
+    """``3-bit AWQ``, as the paper writes it; empty for the original, several joined by +."""
+    found: dict[tuple[str, bool], None] = {}
+    for address in plan.changed:
+        treatment = plan.treatments[address]
+        name = treatment.method.upper() if treatment.method in ("rtn", "gptq", "gptaq", "awq") else treatment.method
+        if isinstance(treatment.format, CodebookFormat):
+            name = f"{treatment.format.bits}-bit ANY{treatment.format.bits}"
+        elif isinstance(treatment.format, Format):
+            name = f"{treatment.format.bits}-bit {name}"
+        found[name, treatment.sparsity is not None] = None
+    share = _sparsity(plan, inventory)
+    names = [f"{share} {name}" if sparse else name for name, sparse in found]
+    return " + ".join(names) if len(names) <= 3 else f"{len(names)} formats"
+
+
+def _sparsity(plan: Plan, inventory: Inventory) -> str:
+    """The pattern that all pruned modules share, or the mean share of zeros over the weights of the pruned ones."""
+    sparse = {a: found for a in plan.changed if (found := plan.treatments[a].sparsity) is not None}
+    patterns = {str(found) for found in sparse.values() if found.pattern}
+    if len(patterns) == 1 and all(found.pattern for found in sparse.values()):
+        return patterns.pop()
+    sizes = {module.address: module.in_features * module.out_features for module in inventory.linears}
+    total = sum(sizes[address] for address in sparse)
+    zeros = sum(sizes[address] * found.fraction for address, found in sparse.items())
+    return f"{100 * zeros / total:.0f}%" if total else "0%"
+
+
+def _kept(kept: list[str], inventory: Inventory) -> str:
+    if sorted(kept) == sorted(f"{inventory.layers}_{kind}" for kind in ("gate", "up", "down")):
+        return "Final-layer MLP"
+    return ", ".join(kept) if len(kept) <= 3 else f"{len(kept)} modules"

@@ -1,0 +1,126 @@
+"""Verbs on benchmarks: bench, tables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mixprec.cli.base import Data, Device, Dtype, app, checked, epilog, out
+from mixprec.errors import UserError
+
+if TYPE_CHECKING:
+    from mixprec.evaluate.spec import ProtocolSpec
+
+_ALL = ["aime_2024", "folio", "temporal_sequences", "musique"]
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec bench deepseek-ai/DeepSeek-R1-Distill-Llama-8B --dtype bfloat16 --device cuda --out results/original",
+        "mixprec bench ./checkpoint --benchmark folio --seed 0 --baseline results/original/benchmarks.json --out r/awq",
+        "mixprec bench r1-8b --url http://localhost:8000/v1 --concurrency 32 --out results/served",
+        "mixprec bench smollm2-135m-instruct --files data/benchmarks --limit 2 --max-new-tokens 64 --out results/try",
+    )
+)
+def bench(
+    model: Annotated[str, typer.Argument(help="Folder, hub id or bundled name; with --url the server's name for it.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder of generations and benchmarks.json.")],
+    benchmark: Annotated[list[str] | None, typer.Option(help="One benchmark; several times. Default: four.")] = None,
+    files: Annotated[Path | None, typer.Option(help="Folder with aime_2024.jsonl …; default: the hub.")] = None,
+    engine: Annotated[str, typer.Option(help="transformers or vllm; not with --url.")] = "transformers",
+    batch: Annotated[int, typer.Option(min=1, help="transformers: outputs at once.")] = 16,
+    url: Annotated[str | None, typer.Option(help="A server with OpenAI's protocol, http://host:port/v1.")] = None,
+    key_variable: Annotated[str, typer.Option(help="Environment variable with the server's key.")] = "OPENAI_API_KEY",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to the server at once.")] = 8,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for an answer of the server.")] = 3600,
+    retries: Annotated[int, typer.Option(min=0, help="Times that a failed request is sent again.")] = 6,
+    prompts: Annotated[str, typer.Option(help="paper: the paper's text; chat: the model's template.")] = "paper",
+    seed: Annotated[
+        list[int] | None, typer.Option(help="One pass with this seed; several times. Default: 0 1 2.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 32_768,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.6,
+    top_p: float = 0.95,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of each benchmark.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="For tables: compression='4-bit AWQ'; several times.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="benchmarks.json to compare with, question by question.")
+    ] = None,
+    data: Data = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Run reasoning benchmarks on a model: scores with intervals, and what went wrong in the outputs.
+
+    Every output is kept as soon as it is there; the same command goes on where a killed run was.
+    """
+    from mixprec import artifacts, models
+    from mixprec.evaluate import bench as running
+    from mixprec.evaluate.spec import ProtocolSpec
+    from mixprec.report.benchmarks import at_k_table, overview
+    from mixprec.report.terminal import rich_table
+
+    protocol = checked(
+        ProtocolSpec,
+        "bench",
+        benchmarks=[_from(name, files) for name in benchmark or _ALL],
+        engine={"kind": engine, "batch": batch},
+        prompts=prompts,
+        seeds=tuple(seed or (0, 1, 2)),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        limit=limit,
+    )
+    labels = {"model": model.rpartition("/")[2], **_labels(label or ())}
+    base = artifacts.read_versioned(baseline) if baseline else None
+    questions = running.load_questions(protocol, data)
+    if url:
+        identity = f"server:{model}"
+        wait = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
+        found = running.run(
+            lambda: _server(url, model, os.environ.get(key_variable), **wait),
+            questions,
+            protocol,
+            identity,
+            to,
+            "bench",
+        )
+    else:
+        identity = artifacts.fingerprint(models.identity(model), dtype)
+        found = running.run(lambda: _local(protocol, model, dtype, device), questions, protocol, identity, to, "bench")
+    artifacts.write_json(to / "benchmarks.json", {"labels": labels, **found})
+    entries = {labels["model"]: running.brief(found)}
+    moved = {labels["model"]: running.differences(base, found)} if base else None
+    out.print(rich_table(overview(entries, moved, brief=True), f"{to / 'benchmarks.json'}"))
+    if (more := at_k_table(entries)).rows:
+        out.print(rich_table(more, "Several samples of each question"))
+
+
+def _from(name: str, files: Path | None) -> dict[str, Any]:
+    from mixprec.evaluate.benchmarks import find
+
+    return {"name": name} | ({"source": str(files / find(name).file)} if files else {})
+
+
+def _labels(given: tuple[str, ...] | list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    wrong = next((text for text, (_, equals, _) in zip(given, pairs, strict=True) if not equals), None)
+    if wrong is not None:
+        raise UserError(f"--label {wrong!r}: write name=text, for example compression='4-bit AWQ'")
+    return {name: text for name, _, text in pairs}
+
+
+def _server(url: str, model: str, key: str | None, **wait: Any) -> Any:
+    from mixprec.evaluate.engines.openai import OpenAIEngine, Server
+
+    return OpenAIEngine(Server(url, model, key, **wait))
+
+
+def _local(protocol: ProtocolSpec, model: str, dtype: str, device: str) -> Any:
+    from mixprec.evaluate.engines.make import make
+
+    return make(protocol.engine, model, dtype=dtype, device=device)

@@ -1,0 +1,28 @@
+"""The engine that a recipe asks for, with a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mixprec import models
+from mixprec.evaluate.engines.base import Engine
+from mixprec.evaluate.spec import EngineSpec
+
+
+def make(spec: EngineSpec, model_id: str, *, dtype: str, device: str, revision: str | None = None) -> Engine:
+    """Load a model into its engine.
+
+    Raises UserError where the model can't be loaded or the engine is not installed.
+    """
+    if spec.kind == "transformers":
+        from mixprec.evaluate.engines.transformers import TransformersEngine
+
+        return TransformersEngine(models.load(model_id, dtype=dtype, device=device, revision=revision), spec.batch)
+    from mixprec.evaluate.engines.vllm import VllmEngine
+
+    options: dict[str, Any] = {"tensor_parallel_size": spec.gpus, "gpu_memory_utilization": spec.memory}
+    if spec.max_context:
+        options["max_model_len"] = spec.max_context
+    if revision:
+        options["revision"] = revision
+    return VllmEngine(models.resolve(model_id), dtype, **options)

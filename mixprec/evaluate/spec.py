@@ -1,0 +1,83 @@
+"""What a recipe says of benchmarks: which ones, by which engine, how often and how long."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from mixprec.evaluate.engines.base import Sampling
+
+#: Benchmarks by name; ``mixprec.evaluate.benchmarks`` has them. With their sizes, for ``mixprec explain``.
+SIZES = {"aime_2024": 30, "folio": 203, "temporal_sequences": 250, "musique": 100, "musique_rag": 100}
+BenchmarkName = Literal["aime_2024", "folio", "temporal_sequences", "musique", "musique_rag"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BenchmarkSpec(_Part):
+    """One benchmark, from the hub or a file."""
+
+    name: BenchmarkName = Field(description="aime_2024, folio, temporal_sequences, musique or musique_rag")
+    source: str | None = Field(None, description="JSONL with the hub's columns (path or data:PATH), or hub:OWNER/NAME")
+    revision: str | None = Field(None, description="commit of the hub's dataset")
+
+
+class EngineSpec(_Part):
+    """What generates."""
+
+    kind: Literal["transformers", "vllm"] = Field("transformers", description="transformers or vllm")
+    batch: int = Field(16, ge=1, description="transformers: rows generated at once")
+    max_context: int | None = Field(None, ge=2, description="vllm: longest prompt and output together, in tokens")
+    gpus: int = Field(1, ge=1, description="vllm: GPUs that the model is split over")
+    memory: float = Field(0.9, gt=0, le=1, description="vllm: share of a GPU's memory")
+
+
+def _named(value: Any) -> Any:
+    """A benchmark may be given by its name alone."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class ProtocolSpec(_Part):
+    """Benchmarks and how they are run; the paper's protocol by default (arXiv 2504.02010, Appendix D)."""
+
+    benchmarks: tuple[Annotated[BenchmarkSpec, BeforeValidator(_named)], ...] = Field(
+        (), description="names, or mappings with name, source and revision"
+    )
+    engine: EngineSpec = EngineSpec()
+    prompts: Literal["paper", "chat"] = Field("paper", description="the paper's prompts, or the model's chat template")
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="one pass over the benchmarks for each")
+    max_new_tokens: int = Field(32_768, ge=1, description="longest output, in tokens")
+    temperature: float = Field(0.6, ge=0, description="of the sampling; 0 is greedy")
+    top_p: float = Field(0.95, gt=0, le=1, description="share of the probability that is drawn from")
+    limit: int | None = Field(None, ge=1, description="take only so many questions of each benchmark")
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _once(cls, value: tuple[BenchmarkSpec, ...]) -> tuple[BenchmarkSpec, ...]:
+        names = [each.name for each in value]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"benchmarks: {twice} stands twice")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"seeds: {list(value)} has a seed twice; a second pass with it would be the first again")
+        return value
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn."""
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p)
+
+    def outputs(self) -> dict[str, int]:
+        """Benchmark -> outputs of one model: questions times seeds."""
+        return {
+            each.name: min(SIZES[each.name], self.limit or SIZES[each.name]) * len(self.seeds)
+            for each in self.benchmarks
+        }
