@@ -33,7 +33,7 @@ from mixprec.importance.attribute import attribute
 from mixprec.peers import engine
 from mixprec.peers.engine import Peer
 from mixprec.plan import bits, sensitivity
-from mixprec.plan.budget import SENSITIVITY
+from mixprec.plan.budgetspec import SENSITIVITY
 from mixprec.plan.relative import Importance
 from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, needs_spectra, tables_wanted
 from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Plan, save_plan

@@ -15,77 +15,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from mixprec.errors import UserError, from_pydantic
 from mixprec.modules import FUSED, Inventory, LinearModule, select
 from mixprec.plan import bits, controls
+from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
 from mixprec.plan.knapsack import Unit, solve
 from mixprec.plan.relative import Importance, relative_importance
-from mixprec.plan.schema import Method, ModulePlan, Plan, Strict, Treatment
-from mixprec.plan.sensitivity import ALL, Choice, ChoiceText, Sensitivity
-
-#: How a budget is spent: ``optimal`` by the scores, the others as controls that know nothing of them, or the opposite.
-Allocation = Literal["optimal", "uniform", "random", "last_layers", "inverse"]
-#: ``scores`` that the recipe itself makes.
-SENSITIVITY, IMPORTANCE = "sensitivity", "importance"
-#: Ways to say how large a plan may be.
-MEASURES = ("effective_bits", "code_bits", "bytes", "sparsity")
-
-
-def _sources(value: object) -> tuple[str, ...]:
-    listed = (value,) if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple) or not listed or not all(isinstance(name, str) for name in listed):
-        raise ValueError(f"{value!r}: write sensitivity, importance, a path, or a list of paths")
-    return tuple(listed)
-
-
-class BudgetSpec(Strict):
-    """``plan.budget`` of a recipe: how large, from what, and by which scores."""
-
-    effective_bits: float | None = Field(None, gt=0, description="bits per weight of the linears, scales included")
-    code_bits: float | None = Field(None, gt=0, description="bits per weight of the codes alone")
-    bytes: int | None = Field(None, gt=0, description="bytes of the whole packed model")
-    sparsity: float | None = Field(None, gt=0, lt=1, description="share of the linears' weights that become zero")
-    candidates: tuple[ChoiceText, ...] = Field(min_length=2, description="formats and sparsities to choose from")
-    scores: Annotated[tuple[str, ...], BeforeValidator(_sources)] = Field(
-        (SENSITIVITY,), description="sensitivity or importance, made by the recipe's parts of these names, or tables"
-    )
-    weights: dict[str, float] = Field({}, description="target of the scores -> weight in the sum; default: all")
-    tie: Literal["fused"] | None = Field(None, description="fused: q, k, v get one format, and so do gate and up")
-    pin: dict[str, ChoiceText] = Field({}, description="selector -> what its modules get whatever the scores say")
-    allocation: Allocation = Field("optimal", description="optimal, or a control of the same size")
-    seed: int = Field(0, description="allocation random: which draw")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> BudgetSpec:
-        given = [name for name in MEASURES if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"a budget has one size, {', '.join(MEASURES)}; this one has {', '.join(given) or 'none'}")
-        if len(set(self.candidates)) < len(self.candidates):
-            raise ValueError("a candidate is there twice")
-        return self
-
-    @property
-    def measure(self) -> str:
-        """Which of MEASURES limits the plan."""
-        return next(name for name in MEASURES if getattr(self, name) is not None)
-
-    @property
-    def size(self) -> float:
-        """The limit, in the measure's unit."""
-        return float(getattr(self, self.measure))
-
-    @property
-    def needs_scores(self) -> bool:
-        """Whether the allocation looks at scores at all."""
-        return self.allocation in ("optimal", "inverse")
-
-    def __str__(self) -> str:
-        how = self.allocation if self.allocation != "random" else f"random, seed {self.seed}"
-        return f"budget {self.measure} {self.size:g}, {how}"
+from mixprec.plan.schema import Method, ModulePlan, Plan, Treatment
+from mixprec.plan.sensitivity import ALL, Choice, Sensitivity
 
 
 class Part(NamedTuple):

@@ -21,7 +21,8 @@ from mixprec.modules import Inventory, LinearModule, select
 from mixprec.numerics.formats import GgmlFormat, ggml_fallback
 from mixprec.numerics.sparsity import Sparsity
 from mixprec.plan.alphapruning import EPSILON, allocate, by_block
-from mixprec.plan.budget import IMPORTANCE, BudgetSpec, budget_plan, importance_table
+from mixprec.plan.budget import budget_plan, importance_table
+from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
 from mixprec.plan.relative import ALL, Importance, summed_importance
 from mixprec.plan.schema import FormatText, Method, ModulePlan, Plan, SparsityText, Strict
 from mixprec.plan.sensitivity import Sensitivity

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from mixprec.errors import UserError
 from mixprec.modules import Inventory, LinearModule, address
 from mixprec.plan import bits
-from mixprec.plan.budget import BudgetSpec, budget_plan, budget_problem, importance_table, size_of
+from mixprec.plan.budget import budget_plan, budget_problem, importance_table, size_of
+from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, tables_wanted
 from mixprec.plan.schema import Plan
 from mixprec.plan.sensitivity import Sensitivity, parse_choice

@@ -7,6 +7,8 @@ Keys of JOB
     peer         llmcompressor, gptqmodel, autoround or modelopt
     method       gptq, gptaq, awq, rtn, sparsegpt, autoround, as far as the peer has it (docs/peers.md)
     model, out   folders: a safetensors checkpoint; where the dense one goes, which must not be there
+                 or allocate: no checkpoint, only which module gets which format; autoround and modelopt
+    budgets      for allocate: code bits per weight, a list; candidates: [{bits, group_size, symmetric}, …]
     calibration  a safetensors file with ``tokens`` (sequences, tokens) int64, used as they are; null for none
     plan         a file from mixprec export-plan, for this peer and method
     format       {bits, group_size (-1: whole rows), symmetric} of all linear modules of the blocks, without ``plan``
@@ -18,7 +20,8 @@ Keys of JOB
 
 Keys of the result: peer, method, versions, settings (what was used, in the peer's words), seconds_total and cpu_seconds
 (of the call that quantizes alone: no imports, no loading, no saving), seconds_load (imports and loading),
-peak_rss_bytes (of the process from its start to the end of the call), tokens.
+peak_rss_bytes (of the process from its start to the end of the call), tokens. Of allocate also plans (budget -> module
+-> bits) and seconds_each (of the budgets: what is scored for the first one serves the others).
 """
 
 from __future__ import annotations
@@ -69,11 +72,14 @@ def main() -> None:
     loaded = adapter.load(job)
     seconds_load = time.perf_counter() - started
     wall, cpu = time.perf_counter(), time.process_time()
-    settings = adapter.quantize(loaded, job)
+    settings = adapter.allocate(loaded, job) if job["method"] == "allocate" else adapter.quantize(loaded, job)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    write_dense(Path(job["model"]), out, adapter.weights(loaded))
+    if job["method"] != "allocate":
+        write_dense(Path(job["model"]), out, adapter.weights(loaded))
+    found = {key: settings.pop(key) for key in ("plans", "seconds_each") if key in settings}
     result = {
+        **found,
         "peer": job["peer"],
         "method": job["method"],
         "versions": {name: found for name in PACKAGES if (found := installed(name))},

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from auto_round import AutoRound
+from auto_round import AutoRound, AutoScheme
+from auto_round.auto_scheme.gen_auto_scheme import GenScheme
+from auto_round.schemes import QuantizationScheme
 from run import calibration, load_model
 from transformers import AutoTokenizer
 
@@ -36,6 +41,66 @@ def quantize(loaded: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     loaded["model"], layers = compressor.quantize()
     used = {name: {key: layer.get(key) for key in ("bits", "group_size", "sym")} for name, layer in layers.items()}
     return {**options, "layers": used}
+
+
+class _Chosen(Exception):
+    """The formats are chosen; rounding is not wanted."""
+
+
+def allocate(loaded: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    """AutoScheme's formats for each budget, by its own scores; nothing is rounded for good.
+
+    Bits of scales are left out of its count: they are the same for all candidates here, and it counts zero points for
+    symmetric formats too.
+    """
+    tokens = calibration(job)
+    plans: dict[str, dict[str, int]] = {}
+    seconds: list[float] = []
+    choose = GenScheme._get_layer_config
+
+    def timed(self: GenScheme, method: Any) -> dict[str, dict[str, Any]]:
+        started = time.perf_counter()
+        layers = choose(self, method)
+        seconds.append(time.perf_counter() - started)
+        plans[str(self.auto_scheme.avg_bits)] = {name: layer["bits"] for name, layer in layers.items()}
+        if len(plans) == len(job["budgets"]):
+            raise _Chosen
+        return layers
+
+    GenScheme._get_layer_config = timed
+    options = [
+        QuantizationScheme(bits=one["bits"], group_size=one["group_size"], sym=one["symmetric"], data_type="int")
+        for one in job["candidates"]
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "calibration.jsonl"
+        rows = loaded["tokenizer"].batch_decode(tokens)
+        text.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
+        scheme = AutoScheme(
+            avg_bits=[float(bits) for bits in job["budgets"]],
+            options=options,
+            ignore_scale_zp_bits=True,
+            nsamples=len(rows),
+            # A decoded row may come back some tokens shorter.
+            seqlen=tokens.shape[1] - 8,
+            dataset=str(text),
+            device_map="cpu",
+            enable_torch_compile=False,
+        )
+        compressor = AutoRound(
+            loaded["model"],
+            loaded["tokenizer"],
+            scheme=scheme,
+            iters=0,
+            dataset=str(text),
+            nsamples=len(rows),
+            seqlen=tokens.shape[1] - 8,
+            device_map="cpu",
+            enable_torch_compile=False,
+        )
+        with contextlib.suppress(_Chosen):
+            compressor.quantize()
+    return {"plans": plans, "seconds_each": seconds, "options": [str(one) for one in options]}
 
 
 def arguments(job: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Joint plans: what scores of single modules leave out is measured on whole plans, and exchanged where that helps."""

@@ -1,0 +1,84 @@
+"""What a recipe says of a budget: how large a plan may be, from what, by which scores, and how it is improved."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from mixprec.plan.schema import Strict
+from mixprec.plan.sensitivity import ChoiceText
+
+#: How a budget is spent: ``optimal`` by the scores, the others as controls that know nothing of them, or the opposite.
+Allocation = Literal["optimal", "uniform", "random", "last_layers", "inverse"]
+#: ``scores`` that the recipe itself makes.
+SENSITIVITY, IMPORTANCE = "sensitivity", "importance"
+#: Ways to say how large a plan may be.
+MEASURES = ("effective_bits", "code_bits", "bytes", "sparsity")
+
+
+def _sources(value: object) -> tuple[str, ...]:
+    listed = (value,) if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not listed or not all(isinstance(name, str) for name in listed):
+        raise ValueError(f"{value!r}: write sensitivity, importance, a path, or a list of paths")
+    return tuple(listed)
+
+
+class ExchangeSpec(Strict):
+    """``budget.exchange``: measure joint plans and keep what helps (joint/exchange.py)."""
+
+    samples: int = Field(8, ge=2, description="passages that plans are measured on, behind those that scores are from")
+    stride: int = Field(2, ge=1, description="every so many-th predicted token is compared")
+    proposals: int = Field(40, ge=1, description="the most plans that are measured")
+    patience: int = Field(8, ge=1, description="exchanges refused in a row after which none is taken to help")
+    margin: float = Field(1.0, ge=0, description="standard errors by which a plan must be better")
+    minutes: float | None = Field(None, gt=0, description="stop after this time; the plan then depends on the machine")
+
+
+class BudgetSpec(Strict):
+    """``plan.budget`` of a recipe: how large, from what, and by which scores."""
+
+    effective_bits: float | None = Field(None, gt=0, description="bits per weight of the linears, scales included")
+    code_bits: float | None = Field(None, gt=0, description="bits per weight of the codes alone")
+    bytes: int | None = Field(None, gt=0, description="bytes of the whole packed model")
+    sparsity: float | None = Field(None, gt=0, lt=1, description="share of the linears' weights that become zero")
+    candidates: tuple[ChoiceText, ...] = Field(min_length=2, description="formats and sparsities to choose from")
+    scores: Annotated[tuple[str, ...], BeforeValidator(_sources)] = Field(
+        (SENSITIVITY,), description="sensitivity or importance, made by the recipe's parts of these names, or tables"
+    )
+    weights: dict[str, float] = Field({}, description="target of the scores -> weight in the sum; default: all")
+    tie: Literal["fused"] | None = Field(None, description="fused: q, k, v get one format, and so do gate and up")
+    pin: dict[str, ChoiceText] = Field({}, description="selector -> what its modules get whatever the scores say")
+    allocation: Allocation = Field("optimal", description="optimal, or a control of the same size")
+    seed: int = Field(0, description="allocation random: which draw")
+    exchange: ExchangeSpec | None = Field(None, description="improve the plan by measuring joint plans")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BudgetSpec:
+        given = [name for name in MEASURES if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a budget has one size, {', '.join(MEASURES)}; this one has {', '.join(given) or 'none'}")
+        if len(set(self.candidates)) < len(self.candidates):
+            raise ValueError("a candidate is there twice")
+        if self.exchange is not None and (self.allocation != "optimal" or self.scores == (IMPORTANCE,)):
+            raise ValueError("exchange starts from allocation optimal by scores of sensitivity")
+        return self
+
+    @property
+    def measure(self) -> str:
+        """Which of MEASURES limits the plan."""
+        return next(name for name in MEASURES if getattr(self, name) is not None)
+
+    @property
+    def size(self) -> float:
+        """The limit, in the measure's unit."""
+        return float(getattr(self, self.measure))
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the allocation looks at scores at all."""
+        return self.allocation in ("optimal", "inverse")
+
+    def __str__(self) -> str:
+        how = self.allocation if self.allocation != "random" else f"random, seed {self.seed}"
+        return f"budget {self.measure} {self.size:g}, {how}"
