@@ -30,13 +30,14 @@ from mixprec.errors import UserError
 from mixprec.evaluate import bench, fidelity, metrics, passages
 from mixprec.importance import artifact, streaming
 from mixprec.importance.attribute import attribute
+from mixprec.joint import run as joint
 from mixprec.peers import engine
 from mixprec.peers.engine import Peer
 from mixprec.plan import bits, sensitivity
 from mixprec.plan.budgetspec import SENSITIVITY
 from mixprec.plan.relative import Importance
 from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, needs_spectra, tables_wanted
-from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Plan, save_plan
+from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Plan, load_plan, save_plan
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.progress import bar, console
 from mixprec.recipe import ImportanceSpec, Recipe, TracesSpec
@@ -58,6 +59,7 @@ class Run:
         self.name = name
         self.out = out
         self.data = recipe.data_folder(chosen, data)
+        self._scored: str | None = None
         self.stages = Stages(out)
 
     # What stages share
@@ -153,7 +155,7 @@ class Run:
         self._sensitivity(importance, importance_stamp)
         if self.recipe.ablation is not None:
             self.ablate(self.out / "ablation")
-        plans = {name: self._plan(variant.plan, importance) for name, variant in self.recipe.all_variants.items()}
+        plans = {name: self._plan(name, variant.plan, importance) for name, variant in self.recipe.all_variants.items()}
         for name, plan in plans.items():
             loadable.check_variant(self.recipe, name, plan, self.inventory, self._config)
             if peer := self._peer(name):
@@ -169,8 +171,9 @@ class Run:
         write_report(self.out)
         return summary
 
-    def _plan(self, spec: PlanSpec, importance: dict[str, Any] | None) -> Plan:
-        return build_plan(
+    def _plan(self, name: str, spec: PlanSpec, importance: dict[str, Any] | None) -> Plan:
+        """A variant's plan; where its budget says so, improved by measuring joint plans."""
+        plan = build_plan(
             spec,
             self.inventory,
             self.recipe.model.id,
@@ -179,10 +182,33 @@ class Run:
             self.alphas if needs_spectra(spec) else None,
             self._table(spec),
         )
+        scored = self.recipe.sensitivity
+        if spec.budget is None or spec.budget.exchange is None or scored is None:
+            return plan
+        folder, start = self.out / "variants" / name / "exchange", plan.model_dump(mode="json")
+        subject = self.subject(self.out / "sensitivity", importance)
+
+        def make() -> None:
+            assert spec.budget is not None and scored is not None
+            candidates = subject.candidates(self.recipe.candidates())
+            save_plan(folder / "plan.json", joint.improve(subject, scored, candidates, spec.budget, plan, folder))
+
+        self.stages.do(
+            f"exchange/{name}",
+            [self._scored, start, spec.model_dump(mode="json")],
+            [folder / "plan.json", folder / "exchange.json"],
+            make,
+        )
+        return load_plan(folder / "plan.json", self.inventory)
 
     def _table(self, spec: PlanSpec) -> Sensitivity | None:
         """The scores that a budget is spent by, those of several targets weighed into one."""
-        return table_for(spec, self.inventory, self.identity)
+        own, scored = tables_wanted(spec) == (SENSITIVITY,), self.recipe.sensitivity
+        if not own or scored is None:
+            return table_for(spec, self.inventory, self.identity)
+        folder = self.out / "sensitivity"
+        paths = [folder / scoring.file_name(scored.scorer, target) for target in ("all", *scored.behaviours)]
+        return table_for(spec, self.inventory, self.identity, paths)
 
     def annotate(self, spec: TracesSpec, target: Path, name: str) -> tuple[list[spans.AnnotatedTrace], str]:
         """Spans of annotated traces, and the stage's fingerprint."""
@@ -261,7 +287,7 @@ class Run:
             candidates = subject.candidates(self.recipe.candidates())
             write_sensitivity(scoring.score(subject, spec, candidates), folder)
 
-        self.stages.do(
+        self._scored = self.stages.do(
             "sensitivity",
             [*self._computing, stamp, *inputs, spec.model_dump(mode="json"), formats],
             [folder / scoring.file_name(spec.scorer, target) for target in ("all", *spec.behaviours)],

@@ -20,7 +20,8 @@ from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.peers import METHODS, Engine
-from mixprec.plan.rules import PlanSpec, needs_importance
+from mixprec.plan.budgetspec import SENSITIVITY
+from mixprec.plan.rules import PlanSpec, needs_importance, tables_wanted
 from mixprec.plan.schema import NEEDS_INPUTS, Method, Treatment
 from mixprec.sensitivity.spec import AblationSpec, SensitivitySpec, treatments
 from mixprec.traces.annotate import Rule
@@ -155,6 +156,7 @@ class Recipe(_Part):
         self._check_sensitivity()
         self._check_ablation()
         self._check_ggml()
+        self._check_budgets()
         if not (self.importance or self.sensitivity or self.ablation or self.all_variants):
             raise ValueError("nothing to do; give importance, sensitivity, ablation, plan or variants")
         return self
@@ -184,6 +186,23 @@ class Recipe(_Part):
             method = (self.sensitivity and self.sensitivity.method) or self.compress.method
             found |= treatments(self.ablation.formats, method, "ablation.formats")
         return found
+
+    def _check_budgets(self) -> None:
+        scored = self.sensitivity
+        for name, variant in self.all_variants.items():
+            budget = variant.plan.budget
+            if budget is None or SENSITIVITY not in tables_wanted(variant.plan):
+                continue
+            if scored is None or budget.scores != (SENSITIVITY,):
+                raise ValueError(
+                    f"variant {name}: budget.scores: sensitivity is a part of the recipe; add sensitivity: {{…}}"
+                )
+            method, method_scored = variant.plan.method or self.compress.method, scored.method or self.compress.method
+            if method != method_scored:
+                raise ValueError(f"variant {name} compresses by {method}, sensitivity scores {method_scored}; take one")
+            unknown = [str(choice) for choice in budget.candidates if choice.changes and choice not in scored.formats]
+            if unknown:
+                raise ValueError(f"variant {name}: budget.candidates: {', '.join(unknown)}: not in sensitivity.formats")
 
     def _check_sensitivity(self) -> None:
         spec = self.sensitivity

@@ -230,7 +230,9 @@ def exchanges(problem: Problem, chosen: Chosen, delta: Sequence[Sequence[float]]
     rate = lambda move: move[2] / max(abs(move[3]), 1)  # noqa: E731
     up = sorted((move for move in moves if move[3] > 0), key=rate)[:_MOVES]
     down = sorted((move for move in moves if move[3] <= 0), key=rate)[:_MOVES]
-    found = [(move[2], ((move[0], move[1]),)) for move in (*up, *down) if move[3] <= slack]
+    found: list[tuple[float, tuple[tuple[int, int], ...]]] = [
+        (move[2], ((move[0], move[1]),)) for move in (*up, *down) if move[3] <= slack
+    ]
     if up and down:
         gain = np.array([move[2] for move in up])[:, None] + np.array([move[2] for move in down])
         more = np.array([move[3] for move in up])[:, None] + np.array([move[3] for move in down])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,63 @@ def quantize(model: Any, job: dict[str, Any]) -> dict[str, Any]:
     with torch.no_grad():
         mtq.quantize(model, config, forward if job["method"] != "rtn" else None)
     return config
+
+
+def allocate(model: Any, job: dict[str, Any]) -> dict[str, Any]:
+    """auto_quantize's formats for each budget, by its gradient scores; modules that runtimes fuse are not tied.
+
+    It counts the bits of codes, and a head that is not quantized with 16.
+    """
+    tokens = calibration(job)
+    search = mtq.algorithms.AutoQuantizeGradientSearcher
+    search.quant_grouping_rules = []
+    formats = [
+        {
+            "quant_cfg": [
+                {"quantizer_name": "*", "enable": False},
+                {
+                    "quantizer_name": "*weight_quantizer",
+                    "cfg": {"num_bits": one["bits"], "block_sizes": {-1: one["group_size"]}},
+                },
+            ],
+            "algorithm": "max",
+        }
+        for one in job["candidates"]
+    ]
+    sizes = {name: m.weight.numel() for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    inside = sum(size for name, size in sizes.items() if name.startswith("model.layers."))
+    whole = sum(sizes.values())
+    seconds, plans, state = [], {}, None
+    for bits in job["budgets"]:
+        limit = {"effective_bits": (float(bits) * inside + 16 * (whole - inside)) / whole}
+        started = time.perf_counter()
+        if state is None:
+            _, state = mtq.auto_quantize(
+                model,
+                constraints=limit,
+                module_search_spaces=[
+                    {
+                        "module_name_patterns": ["model.layers.*"],
+                        "quantization_formats": formats,
+                        "allow_no_quant": False,
+                    }
+                ],
+                quantization_formats=formats,
+                data_loader=[row[None] for row in tokens],
+                forward_step=lambda m, batch: m(input_ids=batch, labels=batch),
+                loss_func=lambda output, batch: output.loss,
+                disabled_layers=["*lm_head*"],
+                num_calib_steps=1,  # the largest weights of groups need no data
+                num_score_steps=len(tokens),
+            )
+        config = mtq.algorithms.get_auto_quantize_config(state, limit)
+        plans[str(bits)] = {
+            entry["quantizer_name"].removesuffix(".weight_quantizer"): entry["cfg"]["num_bits"]
+            for entry in config["quant_cfg"]
+            if entry["quantizer_name"].endswith("_proj.weight_quantizer") and entry.get("enable", True)
+        }
+        seconds.append(time.perf_counter() - started)
+    return {"plans": plans, "seconds_each": seconds}
 
 
 def configuration(job: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""A budget's plan improved by exchange: the model, its candidates and its passages brought together.
+
+Folder::
+
+    measured.jsonl     KL of every joint plan that was measured
+    slopes/            gradients at the plans that were accepted
+    exchange.json      the steps, and what they came to
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mixprec import artifacts, models
+from mixprec.compress.candidates import Candidates
+from mixprec.errors import UserError
+from mixprec.joint.assembled import Assembled
+from mixprec.joint.exchange import Exchanged, Journal, described, exchange
+from mixprec.joint.linear import slopes
+from mixprec.plan import sensitivity
+from mixprec.plan.budget import Problem, as_plan, budget_problem
+from mixprec.plan.budgetspec import BudgetSpec
+from mixprec.plan.schema import Plan
+from mixprec.plan.sensitivity import ALL, Choice, Sensitivity
+from mixprec.progress import bar
+from mixprec.sensitivity.passages import Scored
+from mixprec.sensitivity.run import Subject, file_name
+from mixprec.sensitivity.spec import SensitivitySpec
+
+
+def improve(
+    subject: Subject,
+    scoring: SensitivitySpec,
+    candidates: Candidates,
+    budget: BudgetSpec,
+    plan: Plan,
+    folder: Path,
+) -> Plan:
+    """``plan`` or a better one of the same ``budget``; ``folder`` gets what was measured, so that a killed run goes on.
+
+    ``candidates`` hold every choice of the budget. Plans are measured on the passages behind those that ``scoring``
+    takes, so that nothing is judged on what proposed it. Raises UserError for too few passages.
+    """
+    spec = budget.exchange
+    assert spec is not None
+    weights = budget.weights or {ALL: 1.0}
+    problem = budget_problem(budget, subject.inventory, plan.method)
+    passages = subject.scored(scoring.model_copy(update={"samples": scoring.samples + spec.samples}))
+    seen, measured = passages[: scoring.samples], passages[scoring.samples :]
+    if len(measured) < 2:
+        raise UserError(
+            f"plan.budget.exchange: {len(passages)} passages are there, {scoring.samples} of them are scored "
+            "(sensitivity.samples), and plans are measured on at least two others; take more calibration samples or "
+            "traces"
+        )
+    table = _fisher(subject, weights)
+    stamp = artifacts.fingerprint(
+        candidates.digest,
+        [[each.tokens.tolist(), {t: each.weights[t].tolist() for t in weights}] for each in passages],
+        [len(seen), spec.stride, dict(weights), subject.dtype, subject.device],
+        budget.model_dump(mode="json", include={"candidates", "tie", "pin"}),
+    )
+
+    def assemble() -> Assembled:
+        loaded = models.load(subject.model_id, dtype=subject.dtype, device=subject.device, revision=subject.revision)
+        return Assembled(loaded, candidates, measured, weights, spec.stride)
+
+    journal = Journal(folder / "measured.jsonl", stamp, problem, assemble)
+    cached = _Slopes(subject, candidates, seen, weights, folder / "slopes", stamp)
+    with bar("exchange", spec.proposals, "plans") as advance:
+        found = exchange(problem, _start(problem, plan), journal, cached, table, spec, advance)
+    artifacts.write_json(folder / "exchange.json", described(found))
+    return as_plan(problem.choices(found.chosen), budget, subject.inventory, plan.model, plan.method, _why(found))
+
+
+def _why(found: Exchanged) -> str:
+    accepted = sum(step.accepted for step in found.steps)
+    return f"exchange, {accepted} of {len(found.steps)} proposals"
+
+
+def _start(problem: Problem, plan: Plan) -> list[int]:
+    treatments = plan.treatments
+    found = []
+    for part in problem.parts:
+        treatment = treatments[part.modules[0].address]
+        found.append(part.choices.index(Choice(format=treatment.format, sparsity=treatment.sparsity)))
+    return found
+
+
+def _fisher(subject: Subject, weights: Mapping[str, float]) -> Sensitivity:
+    """The Fisher scores that the sweep left, the targets weighed relative to the weights' sum."""
+    paths = [subject.folder / file_name("fisher", target) for target in weights]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"plan.budget.exchange: {subject.folder / missing[0]} is not there; it needs sensitivity with scorer "
+            "fisher or first_order and gradients own, for each target of the weights"
+        )
+    tables = [sensitivity.load(path, subject.inventory, subject.identity) for path in paths]
+    whole = sum(weights.values())
+    return sensitivity.combine(tables, {target: weight / whole for target, weight in weights.items()})
+
+
+class _Slopes:
+    """Slopes at plans, each computed once and kept in a file."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        candidates: Candidates,
+        passages: Sequence[Scored],
+        weights: Mapping[str, float],
+        folder: Path,
+        stamp: str,
+    ) -> None:
+        self._subject, self._candidates, self._passages = subject, candidates, passages
+        self._weights, self._folder, self._stamp = weights, folder, stamp
+
+    def __call__(self, choices: Mapping[str, Choice]) -> Mapping[str, Mapping[str, float]]:
+        name = artifacts.fingerprint(self._stamp, {address: str(choice) for address, choice in choices.items()})
+        path = self._folder / f"{name[:16]}.json"
+        if not path.is_file():
+            opened = self._subject.open()
+            artifacts.write_json(path, slopes(opened, self._candidates, choices, self._passages, self._weights))
+        found: dict[str, dict[str, float]] = artifacts.read_json(path)
+        return found
