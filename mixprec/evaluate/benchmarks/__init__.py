@@ -5,6 +5,7 @@ from __future__ import annotations
 from mixprec.evaluate.benchmarks.catalogue import BENCHMARKS, digest, find, is_papers
 from mixprec.evaluate.benchmarks.loading import load
 from mixprec.evaluate.benchmarks.prompts import chat_messages, render
+from mixprec.evaluate.benchmarks.retrieval import Retrieval
 from mixprec.evaluate.benchmarks.schema import THINK, Benchmark, Question
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "THINK",
     "Benchmark",
     "Question",
+    "Retrieval",
     "chat_messages",
     "digest",
     "find",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mixprec.evaluate.benchmarks.schema import THINK, Kind, Question, Row
@@ -48,7 +49,7 @@ def folio(row: Row) -> Question:
     identifier = str(row.value("example_id", int, str))
     # The reference opens the thinking on the line of the asterisks here.
     gold = gold.strip().capitalize()
-    return _question(row, identifier, "truth", message, gold, THINK, conclusion=row.text("conclusion"))
+    return _question(row, identifier, "truth", message, gold, THINK, extra={"conclusion": row.text("conclusion")})
 
 
 def temporal_sequences(row: Row) -> Question:
@@ -63,28 +64,32 @@ def temporal_sequences(row: Row) -> Question:
         raise row.refuse("target", gold, f"one of {', '.join(f'({letter})' for letter in options)}")
     identifier = f"temporal_sequences_{row.number}"
     message = _TEMPORAL.format(input=text)
-    return _question(row, identifier, "letter", message, letter, THINK_ON_A_LINE, options=options)
+    return _question(row, identifier, "letter", message, letter, THINK_ON_A_LINE, extra={"options": options})
 
 
 def musique(row: Row) -> Question:
     """MuSiQue, closed book: the question alone; a few words, with aliases."""
-    message = _MUSIQUE.format(question=row.text("question"))
+    asked = row.text("question")
+    message = _MUSIQUE.format(question=asked)
     aliases = row.value("answer_aliases", list) if "answer_aliases" in row.values else []
     if not all(isinstance(alias, str) for alias in aliases):
         raise row.refuse("answer_aliases", aliases, "a list of texts")
     if row.values.get("answerable") is False:
         raise row.refuse("answerable", False, "questions of MuSiQue-Answerable only")
-    paragraphs = [_paragraph(row, each) for each in row.value("paragraphs", list)]
+    rows = row.value("paragraphs", list)
+    extra = {
+        "question": asked,
+        "paragraphs": [_paragraph(row, each) for each in rows],
+        "supporting": [number for number, each in enumerate(rows) if each.get("is_supporting")],
+    }
     gold = row.text("answer")
-    return _question(
-        row, row.text("id"), "words", message, gold, THINK_ON_A_LINE, aliases=tuple(aliases), paragraphs=paragraphs
-    )
+    return _question(row, row.text("id"), "words", message, gold, THINK_ON_A_LINE, tuple(aliases), extra)
 
 
-def with_passages(question: Question, passages: list[tuple[str, str]]) -> Question:
-    """A question behind passages (title, text), the nearest first: the open book variant.
+def with_passages(question: Question, passages: Sequence[tuple[str, str]]) -> Question:
+    """A question behind passages (title, text), the nearest first: MuSiQue with retrieval.
 
-    The paper gives no prompt for it; the question keeps its closed-book wording.
+    The paper gives no prompt for it (Appendix L); the question keeps its closed-book wording.
     """
     shown = "\n\n".join(f"{title}\n{text}" for title, text in passages)
     message = _RAG.format(passages=shown, message=question.message)
@@ -93,7 +98,7 @@ def with_passages(question: Question, passages: list[tuple[str, str]]) -> Questi
         benchmark="musique_rag",
         message=message,
         prompt=message + THINK_ON_A_LINE,
-        extra={**question.extra, "passages": passages},
+        extra={**question.extra, "passages": list(passages)},
     )
 
 
@@ -110,8 +115,7 @@ def _question(
     message: str,
     answer: str,
     opening: str,
-    *,
     aliases: tuple[str, ...] = (),
-    **extra: Any,
+    extra: Mapping[str, Any] | None = None,
 ) -> Question:
-    return Question(identifier, row.benchmark, kind, message, message + opening, answer, aliases, extra)
+    return Question(identifier, row.benchmark, kind, message, message + opening, answer, aliases, extra or {})

@@ -21,7 +21,9 @@ class Question:
 
     ``message`` is what a person would send, ``prompt`` the paper's text: the message and the opening of the thinking.
     ``answer`` as scoring compares it: ``"33"``, ``"True"``, ``"A"``, ``"Apple Corps"``; ``aliases`` count as right too.
-    ``extra`` holds what some benchmarks need besides: ``paragraphs`` (MuSiQue), ``options`` (letter -> text).
+    ``extra`` holds what some benchmarks have besides: ``options`` (letter -> text), ``conclusion`` (FOLIO);
+    ``question``, ``paragraphs`` (title, text) and ``supporting``, numbers of those it rests on (MuSiQue);
+    ``passages`` (RAG).
     """
 
     id: str
@@ -32,6 +34,11 @@ class Question:
     answer: str
     aliases: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> str:
+        """The question alone, without passages and instructions where the benchmark tells them apart."""
+        return str(self.extra.get("question") or self.message)
 
 
 class Row(NamedTuple):

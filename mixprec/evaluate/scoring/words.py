@@ -35,7 +35,7 @@ def strong(text: str, question: Question) -> Candidate | None:
         marked = _marked(each.text, question)
         if not marked and says_nothing(each.text):
             return None
-        return Candidate(marked or shortened(each.text, question.message), "labelled")
+        return Candidate(marked or shortened(each.text, question.asked), "labelled")
     for paragraph in reversed(text.split("\n\n")):
         if marked := _marked(paragraph, question):
             return Candidate(marked, "bold")
@@ -48,9 +48,9 @@ def weak(text: str, question: Question) -> Candidate | None:
     if not said or declines(text):
         return None
     last = [each for each in said if _CONCLUDES.match(each)][-1:]
-    asked = content(question.message)
+    asked = content(question.asked)
     chosen = last[0] if last else max(reversed(said), key=lambda each: len(content(each) & asked))
-    found = shortened(_CONCLUDES.sub("", chosen), question.message)
+    found = shortened(_CONCLUDES.sub("", chosen), question.asked)
     return Candidate(found, "sentence") if found else None
 
 
@@ -66,7 +66,7 @@ def says_nothing(label: str) -> bool:
 
 def _marked(text: str, question: Question) -> str | None:
     """The last bold text that isn't of the question's own words, else one that ends the text."""
-    asked = content(question.message)
+    asked = content(question.asked)
     found = [each for marked in bold(text) if (each := tidy(marked))]
     ends = found[-1] if found and text.rstrip(" .\n").endswith("**") else None
     return next((each for each in reversed(found) if not content(each) <= asked), ends)
