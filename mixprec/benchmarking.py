@@ -25,7 +25,7 @@ class Benchmarks:
         self.protocol = protocol
         self.model = model
         self.stages = stages
-        self.questions = bench.load_questions(protocol, data)
+        self.questions = bench.load_questions(protocol, data, stages.run / "evaluation", model.device)
 
     def evaluate(self, name: str, where: str, stamp: str, folder: Path, labels: Mapping[str, Any]) -> dict[str, Any]:
         """Run a variant's benchmarks into ``folder``/benchmarks.json; ``stamp``: fingerprint of its checkpoint.

@@ -30,6 +30,7 @@ def bench(
     to: Annotated[Path, typer.Option("--out", help="Folder of generations and benchmarks.json.")],
     benchmark: Annotated[list[str] | None, typer.Option(help="One benchmark; several times. Default: four.")] = None,
     files: Annotated[Path | None, typer.Option(help="Folder with aime_2024.jsonl …; default: the hub.")] = None,
+    embedder: Annotated[str | None, typer.Option(help="musique_rag: embedding model, a hub id or a folder.")] = None,
     engine: Annotated[str, typer.Option(help="transformers or vllm; not with --url.")] = "transformers",
     batch: Annotated[int, typer.Option(min=1, help="transformers: outputs at once.")] = 16,
     url: Annotated[str | None, typer.Option(help="A server with OpenAI's protocol, http://host:port/v1.")] = None,
@@ -66,7 +67,7 @@ def bench(
     protocol = checked(
         ProtocolSpec,
         "bench",
-        benchmarks=[_from(name, files) for name in benchmark or _ALL],
+        benchmarks=[_from(name, files, embedder) for name in benchmark or _ALL],
         engine={"kind": engine, "batch": batch},
         prompts=prompts,
         seeds=tuple(seed or (0, 1, 2)),
@@ -77,7 +78,7 @@ def bench(
     )
     labels = {"model": model.rpartition("/")[2], **_labels(label or ())}
     base = artifacts.read_versioned(baseline) if baseline else None
-    questions = running.load_questions(protocol, data)
+    questions = running.load_questions(protocol, data, to, device)
     if url:
         identity = f"server:{model}"
         wait = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
@@ -100,10 +101,11 @@ def bench(
         out.print(rich_table(more, "Several samples of each question"))
 
 
-def _from(name: str, files: Path | None) -> dict[str, Any]:
+def _from(name: str, files: Path | None, embedder: str | None) -> dict[str, Any]:
     from mixprec.evaluate.benchmarks import find
 
-    return {"name": name} | ({"source": str(files / find(name).file)} if files else {})
+    source = {"source": str(files / find(name).file)} if files else {}
+    return {"name": name, **source} | ({"embedder": embedder} if embedder else {})
 
 
 def _labels(given: tuple[str, ...] | list[str]) -> dict[str, str]:

@@ -11,11 +11,11 @@ from typing import Any
 from mixprec import artifacts
 from mixprec.evaluate import accuracy, compute, diagnosis
 from mixprec.evaluate.accuracy import Sample
-from mixprec.evaluate.benchmarks import Question, digest, find, is_papers, load
+from mixprec.evaluate.benchmarks import Question, Retrieval, digest, find, is_papers, load
 from mixprec.evaluate.engines.base import Engine, Request, derived_seed
 from mixprec.evaluate.generations import GenerationFile, Key, Origin, Record
 from mixprec.evaluate.scoring import Verdict, score
-from mixprec.evaluate.spec import ProtocolSpec
+from mixprec.evaluate.spec import BenchmarkSpec, ProtocolSpec
 from mixprec.progress import bar
 
 #: The numbers that a benchmark's metric gives: name -> a verdict's value.
@@ -26,9 +26,20 @@ METRICS: dict[str, dict[str, Callable[[Verdict], float]]] = {
 Questions = Mapping[str, Sequence[Question]]
 
 
-def load_questions(protocol: ProtocolSpec, data: Path | None) -> dict[str, list[Question]]:
-    """All questions of the protocol's benchmarks; its limit is not applied yet. Raises UserError as ``load`` does."""
-    return {each.name: load(each.name, each.source, each.revision, data=data) for each in protocol.benchmarks}
+def load_questions(
+    protocol: ProtocolSpec, data: Path | None, cache: Path | None = None, device: str = "cpu"
+) -> dict[str, list[Question]]:
+    """All questions of the protocol's benchmarks; its limit is not applied yet. Raises UserError as ``load`` does.
+
+    ``cache``: a folder that keeps embeddings, which ``device`` computes.
+    """
+    return {each.name: _load(each, data, cache, device) for each in protocol.benchmarks}
+
+
+def _load(spec: BenchmarkSpec, data: Path | None, cache: Path | None, device: str) -> list[Question]:
+    device = "cpu" if device == "auto" else device  # "auto" is for models that are spread over GPUs
+    retrieval = Retrieval(spec.embedder, spec.nearest, spec.embedder_revision, cache=cache, device=device)
+    return load(spec.name, spec.source, spec.revision, data=data, retrieval=retrieval)
 
 
 def run(
@@ -110,12 +121,17 @@ def result(
     }
 
 
+def _score(question: Question, record: Record) -> Verdict:
+    """The engine knows whether an output came to its own end; scoring need not guess."""
+    return score(question, record.output, record.finish == "stop")
+
+
 def _benchmark(
     questions: Sequence[Question], records: Mapping[Key, Record], seeds: Sequence[int], prompts: str
 ) -> dict[str, Any]:
     benchmark = find(questions[0].benchmark)
     outputs = {question.id: [records[Key(question.id, seed)] for seed in seeds] for question in questions}
-    verdicts = {question.id: [score(question, each.output) for each in outputs[question.id]] for question in questions}
+    verdicts = {question.id: [_score(question, each) for each in outputs[question.id]] for question in questions}
     readers = METRICS[benchmark.metric]
     main = next(iter(readers))
     per_question: dict[str, dict[str, Any]] = {

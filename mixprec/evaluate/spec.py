@@ -13,6 +13,10 @@ SIZES = {"aime_2024": 30, "folio": 203, "temporal_sequences": 250, "musique": 10
 BenchmarkName = Literal["aime_2024", "folio", "temporal_sequences", "musique", "musique_rag"]
 
 
+#: What finds the passages of musique_rag, and how many (the paper's Appendix L).
+EMBEDDER, NEAREST = "BAAI/bge-base-en-v1.5", 10
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,6 +27,9 @@ class BenchmarkSpec(_Part):
     name: BenchmarkName = Field(description="aime_2024, folio, temporal_sequences, musique or musique_rag")
     source: str | None = Field(None, description="JSONL with the hub's columns (path or data:PATH), or hub:OWNER/NAME")
     revision: str | None = Field(None, description="commit of the hub's dataset")
+    embedder: str = Field(EMBEDDER, min_length=1, description="musique_rag: embedding model, a hub id or a folder")
+    embedder_revision: str | None = Field(None, description="musique_rag: commit of the embedding model")
+    nearest: int = Field(NEAREST, ge=1, description="musique_rag: passages in front of a question")
 
 
 class EngineSpec(_Part):

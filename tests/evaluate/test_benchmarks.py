@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import tiny
 
 from mixprec import artifacts
 from mixprec.errors import UserError
@@ -196,16 +195,3 @@ def test_a_pinned_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [question.id for question in benchmarks.load("folio", revision="1" * 40)] == ["7"]
     with pytest.raises(UserError, match=r"folio: yale-nlp/FOLIO.*: revision 222222222222… could not be fetched"):
         benchmarks.load("folio", revision="2" * 40)
-
-
-def test_styles_of_prompts() -> None:
-    question = benchmarks.Question("1", "folio", "truth", "Is it?", "Is it?\n<think>\n", "True")
-    assert benchmarks.render(question, "paper") == "Is it?\n<think>\n"
-    assert benchmarks.chat_messages(question) == [{"role": "user", "content": "Is it?"}]
-    tokenizer = tiny.tokenizer()
-    with pytest.raises(UserError, match="no chat template"):
-        benchmarks.render(question, "chat", tokenizer)
-    tokenizer.chat_template = (
-        "{% for m in messages %}<u>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
-    )
-    assert benchmarks.render(question, "chat", tokenizer) == "<u>Is it?<a>"

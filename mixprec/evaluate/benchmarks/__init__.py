@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mixprec.evaluate.benchmarks.catalogue import BENCHMARKS, digest, find, is_papers
 from mixprec.evaluate.benchmarks.loading import load
-from mixprec.evaluate.benchmarks.prompts import chat_messages, render
 from mixprec.evaluate.benchmarks.retrieval import Retrieval
 from mixprec.evaluate.benchmarks.schema import THINK, Benchmark, Question
 
@@ -14,10 +13,8 @@ __all__ = [
     "Benchmark",
     "Question",
     "Retrieval",
-    "chat_messages",
     "digest",
     "find",
     "is_papers",
     "load",
-    "render",
 ]

