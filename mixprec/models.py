@@ -129,11 +129,7 @@ def _from_gguf(path: Path, name: str) -> Path:
             raise
         except Exception as problem:  # a damaged file breaks the reader in many ways
             raise UserError(f"{path}: transformers can't read this GGUF file ({_first_line(problem)})") from None
-        # transformers still marks the dequantized model as quantized, which forbids .half() and saving.
-        model.hf_quantizer = None
-        model.is_quantized = False
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
+        _unmark(model)
         # float16, not bfloat16: a Q4_1 value is scale * code + minimum with a float16 scale and minimum, and
         # three more bits of mantissa keep it closer.
         model.half().save_pretrained(folder)
@@ -141,6 +137,26 @@ def _from_gguf(path: Path, name: str) -> Path:
             artifacts.share(file)
         tokenizer.save_pretrained(folder)
     return target
+
+
+def _unmark(model: Any) -> None:
+    """transformers still marks a dequantized model as quantized, which forbids .half() and saving."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _gguf_options(where: str, revision: str | None) -> dict[str, Any]:
+    """How transformers reads the weights of a folder that has them in a GGUF file only; nothing for other places.
+
+    Configuration and tokenizer come from the folder: a GGUF file lacks some of what they say.
+    """
+    found = sorted(Path(where).glob("*.gguf")) if Path(where).is_dir() else []
+    if len(found) != 1 or any(Path(where).glob("*.safetensors")):
+        return {}
+    config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+    return {"gguf_file": found[0].name, "config": config, "quantization_config": GgufConfig(dequantize=True)}
 
 
 @contextmanager
@@ -209,9 +225,11 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
     where = resolve(model_id)
     load_config(model_id, revision)
     try:
-        with _quiet():
+        with _quiet(), redirect_stderr(io.StringIO()):  # the GGUF reader's own bar listens to nothing else
+            packed = _gguf_options(where, revision)
             model, report = AutoModelForCausalLM.from_pretrained(
                 where,
+                **packed,
                 revision=revision,
                 dtype=chosen,
                 device_map=None if device == "cpu" else device,
@@ -224,6 +242,8 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
             )
     except Exception as problem:  # safetensors and transformers raise many kinds; all mean a bad checkpoint
         raise UserError(f"model.id: {model_id}: can't be loaded from {where} ({_first_line(problem)})") from None
+    if packed:
+        _unmark(model)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise UserError(f"model.id: {model_id}: {len(missing)} weights are missing, first {missing[0]}")
@@ -312,7 +332,7 @@ def identity(model_id: str, revision: str | None = None) -> str:
 
 @functools.cache
 def _folder_identity(folder: str) -> str:
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix in {".json", ".safetensors"})
+    files = sorted(path for path in Path(folder).iterdir() if path.suffix in {".json", ".safetensors", ".gguf"})
     return artifacts.fingerprint([(path.name, artifacts.sha256_file(path)) for path in files])
 
 

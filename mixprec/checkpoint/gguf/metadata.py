@@ -1,0 +1,88 @@
+"""A model's configuration as GGUF has it: sizes, heads, norms, rotary embedding."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gguf
+import torch
+from transformers import PretrainedConfig
+
+from mixprec.checkpoint.gguf.names import ARCHITECTURES
+
+ROPE_TENSOR = "rope_freqs.weight"
+_ROPES = ("default", "linear", "llama3")
+
+
+def problem(config: PretrainedConfig) -> str | None:
+    """Why no GGUF file of this model can be written, or None."""
+    if config.model_type not in ARCHITECTURES:
+        return f"GGUF files are written of {', '.join(ARCHITECTURES)}, this is {config.model_type}"
+    kind = _rope(config).get("rope_type", "default")
+    if kind not in _ROPES:
+        return f"rotary embeddings are written as {', '.join(_ROPES)}, this model's are {kind}"
+    if _rope(config).get("partial_rotary_factor", 1.0) != 1.0:
+        return "rotary embeddings over a part of each head are not written"
+    if getattr(config, "hidden_act", "silu") != "silu":
+        return f"llama.cpp computes {config.model_type} with silu, this model has {config.hidden_act}"
+    windows = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if windows != {"full_attention"} or _window(config):
+        return "sliding windows are not written: llama.cpp would attend to everything"
+    if getattr(config, "mlp_bias", False):
+        return "biases of the MLP are not written"
+    return None
+
+
+def add(writer: gguf.GGUFWriter, config: PretrainedConfig, name: str) -> None:
+    """Put all of it into ``writer``; ``name``: what people call the model."""
+    rope = _rope(config)
+    head = head_dim(config)
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_dimension_count(head)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope.get("rope_type") == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+
+
+def head_dim(config: PretrainedConfig) -> int:
+    """Width of an attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def rope_factors(config: PretrainedConfig) -> torch.Tensor | None:
+    """(head_dim / 2,) float32: what llama.cpp divides each rotary frequency by, for Llama 3's scaling; None otherwise.
+
+    Long wavelengths are stretched by ``factor``, short ones stay, those between are mixed (Llama 3.1's reference code).
+    """
+    rope = _rope(config)
+    if rope.get("rope_type") != "llama3":
+        return None
+    dim, base, factor = head_dim(config), rope["rope_theta"], rope["factor"]
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    context = rope["original_max_position_embeddings"]
+    wavelengths = 2 * math.pi * base ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    share = ((context / wavelengths - low) / (high - low)).clamp(0, 1)  # 0: long, stretched; 1: short
+    return (1 / (share + (1 - share) / factor)).float()
+
+
+def _rope(config: PretrainedConfig) -> dict[str, Any]:
+    return dict(config.rope_parameters)
+
+
+def _window(config: PretrainedConfig) -> bool:
+    """Whether attention is cut off; Qwen's configurations have a window that is not used."""
+    return bool(getattr(config, "sliding_window", None)) and bool(getattr(config, "use_sliding_window", True))

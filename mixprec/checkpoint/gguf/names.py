@@ -1,0 +1,57 @@
+"""What llama.cpp calls a tensor, and how it wants its rows.
+
+Llama's rotary embedding turns pairs of neighbours in llama.cpp, halves of a head in transformers: the rows of q and k are
+reordered within each head. Rows keep their bytes, so packed rows are reordered like any others.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import gguf
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from mixprec import modules
+
+#: model_type -> architecture in GGUF, of those whose files are tested against both readers.
+ARCHITECTURES: Final = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+}
+#: Architectures whose q and k are reordered.
+_NEIGHBOURS: Final = ("llama",)
+_PARTS: Final = (
+    *modules.BLOCK_NORMS[:2],
+    *modules.KINDS.values(),
+    "self_attn.q_norm",
+    "self_attn.k_norm",
+)
+
+
+def gguf_names(config: PretrainedConfig) -> dict[str, str]:
+    """Name in a transformers checkpoint -> name in GGUF, of every tensor that such a model can have, in order."""
+    table = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
+    blocks = [f"model.layers.{layer}.{part}" for layer in range(config.num_hidden_layers) for part in _PARTS]
+    found = {}
+    for module in (modules.EMBEDDING, *blocks, modules.NORM, modules.HEAD):
+        name = table.get_name(module)
+        if name is not None:  # Llama has no norms within attention
+            found |= {f"{module}.{kind}": f"{name}.{kind}" for kind in ("weight", "bias")}
+    return found
+
+
+def reordered(name: str, rows: Tensor, config: PretrainedConfig, *, back: bool = False) -> Tensor:
+    """``rows`` (out, …) of the tensor ``name`` (transformers') in llama.cpp's order; ``back``: in transformers'."""
+    path = name.rpartition(".")[0]
+    heads = {
+        modules.KINDS["q"]: config.num_attention_heads,
+        modules.KINDS["k"]: config.num_key_value_heads,
+    }
+    count = next((number for end, number in heads.items() if path.endswith(f".{end}")), None)
+    if count is None or config.model_type not in _NEIGHBOURS:
+        return rows
+    half = len(rows) // count // 2
+    split = rows.reshape(count, *((half, 2) if back else (2, half)), *rows.shape[1:])
+    return split.transpose(1, 2).reshape(rows.shape)

@@ -1,0 +1,117 @@
+"""Reading GGUF files, whoever wrote them: types of tensors, weights by transformers' names.
+
+For what is compared or shown; models are loaded by transformers (mixprec/models.py) and by llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixprec.checkpoint.gguf.names import gguf_names, reordered
+from mixprec.errors import UserError
+
+_MAGIC: Final = b"GGUF"
+#: Architectures as GGUF names them -> model_type.
+_MODEL_TYPES: Final = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor: ``kind`` its type in lower case (``q4_k``, ``f16``), ``shape`` as transformers has it, ``bytes``."""
+
+    kind: str
+    shape: tuple[int, ...]
+    bytes: int
+
+    @property
+    def bits(self) -> float:
+        """Bits per weight, scales included."""
+        return self.bytes * 8 / max(1, int(np.prod(self.shape)))
+
+
+class GgufFile:
+    """An open file. ``tensors``: transformers' name (``model.layers.0.mlp.up_proj.weight``) -> what it is, in order."""
+
+    def __init__(self, path: Path, reader: Any) -> None:
+        self.path = path
+        self._reader = reader
+        self.architecture = str(self._field("general.architecture"))
+        if self.architecture not in _MODEL_TYPES:
+            raise UserError(
+                f"{path}: architecture {self.architecture!r} is not read; read are {', '.join(_MODEL_TYPES)}"
+            )
+        self._config: Any = SimpleNamespace(
+            model_type=_MODEL_TYPES[self.architecture],
+            num_hidden_layers=self._number("block_count"),
+            num_attention_heads=self._number("attention.head_count"),
+            num_key_value_heads=self._number("attention.head_count_kv"),
+        )
+        known = {theirs: ours for ours, theirs in gguf_names(self._config).items()}
+        self._raw = {known[tensor.name]: tensor for tensor in reader.tensors if tensor.name in known}
+        self.tensors: Mapping[str, GgufTensor] = {
+            name: GgufTensor(raw.tensor_type.name.lower(), tuple(int(n) for n in raw.shape[::-1]), int(raw.n_bytes))
+            for name, raw in self._raw.items()
+        }
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder blocks."""
+        return int(self._config.num_hidden_layers)
+
+    def weight(self, name: str) -> Tensor:
+        """A tensor by transformers' name, float32, its rows in transformers' order.
+
+        Raises UserError where the file has none of this name, or nobody here knows its type.
+        """
+        if name not in self._raw:
+            raise UserError(f"{self.path}: has no {name}")
+        raw = self._raw[name]
+        try:
+            values = gguf.quants.dequantize(raw.data, raw.tensor_type)
+        except NotImplementedError:
+            kind = raw.tensor_type.name.lower()
+            raise UserError(f"{self.path}: {name}: weights of type {kind} can't be read") from None
+        # A copy: the file is mapped into memory, and torch would write into it.
+        tensor = torch.from_numpy(np.array(values, np.float32)).reshape(self.tensors[name].shape)
+        return reordered(name, tensor, self._config, back=True)
+
+    def _field(self, key: str) -> Any:
+        field = self._reader.get_field(key)
+        if field is None:
+            raise UserError(f"{self.path}: {key} is missing; it is no model, or its writer was stopped")
+        return field.contents()
+
+    def _number(self, key: str) -> int:
+        value = self._field(f"{self.architecture}.{key}")
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{self.path}: {self.architecture}.{key}: {value!r} is no positive number")
+        return value
+
+
+def open_gguf(path: Path) -> GgufFile:
+    """Open a GGUF file; weights are read when they are asked for.
+
+    Raises UserError where it is missing, truncated, no GGUF file, or of an architecture that is not read.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_MAGIC))
+    except OSError as problem:
+        raise UserError(f"{path}: can't be read ({problem.strerror})") from None
+    if magic != _MAGIC:
+        raise UserError(f"{path}: no GGUF file")
+    try:
+        reader = gguf.GGUFReader(path)
+    except Exception as problem:  # damage shows in many ways
+        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise UserError(f"{path}: truncated or damaged GGUF file ({first}); make or fetch it again") from None
+    return GgufFile(path, reader)

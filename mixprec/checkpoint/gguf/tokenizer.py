@@ -1,0 +1,151 @@
+"""A byte-level BPE tokenizer as GGUF has it: tokens, their types, merges, special tokens, chat template.
+
+llama.cpp has no regular expressions of its own for splitting text but names for known ones: a tokenizer.json whose
+splitting is none of these would be read wrongly, and is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import gguf
+from transformers import PretrainedConfig
+
+from mixprec import artifacts
+from mixprec.errors import UserError
+
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3, _QWEN2 = _WORDS + r"\p{N}{1,3}" + _REST, _WORDS + r"\p{N}" + _REST
+#: How text is split before merging, and whether whole words in the vocabulary go before merges -> llama.cpp's name.
+_PRE_TOKENIZERS: Final[dict[tuple[tuple[str, ...], bool], str]] = {
+    (("bytes",), False): "gpt-2",
+    (("digits", "bytes"), False): "smollm",
+    ((_LLAMA3,), True): "llama-bpe",
+    ((_LLAMA3,), False): "smaug-bpe",
+    ((_QWEN2,), False): "qwen2",
+}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """tokenizer.json of a checkpoint's folder.
+
+    Raises UserError where there is none, or llama.cpp would split or merge text in another way.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no tokenizer.json; a GGUF file holds the tokenizer")
+    data = artifacts.read_json(path)
+    model = data.get("model") if isinstance(data, dict) else None
+    if not isinstance(model, dict) or model.get("type") != "BPE" or model.get("byte_fallback"):
+        raise UserError(
+            f"{path}: GGUF files are written with byte-level BPE tokenizers (Llama 3, Qwen, SmolLM), this is another "
+            "kind; write dense and use llama.cpp's own converter"
+        )
+    pre_tokenizer(data, path)
+    return dict(data)
+
+
+def pre_tokenizer(data: dict[str, Any], path: Path) -> str:
+    """llama.cpp's name for the way that text is split.
+
+    Raises UserError for an unknown one.
+    """
+    steps = _steps(data.get("pre_tokenizer"))
+    found = None if steps is None else _PRE_TOKENIZERS.get((steps, bool(data["model"].get("ignore_merges"))))
+    if found is None:
+        raise UserError(
+            f"{path}: pre_tokenizer: none that mixprec knows llama.cpp's name of ({', '.join(_PRE_TOKENIZERS.values())}); "
+            "write dense and use llama.cpp's own converter"
+        )
+    return found
+
+
+def _steps(pre: Any) -> tuple[str, ...] | None:
+    """The regular expressions in order; "bytes" for GPT-2's, "digits" for single digits; None for anything else."""
+    if not isinstance(pre, dict):
+        return None
+    kind = pre.get("type")
+    if kind == "Sequence":
+        parts = [_steps(part) for part in pre.get("pretokenizers", [])]
+        return None if None in parts else tuple(step for part in parts for step in part or ())
+    if kind == "ByteLevel" and not pre.get("add_prefix_space"):
+        return ("bytes",) if pre.get("use_regex", True) else ()
+    if kind == "Digits" and pre.get("individual_digits"):
+        return ("digits",)
+    if kind == "Split" and pre.get("behavior") == "Isolated" and not pre.get("invert"):
+        return (str(pre.get("pattern", {}).get("Regex")),)
+    return None
+
+
+def add(writer: gguf.GGUFWriter, folder: Path, config: PretrainedConfig) -> None:
+    """Put the tokenizer in ``folder`` into ``writer``; the vocabulary is filled up to the embedding's rows.
+
+    Raises UserError as ``read`` does.
+    """
+    data = read(folder)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre_tokenizer(data, folder / "tokenizer.json"))
+    tokens, types = _vocabulary(data, config.vocab_size)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in data["model"]["merges"]])
+    settings = _json(folder / "tokenizer_config.json")
+    ids = {token: number for number, token in enumerate(tokens)}
+    for kind, put in _SPECIAL.items():
+        number = _special(kind, settings, ids, config)
+        if number is not None:
+            getattr(writer, put)(number)
+    first, last = _template(data.get("post_processor"))
+    writer.add_add_bos_token(first)
+    writer.add_add_eos_token(last)
+    writer.add_add_space_prefix(False)
+    template = folder / "chat_template.jinja"
+    text = artifacts.read_text(template) if template.is_file() else settings.get("chat_template")
+    if isinstance(text, str):
+        writer.add_chat_template(text)
+
+
+_SPECIAL: Final = {
+    "bos": "add_bos_token_id",
+    "eos": "add_eos_token_id",
+    "unk": "add_unk_token_id",
+    "pad": "add_pad_token_id",
+}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    data = artifacts.read_json(path) if path.is_file() else {}
+    return data if isinstance(data, dict) else {}
+
+
+def _vocabulary(data: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
+    tokens = [f"[PAD{number}]" for number in range(rows)]
+    types = [int(gguf.TokenType.UNUSED)] * rows
+    for token, number in data["model"]["vocab"].items():
+        tokens[number], types[number] = token, int(gguf.TokenType.NORMAL)
+    for added in data.get("added_tokens", []):
+        kind = gguf.TokenType.CONTROL if added.get("special") else gguf.TokenType.USER_DEFINED
+        tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
+    return tokens, types
+
+
+def _special(kind: str, settings: dict[str, Any], ids: dict[str, int], config: PretrainedConfig) -> int | None:
+    """The number of a special token, by the tokenizer's configuration, else by the model's."""
+    named = settings.get(f"{kind}_token")
+    text = named.get("content") if isinstance(named, dict) else named
+    if isinstance(text, str) and text in ids:
+        return ids[text]
+    number = getattr(config, f"{kind}_token_id", None)
+    number = number[0] if isinstance(number, list) and number else number
+    return number if isinstance(number, int) and 0 <= number < len(ids) else None
+
+
+def _template(post: Any) -> tuple[bool, bool]:
+    """Whether a special token goes in front of a text, and behind it."""
+    if isinstance(post, dict) and post.get("type") == "Sequence":
+        found = [_template(part) for part in post.get("processors", [])]
+        return any(first for first, _ in found), any(last for _, last in found)
+    single = post.get("single", []) if isinstance(post, dict) and post.get("type") == "TemplateProcessing" else []
+    return bool(single) and "SpecialToken" in single[0], bool(single) and "SpecialToken" in single[-1]
