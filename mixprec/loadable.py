@@ -5,7 +5,6 @@ from __future__ import annotations
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import check_plan
-from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.errors import UserError
 from mixprec.modules import Inventory
 from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
@@ -39,6 +38,6 @@ def check_variant(chosen: Recipe, name: str, plan: Plan, inventory: Inventory, c
             "leave the format out, or let mixprec compress it"
         )
     try:
-        check_plan(checkpoint_format(chosen.checkpoint.format), plan, inventory, config)
+        check_plan(chosen.checkpoint.written, plan, inventory, config)
     except UserError as problem:
         raise UserError(f"variant {name}: {problem}") from None

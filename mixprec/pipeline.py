@@ -21,7 +21,6 @@ from transformers import PretrainedConfig
 from mixprec import artifacts, loadable, models, modules, processes, recipe
 from mixprec.benchmarking import Benchmarks, baseline_of, labels_of
 from mixprec.calibration import data as calibration_data
-from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.source import fetch
 from mixprec.compress import spectra
 from mixprec.compress.module import ModuleReport, summarise
@@ -340,7 +339,7 @@ class Run:
                 [
                     self.identity,
                     plan.model_dump(mode="json"),
-                    self.recipe.checkpoint.format,
+                    self.recipe.checkpoint.model_dump(mode="json", exclude_none=True),
                     *self._compressing(name, plan),
                 ],
                 [checkpoint, folder / "quality.json"],
@@ -415,7 +414,7 @@ class Run:
                     revision=spec.revision,
                     dtype=spec.dtype,
                     device=models.one_device(spec.device),
-                    format=checkpoint_format(self.recipe.checkpoint.format),
+                    format=self.recipe.checkpoint.written,
                     on_module=lambda *_: advance(1),
                 )
         artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})
@@ -577,7 +576,7 @@ def explain(
     """
     config = models.load_config(chosen.model.id, chosen.model.revision)
     inventory = modules.inventory(config)
-    form = checkpoint_format(chosen.checkpoint.format)
+    form = chosen.checkpoint.written
     rows: dict[str, dict[str, Any]] = {}
     for name, variant in chosen.all_variants.items():
         # Planning for a model that isn't here works too, so that its files aren't looked at.

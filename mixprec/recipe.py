@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mixprec import artifacts
 from mixprec.calibration.spec import CalibrationSpec
-from mixprec.checkpoint.formats import FormatName
+from mixprec.checkpoint.base import CheckpointFormat
+from mixprec.checkpoint.formats import FormatName, checkpoint_format
 from mixprec.compress.options import SolveOptions
 from mixprec.errors import UserError, from_pydantic
 from mixprec.evaluate.spec import ProtocolSpec
@@ -22,7 +23,7 @@ from mixprec.numerics.formats import GgmlFormat
 from mixprec.peers import METHODS, Engine
 from mixprec.plan.budgetspec import SENSITIVITY
 from mixprec.plan.rules import PlanSpec, needs_importance, tables_wanted
-from mixprec.plan.schema import NEEDS_INPUTS, Method, Treatment
+from mixprec.plan.schema import NEEDS_INPUTS, GgmlText, Method, Treatment
 from mixprec.sensitivity.spec import AblationSpec, SensitivitySpec, treatments
 from mixprec.traces.annotate import Rule
 
@@ -88,6 +89,21 @@ class CheckpointSpec(_Part):
     """What is written for each variant."""
 
     format: FormatName = Field("dense", description="how weights lie on disk")
+    embedding: GgmlText | None = Field(None, description="gguf: type of the embedding; default: the model's own")
+    head: GgmlText | None = Field(None, description="gguf: of an output head of its own")
+
+    @property
+    def written(self) -> CheckpointFormat:
+        """How it is written. Raises UserError for what can't be."""
+        return checkpoint_format(self.format, embedding=self.embedding, head=self.head)
+
+    @model_validator(mode="after")
+    def _possible(self) -> CheckpointSpec:
+        try:
+            self.written  # noqa: B018 (what it raises)
+        except UserError as problem:
+            raise ValueError(str(problem)) from None
+        return self
 
 
 class EvaluateSpec(ProtocolSpec):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ class CheckpointFormat:
     stand for, exactly the ``restored`` that was packed: a killed run goes on with it. ``quantization_config``: (plan,
     inventory) -> what config.json gets under this key, None for nothing. ``bytes``: (plan, inventory, config) ->
     predicted bytes of the files that hold weights, headers and metadata included. ``finish``: puts the files that hold
-    weights, and config.json, into ``Finish.folder``; tokenizer, licence and card are not its business.
+    weights, and config.json, into ``Finish.folder``; tokenizer, licence and card are not its business. ``check``: (the
+    uncompressed checkpoint, config): raises UserError where the format can't hold what else lies there, such as its
+    tokenizer. ``settings``: what a recipe chose of it, for the card.
     """
 
     name: str
@@ -55,6 +57,8 @@ class CheckpointFormat:
     quantization_config: Callable[[Plan, Inventory], dict[str, Any] | None]
     bytes: Callable[[Plan, Inventory, PretrainedConfig], int]
     finish: Callable[[Finish], None]
+    check: Callable[[Source, PretrainedConfig], None] = lambda source, config: None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_plan(format: CheckpointFormat, plan: Plan, inventory: Inventory, config: PretrainedConfig) -> None:

@@ -57,6 +57,7 @@ def compress(
     inventory = modules.inventory(config)
     check_modules(plan, inventory, f"plan for {plan.model}")
     check_plan(format, plan, inventory, config)
+    format.check(source, config)
     check_weights(source, inventory)
     check_target(out, source.folder)
     check_outside(source)
@@ -74,7 +75,7 @@ def compress(
         plan=plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
         compress={"dtype": dtype, "device": device, **options.model_dump()},
-        checkpoint={"format": format.name},
+        checkpoint={"format": format.name, **format.settings},
     )
     work = out.with_name(f".{out.name}.blocks")
     walk = Walk(job, work, artifacts.fingerprint({**card, "git_revision": None}), on_module)

@@ -199,6 +199,13 @@ def _groups(group_size: int, columns: int) -> int:
     return 1 if group_size == WHOLE_ROW else -(-columns // group_size)
 
 
+def parse_ggml(text: str) -> GgmlFormat:
+    """The type of llama.cpp that ``text`` names; raises UserError for anything else."""
+    if text not in GGML:
+        raise UserError(f"{text!r} is no type of llama.cpp; there are {', '.join(GGML)}")
+    return GgmlFormat(text)
+
+
 def parse_format(text: str) -> AnyFormat:
     """The format that ``text`` names; ``str`` of a format is its text.
 

@@ -14,7 +14,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 from mixprec import artifacts
 from mixprec.errors import UserError, from_pydantic
 from mixprec.modules import Inventory
-from mixprec.numerics.formats import GGML, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep, parse_format
+from mixprec.numerics.formats import (
+    GGML,
+    AnyFormat,
+    CodebookFormat,
+    Format,
+    GgmlFormat,
+    Keep,
+    parse_format,
+    parse_ggml,
+)
 from mixprec.numerics.sparsity import Sparsity, parse_sparsity
 
 #: Names of the compression methods a plan may ask for (mixprec/compress/methods.py has them).
@@ -43,6 +52,7 @@ def _parsed(parse: Callable[[str], Any], *kinds: type) -> BeforeValidator:
 FormatText = Annotated[
     AnyFormat, _parsed(parse_format, Format, CodebookFormat, GgmlFormat, Keep), PlainSerializer(str, return_type=str)
 ]
+GgmlText = Annotated[GgmlFormat, _parsed(parse_ggml, GgmlFormat), PlainSerializer(str, return_type=str)]
 SparsityText = Annotated[Sparsity, _parsed(parse_sparsity, Sparsity), PlainSerializer(str, return_type=str)]
 
 

@@ -74,9 +74,10 @@ def rope_factors(config: PretrainedConfig) -> torch.Tensor | None:
     dim, base, factor = head_dim(config), rope["rope_theta"], rope["factor"]
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     context = rope["original_max_position_embeddings"]
-    wavelengths = 2 * math.pi * base ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    wavelengths: torch.Tensor = 2 * math.pi * base ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     share = ((context / wavelengths - low) / (high - low)).clamp(0, 1)  # 0: long, stretched; 1: short
-    return (1 / (share + (1 - share) / factor)).float()
+    factors: torch.Tensor = 1 / (share + (1 - share) / factor)
+    return factors.float()
 
 
 def _rope(config: PretrainedConfig) -> dict[str, Any]:

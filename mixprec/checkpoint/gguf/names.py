@@ -1,7 +1,7 @@
 """What llama.cpp calls a tensor, and how it wants its rows.
 
-Llama's rotary embedding turns pairs of neighbours in llama.cpp, halves of a head in transformers: the rows of q and k are
-reordered within each head. Rows keep their bytes, so packed rows are reordered like any others.
+Llama's rotary embedding turns pairs of neighbours in llama.cpp, halves of a head in transformers: the rows of q and k
+are reordered within each head. Rows keep their bytes, so packed rows are reordered like any others.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def gguf_names(config: PretrainedConfig) -> dict[str, str]:
     """Name in a transformers checkpoint -> name in GGUF, of every tensor that such a model can have, in order."""
     table = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
     blocks = [f"model.layers.{layer}.{part}" for layer in range(config.num_hidden_layers) for part in _PARTS]
-    found = {}
+    found: dict[str, str] = {}
     for module in (modules.EMBEDDING, *blocks, modules.NORM, modules.HEAD):
         name = table.get_name(module)
         if name is not None:  # Llama has no norms within attention

@@ -56,8 +56,8 @@ def pre_tokenizer(data: dict[str, Any], path: Path) -> str:
     found = None if steps is None else _PRE_TOKENIZERS.get((steps, bool(data["model"].get("ignore_merges"))))
     if found is None:
         raise UserError(
-            f"{path}: pre_tokenizer: none that mixprec knows llama.cpp's name of ({', '.join(_PRE_TOKENIZERS.values())}); "
-            "write dense and use llama.cpp's own converter"
+            f"{path}: pre_tokenizer: splits text in none of the ways that mixprec knows llama.cpp's name of "
+            f"({', '.join(_PRE_TOKENIZERS.values())}); write dense and use llama.cpp's own converter"
         )
     return found
 

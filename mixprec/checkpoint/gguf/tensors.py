@@ -1,0 +1,150 @@
+"""The tensors of a GGUF file: name, shape, type, and where the rows come from; beforehand or for writing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import gguf
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from mixprec import artifacts, modules
+from mixprec.checkpoint.base import Finish
+from mixprec.checkpoint.gguf import metadata
+from mixprec.checkpoint.gguf.names import gguf_names, reordered
+from mixprec.checkpoint.source import FLOATS, check_finite
+from mixprec.compress.ggml import ggml
+from mixprec.modules import Inventory
+from mixprec.numerics.formats import Format, GgmlFormat
+from mixprec.numerics.ggml import exact_type, ggml_type
+from mixprec.plan.schema import Plan, unfit
+
+#: Behind a module's address in a block's file: the type of its packed rows.
+PACKED = ".ggml_"
+_DTYPES: Final = {
+    torch.float16: gguf.GGMLQuantizationType.F16,
+    torch.bfloat16: gguf.GGMLQuantizationType.BF16,
+    torch.float32: gguf.GGMLQuantizationType.F32,
+}
+
+
+class Outside(NamedTuple):
+    """Types of what lies outside the blocks, None for the source's own."""
+
+    embedding: GgmlFormat | None = None
+    head: GgmlFormat | None = None
+
+    def of(self, name: str) -> GgmlFormat | None:
+        """The type of the tensor ``name`` (transformers')."""
+        return {f"{modules.EMBEDDING}.weight": self.embedding, f"{modules.HEAD}.weight": self.head}.get(name)
+
+    def problem(self, config: PretrainedConfig) -> str | None:
+        """Why a model can't have it so, or None."""
+        if self.head is not None and config.tie_word_embeddings:
+            return f"checkpoint.head: {self.head}: this model's head is its embedding; give checkpoint.embedding"
+        for name, kind in self._asdict().items():
+            if kind is not None and not kind.fits(config.hidden_size):
+                return f"checkpoint.{name}: {unfit(kind, config.hidden_size)}"
+            if kind is not None and kind.needs_importance:
+                return f"checkpoint.{name}: {kind} needs an importance of inputs, which the {name} has not; take q2_k"
+        return None
+
+
+class Entry(NamedTuple):
+    """One tensor of the file: its name there, ``shape`` in weights, type, and where its rows come from."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: gguf.GGMLQuantizationType
+    load: Callable[[], Tensor]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its data, without what fills it up."""
+        block, size = gguf.GGML_QUANT_SIZES[self.kind]
+        return int(math.prod(self.shape) // block * size)
+
+
+def predicted(plan: Plan, inventory: Inventory, config: PretrainedConfig, outside: Outside) -> Iterator[Entry]:
+    """The file's tensors from the configuration alone; they can't be loaded."""
+    stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.bfloat16
+    linears = {module.weight_name: module for module in inventory.linears}
+    for name, known in gguf_names(config).items():
+        if name in linears:
+            module = linears[name]
+            format = plan.formats[module.address]
+            if isinstance(format, Format):
+                format = exact_type(format, module.in_features) or format
+            kind = ggml_type(format.name) if isinstance(format, GgmlFormat) else _DTYPES[stored]
+            yield Entry(known, (module.out_features, module.in_features), kind, _nothing)
+        elif name in inventory.other:
+            matrix = name.startswith((modules.EMBEDDING, modules.HEAD))
+            count = inventory.other[name]
+            shape = (count // config.hidden_size, config.hidden_size) if matrix else (count,)
+            given = outside.of(name)
+            kind = ggml_type(given.name) if given else _DTYPES[stored if matrix else torch.float32]
+            yield Entry(known, shape, kind, _nothing)
+    yield from _rope(config)
+
+
+def _nothing() -> Tensor:
+    raise NotImplementedError("a predicted tensor has no data")
+
+
+def _rope(config: PretrainedConfig) -> Iterator[Entry]:
+    factors = metadata.rope_factors(config)
+    if factors is not None:
+        yield Entry(metadata.ROPE_TENSOR, tuple(factors.shape), gguf.GGMLQuantizationType.F32, lambda: factors)
+
+
+def entries(job: Finish, outside: Outside) -> Iterator[Entry]:
+    """The file's tensors in llama.cpp's order, those that changed from the blocks' files."""
+    changed: dict[str, tuple[Path, str]] = {}
+    for file in job.blocks:
+        with artifacts.open_tensors(file) as opened:
+            for key in opened.keys():  # noqa: SIM118 (no mapping)
+                address, packed, _ = key.partition(PACKED)
+                changed[f"{address}.weight" if packed else key] = (file, key)
+    for name, known in gguf_names(job.config).items():
+        if name not in job.source.tensors or left_out(name, job.config):
+            continue
+        info = job.source.tensors[name]
+        file, key = changed.get(name, (job.source.folder / info.shard, name))
+        given = outside.of(name)
+        kind = ggml_type(given.name) if given else _kind(key, info.dtype, len(info.shape))
+        yield Entry(known, info.shape, kind, _loader(file, key, name, given or kind, job.config))
+    yield from _rope(job.config)
+
+
+def _kind(key: str, dtype: str, dimensions: int) -> gguf.GGMLQuantizationType:
+    _, packed, kind = key.partition(PACKED)
+    if packed:
+        return ggml_type(kind)
+    return _DTYPES[FLOATS[dtype] if dimensions > 1 else torch.float32]
+
+
+def _loader(
+    file: Path, key: str, name: str, kind: gguf.GGMLQuantizationType | GgmlFormat, config: PretrainedConfig
+) -> Callable[[], Tensor]:
+    """Reads a tensor's rows; a GgmlFormat is what they have still to be quantized to."""
+
+    def load() -> Tensor:
+        with artifacts.open_tensors(file) as opened:
+            tensor: Tensor = opened.get_tensor(key)
+        check_finite(f"{file}: {key}", tensor)
+        if isinstance(kind, GgmlFormat):
+            return ggml(tensor, None, kind).data
+        rows = reordered(name, tensor, config)
+        return rows.float() if kind == gguf.GGMLQuantizationType.F32 else rows
+
+    return load
+
+
+def left_out(name: str, config: PretrainedConfig) -> bool:
+    """Tensors that are computed, or stored twice."""
+    tied = config.tie_word_embeddings and name == f"{modules.HEAD}.weight"
+    return tied or name.endswith("rotary_emb.inv_freq")

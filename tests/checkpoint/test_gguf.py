@@ -1,0 +1,373 @@
+"""GGUF files: transformers and llama.cpp compute what the compressed model computes; sizes; what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from llamacpp import needs_llamacpp, opened, perplexity
+from tiny import TEXT
+from transformers import AutoConfig
+
+from mixprec import artifacts, models, modules
+from mixprec.checkpoint.base import CheckpointFormat, check_plan
+from mixprec.checkpoint.dense import DENSE
+from mixprec.checkpoint.formats import checkpoint_format
+from mixprec.checkpoint.gguf import metadata, tokenizer
+from mixprec.checkpoint.gguf.names import reordered
+from mixprec.checkpoint.gguf.reader import open_gguf
+from mixprec.checkpoint.gguf.writer import FILE
+from mixprec.compress.stream import compress
+from mixprec.errors import UserError
+from mixprec.numerics.formats import GgmlFormat
+from mixprec.plan.rules import PlanSpec, build_plan
+from mixprec.plan.schema import Plan
+
+GGUF = checkpoint_format("gguf")
+#: Widths that types with blocks of 32 fit, down's rows those with 256 too.
+WIDE = {"hidden_size": 64, "intermediate_size": 256, "head_dim": 16}
+ROPE = {
+    "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "llama tied": {"tie_word_embeddings": True},
+    "llama 3's rope": {"rope_parameters": ROPE},
+    "qwen2": {},
+    "qwen3": {"tie_word_embeddings": True},
+}
+PLANS: dict[str, dict[str, Any]] = {
+    "types": {
+        "default": "q4_0",
+        "method": "ggml",
+        "rules": [{"match": "*_gate", "format": "q8_0"}, {"match": ["last_down", "1_q"], "format": "keep"}],
+    },
+    "integers": {
+        "default": "w4g32",
+        "rules": [
+            {"match": "*_down", "format": "w3g256"},
+            {"match": "*_v", "format": "w4g32_asym"},
+            {"match": "*_o", "format": "w8g64"},
+            {"match": "last_up", "format": "keep"},
+        ],
+    },
+}
+
+
+def write(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Path:
+    """A tiny model in a folder."""
+    loaded = tiny.build(name.split()[0], **WIDE, **MODELS[name])
+    tiny.learn(loaded, 20)
+    loaded.model.to(dtype).save_pretrained(folder)
+    loaded.tokenizer.chat_template = "{{ messages }}"
+    loaded.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    return {name: write(tmp_path_factory.mktemp("source") / "model", name) for name in MODELS}
+
+
+def plan_for(source: Path, spec: Mapping[str, Any]) -> Plan:
+    inventory = modules.inventory(models.load_config(str(source)))
+    return build_plan(PlanSpec.model_validate(spec), inventory, str(source), "rtn")
+
+
+def made(source: Path, spec: Mapping[str, Any], out: Path, form: CheckpointFormat = GGUF) -> Path:
+    compress(str(source), plan_for(source, spec), out, format=form)
+    return out
+
+
+def logits(loaded: models.LoadedModel, tokens: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = loaded.model(input_ids=torch.tensor([tokens])).logits[0]
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("plan", PLANS)
+def test_both_readers_compute_the_compressed_model(
+    sources: Mapping[str, Path], tmp_path: Path, name: str, plan: str
+) -> None:
+    source, spec = sources[name], PLANS[plan]
+    packed = made(source, spec, tmp_path / "gguf")
+    expected = models.load(str(made(source, spec, tmp_path / "dense", DENSE)))
+    loaded = models.load(str(packed))
+    tokens = loaded.tokenizer(TEXT)["input_ids"][:60]
+    reference = logits(expected, tokens)
+    assert torch.equal(logits(loaded, tokens), reference)
+    config = models.load_config(str(source))
+    inventory = modules.inventory(config)
+    assert (packed / FILE).stat().st_size == GGUF.bytes(plan_for(source, spec), inventory, config)
+    _check_llama_cpp(packed / FILE, loaded, tokens, reference)
+
+
+def _check_llama_cpp(path: Path, loaded: models.LoadedModel, tokens: list[int], reference: torch.Tensor) -> None:
+    from mixprec.compress.ggml import library_path
+
+    if library_path() is None:
+        return
+    with opened(path) as other:
+        assert other.encode(TEXT, special=True) == loaded.tokenizer(TEXT)["input_ids"]
+        found = other.logits(tokens)
+    # Its activations are rounded to 8 bits before they meet packed weights.
+    assert perplexity(found, tokens) == pytest.approx(perplexity(reference, tokens), rel=0.03)
+    assert (found.argmax(-1) == reference.argmax(-1)).float().mean() > 0.9
+
+
+@needs_llamacpp
+def test_k_quants_with_importance_in_both_readers(sources: Mapping[str, Path], tmp_path: Path) -> None:
+    from mixprec.calibration import data
+    from mixprec.calibration.spec import CalibrationSpec
+
+    source = sources["llama"]
+    (tmp_path / "text.txt").write_text(TEXT * 4, encoding="utf-8")
+    words = models.load(str(source)).tokenizer
+    spec = CalibrationSpec.model_validate(
+        {"sources": [{"text": str(tmp_path / "text.txt")}], "samples": 4, "tokens": 32}
+    )
+    calibration = data.load(spec, words, str, 256)
+    plan = plan_for(source, {"default": "q2_k", "method": "ggml", "rules": [{"match": "last_down", "format": "q6_k"}]})
+    assert {str(module.format) for module in plan.modules.values()} == {"q2_k", "iq4_nl", "q6_k"}
+    for form, out in ((GGUF, "gguf"), (DENSE, "dense")):
+        compress(str(source), plan, tmp_path / out, calibration=calibration, format=form)
+    compress(str(source), plan, tmp_path / "plain", format=DENSE)
+    loaded = models.load(str(tmp_path / "gguf"))
+    tokens = loaded.tokenizer(TEXT)["input_ids"][:60]
+    reference = logits(models.load(str(tmp_path / "dense")), tokens)
+    assert torch.equal(logits(loaded, tokens), reference)
+    assert not torch.equal(logits(models.load(str(tmp_path / "plain")), tokens), reference)
+    _check_llama_cpp(tmp_path / "gguf" / FILE, loaded, tokens, reference)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(torch.float16, "f16"), (torch.bfloat16, "bf16"), (torch.float32, "f32")])
+def test_what_is_kept_has_its_own_type(tmp_path: Path, dtype: torch.dtype, kind: str) -> None:
+    source = write(tmp_path / "source", "llama", dtype)
+    out = made(source, {"default": "w4g64", "rules": [{"match": "last_mlp", "format": "keep"}]}, tmp_path / "out")
+    file = open_gguf(out / FILE)
+    assert file.tensors["model.layers.1.mlp.up_proj.weight"].kind == kind
+    assert file.tensors["model.embed_tokens.weight"].kind == kind
+    assert file.tensors["model.norm.weight"].kind == "f32"
+    assert file.tensors["model.layers.0.mlp.up_proj.weight"].kind == "q4_0"
+    assert file.tensors["model.layers.0.mlp.up_proj.weight"].bits == 4.5
+    assert file.layers == 2
+    weights = models.load(str(source)).model.state_dict()
+    for name in ("model.layers.1.mlp.up_proj.weight", "lm_head.weight", "model.layers.0.input_layernorm.weight"):
+        assert torch.equal(file.weight(name), weights[name].float())
+    restored = models.load(str(made(source, {"default": "w4g64"}, tmp_path / "dense", DENSE))).model.state_dict()
+    for kind_of in ("q", "k", "down"):  # rows in transformers' order again; values not yet rounded to 16 bits
+        name = f"{modules.address(1, kind_of)}.weight"
+        assert torch.equal(file.weight(name).to(dtype).float(), restored[name])
+
+
+def test_types_of_embedding_and_head(sources: Mapping[str, Path], tmp_path: Path) -> None:
+    form = checkpoint_format("gguf", embedding=GgmlFormat("q4_0"), head=GgmlFormat("q8_0"))
+    source, spec = sources["llama"], PLANS["types"]
+    file = open_gguf(made(source, spec, tmp_path / "out", form) / FILE)
+    assert file.tensors["model.embed_tokens.weight"].kind == "q4_0"
+    assert file.tensors["lm_head.weight"].kind == "q8_0"
+    config = models.load_config(str(source))
+    predicted = form.bytes(plan_for(source, spec), modules.inventory(config), config)
+    assert predicted == file.path.stat().st_size
+    card = artifacts.read_json(tmp_path / "out" / "mixprec.json")
+    assert card["checkpoint"] == {"format": "gguf", "embedding": "q4_0", "head": "q8_0"}
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("qwen3", {"head": "q8_0"}, "this model's head is its embedding"),
+        ("llama", {"embedding": "q6_k"}, "checkpoint.embedding: q6_k wants rows of a multiple of 256"),
+    ],
+)  # fmt: skip
+def test_types_that_embedding_and_head_cannot_have(
+    sources: Mapping[str, Path], model: str, options: Mapping[str, str], message: str
+) -> None:
+    form = checkpoint_format("gguf", **{name: GgmlFormat(kind) for name, kind in options.items()})
+    config = models.load_config(str(sources[model]))
+    with pytest.raises(UserError, match=message):
+        check_plan(form, plan_for(sources[model], {"default": "keep"}), modules.inventory(config), config)
+    with pytest.raises(UserError, match="types for them need gguf"):
+        checkpoint_format("dense", embedding=GgmlFormat("q4_0"))
+
+
+def test_a_killed_run_ends_with_the_same_bytes(sources: Mapping[str, Path], tmp_path: Path) -> None:
+    source, spec = sources["llama"], PLANS["integers"]
+    whole = made(source, spec, tmp_path / "whole")
+
+    def stop(address: str, report: object) -> None:
+        if address.startswith("model.layers.1.mlp"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(str(source), plan_for(source, spec), tmp_path / "killed", format=GGUF, on_module=stop)
+    assert not (tmp_path / "killed").exists()
+    assert (tmp_path / ".killed.blocks" / "00001.safetensors").is_file()
+    killed = made(source, spec, tmp_path / "killed")
+    assert (killed / FILE).read_bytes() == (whole / FILE).read_bytes()
+    assert models.identity(str(killed)) != models.identity(str(source))
+
+
+def test_metadata(sources: Mapping[str, Path], tmp_path: Path) -> None:
+    reader = gguf.GGUFReader(made(sources["llama"], PLANS["types"], tmp_path / "out") / FILE)
+    found = {key: field.contents() for key, field in reader.fields.items()}
+    assert found["general.architecture"] == "llama"
+    assert found["llama.attention.head_count_kv"] == 2
+    assert found["llama.rope.freq_base"] == 10_000
+    assert found["tokenizer.ggml.model"] == "gpt2"
+    assert found["tokenizer.ggml.pre"] == "gpt-2"
+    assert (found["tokenizer.ggml.bos_token_id"], found["tokenizer.ggml.eos_token_id"]) == (0, 1)
+    assert found["tokenizer.ggml.add_bos_token"] is True
+    assert found["tokenizer.chat_template"] == "{{ messages }}"
+    assert len(found["tokenizer.ggml.tokens"]) == len(found["tokenizer.ggml.token_type"]) == 384
+    assert found["tokenizer.ggml.token_type"][:3] == [3, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"default": "any4g64", "method": "anyk"}, "any4g64: llama.cpp has no code books per row; with method ggml"),
+        ({"default": "w3g16"}, "w3g16: no type of llama.cpp holds these grids exactly.*nearest are"),
+        ({"default": "w8g32_asym"}, "at most 8 bits, 7 with zero points"),
+    ],
+)
+def test_plans_that_no_type_holds(sources: Mapping[str, Path], tmp_path: Path, spec: Any, message: str) -> None:
+    with pytest.raises(UserError, match=f"(?s)checkpoint.format: gguf can't hold this plan.*{message}"):
+        made(sources["llama"], spec, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("gemma2", {}, "GGUF files are written of llama, qwen2, qwen3, this is gemma2"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}}, "are yarn"),
+        ("llama", {"hidden_act": "gelu"}, "this model has gelu"),
+        ("llama", {"mlp_bias": True}, "biases of the MLP"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}, "sliding windows"),
+    ],
+)  # fmt: skip
+def test_models_that_are_not_written(model: str, options: Any, message: str) -> None:
+    config = AutoConfig.for_model(model, **{**tiny.SHAPE, "vocab_size": 64, **options})
+    assert message in str(metadata.problem(config))
+
+
+def test_a_linear_rope() -> None:
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
+    config = AutoConfig.for_model("llama", **tiny.SHAPE, vocab_size=64, rope_parameters=rope)
+    assert metadata.problem(config) is None
+    assert metadata.rope_factors(config) is None
+
+
+def test_rope_factors_are_those_of_transformers() -> None:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = AutoConfig.for_model("llama", **{**tiny.SHAPE, "head_dim": 64, "vocab_size": 64, "rope_parameters": ROPE})
+    stretched, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    plain = 1 / 10_000 ** (torch.arange(0, 64, 2) / 64)
+    factors = metadata.rope_factors(config)
+    assert factors is not None
+    assert torch.allclose(plain / factors, stretched, rtol=1e-6)
+    assert 1 < len(factors.unique()) < 32
+
+
+@given(st.sampled_from(["q", "k", "up"]), st.integers(1, 4), st.integers(1, 4))
+def test_reordered_rows_come_back(kind: str, heads: int, half: int) -> None:
+    config = AutoConfig.for_model("llama", hidden_size=8 * heads, num_attention_heads=heads, num_key_value_heads=heads)
+    rows = torch.arange(heads * 2 * half * 3).reshape(-1, 3)
+    name = f"{modules.address(1, kind)}.weight"
+    there = reordered(name, rows, config)
+    assert torch.equal(reordered(name, there, config, back=True), rows)
+    assert kind == "up" or half == 1 or not torch.equal(there, rows)
+
+
+def _split(regex: str, **model: Any) -> dict[str, Any]:
+    steps = [
+        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+    ]
+    return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}, "model": model}
+
+
+def test_pre_tokenizers() -> None:
+    digits = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Digits", "individual_digits": True},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+        ],
+    }
+    where = Path("tokenizer.json")
+    assert tokenizer.pre_tokenizer({"pre_tokenizer": digits, "model": {}}, where) == "smollm"
+    # As they stand in Llama 3's and Qwen 2's tokenizer.json.
+    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    rest = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    assert tokenizer.pre_tokenizer(_split(words + "{1,3}" + rest, ignore_merges=True), where) == "llama-bpe"
+    assert tokenizer.pre_tokenizer(_split(words + rest), where) == "qwen2"
+    with pytest.raises(UserError, match="pre_tokenizer: splits text in none of the ways"):
+        tokenizer.pre_tokenizer(_split("x"), where)
+
+
+@pytest.mark.parametrize("change", ["byte_fallback", "pre_tokenizer", "gone"])
+def test_tokenizers_that_llama_cpp_would_read_wrongly(sources: Mapping[str, Path], tmp_path: Path, change: str) -> None:
+    source = write(tmp_path / "source", "llama")
+    path = source / "tokenizer.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if change == "byte_fallback":
+        data["model"]["byte_fallback"] = True
+    else:
+        data["pre_tokenizer"] = {"type": "Whitespace"}
+    path.write_text(json.dumps(data), encoding="utf-8")
+    if change == "gone":
+        path.unlink()
+    expected = {"byte_fallback": "byte-level BPE", "pre_tokenizer": "pre_tokenizer", "gone": "no tokenizer.json"}
+    with pytest.raises(UserError, match=expected[change]):
+        made(source, PLANS["types"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_files(sources: Mapping[str, Path], tmp_path: Path) -> None:
+    out = made(sources["llama"], PLANS["types"], tmp_path / "out")
+    data = (out / FILE).read_bytes()
+    for keep in (0, 3, 10, 200, len(data) // 2, len(data) - 100):
+        (out / FILE).write_bytes(data[:keep])
+        with pytest.raises(UserError, match=r"no GGUF file|truncated or damaged"):
+            open_gguf(out / FILE)
+        with pytest.raises(UserError, match="can't be loaded from"):
+            models.load(str(out))
+    with pytest.raises(UserError, match="can't be read"):
+        open_gguf(tmp_path / "nowhere.gguf")
+
+
+def test_an_architecture_that_is_not_read(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "other.gguf", "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UserError, match=r"architecture 'mamba' is not read; read are llama, qwen2, qwen3"):
+        open_gguf(tmp_path / "other.gguf")
+
+
+@pytest.mark.slow
+def test_a_file_that_others_wrote() -> None:
+    """The embedded model's: its Q4_1 weights are those that transformers makes of it."""
+    try:
+        path = models._bundled_gguf()
+    except UserError as problem:
+        pytest.skip(str(problem))
+    file = open_gguf(path)
+    assert file.tensors["model.layers.3.self_attn.q_proj.weight"].kind == "q4_1"
+    with artifacts.open_tensors(Path(models.resolve(models.BUNDLED)) / "model.safetensors") as stored:
+        for name in ("model.layers.3.self_attn.q_proj.weight", "model.layers.3.mlp.down_proj.weight"):
+            assert torch.equal(file.weight(name).half(), stored.get_tensor(name))
