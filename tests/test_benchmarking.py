@@ -102,6 +102,13 @@ def test_the_verb(tiny_checkpoint: Path, questions: Path, tmp_path: Path) -> Non
     base = str(tmp_path / "first" / "benchmarks.json")
     bench("second", "--temperature", "0", "--baseline", base, "--label", "compression=4-bit AWQ")
     assert json.loads((tmp_path / "second" / "benchmarks.json").read_text())["labels"]["compression"] == "4-bit AWQ"
+    both = [str(tmp_path / name) for name in ("first", "second")]
+    table = CliRunner().invoke(app, ["tables", *both, "--table", "7", "--format", "markdown"])
+    assert table.output.startswith("| Model | Compression | Accuracy: AIME 2024 |")
+    assert table.output.count("\n") == 4 and "| 4-bit AWQ |" in table.output
+    for words, error in ((["--table", "6"], "--table: 6"), (["--format", "pdf"], "--format: 'pdf'")):
+        assert error in str(CliRunner().invoke(app, ["tables", *both, *words]).exception)
+    assert "no benchmarks.json here" in str(CliRunner().invoke(app, ["tables", str(tmp_path)]).exception)
     with pytest.raises(UserError, match=r"folio.jsonl:1: sampling is"):
         bench("first", "--temperature", "1")
     with pytest.raises(UserError, match=r"--label 'AWQ'"):

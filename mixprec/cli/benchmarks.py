@@ -126,3 +126,55 @@ def _local(protocol: ProtocolSpec, model: str, dtype: str, device: str) -> Any:
     from mixprec.evaluate.engines.make import make
 
     return make(protocol.engine, model, dtype=dtype, device=device)
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec tables runs/protect_last_mlp --table 4",
+        "mixprec tables results/original results/awq_w3 --table 1 --format latex --out table.tex",
+        "mixprec tables runs/selective_32_up --table 3 --format csv",
+    )
+)
+def tables(
+    results: Annotated[list[Path], typer.Argument(help="Run folders, folders of 'mixprec bench', or benchmarks.json.")],
+    table: Annotated[int, typer.Option(help="Which of the paper's: 1, 2, 3, 4, 7, 8, 9, 10 or 11.")] = 1,
+    format: Annotated[str, typer.Option(help="terminal, markdown, latex, html or csv.")] = "terminal",
+    to: Annotated[Path | None, typer.Option("--out", help="Where the table goes; default: the terminal.")] = None,
+) -> None:
+    """Put results on benchmarks side by side in the layout of one of the paper's tables, with intervals and n."""
+    import sys
+
+    from mixprec import artifacts
+    from mixprec.report import paper
+    from mixprec.report.render import FORMATS
+    from mixprec.report.terminal import rich_table
+
+    found = [artifacts.read_versioned(path) for each in results for path in _result_files(each)]
+    made = paper.table(table, found)
+    if format == "terminal" and to is None:
+        out.print(rich_table(made, f"Table {table}: {paper.LAYOUTS[table].title}"))
+        return
+    if format not in FORMATS:
+        raise UserError(f"--format: {format!r} is none of {', '.join(FORMATS)}")
+    text = FORMATS[format](made)
+    if to:
+        artifacts.write_text(to, text)
+        out.print(f"{to}: {len(made.rows)} rows")
+    else:
+        sys.stdout.write(text)
+
+
+def _result_files(where: Path) -> list[Path]:
+    """The benchmarks.json of a file, a folder, or a run's variants in the recipe's order."""
+    import json
+
+    if where.is_file():
+        return [where]
+    if (where / "benchmarks.json").is_file():
+        return [where / "benchmarks.json"]
+    if (where / "summary.json").is_file():
+        names = json.loads((where / "summary.json").read_text(encoding="utf-8")).get("variants") or {}
+        paths = [where / "variants" / name / "benchmarks.json" for name in names]
+        if any(path.is_file() for path in paths):
+            return [path for path in paths if path.is_file()]
+    raise UserError(f"{where}: no benchmarks.json here; make one with mixprec bench, or a recipe with benchmarks")

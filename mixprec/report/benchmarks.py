@@ -103,3 +103,23 @@ def at_k_table(variants: Results) -> Table:
             if name != "average":
                 rows.append([Cell(variant), Cell(entry["title"]), *(score(entry["at_k"].get(key)) for key in names)])
     return Table([*columns, *(Column(name) for name in names)], rows)
+
+
+def results_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Variant -> benchmark -> entry, of the variants that were run on benchmarks."""
+    variants = (summary.get("variants") or {}).items()
+    return {name: variant["benchmarks"] for name, variant in variants if variant.get("benchmarks")}
+
+
+def protocol_line(benchmarks: Mapping[str, Any]) -> str:
+    """How the benchmarks were run, in a sentence; empty where none were."""
+    protocol = benchmarks.get("protocol")
+    if not protocol:
+        return ""
+    seeds = ", ".join(map(str, protocol["seeds"]))
+    few = f", the first {protocol['limit']} questions of each benchmark only" if protocol["limit"] else ""
+    return (
+        f"{'The paper’s prompts' if protocol['prompts'] == 'paper' else 'Prompts in the chat template'}, temperature "
+        f"{protocol['temperature']:g}, top-p {protocol['top_p']:g}, at most {protocol['max_new_tokens']:,} new tokens, "
+        f"seeds {seeds}{few}."
+    )

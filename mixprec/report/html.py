@@ -15,8 +15,10 @@ from plotly.offline import get_plotlyjs
 
 from mixprec import artifacts
 from mixprec.importance import artifact
+from mixprec.report.benchmarks import at_k_table, overview, protocol_line, results_of
 from mixprec.report.charts import behaviours_figure, variants_figure
 from mixprec.report.compare import verdict
+from mixprec.report.compute import compute_figure
 from mixprec.report.formatting import integer, percent, plural, significant, words
 from mixprec.report.grids import OUTLINE, Grids, importance_grids, summary_line
 from mixprec.report.heatmap import interactive_heatmap, still_heatmap
@@ -55,6 +57,7 @@ def render_report(
     summary: Mapping[str, Any], importance: Mapping[str, Any] | None = None, recipe: str | None = None
 ) -> str:
     """The page as text, from a loaded summary, importance artifact and recipe YAML; parts may be absent."""
+    benchmarks, results = summary.get("benchmarks") or {}, results_of(summary)
     return render_page(
         "template.html.j2",
         summary={"title": "", "recipe": "", "model": ""} | dict(summary),
@@ -65,6 +68,11 @@ def render_report(
         variants=variant_table(summary),
         behaviours=behaviour_table(summary),
         quality=quality_table(summary),
+        scores=overview(results, benchmarks.get("differences")),
+        at_k=at_k_table(results),
+        protocol=protocol_line(benchmarks),
+        baseline=benchmarks.get("baseline", ""),
+        compute=_both_themes(compute_figure, summary),
         presets=preset_table(importance or {}),
         stability=stability_table(importance or {}),
         spans=_spans_table(importance or {}),

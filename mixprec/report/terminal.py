@@ -9,14 +9,17 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from mixprec.report.benchmarks import overview, results_of
 from mixprec.report.compare import verdict
 from mixprec.report.tables import Cell, Table, top_modules_table, variant_table
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """Print variants, top modules and the verdict of a loaded summary; parts without data are left out."""
+    moved = (summary.get("benchmarks") or {}).get("differences")
     for title, table in (
         ("Variants", variant_table(summary, brief=True)),
+        ("Benchmarks", overview(results_of(summary), moved, brief=True)),
         ("Most important modules", top_modules_table(summary)),
     ):
         if table.rows:
