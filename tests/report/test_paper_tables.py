@@ -33,7 +33,8 @@ def entry(title: str, n: int, **metrics: float) -> dict[str, Any]:
         "at_k": {f"{kind}@{k}": {"mean": 0.5, "ci": None, "n": n} for k in (1, 2) for kind in ("pass", "maj")},
         "outcomes": {"correct": 1, "wrong": 2, "none": 3},
         "diagnosis": {
-            "n": 3 * n, "cut": 4, "collapsed": 2, "thinking": {"open": 1}, "gibberish": 0.001, "tokens": {"mean": 4321.0}
+            "n": 3 * n, "cut": 4, "collapsed": 2, "thinking": {"open": 1}, "gibberish": 0.001,
+            "tokens": {"mean": 4321.0},
         },
         "compute": {"unit": "tokens", "shares": {s: {m: {**ends, "n": 9} for m in metrics} for s in ("0.3", "0.2")}},
     }  # fmt: skip

@@ -22,6 +22,7 @@ from mixprec.errors import UserError
 from mixprec.evaluate.engines import cache as caches
 from mixprec.evaluate.engines.base import Generation, Request, Sampling
 from mixprec.evaluate.engines.sampling import draw
+from mixprec.evaluate.engines.templates import templated
 from mixprec.models import LoadedModel
 
 #: Prompt tokens (padding included) that go through the model at once; activations are freed in between.
@@ -163,19 +164,6 @@ class TransformersEngine:
             )
         limit = min(sampling.max_new_tokens, room)
         return _Row(request, prompt, ids, limit, random.Random(request.seed))
-
-
-def templated(tokenizer: Any, prompt: str) -> str:
-    """The prompt as the user's turn, without the leading special token that the tokenizer adds by itself.
-
-    Raises UserError where the tokenizer has no chat template.
-    """
-    if not tokenizer.chat_template:
-        raise UserError("the tokenizer has no chat template; let prompts go in as they are (raw, no --chat-template)")
-    turn = [{"role": "user", "content": prompt}]
-    text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    begins_itself = tokenizer.bos_token and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return text.removeprefix(tokenizer.bos_token) if begins_itself else text
 
 
 def _end_tokens(loaded: LoadedModel) -> set[int]:

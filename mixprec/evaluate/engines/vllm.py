@@ -8,6 +8,7 @@ from typing import Any
 
 from mixprec.errors import UserError
 from mixprec.evaluate.engines.base import Generation, Request, Sampling
+from mixprec.evaluate.engines.templates import templated
 
 #: Requests given to vLLM at once: what a kill loses at most. vLLM batches within them.
 _AT_ONCE = 256
@@ -42,8 +43,6 @@ class VllmEngine:
             yield from self._group(requests[start : start + _AT_ONCE], sampling)
 
     def _group(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Generation]:
-        from mixprec.evaluate.engines.transformers import templated
-
         tokenizer = self.model.get_tokenizer()
         prompts = [templated(tokenizer, each.prompt) if each.chat else each.prompt for each in requests]
         parameters = [
