@@ -3,8 +3,8 @@
 python benchmarks/evaluation.py [--quick] [--data FOLDER] [--work FOLDER] --json OUT
 
 Speeds are tokens per CPU second of one thread, which other processes hardly change; outputs have a fixed length, so
-that both sides do the same work (vllm's may end earlier). The benchmarks are run with chat prompts, one pass, --tokens new
-tokens: they show the machinery, not the model, which needs more room than that to think. Outputs lie in the work
+that both sides do the same work (vllm's may end earlier). The benchmarks are run with chat prompts, one pass, --tokens
+new tokens: they show the machinery, not the model, which needs more room to think. Outputs lie in the work
 folder, so that a run that was stopped goes on.
 
 Keys of OUT (null: not measured)
