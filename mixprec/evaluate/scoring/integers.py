@@ -12,7 +12,9 @@ from mixprec.evaluate.scoring.verdict import Candidate
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\s)(?=\d{3}(?:\D|$))")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:\s*/\s*\d+)?(?![\w]*\d)")
 _WHOLE = re.compile(r"-?\d+")
-_UNITS = re.compile(r"\^?\s*\{?\s*\\circ\s*\}?|°|\\?%")
+_UNITS = re.compile(r"\^?\s*\{?\s*\\circ\s*\}?|°|\\?%|\\p?mod\b.*")
+#: Characters of a paragraph that holds a number and little else.
+_ALONE = 12
 _CONCLUDES = re.compile(
     r"\b(?:thus|therefore|hence|so|answer|total|sum|product|finally|conclude|result|equals?)\b", re.I
 )
@@ -33,6 +35,8 @@ def strong(text: str, question: Question) -> Candidate | None:
 def weak(text: str, question: Question) -> Candidate | None:
     """A number in bold in the last paragraph, or the last number of a concluding sentence there."""
     paragraph = text.strip().rpartition("\n\n")[2]
+    if len(paragraph) <= _ALONE and (value := in_phrase(paragraph)):
+        return Candidate(value, "a number alone")
     for content in reversed(bold(paragraph)):
         if value := in_phrase(content):
             return Candidate(value, "bold")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 _LABEL = re.compile(
     r"\banswers?\b[*_`\"')]*"
     r"(?:\s+to\s+(?:the|this|your)\s+(?:question|problem)\b)?"
-    r"(?P<link>\s*[:：=]|\s+(?:is|are|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|remains|becomes)\b\s*[:：]?)?"
+    r"(?P<link>\s*[:：=]|\s+[-–—](?=\s)|\s+(?:is|are|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|remains|becomes)\b\s*[:：]?)?"
     r"[*_`]*\s*",
     re.IGNORECASE,
 )

@@ -10,11 +10,11 @@ from mixprec.evaluate.scoring.labels import labelled
 from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences
 from mixprec.evaluate.scoring.verdict import Candidate
 
-_BRACKETED = re.compile(r"\(\s*([A-Z])\s*\)")
+_BRACKETED = re.compile(r"\(\s*([A-Za-z])\s*\)")
 _LEADING = re.compile(r"^\W*([A-Z])(?=$|[).:,;\]}|/-]|\s*(?:$|[^\w\s]|\d|(?:and|or)\s+[A-Z]\b))")
 #: "A" may be an article: then a word follows that is no verb of an option.
 _NAMED = re.compile(
-    r"\b(?i:option|choice|letter|index|answer)\b\s*(?:is\b|:)?\s*[\"'(]*"
+    r"\b(?i:option|choice|letter|index|answer)\b(?:\s*\([^()]*\))?\s*(?:is\b|:)?\s*[\"'(]*"
     r"(?:([B-Z])\b|(A)\b(?!\s+(?!is\b|was\b|fits\b|works\b|matches\b|because\b|since\b|as\b)[a-z]))"
 )
 _JOINED = re.compile(r"\(?\b([A-Z])\b\)?(?:\s+\d[^()]{0,30})?\s*(?:,|/|or|and|&)\s*\(?\b([A-Z])\b\)?(?!\s*[a-z])")
@@ -70,7 +70,7 @@ def _named(sentence: str, options: Mapping[str, str]) -> str | None:
     """A bracketed letter, one behind "option", or the one option whose times or text the sentence has."""
     for pattern in (_BRACKETED, _NAMED):
         for match in pattern.finditer(sentence):
-            if (letter := match[match.lastindex or 0]) in options:
+            if (letter := match[match.lastindex or 0].upper()) in options:
                 return letter
     times = _times(sentence)
     same = [letter for letter, text in options.items() if _says(sentence, times, text)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from mixprec.evaluate.scoring.text import plain
@@ -27,16 +28,19 @@ _HEDGE = re.compile(
     r"in|on|at|by|of|to|from|for|with|as|is|was|are|were|the year|that|also|it|he|she|they|his|her|their)\b\s*)+",
     re.I,
 )
+#: A verb and its preposition in front of a name or number: "sung by The Beatles".
+_LED = re.compile(r"^(?:[a-z]+\s+){0,2}(?:by|at|in|on|from|to|of|as|is|was)\s+(?=[\"“]?[A-Z0-9])")
+_ASIDE = re.compile(r"\s\([^()]*\)")
 _TOKEN = re.compile(r"\d[\d,.]*\d|[^\s,;:()\"“”]+|[,;:()]")
 _WORD = re.compile(r"\w+")
 #: Words that carry no meaning of their own, and those of the prompt's closing sentence.
 _IDLE = frozenset(
     """
     a an the is are was were be been has have had do does did of in on at by to for from with and or as that this it its
-    his her their he she they who which what when where why how final answer question should number words possible
+    his her their he she they who whose which what when where why how final answer question should number words possible
     """.split()  # noqa: SIM905
 )
-_APPOSITIVES = frozenset({"a", "an", "the", "who", "which", "where", "and", "but", "in", "as"})
+_APPOSITIVES = frozenset({"a", "an", "the", "who", "whose", "which", "where", "and", "but", "in", "as"})
 #: A text of so few words is the answer as it stands.
 _FEW = 5
 
@@ -46,6 +50,7 @@ def tidy(text: str) -> str:
     return plain(text).strip(" .,;:!\"“”'’")
 
 
+@functools.lru_cache(maxsize=1024)
 def content(text: str) -> frozenset[str]:
     """The words of a text that carry its meaning, without plural and case."""
     return frozenset(word for token in _WORD.findall(text) if (word := _stem(token)) not in _IDLE)
@@ -57,16 +62,23 @@ def shortened(sentence: str, question: str) -> str:
     A "when" is answered by the sentence's last date, a "how many" by its last number, those of the question aside.
     Short texts, and sentences that don't speak in the question's words, stay whole.
     """
-    text = tidy(sentence)
+    text = tidy(_ASIDE.sub("", sentence)) or tidy(sentence)
     asked = content(question)
-    if len(text.split()) <= _FEW or len(content(text) & asked) < 2:
+    if len(text.split()) <= _FEW:
         return text
-    wanted = _DATE if _WHEN.search(question) else _COUNT if _HOW_MANY.search(question) else None
+    wanted = kind_of(question)
     typed = [each[0] for each in wanted.finditer(text)] if wanted else []
     if typed:
         return next((each for each in reversed(typed) if not content(each) <= asked), typed[-1])
-    stretches = [found for each in _stretches(text, asked) if (found := tidy(_HEDGE.sub("", each)))]
+    if len(content(text) & asked) < 2:
+        return text
+    stretches = [found for each in _stretches(text, asked) if (found := tidy(_LED.sub("", _HEDGE.sub("", each))))]
     return stretches[-1] if stretches else text
+
+
+def kind_of(question: str) -> re.Pattern[str] | None:
+    """What an answer to a "when" or a "how many" looks like, None for other questions."""
+    return _DATE if _WHEN.search(question) else _COUNT if _HOW_MANY.search(question) else None
 
 
 def _stretches(text: str, asked: frozenset[str]) -> list[str]:
@@ -77,7 +89,10 @@ def _stretches(text: str, asked: frozenset[str]) -> list[str]:
         if token == "," and after.lower() in _APPOSITIVES and any(map(_says_something, runs)):
             break
         words = _WORD.findall(token)
-        if token in ";:()" or (words and all(_stem(word) in asked for word in words)):
+        known = words and all(_stem(word) in asked for word in words)
+        if known and token[:1].isupper() and runs[-1] and runs[-1][-1][:1].isupper():
+            known = False  # a name goes on: "Warner Bros. Records" though records were asked about
+        if token in ";:()" or known:
             runs.append([])
         elif runs[-1] or (_stem(token) not in _IDLE and token != ","):
             runs[-1].append(token)
@@ -94,6 +109,7 @@ def _joined(run: list[str]) -> str:
     return " ".join(run).replace(" ,", ",")
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def _stem(token: str) -> str:
     """A word without case and its commonest endings, so that "followed" meets "follow"."""
     word = token.lower().strip(".!?*'’\"").removesuffix("'s").removesuffix("’s")

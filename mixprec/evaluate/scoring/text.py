@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 #: End-of-text tokens that some engines leave in their output.
-_SPECIAL = re.compile(r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|</?br ?/?>")
+_SPECIAL = re.compile(r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|</?br ?/?>|</(?:final_)?answer>")
+_TAGGED = re.compile(r"<(?:final_)?answer>", re.I)
 #: Backslash letters that someone read as escapes: ``\f`` of ``\frac``, ``\t`` of ``\text``, ``\b`` of ``\boxed``.
 _ESCAPES = re.compile("\x0c(?=rac|box)|\t(?=ext|frac|imes|frac)|\x08(?=oxed|inom|f\\{)|\x0b(?=ec)")
 _ESCAPED = {"\x0c": "\\f", "\t": "\\t", "\x08": "\\b", "\x0b": "\\v"}
@@ -23,14 +24,14 @@ _LONGEST_BOX = 400
 _BOX = re.compile(r"boxed\s*(?=\{)|(?<=\\)boxed\s+(?=\w)")
 _BARE_BOX = re.compile(r"\w+")
 _SENTENCE = re.compile(
-    r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b(?:Mr|Dr|St|Jr|Sr|No|vs)\.)(?<!Mrs\.)[\"'”’*)\]]*\s+(?=[\W_]*[A-Z0-9])|\n+"
+    r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b(?:Mr|Dr|St|Jr|Sr|No|vs)\.)(?<!\b(?:Mrs|Inc|Ltd)\.)(?<!\b(?:Bros|Corp|Prof)\.)[\"'”’*)\]]*\s+(?=[\W_]*[A-Z0-9])|\n+"
 )
 
 
 def mend(text: str) -> str:
     """Without special tokens, and with the backslashes of LaTeX that were read as control characters."""
     if "<" in text:
-        text = _SPECIAL.sub(" ", text)
+        text = _TAGGED.sub("\nAnswer: ", _SPECIAL.sub(" ", text))
     return _ESCAPES.sub(lambda match: _ESCAPED[match[0]], text)
 
 

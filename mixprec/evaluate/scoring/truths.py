@@ -11,10 +11,16 @@ from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences
 from mixprec.evaluate.scoring.verdict import Candidate
 
 _SUBJECT = re.compile(r"\b(?:conclusion|statement|claim|hypothesis|proposition|assertion|argument|it)\b", re.I)
-_SUPPOSED = re.compile(r"\b(?:if|when|suppose|supposing|assume|assuming|unless|case|whether|would|could|might)\b", re.I)
+_SUPPOSED = re.compile(
+    r"\b(?:if|when|suppose|supposing|assume|assuming|unless|case|whether|could|might|would(?! (?:say|conclude)))\b",
+    re.I,
+)
 _EITHER = re.compile(
     r"\b(?:true|false|uncertain)\b(?:\s*(?:,|/|\bor\b|\band\b)+\s*\b(?:true|false|uncertain)\b)+", re.I
 )
+#: "true only if …", "would be true": no verdicts.
+_CONDITIONAL = re.compile(r"\w+[*\"']*,?\s+(?:only\s+)?(?:if|when|unless|in\s+(?:the|this|that)\s+case)\b", re.I)
+_WOULD = re.compile(r"\b(?:would|could|might|may|can)\s+(?:\w+\s+)?be\s+(?:\w+\s+)?$", re.I)
 _NOT = r"(?:\bnot|n't|\bnever|\bcannot|\bno longer|\bneither|\bnor)\b"
 
 _CANNOT = re.compile(
@@ -24,7 +30,8 @@ _CANNOT = re.compile(
     re.I,
 )
 _UNCERTAIN = re.compile(
-    r"\b(?:uncertain|unknown|undetermined|undeterminable|indeterminate|inconclusive|undecided|ambiguous|unprovable|"
+    r"(?<!not )\b(?:uncertain|unknown|undetermined|undeterminable|indeterminate|inconclusive|undecided|ambiguous|"
+    r"unprovable|"
     r"neither (?:definitively |necessarily )?(?:true nor false|false nor true|proven nor|provable nor)|"
     r"(?:in|not )sufficient|lacks? (?:of )?(?:sufficient )?information)\b|\bnot enough (?:information|evidence)\b|"
     r"\bnot (?:necessarily|definitively|certainly|certain|always|guaranteed|clear|known|specified)\b",
@@ -32,7 +39,7 @@ _UNCERTAIN = re.compile(
 )
 _PLAIN = {"True": re.compile(r"\btrue\b", re.I), "False": re.compile(r"\b(?:false|untrue)\b", re.I)}
 _LIKE = {
-    "True": re.compile(r"\b(?:correct|valid|supported|proven|entailed|justified|holds|follows|confirmed)\b", re.I),
+    "True": re.compile(r"\b(?:correct|valid|supported|proven|entailed|justified|holds|follows?|confirmed)\b", re.I),
     "False": re.compile(r"\b(?:incorrect|invalid|wrong|contradict(?:s|ed|ory)|disproven|refuted|negated)\b", re.I),
 }
 
@@ -111,9 +118,11 @@ def _word(text: str) -> str | None:
 def _first_plain(text: str) -> str | None:
     found = sorted((match.start(), truth) for truth, word in _PLAIN.items() for match in word.finditer(text))
     for start, truth in found:
-        if not re.search(_NOT + r"(?:\W+\w+){0,2}\W*$", text[:start], re.I):
+        if _CONDITIONAL.match(text, start) or _WOULD.search(text[:start]):
+            continue
+        if not re.search(_NOT + r"(?:[\s*\"']+\w+){0,2}[\s*\"'(]*$", text[:start], re.I):
             return truth
-        if truth == "True" and re.search(r"\bnot\W*$|n't\W*$", text[:start]):
+        if truth == "True" and re.search(r"(?:not|n't)\s(?:\w+\s)?be\W*$|(?:\bnot|n't)\W*$", text[:start], re.I):
             return "False"
     return None
 
@@ -122,7 +131,7 @@ def _like(text: str) -> str | None:
     """Other words: valid, supported, contradicted; negated they leave it open."""
     for truth, word in _LIKE.items():
         if match := word.search(text):
-            negated = re.search(_NOT + r"(?:\W+\w+){0,2}\W*$", text[: match.start()], re.I)
+            negated = re.search(_NOT + r"(?:[\s*\"']+\w+){0,2}[\s*\"'(]*$", text[: match.start()], re.I)
             return "Uncertain" if negated and truth == "True" else None if negated else truth
     return None
 

@@ -6,7 +6,7 @@ import re
 
 from mixprec.evaluate.benchmarks.schema import Question
 from mixprec.evaluate.scoring.labels import labelled
-from mixprec.evaluate.scoring.shorten import content, shortened, tidy
+from mixprec.evaluate.scoring.shorten import content, kind_of, shortened, tidy
 from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences
 from mixprec.evaluate.scoring.verdict import Candidate
 
@@ -15,14 +15,16 @@ _DECLINES = re.compile(
     r"(?:\w+\s+){0,3}?"
     r"(?:answer|provide|determined?|identify|identified|find|found|give|locate|confirm|verify|verified|assist|access)"
     r"|\bnot\s+(?:\w+\s+){0,2}?"
-    r"(?:disclosed|available|known|specified|clear|provided|mentioned|documented|recorded|aware)\b"
+    r"(?:disclosed|available|known(?!\s+(?:for|as))|specified|clear|provided|mentioned|documented|recorded|aware)\b"
     r"|\b(?:do not|don't) (?:know|have)\b"
-    r"|\b(?:no|not enough|insufficient|more) (?:\w+ )?(?:information|context|details?)\b"
-    r"|\bi(?:'m| am) (?:sorry|an ai)\b|\bas an ai\b|\b(?:unclear|unknown|n/a|undetermined)\b",
+    r"|(?<!for )\b(?:no|not enough|insufficient|more) (?:\w+ )?(?:information|context|details?)\b"
+    r"|\bi(?:'m| am) (?:sorry|an ai)\b|\bas an ai\b"
+    r"|\b(?:is|are|was|remains?|seems?|appears?)\s+(?:\w+\s+)?(?:unclear|unknown|ambiguous|undetermined)\b",
     re.I,
 )
 _EMPTY = re.compile(r"unknown|n/?a|none|unclear|undetermined|uncertain|not (?:\w+ )?(?:known|available)", re.I)
 _CONCLUDES = re.compile(r"^\W*(?:so|thus|therefore|hence|in conclusion|in summary|finally|to conclude)\b", re.I)
+_BARE_NUMBER = re.compile(r"[\d\s.,/–-]+")
 _LONGEST_SENTENCE = 700
 
 
@@ -55,18 +57,26 @@ def weak(text: str, question: Question) -> Candidate | None:
 
 
 def declines(text: str) -> bool:
-    """Whether the end of a text says that it can't answer."""
-    return bool(_DECLINES.search(plain(text[-4 * _LONGEST_SENTENCE :])))
+    """Whether the end of a text says that it can't answer, in a sentence, a label or a box."""
+    end = text[-4 * _LONGEST_SENTENCE :]
+    marked = [*(each.text for each in labelled(end)), *boxed(end)]
+    return bool(_DECLINES.search(plain(end))) or any(_EMPTY.fullmatch(tidy(each)) for each in marked)
 
 
 def says_nothing(label: str) -> bool:
     """Whether the text behind a label only says that there is no answer."""
-    return declines(label) or bool(_EMPTY.fullmatch(tidy(label)))
+    return bool(_DECLINES.search(plain(label)) or _EMPTY.fullmatch(tidy(label)))
 
 
 def _marked(text: str, question: Question) -> str | None:
-    """The last bold text that isn't of the question's own words, else one that ends the text."""
+    """The last bold text that isn't of the question's own words, else one that ends the text.
+
+    One of the kind that was asked for goes before: a date for a "when"; for a "who" or "what" a name before a number.
+    """
     asked = content(question.asked)
     found = [each for marked in bold(text) if (each := tidy(marked))]
     ends = found[-1] if found and text.rstrip(" .\n").endswith("**") else None
-    return next((each for each in reversed(found) if not content(each) <= asked), ends)
+    new = [each for each in found if not content(each) <= asked]
+    wanted = kind_of(question.asked)
+    fitting = [each for each in new if (wanted.search(each) if wanted else not _BARE_NUMBER.fullmatch(each))]
+    return fitting[-1] if fitting else new[-1] if new else ends
