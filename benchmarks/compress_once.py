@@ -2,8 +2,8 @@
 
 python benchmarks/compress_once.py JSON
 
-Keys of the job: method, format, sparsity (or null), tokens (a safetensors file), out, threads; model and options if
-need be.
+Keys of the job: method, format, sparsity (or null), or plan (a file), tokens (a safetensors file), out, threads; model
+and options if need be.
 The figures, on the last line: wall and CPU seconds of the call that reads the checkpoint, compresses it and writes the
 new one; the peak of resident memory above what it was before the call, over the bytes of one block in the type that is
 computed in; medians of the modules' errors.
@@ -27,14 +27,18 @@ from mixprec.calibration.data import Calibration
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.stream import compress
 from mixprec.plan.rules import PlanSpec, build_plan
+from mixprec.plan.schema import load_plan
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(job["threads"])
     model = job.get("model", models.BUNDLED)
     inventory = modules.inventory(models.load_config(model))
-    spec = PlanSpec.model_validate({"default": job["format"], "sparsity": job["sparsity"]})
-    plan = build_plan(spec, inventory, model, job["method"])
+    if "plan" in job:
+        plan = load_plan(Path(job["plan"]), inventory)
+    else:
+        spec = PlanSpec.model_validate({"default": job["format"], "sparsity": job["sparsity"]})
+        plan = build_plan(spec, inventory, model, job["method"])
     tokens, _ = artifacts.load_tensors(Path(job["tokens"]))
     calibration = Calibration(tokens["tokens"], None, {}, artifacts.fingerprint(tokens["tokens"].tolist()))
     options = SolveOptions.model_validate(job.get("options", {}))

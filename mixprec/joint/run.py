@@ -2,6 +2,7 @@
 
 Folder::
 
+    start.json         the plan that the search starts from
     measured.jsonl     KL of every joint plan that was measured
     slopes/            gradients at the plans that were accepted
     exchange.json      the steps, and what they came to
@@ -19,14 +20,18 @@ from mixprec.joint.assembled import Assembled
 from mixprec.joint.exchange import Exchanged, Journal, described, exchange
 from mixprec.joint.linear import slopes
 from mixprec.plan import sensitivity
-from mixprec.plan.budget import Problem, as_plan, budget_problem
+from mixprec.plan.budget import Problem, as_plan, budget_problem, damages_of
 from mixprec.plan.budgetspec import BudgetSpec
-from mixprec.plan.schema import Plan
+from mixprec.plan.knapsack import solve
+from mixprec.plan.schema import Method, Plan, save_plan
 from mixprec.plan.sensitivity import ALL, Choice, Sensitivity
 from mixprec.progress import bar
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.run import Subject, file_name
 from mixprec.sensitivity.spec import SensitivitySpec
+
+#: Scorers whose plans are measured as starts, besides the one that the budget names.
+_STARTS = ("fisher", "first_order", "gradient_output", "output_error")
 
 
 def improve(
@@ -39,8 +44,10 @@ def improve(
 ) -> Plan:
     """``plan`` or a better one of the same ``budget``; ``folder`` gets what was measured, so that a killed run goes on.
 
-    ``candidates`` hold every choice of the budget. Plans are measured on the passages behind those that ``scoring``
-    takes, so that nothing is judged on what proposed it. Raises UserError for too few passages.
+    ``candidates`` hold every choice of the budget. The search starts from ``plan`` or from the solver's plan for
+    another scorer whose tables are there, whichever has the lower measured KL. Plans are measured on the passages
+    behind those that ``scoring`` takes, so that nothing is judged on what proposed it. Raises UserError for too few
+    passages.
     """
     spec = budget.exchange
     assert spec is not None
@@ -68,10 +75,33 @@ def improve(
 
     journal = Journal(folder / "measured.jsonl", stamp, problem, assemble)
     cached = _Slopes(subject, candidates, seen, weights, folder / "slopes", stamp)
+    starts = {_start(problem, plan): None, **dict.fromkeys(_others(subject, problem, weights, plan.method))}
+    start = min(starts, key=lambda chosen: journal.kl(chosen, chosen).mean)
+    save_plan(folder / "start.json", _planned(problem, start, budget, subject, plan, "start of the exchange"))
     with bar("exchange", spec.proposals, "plans") as advance:
-        found = exchange(problem, _start(problem, plan), journal, cached, table, spec, advance)
+        found = exchange(problem, start, journal, cached, table, spec, advance)
     artifacts.write_json(folder / "exchange.json", described(found))
-    return as_plan(problem.choices(found.chosen), budget, subject.inventory, plan.model, plan.method, _why(found))
+    return _planned(problem, found.chosen, budget, subject, plan, _why(found))
+
+
+def _planned(
+    problem: Problem, chosen: Sequence[int], budget: BudgetSpec, subject: Subject, like: Plan, why: str
+) -> Plan:
+    return as_plan(problem.choices(chosen), budget, subject.inventory, like.model, like.method, why)
+
+
+def _others(subject: Subject, problem: Problem, weights: Mapping[str, float], method: Method) -> list[tuple[int, ...]]:
+    """The solver's plans for the scorers that the sweep left tables of."""
+    found = []
+    for scorer in _STARTS:
+        paths = [subject.folder / file_name(scorer, target) for target in weights]
+        if not all(path.is_file() for path in paths):
+            continue
+        tables = [sensitivity.load(path, subject.inventory, subject.identity) for path in paths]
+        table = sensitivity.combine(tables, weights)
+        if table.method == method:
+            found.append(tuple(solve(problem.units(damages_of(problem.parts, table)), problem.limit)))
+    return found
 
 
 def _why(found: Exchanged) -> str:
@@ -79,13 +109,13 @@ def _why(found: Exchanged) -> str:
     return f"exchange, {accepted} of {len(found.steps)} proposals"
 
 
-def _start(problem: Problem, plan: Plan) -> list[int]:
+def _start(problem: Problem, plan: Plan) -> tuple[int, ...]:
     treatments = plan.treatments
     found = []
     for part in problem.parts:
         treatment = treatments[part.modules[0].address]
         found.append(part.choices.index(Choice(format=treatment.format, sparsity=treatment.sparsity)))
-    return found
+    return tuple(found)
 
 
 def _fisher(subject: Subject, weights: Mapping[str, float]) -> Sensitivity:

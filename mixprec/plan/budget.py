@@ -82,7 +82,7 @@ def as_plan(
     choices: Mapping[str, Choice], spec: BudgetSpec, inventory: Inventory, model: str, method: Method, why: str = ""
 ) -> Plan:
     """The plan in which every module of the model gets its choice; ``why``: default: the budget."""
-    pinned = {module.address for modules, _ in _pins(spec, inventory) for module in modules}
+    pinned = {module.address for modules, _ in pins(spec, inventory) for module in modules}
     modules = {
         module.address: ModulePlan(
             format=choices[module.address].format,
@@ -128,22 +128,23 @@ def _check_candidates(spec: BudgetSpec, method: Method) -> None:
 def _parts(spec: BudgetSpec, inventory: Inventory) -> list[Part]:
     """Units in the model's order; pinned modules have one choice. A tied group that is pinned in part is an error."""
     pinned: dict[str, Choice] = {}
-    for modules, choice in _pins(spec, inventory):
+    for modules, choice in pins(spec, inventory):
         for module in modules:
             if pinned.setdefault(module.address, choice) != choice:
                 raise UserError(f"plan.budget.pin: {module.label} is pinned to {pinned[module.address]} and {choice}")
     parts = []
     for group in _groups(spec, inventory):
-        pins = {pinned.get(module.address) for module in group}
-        if len(pins) > 1:
+        wanted = {pinned.get(module.address) for module in group}
+        if len(wanted) > 1:
             named = ", ".join(module.label for module in group)
             raise UserError(f"plan.budget.pin: {named} are tied and get one format; pin all of them or none")
-        pin = pins.pop()
+        pin = wanted.pop()
         parts.append(Part(group, spec.candidates if pin is None else (pin,)))
     return parts
 
 
-def _pins(spec: BudgetSpec, inventory: Inventory) -> list[tuple[list[LinearModule], Choice]]:
+def pins(spec: BudgetSpec, inventory: Inventory) -> list[tuple[list[LinearModule], Choice]]:
+    """What is pinned, and to what. Raises UserError for selectors that match nothing."""
     found = []
     for selector, choice in spec.pin.items():
         try:
@@ -204,11 +205,16 @@ def _damages(
             f"plan.budget: the scores are of the error of {table.method}, the plan compresses by {method}; "
             f"score {method}, or set compress.method to {table.method}"
         )
-    damages = [
+    damages = damages_of(parts, table)
+    return damages if spec.allocation == "optimal" else controls.inverted(sizes, choices, damages)
+
+
+def damages_of(parts: Sequence[Part], table: Sensitivity) -> list[tuple[float, ...]]:
+    """(parts, choices) damage: the sum over a part's modules. Raises UserError for choices that the table lacks."""
+    return [
         tuple(math.fsum(table.damage(module.address, choice) for module in part.modules) for choice in part.choices)
         for part in parts
     ]
-    return damages if spec.allocation == "optimal" else controls.inverted(sizes, choices, damages)
 
 
 def importance_table(

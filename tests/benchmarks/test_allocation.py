@@ -1,0 +1,117 @@
+"""The allocation benchmark's figures from outcomes of jobs: ratios, the best of the others, intervals, missing ones."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+from test_results import results, script
+
+
+@pytest.fixture
+def allocation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setitem(sys.modules, "machine", script("machine"))
+    return script("allocation")
+
+
+ARGUMENTS = argparse.Namespace(threads=1, passages=2, quick=False)
+
+
+def job(*sums: float, bits: float = 3.25) -> dict[str, Any]:
+    """A job whose passages of 10 tokens have these sums of KL; the last one is WikiText's."""
+
+    def entry(values: tuple[float, ...]) -> dict[str, Any]:
+        return {"kl_mean": sum(values) / (10 * len(values)), "kl_mean_ci": None}
+
+    return {
+        "evaluation": {"both": entry(sums), "traces": entry(sums[:-1]), "wikitext": entry(sums[-1:])},
+        "behaviours": {"backtracking": {"kl_mean": sums[0]}},
+        "kl_by_passage": [{"tokens": 10, "kl_sum": value} for value in sums],
+        "effective_bits": bits,
+    }
+
+
+def outcomes() -> dict[str, Any]:
+    found = {}
+    for budget in ("3.25", "3.5", "4.0"):
+        found |= {f"{name}@{budget}": job(4, 5, 6) for name in ("autoscheme", "inverse", "random0")}
+        found |= {f"uniform@{budget}": job(8, 8, 8), f"modelopt@{budget}": job(3, 4, 5), f"ours@{budget}": job(2, 2, 3)}
+    cost = {"seconds_total": 10.0, "cpu_seconds": 10.0, "peak_rss_bytes": 7, "resumed": False}
+    return found | {
+        "ours@4.0": job(2, 3, 4),
+        "protection@paper": job(6, 6, 6),
+        "scores": {**cost, "sweep_cpu_seconds": 6.0, "forward_cpu_seconds": 2.0},
+        "allocate_autoscheme": {
+            "seconds_each": [40.0, 1.0],
+            "cpu_seconds": 39.5,
+            "seconds_total": 40.0,
+            "peak_rss_bytes": 9,
+        },
+        "allocate_modelopt": {
+            "seconds_each": [40.0, 1.0],
+            "cpu_seconds": 15.0,
+            "seconds_total": 41.0,
+            "peak_rss_bytes": 8,
+        },
+    }
+
+
+def test_the_worst_budget_against_the_best_of_the_others(allocation: ModuleType) -> None:
+    found = allocation.figures(outcomes(), ARGUMENTS)
+    assert found["best_other"] == {"3.25": "modelopt", "3.5": "modelopt", "4.0": "modelopt"}
+    assert found["kl_ratio_vs_best_peer"] == found["kl_ratio_vs_best_peer_400"] == pytest.approx(9 / 12)
+    assert found["kl_ratio_vs_best_peer_325"] == pytest.approx(7 / 12)
+    low, high = found["kl_ratio_ci"]["4.0"]
+    assert 2 / 3 <= low < 9 / 12 < high <= 4 / 5  # the least and the largest ratio of a passage
+    assert found["gap_recovered"] == pytest.approx(1 - 7 / 24)
+    assert found["gap_recovered_protection"] == pytest.approx(1 - 18 / 24)
+    assert found["scoring_over_forward"] == 3
+    assert found["speedup_vs_autoscheme"] == 4
+    assert found["speedup_vs_modelopt"] is None  # other processes had more than half of its core
+    assert found["cpu_speedup_vs_modelopt"] == 1.5
+    assert found["kl_ratio_vs_protection"] is None
+    assert found["kl_ratio_exchange"] == {"3.25": None, "3.5": None, "4.0": None}
+
+
+def test_without_a_peer_there_is_no_best_one(allocation: ModuleType) -> None:
+    found = outcomes()
+    del found["autoscheme@3.5"]
+    figures = allocation.figures(found, ARGUMENTS)
+    assert figures["kl_ratio_vs_best_peer"] is None
+    assert figures["kl_ratio_vs_best_peer_350"] is None
+    assert figures["kl_ratio_vs_best_peer_325"] is not None
+    assert set(allocation.figures({}, ARGUMENTS)) == set(figures) == set(results.meanings(allocation.__doc__))
+
+
+def test_ranks_are_those_of_the_best_scorer_and_the_papers(allocation: ModuleType) -> None:
+    def row(scorer: str, target: str, spearman: float | None, of: str = "all") -> dict[str, Any]:
+        ci = None if spearman is None else [spearman - 0.1, spearman + 0.1]
+        return {
+            "scorer": scorer,
+            "target": target,
+            "scores_of": of,
+            "metric": "kl",
+            "spearman": spearman,
+            "spearman_ci": ci,
+        }
+
+    rows = [row("fisher", "all", 0.8), row("importance", "all", 0.1), row("first_order", "all", None)]
+    rows += [row("measured", "all", 1.0), row("fisher", "backtracking", 0.7)]
+    found = allocation.ablation_figures({"validity": rows})
+    assert found["spearman_best_scorer"] == 0.8
+    assert found["spearman_best_scorer_name"] == "fisher"
+    assert found["spearman_importance"] == 0.1
+    assert found["spearman_by_behaviour"] == {"backtracking": {"fisher, all": 0.7}}
+    assert allocation.ablation_figures(None)["spearman_best_scorer"] is None
+
+
+def test_all_jobs_have_names_that_figures_know(allocation: ModuleType) -> None:
+    jobs = allocation.jobs(quick=False)
+    assert len(set(jobs)) == len(jobs)
+    assert {
+        f"{name}@{budget}" for name in ("ours", "uniform", *allocation.PEERS) for budget in allocation.BUDGETS
+    } <= set(jobs)
+    assert set(allocation.jobs(quick=True)) <= set(jobs)
