@@ -97,22 +97,31 @@ def _quality(reports: Mapping[str, ModuleReport], title: str) -> Table:
     epilog=epilog(
         "mixprec evaluate checkpoint --reference smollm2-135m-instruct --traces bundled:held_out",
         "mixprec evaluate checkpoint --reference ./original --text wiki.test.raw --out result.json",
+        "mixprec evaluate ./original --text wiki.test.raw --save-reference original.safetensors",
+        "mixprec evaluate checkpoint --reference original.safetensors --text wiki.test.raw",
     )
 )
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="The model to evaluate.")],
-    reference: Annotated[str, typer.Option(help="The original model.")] = "smollm2-135m-instruct",
+    reference: Annotated[
+        str, typer.Option(help="The original model, or its predictions (a .safetensors of --save-reference).")
+    ] = "smollm2-135m-instruct",
     traces: Annotated[str | None, typer.Option(help="Annotated traces, or bundled:held_out.")] = None,
     preset: SpanRule = "paper",
     text: Annotated[str | None, typer.Option(help="Text file, or bundled:held_out.")] = None,
     text_tokens: Annotated[int, typer.Option(min=2)] = 512,
     to: Annotated[Path | None, typer.Option("--out", help="result.json; default: the terminal only.")] = None,
+    save_reference: Annotated[
+        Path | None, typer.Option(help="Compare nothing: write this model's predictions, to compare others with.")
+    ] = None,
+    kept: Annotated[int, typer.Option(min=1, help="With --save-reference: tokens kept at each position.")] = 64,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
     """Compare a compressed model with its original: perplexity, KL, agreement, per behaviour too."""
     from mixprec import artifacts, models, pipeline
     from mixprec.evaluate import fidelity, metrics, passages
+    from mixprec.evaluate import reference as predictions
     from mixprec.recipe import EvaluateSpec, TracesSpec
 
     spec = checked(
@@ -122,18 +131,30 @@ def evaluate(
         text=text,
         text_tokens=text_tokens,
     )
-    original = models.load(reference, dtype=dtype, device=device)
+    saved = Path(reference) if reference.endswith(".safetensors") else None
+    # Predictions of the original hold its tokens, which the model's own tokenizer must give again.
+    first = models.load(checkpoint if saved or save_reference else reference, dtype=dtype, device=device)
     annotated = pipeline.annotate_traces(TracesSpec(source=traces, preset=spec.traces.preset), traces) if traces else []
-    on_traces, skipped = passages.from_traces(annotated, original.tokenizer, original.context)
-    length = min(text_tokens, original.context)
-    on_text = passages.from_text(text, original.tokenizer, length) if text else []
+    on_traces, skipped = passages.from_traces(annotated, first.tokenizer, first.context)
+    length = min(text_tokens, first.context)
+    on_text = passages.from_text(text, first.tokenizer, length) if text else []
     everything = [*on_traces, *on_text]
-    states = list(fidelity.hidden_states(original, everything, "original"))
-    head = models.head(original.model)
-    del original
-    loaded = models.load(checkpoint, dtype=dtype, device=device)
-    hidden = fidelity.hidden_states(loaded, everything, "evaluate")
-    found = fidelity.compare(everything, hidden, models.head(loaded.model), states, head)
+    head = models.head(first.model)
+    if save_reference:
+        states = fidelity.hidden_states(first, everything, "predictions")
+        predictions.save(save_reference, everything, states, head, models.identity(checkpoint), kept)
+        out.print(f"{save_reference}: {len(everything)} passages, {kept} tokens kept at each position")
+        return
+    if saved:
+        known = predictions.load(saved, everything)
+        hidden = fidelity.hidden_states(first, everything, "evaluate")
+        found = predictions.compare(everything, hidden, head, known)
+    else:
+        original = list(fidelity.hidden_states(first, everything, "original"))
+        del first
+        loaded = models.load(checkpoint, dtype=dtype, device=device)
+        hidden = fidelity.hidden_states(loaded, everything, "evaluate")
+        found = fidelity.compare(everything, hidden, models.head(loaded.model), original, head)
     result = metrics.evaluate_all(on_traces, on_text, found)
     if to:
         artifacts.write_json(to, result)
