@@ -1,15 +1,22 @@
-"""Before any work: whether a recipe's checkpoints can hold its plans."""
+"""Before any work: whether a recipe's checkpoints can hold its plans, and the runtime that it names loads them."""
 
 from __future__ import annotations
 
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import check_plan
+from mixprec.checkpoint.check import Target, require
 from mixprec.errors import UserError
 from mixprec.modules import Inventory
 from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
 from mixprec.plan.schema import Plan
 from mixprec.recipe import Recipe
+
+
+def target_of(chosen: Recipe) -> Target | None:
+    """The runtime that a recipe names, or None."""
+    spec = chosen.checkpoint
+    return None if spec.runtime is None else Target(spec.runtime, spec.format, spec.version, spec.device)
 
 
 def check_known(chosen: Recipe, inventory: Inventory, config: PretrainedConfig) -> None:
@@ -34,10 +41,13 @@ def check_variant(chosen: Recipe, name: str, plan: Plan, inventory: Inventory, c
     engine = chosen.engine_of(chosen.all_variants[name])
     if engine != "mixprec" and chosen.checkpoint.format != "dense":
         raise UserError(
-            f"variant {name}: checkpoint.format: {chosen.checkpoint.format}: what {engine} compresses is written dense; "
-            "leave the format out, or let mixprec compress it"
+            f"variant {name}: checkpoint.format: {chosen.checkpoint.format}: what {engine} compresses is written "
+            "dense; leave the format out, or let mixprec compress it"
         )
     try:
         check_plan(chosen.checkpoint.written, plan, inventory, config)
+        target = target_of(chosen)
+        if target is not None:
+            require(plan, inventory, config, target)
     except UserError as problem:
         raise UserError(f"variant {name}: {problem}") from None

@@ -23,6 +23,7 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -223,12 +224,16 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
     """
     chosen = dtype_of(dtype)
     where = resolve(model_id)
-    load_config(model_id, revision)
+    config = load_config(model_id, revision)
+    packed = _unpacked(Path(where), config, chosen) if Path(where).is_dir() else {}
+    # Only a model's own class takes weights that come from no file.
+    loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if packed else AutoModelForCausalLM
     try:
         with _quiet(), redirect_stderr(io.StringIO()):  # the GGUF reader's own bar listens to nothing else
-            packed = _gguf_options(where, revision)
-            model, report = AutoModelForCausalLM.from_pretrained(
-                where,
+            from_gguf = _gguf_options(where, revision)
+            model, report = loader.from_pretrained(
+                None if packed else where,
+                **from_gguf,
                 **packed,
                 revision=revision,
                 dtype=chosen,
@@ -242,7 +247,7 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
             )
     except Exception as problem:  # safetensors and transformers raise many kinds; all mean a bad checkpoint
         raise UserError(f"model.id: {model_id}: can't be loaded from {where} ({_first_line(problem)})") from None
-    if packed:
+    if from_gguf:
         _unmark(model)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -263,6 +268,21 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
             raise UserError(f"model.id: {model_id}: {name} holds NaN or infinite values; the checkpoint is broken")
         parameter.requires_grad_(False)
     return LoadedModel(model.eval(), tokenizer)
+
+
+def _unpacked(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """What ``from_pretrained`` gets instead of a folder whose weights are packed: no runtime's reader is needed.
+
+    Checks the files of a checkpoint that mixprec wrote. Raises UserError where they are damaged.
+    """
+    from mixprec.checkpoint import integrity, reader  # they look for models here
+
+    integrity.verify(folder)
+    if getattr(config, "quantization_config", None) is None:
+        return {}
+    state = reader.dense_state(reader.open_checkpoint(folder), dtype)
+    del config.quantization_config
+    return {"config": config, "state_dict": state}
 
 
 def one_device(name: str) -> str:

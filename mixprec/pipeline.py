@@ -21,6 +21,8 @@ from transformers import PretrainedConfig
 from mixprec import artifacts, loadable, models, modules, processes, recipe
 from mixprec.benchmarking import Benchmarks, baseline_of, labels_of
 from mixprec.calibration import data as calibration_data
+from mixprec.checkpoint.integrity import README
+from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.source import fetch
 from mixprec.compress import spectra
 from mixprec.compress.module import ModuleReport, summarise
@@ -368,7 +370,16 @@ class Run:
         if self.benchmarks:
             labels = labels_of(plan, self.inventory, row["description"])
             row["benchmarks"] = bench.brief(self.benchmarks.evaluate(name, where, stamp, folder, labels))
+        if changed:
+            self._card(plan, checkpoint, row)
         return row
+
+    def _card(self, plan: Plan, checkpoint: Path, row: Mapping[str, Any]) -> None:
+        """The checkpoint's model card, with recipe and results."""
+        source = fetch(self.recipe.model.id, self.recipe.model.revision)
+        form = self.recipe.checkpoint.format
+        text = model_card(plan, self.inventory, source, form, recipe=self.text, results=row)
+        artifacts.write_text(checkpoint / README, text)
 
     def _peer(self, name: str) -> Peer | None:
         """The other quantizer that compresses a variant, or None for mixprec itself."""

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mixprec import artifacts
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.formats import FormatName, checkpoint_format
+from mixprec.checkpoint.runtimes import DeviceName, RuntimeName
 from mixprec.compress.options import SolveOptions
 from mixprec.errors import UserError, from_pydantic
 from mixprec.evaluate.spec import ProtocolSpec
@@ -86,11 +87,19 @@ class CompressSpec(SolveOptions):
 
 
 class CheckpointSpec(_Part):
-    """What is written for each variant."""
+    """What is written for each variant, and which runtime has to load it."""
 
     format: FormatName = Field("dense", description="how weights lie on disk")
     embedding: GgmlText | None = Field(None, description="gguf: type of the embedding; default: the model's own")
     head: GgmlText | None = Field(None, description="gguf: of an output head of its own")
+    runtime: RuntimeName | None = Field(None, description="checked before any work: it has to load the checkpoint")
+    version: str | None = Field(None, description="of the runtime; default: the newest that is known")
+    device: DeviceName = Field("ampere", description="where it runs: cpu, or a generation of GPUs")
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) else value  # YAML reads 0.32 as a number
 
     @property
     def written(self) -> CheckpointFormat:

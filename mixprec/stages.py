@@ -40,6 +40,10 @@ class Stages:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file or of all files in a folder: an output that was cut or lost a file is made again."""
+    """Bytes of a file or of all files in a folder: an output that was cut or lost a file is made again.
+
+    A checkpoint's model card doesn't count: results are added to it later.
+    """
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    files = [file for file in files if file.name != "README.md"]
     return sum(file.stat().st_size for file in files)

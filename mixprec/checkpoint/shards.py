@@ -102,19 +102,28 @@ def finish(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:
 def write_config(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:
     """The source's config.json, byte for byte where it gets no ``quantization_config``."""
     text = artifacts.read_text(job.source.folder / CONFIG)
-    if quantization_config is not None:
-        text = json.dumps(json.loads(text) | {"quantization_config": quantization_config}, indent=2) + "\n"
+    config = json.loads(text)
+    if quantization_config is not None or "quantization_config" in config:
+        config.pop("quantization_config", None)
+        config |= {"quantization_config": quantization_config} if quantization_config is not None else {}
+        text = json.dumps(config, indent=2) + "\n"
     (job.folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 def _replaced(job: Finish) -> dict[str, list[tuple[str, Path]]]:
-    """Tensor of the source -> the tensors that take its place, and the blocks' files that hold them."""
+    """Tensor of the source -> the tensors that take its place, maybe none, and the blocks' files that hold them."""
+    members: dict[str, list[str]] = {}
+    for name in job.source.tensors:
+        if not name.endswith(".bias"):
+            members.setdefault(name.rpartition(".")[0], []).append(name)
     found: dict[str, list[tuple[str, Path]]] = {}
     for file in job.blocks:
         for name in _names(file):
-            # A tensor of a name of its own, such as packed codes, takes the place of its module's weight.
-            old = name if name in job.source.tensors else f"{name.rpartition('.')[0]}.weight"
-            found.setdefault(old, []).append((name, file))
+            # Tensors of names of their own, such as packed codes, take the place of all that their module had.
+            olds = [name] if name in job.source.tensors else members[name.rpartition(".")[0]]
+            found.setdefault(olds[0], []).append((name, file))
+            for old in olds[1:]:
+                found.setdefault(old, [])
     return found
 
 

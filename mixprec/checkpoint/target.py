@@ -54,22 +54,21 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mappi
     artifacts.share(path)
 
 
-def write_side_files(folder: Path, source: Source, card: Mapping[str, Any]) -> None:
-    """Copy tokenizer, licence and what else goes with ``source``, and write ``card`` as mixprec.json.
+def write_side_files(folder: Path, source: Source) -> None:
+    """Copy tokenizer, chat template, generation configuration, licence and what else goes with ``source``.
 
     What is in the folder already, such as a configuration that names packed modules, stays.
     """
     for path in source.side_files():
-        if not (folder / path.name).exists():
+        if path.name != CARD and not (folder / path.name).exists():
             shutil.copyfile(path, folder / path.name)
-    _write_json(folder / CARD, card)
 
 
 def write_index(folder: Path, written: Mapping[str, Mapping[str, int]]) -> None:
     """Write the index of a sharded checkpoint; ``written``: file name -> tensor -> bytes."""
     shard_of = {name: shard for shard, tensors in written.items() for name in tensors}
     size = sum(count for tensors in written.values() for count in tensors.values())
-    _write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(shard_of.items()))})
+    write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(shard_of.items()))})
 
 
 def flush(folder: Path) -> None:
@@ -79,6 +78,7 @@ def flush(folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: Any) -> None:
+    """Write a file of a folder that is not there yet under its name."""
     # Not artifacts.write_json: the folder as a whole is what appears at once, and what errors should name.
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

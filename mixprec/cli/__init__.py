@@ -15,7 +15,7 @@ from mixprec.errors import UserError
 
 # Importing them registers their verbs, in the order of --help.
 # isort: off
-from mixprec.cli import recipes, importance, sensitivity, allocation, compression, benchmarks, export  # noqa: F401
+from mixprec.cli import recipes, importance, sensitivity, allocation, compression, checkpoints, benchmarks, export  # noqa: F401
 # isort: on
 
 #: Verbs that share their work under ``accelerate launch``.

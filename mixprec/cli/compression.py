@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @app.command(
     epilog=epilog(
         "mixprec compress plan.json --out checkpoint",
+        "mixprec compress plan.json --format compressed-tensors --out checkpoint",
         "mixprec compress plan.json --text wiki.valid.raw --samples 32 --out checkpoint",
         "mixprec compress plan.json --traces bundled:attribution --samples 16 --model ./my-copy --out checkpoint",
     )
@@ -37,19 +38,26 @@ def compress(
     act_order: Annotated[bool, typer.Option(help="gptq, gptaq: columns of large inputs first.")] = True,
     dtype: Dtype = "float32",
     device: Device = "cpu",
+    format: Annotated[str, typer.Option(help="dense, compressed-tensors, gptq or gguf.")] = "dense",
+    repository: Annotated[
+        str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it afterwards.")
+    ] = None,
 ) -> None:
-    """Compress a model as a plan says; writes a checkpoint that transformers loads.
+    """Compress a model as a plan says; writes a checkpoint that runtimes load.
 
     A killed run goes on with the first block that is missing.
     """
     from mixprec import artifacts, models, modules
     from mixprec.calibration import data
     from mixprec.calibration.spec import CalibrationSpec
+    from mixprec.checkpoint import hub
+    from mixprec.checkpoint.formats import checkpoint_format
     from mixprec.compress import stream
     from mixprec.compress.options import SolveOptions
     from mixprec.plan.schema import load_plan
     from mixprec.progress import bar, console
 
+    form = checkpoint_format(format)
     plan_data = artifacts.read_json(plan_file)
     if not isinstance(plan_data, dict) or not isinstance(plan_data.get("model"), str):
         raise UserError(f"{plan_file}: key 'model' is missing; is this a plan.json, from 'mixprec plan'?")
@@ -77,8 +85,11 @@ def compress(
             revision=revision,
             dtype=dtype,
             device=device,
+            format=form,
             on_module=lambda *_: advance(1),
         )
+    if repository:
+        out.print(hub.push(to, repository), soft_wrap=True)
     out.print(_quality(reports, f"{to}: {len(made.changed)} of {len(reports)} modules"))
 
 

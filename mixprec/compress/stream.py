@@ -16,6 +16,8 @@ from mixprec import artifacts, models, modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan
 from mixprec.checkpoint.dense import DENSE
+from mixprec.checkpoint.integrity import README, seal
+from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch, open_source
 from mixprec.checkpoint.target import check_target, flush, write_side_files
 from mixprec.compress.ggml import check_possible
@@ -83,7 +85,10 @@ def compress(
     with artifacts.atomic_path(out) as folder:
         folder.mkdir()
         format.finish(Finish(source, walk.files, folder, plan, inventory, config))
-        write_side_files(folder, source, card)
+        write_side_files(folder, source)
+        text = model_card(plan, inventory, source.folder, format.name)
+        (folder / README).write_text(text, encoding="utf-8")
+        seal(folder, card)
         flush(folder)
     artifacts.remove(work)
     return {address: walk.reports[address] for address in plan.modules}
@@ -97,7 +102,10 @@ def check_weights(source: Source, inventory: Inventory) -> None:
     for module in inventory.linears:
         info = source.tensors.get(module.weight_name)
         if info is None:
-            raise UserError(f"{source.folder}: has no {module.weight_name}, which config.json asks for")
+            raise UserError(
+                f"{source.folder}: has no {module.weight_name}, which config.json asks for "
+                "(is this checkpoint compressed already?)"
+            )
         if info.shape != (module.out_features, module.in_features):
             raise UserError(
                 f"{source.folder / info.shard}: {module.weight_name} has the shape {info.shape}, "

@@ -10,14 +10,13 @@ rules:
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from mixprec.errors import UserError, from_pydantic
-from mixprec.modules import Inventory, LinearModule, select
+from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import GgmlFormat, ggml_fallback
 from mixprec.numerics.sparsity import Sparsity
 from mixprec.plan.alphapruning import EPSILON, allocate, by_block
@@ -26,6 +25,7 @@ from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
 from mixprec.plan.relative import ALL, Importance, summed_importance
 from mixprec.plan.schema import FormatText, Method, ModulePlan, Plan, SparsityText, Strict
 from mixprec.plan.sensitivity import Sensitivity
+from mixprec.plan.units import draw_others, lowest, units
 
 
 def _selectors(value: Any) -> tuple[str, ...]:
@@ -156,11 +156,16 @@ class PlanSpec(Strict):
     sparsity: SparsityText | AlphaPruning | None = None
     method: Method | None = Field(None, description="default: the recipe's compress.method")
     rules: tuple[Rule, ...] = ()
+    tie: Literal["fused"] | None = Field(
+        None, description="fused: a rule for one of q, k, v means all three, one for gate or up both"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> PlanSpec:
         if self.default is None and self.budget is None:
             raise ValueError("a plan has a default format, such as default: w3g64, or a budget")
+        if self.budget is not None and self.tie is not None:
+            raise ValueError("a budget has a tie of its own: write budget: {tie: fused, …}")
         if self.budget is not None and (self.default is not None or self.sparsity is not None or self.rules):
             raise ValueError(
                 "a budget stands alone; in the place of default, sparsity and rules it has candidates, pin"
@@ -212,7 +217,7 @@ def build_plan(
     claims: dict[str, list[int]] = {}
     for index, rule in enumerate(spec.rules):
         try:
-            found = _matched(rule.match, inventory, importance)
+            found = _matched(rule.match, inventory, importance, spec.tie == "fused")
         except UserError as problem:
             raise UserError(f"{_rule_name(spec, index)}: {problem}") from None
         for module in found:
@@ -305,50 +310,15 @@ def _matched(
     match: tuple[str, ...] | RandomMatch | LeastImportant | MostImportant,
     inventory: Inventory,
     importance: Importance | None,
+    tied: bool,
 ) -> list[LinearModule]:
     if isinstance(match, RandomMatch):
-        return draw_others(inventory, _select(inventory, match.random), match.seed)
+        return draw_others(inventory, units(inventory, match.random, tied), match.seed, tied)
     if isinstance(match, LeastImportant):
         scores = summed_importance(match.behaviour, inventory, importance)
-        return _lowest(_select(inventory, match.least_important), scores, match.count)
+        return lowest(units(inventory, match.least_important, tied), scores, match.count)
     if isinstance(match, MostImportant):
         scores = summed_importance(match.behaviour, inventory, importance)
         negated = {address: -score for address, score in scores.items()}
-        return _lowest(_select(inventory, match.most_important), negated, match.count)
-    return _select(inventory, match)
-
-
-def _select(inventory: Inventory, selectors: Sequence[str]) -> list[LinearModule]:
-    """The modules of all selectors, in the model's order."""
-    found = {module.address for selector in selectors for module in select(inventory.linears, selector)}
-    return [module for module in inventory.linears if module.address in found]
-
-
-def draw_others(inventory: Inventory, chosen: Sequence[LinearModule], seed: int) -> list[LinearModule]:
-    """For each chosen module another one of its shape, none of the chosen ones; the same on every machine.
-
-    Raises UserError where the model has too few of a shape.
-    """
-    generator = random.Random(seed)
-    free = [module for module in inventory.linears if module not in chosen]
-    # Only random() is promised to stay the same across Python versions, so draw by sorting.
-    free.sort(key=lambda _: generator.random())
-    drawn: list[LinearModule] = []
-    for module in chosen:
-        shape = (module.out_features, module.in_features)
-        other = next((m for m in free if (m.out_features, m.in_features) == shape), None)
-        if other is None:
-            raise UserError(
-                f"too few other modules of the shape {shape[0]} x {shape[1]} of {module.label} to draw from; "
-                "select fewer modules"
-            )
-        free.remove(other)
-        drawn.append(other)
-    return drawn
-
-
-def _lowest(modules: Sequence[LinearModule], scores: Mapping[str, float], count: int) -> list[LinearModule]:
-    """The ``count`` modules with the lowest scores; of equal ones the earlier in the model."""
-    if count > len(modules):
-        raise UserError(f"count: {count}: the selector matches only {len(modules)} modules")
-    return sorted(modules, key=lambda module: scores[module.address])[:count]
+        return lowest(units(inventory, match.most_important, tied), negated, match.count)
+    return [module for unit in units(inventory, match, tied) for module in unit]

@@ -167,7 +167,7 @@ def test_bad_specs_are_reported_with_all_their_problems() -> None:
     message = str(from_pydantic(caught.value, "recipes/a.yaml", PlanSpec))
     assert message.startswith("recipes/a.yaml: 10 problems\n")
     for expected in [
-        "defalt: unknown key; did you mean default? (keys here: default, budget, sparsity, method, rules)",
+        "defalt: unknown key; did you mean default? (keys here: default, budget, sparsity, method, rules, tie)",
         "rules[0].match: {'randm': 1}: a match is a selector",
         "rules[0].format: format 'w9' is not known",
         "rules[1].match.random: 3 is neither a selector",

@@ -1,0 +1,227 @@
+"""Whether a runtime loads a plan in a checkpoint format: what it refuses and why, and the nearest plan that loads.
+
+Nothing is read but the model's configuration.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from transformers import PretrainedConfig
+
+from mixprec.checkpoint import integers
+from mixprec.checkpoint.formats import checkpoint_format
+from mixprec.checkpoint.runtimes import DEVICES, Loader, loader
+from mixprec.errors import UserError
+from mixprec.modules import Inventory, LinearModule, fused_groups
+from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, Format, GgmlFormat, Keep
+from mixprec.plan.schema import Method, ModulePlan, Plan
+
+#: Methods of formats that no packed checkpoint holds -> the nearest one for integers in groups.
+_NEAREST_METHODS: dict[Method, Method] = {"anyk": "gptq", "ggml": "rtn"}
+
+
+class Target(NamedTuple):
+    """Where a checkpoint shall be loaded. ``format``: of the checkpoint; ``version`` None: the newest that is known."""
+
+    runtime: str
+    format: str
+    version: str | None = None
+    device: str = "ampere"
+
+    def __str__(self) -> str:
+        return f"{self.runtime}{f' {self.version}' if self.version else ''} on {self.device}, {self.format}"
+
+
+class Verdict(NamedTuple):
+    """``refused``: address -> why; empty where the checkpoint loads. ``whole``: why nothing of it loads, or empty.
+    ``nearest``: the nearest plan that loads, None where there is none or the plan itself does."""
+
+    refused: dict[str, str]
+    whole: str
+    nearest: Plan | None
+
+    @property
+    def loads(self) -> bool:
+        """Whether the runtime loads it."""
+        return not self.refused and not self.whole
+
+
+def check(plan: Plan, inventory: Inventory, config: PretrainedConfig, target: Target) -> Verdict:
+    """What the target makes of a plan.
+
+    Raises UserError for an unknown runtime, version, device or format.
+    """
+    loads = loader(target.runtime, target.format, target.version, target.device)
+    whole = loads.refuses or _too_old(loads, target.device)
+    if whole:
+        return Verdict({}, whole, None)
+    if target.format in ("dense", "gguf"):  # what the format holds, its runtimes load
+        return Verdict(checkpoint_format(target.format).problems(plan, inventory, config), "", None)
+    refused = _refusals(plan, inventory, config, target.format, loads)
+    nearest = _nearest(plan, inventory, config, target.format, loads) if refused else None
+    return Verdict(refused, "", nearest)
+
+
+def require(plan: Plan, inventory: Inventory, config: PretrainedConfig, target: Target) -> None:
+    """The target loads the plan.
+
+    Raises UserError with what it refuses, why, and what would load.
+    """
+    verdict = check(plan, inventory, config, target)
+    if not verdict.loads:
+        lines = [f"{_some(addresses)}: {reason}" for reason, addresses in by_reason(verdict).items()]
+        lines.append(advice(plan, verdict))
+        raise UserError("\n  ".join([f"checkpoint.runtime: {target} does not load this plan", *lines]))
+
+
+def by_reason(verdict: Verdict) -> dict[str, list[str]]:
+    """Reason -> addresses."""
+    found: dict[str, list[str]] = {verdict.whole: ["the checkpoint"]} if verdict.whole else {}
+    for address, reason in verdict.refused.items():
+        found.setdefault(reason, []).append(address)
+    return found
+
+
+def advice(plan: Plan, verdict: Verdict) -> str:
+    """What would load instead."""
+    if verdict.whole:
+        return "choose another format or device"
+    dense = "checkpoint.format: dense loads as it is"
+    if verdict.nearest is None:
+        return dense
+    changed = differences(plan, verdict.nearest)
+    parts = [f"{_some(addresses)} in {format}" for format, addresses in _grouped(changed).items()]
+    return f"{dense}; packed, the nearest plan that loads has {', '.join(parts)}"
+
+
+def differences(plan: Plan, other: Plan) -> dict[str, AnyFormat]:
+    """Address -> its format in ``other``, where it is another one."""
+    return {a: format for a, format in other.formats.items() if format != plan.formats[a]}
+
+
+def _grouped(formats: Mapping[str, AnyFormat]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for address, format in formats.items():
+        found.setdefault(str(format), []).append(address)
+    return found
+
+
+def _some(addresses: Sequence[str]) -> str:
+    return f"{addresses[0]} and {len(addresses) - 1} more" if len(addresses) > 1 else addresses[0]
+
+
+def _too_old(loads: Loader, device: str) -> str:
+    capability = DEVICES[device]
+    if capability is None or capability >= loads.capability:
+        return ""
+    return f"its kernels need compute capability {loads.capability / 10}, {device} has {capability / 10}"
+
+
+def _refusals(plan: Plan, inventory: Inventory, config: PretrainedConfig, name: str, loads: Loader) -> dict[str, str]:
+    refused = checkpoint_format(name).problems(plan, inventory, config)
+    for module in inventory.linears:
+        format = plan.formats[module.address]
+        if isinstance(format, Format) and module.address not in refused:
+            reason = _refusal(module, format, loads)
+            if reason:
+                refused[module.address] = reason
+    if loads.fused:
+        for group in fused_groups(inventory):
+            found = list(dict.fromkeys(str(_scheme(module, plan)) for module in group))
+            if len(found) > 1:
+                names = "/".join(module.kind for module in group)
+                reason = f"{names} are one matrix there, and have {' and '.join(found)}; give them one format"
+                for module in group:
+                    refused.setdefault(module.address, reason)
+    if loads.uniform:
+        formats, _ = integers.by_format(plan, inventory) if not refused else ({}, [])
+        for address in [address for addresses in list(formats.values())[1:] for address in addresses]:
+            refused[address] = f"only one format for all packed modules; most are {next(iter(formats))}"
+    return refused
+
+
+def _refusal(module: LinearModule, format: Format, loads: Loader) -> str | None:
+    bits = loads.symmetric if format.symmetric else loads.asymmetric
+    kind = "symmetric" if format.symmetric else "asymmetric"
+    if format.bits not in bits:
+        held = f"{', '.join(map(str, sorted(bits)))} bits {kind}" if bits else f"nothing {kind}"
+        return f"{format}: it loads {held}"
+    size = integers.effective(module, format).group_size
+    if loads.groups is not None and size not in loads.groups:
+        listed = ", ".join("whole rows" if g == WHOLE_ROW else str(g) for g in sorted(loads.groups))
+        return f"{format}: its kernels have groups of {listed}"
+    if module.in_features % loads.multiple or module.out_features % loads.multiple:
+        shape = f"{module.out_features} x {module.in_features}"
+        return f"{format}: its kernels want multiples of {loads.multiple}, the matrix is {shape}"
+    return None
+
+
+def _scheme(module: LinearModule, plan: Plan) -> AnyFormat:
+    format = plan.formats[module.address]
+    return integers.effective(module, format) if isinstance(format, Format) else format
+
+
+def _nearest(plan: Plan, inventory: Inventory, config: PretrainedConfig, name: str, loads: Loader) -> Plan | None:
+    """Every module's nearest format, then one for each fused group; None where that doesn't load either."""
+    if any(found.sparsity is not None for found in plan.treatments.values()):
+        return None
+    formats = {m.address: _nearest_format(m, plan.formats[m.address], name, loads) for m in inventory.linears}
+    if loads.uniform:
+        packed = Counter(str(format) for format in formats.values() if isinstance(format, Format))
+        base = next((f for f in formats.values() if packed and str(f) == packed.most_common(1)[0][0]), KEEP)
+        formats = {a: base if isinstance(f, Format) else f for a, f in formats.items()}
+    if loads.fused:
+        common = Counter(str(format) for format in formats.values()).most_common(1)[0][0]
+        for group in fused_groups(inventory):
+            chosen = _for_group([formats[module.address] for module in group], common)
+            formats |= {module.address: chosen for module in group}
+    changed = {
+        address: line
+        if line.format == formats[address]
+        else _changed(line, formats[address], plan.treatments[address].method)
+        for address, line in plan.modules.items()
+    }
+    found = plan.model_copy(update={"modules": changed})
+    found = Plan.model_validate(found.model_dump(mode="json"))
+    return None if _refusals(found, inventory, config, name, loads) else found
+
+
+def _changed(line: ModulePlan, format: AnyFormat, method: Method) -> ModulePlan:
+    another = {"method": _NEAREST_METHODS[method]} if method in _NEAREST_METHODS else {}
+    return line.model_copy(update={"format": format, "why": "nearest that loads", **another})
+
+
+def _for_group(formats: Sequence[AnyFormat], common: str) -> AnyFormat:
+    """The format that somebody asked for, which is not the plan's ``common`` one; of several the one with most bits."""
+    asked = [format for format in formats if str(format) != common] if len({str(f) for f in formats}) > 1 else formats
+    return max(asked, key=_width)
+
+
+def _width(format: AnyFormat) -> tuple[int, int]:
+    assert isinstance(format, Format | Keep)  # _nearest_format leaves no other
+    return (16, 0) if isinstance(format, Keep) else (format.bits, -format.group_size)
+
+
+def _nearest_format(module: LinearModule, format: AnyFormat, name: str, loads: Loader) -> AnyFormat:
+    """The nearest format that format and runtime take: rather more bits than fewer, rather smaller groups; or keep."""
+    if isinstance(format, Keep):
+        return format
+    if isinstance(format, GgmlFormat):
+        bits, group, symmetric = min(8, max(2, round(format.layout.code_bits / format.layout.block))), 32, True
+    else:
+        bits, group, symmetric = format.bits, format.group_size, getattr(format, "symmetric", True)
+    for candidate in _candidates(bits, group, [symmetric, not symmetric]):
+        one = Plan.model_construct(model="", method="rtn", modules={module.address: ModulePlan(format=candidate)})
+        alone = Inventory((module,), {})
+        if not _refusal(module, candidate, loads) and not checkpoint_format(name).problems(one, alone, None):
+            return candidate
+    return KEEP
+
+
+def _candidates(bits: int, group: int, symmetric: Iterable[bool]) -> list[Format]:
+    sizes = [group, *(size for size in (128, 64, 32, 16) if group == WHOLE_ROW or size < group), WHOLE_ROW]
+    widths = [bits, *range(bits + 1, 9), *range(bits - 1, 1, -1)]
+    return [Format(width, size, kind) for width in widths for kind in symmetric for size in sizes]

@@ -1,0 +1,85 @@
+"""One packed format into another without loss: codes and scales stay as they are, only their places change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from mixprec import artifacts
+from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan
+from mixprec.checkpoint.integrity import README, seal, verify
+from mixprec.checkpoint.modelcard import model_card
+from mixprec.checkpoint.reader import Checkpoint
+from mixprec.checkpoint.shards import stored_dtype
+from mixprec.checkpoint.target import CompressedModule, check_target, flush, write_side_files
+from mixprec.errors import UserError
+from mixprec.numerics.formats import Format
+from mixprec.numerics.groupwise import dequantize
+from mixprec.plan.schema import ModulePlan, Plan
+
+
+def plan_of(checkpoint: Checkpoint) -> Plan:
+    """The plan that a checkpoint's layouts amount to."""
+    lines = {address: ModulePlan(format=layout.format) for address, layout in checkpoint.layouts.items()}
+    return Plan(model=str(checkpoint.path), method="rtn", modules=lines)
+
+
+def convert(
+    checkpoint: Checkpoint, format: CheckpointFormat, out: Path, advance: Callable[[int], object] = lambda _: None
+) -> None:
+    """Write ``checkpoint`` as ``format`` into the folder ``out``, module by module.
+
+    Raises UserError for what would lose something: a format that can't hold a module, reordered columns, weights that
+    a 16-bit format would round; and for a target that mixprec did not make.
+    """
+    verify(checkpoint.path)
+    plan = plan_of(checkpoint)
+    if not plan.changed:
+        raise UserError(f"{checkpoint.path}: holds no packed modules: there is nothing to convert; compress it instead")
+    check_target(out, checkpoint.path)
+    _check_order(checkpoint)
+    check_plan(format, plan, checkpoint.inventory, checkpoint.shapes)
+    work = out.with_name(f".{out.name}.blocks")
+    with artifacts.atomic_path(out) as folder, artifacts.atomic_path(work) as blocks:
+        folder.mkdir()
+        blocks.mkdir()
+        files: list[Path] = []
+        for module in checkpoint.inventory.linears:
+            layout = checkpoint.layouts[module.address]
+            if isinstance(layout.format, Format):
+                file = blocks / f"{len(files):06d}.safetensors"
+                artifacts.save_tensors(file, _converted(checkpoint, module.address, format, plan))
+                files.append(file)
+            advance(1)
+        format.finish(Finish(checkpoint.source, files, folder, plan, checkpoint.inventory, checkpoint.shapes))
+        card = artifacts.provenance(
+            source={"checkpoint": checkpoint.path.name, "format": checkpoint.container},
+            plan=plan.model_dump(mode="json"),
+            checkpoint={"format": format.name},
+        )
+        write_side_files(folder, checkpoint.source)
+        text = model_card(plan, checkpoint.inventory, checkpoint.path, format.name)
+        (folder / README).write_text(text, encoding="utf-8")
+        seal(folder, card)
+        flush(folder)
+    artifacts.remove(work)
+
+
+def _converted(checkpoint: Checkpoint, address: str, format: CheckpointFormat, plan: Plan) -> dict[str, Tensor]:
+    module, dtype = checkpoint.inventory[address], stored_dtype(checkpoint.shapes)
+    quantized, its_format = checkpoint.quantized(module), plan.formats[address]
+    assert isinstance(its_format, Format)
+    # Dense weights are what every runtime makes of the codes: rounded once to the model's type.
+    restored = dequantize(quantized, its_format, dtype)
+    return format.pack(CompressedModule(module.weight_name, its_format, quantized, restored), plan)
+
+
+def _check_order(checkpoint: Checkpoint) -> None:
+    for module in checkpoint.inventory.linears:
+        if checkpoint.order(module) is not None:
+            raise UserError(
+                f"{checkpoint.path}: {module.address}: its columns are reordered (desc_act), which no format written "
+                "here holds; quantize again without it"
+            )

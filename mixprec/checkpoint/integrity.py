@@ -1,0 +1,46 @@
+"""Checksums of a checkpoint's files: written into mixprec.json when it is finished, compared before it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mixprec import artifacts
+from mixprec.checkpoint.target import CARD, write_json
+from mixprec.errors import UserError
+
+#: The model card: for people, and results are added to it later.
+README = "README.md"
+
+
+def digests(folder: Path) -> dict[str, dict[str, Any]]:
+    """File name -> sha256 and bytes, of all files but mixprec.json itself and the model card."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (CARD, README))
+    return {path.name: {"sha256": artifacts.sha256_file(path), "bytes": path.stat().st_size} for path in files}
+
+
+def verify(folder: Path) -> bool:
+    """Whether the files are those that mixprec wrote; False for a checkpoint without checksums.
+
+    Raises UserError naming the file that is missing, cut or changed.
+    """
+    card = artifacts.read_json(folder / CARD) if (folder / CARD).is_file() else None
+    known = card.get("files") if isinstance(card, dict) else None
+    if not isinstance(known, dict):
+        return False
+    for name, entry in known.items():
+        path = folder / name
+        remedy = "make the checkpoint again, or fetch it again"
+        if not path.is_file():
+            raise UserError(f"{path}: missing, {CARD} lists it; {remedy}")
+        if path.stat().st_size != entry["bytes"]:
+            raise UserError(f"{path}: {path.stat().st_size} bytes, {CARD} has {entry['bytes']}; {remedy}")
+        if artifacts.sha256_file(path) != entry["sha256"]:
+            raise UserError(f"{path}: its sha256 is not the one in {CARD}: it was changed or damaged; {remedy}")
+    return True
+
+
+def seal(folder: Path, card: Mapping[str, Any]) -> None:
+    """Write mixprec.json, last of all: ``card`` and the checksums of what is there."""
+    write_json(folder / CARD, {**card, "files": digests(folder)})

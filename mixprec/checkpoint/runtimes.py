@@ -1,0 +1,127 @@
+"""What runtimes load: per runtime, version and checkpoint format the bits, group sizes and shapes, and what is fused.
+
+Read in the runtimes' own loaders and kernels, and seen by running what runs on a CPU:
+
+vLLM 0.32      fuses q/k/v and gate/up into one matrix each, which has one scheme. compressed-tensors: 2 to 8 bits; on
+               CUDA 4 and 8 bits through Marlin, all others through Humming, a package of its own (Turing or newer); on
+               CPUs 4 bits alone, rows and columns in multiples of 32. GPTQ: 4 and 8 bits, symmetric (4 on CPUs).
+               No GGUF. Before 0.32: compressed-tensors 4 and 8 bits, GPTQ 2, 3, 4, 8 bits.
+transformers 5 compressed-tensors through the library, weights unpacked when first used: symmetric ones in any bits.
+               Zero points it makes room for unpacked, and stops at packed ones. GPTQ through gptqmodel, uniform plans.
+llama.cpp      GGUF alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from mixprec.errors import UserError
+
+RuntimeName = Literal["transformers", "vllm", "llama.cpp"]
+RUNTIMES: Final[tuple[str, ...]] = get_args(RuntimeName)
+
+#: Where a runtime works: a CPU, or GPUs by generation with CUDA's compute capability (tenfold).
+DEVICES: Final[dict[str, int | None]] = {
+    "cpu": None,
+    "pascal": 60,
+    "volta": 70,
+    "turing": 75,
+    "ampere": 80,
+    "ada": 89,
+    "hopper": 90,
+    "blackwell": 100,
+}
+DeviceName = Literal["cpu", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell"]
+
+_ALL = frozenset(range(2, 9))
+_NONE: frozenset[int] = frozenset()
+_48 = frozenset({4, 8})
+
+
+@dataclass(frozen=True)
+class Loader:
+    """What one runtime loads of one checkpoint format.
+
+    ``symmetric``, ``asymmetric``: bits. ``groups``: group sizes, None for all that divide the columns; ``multiple``:
+    of which rows and columns have to be multiples. ``fused``: linears that share their input need one format.
+    ``uniform``: all packed modules need one format. ``capability``: the least compute capability of a GPU. ``refuses``:
+    why it loads nothing of this format. ``needs``: what has to be installed besides.
+    """
+
+    symmetric: frozenset[int] = _ALL
+    asymmetric: frozenset[int] = _ALL
+    groups: frozenset[int] | None = None
+    multiple: int = 1
+    fused: bool = False
+    uniform: bool = False
+    capability: int = 0
+    refuses: str = ""
+    needs: str = ""
+
+
+_MARLIN = frozenset({-1, 32, 64, 128})
+_ANYTHING = Loader()
+
+#: (runtime, first version, checkpoint format, on a GPU) -> what it loads; the newest version that fits counts.
+_LOADERS: Final[dict[tuple[str, tuple[int, ...], str, bool], Loader]] = {
+    ("vllm", (0, 32), "compressed-tensors", True): Loader(
+        fused=True, capability=75, needs="humming, for bits other than 4 and 8, zero points in 8 bits, other groups"
+    ),
+    ("vllm", (0, 32), "compressed-tensors", False): Loader(frozenset({4}), frozenset({4}), multiple=32, fused=True),
+    ("vllm", (0, 32), "gptq", True): Loader(_48, _NONE, _MARLIN, fused=True, capability=75),
+    ("vllm", (0, 32), "gptq", False): Loader(frozenset({4}), _NONE, multiple=32, fused=True),
+    ("vllm", (0, 32), "gguf", True): Loader(refuses="vLLM has no GGUF loader from 0.32 on"),
+    ("vllm", (0, 32), "gguf", False): Loader(refuses="vLLM has no GGUF loader from 0.32 on"),
+    ("vllm", (0,), "compressed-tensors", True): Loader(_48, frozenset({4}), _MARLIN, fused=True, capability=75),
+    ("vllm", (0,), "compressed-tensors", False): Loader(frozenset({4}), frozenset({4}), multiple=32, fused=True),
+    ("vllm", (0,), "gptq", True): Loader(frozenset({2, 3, 4, 8}), _NONE, fused=True, capability=60),
+    ("vllm", (0,), "gptq", False): Loader(frozenset({4}), _NONE, multiple=32, fused=True),
+    ("vllm", (0,), "gguf", True): Loader(fused=True, capability=60),
+    ("vllm", (0,), "gguf", False): Loader(refuses="vLLM reads GGUF on GPUs alone"),
+    ("transformers", (0,), "gguf", True): _ANYTHING,
+    ("transformers", (0,), "gguf", False): _ANYTHING,
+    **{
+        ("transformers", (0,), "compressed-tensors", gpu): Loader(asymmetric=_NONE, needs="compressed-tensors 0.19")
+        for gpu in (True, False)
+    },
+    **{
+        ("transformers", (0,), "gptq", gpu): Loader(
+            frozenset({2, 3, 4, 8}), frozenset({2, 3, 4, 8}), multiple=32, uniform=True, needs="gptqmodel"
+        )
+        for gpu in (True, False)
+    },
+    ("llama.cpp", (0,), "gguf", True): _ANYTHING,
+    ("llama.cpp", (0,), "gguf", False): _ANYTHING,
+    **{
+        ("llama.cpp", (0,), name, gpu): Loader(refuses="llama.cpp loads GGUF files only; write checkpoint.format: gguf")
+        for name in ("dense", "compressed-tensors", "gptq")
+        for gpu in (True, False)
+    },
+}
+
+
+def loader(runtime: str, format: str, version: str | None = None, device: str = "ampere") -> Loader:
+    """What ``runtime`` loads of a checkpoint ``format``; ``version`` None: the newest one that is known.
+
+    Raises UserError for an unknown runtime, version or device.
+    """
+    if runtime not in RUNTIMES:
+        raise UserError(f"runtime: {runtime!r} is not one of {', '.join(RUNTIMES)}")
+    if device not in DEVICES:
+        raise UserError(f"device: {device!r} is not one of {', '.join(DEVICES)}")
+    wanted = None if version is None else _parsed(version)
+    found = [
+        (first, loads)
+        for (name, first, its_format, gpu), loads in _LOADERS.items()
+        if name == runtime and its_format == format and gpu == (device != "cpu") and (wanted is None or first <= wanted)
+    ]
+    # What no table has is dense: every runtime but llama.cpp loads it.
+    return max(found, key=lambda item: item[0])[1] if found else _ANYTHING
+
+
+def _parsed(version: str) -> tuple[int, ...]:
+    if not re.match(r"v?\d+(\.\d+)*", version):
+        raise UserError(f"version: {version!r} is no version number such as 0.32")
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

@@ -1,0 +1,232 @@
+"""Verbs on checkpoints as files: check, inspect, diff, convert."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from mixprec.cli.base import app, epilog, out
+from mixprec.errors import UserError
+
+if TYPE_CHECKING:
+    from mixprec.checkpoint.check import Target, Verdict
+    from mixprec.plan.schema import Plan
+
+
+class Runtime(StrEnum):
+    """Names of mixprec.checkpoint.runtimes.RUNTIMES, which can't be imported for --help."""
+
+    transformers = "transformers"
+    vllm = "vllm"
+    llama_cpp = "llama.cpp"
+
+
+class Written(StrEnum):
+    """Names of mixprec.checkpoint.formats.FORMATS."""
+
+    dense = "dense"
+    compressed_tensors = "compressed-tensors"
+    gptq = "gptq"
+    gguf = "gguf"
+
+
+Folder = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint's folder.")]
+ToHub = Annotated[str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it afterwards.")]
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec check plan.json --runtime vllm --format compressed-tensors",
+        "mixprec check recipes/selective_32_up.yaml --runtime vllm --device cpu",
+        "mixprec check plan.json --runtime vllm --version 0.31 --format gptq --out loads.json",
+    )
+)
+def check(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|PLAN", help="A recipe, or plan.json.")],
+    runtime: Annotated[Runtime, typer.Option(help="What has to load it.")],
+    format: Annotated[
+        Written | None, typer.Option(help="Of the checkpoint; default: the recipe's, compressed-tensors for a plan.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Of the runtime; default: the newest that is known.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, pascal, volta, turing, ampere, ada, hopper, blackwell.")] = "ampere",
+    variant: Annotated[str | None, typer.Option(help="Of a recipe; default: all of them.")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Write the nearest plan that loads.")] = None,
+) -> None:
+    """Say whether a runtime loads a plan, what it refuses and why, and the nearest plan that loads. Reads no weights.
+
+    Exit code 2 where something is refused.
+    """
+    from mixprec.checkpoint import check as checking
+    from mixprec.plan.schema import save_plan
+
+    plans, config, inventory, its_format = _plans(what, variant)
+    target = checking.Target(runtime.value, format.value if format else its_format, version, device)
+    verdicts = {name: checking.check(plan, inventory, config, target) for name, plan in plans.items()}
+    for name, verdict in verdicts.items():
+        _print_verdict(name, plans[name], target, verdict)
+    if to:
+        nearest = [verdict.nearest or plans[name] for name, verdict in verdicts.items() if not verdict.whole]
+        if len(verdicts) != 1 or len(nearest) != 1 or (verdict.nearest is None and not verdict.loads):
+            raise UserError(f"--out {to}: there is no single plan to write; choose one with --variant")
+        save_plan(to, nearest[0])
+        out.print(f"{to}: {len(nearest[0].modules)} modules", soft_wrap=True)
+    if not all(verdict.loads for verdict in verdicts.values()):
+        raise typer.Exit(2)
+
+
+def _plans(what: str, variant: str | None) -> tuple[dict[str, Plan], Any, Any, str]:
+    """Name -> plan; configuration, inventory, and the checkpoint format that is meant."""
+    from mixprec import artifacts, models, modules
+    from mixprec import recipe as recipes
+    from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
+    from mixprec.plan.schema import load_plan
+
+    if Path(what).suffix == ".json":
+        data = artifacts.read_json(Path(what))
+        if not isinstance(data, dict) or not isinstance(data.get("model"), str):
+            raise UserError(f"{what}: key 'model' is missing; is this a plan.json, from 'mixprec plan'?")
+        config = models.load_config(data["model"])
+        inventory = modules.inventory(config)
+        return {what: load_plan(Path(what), inventory)}, config, inventory, "compressed-tensors"
+    chosen = recipes.load(recipes.find(what))
+    config = models.load_config(chosen.model.id, chosen.model.revision)
+    inventory = modules.inventory(config)
+    names = [variant] if variant else list(chosen.all_variants)
+    if not names or (variant and variant not in chosen.all_variants):
+        raise UserError(f"--variant: choose one of {', '.join(chosen.all_variants) or 'none (no plan in this recipe)'}")
+    plans = {}
+    for name in names:
+        spec = chosen.all_variants[name].plan
+        if needs_importance(spec) or needs_spectra(spec) or tables_wanted(spec):
+            out.print(f"{name}: its plan is known when it runs; check the run's plan.json")
+            continue
+        plans[name] = build_plan(spec, inventory, chosen.model.id, chosen.compress.method)
+    return plans, config, inventory, chosen.checkpoint.format
+
+
+def _print_verdict(name: str, plan: Plan, target: Target, verdict: Verdict) -> None:
+    from mixprec.checkpoint import check as checking
+
+    if verdict.loads:
+        out.print(f"{name}: loads in {target}", soft_wrap=True)
+        return
+    table = Table("modules", "why", title=f"{name}: refused by {target}", box=box.SIMPLE_HEAD)
+    for reason, addresses in checking.by_reason(verdict).items():
+        more = f" and {len(addresses) - 1} more" if len(addresses) > 1 else ""
+        table.add_row(f"{addresses[0]}{more}", reason)
+    out.print(table)
+    out.print(checking.advice(plan, verdict), soft_wrap=True)
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec inspect runs/quickstart/variants/uniform_w3/checkpoint",
+        "mixprec inspect checkpoint --picture layout.png",
+    )
+)
+def inspect(
+    checkpoint: Folder,
+    picture: Annotated[Path | None, typer.Option(help="Write a picture, layer by kind (PNG or SVG).")] = None,
+    every: Annotated[bool, typer.Option("--all", help="A line for every module, not for every format.")] = False,
+) -> None:
+    """Show how each linear module lies in a checkpoint, whoever wrote it: format and bits on disk."""
+    from mixprec import artifacts
+    from mixprec.checkpoint.integrity import verify
+    from mixprec.checkpoint.reader import open_checkpoint
+    from mixprec.report.layout import layout_figure
+
+    known = verify(checkpoint) if checkpoint.is_dir() else False
+    found = open_checkpoint(checkpoint)
+    listed = found.inventory.linears
+    bits = [8 * found.layouts[module.address].bytes / module.weights for module in listed]
+    total = sum(found.layouts[module.address].bytes for module in listed)
+    table = Table("module", "written as", "format", "bits on disk", title=str(checkpoint), box=box.SIMPLE_HEAD)
+    for label, container, format, value in _rows(found, bits, every):
+        table.add_row(label, container, format, f"{value:.4f}")
+    out.print(table)
+    weights = sum(module.weights for module in listed)
+    out.print(f"{len(listed)} linear modules, {8 * total / weights:.4f} bits per weight on disk")
+    out.print("checksums: as written" if known else "checksums: none in this checkpoint")
+    if picture:
+        with artifacts.atomic_path(picture) as temporary:
+            figure = layout_figure(listed, bits, f"{checkpoint.name}: {8 * total / weights:.3f} bits per weight")
+            figure.savefig(temporary, format=picture.suffix.removeprefix(".") or "png", dpi=150)
+        out.print(f"{picture}", soft_wrap=True)
+
+
+def _rows(found: Any, bits: list[float], every: bool) -> list[tuple[str, str, str, float]]:
+    rows = [
+        (module.label, found.layouts[module.address].container, str(found.layouts[module.address].format), value)
+        for module, value in zip(found.inventory.linears, bits, strict=True)
+    ]
+    if every:
+        return rows
+    groups: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for label, container, format, value in rows:
+        groups.setdefault((container, format), []).append((label, value))
+    return [
+        (f"{len(members)}: {members[0][0]} …", *key, sum(value for _, value in members) / len(members))
+        for key, members in groups.items()
+    ]
+
+
+@app.command(epilog=epilog("mixprec diff original checkpoint", "mixprec diff ours theirs --worst 20 --out diff.json"))
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint: errors are relative to it.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one of the same model.")],
+    worst: Annotated[int, typer.Option(min=1, help="Lines of the table.")] = 10,
+    to: Annotated[Path | None, typer.Option("--out", help="All modules, as JSON.")] = None,
+) -> None:
+    """Compare two checkpoints module by module, whoever wrote them: formats, bits on disk, weights."""
+    from mixprec import artifacts
+    from mixprec.checkpoint.compare import diff as compare
+    from mixprec.checkpoint.reader import open_checkpoint
+    from mixprec.progress import bar
+
+    a, b = open_checkpoint(first), open_checkpoint(second)
+    with bar("diff", len(a.inventory.linears), "modules") as advance:
+        found = compare(a, b, advance)
+    if to:
+        artifacts.write_json(to, {address: difference._asdict() for address, difference in found.items()})
+    table = Table("module", "A", "B", "bits A", "bits B", "weight error", title=f"{first} | {second}")
+    for item in sorted(found.values(), key=lambda item: -item.error)[:worst]:
+        table.add_row(
+            item.label, item.format_a, item.format_b, f"{item.bits_a:.3f}", f"{item.bits_b:.3f}", f"{item.error:.5f}"
+        )
+    out.print(table)
+    same = sum(item.error == 0 for item in found.values())
+    middle = median(item.error for item in found.values())
+    out.print(f"{same} of {len(found)} modules have equal weights; median error {middle:.5f}")
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec convert checkpoint --format gptq --out checkpoint-gptq",
+        "mixprec convert theirs --format compressed-tensors --out ours --push-to-hub me/model-w4",
+    )
+)
+def convert(
+    checkpoint: Folder,
+    format: Annotated[Written, typer.Option(help="What it becomes.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder of the new checkpoint.")],
+    repository: ToHub = None,
+) -> None:
+    """Write a packed checkpoint in another packed format: the same codes and scales, or a refusal."""
+    from mixprec.checkpoint.convert import convert as write
+    from mixprec.checkpoint.formats import checkpoint_format
+    from mixprec.checkpoint.hub import push
+    from mixprec.checkpoint.reader import open_checkpoint
+    from mixprec.progress import bar
+
+    found = open_checkpoint(checkpoint)
+    with bar("convert", len(found.inventory.linears), "modules") as advance:
+        write(found, checkpoint_format(format.value), to, advance)
+    out.print(f"{to}: {found.container} as {format.value}", soft_wrap=True)
+    if repository:
+        out.print(push(to, repository), soft_wrap=True)

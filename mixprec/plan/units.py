@@ -1,0 +1,60 @@
+"""What a rule chooses: single modules, or tied the groups that runtimes fuse (q/k/v and gate/up) as a whole."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+
+from mixprec.errors import UserError
+from mixprec.modules import Inventory, LinearModule, fused_groups, select
+
+#: Modules that get one format.
+Unit = tuple[LinearModule, ...]
+
+
+def units(inventory: Inventory, selectors: Sequence[str], tied: bool) -> list[Unit]:
+    """The modules of all selectors, in the model's order; ``tied``: with all others of their groups.
+
+    Raises UserError where a selector matches nothing.
+    """
+    found = {module.address for selector in selectors for module in select(inventory.linears, selector)}
+    return [unit for unit in _all(inventory, tied) if any(module.address in found for module in unit)]
+
+
+def draw_others(inventory: Inventory, chosen: Sequence[Unit], seed: int, tied: bool) -> list[LinearModule]:
+    """For each chosen unit another one of its shapes, none of the chosen ones; the same on every machine.
+
+    Raises UserError where the model has too few of a shape.
+    """
+    generator = random.Random(seed)
+    free = [unit for unit in _all(inventory, tied) if unit not in chosen]
+    # Only random() is promised to stay the same across Python versions, so draw by sorting.
+    free.sort(key=lambda _: generator.random())
+    drawn: list[LinearModule] = []
+    for unit in chosen:
+        other = next((candidate for candidate in free if _shapes(candidate) == _shapes(unit)), None)
+        if other is None:
+            shapes = ", ".join(f"{rows} x {columns}" for rows, columns in _shapes(unit))
+            raise UserError(
+                f"too few other modules of the shape {shapes} of {unit[0].label} to draw from; select fewer modules"
+            )
+        free.remove(other)
+        drawn += other
+    return drawn
+
+
+def lowest(chosen: Sequence[Unit], scores: Mapping[str, float], count: int) -> list[LinearModule]:
+    """The ``count`` units with the lowest sums of ``scores``; of equal ones the earlier in the model."""
+    if count > len(chosen):
+        raise UserError(f"count: {count}: the selector matches only {len(chosen)} modules")
+    ranked = sorted(chosen, key=lambda unit: math.fsum(scores[module.address] for module in unit))
+    return [module for unit in ranked[:count] for module in unit]
+
+
+def _all(inventory: Inventory, tied: bool) -> list[Unit]:
+    return fused_groups(inventory) if tied else [(module,) for module in inventory.linears]
+
+
+def _shapes(unit: Unit) -> list[tuple[int, int]]:
+    return [(module.out_features, module.in_features) for module in unit]

@@ -1,0 +1,279 @@
+"""Checkpoints read back, compared, converted and verified; the model card; the flag that uploads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from mixprec import models
+from mixprec.checkpoint.compare import diff
+from mixprec.checkpoint.convert import convert, plan_of
+from mixprec.checkpoint.formats import FORMATS
+from mixprec.checkpoint.hub import push
+from mixprec.checkpoint.integrity import verify
+from mixprec.checkpoint.reader import open_checkpoint
+from mixprec.cli import app
+from mixprec.compress.stream import compress
+from mixprec.errors import UserError
+from mixprec.numerics.formats import Format
+from mixprec.numerics.groupwise import dequantize, quantize
+from mixprec.plan.schema import Plan
+
+MakeSource = Callable[..., Path]
+Planner = Callable[..., Plan]
+
+PACKED = ["compressed-tensors", "gptq"]
+RULES = {"1_attn": "w4g32", "2_q": "w8g16", "2_up": "w2", "last_down": "keep"}
+TOKENS = torch.arange(2, 40).unsqueeze(0)
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+@pytest.fixture
+def packed(source: MakeSource, planner: Planner, tmp_path: Path) -> Callable[..., Path]:
+    """Compress a tiny source into ``name``."""
+
+    def make(format: str, name: str = "packed", *, shard: str = "1GB", **rules: str) -> Path:
+        folder = tmp_path / "source" if (tmp_path / "source").is_dir() else source(shard=shard)
+        compress(str(folder), planner(folder, "w3g32", **(rules or RULES)), tmp_path / name, format=FORMATS[format])
+        return tmp_path / name
+
+    return make
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_layouts_and_weights_are_read_back(packed: Callable[..., Path], format: str) -> None:
+    if format == "gguf":
+        pytest.skip("a reader of its own")
+    found = open_checkpoint(packed(format))
+    source = tensors_of(found.path.parent / "source")
+    plan = Plan.model_validate(json.loads((found.path / "mixprec.json").read_text())["plan"])
+    assert found.container == format
+    for module in found.inventory.linears:
+        planned = plan.formats[module.address]
+        weight = source[module.weight_name]
+        expected = weight.float()
+        if isinstance(planned, Format):
+            expected = dequantize(quantize(weight, planned), planned, torch.bfloat16).float()
+        assert torch.equal(found.weight(module, torch.bfloat16).float(), expected)
+        if format != "dense":
+            assert found.layouts[module.address].format == planned
+
+
+@pytest.mark.parametrize("first", PACKED)
+@pytest.mark.parametrize("second", PACKED)
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_packed_formats_convert_without_loss(
+    packed: Callable[..., Path], tmp_path: Path, first: str, second: str, asymmetric: bool
+) -> None:
+    rules = RULES | {"2_k": "w4g16_asym"} if asymmetric else RULES
+    start = packed(first, shard="20KB", **rules)
+    convert(open_checkpoint(start), FORMATS[second], tmp_path / "second")
+    direct = packed(second, "direct", **rules)
+    assert tensors_of(tmp_path / "second").keys() == tensors_of(direct).keys()
+    for name, tensor in tensors_of(direct).items():
+        assert torch.equal(tensor, tensors_of(tmp_path / "second")[name]), name
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("second", "direct")]
+    assert configs[0] == configs[1]
+    assert plan_of(open_checkpoint(tmp_path / "second")).formats == plan_of(open_checkpoint(start)).formats
+    assert verify(tmp_path / "second")
+    assert all(item.error == 0 for item in diff(open_checkpoint(start), open_checkpoint(tmp_path / "second")).values())
+
+
+def test_packed_becomes_dense(packed: Callable[..., Path], tmp_path: Path) -> None:
+    convert(open_checkpoint(packed("gptq")), FORMATS["dense"], tmp_path / "dense")
+    expected = tensors_of(packed("dense", "direct"))
+    assert {name: tensor.tolist() for name, tensor in tensors_of(tmp_path / "dense").items()} == {
+        name: tensor.tolist() for name, tensor in expected.items()
+    }
+    assert "quantization_config" not in json.loads((tmp_path / "dense" / "config.json").read_text())
+
+
+def test_what_does_not_convert(packed: Callable[..., Path], tmp_path: Path) -> None:
+    five = open_checkpoint(packed("compressed-tensors", "five", **{"1_q": "w5g32"}))
+    with pytest.raises(UserError, match="w5g32: GPTQ's layout has 2, 3, 4, 8 bits"):
+        convert(five, FORMATS["gptq"], tmp_path / "out")
+    with pytest.raises(UserError, match="holds no packed modules"):
+        convert(open_checkpoint(tmp_path / "source"), FORMATS["gptq"], tmp_path / "out")
+    ordered = packed("gptq", "ordered")
+    name = "model.layers.0.mlp.up_proj.g_idx"
+    tensors = tensors_of(ordered)
+    tensors[name] = tensors[name].flip(0)
+    save_file(tensors, ordered / "model.safetensors", metadata={"format": "pt"})
+    (ordered / "mixprec.json").unlink()
+    with pytest.raises(UserError, match=r"up_proj: its columns are reordered"):
+        convert(open_checkpoint(ordered), FORMATS["compressed-tensors"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_reordered_columns_are_read(packed: Callable[..., Path]) -> None:
+    folder = packed("gptq")
+    before = open_checkpoint(folder)
+    module = before.inventory["model.layers.0.mlp.up_proj"]
+    weight = before.weight(module)
+    tensors = tensors_of(folder)
+    prefix, half = module.address, module.in_features // 2
+    # Column c and column c + half change places, codes and groups alike: the same weight with its columns moved.
+    codes, _ = before.quantized(module)
+    order = torch.cat([torch.arange(half, 2 * half), torch.arange(half)])
+    from mixprec.numerics import packing
+
+    unsigned = (codes[:, order].to(torch.int16) + 4).to(torch.uint8)
+    tensors[f"{prefix}.qweight"] = packing.pack(unsigned, 3).T.contiguous()
+    tensors[f"{prefix}.g_idx"] = tensors[f"{prefix}.g_idx"][order]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(open_checkpoint(folder).weight(module), weight[:, order])
+
+
+def test_words_padded_by_older_versions_are_read(packed: Callable[..., Path]) -> None:
+    folder = packed("compressed-tensors", **{"1_q": "w3g32"})
+    before = open_checkpoint(folder)
+    module = before.inventory["model.layers.0.self_attn.q_proj"]
+    weight = before.weight(module)
+    codes = before.quantized(module).codes.to(torch.int64) + 4
+    padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % 10)).view(len(codes), -1, 10)
+    words = sum(padded[..., place] << (3 * place) for place in range(10))
+    tensors = tensors_of(folder)
+    tensors[f"{module.address}.weight_packed"] = words.to(torch.int32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(open_checkpoint(folder).weight(module), weight)
+
+
+@pytest.mark.parametrize("format", PACKED)
+def test_packed_checkpoints_are_loaded_for_evaluation(packed: Callable[..., Path], format: str) -> None:
+    loaded = models.load(str(packed(format)), dtype="bfloat16")
+    dense = AutoModelForCausalLM.from_pretrained(packed("dense", "dense"), dtype=torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(TOKENS).logits, dense(TOKENS).logits)
+    assert len(loaded.linears) == 14
+
+
+def damage(folder: Path, how: str) -> None:
+    weights = folder / "model.safetensors"
+    if how == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif how == "missing":
+        (folder / "tokenizer.json").unlink()
+    else:
+        data = bytearray(weights.read_bytes())
+        data[-5] ^= 1
+        weights.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("cut", "bytes, mixprec.json has"), ("bit", "its sha256 is not"), ("missing", "missing, mixprec")],
+)
+def test_damaged_files_are_noticed_by_whatever_reads_them(packed: Callable[..., Path], how: str, message: str) -> None:
+    folder = packed("compressed-tensors")
+    assert verify(folder)
+    damage(folder, how)
+    for attempt in (lambda: verify(folder), lambda: models.load(str(folder)), lambda: push(folder, "me/it", object())):
+        with pytest.raises(UserError, match=message):
+            attempt()
+    result = CliRunner().invoke(app, ["inspect", str(folder)])
+    assert isinstance(result.exception, UserError)
+    assert message in str(result.exception)
+
+
+def test_checkpoints_of_two_models_are_not_compared(source: MakeSource, packed: Callable[..., Path]) -> None:
+    other = source(name="other", intermediate_size=128)
+    with pytest.raises(
+        UserError, match=r"not of one model: model\.layers\.0\.mlp\.gate_proj is 96 x 64 in .* has 128 x 64"
+    ):
+        diff(open_checkpoint(packed("dense")), open_checkpoint(other))
+
+
+def test_another_architecture_and_half_a_checkpoint(packed: Callable[..., Path]) -> None:
+    folder = packed("gptq")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
+    with pytest.raises(UserError, match="architecture 'gpt2' is not supported"):
+        open_checkpoint(folder)
+    broken = config | {"quantization_config": {"quant_method": "gptq"}}
+    (folder / "config.json").write_text(json.dumps(broken))
+    with pytest.raises(UserError, match="None bits in groups of None are not read here"):
+        _ = open_checkpoint(folder).layouts
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = {name: tensor for name, tensor in tensors_of(folder).items() if not name.endswith("up_proj.scales")}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="up_proj: can't be unpacked as w3g32"):
+        found = open_checkpoint(folder)
+        found.weight(found.inventory["model.layers.0.mlp.up_proj"])
+
+
+def test_a_target_that_cannot_be_written(source: MakeSource, planner: Planner, tmp_path: Path) -> None:
+    folder = source()
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match="can't be written"):
+        compress(str(folder), planner(folder, "w3g32"), tmp_path / "file" / "out", format=FORMATS["gptq"])
+
+
+def test_inspect_diff_and_convert_from_the_command_line(packed: Callable[..., Path], tmp_path: Path) -> None:
+    folder = packed("compressed-tensors")
+    run = CliRunner().invoke
+    found = run(app, ["inspect", str(folder), "--picture", str(tmp_path / "layout.png")])
+    assert found.exit_code == 0, found.output
+    assert "w3g32" in found.output and "checksums: as written" in found.output
+    assert (tmp_path / "layout.png").read_bytes().startswith(b"\x89PNG")
+    assert "2_down" in run(app, ["inspect", str(folder), "--all"]).output
+    found = run(app, ["diff", str(tmp_path / "source"), str(folder), "--out", str(tmp_path / "diff.json")])
+    assert found.exit_code == 0, found.output
+    rows = json.loads((tmp_path / "diff.json").read_text())
+    assert rows["model.layers.1.mlp.down_proj"]["error"] == 0
+    assert 0.5 < rows["model.layers.1.mlp.up_proj"]["error"] < 1.1  # 2 bits
+    assert rows["model.layers.0.mlp.up_proj"]["bits_b"] == pytest.approx(3 + 16 / 32 + 8 * 16 / (96 * 64))
+    found = run(app, ["convert", str(folder), "--format", "gptq", "--out", str(tmp_path / "converted")])
+    assert found.exit_code == 0, found.output
+    assert open_checkpoint(tmp_path / "converted").container == "gptq"
+
+
+def test_the_card_names_base_licence_bits_and_formats(source: MakeSource, planner: Planner, tmp_path: Path) -> None:
+    folder = source()
+    (folder / "README.md").write_text("---\nlicense: mit\ntags: [x]\n---\n# Base\n")
+    shutil.copy(folder / "README.md", folder / "chat_template.jinja")
+    compress(str(folder), planner(folder, "w3g32", last_mlp="keep"), tmp_path / "out", format=FORMATS["gptq"])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: mit" in card and f"base_model: {folder}" in card
+    assert "| w3g32 | 11 modules" in card and "| rtn (11 modules) |" in card.replace("| method ", "")
+    assert (tmp_path / "out" / "chat_template.jinja").is_file()
+    known = json.loads((tmp_path / "out" / "mixprec.json").read_text())["files"]
+    assert set(known) == {path.name for path in (tmp_path / "out").iterdir()} - {"README.md", "mixprec.json"}
+
+
+class FakeApi:
+    def __init__(self, fails: bool = False) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.fails = fails
+
+    def create_repo(self, repository: str, **options: Any) -> None:
+        if self.fails:
+            raise PermissionError("401 Unauthorized\nmore")
+        self.calls.append((repository, options))
+
+    def upload_folder(self, **options: Any) -> SimpleNamespace:
+        self.calls.append(("upload", options))
+        return SimpleNamespace(commit_url="https://hub/commit")
+
+
+def test_uploading(packed: Callable[..., Path]) -> None:
+    folder, api = packed("gptq"), FakeApi()
+    assert push(folder, "me/model", api) == "https://hub/commit"
+    assert api.calls[0] == ("me/model", {"private": True, "exist_ok": True})
+    assert api.calls[1][1]["folder_path"] == str(folder)
+    with pytest.raises(UserError, match="me/model: 401 Unauthorized; check the token"):
+        push(folder, "me/model", FakeApi(fails=True))
+    with pytest.raises(UserError, match="'model' is no repository"):
+        push(folder, "model", api)
