@@ -177,7 +177,8 @@ def test_a_second_run_does_nothing(copied: Path, recipe_file: Path, made: list[s
     assert tree(copied) == bytes_before  # report and pictures too: drawn again, the same
     rewritten = {name for name, stamp in times(copied).items() if times_before[name] != stamp}
     plans = {f"variants/{name}/plan.json" for name in ("original", "uniform", "least")}
-    assert rewritten <= REPORT | plans | {"recipe.yaml", "summary.json"}
+    cards = {f"variants/{name}/checkpoint/README.md" for name in ("uniform", "least")}
+    assert rewritten <= REPORT | plans | cards | {"recipe.yaml", "summary.json"}
 
 
 @pytest.mark.usefixtures("no_report")
