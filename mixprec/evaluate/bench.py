@@ -11,7 +11,7 @@ from typing import Any
 from mixprec import artifacts
 from mixprec.evaluate import accuracy, compute, diagnosis
 from mixprec.evaluate.accuracy import Sample
-from mixprec.evaluate.benchmarks import Question, Retrieval, digest, find, is_papers, load
+from mixprec.evaluate.benchmarks import THINK, Question, Retrieval, digest, find, is_papers, load
 from mixprec.evaluate.engines.base import Engine, Request, derived_seed
 from mixprec.evaluate.generations import GenerationFile, Key, Origin, Record
 from mixprec.evaluate.scoring import Verdict, score
@@ -92,6 +92,9 @@ def _generate(
         requests.append(Request(name, question.message if chat else question.prompt, seed, chat))
         owners[name] = key
     for made in engine.generate(requests, protocol.sampling):
+        if chat and made.prompt.rstrip().endswith(THINK.strip()):
+            # The template opened the thinking; without that the output would not say that it is one.
+            made = made._replace(output=THINK + made.output)
         file.add(owners[made.key], made, engine.described)
         advance(1)
 
@@ -121,9 +124,9 @@ def result(
     }
 
 
-def _score(question: Question, record: Record) -> Verdict:
+def _score(question: Question, record: Record, prompts: str) -> Verdict:
     """The engine knows whether an output came to its own end; scoring need not guess."""
-    return score(question, record.output, record.finish == "stop")
+    return score(question, record.output, record.finish == "stop", opened=prompts == "paper")
 
 
 def _benchmark(
@@ -131,7 +134,9 @@ def _benchmark(
 ) -> dict[str, Any]:
     benchmark = find(questions[0].benchmark)
     outputs = {question.id: [records[Key(question.id, seed)] for seed in seeds] for question in questions}
-    verdicts = {question.id: [_score(question, each) for each in outputs[question.id]] for question in questions}
+    verdicts = {
+        question.id: [_score(question, each, prompts) for each in outputs[question.id]] for question in questions
+    }
     readers = METRICS[benchmark.metric]
     main = next(iter(readers))
     per_question: dict[str, dict[str, Any]] = {

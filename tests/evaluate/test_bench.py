@@ -184,3 +184,26 @@ def test_recipes_that_make_no_sense(change: dict[str, Any], words: str) -> None:
 def test_outputs_to_generate() -> None:
     spec_of = ProtocolSpec.model_validate({"benchmarks": ["aime_2024", "folio"], "limit": 100})
     assert spec_of.outputs() == {"aime_2024": 90, "folio": 300}
+
+
+class Templated(Known):
+    """Its chat template opens the thinking, or doesn't."""
+
+    def __init__(self, opens: bool) -> None:
+        super().__init__(lambda _: ("The answer is \\boxed{True}. But wait, premi", "length"))
+        self.opens = opens
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Generation]:
+        for made in super().generate(requests, sampling):
+            yield made._replace(prompt=f"<user>{made.prompt}<assistant>" + "<think>\n" * self.opens)
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_template_that_opens_the_thinking(opens: bool, protocol: ProtocolSpec, tmp_path: Path) -> None:
+    """Cut inside its thinking an output has no answer; cut in the answer of a model that doesn't think it has one."""
+    chat = protocol.model_copy(update={"prompts": "chat", "benchmarks": protocol.benchmarks[:1]})
+    folio = run(chat, tmp_path / "out", Templated(opens))["benchmarks"]["folio"]
+    assert folio["outcomes"] == (
+        {"correct": 0, "wrong": 0, "none": 24} if opens else {"correct": 8, "wrong": 16, "none": 0}
+    )
+    assert folio["diagnosis"]["thinking"] == {"closed": 0, "open": 24 * opens, "absent": 24 * (not opens)}

@@ -79,7 +79,7 @@ def test_rows_and_scores(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.slow
 def test_the_harness_runs_our_tasks(shared_data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """lm_eval itself, offline, a tiny model, two rows: our prompts go in, our verdicts come out."""
-    command = [sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--limit", "2"]
+    command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu", "--limit", "2"]
     command += ["--model_args", f"pretrained={tiny_checkpoint},dtype=float32,add_bos_token=True"]
     command += ["--include_path", str(lm_eval_tasks.FOLDER), "--tasks", "mixprec_folio", "--log_samples"]
     command += ["--gen_kwargs", "max_gen_toks=4", "--output_path", str(tmp_path)]

@@ -393,3 +393,12 @@ def test_overlap_is_symmetric(one: str, other: str) -> None:
     assert f1(one, [other]) == pytest.approx(f1(other, [one]))
     assert f1(one, [one]) == exact_match(one, [one]) == 1.0
     assert exact_match(one, [other]) <= f1(one, [other])
+
+
+def test_without_any_thinking_a_cut_output_may_have_answered() -> None:
+    """A chat prompt opens no thinking: what the model said before the limit is what a person was given."""
+    cut = "**Answer:** (B)\n\nExplanation: she was at the mall from 11am, and the shop opened at ni"
+    assert score(ask("letter", "B"), cut, finished=False, opened=False).outcome == "correct"
+    assert score(ask("letter", "B"), cut, finished=False).outcome == "none"
+    assert score(ask("letter", "B"), f"<think>\n{cut}", finished=False, opened=False).outcome == "none"
+    assert score(ask("integer", "12"), "Therefore there are 12 ca", finished=False, opened=False).outcome == "none"

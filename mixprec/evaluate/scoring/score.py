@@ -29,15 +29,16 @@ _READERS: dict[Kind, _Readers] = {
 }
 
 
-def score(question: Question, output: str, finished: bool | None = None) -> Verdict:
+def score(question: Question, output: str, finished: bool | None = None, opened: bool = True) -> Verdict:
     """The verdict on an output; it never raises.
 
     ``finished``: whether the model stopped by itself, False where the limit of tokens cut it; None where nobody knows,
     then the text tells. What stands in a thinking that was never finished is no answer, however often it was said.
+    ``opened``: whether the prompt opened a thinking, as the paper's do; an output may open one too.
     """
     if not output.strip():
         return _none("empty output")
-    sections = split(output, finished)
+    sections = split(output, finished, opened)
     if sections.closed:
         return _closed(question, sections)
     readers = _READERS[question.kind]

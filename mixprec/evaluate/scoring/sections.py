@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mixprec.evaluate.scoring.text import mend
 
-CLOSE = "</think>"
+OPEN, CLOSE = "<think>", "</think>"
 
 #: Characters looked at: of an answer, of the end of a thinking, and of the end of a long output without ``</think>``.
 _HEAD, _TAIL = 2_000, 6_000
@@ -26,7 +26,8 @@ _THINKS = re.compile(
 class Sections(NamedTuple):
     """``answer``: the text that must hold the answer. ``thinking``: the end of a closed thinking, else empty.
 
-    ``closed``: whether ``</think>`` was there. ``ended``: whether the output came to its own end.
+    ``closed``: whether ``</think>`` was there, or no thinking was ever opened. ``ended``: whether the output came to
+    its own end.
     """
 
     answer: str
@@ -35,13 +36,14 @@ class Sections(NamedTuple):
     ended: bool
 
 
-def split(output: str, finished: bool | None = None) -> Sections:
+def split(output: str, finished: bool | None = None, opened: bool = True) -> Sections:
     """Cut an output at its last ``</think>``.
 
     ``finished``: whether the model stopped by itself (False: at the limit of tokens); None: told from the text.
+    ``opened``: whether the prompt left the model inside its thinking.
     """
     thinking, close, answer = output.rpartition(CLOSE)
-    if not close:
+    if not close and (opened or OPEN in output):
         ended = has_ended(output) if finished is None else finished
         short = len(output) <= _HEAD + _CONCLUSION
         return Sections(mend(output if short else output[-_CONCLUSION:]), "", False, ended)
