@@ -51,6 +51,7 @@ Keys of OUT (null: not measured)
     samples             calibration samples of 512 tokens
     passages            passages of WikiText-2 test, 512 tokens each
     threads             threads of every job
+    proposals           joint plans that an exchange measured at most
     quick               whether this was a quick run
 """
 
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("MIXPREC_DATA") or str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--passages", type=int, default=16, help="passages of 512 tokens of WikiText test")
+    parser.add_argument("--proposals", type=int, default=40, help="joint plans that an exchange measures at most")
     parser.add_argument("--only", nargs="*", help="jobs by name, such as scores ours@3.25")
     parser.add_argument("--work", default="runs/benchmark_allocation", help="outcomes of single jobs, kept")
     parser.add_argument("--json", required=True, help="where the figures go")
@@ -163,6 +165,7 @@ def figures(found: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str
             "samples": SAMPLES,
             "passages": arguments.passages,
             "threads": arguments.threads,
+            "proposals": arguments.proposals,
             "quick": arguments.quick,
         }
     )

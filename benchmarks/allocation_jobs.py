@@ -179,15 +179,16 @@ class Bench:
         """Our plan after exchange, or the one before it."""
         self.job("scores")
         folder = self.work / "exchange" / budget
-        if not (folder / "plan.json").is_file():
+        done = folder / f"plan_{self.arguments.proposals}.json"
+        if not done.is_file():
             subject = self.subject("sensitivity")
-            more = {"samples": SAMPLES - SCORED, "stride": 4, "proposals": 60, "patience": 12}
+            more = {"samples": SAMPLES - SCORED, "stride": 4, "proposals": self.arguments.proposals}
             chosen = BudgetSpec.model_validate({**spec, "exchange": more})
             table = sensitivity.load(self.work / "sensitivity" / "fisher.json", self.inventory)
             start = budget_plan(chosen, self.inventory, models.BUNDLED, "gptq", table)
             candidates = subject.candidates(self.scored.treatments("gptq"))
-            save_plan(folder / "plan.json", joint.improve(subject, self.scored, candidates, chosen, start, folder))
-        return load_plan(folder / ("plan.json" if how == "ours" else "start.json"), self.inventory)
+            save_plan(done, joint.improve(subject, self.scored, candidates, chosen, start, folder))
+        return load_plan(done if how == "ours" else folder / "start.json", self.inventory)
 
     def targeted(self, how: str, spec: dict[str, Any]) -> Plan:
         """A plan for one behaviour's spans, or for all tokens, by scores on the same traces."""

@@ -27,7 +27,14 @@ def check_known(chosen: Recipe, inventory: Inventory, config: PretrainedConfig) 
     for name, variant in chosen.all_variants.items():
         spec = variant.plan
         if not needs_importance(spec) and not needs_spectra(spec) and not tables_wanted(spec):
-            plan = build_plan(spec, inventory, chosen.model.id, chosen.compress.method)
+            written = chosen.checkpoint.written
+            plan = build_plan(
+                spec,
+                inventory,
+                chosen.model.id,
+                chosen.compress.method,
+                file_size=lambda made, form=written: form.bytes(made, inventory, config),  # type: ignore[misc]
+            )
             check_variant(chosen, name, plan, inventory, config)
 
 

@@ -182,6 +182,7 @@ class Run:
             artifact.scores_of(importance) if needs_importance(spec) and importance else None,
             self.alphas if needs_spectra(spec) else None,
             self._table(spec),
+            lambda made: self.recipe.checkpoint.written.bytes(made, self.inventory, self._config),
         )
         scored = self.recipe.sensitivity
         if spec.budget is None or spec.budget.exchange is None or scored is None:
@@ -596,7 +597,15 @@ def explain(
         if waits or (needs_importance(variant.plan) and importance is None) or needs_spectra(variant.plan):
             rows[name] = {"description": variant.description, "account": None}
             continue
-        plan = build_plan(variant.plan, inventory, chosen.model.id, chosen.compress.method, importance, table=table)
+        plan = build_plan(
+            variant.plan,
+            inventory,
+            chosen.model.id,
+            chosen.compress.method,
+            importance,
+            table=table,
+            file_size=lambda made: form.bytes(made, inventory, config),
+        )
         loadable.check_variant(chosen, name, plan, inventory, config)
         rows[name] = {
             "description": variant.description,

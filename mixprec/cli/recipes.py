@@ -77,11 +77,20 @@ def plan(
     name = variant or next(iter(variants), "")
     if name not in variants or (variant is None and len(variants) > 1):
         raise UserError(f"--variant: choose one of {', '.join(variants) or 'none (this recipe has no plan)'}")
-    inventory = modules.inventory(models.load_config(chosen.model.id, chosen.model.revision))
+    config = models.load_config(chosen.model.id, chosen.model.revision)
+    inventory = modules.inventory(config)
     spec = variants[name].plan
     table = pipeline.table_for(spec, inventory, None, scores)
     method = chosen.compress.method
-    made = build_plan(spec, inventory, chosen.model.id, method, scores_in(importance), table=table)
+    made = build_plan(
+        spec,
+        inventory,
+        chosen.model.id,
+        method,
+        scores_in(importance),
+        table=table,
+        file_size=lambda each: chosen.checkpoint.written.bytes(each, inventory, config),
+    )
     if to:
         save_plan(to, made)
         out.print(f"{to}: {len(made.modules)} modules")

@@ -13,7 +13,7 @@ The solver is plan/knapsack.py; sizes are those of plan/bits.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -57,15 +57,26 @@ class Problem(NamedTuple):
         return {module.address: part.choices[index] for part, index in found for module in part.modules}
 
 
+#: The bytes that a plan's checkpoint will take on disk.
+FileSize = Callable[[Plan], int]
+
+
 def budget_plan(
-    spec: BudgetSpec, inventory: Inventory, model: str, method: Method, table: Sensitivity | None = None
+    spec: BudgetSpec,
+    inventory: Inventory,
+    model: str,
+    method: Method,
+    table: Sensitivity | None = None,
+    file_size: FileSize | None = None,
 ) -> Plan:
     """The plan that spends ``spec``'s budget on the model of ``inventory``.
 
-    ``table``: predicted damage; allocations that don't look at scores need none.
+    ``table``: predicted damage; allocations that don't look at scores need none. ``file_size``: for ``file_bytes``.
     Raises UserError for budgets below the smallest plan or above the largest, candidates that ``method`` can't make,
     pins that match nothing or fight, scores that are missing or of another method.
     """
+    if spec.file_bytes is not None:
+        return _for_files(spec, inventory, model, method, table, file_size)
     problem = budget_problem(spec, inventory, method)
     if spec.allocation in ("uniform", "last_layers"):
         units = problem.units([[0.0] * len(part.choices) for part in problem.parts])
@@ -76,6 +87,40 @@ def budget_plan(
     else:
         chosen = solve(problem.units(_damages(spec, problem.parts, table, method)), problem.limit)
     return as_plan(problem.choices(chosen), spec, inventory, model, method)
+
+
+def _for_files(
+    spec: BudgetSpec,
+    inventory: Inventory,
+    model: str,
+    method: Method,
+    table: Sensitivity | None,
+    file_size: FileSize | None,
+) -> Plan:
+    """The best plan in packed bytes whose files keep to ``file_bytes``: what files take besides (padding, headers,
+    formats that they hold in a wider one) goes off the budget until it fits."""
+    wanted = spec.file_bytes
+    if file_size is None or wanted is None:
+        raise UserError("plan.budget.file_bytes: it is not known how the checkpoint is written; give bytes instead")
+    other = sum(inventory.other.values()) * bits.WORD // 8
+    costs = _costs(_parts(spec, inventory), "bytes")
+    least, most = (sum(extreme(row) for row in costs) + other for extreme in (min, max))
+    room = min(wanted, most)
+    while room >= least:
+        packed = spec.model_copy(update={"file_bytes": None, "bytes": room})
+        plan = budget_plan(packed, inventory, model, method, table)
+        over = file_size(plan) - wanted
+        if over < 0 and room == most:
+            raise UserError(
+                f"plan.budget.file_bytes: {wanted}: the largest plan of these candidates takes {wanted + over}; ask "
+                "for that, or add larger"
+            )
+        if over <= 0:
+            return plan
+        room -= over
+    raise UserError(
+        f"plan.budget.file_bytes: {wanted}: no plan's files are that small with these candidates; add smaller ones"
+    )
 
 
 def as_plan(
@@ -101,11 +146,16 @@ def budget_problem(spec: BudgetSpec, inventory: Inventory, method: Method) -> Pr
     """The budget as a knapsack, but for the damages. Raises UserError as ``budget_plan`` does."""
     _check_candidates(spec, method)
     parts = tuple(_parts(spec, inventory))
-    costs = tuple(
-        tuple(sum(size_of(choice, module, spec.measure) for module in part.modules) for choice in part.choices)
+    costs = _costs(parts, spec.measure)
+    return Problem(parts, costs, _limit(spec, inventory, costs))
+
+
+def _costs(parts: Sequence[Part], measure: str) -> tuple[tuple[int, ...], ...]:
+    """(parts, choices) what each choice adds to a plan's size."""
+    return tuple(
+        tuple(sum(size_of(choice, module, measure) for module in part.modules) for choice in part.choices)
         for part in parts
     )
-    return Problem(parts, costs, _limit(spec, inventory, costs))
 
 
 def size_of(choice: Choice, module: LinearModule, measure: str) -> int:

@@ -14,7 +14,7 @@ Allocation = Literal["optimal", "uniform", "random", "last_layers", "inverse"]
 #: ``scores`` that the recipe itself makes.
 SENSITIVITY, IMPORTANCE = "sensitivity", "importance"
 #: Ways to say how large a plan may be.
-MEASURES = ("effective_bits", "code_bits", "bytes", "sparsity")
+MEASURES = ("effective_bits", "code_bits", "bytes", "file_bytes", "sparsity")
 
 
 def _sources(value: object) -> tuple[str, ...]:
@@ -41,6 +41,7 @@ class BudgetSpec(Strict):
     effective_bits: float | None = Field(None, gt=0, description="bits per weight of the linears, scales included")
     code_bits: float | None = Field(None, gt=0, description="bits per weight of the codes alone")
     bytes: int | None = Field(None, gt=0, description="bytes of the whole packed model")
+    file_bytes: int | None = Field(None, gt=0, description="bytes of the files in the recipe's checkpoint.format")
     sparsity: float | None = Field(None, gt=0, lt=1, description="share of the linears' weights that become zero")
     candidates: tuple[ChoiceText, ...] = Field(min_length=2, description="formats and sparsities to choose from")
     scores: Annotated[tuple[str, ...], BeforeValidator(_sources)] = Field(
@@ -60,6 +61,8 @@ class BudgetSpec(Strict):
             raise ValueError(f"a budget has one size, {', '.join(MEASURES)}; this one has {', '.join(given) or 'none'}")
         if len(set(self.candidates)) < len(self.candidates):
             raise ValueError("a candidate is there twice")
+        if self.exchange is not None and self.file_bytes is not None:
+            raise ValueError("exchange keeps budgets that add up over modules; give bytes in the place of file_bytes")
         if self.exchange is not None and (self.allocation != "optimal" or self.scores == (IMPORTANCE,)):
             raise ValueError("exchange starts from allocation optimal by scores of sensitivity")
         return self

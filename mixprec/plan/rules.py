@@ -20,7 +20,7 @@ from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import GgmlFormat, ggml_fallback
 from mixprec.numerics.sparsity import Sparsity
 from mixprec.plan.alphapruning import EPSILON, allocate, by_block
-from mixprec.plan.budget import budget_plan, importance_table
+from mixprec.plan.budget import FileSize, budget_plan, importance_table
 from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
 from mixprec.plan.relative import ALL, Importance, summed_importance
 from mixprec.plan.schema import FormatText, Method, ModulePlan, Plan, SparsityText, Strict
@@ -199,10 +199,12 @@ def build_plan(
     importance: Importance | None = None,
     alphas: Mapping[str, float] | None = None,
     table: Sensitivity | None = None,
+    file_size: FileSize | None = None,
 ) -> Plan:
     """The plan that the rules or the budget make for the model of ``inventory``, all its linear modules listed.
 
     ``alphas``: module address -> exponent of its spectrum, for AlphaPruning. ``table``: predicted damage, for a budget.
+    ``file_size``: what a plan's checkpoint takes, for a budget of file_bytes.
     Raises UserError naming the rules where a selector matches nothing, two rules give a module different
     formats, a random draw or a ranking asks for more modules than there are, or the importance doesn't fit; and where
     a budget can't be kept (plan/budget.py).
@@ -210,7 +212,7 @@ def build_plan(
     if spec.budget is not None:
         if needs_importance(spec):
             table = importance_table(importance, spec.budget, inventory, model, spec.method or method)
-        plan = budget_plan(spec.budget, inventory, model, spec.method or method, table)
+        plan = budget_plan(spec.budget, inventory, model, spec.method or method, table, file_size)
         columns = {module.address: module.in_features for module in inventory.linears}
         fitted = {address: _fitted(module, columns[address]) for address, module in plan.modules.items()}
         return Plan(model=model, method=plan.method, modules=fitted)

@@ -210,3 +210,19 @@ def test_a_70b_model_fits_its_budget() -> None:
     )
     assert (len(problem.parts), len(problem.costs[0])) == (560, 8)
     assert problem.limit == sum(module.weights for module in linears) * 7 // 2
+
+
+def test_files_keep_to_their_size(tiny: Inventory) -> None:
+    def files(plan: Plan) -> int:
+        """A format that pads 3 bits to 4, and writes a header."""
+        wider = sum(m.weights // 8 for m in tiny.linears if str(plan.formats[m.address]) == "w3g16")
+        return bits.account(plan, tiny).packed_bytes + wider + 1000
+
+    spec = BudgetSpec.model_validate({"file_bytes": 21_000, "candidates": CANDIDATES})
+    plan = budget_plan(spec, tiny, "tiny", "gptq", table(tiny), files)
+    assert 20_000 < files(plan) <= 21_000
+    for size, message in ((9_000, "no plan's files are that small"), (10**6, "the largest plan of these .* takes")):
+        with pytest.raises(UserError, match=message):
+            budget_plan(spec.model_copy(update={"file_bytes": size}), tiny, "tiny", "gptq", table(tiny), files)
+    with pytest.raises(UserError, match="give bytes instead"):
+        budget_plan(spec, tiny, "tiny", "gptq", table(tiny))
