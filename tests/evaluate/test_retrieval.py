@@ -93,6 +93,14 @@ def test_embeddings_are_kept(library: Any, file: Path, tmp_path: Path) -> None:
     assert len(library.encoded) == 5
 
 
+def test_the_papers_questions_with_any_embedder(library: Any, shared_data: Path) -> None:
+    source = str(shared_data / "benchmarks" / "musique.jsonl")
+    found = benchmarks.load("musique_rag", source, retrieval=Retrieval("some/model"))
+    assert benchmarks.is_papers(found)
+    assert benchmarks.digest(found) != benchmarks.digest(benchmarks.load("musique", source))
+    assert all(len(question.extra["passages"]) == 10 for question in found)
+
+
 def test_what_is_refused(library: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="nearest 5: the data has 4 paragraphs"):
         benchmarks.load("musique_rag", str(file), retrieval=Retrieval("some/model", nearest=5))

@@ -98,7 +98,7 @@ def with_passages(question: Question, passages: Sequence[tuple[str, str]]) -> Qu
         benchmark="musique_rag",
         message=message,
         prompt=message + THINK_ON_A_LINE,
-        extra={**question.extra, "passages": list(passages)},
+        extra={**question.extra, "passages": list(passages), "closed_book": question.message},
     )
 
 

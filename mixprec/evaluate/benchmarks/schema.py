@@ -23,7 +23,7 @@ class Question:
     ``answer`` as scoring compares it: ``"33"``, ``"True"``, ``"A"``, ``"Apple Corps"``; ``aliases`` count as right too.
     ``extra`` holds what some benchmarks have besides: ``options`` (letter -> text), ``conclusion`` (FOLIO);
     ``question``, ``paragraphs`` (title, text) and ``supporting``, numbers of those it rests on (MuSiQue);
-    ``passages`` (RAG).
+    ``passages`` and ``closed_book``, the message without them (RAG).
     """
 
     id: str
