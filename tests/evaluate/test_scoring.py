@@ -190,6 +190,8 @@ LETTERS = [
     ("[B]", "B"),
     ("Answer - B", "B"),
     ("the answer is (b)", "B"),
+    ("答案：(B)", "B"),
+    ("最终答案是 B。", "B"),
 ]
 
 
@@ -250,6 +252,13 @@ WORDS = [
     ("Who sang the song X?", "<answer>The Beatles</answer>", "The Beatles"),
     ("What is the population of state A?", "The population is about 1.3 million.", "1.3 million"),
     ("Which city is in the same county as X?", "Sucha Beskidzka is in the same county as X.", "Sucha Beskidzka"),
+    (WHO, "While there is no information on the other roles, King George was played by Colin Firth.", "Colin Firth"),
+    (
+        WHO,
+        "1. **The film**: The King's Speech.\n2. **The king**: played by Colin Firth.\n\nSo, Colin Firth.",
+        "Colin Firth",
+    ),
+    (WHO, "I cannot name the others. **King George** was played by **Colin Firth**.", "Colin Firth"),
 ]
 
 
@@ -268,6 +277,8 @@ def test_words(question: str, text: str, expected: str) -> None:
         "**Answer:** Unknown",
         "**Answer:** This cannot be determined from what is given.",
         "I don't have access to that information.",
+        "The film is well known. However, the actor is unknown.",
+        "I can't tell who it was. **Please provide more context**.",
         "\\boxed{\\text{Unknown}}",
     ],
 )

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _LABEL = re.compile(
-    r"\banswers?\b[*_`\"')]*"
+    r"(?:\banswers?\b|答案)[*_`\"')]*"
     r"(?:\s+to\s+(?:the|this|your)\s+(?:question|problem)\b)?"
-    r"(?P<link>\s*[:：=]|\s+[-–—](?=\s)|\s+(?:is|are|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|remains|becomes)\b\s*[:：]?)?"
+    r"(?P<link>\s*[:：=是]|\s+[-–—](?=\s)|\s+(?:is|are|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|remains|becomes)\b\s*[:：]?)?"
     r"[*_`]*\s*",
     re.IGNORECASE,
 )

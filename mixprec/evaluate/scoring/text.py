@@ -17,7 +17,7 @@ _WRAPPED = re.compile(
 )
 _NOISE = re.compile(r"\\(?:left|right|displaystyle|quad|qquad|big|Big)(?![a-zA-Z])|\\[,;:!()\[\] ]|\\\\|[$~]")
 _MARKS = re.compile(r"\*+|(?<!\w)_+|_+(?!\w)|`+|^[ \t]*(?:#+|>+)[ \t]*", re.MULTILINE)
-_BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*|__([^_\n]{1,200})__")
+_BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*(?!\s*[:：])|__([^_\n]{1,200})__(?!\s*[:：])")
 #: Boxes looked at from the end, and characters in one.
 _MOST_BOXES = 20
 _LONGEST_BOX = 400
@@ -52,7 +52,7 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 def bold(text: str) -> list[str]:
-    """What stands in bold, without headings (they end with a colon)."""
+    """What stands in bold, without headings (a colon ends them, or follows)."""
     found = [(one or other).strip() for one, other in _BOLD.findall(text)] if "**" in text or "__" in text else []
     return [each for each in found if each and not each.endswith(":")]
 

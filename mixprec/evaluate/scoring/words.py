@@ -25,6 +25,8 @@ _DECLINES = re.compile(
 _EMPTY = re.compile(r"unknown|n/?a|none|unclear|undetermined|uncertain|not (?:\w+ )?(?:known|available)", re.I)
 _CONCLUDES = re.compile(r"^\W*(?:so|thus|therefore|hence|in conclusion|in summary|finally|to conclude)\b", re.I)
 _BARE_NUMBER = re.compile(r"[\d\s.,/–-]+")
+#: "While there is no information on the others, …": the answer stands behind it.
+_CONCEDES = re.compile(r"^\W*(?:while|although|though|even though|despite)\b[^,.]{1,200},\s*", re.I)
 _LONGEST_SENTENCE = 700
 
 
@@ -45,22 +47,32 @@ def strong(text: str, question: Question) -> Candidate | None:
 
 
 def weak(text: str, question: Question) -> Candidate | None:
-    """The concluding sentence, or the one that shares most with the question; shortened. None where it declines."""
-    said = [each for line in sentences(text) if content(each := plain(line)[:_LONGEST_SENTENCE])]
-    if not said or declines(text):
+    """The concluding sentence, or the one that shares most with the question; shortened.
+
+    None where that sentence or the last one declines, and where a label or a box says that there is no answer.
+    """
+    said = [each for line in sentences(text) if content(each := _CONCEDES.sub("", plain(line)[:_LONGEST_SENTENCE]))]
+    if not said or _DECLINES.search(said[-1]) or _refuses(text):
         return None
     last = [each for each in said if _CONCLUDES.match(each)][-1:]
     asked = content(question.asked)
     chosen = last[0] if last else max(reversed(said), key=lambda each: len(content(each) & asked))
+    if _DECLINES.search(chosen):
+        return None
     found = shortened(_CONCLUDES.sub("", chosen), question.asked)
     return Candidate(found, "sentence") if found else None
 
 
 def declines(text: str) -> bool:
     """Whether the end of a text says that it can't answer, in a sentence, a label or a box."""
-    end = text[-4 * _LONGEST_SENTENCE :]
-    marked = [*(each.text for each in labelled(end)), *boxed(end)]
-    return bool(_DECLINES.search(plain(end))) or any(_EMPTY.fullmatch(tidy(each)) for each in marked)
+    return bool(_DECLINES.search(plain(text[-4 * _LONGEST_SENTENCE :]))) or _refuses(text)
+
+
+def _refuses(text: str) -> bool:
+    """Whether a label or a box says that there is no answer."""
+    return any(_EMPTY.fullmatch(tidy(each)) for each in boxed(text)) or any(
+        says_nothing(each.text) for each in labelled(text)
+    )
 
 
 def says_nothing(label: str) -> bool:
@@ -74,7 +86,7 @@ def _marked(text: str, question: Question) -> str | None:
     One of the kind that was asked for goes before: a date for a "when"; for a "who" or "what" a name before a number.
     """
     asked = content(question.asked)
-    found = [each for marked in bold(text) if (each := tidy(marked))]
+    found = [each for marked in bold(text) if (each := tidy(marked)) and not _DECLINES.search(each)]
     ends = found[-1] if found and text.rstrip(" .\n").endswith("**") else None
     new = [each for each in found if not content(each) <= asked]
     wanted = kind_of(question.asked)
