@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+if TYPE_CHECKING:
+    from mixprec.calibration.data import Calibration
 
 # Heavy imports (torch, transformers) stay inside the verbs, so that --help and mistakes answer at once.
 
@@ -45,6 +48,33 @@ def checked(kind: Any, verb: str, **values: Any) -> Any:
         return kind.model_validate(values)
     except ValidationError as problem:
         raise from_pydantic(problem, f"mixprec {verb}", kind) from None
+
+
+def calibrated(
+    verb: str,
+    model: str,
+    revision: str | None,
+    *,
+    text: str | None,
+    traces: str | None,
+    samples: int,
+    tokens: int,
+    seed: int,
+) -> Calibration:
+    """The calibration set of a verb's options, with warnings about it in the terminal."""
+    from mixprec import models, modules
+    from mixprec.calibration import data
+    from mixprec.calibration.spec import CalibrationSpec
+    from mixprec.progress import console
+
+    sources = [{"text": text}] * bool(text) + [{"traces": traces}] * bool(traces)
+    spec = checked(CalibrationSpec, verb, sources=sources, samples=samples, tokens=tokens, seed=seed)
+    config = models.load_config(model, revision)
+    tokenizer = models.load_tokenizer(model, models.resolve(model), revision, config.vocab_size)
+    found = data.load(spec, tokenizer, str, config.max_position_embeddings)
+    for warning in data.warnings(found, modules.inventory(config).widest_input, config.hidden_size):
+        console.print(f"calibration: {warning}")
+    return found
 
 
 def scores_in(path: Path | None) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mixprec.cli.base import Device, Dtype, SpanRule, app, checked, epilog, out
+from mixprec.cli.base import Device, Dtype, SpanRule, app, calibrated, checked, epilog, out
 from mixprec.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,14 +48,12 @@ def compress(
     A killed run goes on with the first block that is missing.
     """
     from mixprec import artifacts, models, modules
-    from mixprec.calibration import data
-    from mixprec.calibration.spec import CalibrationSpec
     from mixprec.checkpoint import hub
     from mixprec.checkpoint.formats import checkpoint_format
     from mixprec.compress import stream
     from mixprec.compress.options import SolveOptions
     from mixprec.plan.schema import load_plan
-    from mixprec.progress import bar, console
+    from mixprec.progress import bar
 
     form = checkpoint_format(format)
     plan_data = artifacts.read_json(plan_file)
@@ -69,12 +67,9 @@ def compress(
     options = checked(SolveOptions, "compress", act_order=act_order, **given)
     calibration = None
     if text or traces:
-        sources = [{"text": text}] * bool(text) + [{"traces": traces}] * bool(traces)
-        spec = checked(CalibrationSpec, "compress", sources=sources, samples=samples, tokens=tokens, seed=seed)
-        tokenizer = models.load_tokenizer(where, models.resolve(where), revision, config.vocab_size)
-        calibration = data.load(spec, tokenizer, str, config.max_position_embeddings)
-        for warning in data.warnings(calibration, inventory.widest_input, config.hidden_size):
-            console.print(f"calibration: {warning}")
+        calibration = calibrated(
+            "compress", where, revision, text=text, traces=traces, samples=samples, tokens=tokens, seed=seed
+        )
     with bar("compress", len(made.modules), "modules") as advance:
         reports = stream.compress(
             where,

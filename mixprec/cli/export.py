@@ -1,4 +1,4 @@
-"""Verbs for other quantizers: export-plan."""
+"""Verbs for other quantizers: export-plan, imatrix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mixprec.cli.base import app, epilog, out
+from mixprec.cli.base import Device, Dtype, Model, app, calibrated, epilog, out
 from mixprec.errors import UserError
 
 
@@ -57,3 +57,42 @@ def export_plan(
         out.print(f"{file}: {len(made.modules)} modules for {to}", soft_wrap=True)
     else:
         sys.stdout.write(text)
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec imatrix --traces bundled:attribution --samples 64 --out imatrix.gguf",
+        "mixprec imatrix --model ./my-copy --text wiki.valid.raw --out imatrix.gguf",
+    )
+)
+def imatrix(
+    to: Annotated[Path, typer.Option("--out", help="The file.")],
+    model: Model = "smollm2-135m-instruct",
+    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    text: Annotated[str | None, typer.Option(help="A text file.")] = None,
+    traces: Annotated[str | None, typer.Option(help="Traces, or bundled:attribution.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples in all.")] = 128,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of each sample.")] = 512,
+    seed: Annotated[int, typer.Option(help="Draws the samples.")] = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Write llama.cpp's importance matrix from calibration data: llama-quantize --imatrix weighs errors by it."""
+    from mixprec import blocks, models, modules
+    from mixprec.checkpoint.gguf.imatrix import check_names, write_imatrix
+    from mixprec.compress.inputs import mean_squares
+    from mixprec.progress import bar
+
+    if not text and not traces:
+        raise UserError("imatrix: no data; give --text FILE or --traces bundled:attribution")
+    config = models.load_config(model, revision)
+    check_names(config)
+    found = calibrated("imatrix", model, revision, text=text, traces=traces, samples=samples, tokens=tokens, seed=seed)
+    inventory = modules.inventory(config)
+    outside = (modules.EMBEDDING, modules.NORM)
+    opened = blocks.open_blocks(model, revision=revision, dtype=dtype, device=device, outside=outside)
+    with bar("imatrix", len(inventory.linears), "modules") as advance:
+        squares, count = mean_squares(opened, inventory, found, advance)
+    datasets = [source for source in (text, traces) if source]
+    write_imatrix(to, squares, config, tokens=count, chunk=tokens, datasets=datasets)
+    out.print(f"{to}: {len(squares)} modules, {count} tokens", soft_wrap=True)
