@@ -32,7 +32,7 @@ def mean_of(questions: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Mean over questions (Q) and seeds (S) of ``questions`` (Q, S), what it is uncertain by, and on how many.
 
     se: standard error of the mean with each question as one observation. se_seeds: of the S means of single passes,
-    None for one seed. ci: 95% bootstrap over questions. passes: the mean of each seed.
+    None for one seed. ci: 95% bootstrap over questions (``interval``). passes: the mean of each seed.
     """
     table = np.array(questions, dtype=np.float64)
     count, seeds = table.shape
@@ -41,24 +41,42 @@ def mean_of(questions: Sequence[Sequence[float]]) -> dict[str, Any]:
         "mean": float(table.mean()),
         "se": float(each.std(ddof=1) / math.sqrt(count)) if count > 1 else None,
         "se_seeds": float(passes.std(ddof=1) / math.sqrt(seeds)) if seeds > 1 else None,
-        "ci": metrics.bootstrap_mean([float(value) for value in each], [1] * count),
+        "ci": interval([float(value) for value in each]),
         "passes": [float(value) for value in passes],
         "n": count,
         "seeds": seeds,
     }
 
 
+def interval(questions: Sequence[float]) -> list[float] | None:
+    """95% interval of the mean of ``questions``, each the mean of its seeds; None for one question.
+
+    Where all are 0 or all are 1, resampling can't vary, which is not certainty: the exact (Clopper–Pearson) interval
+    of a proportion is given there, 0 to 0.116 for none of 30.
+    """
+    count = len(questions)
+    if count < 2:
+        return None
+    bound = ((1 - metrics.LEVEL) / 2) ** (1 / count)
+    if all(value == 0 for value in questions):
+        return [0.0, 1 - bound]
+    if all(value == 1 for value in questions):
+        return [bound, 1.0]
+    return metrics.bootstrap_mean(questions, [1] * count)
+
+
 def difference(first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Mean of ``first`` minus that of ``second`` over the questions that both have, with its paired 95% interval.
 
     Both: question -> scores of its seeds. The two may have other numbers of seeds. n is 0, the rest None, where no
-    question is in both.
+    question is in both. No interval where every question moved by the same: resampling can't vary.
     """
     shared = [name for name in first if name in second]
     if not shared:
         return {"difference": None, "ci": None, "n": 0}
     pairs = [_mean(first[name]) - _mean(second[name]) for name in shared]
-    return {"difference": _mean(pairs), "ci": metrics.bootstrap_mean(pairs, [1] * len(pairs)), "n": len(pairs)}
+    bounds = metrics.bootstrap_mean(pairs, [1] * len(pairs)) if len(set(pairs)) > 1 else None
+    return {"difference": _mean(pairs), "ci": bounds, "n": len(pairs)}
 
 
 def average(parts: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
@@ -70,7 +88,7 @@ def average(parts: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
     draws = [values[rng.integers(len(values), size=(metrics.RESAMPLES, len(values)))].mean(1) for values in each]
     tail = (1 - metrics.LEVEL) / 2
     bounds = [float(bound) for bound in np.quantile(np.mean(draws, axis=0), [tail, 1 - tail])]
-    known = all(len(values) > 1 for values in each)
+    known = all(len(values) > 1 for values in each) and bounds[0] < bounds[1]
     return {
         "mean": float(np.mean([values.mean() for values in each])),
         "ci": bounds if known else None,

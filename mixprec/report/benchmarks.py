@@ -17,7 +17,7 @@ def score(entry: Mapping[str, Any] | None, strong: bool = False) -> Cell:
     if not entry or entry.get("mean") is None:
         return Cell(ABSENT)
     bounds = entry.get("ci")
-    interval = f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else ""
+    interval = f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds and bounds[0] < bounds[1] else ""
     return Cell(f"{100 * entry['mean']:.1f}", interval, strong)
 
 

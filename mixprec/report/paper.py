@@ -62,11 +62,11 @@ def _name(result: Result, key: str) -> str:
 
 
 def _bold(values: Sequence[float | None], segments: Sequence[str]) -> list[bool]:
-    """Whether each value is the best of its segment; in a segment of one, none is."""
+    """Whether each value is the best of its segment; where all are equal, none is."""
     found = []
     for value, segment in zip(values, segments, strict=True):
         rivals = [each for each, other in zip(values, segments, strict=True) if other == segment and each is not None]
-        found.append(value is not None and len(rivals) > 1 and value == max(rivals))
+        found.append(value is not None and value == max(rivals) > min(rivals))
     return found
 
 

@@ -48,6 +48,13 @@ def test_the_interval_covers_what_it_should() -> None:
     assert 180 <= inside <= 199
 
 
+@pytest.mark.parametrize(("score", "bounds"), [(0.0, [0, 0.11570]), (1.0, [0.88430, 1])])
+def test_no_question_right_is_not_certainty(score: float, bounds: list[float]) -> None:
+    """Clopper–Pearson for 0 and 30 of 30."""
+    assert accuracy.mean_of([[score] * 3] * 30)["ci"] == pytest.approx(bounds, abs=1e-5)
+    assert accuracy.difference({"a": [score], "b": [score]}, {"a": [score], "b": [score]})["ci"] is None
+
+
 def test_seeds_are_no_new_questions() -> None:
     """Ten equal passes are as uncertain as one."""
     table = [[1.0], [0.0], [1.0], [0.0], [1.0], [0.0]]
