@@ -34,6 +34,8 @@ def table(which: int, results: Sequence[Result]) -> Table:
     if which not in LAYOUTS:
         raise UserError(f"--table: {which}: there are {', '.join(map(str, LAYOUTS))}")
     layout = LAYOUTS[which]
+    if which == 8:
+        results = [part for result in results for part in _settings(result)]
     segments = [_label(result, "model") for result in results]
     if which == 9:
         return _components(results)
@@ -100,13 +102,30 @@ def _average(result: Result) -> Mapping[str, Any] | None:
     return found
 
 
-def _musique(results: Sequence[Result], segments: Sequence[str]) -> tuple[list[Column], list[list[Cell]]]:
-    """EM and F1 of MuSiQue, closed book or with passages."""
-    entries = [result["benchmarks"].get("musique_rag") or result["benchmarks"].get("musique") for result in results]
+def _settings(result: Result) -> list[Result]:
+    """A result's settings of MuSiQue, one by one: a model may have answered with passages and without."""
+    found = [name for name in ("musique", "musique_rag") if name in result["benchmarks"]]
+    return [{**result, "benchmarks": {name: result["benchmarks"][name]}} for name in found] or [result]
+
+
+def _either(results: Sequence[Result], segments: Sequence[str]) -> tuple[list[Column], list[list[Cell]]]:
+    """EM and F1 of MuSiQue, with passages or without, of results that have one of the two."""
+    found = [result["benchmarks"] for result in results]
+    return _overlap([each.get("musique") or each.get("musique_rag") for each in found], segments)
+
+
+def _closed_book(results: Sequence[Result], segments: Sequence[str]) -> tuple[list[Column], list[list[Cell]]]:
+    """EM and F1 of MuSiQue without passages."""
+    return _overlap([result["benchmarks"].get("musique") for result in results], segments)
+
+
+def _overlap(
+    entries: Sequence[Mapping[str, Any] | None], segments: Sequence[str]
+) -> tuple[list[Column], list[list[Cell]]]:
     sizes = {entry["em"]["n"] for entry in entries if entry}
     n = f" (n={', '.join(map(str, sorted(sizes)))})" if sizes else ""
     columns = [Column(f"EM{n}", "MuSiQue"), Column(f"F1{n}", "MuSiQue")]
-    cells: list[list[Cell]] = [[] for _ in results]
+    cells: list[list[Cell]] = [[] for _ in entries]
     for metric in ("em", "f1"):
         strong = _bold([entry[metric]["mean"] if entry else None for entry in entries], segments)
         for row, entry, best in zip(cells, entries, strong, strict=True):
@@ -116,7 +135,7 @@ def _musique(results: Sequence[Result], segments: Sequence[str]) -> tuple[list[C
 
 def _all(results: Sequence[Result], segments: Sequence[str]) -> tuple[list[Column], list[list[Cell]]]:
     columns, cells = _accuracies(results, segments)
-    more, others = _musique(results, segments)
+    more, others = _closed_book(results, segments)
     return columns + more, [first + second for first, second in zip(cells, others, strict=True)]
 
 
@@ -185,7 +204,7 @@ LAYOUTS: dict[int, Layout] = {
     ),
     4: Layout("Performance with modules kept in 16 bits", {**_METHOD, "Full-Precision Anywhere?": "kept"}, _all),
     7: Layout("Performance of a model and its variants", _METHOD, _all),
-    8: Layout("RAG and closed-book settings on MuSiQue", {"Setting": "setting", "LRM": "model"}, _musique),
+    8: Layout("RAG and closed-book settings on MuSiQue", {"Setting": "setting", "LRM": "model"}, _either),
     9: Layout("Selective quantization on AIME 2024", {}, _all),
     10: Layout("Test-time compute, shortest and longest 30%", _METHOD, _lengths(0.3)),
     11: Layout("Test-time compute, shortest and longest 20%", _METHOD, _lengths(0.2)),

@@ -101,6 +101,18 @@ def test_table_8_tells_settings_apart() -> None:
         ["Closed-book", "L", "0.0", "4.4"],
         ["RAG", "L", "*2.0", "*14.5"],
     ]
+    assert text(paper.table(8, [{"labels": {"model": "L"}, "benchmarks": {}}])) == [["Closed-book", "L", "–", "–"]]
+    both = {**closed, "benchmarks": {**closed["benchmarks"], **open_book["benchmarks"]}}
+    assert text(paper.table(8, [both])) == text(paper.table(8, [closed, open_book]))
+
+
+def test_passages_are_no_closed_book() -> None:
+    """Tables with MuSiQue among other benchmarks show what a model knows by itself, as the paper's do."""
+    passages = entry("MuSiQue (RAG)", 100, em=0.02, f1=0.1452)
+    part = {"labels": {"model": "L"}, "benchmarks": {"musique_rag": passages}, "average": None}
+    assert text(paper.table(1, [part]))[0][-2:] == ["–", "–"]
+    part["benchmarks"] = {"musique_rag": passages, "musique": entry("MuSiQue", 100, em=0.0, f1=0.0443)}
+    assert text(paper.table(1, [part]))[0][-2:] == ["0.0", "4.4"]
 
 
 def test_table_9_has_components_across() -> None:
