@@ -124,14 +124,14 @@ def test_llm_compressor_in_a_recipe(tmp_path: Path, tiny_checkpoint: Path) -> No
     out = tmp_path / "run"
     run = pipeline.Run(recipe.load(path), path.read_text(), "peers", out, None)
     rows = run.run()["variants"]
-    # Plain rounding is the same grid for both, but that mixprec's scales have 16 bits: a few weights fall to the
-    # other side of a boundary.
+    # Plain rounding is the same grid for both, but that mixprec's scales have 16 bits. A group's largest magnitude lies
+    # half-way between two points, so that where it is negative it goes to either: up to one in 32 weights.
     ours, theirs = (
         load_file(out / "variants" / name / "checkpoint" / "model.safetensors") for name in ("ours", "theirs")
     )
     for name, weight in ours.items():
         same = torch.isclose(weight, theirs[name], rtol=2e-3, atol=1e-6)
-        assert same.float().mean() > 0.98, name
+        assert same.float().mean() > 1 - 1 / 32, name
     assert rows["theirs"]["kl_mean"] == pytest.approx(rows["ours"]["kl_mean"], rel=0.05)
     assert rows["theirs"]["quality"]["weight_error"] == pytest.approx(rows["ours"]["quality"]["weight_error"], rel=0.01)
     # It moves weights away from their nearest points.
