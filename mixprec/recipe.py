@@ -261,6 +261,10 @@ class Recipe(_Part):
             if engine != "mixprec" and method not in METHODS[engine]:
                 known = ", ".join(METHODS[engine])
                 raise ValueError(f"variant {name}: engine {engine} has no method {method}; it has {known}")
+            if engine != "mixprec" and self.checkpoint.format != "dense":
+                raise ValueError(
+                    f"variant {name}: what engine {engine} makes is written dense; leave out checkpoint.format"
+                )
 
     def _calibrated(self) -> list[str]:
         """Methods in the plans, and engines, that need calibration data."""

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from mixprec import artifacts, models, modules
 from mixprec.calibration.data import Calibration
+from mixprec.checkpoint.integrity import README, seal
+from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.source import Source, fetch, open_source
-from mixprec.checkpoint.target import CARD, check_target, flush
+from mixprec.checkpoint.target import check_target, flush
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.errors import UserError
 from mixprec.export import TARGETS
@@ -118,8 +120,9 @@ def compress(
         result = client.run_peer(job, log=out.with_name("peer.log"))
         # Neither times nor memory: the same inputs give the same bytes.
         card["engine"] = {key: result[key] for key in ("peer", "method", "versions", "settings")}
-        artifacts.write_json(made / CARD, card)
         reports = _reports(plan, source, open_source(made), job["method"], on_module)
+        artifacts.write_text(made / README, model_card(plan, inventory, source.folder, "dense"))
+        seal(made, {**card, "checkpoint": {"format": "dense"}})
         flush(made)
     return reports
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from mixprec import artifacts, models, modules, pipeline, recipe
 from mixprec.calibration.data import Calibration
+from mixprec.checkpoint import integrity
 from mixprec.errors import UserError
 from mixprec.peers import client, engine
 from mixprec.peers.engine import Peer
@@ -69,6 +70,9 @@ def test_a_recipe_names_engine_and_method_that_go_together(tmp_path: Path, tiny_
     path = write_recipe(tmp_path, tiny_checkpoint, variants, calibration=None)
     with pytest.raises(UserError, match="engine autoround looks at the inputs of linears; add compress"):
         recipe.load(path)
+    path = write_recipe(tmp_path, tiny_checkpoint, VARIANTS)
+    with pytest.raises(UserError, match="variant gptq: what engine llmcompressor makes is written dense"):
+        recipe.load(path, ["checkpoint.format=gptq"])
     with pytest.raises(UserError, match="engine"):
         recipe.load(write_recipe(tmp_path, tiny_checkpoint, {"one": {"plan": {"default": "w3"}, "engine": "magic"}}))
 
@@ -132,13 +136,14 @@ def test_llm_compressor_in_a_recipe(tmp_path: Path, tiny_checkpoint: Path) -> No
     for name, weight in ours.items():
         same = torch.isclose(weight, theirs[name], rtol=2e-3, atol=1e-6)
         assert same.float().mean() > 1 - 1 / 32, name
-    assert rows["theirs"]["kl_mean"] == pytest.approx(rows["ours"]["kl_mean"], rel=0.05)
+    assert rows["theirs"]["kl_mean"] == pytest.approx(rows["ours"]["kl_mean"], rel=0.15)
     assert rows["theirs"]["quality"]["weight_error"] == pytest.approx(rows["ours"]["quality"]["weight_error"], rel=0.01)
     # It moves weights away from their nearest points.
     assert rows["gptq"]["quality"]["weight_error"] > 1.02 * rows["theirs"]["quality"]["weight_error"]
     assert rows["pruned"]["quality"]["zeros"] == pytest.approx(0.5, abs=0.02)
     card = json.loads((out / "variants" / "gptq" / "checkpoint" / "mixprec.json").read_text())
     assert card["engine"]["peer"] == "llmcompressor"
+    assert integrity.verify(out / "variants" / "gptq" / "checkpoint")
     assert card["engine"]["versions"]["llmcompressor"]
     assert card["calibration"]["digest"] == run.calibration.digest if run.calibration else False
     stamps = {p.name: artifacts.sha256_file(p) for p in (out / "variants" / "gptq" / "checkpoint").iterdir()}
