@@ -8,7 +8,10 @@ choices, is solved by HiGHS (scipy.optimize.milp) to optimality. Costs are integ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -167,13 +170,14 @@ def _on_core(relaxed: _Relaxed, start: _Choices, worst: float) -> _Choices:
     choose = csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))), shape=(len(open_rows), len(rows) + 1))
     spend = np.append(extra // unit, 1.0)[None]
     # The last variable is what is left of the room; the multiplier is its price.
-    found = milp(
-        values,
-        integrality=np.append(np.ones(len(rows)), 0),
-        bounds=Bounds(0, np.append(np.ones(len(rows)), np.inf)),
-        constraints=[LinearConstraint(choose, 1, 1), LinearConstraint(spend, room // unit, room // unit)],
-        options={"mip_rel_gap": 0},
-    )
+    with _silence():
+        found = milp(
+            values,
+            integrality=np.append(np.ones(len(rows)), 0),
+            bounds=Bounds(0, np.append(np.ones(len(rows)), np.inf)),
+            constraints=[LinearConstraint(choose, 1, 1), LinearConstraint(spend, room // unit, room // unit)],
+            options={"mip_rel_gap": 0},
+        )
     if found.x is None:
         raise RuntimeError(f"HiGHS: {found.message}")
     better = start.copy()
@@ -182,6 +186,20 @@ def _on_core(relaxed: _Relaxed, start: _Choices, worst: float) -> _Choices:
             better[row] = column
     fits = relaxed.cost(better) <= relaxed.limit
     return better if fits and relaxed.gap(better) < gap else start
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """HiGHS writes some notices to the process's standard output, whatever it is told; a plan may go there."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _ordered(units: Sequence[Unit], chosen: Sequence[int]) -> list[int]:

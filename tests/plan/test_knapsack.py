@@ -107,6 +107,14 @@ def test_what_never_fits_says_what_is_needed() -> None:
     assert problem.value.least == 7
 
 
+def test_nothing_is_written(capfd: pytest.CaptureFixture[str]) -> None:
+    units = large(3, 0.5)
+    for bits in (2.5, 3.25, 3.4):
+        solve(units, int(bits * sum(unit.costs[-1] // 16 for unit in units)))
+    print("afterwards")
+    assert capfd.readouterr() == ("afterwards\n", "")
+
+
 @pytest.mark.parametrize("unit", [Unit((1,), (math.nan,)), Unit((-1,), (0.0,)), Unit((), ()), Unit((1,), (-1.0,))])
 def test_other_units_are_refused(unit: Unit) -> None:
     with pytest.raises(ValueError, match="no unit"):
