@@ -35,6 +35,11 @@ def convert(
     a 16-bit format would round; and for a target that mixprec did not make.
     """
     verify(checkpoint.path)
+    if checkpoint.container == "gguf":
+        raise UserError(
+            f"{checkpoint.path}: blocks of llama.cpp's types are no codes and scales of another format; compress the "
+            "original with the plan in this checkpoint's mixprec.json instead"
+        )
     plan = plan_of(checkpoint)
     if not plan.changed:
         raise UserError(f"{checkpoint.path}: holds no packed modules: there is nothing to convert; compress it instead")

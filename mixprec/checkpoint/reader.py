@@ -1,6 +1,7 @@
 """Checkpoints read back, whoever wrote them: each linear module's format and weight, without any runtime.
 
-Dense, compressed-tensors (pack-quantized, dense or padded words) and GPTQ (both layouts, reordered columns too).
+Dense, compressed-tensors (pack-quantized, dense or padded words) and GPTQ (both layouts, reordered columns too); files
+of llama.cpp by checkpoint/gguf/checkpoint.py.
 Used by inspect, diff and convert, and to evaluate packed checkpoints.
 """
 
@@ -170,11 +171,15 @@ _ITEMSIZE = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16":
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a folder.
+    """The checkpoint in a folder, or a GGUF file.
 
     Raises UserError where it isn't one that is read here.
     """
-    return Checkpoint(path)
+    # Built on this module.
+    from mixprec.checkpoint.gguf.checkpoint import GgufCheckpoint, gguf_in
+
+    file = gguf_in(path)
+    return Checkpoint(path) if file is None else GgufCheckpoint(path, file)
 
 
 def _matches(target: str, address: str) -> bool:

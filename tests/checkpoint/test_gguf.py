@@ -16,15 +16,20 @@ from hypothesis import strategies as st
 from llamacpp import needs_llamacpp, opened, perplexity
 from tiny import TEXT
 from transformers import AutoConfig
+from typer.testing import CliRunner
 
 from mixprec import artifacts, models, modules
+from mixprec.checkpoint import compare
 from mixprec.checkpoint.base import CheckpointFormat, check_plan
+from mixprec.checkpoint.convert import convert
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.gguf import metadata, tokenizer
 from mixprec.checkpoint.gguf.names import reordered
 from mixprec.checkpoint.gguf.reader import open_gguf
 from mixprec.checkpoint.gguf.writer import FILE
+from mixprec.checkpoint.reader import open_checkpoint
+from mixprec.cli import app
 from mixprec.compress.stream import compress
 from mixprec.errors import UserError
 from mixprec.numerics.formats import GgmlFormat
@@ -371,3 +376,43 @@ def test_a_file_that_others_wrote() -> None:
     with artifacts.open_tensors(Path(models.resolve(models.BUNDLED)) / "model.safetensors") as stored:
         for name in ("model.layers.3.self_attn.q_proj.weight", "model.layers.3.mlp.down_proj.weight"):
             assert torch.equal(file.weight(name).half(), stored.get_tensor(name))
+
+
+def test_inspect_and_diff_read_it(sources: Mapping[str, Path], tmp_path: Path) -> None:
+    source, spec = sources["llama"], PLANS["integers"]
+    packed = made(source, spec, tmp_path / "gguf")
+    dense = made(source, spec, tmp_path / "dense", DENSE)
+    for path in (packed, packed / FILE):
+        found = open_checkpoint(path)
+        assert found.container == "gguf"
+        kinds = {module.label: str(found.layouts[module.address].format) for module in found.inventory.linears}
+        assert (kinds["1_q"], kinds["1_down"], kinds["1_v"], kinds["1_o"]) == ("q4_0", "q3_k", "q5_0", "q8_0")
+        assert kinds["2_up"] == "keep"
+        assert found.layouts["model.layers.0.self_attn.o_proj"].bytes == 64 * 64 // 32 * 34
+        assert {item.error for item in compare.diff(open_checkpoint(dense), found).values()} == {0.0}
+    result = CliRunner().invoke(app, ["inspect", str(packed / FILE)])
+    assert result.exit_code == 0, result.output
+    assert "q3_k" in result.output
+    with pytest.raises(UserError, match=r"no codes and scales of another format"):
+        convert(open_checkpoint(packed), checkpoint_format("gptq"), tmp_path / "gptq")
+
+
+def test_packed_integers_become_gguf_without_loss(sources: Mapping[str, Path], tmp_path: Path) -> None:
+    source = write(tmp_path / "source", "llama", torch.float16)
+    spec = {"default": "w4g32", "rules": [{"match": "*_down", "format": "w8g64"}]}
+    gptq = made(source, spec, tmp_path / "gptq", checkpoint_format("gptq"))
+    convert(open_checkpoint(gptq), GGUF, tmp_path / "gguf")
+    differences = compare.diff(open_checkpoint(gptq), open_checkpoint(tmp_path / "gguf"))
+    assert {(item.format_b, item.error) for item in differences.values()} == {("q4_0", 0.0), ("q8_0", 0.0)}
+    loaded = models.load(str(tmp_path / "gguf"))
+    tokens = loaded.tokenizer(TEXT)["input_ids"][:40]
+    assert torch.isfinite(logits(loaded, tokens)).all()
+    assert "quantization_config" not in artifacts.read_json(tmp_path / "gguf" / "config.json")
+
+
+def test_an_incomplete_file(sources: Mapping[str, Path], tmp_path: Path) -> None:
+    packed = made(sources["llama"], PLANS["types"], tmp_path / "out")
+    config = artifacts.read_json(packed / "config.json")
+    artifacts.write_json(packed / "config.json", config | {"num_hidden_layers": 3})
+    with pytest.raises(UserError, match=r"model\.layers\.2\..* is missing, the configuration asks for"):
+        _ = open_checkpoint(packed).layouts

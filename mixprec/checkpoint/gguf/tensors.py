@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -110,14 +110,28 @@ def entries(job: Finish, outside: Outside) -> Iterator[Entry]:
                 address, packed, _ = key.partition(PACKED)
                 changed[f"{address}.weight" if packed else key] = (file, key)
     for name, known in gguf_names(job.config).items():
-        if name not in job.source.tensors or left_out(name, job.config):
-            continue
-        info = job.source.tensors[name]
-        file, key = changed.get(name, (job.source.folder / info.shard, name))
-        given = outside.of(name)
-        kind = ggml_type(given.name) if given else _kind(key, info.dtype, len(info.shape))
-        yield Entry(known, info.shape, kind, _loader(file, key, name, given or kind, job.config))
+        found = _found(name, changed, job)
+        if found is not None and not left_out(name, job.config):
+            file, key, shape, dtype = found
+            given = outside.of(name)
+            kind = ggml_type(given.name) if given else _kind(key, dtype, len(shape))
+            yield Entry(known, shape, kind, _loader(file, key, name, given or kind, job.config))
     yield from _rope(job.config)
+
+
+def _found(
+    name: str, changed: Mapping[str, tuple[Path, str]], job: Finish
+) -> tuple[Path, str, tuple[int, ...], str] | None:
+    """File, name there, shape and stored type of the tensor ``name``; None where the model has none.
+
+    A source that is packed itself has no weight of this name where the blocks' files have packed rows.
+    """
+    info = job.source.tensors.get(name)
+    if name in changed:
+        module = next((each for each in job.inventory.linears if each.weight_name == name), None)
+        shape = (module.out_features, module.in_features) if module else info.shape if info else ()
+        return (*changed[name], shape, info.dtype if info else "")
+    return None if info is None else (job.source.folder / info.shard, name, info.shape, info.dtype)
 
 
 def _kind(key: str, dtype: str, dimensions: int) -> gguf.GGMLQuantizationType:

@@ -7,7 +7,6 @@ tensor is in memory at a time. config.json and the tokenizer lie beside the file
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import partial
@@ -25,8 +24,9 @@ from mixprec.checkpoint.base import CheckpointFormat, Finish
 from mixprec.checkpoint.gguf import metadata, tokenizer
 from mixprec.checkpoint.gguf.names import ARCHITECTURES, gguf_names
 from mixprec.checkpoint.gguf.tensors import PACKED, Entry, Outside, entries, left_out, predicted
+from mixprec.checkpoint.shards import CONFIG
 from mixprec.checkpoint.source import Source
-from mixprec.checkpoint.target import CompressedModule
+from mixprec.checkpoint.target import CompressedModule, write_json
 from mixprec.compress.ggml import check_possible
 from mixprec.errors import UserError
 from mixprec.modules import Inventory, LinearModule
@@ -149,7 +149,9 @@ def finish(job: Finish, outside: Outside = Outside()) -> None:
     finally:
         writer.close()
     artifacts.share(job.folder / FILE)
-    shutil.copyfile(job.source.folder / "config.json", job.folder / "config.json")
+    said = artifacts.read_json(job.source.folder / CONFIG)
+    said.pop("quantization_config", None)  # of a packed source: what the file holds needs none
+    write_json(job.folder / CONFIG, said)
 
 
 def _writer(

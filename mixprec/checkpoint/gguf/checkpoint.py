@@ -1,0 +1,100 @@
+"""GGUF files among the checkpoints that inspect and diff read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+
+from mixprec import models, modules
+from mixprec.checkpoint.gguf.reader import GgufTensor, open_gguf
+from mixprec.checkpoint.reader import Checkpoint, Layout
+from mixprec.errors import UserError
+from mixprec.modules import LinearModule
+from mixprec.numerics.formats import GGML, KEEP, GgmlFormat
+from mixprec.numerics.groupwise import Quantized
+
+_FLOATS: Final = ("f16", "bf16", "f32")
+
+
+def gguf_in(path: Path) -> Path | None:
+    """``path`` itself where it is a GGUF file, or the one in a folder that has its weights in nothing else."""
+    if path.is_file():
+        return path
+    found = sorted(path.glob("*.gguf"))
+    return found[0] if len(found) == 1 and not any(path.glob("*.safetensors")) else None
+
+
+class GgufCheckpoint(Checkpoint):
+    """A GGUF file, alone or in a folder with its configuration; weights are read one module at a time.
+
+    Raises UserError, here and below, for broken files, other architectures and types that are not read.
+    """
+
+    def __init__(self, path: Path, file: Path) -> None:
+        self.path = path
+        self.file = open_gguf(file)
+        self.config: dict[str, Any] = {}
+        self.quantization: dict[str, Any] = {}
+        self.shapes = models.load_config(str(path)) if path.is_dir() else _config(file)
+        self.inventory = modules.inventory(self.shapes)
+
+    @cached_property
+    def layouts(self) -> dict[str, Layout]:
+        """Address -> layout, in the model's order."""
+        return {module.address: self._layout(module) for module in self.inventory.linears}
+
+    @property
+    def container(self) -> str:
+        """The checkpoint's format."""
+        return "gguf"
+
+    def weight(self, module: LinearModule, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight (out, in) that a module stands for, rounded once to ``dtype``."""
+        return self.tensor(module.weight_name).to(dtype)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor by its full name in transformers, float32."""
+        return self.file.weight(name)
+
+    def names(self, module: LinearModule) -> list[str]:
+        """The name of a module's weight."""
+        return [module.weight_name]
+
+    def quantized(self, module: LinearModule) -> Quantized:
+        """Raises UserError: blocks of llama.cpp are no integer grids."""
+        raise UserError(f"{self.path}: {module.address}: types of llama.cpp have no codes and grids of other formats")
+
+    def order(self, module: LinearModule) -> None:
+        """Columns lie where they are."""
+
+    def _layout(self, module: LinearModule) -> Layout:
+        known: Mapping[str, GgufTensor] = self.file.tensors
+        found = known.get(module.weight_name)
+        shape = (module.out_features, module.in_features)
+        if found is None or found.shape != shape:
+            has = "missing" if found is None else f"of the shape {found.shape}"
+            raise UserError(f"{self.file.path}: {module.weight_name} is {has}, the configuration asks for {shape}")
+        if found.kind in _FLOATS:
+            return Layout("gguf", KEEP, found.bytes)
+        if found.kind not in GGML:
+            raise UserError(
+                f"{self.file.path}: {module.weight_name}: type {found.kind} is not read; read are {_read()}"
+            )
+        return Layout("gguf", GgmlFormat(found.kind), found.bytes)
+
+
+def _config(file: Path) -> Any:
+    """What transformers makes of a file's metadata."""
+    try:
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    except Exception as problem:  # it raises many kinds
+        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise UserError(f"{file}: transformers can't read its metadata ({first})") from None
+    modules.check_architecture(config, str(file))
+    return config
