@@ -135,6 +135,33 @@ TRUTHS = [
     ("- Premise 1 holds.\n- Premise 2 is false for cats.\n\nOverall, the conclusion is true.", "True"),
     ("Based on the above, I would say the conclusion is false.", "False"),
     ("The conclusion can't be true.", "False"),
+    ("The conclusion that Rex is not brown is true.", "True"),
+    ("The conclusion that Rex is not always brown is false.", "False"),
+    ("The conclusion that it is unknown who Rex is, is true.", "True"),
+    ("The conclusion isn’t true.", "False"),
+    ("The conclusion isn’t logically true.", "False"),
+    ("The conclusion that Rex isn't brown is not true.", "False"),
+    ("The conclusion is true, while its converse is false.", "True"),
+    ("The conclusion is neither definitively true nor definitively false.", "Uncertain"),
+    ("**Answer:** The conclusion that Rex does not bark is **uncertain**.", "Uncertain"),
+    ("**Answer:** The conclusion that Rex does not bark is false, since it is true that all dogs bark.", "False"),
+    ("Rex must be a brown dog.\n\n1. All dogs here are brown.\n2. Rex is here.", "True"),
+    ("The conclusion does not necessarily follow from the premises.", "Uncertain"),
+    ("Therefore, the conclusion is not definitively true.", "Uncertain"),
+    ("The premises don't say whether Rex is brown, so the conclusion is uncertain.", "Uncertain"),
+    (
+        "The conclusion is **uncertain** as the premises don't say that he's brown; if he were, it would be true.",
+        "Uncertain",
+    ),
+    ("We don't have enough information to conclude that Rex is brown.", "Uncertain"),
+    ("Answer: The statement is logically false.", "False"),
+    ("Since all dogs here are brown and Rex is one of them, the conclusion holds.", "True"),
+    ("The truth value of the conclusion is uncertain.", "Uncertain"),
+    ("Thus, it's false that Rex is brown.", "False"),
+    (
+        "If Rex barks, he is brown, so the conclusion is true. Nothing says that he does.\n\nIt's uncertain.",
+        "Uncertain",
+    ),
 ]
 
 
@@ -306,6 +333,16 @@ def test_a_solution_that_was_cut_has_no_number() -> None:
     cut = "Let us see.\n</think>\n\nStep 1. Therefore there are 12 cases to be looked at, and the first of th"
     assert score(ask("integer", "12"), cut).outcome == "none"
     assert score(ask("integer", "25"), cut.replace("see.", "see: \\boxed{25}.")).place == "thinking"
+
+
+def test_conclusions_whose_words_sound_like_verdicts() -> None:
+    question = Question("1", "folio", "truth", "", "", "False", (), {"conclusion": "It is not true that Rex barks."})
+    for text in (
+        "The conclusion 'It is not true that Rex barks' is false.",
+        "The conclusion that it is not true that Rex barks is **false**.",
+        '**Answer:** The conclusion "It is not true that Rex barks" is false.',
+    ):
+        assert score(question, THOUGHT + text).outcome == "correct", text
 
 
 def test_unfinished_thinking() -> None:

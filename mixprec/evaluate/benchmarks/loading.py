@@ -14,7 +14,7 @@ from mixprec.evaluate.benchmarks.schema import Question
 
 def load(
     name: str,
-    source: str | None = None,
+    source: str | Path | None = None,
     revision: str | None = None,
     limit: int | None = None,
     *,
@@ -32,7 +32,7 @@ def load(
     if limit is not None and limit < 1:
         raise UserError(f"benchmarks: {name}: limit {limit}: at least 1, or leave it out")
     folder = data or (Path(os.environ[recipe.DATA_VARIABLE]) if os.environ.get(recipe.DATA_VARIABLE) else None)
-    questions = catalogue.read(name, recipe.locate(source, folder) if source else None, revision)
+    questions = catalogue.read(name, recipe.locate(str(source), folder) if source else None, revision)
     if name == "musique_rag":
         return with_nearest(questions, retrieval or Retrieval(), limit)
     return questions[:limit]

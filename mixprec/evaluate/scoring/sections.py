@@ -16,6 +16,8 @@ _CONCLUSION = 1_500
 _ECHO, _ECHOES, _BEFORE = 60, 4, 30_000
 
 _LAST_LINE_ANSWERS = re.compile(r"answer|boxed|^\W*\(?[A-Z]\)", re.IGNORECASE)
+#: A letter or a number on a line of its own.
+_ALONE = re.compile(r"^[*($\\ ]*(?:[A-Z]|\d{1,3})[*)$ ]*$")
 #: A direct reply of so few words needs no full stop, if it doesn't begin as a thinking does or end in mid-phrase.
 _SHORT = 15
 _THINKS = re.compile(
@@ -59,7 +61,7 @@ def has_ended(text: str) -> bool:
     if not text or loops(text):
         return False
     last = text.rpartition("\n")[2]
-    if text[-1] in ".!?)]}\"'”’*>|" or _LAST_LINE_ANSWERS.search(last):
+    if text[-1] in ".!?。)]}\"'”’*>|" or _ALONE.match(last) or _LAST_LINE_ANSWERS.search(last):
         return True
     before = text[: len(text) - len(last)].rstrip().rpartition("\n")[2]
     reply = len(text.split(None, _SHORT)) <= _SHORT and not _THINKS.search(text)

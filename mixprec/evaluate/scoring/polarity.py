@@ -1,0 +1,88 @@
+"""What a piece of a sentence calls true, false or uncertain: words at their boundaries, with their negations."""
+
+from __future__ import annotations
+
+import re
+
+_EITHER = re.compile(
+    r"\b(?:true|false|uncertain)\b(?:\s*(?:,|/|\bor\b|\band\b)+\s*\b(?:true|false|uncertain)\b)+", re.I
+)
+#: "true only if …", "would be true": no verdicts.
+_CONDITIONAL = re.compile(r"\w+[*\"']*,?\s+(?:only\s+)?(?:if|when|unless|in\s+(?:the|this|that)\s+case)\b", re.I)
+_WOULD = re.compile(r"\b(?:would|could|might|may|can)\s+(?:\w+\s+)?be\s+(?:\w+\s+)?$", re.I)
+#: A negation that reaches the word behind it: "not", "isn't", "cannot be", "not logically", but not "not brown is".
+_NEGATED = re.compile(
+    r"(?:\bnot|n't|\bnever|\bcannot|\bno longer|\bnor)"
+    r"(?:[\s*\"']+(?:be|been|to|the|a|an|logically|strictly|really|actually|entirely|completely|fully|considered|deemed|"
+    r"shown|proven|said|directly|itself|being|necessarily|always|definitively))*[\s*\"'(]*$",
+    re.I,
+)
+_CANNOT = re.compile(
+    r"(?:\bcan\s?not|\bcan't|\bcouldn't|\bcould not|\bunable to|\bnot possible to|\bimpossible to|\bnot able to|"
+    r"\b(?:do not|don't|does not|doesn't) (?:have|give|provide|contain) enough)\b[^.;,\n]{0,120}"
+    r"\b(?:determin|conclu|confirm|infer|establish|verif|deduc|ascertain|say|tell|know|prove|decide|inform|definitive)"
+    r"[^.;,\n]*",
+    re.I,
+)
+_UNCERTAIN = re.compile(
+    r"(?<!not )\b(?:uncertain|unknown|undetermined|undeterminable|indeterminate|inconclusive|undecided|ambiguous|"
+    r"unprovable)\b"
+    r"|\bneither (?:\w+ )?(?:true nor (?:\w+ )?false|false nor (?:\w+ )?true|proven nor|provable nor)(?: \w+)?"
+    r"|\b(?:in|not )sufficient\b|\blacks? (?:of )?(?:sufficient )?information\b|\bnot enough (?:information|evidence)\b"
+    r"|\bnot (?:be )?(?:necessarily|definitively|certainly|always|guaranteed to be|known to be) (?:be )?"
+    r"(?:true|false)\b"
+    r"|\bnot (?:certain|clear|known|guaranteed|specified)\b(?=\W*(?:$|whether|if|from|based|because|since|given|,))",
+    re.I,
+)
+_PLAIN = {"True": re.compile(r"\btrue\b", re.I), "False": re.compile(r"\b(?:false|untrue)\b", re.I)}
+_LIKE = {
+    "True": re.compile(r"\b(?:correct|valid|supported|proven|entailed|justified|holds|follows?|confirmed)\b", re.I),
+    "False": re.compile(r"\b(?:incorrect|invalid|wrong|contradict(?:s|ed|ory)|disproven|refuted|negated)\b", re.I),
+}
+#: What is given as a reason, or set against it, comes behind the verdict.
+_REASON = re.compile(r"\b(?:because|since|due to|given that|while|whereas)\b|;|, (?:as|but|and|so)\b", re.I)
+
+
+def verdicts(text: str) -> list[str]:
+    """True, False and Uncertain in the order in which a text has them; enumerations and conditions are passed over."""
+    text = text.replace("’", "'")
+    text = text if "neither" in text.lower() else _EITHER.sub(" ", text)
+    open_ = [match.span() for pattern in (_CANNOT, _UNCERTAIN) for match in pattern.finditer(text)]
+    found = [(start, "Uncertain") for start, _ in open_]
+    for truth, word in _PLAIN.items():
+        for match in word.finditer(text):
+            covered = any(start <= match.start() < end for start, end in open_)
+            if not covered and (said := _said(truth, text, match)):
+                found.append((match.start(), said))
+    return [truth for _, truth in sorted(found)]
+
+
+def _said(truth: str, text: str, match: re.Match[str]) -> str | None:
+    """What one of the words says where it stands: "not true" is false, "not false" says nothing."""
+    before = text[: match.start()]
+    if _CONDITIONAL.match(text, match.start()) or _WOULD.search(before):
+        return None
+    if _NEGATED.search(before):
+        return "False" if truth == "True" else None
+    return truth
+
+
+def of_predicate(text: str) -> str | None:
+    """The verdict of what follows "the conclusion": the last one in front of a reason, else the first of all."""
+    head = verdicts(_REASON.split(text, maxsplit=1)[0])
+    return head[-1] if head else next(iter(verdicts(text)), None)
+
+
+def other_words(text: str) -> str | None:
+    """Valid, supported, contradicted and the like; "not supported" leaves it open."""
+    text = text.replace("’", "'")
+    for truth, word in _LIKE.items():
+        if match := word.search(text):
+            negated = _NEGATED.search(text[: match.start()])
+            return "Uncertain" if negated and truth == "True" else None if negated else truth
+    return None
+
+
+def leaves_open(text: str) -> bool:
+    """Whether a sentence says that something can't be determined."""
+    return bool(_CANNOT.search(text.replace("’", "'")))
