@@ -51,6 +51,7 @@ def bench(
         Path | None, typer.Option(help="benchmarks.json to compare with, question by question.")
     ] = None,
     data: Data = None,
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
@@ -91,8 +92,10 @@ def bench(
             "bench",
         )
     else:
-        identity = artifacts.fingerprint(models.identity(model), dtype)
-        found = running.run(lambda: _local(protocol, model, dtype, device), questions, protocol, identity, to, "bench")
+        identity = artifacts.fingerprint(models.identity(model, revision), dtype)
+        found = running.run(
+            lambda: _local(protocol, model, revision, dtype, device), questions, protocol, identity, to, "bench"
+        )
     artifacts.write_json(to / "benchmarks.json", {"labels": labels, **found})
     entries = {labels["model"]: running.brief(found)}
     moved = {labels["model"]: running.differences(base, found)} if base else None
@@ -122,10 +125,10 @@ def _server(url: str, model: str, key: str | None, **wait: Any) -> Any:
     return OpenAIEngine(Server(url, model, key, **wait))
 
 
-def _local(protocol: ProtocolSpec, model: str, dtype: str, device: str) -> Any:
+def _local(protocol: ProtocolSpec, model: str, revision: str | None, dtype: str, device: str) -> Any:
     from mixprec.evaluate.engines.make import make
 
-    return make(protocol.engine, model, dtype=dtype, device=device)
+    return make(protocol.engine, model, dtype=dtype, device=device, revision=revision)
 
 
 @app.command(

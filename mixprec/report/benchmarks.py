@@ -50,7 +50,8 @@ def overview(variants: Results, differences: Mapping[str, Any] | None = None, br
     unused = {"variant"} if len(variants) == 1 else set()
     unused |= set() if differences else {"difference"}
     shown = [i for i, column in enumerate(columns) if column.title in _BRIEF and column.title not in unused]
-    return Table([columns[i]._replace(group="") for i in shown], [[row[i] for i in shown] for row in rows])
+    bare = [[cell._replace(note="") if i == 1 else cell for i, cell in enumerate(row)] for row in rows]
+    return Table([columns[i]._replace(group="") for i in shown], [[row[i] for i in shown] for row in bare])
 
 
 def _row(

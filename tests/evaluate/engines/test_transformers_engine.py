@@ -114,3 +114,10 @@ def test_full_memory_is_told(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(loaded.model, "forward", full)
     with pytest.raises(UserError, match=r"no memory for 4 rows; set engine.batch lower"):
         run(loaded, 4)
+
+
+@pytest.mark.gpu
+def test_a_gpu_writes_what_the_cpu_writes(loaded: LoadedModel) -> None:
+    there = LoadedModel(tiny.build().model.cuda(), loaded.tokenizer)
+    there.model.load_state_dict(loaded.model.state_dict())
+    assert by_key(run(there, 3, temperature=0)) == by_key(run(loaded, 3, temperature=0))
