@@ -37,11 +37,13 @@ class Target(NamedTuple):
 
 class Verdict(NamedTuple):
     """``refused``: address -> why; empty where the checkpoint loads. ``whole``: why nothing of it loads, or empty.
-    ``nearest``: the nearest plan that loads, None where there is none or the plan itself does."""
+    ``nearest``: the nearest plan that loads, None where there is none or the plan itself does. ``needs``: what has to
+    be there besides."""
 
     refused: dict[str, str]
     whole: str
     nearest: Plan | None
+    needs: str = ""
 
     @property
     def loads(self) -> bool:
@@ -62,7 +64,7 @@ def check(plan: Plan, inventory: Inventory, config: PretrainedConfig, target: Ta
         return Verdict(checkpoint_format(target.format).problems(plan, inventory, config), "", None)
     refused = _refusals(plan, inventory, config, target.format, loads)
     nearest = _nearest(plan, inventory, config, target.format, loads) if refused else None
-    return Verdict(refused, "", nearest)
+    return Verdict(refused, "", nearest, loads.needs)
 
 
 def require(plan: Plan, inventory: Inventory, config: PretrainedConfig, target: Target) -> None:

@@ -4,8 +4,8 @@ Read in the runtimes' own loaders and kernels, and seen by running what runs on 
 
 vLLM 0.32      fuses q/k/v and gate/up into one matrix each, which has one scheme. compressed-tensors: 2 to 8 bits; on
                CUDA 4 and 8 bits through Marlin, all others through Humming, a package of its own (Turing or newer); on
-               CPUs 4 bits alone, rows and columns in multiples of 32. GPTQ: 4 and 8 bits, symmetric (4 on CPUs).
-               No GGUF. Before 0.32: compressed-tensors 4 and 8 bits, GPTQ 2, 3, 4, 8 bits.
+               CPUs with AVX-512 4 bits alone, rows and columns in multiples of 32. GPTQ: 4 and 8 bits, symmetric (4 on
+               CPUs). No GGUF. Before 0.32: compressed-tensors 4 and 8 bits, GPTQ 2, 3, 4, 8 bits.
 transformers 5 compressed-tensors through the library, weights unpacked when first used: symmetric ones in any bits.
                Zero points it makes room for unpacked, and stops at packed ones. GPTQ through gptqmodel, uniform plans.
 llama.cpp      GGUF alone.
@@ -63,21 +63,26 @@ class Loader:
 
 _MARLIN = frozenset({-1, 32, 64, 128})
 _ANYTHING = Loader()
+_AVX512 = "a CPU with AVX-512: vLLM's 4-bit kernel is in no other build"
 
 #: (runtime, first version, checkpoint format, on a GPU) -> what it loads; the newest version that fits counts.
 _LOADERS: Final[dict[tuple[str, tuple[int, ...], str, bool], Loader]] = {
     ("vllm", (0, 32), "compressed-tensors", True): Loader(
         fused=True, capability=75, needs="humming, for bits other than 4 and 8, zero points in 8 bits, other groups"
     ),
-    ("vllm", (0, 32), "compressed-tensors", False): Loader(frozenset({4}), frozenset({4}), multiple=32, fused=True),
+    ("vllm", (0, 32), "compressed-tensors", False): Loader(
+        frozenset({4}), frozenset({4}), multiple=32, fused=True, needs=_AVX512
+    ),
     ("vllm", (0, 32), "gptq", True): Loader(_48, _NONE, _MARLIN, fused=True, capability=75),
-    ("vllm", (0, 32), "gptq", False): Loader(frozenset({4}), _NONE, multiple=32, fused=True),
+    ("vllm", (0, 32), "gptq", False): Loader(frozenset({4}), _NONE, multiple=32, fused=True, needs=_AVX512),
     ("vllm", (0, 32), "gguf", True): Loader(refuses="vLLM has no GGUF loader from 0.32 on"),
     ("vllm", (0, 32), "gguf", False): Loader(refuses="vLLM has no GGUF loader from 0.32 on"),
     ("vllm", (0,), "compressed-tensors", True): Loader(_48, frozenset({4}), _MARLIN, fused=True, capability=75),
-    ("vllm", (0,), "compressed-tensors", False): Loader(frozenset({4}), frozenset({4}), multiple=32, fused=True),
+    ("vllm", (0,), "compressed-tensors", False): Loader(
+        frozenset({4}), frozenset({4}), multiple=32, fused=True, needs=_AVX512
+    ),
     ("vllm", (0,), "gptq", True): Loader(frozenset({2, 3, 4, 8}), _NONE, fused=True, capability=60),
-    ("vllm", (0,), "gptq", False): Loader(frozenset({4}), _NONE, multiple=32, fused=True),
+    ("vllm", (0,), "gptq", False): Loader(frozenset({4}), _NONE, multiple=32, fused=True, needs=_AVX512),
     ("vllm", (0,), "gguf", True): Loader(fused=True, capability=60),
     ("vllm", (0,), "gguf", False): Loader(refuses="vLLM reads GGUF on GPUs alone"),
     ("transformers", (0,), "gguf", True): _ANYTHING,

@@ -114,7 +114,8 @@ def _print_verdict(name: str, plan: Plan, target: Target, verdict: Verdict) -> N
     from mixprec.checkpoint import check as checking
 
     if verdict.loads:
-        out.print(f"{name}: loads in {target}", soft_wrap=True)
+        needs = f"; needs {verdict.needs}" if verdict.needs else ""
+        out.print(f"{name}: loads in {target}{needs}", soft_wrap=True)
         return
     table = Table("modules", "why", title=f"{name}: refused by {target}", box=box.SIMPLE_HEAD)
     for reason, addresses in checking.by_reason(verdict).items():

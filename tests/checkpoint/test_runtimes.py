@@ -1,0 +1,119 @@
+"""Real readers in environments of their own: GPTQModel and vLLM on a CPU. Slow: importing them takes minutes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mixprec import models
+from mixprec.checkpoint.formats import FORMATS
+from mixprec.compress.stream import compress
+from mixprec.evaluate import passages
+from mixprec.peers import client
+from mixprec.plan.schema import Plan
+
+MakeSource = Callable[..., Path]
+Planner = Callable[..., Plan]
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "runtimes"
+
+pytestmark = pytest.mark.slow
+
+
+def ask(runtime: str, work: Path, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a runtime's script in its environment; folder -> answer."""
+    why = client.missing(runtime)
+    if why:
+        pytest.skip(why)
+    (work / "job.json").write_text(json.dumps(job))
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    python = client.folder() / runtime / "bin" / "python"
+    command = [python, SCRIPTS / f"with_{runtime}.py", work / "job.json", work / "result.json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=3000)
+    assert (work / "result.json").is_file(), done.stderr[-3000:]
+    return dict(json.loads((work / "result.json").read_text()))
+
+
+@torch.no_grad()
+def own(folder: str, job: Mapping[str, Any]) -> dict[str, Any]:
+    """What mixprec itself makes of a checkpoint."""
+    model = models.load(folder, dtype=job["dtype"]).model
+    total, count = 0.0, 0
+    for ids in job["passages"]:
+        tokens = torch.tensor([ids])
+        scores = model(tokens).logits[0, :-1].float()
+        total += float(torch.nn.functional.cross_entropy(scores, tokens[0, 1:], reduction="sum"))
+        count += len(ids) - 1
+    prompt = torch.tensor([job["prompt"]])
+    found = model.generate(prompt, max_new_tokens=16, min_new_tokens=16, do_sample=False)
+    logits = model(prompt).logits[0, -1].float()
+    return {"nll": total / count, "greedy": found[0, prompt.shape[1] :].tolist(), "logits": logits}
+
+
+def test_gptqmodel_reads_every_width_mixed_and_asymmetric(source: MakeSource, planner: Planner, tmp_path: Path) -> None:
+    folder = source(dtype=torch.float16)
+    plans: dict[str, tuple[str, dict[str, str]]] = {
+        **{f"w{bits}": (f"w{bits}g32", {}) for bits in (2, 3, 4, 8)},
+        "mixed": ("w3g32", {"1_attn": "w4g32", "2_q": "w8g16", "2_up": "w2", "last_down": "keep"}),
+        "asymmetric": ("w3g32", {"1_attn": "w4g32_asym", "1_up": "w3g32_asym", "2_up": "w2g32_asym"}),
+    }
+    for name, (default, rules) in plans.items():
+        compress(str(folder), planner(folder, default, **rules), tmp_path / name, format=FORMATS["gptq"])
+    prompt = torch.randint(2, 300, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    job = {
+        "checkpoints": [str(tmp_path / name) for name in plans],
+        "dtype": "float16",
+        "reader": "gptqmodel",
+        "prompt": prompt,
+        "passages": [prompt],
+    }
+    for where, found in ask("gptqmodel", tmp_path, job).items():
+        assert "error" not in found, (where, found)
+        expected = own(where, job)
+        # Both multiply float16 matrices with the same values; the order of sums may differ.
+        torch.testing.assert_close(torch.tensor(found["logits"]), expected["logits"], atol=2e-3, rtol=0)
+        assert found["nll"] == pytest.approx(expected["nll"], abs=1e-3)
+
+
+def test_vllm_on_a_cpu(planner: Planner, tmp_path: Path) -> None:
+    where = models.resolve(models.BUNDLED)
+    cases: dict[str, tuple[str, str, dict[str, str]]] = {
+        "dense": ("dense", "w3g64", {}),
+        "mixed": ("compressed-tensors", "w4g64", {"last_mlp": "keep"}),
+        "three": ("compressed-tensors", "w3g64", {}),
+        "split": ("compressed-tensors", "w4g64", {"1_q": "keep"}),
+    }
+    for name, (format, default, rules) in cases.items():
+        compress(where, planner(Path(where), default, **rules), tmp_path / name, format=FORMATS[format])
+    tokenizer = models.load_tokenizer(models.BUNDLED, where, None, 49152)
+    texts: Sequence[passages.Passage] = passages.from_text("bundled:held_out", tokenizer, 128, 3)
+    ids = [text.tokens.tolist() for text in texts]
+    job = {
+        "checkpoints": [str(tmp_path / name) for name in cases],
+        "dtype": "float32",
+        "prompt": ids[0][:32],
+        "new_tokens": 16,
+        "passages": ids,
+    }
+    found = {Path(folder).name: answer for folder, answer in ask("vllm", tmp_path, job).items()}
+    assert "uint3b4" in found["three"]["error"]  # 3 bits: no kernel on CPUs
+    assert "different quantization schemes" in found["split"]["error"]  # q kept, k and v in 4 bits
+    _same(found["dense"], own(str(tmp_path / "dense"), job))
+    if "avx512f" not in Path("/proc/cpuinfo").read_text():
+        assert "cpu_gemm_wna16" in found["mixed"]["error"]  # the kernel is in the build for AVX-512 alone
+        pytest.skip("vLLM's 4-bit kernel needs AVX-512; all but it was compared")
+    _same(found["mixed"], own(str(tmp_path / "mixed"), job))
+
+
+def _same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    assert "error" not in found, found
+    assert found["greedy"] == expected["greedy"]
+    assert math.exp(found["nll"] - expected["nll"]) == pytest.approx(1, abs=0.01)
