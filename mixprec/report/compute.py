@@ -55,7 +55,7 @@ def _panel(ax: Axes, entries: Mapping[str, Mapping[str, Any]], theme: Theme) -> 
     for row, values in enumerate(entries.values()):
         for side, offset, fill in (("short", -0.12, theme.accent), ("long", 0.12, theme.background)):
             low, high = values[f"{side}_ci"]
-            ax.plot([100 * low, 100 * high], [row + offset] * 2, color=theme.line, linewidth=3, zorder=1)
+            ax.plot([100 * low, 100 * high], [row + offset] * 2, color=theme.accent, alpha=0.35, linewidth=3, zorder=1)
             ax.plot(100 * values[side], row + offset, "o", color=theme.accent, markerfacecolor=fill, zorder=2)
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center", "fontsize": 8}
         ax.annotate(f"{values['ratio']:.1f}×", (0.99, row), color=theme.muted, **place)
