@@ -38,6 +38,7 @@ def render_ablation(result: Mapping[str, Any]) -> str:
     return render_page(
         "ablation.html.j2",
         result=result,
+        heatmap=None,
         figure=data_uri(render(figure, "png", dpi=120), "image/png") if figure else None,
         validity=validity_table(result, ("kl",)),
         others=validity_table(result, ("disagreement", "nll_increase")),
@@ -107,7 +108,7 @@ def scatter(result: Mapping[str, Any], theme: Theme = LIGHT) -> Figure | None:
     columns = min(4, len(panels))
     lines = math.ceil(len(panels) / columns)
     with mpl.rc_context(rc(theme)):
-        figure = Figure(figsize=(3 * columns, 2.6 * lines + 0.4), layout=ConstrainedLayoutEngine(h_pad=0.1))
+        figure = Figure(figsize=(3.2 * columns + 0.6, 2.8 * lines + 0.8), layout=ConstrainedLayoutEngine(h_pad=0.1))
         for number, (name, points) in enumerate(panels.items(), 1):
             ax = figure.add_subplot(lines, columns, number)
             predicted, seen = zip(*points, strict=True)

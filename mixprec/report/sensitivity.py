@@ -58,8 +58,7 @@ def damage_grids(table: Sensitivity) -> Grids:
             [f"damage {significant(value)}", f"{percent(value / (total or 1))} of all modules'"] for value in values
         ]
         columns.append(Values(choice, f"{significant(total)} in all", values, lines))
-    unit = ", nats per token" if table.scorer in _NATS else ""
-    return arrange(Measure(f"predicted damage{unit}"), listed, columns)
+    return arrange(Measure("damage"), listed, columns)
 
 
 def table_of_damage(table: Sensitivity) -> Table:

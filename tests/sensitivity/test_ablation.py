@@ -1,0 +1,80 @@
+"""mixprec ablate from a recipe to ablation.json and its page; cells are shared and not measured twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scoring import Tiny
+from tiny import write_traces
+from typer.testing import CliRunner
+
+from mixprec import recipe
+from mixprec.cli import app
+from mixprec.errors import UserError
+from mixprec.sensitivity.ablation import cells_of
+from mixprec.sensitivity.spec import AblationSpec
+
+
+def write(tmp_path: Path, model: str, **changes: Any) -> Path:
+    traces = str(write_traces(tmp_path / "t.jsonl"))
+    data = {
+        "model": {"id": model},
+        "compress": {"method": "gptq", "calibration": {"traces": traces, "samples": 2, "tokens": 32}},
+        "sensitivity": {"formats": ["w4g16"], "samples": 2},
+        "ablation": {"each": "*_*", "sets": {"last_mlp": "last_mlp", "one": "1_up"}, "formats": ["w4g16"]},
+        "evaluate": {"traces": {"source": traces}, "max_tokens": 40},
+    }
+    path = tmp_path / "r.yaml"
+    path.write_text(json.dumps({key: value for key, value in (data | changes).items() if value is not None}))
+    return path
+
+
+def test_sets_become_cells_and_none_is_there_twice(tiny: Tiny) -> None:
+    spec = AblationSpec(each="*_up", sets={"one": "1_up", "mlp": "2_mlp"}, formats=["w2g16", "0.5"])  # type: ignore[arg-type]
+    found = cells_of(spec, tiny.inventory)
+    assert [(cell.name, cell.candidate, len(cell.addresses)) for cell in found] == [
+        ("1_up", "w2g16", 1), ("2_up", "w2g16", 1), ("mlp", "w2g16", 3),
+        ("1_up", "0.5", 1), ("2_up", "0.5", 1), ("mlp", "0.5", 3),
+    ]  # fmt: skip
+
+
+def test_the_verb_measures_every_module_and_judges_the_scores(tiny: Tiny, tmp_path: Path) -> None:
+    path, out = write(tmp_path, str(tiny.folder)), tmp_path / "out"
+    CliRunner().invoke(app, ["ablate", str(path), "--out", str(out)], catch_exceptions=False)
+    result = json.loads((out / "ablation.json").read_text())
+    assert result["control"] == 0
+    assert len(result["cells"]) == 14 + 1
+    kl = {row["name"]: row["kl"]["all"]["mean"] for row in result["cells"]}
+    assert kl["last_mlp"] > max(kl[f"2_{kind}"] for kind in ("gate", "up", "down")) * 0.5
+    judged = {row["scorer"]: row for row in result["validity"] if row["metric"] == "kl" and row["target"] == "all"}
+    assert judged["fisher"]["modules"] == 14 and judged["fisher"]["spearman"] > 0.5
+    assert {"weight_error", "imatrix", "output_error", "hessian_trace"} <= set(judged)
+    page = (out / "ablation.html").read_text()
+    assert "Did the scores predict it?" in page and "last_mlp" in page
+    files = {file: file.read_bytes() for file in (out / "cells").glob("*")}
+    CliRunner().invoke(app, ["ablate", str(path), "--out", str(out)], catch_exceptions=False)
+    assert {file: file.read_bytes() for file in files} == files
+    assert json.loads((out / "ablation.json").read_text()) == result
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"evaluate": None}, "nothing to measure on"),
+        ({"compress": {}}, "calibration"),
+        ({"ablation": {"formats": ["w3g64"]}}, "nothing to change"),
+        ({"ablation": {"each": "*_*", "formats": ["keep"]}}, "name formats"),
+        ({"ablation": {"each": "*_*", "formats": ["any3g64"]}}, "ablation.formats: any3g64"),
+    ],
+)
+def test_what_cannot_be_ablated_is_refused(tmp_path: Path, change: Any, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        recipe.load(write(tmp_path, "m", **change))
+
+
+def test_a_recipe_without_ablation_is_refused(tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["ablate", str(write(tmp_path, "m", ablation=None)), "--out", str(tmp_path / "o")])
+    assert isinstance(found.exception, UserError) and "ablation is missing" in str(found.exception)
