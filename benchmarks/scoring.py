@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=12, help="held-out traces that single modules are measured on")
     parser.add_argument("--tokens", type=int, default=192, help="tokens of each of them")
     parser.add_argument("--scored", type=int, default=8, help="attribution traces that scores come from")
-    parser.add_argument("--scored-tokens", type=int, default=256, help="tokens of each of them")
+    parser.add_argument("--scored-tokens", type=int, default=448, help="tokens of each of them")
     parser.add_argument(
         "--importance", type=Path, help="importance.json of the attribution traces; default: compute it"
     )
@@ -113,7 +113,7 @@ def prepare(arguments: argparse.Namespace, work: Path) -> tuple[Any, Any]:
             "formats": FORMATS,
             "behaviours": BEHAVIOURS,
             "samples": 2 if arguments.quick else arguments.scored,
-            "max_tokens": 64 if arguments.quick else arguments.scored_tokens,
+            "max_tokens": arguments.scored_tokens,
         }
     )
     return subject, spec

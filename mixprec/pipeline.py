@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec import artifacts, loadable, models, modules, processes, recipe
+from mixprec import artifacts, damage, loadable, models, modules, recipe
 from mixprec.benchmarking import Benchmarks, baseline_of, labels_of
 from mixprec.calibration import data as calibration_data
 from mixprec.checkpoint.integrity import README
@@ -42,10 +42,7 @@ from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Plan, load_plan, save
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.progress import bar, console
 from mixprec.recipe import ImportanceSpec, Recipe, TracesSpec
-from mixprec.report.ablation import write_ablation
 from mixprec.report.html import write_report
-from mixprec.report.sensitivity import write_sensitivity
-from mixprec.sensitivity import ablation
 from mixprec.sensitivity import run as scoring
 from mixprec.stages import Stages
 from mixprec.traces import cues, spans, store
@@ -73,10 +70,10 @@ class Run:
     @cached_property
     def inventory(self) -> modules.Inventory:
         """The model's modules, from its configuration."""
-        return modules.inventory(self._config)
+        return modules.inventory(self.config)
 
     @cached_property
-    def _config(self) -> PretrainedConfig:
+    def config(self) -> PretrainedConfig:
         return models.load_config(self.recipe.model.id, self.recipe.model.revision)
 
     @cached_property
@@ -122,7 +119,7 @@ class Run:
         )
 
     @property
-    def _computing(self) -> list[str]:
+    def computing(self) -> list[str]:
         """What else numbers depend on."""
         return [self.identity, self.recipe.model.dtype, self.recipe.model.device]
 
@@ -143,7 +140,7 @@ class Run:
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the summary."""
-        loadable.check_known(self.recipe, self.inventory, self._config)
+        loadable.check_known(self.recipe, self.inventory, self.config)
         spec = self.recipe.evaluate
         # Questions are read first: what is wrong with them is told before any work.
         self.benchmarks = (
@@ -153,12 +150,12 @@ class Run:
         )
         artifacts.write_text(self.out / "recipe.yaml", self.text)
         importance, importance_stamp = self._importance()
-        self._sensitivity(importance, importance_stamp)
+        self._scored = damage.score(self, importance, importance_stamp)
         if self.recipe.ablation is not None:
-            self.ablate(self.out / "ablation")
+            damage.ablate(self, self.out / "ablation", importance)
         plans = {name: self._plan(name, variant.plan, importance) for name, variant in self.recipe.all_variants.items()}
         for name, plan in plans.items():
-            loadable.check_variant(self.recipe, name, plan, self.inventory, self._config)
+            loadable.check_variant(self.recipe, name, plan, self.inventory, self.config)
             if peer := self._peer(name):
                 peer.check(plan, self.inventory)
         self.evaluator = Evaluator(self) if spec and (spec.traces or spec.text) and plans else None
@@ -188,7 +185,7 @@ class Run:
         if spec.budget is None or spec.budget.exchange is None or scored is None:
             return plan
         folder, start = self.out / "variants" / name / "exchange", plan.model_dump(mode="json")
-        subject = self.subject(self.out / "sensitivity", importance)
+        subject = damage.subject(self, self.out / "sensitivity", importance)
 
         def make() -> None:
             assert spec.budget is not None and scored is not None
@@ -234,99 +231,20 @@ class Run:
         beyond = [folder / "importance_beyond.json"] if spec.beyond_linear else []
         stamp = self.stages.do(
             "attribute",
-            [self._computing, stamp, spec.model_dump(exclude={"stream", "sweep_gb"})],  # how, not what
+            [self.computing, stamp, spec.model_dump(exclude={"stream", "sweep_gb"})],  # how, not what
             [folder / "importance.json", folder / "steering.safetensors", *compared, *beyond],
             lambda: attribute(
                 self._streamed(spec) if spec.stream else self.original,
                 traces,
                 folder,
                 presets=spec.presets,
-                identity=artifacts.fingerprint(self._computing),
+                identity=artifacts.fingerprint(self.computing),
                 max_tokens=spec.max_tokens,
                 resamples=spec.resamples,
                 beyond_linear=spec.beyond_linear,
             ),
         )
         return artifact.load(folder / "importance.json"), stamp
-
-    def subject(self, folder: Path, importance: dict[str, Any] | None = None) -> scoring.Subject:
-        """What is scored for the recipe's ``sensitivity``; tables go to ``folder``."""
-        spec, where, compressing = self.recipe.sensitivity, self.recipe.model, self.recipe.compress
-        assert self.calibration is not None  # the recipe's checks see to it
-        traces: list[spans.AnnotatedTrace] = []
-        if spec is not None and spec.behaviours and self.recipe.traces is not None:
-            traces, _ = self.annotate(self.recipe.traces, self.out / "spans.jsonl", "annotate")
-        return scoring.Subject(
-            where.id,
-            compressing.method,
-            self.calibration,
-            folder,
-            options=compressing.options,
-            revision=where.revision,
-            dtype=where.dtype,
-            device=models.one_device(where.device),
-            traces=traces,
-            importance=importance,
-        )
-
-    def _sensitivity(self, importance: dict[str, Any] | None, stamp: str | None) -> None:
-        spec, folder = self.recipe.sensitivity, self.out / "sensitivity"
-        if spec is None:
-            return
-        subject = self.subject(folder, importance)
-        if spec.behaviours and self.recipe.traces is not None:
-            _, traces = self.annotate(self.recipe.traces, self.out / "spans.jsonl", "annotate")
-            stamp = artifacts.fingerprint(stamp, traces)
-        inputs = [
-            subject.calibration.digest,
-            subject.options.model_dump(),
-            subject.method,
-            spec.model_dump(mode="json"),
-        ]
-        formats = [str(choice) for choice in self.recipe.ablation.formats] if self.recipe.ablation else []
-
-        def make() -> None:
-            candidates = subject.candidates(self.recipe.candidates())
-            write_sensitivity(scoring.score(subject, spec, candidates), folder)
-
-        self._scored = self.stages.do(
-            "sensitivity",
-            [*self._computing, stamp, *inputs, spec.model_dump(mode="json"), formats],
-            [folder / scoring.file_name(spec.scorer, target) for target in ("all", *spec.behaviours)],
-            make,
-        )
-
-    def ablate(self, folder: Path) -> dict[str, Any]:
-        """Measure the recipe's ``ablation`` on what it evaluates on, and judge the tables of its ``sensitivity``.
-
-        Writes ablation.json and its page into ``folder``.
-        """
-        spec, evaluated = self.recipe.ablation, self.recipe.evaluate
-        assert spec is not None and evaluated is not None  # the recipe's checks see to it
-        subject = self.subject(self.out / "sensitivity", self._importance()[0])
-        candidates = subject.candidates(self.recipe.candidates())
-        if self.recipe.sensitivity is not None:
-            scoring.score(subject, self.recipe.sensitivity, candidates)
-        loaded = models.load_tokenizer(
-            self.recipe.model.id,
-            models.resolve(self.recipe.model.id),
-            self.recipe.model.revision,
-            self._config.vocab_size,
-        )
-        limit = min(evaluated.max_tokens or self._config.max_position_embeddings, self._config.max_position_embeddings)
-        found: list[passages.Passage] = []
-        if evaluated.traces:
-            traces, _ = self.annotate(evaluated.traces, self.out / "evaluation" / "spans.jsonl", "annotate/evaluation")
-            found += passages.from_traces(traces, loaded, limit)[0]
-        if evaluated.text:
-            source = recipe.locate(evaluated.text, self.data)
-            found += passages.from_text(source, loaded, min(evaluated.text_tokens, limit), evaluated.text_passages)
-        tables = scoring.load_all(subject)
-        result = ablation.ablate(subject, spec, candidates, found, tables, folder / "cells")
-        if processes.is_main():
-            artifacts.write_json(folder / "ablation.json", result)
-            write_ablation(result, folder)
-        return result
 
     def _variant(self, name: str, plan: Plan) -> dict[str, Any]:
         """Plan, compress and evaluate one variant; returns its row of the summary."""
@@ -498,7 +416,7 @@ class Evaluator:
             "skipped": dict(sorted(skipped.items())),
         }
         texts = artifacts.fingerprint([passage.tokens.tolist() for passage in self.all])
-        self.stamp = artifacts.fingerprint(run._computing, stamp, texts)
+        self.stamp = artifacts.fingerprint(run.computing, stamp, texts)
         self.head = models.head(run.original.model)
         self.reference = self._reference()
         # From here on only the original's head is needed: its body's memory is for the variants.

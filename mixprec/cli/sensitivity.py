@@ -46,6 +46,7 @@ def sensitivity(
     device: Device = "cpu",
 ) -> None:
     """Predict, or measure, what each module costs in each format; writes a table per scorer and target."""
+    from mixprec import damage
     from mixprec.importance import artifact
     from mixprec.pipeline import Run
     from mixprec.report.sensitivity import table_of_damage, write_sensitivity
@@ -71,7 +72,7 @@ def sensitivity(
     known = artifact.load(importance) if importance else None
     spec = chosen.sensitivity
     assert spec is not None
-    tables = run.score(Run(chosen, "", "sensitivity", to, data).subject(to, known), spec)
+    tables = run.score(damage.subject(Run(chosen, "", "sensitivity", to, data), to, known), spec)
     processes.leave()
     if not processes.is_main():
         return
@@ -108,11 +109,14 @@ def _from_options(**parts: Any) -> Recipe:
 def ablate(
     recipe: Annotated[str, typer.Argument(help="A recipe with ablation and evaluate, or its name in 'mixprec ls'.")],
     to: Annotated[Path, typer.Option("--out", help="Folder of ablation.json and its page.")],
+    importance: Annotated[Path | None, typer.Option(help="importance.json, to judge it too.")] = None,
     override: Overrides = None,
     data: Data = None,
 ) -> None:
     """Change sets of modules one after the other, measure what that does, and judge scorers by it."""
+    from mixprec import damage
     from mixprec import recipe as recipes
+    from mixprec.importance import artifact
     from mixprec.pipeline import Run
     from mixprec.report.ablation import cells_table, validity_table
     from mixprec.report.terminal import rich_table
@@ -123,7 +127,8 @@ def ablate(
         raise UserError(f'{path}: ablation is missing; add ablation: {{each: "*_*", formats: [w3g64]}}')
     device = processes.join(chosen.model.device)
     chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update={"device": device})})
-    result = Run(chosen, "", path.stem, to, data).ablate(to)
+    known = artifact.load(importance) if importance else None
+    result = damage.ablate(Run(chosen, "", path.stem, to, data), to, known)
     processes.leave()
     if not processes.is_main():
         return

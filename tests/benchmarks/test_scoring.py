@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 from test_results import script
+from tiny import write_checkpoint
 
 
-def test_all_figures_are_there_and_explained(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_figures_are_there_and_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_checkpoint(tmp_path / "model", max_position_embeddings=2048)
     monkeypatch.setitem(sys.modules, "machine", script("machine"))
     benchmark = script("scoring")
-    monkeypatch.setattr(benchmark, "MODEL", str(tiny_checkpoint))
-    options = {"quick": True, "passages": 2, "tokens": 32, "scored": 2, "scored_tokens": 64, "importance": None}
+    monkeypatch.setattr(benchmark, "MODEL", str(folder))
+    options = {"quick": True, "passages": 2, "tokens": 32, "scored": 2, "scored_tokens": 2000, "importance": None}
     figures = benchmark.study(argparse.Namespace(**options), tmp_path)
     assert set(figures) == set(script("results").meanings(benchmark.__doc__))
     assert figures["control"] == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import spearmanr
 from scoring import Tiny
 from tiny import write_traces
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from mixprec import recipe
 from mixprec.cli import app
 from mixprec.errors import UserError
+from mixprec.plan import sensitivity
 from mixprec.sensitivity.ablation import cells_of
 from mixprec.sensitivity.spec import AblationSpec
 
@@ -50,7 +52,10 @@ def test_the_verb_measures_every_module_and_judges_the_scores(tiny: Tiny, tmp_pa
     kl = {row["name"]: row["kl"]["all"]["mean"] for row in result["cells"]}
     assert kl["last_mlp"] > max(kl[f"2_{kind}"] for kind in ("gate", "up", "down")) * 0.5
     judged = {row["scorer"]: row for row in result["validity"] if row["metric"] == "kl" and row["target"] == "all"}
-    assert judged["fisher"]["modules"] == 14 and judged["fisher"]["spearman"] > 0.5
+    table = sensitivity.load(out / "sensitivity" / "fisher.json", tiny.inventory)
+    alone = {row["modules"][0]: row["kl"]["all"]["mean"] for row in result["cells"] if len(row["modules"]) == 1}
+    wanted = spearmanr([table.scores[address]["w4g16"] for address in alone], list(alone.values())).statistic
+    assert judged["fisher"]["modules"] == 14 and judged["fisher"]["spearman"] == pytest.approx(wanted)
     assert {"weight_error", "imatrix", "output_error", "hessian_trace"} <= set(judged)
     page = (out / "ablation.html").read_text()
     assert "Did the scores predict it?" in page and "last_mlp" in page

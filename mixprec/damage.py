@@ -1,0 +1,101 @@
+"""The stages of a run that predict and measure damage: tables of sensitivity, ablation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixprec import artifacts, models, processes, recipe
+from mixprec.evaluate import passages
+from mixprec.report.ablation import write_ablation
+from mixprec.report.sensitivity import write_sensitivity
+from mixprec.sensitivity import ablation
+from mixprec.sensitivity import run as scoring
+from mixprec.traces import spans
+
+if TYPE_CHECKING:
+    from mixprec.pipeline import Run
+
+
+def subject(run: Run, folder: Path, importance: dict[str, Any] | None = None) -> scoring.Subject:
+    """What is scored for the recipe's ``sensitivity``; tables go to ``folder``."""
+    spec, where, compressing = run.recipe.sensitivity, run.recipe.model, run.recipe.compress
+    assert run.calibration is not None  # the recipe's checks see to it
+    traces: list[spans.AnnotatedTrace] = []
+    if spec is not None and spec.behaviours and run.recipe.traces is not None:
+        with processes.main_first():
+            traces, _ = run.annotate(run.recipe.traces, run.out / "spans.jsonl", "annotate")
+    return scoring.Subject(
+        where.id,
+        compressing.method,
+        run.calibration,
+        folder,
+        options=compressing.options,
+        revision=where.revision,
+        dtype=where.dtype,
+        device=models.one_device(where.device),
+        traces=traces,
+        importance=importance,
+    )
+
+
+def score(run: Run, importance: dict[str, Any] | None, stamp: str | None) -> str | None:
+    """The recipe's ``sensitivity``, once; returns the stage's fingerprint. ``stamp``: that of the importance."""
+    spec, folder = run.recipe.sensitivity, run.out / "sensitivity"
+    if spec is None:
+        return None
+    scored = subject(run, folder, importance)
+    if spec.behaviours and run.recipe.traces is not None:
+        _, traces = run.annotate(run.recipe.traces, run.out / "spans.jsonl", "annotate")
+        stamp = artifacts.fingerprint(stamp, traces)
+    candidates = {name: found.model_dump(mode="json") for name, found in run.recipe.candidates().items()}
+
+    def make() -> None:
+        solved = scored.candidates(run.recipe.candidates())
+        write_sensitivity(scoring.score(scored, spec, solved), folder)
+
+    solving = [scored.calibration.digest, scored.options.model_dump(), candidates]
+    return run.stages.do(
+        "sensitivity",
+        [*run.computing, stamp, *solving, spec.model_dump(mode="json")],
+        [folder / scoring.file_name(spec.scorer, target) for target in ("all", *spec.behaviours)],
+        make,
+    )
+
+
+def ablate(run: Run, folder: Path, importance: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Measure the recipe's ``ablation`` on what it evaluates on, and judge the tables of its ``sensitivity``.
+
+    Writes ablation.json and its page into ``folder``. Under a launcher processes share the work.
+    """
+    spec = run.recipe.ablation
+    assert spec is not None  # who calls sees to it
+    scored = subject(run, run.out / "sensitivity", importance)
+    candidates = scored.candidates(run.recipe.candidates())
+    if run.recipe.sensitivity is not None:
+        scoring.score(scored, run.recipe.sensitivity, candidates)
+        processes.wait()  # the main one writes the tables
+    tables = scoring.load_all(scored)
+    with processes.main_first():
+        measured_on = _passages(run)
+    result = ablation.ablate(scored, spec, candidates, measured_on, tables, folder / "cells")
+    if processes.is_main():
+        artifacts.write_json(folder / "ablation.json", result)
+        write_ablation(result, folder)
+    return result
+
+
+def _passages(run: Run) -> list[passages.Passage]:
+    """What the recipe evaluates on, traces and text."""
+    evaluated, where, config = run.recipe.evaluate, run.recipe.model, run.config
+    assert evaluated is not None  # the recipe's checks see to it
+    tokenizer = models.load_tokenizer(where.id, models.resolve(where.id), where.revision, config.vocab_size)
+    limit = min(evaluated.max_tokens or config.max_position_embeddings, config.max_position_embeddings)
+    found: list[passages.Passage] = []
+    if evaluated.traces:
+        traces, _ = run.annotate(evaluated.traces, run.out / "evaluation" / "spans.jsonl", "annotate/evaluation")
+        found += passages.from_traces(traces, tokenizer, limit)[0]
+    if evaluated.text:
+        source = recipe.locate(evaluated.text, run.data)
+        found += passages.from_text(source, tokenizer, min(evaluated.text_tokens, limit), evaluated.text_passages)
+    return found
