@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mixprec import artifacts
 from mixprec.report.formatting import ABSENT, integer, interval, percent, significant, words
@@ -114,6 +115,10 @@ def scatter(result: Mapping[str, Any], theme: Theme = LIGHT) -> Figure | None:
             predicted, seen = zip(*points, strict=True)
             ax.scatter(predicted, seen, s=9, color=theme.accent, alpha=0.7, linewidths=0)
             ax.set(xscale="log", yscale="log")
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_locator(LogLocator(numticks=4))
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+                axis.set_minor_formatter(NullFormatter())
             ax.set_title(words(name.removesuffix(", all")), loc="left", fontweight="bold", fontsize=9.5)
             ax.grid(color=theme.line)
             ax.set_axisbelow(True)

@@ -206,7 +206,7 @@ def gradient_rows(spec: SensitivitySpec, targets: Sequence[str]) -> list[Row]:
             rows += [Row("fisher", target, draw) for draw in range(spec.draws)]
         if spec.at != "original":
             rows.append(Row("kl", target))
-        elif spec.gradients == "text" or spec.scorer == "first_order":
+        if spec.gradients == "text" or (spec.at == "original" and spec.scorer == "first_order"):
             rows.append(Row("loss", target))
     return rows
 

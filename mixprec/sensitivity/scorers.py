@@ -32,12 +32,25 @@ class Question:
     importance: Tensor | None = None
     passages: Tensor | None = None
 
-    def total(self, name: str, *losses: Loss) -> Tensor:
-        """A sum over passages: of the target's gradients of these losses, averaged over draws, or of all tokens."""
+    @property
+    def squares(self) -> Loss:
+        """The loss whose gradients are squared: the model's own distribution's, else the text's."""
+        return "fisher" if self._has("fisher") else "loss"
+
+    @property
+    def slopes(self) -> Loss:
+        """The loss whose gradients say where damage goes: the KL's, or at the original, where that is 0, the text's."""
+        return "kl" if self._has("kl") else "loss"
+
+    def _has(self, loss: Loss) -> bool:
+        return self.evidence is not None and any(row.loss == loss for row in self.evidence.rows)
+
+    def total(self, name: str, loss: Loss | None = None) -> Tensor:
+        """A sum over passages: of the target's gradients of this loss, averaged over draws, or of all tokens."""
         assert self.evidence is not None
         found: Tensor = getattr(self.evidence, name)
-        if losses:
-            rows = [n for n, row in enumerate(self.evidence.rows) if row.target == self.target and row.loss in losses]
+        if loss is not None:
+            rows = [n for n, row in enumerate(self.evidence.rows) if row.target == self.target and row.loss == loss]
             found = found[:, :, rows].mean(2)
         if self.passages is not None:
             found = found * self.passages.reshape(-1, *[1] * (found.dim() - 1))
@@ -46,23 +59,23 @@ class Question:
 
 def _fisher(asked: Question) -> Tensor:
     """½ Σ_t (g_tᵀ ΔW x_t)² per token."""
-    return asked.total("square", "fisher", "sampled", "loss") / (2 * asked.count)
+    return asked.total("square", asked.squares) / (2 * asked.count)
 
 
 def _first_order(asked: Question) -> Tensor:
     """|Σ_t g_tᵀ ΔW x_t| per token: of the KL where the gradients' model is compressed, else of the text's loss."""
-    return asked.total("slope", "kl", "loss").abs() / asked.count
+    return asked.total("slope", asked.slopes).abs() / asked.count
 
 
 def _hessian_trace(asked: Question) -> Tensor:
     """½ tr(F) / n ‖ΔW‖², F the Fisher information of the module's n weights (HAWQ-V2, arXiv 1911.03852)."""
-    trace = asked.total("trace", "fisher", "sampled", "loss")[:, None]
+    trace = asked.total("trace", asked.squares)[:, None]
     return trace / asked.errors.size * asked.errors.weight / (2 * asked.count)
 
 
 def _gradient_output(asked: Question) -> Tensor:
     """½ Σ_t Σ_i g_ti² y_ti²: as if outputs did not act together (what ModelOpt's auto_quantize sums)."""
-    return asked.total("product", "fisher", "sampled", "loss") / (2 * asked.count)
+    return asked.total("product", asked.squares) / (2 * asked.count)
 
 
 def _output_error(asked: Question) -> Tensor:

@@ -36,10 +36,10 @@ def module_sums(inputs: Tensor, gradients: Tensor, errors: Tensor) -> ModuleSums
     for number, error in enumerate(errors):
         moved = inputs @ error.T
         terms = gradients * moved
-        per_token = terms.sum(-1).double()
+        per_token = terms.sum(-1).cpu().double()
         slope[:, number] = per_token.sum(-1)
         square[:, number] = per_token.square().sum(-1)
-        product[:, number] = terms.square_().sum((-1, -2)).double()
-        output[number] = moved.square_().sum().double()
+        product[:, number] = terms.square_().sum((-1, -2)).cpu().double()
+        output[number] = moved.square_().sum().cpu().double()
     lengths = inputs.square().sum(-1) * gradients.square().sum(-1)
-    return ModuleSums(slope, square, lengths.sum(-1).double(), product, output)
+    return ModuleSums(slope, square, lengths.sum(-1).cpu().double(), product, output)

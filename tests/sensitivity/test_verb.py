@@ -20,7 +20,9 @@ from mixprec.sensitivity import scorers
 from mixprec.sensitivity.evidence import Errors, Evidence
 from mixprec.sensitivity.gradients import Row
 from mixprec.sensitivity.passages import from_behaviours
+from mixprec.sensitivity.run import gradient_rows
 from mixprec.sensitivity.scorers import Question, damage
+from mixprec.sensitivity.spec import SensitivitySpec
 from mixprec.traces import store
 from mixprec.traces.spans import AnnotatedTrace
 
@@ -107,6 +109,22 @@ def test_scores_are_their_formulas() -> None:
         importance = (0.7, 0.3)[m] * float(errors.weight[m, c]) / float(errors.norm[m, 0])
         assert float(damage("importance", asked)[m, c]) == pytest.approx(importance)
     assert set(scorers.SCORERS) | {"measured"} == set(scorers.Scorer.__args__)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("change", "losses"),
+    [
+        ({}, ["fisher"]),
+        ({"draws": 2}, ["fisher", "fisher"]),
+        ({"scorer": "first_order"}, ["fisher", "loss"]),
+        ({"gradients": "text"}, ["loss"]),
+        ({"at": "compressed", "base": "w3g64"}, ["fisher", "kl"]),
+        ({"at": "path", "base": "w3g64", "gradients": "text"}, ["kl", "loss"]),
+    ],
+)
+def test_every_scorer_has_the_gradients_that_it_needs(change: Any, losses: list[str]) -> None:
+    spec = SensitivitySpec.model_validate({"formats": ["w3g64"], **change})
+    assert [row.loss for row in gradient_rows(spec, ["all"])] == losses
 
 
 def test_nan_scores_are_refused() -> None:
