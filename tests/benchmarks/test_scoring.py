@@ -16,7 +16,15 @@ def test_all_figures_are_there_and_explained(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "machine", script("machine"))
     benchmark = script("scoring")
     monkeypatch.setattr(benchmark, "MODEL", str(folder))
-    options = {"quick": True, "passages": 2, "tokens": 32, "scored": 2, "scored_tokens": 2000, "importance": None}
+    options = {
+        "quick": True,
+        "modules": None,
+        "passages": 2,
+        "tokens": 32,
+        "scored": 2,
+        "scored_tokens": 2000,
+        "importance": None,
+    }
     figures = benchmark.study(argparse.Namespace(**options), tmp_path)
     assert set(figures) == set(script("results").meanings(benchmark.__doc__))
     assert figures["control"] == 0
