@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mixprec import blocks, modules
 from mixprec.compress.candidates import Candidates
+from mixprec.importance.engine import release_memory
 from mixprec.sensitivity.gradients import Row, at_hidden
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import ModuleSums, module_sums
@@ -77,6 +78,7 @@ def sweep(
             _move(block, index, candidates, state)
             for each in travellers:
                 _down(block, index, each, errors)
+                release_memory()
     return [each.found for each in travellers]
 
 
