@@ -32,7 +32,7 @@ from mixprec.checkpoint.reader import open_checkpoint
 from mixprec.cli import app
 from mixprec.compress.stream import compress
 from mixprec.errors import UserError
-from mixprec.numerics.formats import GgmlFormat
+from mixprec.numerics.formats import GGML, GgmlFormat
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan
 
@@ -415,4 +415,11 @@ def test_an_incomplete_file(sources: Mapping[str, Path], tmp_path: Path) -> None
     config = artifacts.read_json(packed / "config.json")
     artifacts.write_json(packed / "config.json", config | {"num_hidden_layers": 3})
     with pytest.raises(UserError, match=r"model\.layers\.2\..* is missing, the configuration asks for"):
+        _ = open_checkpoint(packed).layouts
+
+
+def test_a_type_that_is_not_read(sources: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = made(sources["llama"], PLANS["types"], tmp_path / "out")
+    monkeypatch.delitem(GGML, "q8_0")
+    with pytest.raises(UserError, match=r"gate_proj\.weight: type q8_0 is not read; read are f16"):
         _ = open_checkpoint(packed).layouts

@@ -83,9 +83,8 @@ class GgufCheckpoint(Checkpoint):
         if found.kind in _FLOATS:
             return Layout("gguf", KEEP, found.bytes)
         if found.kind not in GGML:
-            raise UserError(
-                f"{self.file.path}: {module.weight_name}: type {found.kind} is not read; read are {_read()}"
-            )
+            read = ", ".join([*_FLOATS, *GGML])
+            raise UserError(f"{self.file.path}: {module.weight_name}: type {found.kind} is not read; read are {read}")
         return Layout("gguf", GgmlFormat(found.kind), found.bytes)
 
 
