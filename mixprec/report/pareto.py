@@ -41,6 +41,7 @@ def pareto_figure(plans: Sequence[Mark], uniform: Sequence[Mark], what: str, the
             ax.annotate(
                 mark.name, (mark.bits, mark.damage), xytext=(6, 4), textcoords="offset points", color=theme.muted
             )
+        ax.margins(x=0.1)  # room for names at the right end
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
