@@ -78,6 +78,16 @@ CASES = {
 }
 
 
+_SIMPLE = ("dense", "compressed-tensors")
+#: Runtime, type to compute in, formats: GPTQModel's kernels, and vLLM's for GPTQ, work in 16 bits.
+PASSES = (
+    ("transformers", "float32", _SIMPLE),
+    ("vllm", "float32", _SIMPLE),
+    ("vllm", "bfloat16", ("gptq",)),
+    ("gptqmodel", "bfloat16", ("gptq",)),
+)
+
+
 class Run:
     """Checkpoints of the embedded model in a folder, and what becomes of them."""
 
@@ -170,6 +180,8 @@ def verdict(found: Mapping[str, Any]) -> str:
     if "error" not in found:
         return "loaded"
     lines = str(found["error"]).replace("\n", " ")
+    if "cpu_gemm_wna16" in lines:
+        return "not run: vLLM's 4-bit kernel is in its build for AVX-512 alone"
     return f"refused: {lines[:160]}"
 
 
@@ -196,9 +208,8 @@ def measure(run: Run) -> dict[str, Any]:
     ratios: dict[str, float] = {}
     greedy: dict[str, bool] = {}
     own: dict[tuple[str, str], dict[str, Any]] = {}
-    # GPTQModel's kernels, and vLLM's on GPTQ, work in 16 bits.
-    for runtime, dtype in (("transformers", "float32"), ("vllm", "float32"), ("gptqmodel", "bfloat16")):
-        names = [name for name, case in CASES.items() if runtime in case.runtimes]
+    for runtime, dtype, formats in PASSES:
+        names = [name for name, case in CASES.items() if runtime in case.runtimes and case.format in formats]
         why = None if runtime == "transformers" else client.missing(runtime)
         if why:
             matrix |= {f"{runtime}: {name}": "not run: no environment" for name in names}
