@@ -1,11 +1,12 @@
 """Attribution against a plain forward pass and against the released algorithm, in one run.
 
-python benchmarks/attribution.py [--quick] [--data FOLDER] --json OUT
+python benchmarks/attribution.py [--quick] [--data FOLDER] [--work FOLDER] --json OUT
 
 SmolLM2-135M in float32 on traces of the paper, spread over its four benchmarks and over lengths, cut at the model's
 context. Times are CPU seconds of one thread, so that other processes don't count; only scaling_2proc is wall time and
 wants an idle machine. Attribution is what ``mixprec attribute`` does with a trace: tokens, both passes, the file of
-statistics; scores once at the end. Intervals are apart.
+statistics; scores once at the end. Intervals are apart. What is measured lies in the work folder, trace by trace and
+part by part, so that a run that was stopped goes on.
 
 Keys of OUT (null: not measured)
     time_vs_forward           whole attribution (preset paper, four behaviours) over ``model(input_ids)`` without
@@ -56,6 +57,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,8 @@ import machine
 import released_algorithm
 
 ROOT = Path(__file__).resolve().parents[1]
+#: What is timed of a trace.
+PASSES = ("forward", "body", "released", "paper", "prefill", "spans", "files")
 
 
 def main() -> None:
@@ -71,6 +75,7 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("MIXPREC_DATA") or str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--most", type=int, help="cut traces at so many tokens")
     parser.add_argument("--only", choices=["time", "memory", "scaling"], help="leave the other figures out")
+    parser.add_argument("--work", default="runs/benchmark_attribution", help="what is measured already, kept")
     parser.add_argument("--json", required=True, help="where the figures go")
     parser.add_argument("--memory", nargs=2, metavar=("HOW", "TRACE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -80,8 +85,23 @@ def main() -> None:
     figures: dict[str, Any] = {}
     parts = {"time": measure_time, "memory": measure_both_memories, "scaling": measure_scaling}
     for name, measure in parts.items():
-        figures |= measure(arguments) if arguments.only in (None, name) else {}
+        if arguments.only in (None, name):
+            figures |= measure(arguments) if name == "time" else once(arguments, name, lambda m=measure: m(arguments))
     machine.write(arguments.json, __file__, figures)
+
+
+def work(arguments: argparse.Namespace) -> Path:
+    """Where outcomes of a run with the same cut lie."""
+    return Path(arguments.work) / f"{'quick' if arguments.quick else 'full'}_{limit(arguments)}"
+
+
+def once(arguments: argparse.Namespace, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The outcome of a part, measured unless an earlier run did."""
+    path = work(arguments) / f"{name}.json"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(measure(), indent=2) + "\n", encoding="utf-8")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def limit(arguments: argparse.Namespace) -> int:
@@ -128,45 +148,25 @@ def measure_time(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from mixprec import models, progress
-    from mixprec.importance import engine, statistics
 
     progress.console.quiet = True
     torch.set_num_threads(1)
     loaded, most = models.load(models.BUNDLED), limit(arguments)
     traces = chosen_traces(arguments, 2 if arguments.quick else 6)
-    clock = machine.Clock()
-    totals = dict.fromkeys(("forward", "body", "paper", "released"), 0.0)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        attribute(loaded, traces[-1], "paper", most, folder / "warm.safetensors")
-        paths = {p: [folder / p / f"{i}.safetensors" for i in range(len(traces))] for p in ("paper", "released")}
-        tasks = {p: [task(loaded, t, p, most, path) for t, path in zip(traces, paths[p], strict=True)] for p in paths}
-        for i, trace in enumerate(traces):
-            ids = tasks["paper"][i].ids[None]
-            with torch.no_grad():
-                totals["forward"] += machine.timed(lambda ids=ids: loaded.model(ids, use_cache=False))
-                totals["body"] += machine.timed(lambda ids=ids: loaded.model.model(ids, use_cache=False))
-            totals["released"] += machine.timed(
-                lambda t=trace, i=i: attribute(loaded, t, "released", most, paths["released"][i])
-            )
-            if not i:  # what the phases below count is of preset paper
-                for holder, function, phase in (
-                    (engine, "_prefill", "prefill"),
-                    (engine, "_batch_gradients", "spans"),
-                    (statistics.TraceFile, "add", "files"),
-                    (statistics.TraceFile, "finish", "files"),
-                ):
-                    clock.watch(holder, function, phase)
-            before = dict(clock.seconds)
-            totals["paper"] += machine.timed(
-                lambda t=trace, i=i: attribute(loaded, t, "paper", most, paths["paper"][i])
-            )
-            for phase, seconds in clock.seconds.items():
-                totals[phase] = totals.get(phase, 0.0) + seconds - before.get(phase, 0.0)
-            print(f"{i + 1}/{len(traces)} {trace.id}: {ids.shape[1]} tokens, so far {totals}", file=sys.stderr)
-        totals |= reduction_seconds(loaded, paths["paper"])
+    paths = {p: [work(arguments) / p / f"{i}.safetensors" for i in range(len(traces))] for p in ("paper", "released")}
+    tasks = {p: [task(loaded, t, p, most, path) for t, path in zip(traces, paths[p], strict=True)] for p in paths}
+    totals = time_traces(arguments, loaded, traces, tasks, paths)
+    totals |= once(arguments, "scores", lambda: reduction_seconds(loaded, paths["paper"]))
     windows = [(each.ids, window) for each in tasks["released"] for window in each.works["released"].windows]
-    reference = released_algorithm.seconds(loaded, windows, totals["forward"], 8 if arguments.quick else 14)
+    samples = 8 if arguments.quick else 14
+    reference = once(
+        arguments, "released", lambda: released_algorithm.seconds(loaded, windows, totals["forward"], samples)
+    )
+    error = once(
+        arguments,
+        "error",
+        lambda: {"max_rel_error": max_relative_error(loaded, tasks["paper"], 3 if arguments.quick else 6)},
+    )
     spans = [window for each in tasks["paper"] for window in each.works["paper"].windows]
     tokens = sum(len(each.ids) for each in tasks["paper"])
     paper = totals["paper"] + totals["scores"]
@@ -174,7 +174,7 @@ def measure_time(arguments: argparse.Namespace) -> dict[str, Any]:
         "time_vs_forward": paper / totals["forward"],
         "time_vs_body": paper / totals["body"],
         "speedup_vs_released": reference["seconds_released_extrapolated"] / (totals["released"] + totals["scores"]),
-        "max_rel_error": max_relative_error(loaded, tasks["paper"], 3 if arguments.quick else 6),
+        **error,
         "traces": len(traces),
         "cut_tokens": most,
         "tokens": tokens,
@@ -186,6 +186,43 @@ def measure_time(arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds_ours_released": totals["released"] + totals["scores"],
         **reference,
     }
+
+
+def time_traces(
+    arguments: argparse.Namespace, loaded: Any, traces: list[Any], tasks: dict[str, Any], paths: dict[str, Any]
+) -> dict[str, float]:
+    """CPU seconds of all traces together, by what is done with them."""
+    import torch
+
+    from mixprec.importance import engine, statistics
+
+    most, clock, totals = limit(arguments), machine.Clock(), dict.fromkeys(PASSES, 0.0)
+    attribute(loaded, traces[-1], "paper", most, work(arguments) / "warm.safetensors")
+    for holder, function, phase in (
+        (engine, "_prefill", "prefill"),
+        (engine, "_batch_gradients", "spans"),
+        (statistics.TraceFile, "add", "files"),
+        (statistics.TraceFile, "finish", "files"),
+    ):
+        clock.watch(holder, function, phase)
+
+    def measure(i: int) -> dict[str, Any]:
+        ids, found = tasks["paper"][i].ids[None], {}
+        with torch.no_grad():
+            found["forward"] = machine.timed(lambda: loaded.model(ids, use_cache=False))
+            found["body"] = machine.timed(lambda: loaded.model.model(ids, use_cache=False))
+        for preset in ("released", "paper"):  # what the phases count is of the last
+            clock.seconds.clear()
+            found[preset] = machine.timed(lambda p=preset: attribute(loaded, traces[i], p, most, paths[p][i]))
+        return found | clock.seconds
+
+    for i, trace in enumerate(traces):
+        for phase, seconds in once(arguments, f"trace{i:02d}", lambda i=i: measure(i)).items():
+            totals[phase] += seconds
+        if not paths["paper"][i].is_file():  # scores need it
+            attribute(loaded, trace, "paper", most, paths["paper"][i])
+        print(f"{i + 1}/{len(traces)} {trace.id}: {len(tasks['paper'][i].ids)} tokens, {totals}", file=sys.stderr)
+    return totals
 
 
 def reduction_seconds(loaded: Any, paths: list[Path]) -> dict[str, float]:
