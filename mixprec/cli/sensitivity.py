@@ -46,9 +46,8 @@ def sensitivity(
     device: Device = "cpu",
 ) -> None:
     """Predict, or measure, what each module costs in each format; writes a table per scorer and target."""
-    from mixprec import damage
     from mixprec.importance import artifact
-    from mixprec.pipeline import Run
+    from mixprec.pipeline import Run, damage
     from mixprec.report.sensitivity import table_of_damage, write_sensitivity
     from mixprec.report.terminal import rich_table
     from mixprec.sensitivity import run
@@ -114,10 +113,9 @@ def ablate(
     data: Data = None,
 ) -> None:
     """Change sets of modules one after the other, measure what that does, and judge scorers by it."""
-    from mixprec import damage
     from mixprec import recipe as recipes
     from mixprec.importance import artifact
-    from mixprec.pipeline import Run
+    from mixprec.pipeline import Run, damage
     from mixprec.report.ablation import cells_table, validity_table
     from mixprec.report.terminal import rich_table
 

@@ -11,7 +11,7 @@ import tiny
 import yaml
 from planning import TEXTS
 
-from mixprec import artifacts, modules, pipeline
+from mixprec import artifacts, models, modules, pipeline
 from mixprec import recipe as recipes
 from mixprec.errors import UserError
 from mixprec.joint import exchange
@@ -50,11 +50,11 @@ def run(path: Path, out: Path) -> dict[str, Any]:
 
 def test_a_recipe_spends_a_budget_and_exchanges(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, model)
-    monkeypatch.setattr(pipeline, "write_report", lambda _: None)
+    monkeypatch.setattr("mixprec.pipeline.run.write_report", lambda _: None)
     summary = run(path, tmp_path / "out")
     found = json.loads((tmp_path / "out" / "variants" / "ours" / "exchange" / "exchange.json").read_text())
     assert found["kl_end"] <= found["kl_start"] and found["steps"]
-    inventory = modules.inventory(pipeline.models.load_config(str(model)))
+    inventory = modules.inventory(models.load_config(str(model)))
     plan = load_plan(tmp_path / "out" / "variants" / "ours" / "plan.json", inventory)
     assert bits.account(plan, inventory).effective_bits <= 4.0
     assert {each.why.partition(",")[0] for each in plan.modules.values()} == {"exchange"}

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mixprec import artifacts, models, processes, recipe
 from mixprec.evaluate import passages
+from mixprec.pipeline.context import Context
 from mixprec.report.ablation import write_ablation
 from mixprec.report.sensitivity import write_sensitivity
 from mixprec.sensitivity import ablation
 from mixprec.sensitivity import run as scoring
 from mixprec.traces import spans
 
-if TYPE_CHECKING:
-    from mixprec.pipeline import Run
 
-
-def subject(run: Run, folder: Path, importance: dict[str, Any] | None = None) -> scoring.Subject:
+def subject(run: Context, folder: Path, importance: dict[str, Any] | None = None) -> scoring.Subject:
     """What is scored for the recipe's ``sensitivity``; tables go to ``folder``."""
     spec, where, compressing = run.recipe.sensitivity, run.recipe.model, run.recipe.compress
     assert run.calibration is not None  # the recipe's checks see to it
@@ -39,7 +37,7 @@ def subject(run: Run, folder: Path, importance: dict[str, Any] | None = None) ->
     )
 
 
-def score(run: Run, importance: dict[str, Any] | None, stamp: str | None) -> str | None:
+def score(run: Context, importance: dict[str, Any] | None, stamp: str | None) -> str | None:
     """The recipe's ``sensitivity``, once; returns the stage's fingerprint. ``stamp``: that of the importance."""
     spec, folder = run.recipe.sensitivity, run.out / "sensitivity"
     if spec is None:
@@ -63,7 +61,7 @@ def score(run: Run, importance: dict[str, Any] | None, stamp: str | None) -> str
     )
 
 
-def ablate(run: Run, folder: Path, importance: dict[str, Any] | None = None) -> dict[str, Any]:
+def ablate(run: Context, folder: Path, importance: dict[str, Any] | None = None) -> dict[str, Any]:
     """Measure the recipe's ``ablation`` on what it evaluates on, and judge the tables of its ``sensitivity``.
 
     Writes ablation.json and its page into ``folder``. Under a launcher processes share the work.
@@ -85,7 +83,7 @@ def ablate(run: Run, folder: Path, importance: dict[str, Any] | None = None) -> 
     return result
 
 
-def _passages(run: Run) -> list[passages.Passage]:
+def _passages(run: Context) -> list[passages.Passage]:
     """What the recipe evaluates on, traces and text."""
     evaluated, where, config = run.recipe.evaluate, run.recipe.model, run.config
     assert evaluated is not None  # the recipe's checks see to it

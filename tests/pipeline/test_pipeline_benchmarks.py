@@ -10,9 +10,10 @@ import pytest
 import tiny
 from typer.testing import CliRunner
 
-from mixprec import benchmarking, models, modules, pipeline, recipe
+from mixprec import models, modules, pipeline, recipe
 from mixprec.cli import app
 from mixprec.errors import UserError
+from mixprec.pipeline import benchmarks
 from mixprec.plan.rules import PlanSpec, build_plan
 
 QUESTIONS = [
@@ -30,7 +31,7 @@ def questions(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "write_report", lambda _: None)
+    monkeypatch.setattr("mixprec.pipeline.run.write_report", lambda _: None)
 
 
 def recipe_file(folder: Path, checkpoint: Path, questions: Path, **evaluate: Any) -> Path:
@@ -64,14 +65,14 @@ def test_a_recipe_with_benchmarks_alone(
     assert saved["labels"]["compression"] == ""
 
     # Again: nothing is generated, and the summary is the same.
-    monkeypatch.setattr(benchmarking, "make", lambda *_, **__: pytest.fail("generated again"))
+    monkeypatch.setattr(benchmarks, "make", lambda *_, **__: pytest.fail("generated again"))
     assert run(path, tmp_path / "run") == summary
     # What another protocol made stays beside it.
     monkeypatch.undo()
-    monkeypatch.setattr(pipeline, "write_report", lambda _: None)
+    monkeypatch.setattr("mixprec.pipeline.run.write_report", lambda _: None)
     run(path, tmp_path / "run", "evaluate.temperature=0")
     assert len(list((tmp_path / "run" / "variants" / "uniform" / "generations").iterdir())) == 2
-    monkeypatch.setattr(benchmarking, "make", lambda *_, **__: pytest.fail("generated again"))
+    monkeypatch.setattr(benchmarks, "make", lambda *_, **__: pytest.fail("generated again"))
     run(path, tmp_path / "run")
 
 
@@ -141,18 +142,18 @@ def test_the_verb(tiny_checkpoint: Path, questions: Path, tmp_path: Path) -> Non
 def test_labels_are_read_off_the_plan(tiny_checkpoint: Path, plan: dict[str, Any], labels: dict[str, str]) -> None:
     inventory = modules.inventory(models.load_config(str(tiny_checkpoint)))
     made = build_plan(PlanSpec.model_validate(plan), inventory, "owner/Tiny-1M", "rtn")
-    found = benchmarking.labels_of(made, inventory, "why")
+    found = benchmarks.labels_of(made, inventory, "why")
     assert {key: found[key] for key in labels} == labels
     assert (found["model"], found["description"]) == ("Tiny-1M", "why")
-    assert benchmarking.baseline_of({"a": 3, "b": 0}) == "b"
-    assert benchmarking.baseline_of({"a": 3, "b": 1}) == "a"
+    assert benchmarks.baseline_of({"a": 3, "b": 0}) == "b"
+    assert benchmarks.baseline_of({"a": 3, "b": 1}) == "a"
 
 
 @pytest.mark.parametrize(
     ("count", "text"), [(8_030_000_000, "8B"), (134_515_008, "135M"), (1_540_000_000, "1.5B"), (70_553_706_496, "71B")]
 )
 def test_sizes(count: int, text: str) -> None:
-    assert benchmarking._size(count) == text
+    assert benchmarks._size(count) == text
 
 
 def test_explain_tells_tokens_before_anything_is_run() -> None:

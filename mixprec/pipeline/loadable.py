@@ -45,12 +45,6 @@ def check_variant(chosen: Recipe, name: str, plan: Plan, inventory: Inventory, c
     """
     if not plan.changed:
         return  # it is the original, of which nothing is written
-    engine = chosen.engine_of(chosen.all_variants[name])
-    if engine != "mixprec" and chosen.checkpoint.format != "dense":
-        raise UserError(
-            f"variant {name}: checkpoint.format: {chosen.checkpoint.format}: what {engine} compresses is written "
-            "dense; leave the format out, or let mixprec compress it"
-        )
     try:
         check_plan(chosen.checkpoint.written, plan, inventory, config)
         target = target_of(chosen)

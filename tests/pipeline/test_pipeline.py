@@ -71,7 +71,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes four fifths of a tiny run, and has tests of its own."""
-    monkeypatch.setattr(pipeline, "write_report", lambda _: None)
+    monkeypatch.setattr("mixprec.pipeline.run.write_report", lambda _: None)
 
 
 @pytest.fixture
@@ -350,7 +350,7 @@ def test_recipes_with_fewer_parts(
 def test_compressing_alone_loads_no_model(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.models, "load", None)
+    monkeypatch.setattr("mixprec.models.load", None)
     plan = {"default": "w3g16", "rules": [{"match": "last_mlp", "format": "keep"}]}
     absent = dict.fromkeys(("traces", "importance", "variants", "evaluate"))
     path = tiny.write_recipe(tmp_path / "r.yaml", tiny_checkpoint, tmp_path, **absent, plan=plan)

@@ -1,0 +1,110 @@
+"""What all stages of a run share: its recipe and folder, the model, calibration data, the record of what is done."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from transformers import PretrainedConfig
+
+from mixprec import artifacts, models, modules, recipe
+from mixprec.calibration import data as calibration_data
+from mixprec.checkpoint.source import fetch
+from mixprec.compress import spectra
+from mixprec.pipeline.annotating import annotate_traces
+from mixprec.progress import bar, console
+from mixprec.recipe import Recipe, TracesSpec
+from mixprec.stages import Stages
+from mixprec.traces import spans, store
+
+
+class Context:
+    """One recipe and one folder. Models are loaded when a stage needs them, and the original only once."""
+
+    def __init__(self, chosen: Recipe, text: str, name: str, out: Path, data: Path | None) -> None:
+        self.recipe = chosen
+        self.text = text
+        self.name = name
+        self.out = out
+        self.data = recipe.data_folder(chosen, data)
+        self.stages = Stages(out)
+
+    @cached_property
+    def identity(self) -> str:
+        """Fingerprint of the model's files."""
+        return models.identity(self.recipe.model.id, self.recipe.model.revision)
+
+    @cached_property
+    def inventory(self) -> modules.Inventory:
+        """The model's modules, from its configuration."""
+        return modules.inventory(self.config)
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        return models.load_config(self.recipe.model.id, self.recipe.model.revision)
+
+    @cached_property
+    def calibration(self) -> calibration_data.Calibration | None:
+        """The tokens that calibrated methods see."""
+        spec = self.recipe.compress.calibration
+        if spec is None:
+            return None
+        where, config = models.resolve(self.recipe.model.id), models.load_config(self.recipe.model.id)
+        tokenizer = models.load_tokenizer(self.recipe.model.id, where, self.recipe.model.revision, config.vocab_size)
+        found = calibration_data.load(
+            spec, tokenizer, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
+        )
+        for warning in calibration_data.warnings(found, self.inventory.widest_input, config.hidden_size):
+            console.print(f"calibration: {warning}")
+        known = {source["sha256"] for source in found.described["sources"] if "sha256" in source}
+        for source in self._evaluated():
+            path = Path(recipe.locate(source, self.data)).expanduser()
+            if path.is_file() and artifacts.sha256_file(path) in known:
+                console.print(f"calibration: {source} is also what is evaluated on; the numbers there are flattered")
+        return found
+
+    def _evaluated(self) -> list[str]:
+        """Sources that variants are evaluated on, but for bundled ones, which can't be calibrated on."""
+        spec = self.recipe.evaluate
+        sources = [] if spec is None else [spec.text, spec.traces.source if spec.traces else None]
+        return [source for source in sources if source is not None and not source.startswith("bundled:")]
+
+    @cached_property
+    def original(self) -> models.LoadedModel:
+        """The uncompressed model."""
+        return self.load(self.recipe.model.id, self.recipe.model.revision)
+
+    def load(self, where: str, revision: str | None = None) -> models.LoadedModel:
+        spec = self.recipe.model
+        console.print(f"loading {where}")
+        return models.load(where, dtype=spec.dtype, device=spec.device, revision=revision)
+
+    @property
+    def computing(self) -> list[str]:
+        """What else numbers depend on."""
+        return [self.identity, self.recipe.model.dtype, self.recipe.model.device]
+
+    @cached_property
+    def alphas(self) -> dict[str, float]:
+        """Exponents of the weights' spectra, for AlphaPruning."""
+        path = self.out / "spectra.json"
+        where, revision = self.recipe.model.id, self.recipe.model.revision
+
+        def make() -> None:
+            with bar("spectra", len(self.inventory.linears), "modules") as advance:
+                artifacts.write_json(path, spectra.alphas(fetch(where, revision), self.inventory, advance))
+
+        self.stages.do("spectra", [self.identity], [path], make)
+        return dict(artifacts.read_json(path))
+
+    def annotate(self, spec: TracesSpec, target: Path, name: str) -> tuple[list[spans.AnnotatedTrace], str]:
+        """Spans of annotated traces, and the stage's fingerprint."""
+        source = recipe.locate(spec.source, self.data)
+        path = store.locate(source)
+        stamp = self.stages.do(
+            name,
+            [artifacts.sha256_file(path), spec.model_dump(exclude={"source"})],
+            [target],
+            lambda: spans.save_spans(target, annotate_traces(spec, source)),
+        )
+        return spans.load_spans(target), stamp

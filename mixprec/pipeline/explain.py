@@ -1,0 +1,52 @@
+"""What a recipe's variants come to, before any weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mixprec import models, modules
+from mixprec.pipeline import loadable
+from mixprec.pipeline.plans import table_for
+from mixprec.plan import bits
+from mixprec.plan.relative import Importance
+from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
+from mixprec.recipe import Recipe
+
+
+def explain(
+    chosen: Recipe, importance: Importance | None, scores: Sequence[Path] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Per variant what its plan comes to, without weights; None for one that is known only when it runs.
+
+    ``scores``: tables for budgets, in the place of those that the recipe names.
+    """
+    config = models.load_config(chosen.model.id, chosen.model.revision)
+    inventory = modules.inventory(config)
+    form = chosen.checkpoint.written
+    rows: dict[str, dict[str, Any]] = {}
+    for name, variant in chosen.all_variants.items():
+        # Planning for a model that isn't here works too, so that its files aren't looked at.
+        table = table_for(variant.plan, inventory, None, scores)
+        waits = bool(tables_wanted(variant.plan)) and table is None
+        if waits or (needs_importance(variant.plan) and importance is None) or needs_spectra(variant.plan):
+            rows[name] = {"description": variant.description, "account": None}
+            continue
+        plan = build_plan(
+            variant.plan,
+            inventory,
+            chosen.model.id,
+            chosen.compress.method,
+            importance,
+            table=table,
+            file_size=lambda made: form.bytes(made, inventory, config),
+        )
+        loadable.check_variant(chosen, name, plan, inventory, config)
+        rows[name] = {
+            "description": variant.description,
+            "account": asdict(bits.account(plan, inventory)),
+            "bytes_on_disk": form.bytes(plan, inventory, config),
+        }
+    return rows

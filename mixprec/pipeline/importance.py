@@ -1,0 +1,45 @@
+"""The stage that computes importance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mixprec import artifacts
+from mixprec.importance import artifact, streaming
+from mixprec.importance.attribute import attribute
+from mixprec.pipeline.context import Context
+from mixprec.recipe import ImportanceSpec
+
+
+def importance(run: Context) -> tuple[dict[str, Any] | None, str | None]:
+    """importance.json of the recipe's traces, and the stage's fingerprint; None where the recipe has no such part."""
+    spec, traces_spec = run.recipe.importance, run.recipe.traces
+    if spec is None or traces_spec is None:
+        return None, None
+    traces, stamp = run.annotate(traces_spec, run.out / "spans.jsonl", "annotate")
+    folder = run.out / "importance"
+    compared = [folder / f"importance_{preset}.json" for preset in spec.presets[1:]]
+    beyond = [folder / "importance_beyond.json"] if spec.beyond_linear else []
+    stamp = run.stages.do(
+        "attribute",
+        [run.computing, stamp, spec.model_dump(exclude={"stream", "sweep_gb"})],  # how, not what
+        [folder / "importance.json", folder / "steering.safetensors", *compared, *beyond],
+        lambda: attribute(
+            _streamed(run, spec) if spec.stream else run.original,
+            traces,
+            folder,
+            presets=spec.presets,
+            identity=artifacts.fingerprint(run.computing),
+            max_tokens=spec.max_tokens,
+            resamples=spec.resamples,
+            beyond_linear=spec.beyond_linear,
+        ),
+    )
+    return artifact.load(folder / "importance.json"), stamp
+
+
+def _streamed(run: Context, spec: ImportanceSpec) -> streaming.StreamedModel:
+    where = run.recipe.model
+    return streaming.open_model(
+        where.id, dtype=where.dtype, device=where.device, revision=where.revision, sweep_gb=spec.sweep_gb
+    )

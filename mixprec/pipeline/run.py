@@ -1,0 +1,58 @@
+"""The order of the stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mixprec import artifacts
+from mixprec.pipeline import damage, loadable
+from mixprec.pipeline.benchmarks import Benchmarks
+from mixprec.pipeline.context import Context
+from mixprec.pipeline.evaluation import Evaluator
+from mixprec.pipeline.importance import importance
+from mixprec.pipeline.plans import plan_of
+from mixprec.pipeline.summary import summary
+from mixprec.pipeline.variants import peer_of, variant
+from mixprec.plan.schema import Plan
+from mixprec.report.html import write_report
+
+
+class Run(Context):
+    """One recipe's run in one folder."""
+
+    def run(self) -> dict[str, Any]:
+        """All stages; returns the summary."""
+        loadable.check_known(self.recipe, self.inventory, self.config)
+        benchmarks = self._benchmarks()
+        artifacts.write_text(self.out / "recipe.yaml", self.text)
+        found, stamp = importance(self)
+        scored = damage.score(self, found, stamp)
+        if self.recipe.ablation is not None:
+            damage.ablate(self, self.out / "ablation", found)
+        plans = {name: plan_of(self, name, each.plan, found, scored) for name, each in self.recipe.all_variants.items()}
+        self._check(plans)
+        spec = self.recipe.evaluate
+        evaluator = Evaluator(self) if spec and (spec.traces or spec.text) and plans else None
+        rows = {name: variant(self, name, plan, evaluator, benchmarks) for name, plan in plans.items()}
+        result = summary(self, found, rows, evaluator, benchmarks) | {
+            "provenance": artifacts.provenance(
+                model=self.identity, importance=stamp, recipe=artifacts.fingerprint(self.text)
+            )
+        }
+        artifacts.write_json(self.out / "summary.json", result)
+        write_report(self.out)
+        return result
+
+    def _benchmarks(self) -> Benchmarks | None:
+        """Questions are read first: what is wrong with them is told before any work."""
+        spec = self.recipe.evaluate
+        if spec is None or not spec.benchmarks or not self.recipe.all_variants:
+            return None
+        return Benchmarks(spec.protocol, self.recipe.model, self.stages, self.data)
+
+    def _check(self, plans: dict[str, Plan]) -> None:
+        """Raises UserError for plans that their checkpoint, its runtime or another quantizer can't hold."""
+        for name, plan in plans.items():
+            loadable.check_variant(self.recipe, name, plan, self.inventory, self.config)
+            if peer := peer_of(self, name):
+                peer.check(plan, self.inventory)

@@ -1,0 +1,62 @@
+"""summary.json: one row per variant, their paired differences, the top modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mixprec import artifacts
+from mixprec.evaluate import bench, metrics
+from mixprec.importance import artifact
+from mixprec.pipeline.benchmarks import Benchmarks, baseline_of
+from mixprec.pipeline.context import Context
+from mixprec.pipeline.evaluation import Evaluator
+
+
+def summary(
+    run: Context,
+    importance: dict[str, Any] | None,
+    rows: Mapping[str, Any],
+    evaluator: Evaluator | None,
+    benchmarks: Benchmarks | None,
+) -> dict[str, Any]:
+    """All but the provenance; ``rows``: variant -> what is known of it."""
+    return {
+        "schema_version": artifacts.SCHEMA_VERSION,
+        "recipe": run.name,
+        "title": run.recipe.title,
+        "model": run.recipe.model.id,
+        "evaluation": evaluator.described if evaluator else None,
+        "variants": rows,
+        "differences": _differences(run, list(rows)) if evaluator else {},
+        "benchmarks": _benchmarks(run, rows) if benchmarks else None,
+        "behaviours": artifact.top_modules(importance) if importance else {},
+    }
+
+
+def _benchmarks(run: Context, rows: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocol, and every variant's paired differences to the baseline: the first variant that keeps all."""
+    baseline = baseline_of({name: row["modules_quantized"] for name, row in rows.items()})
+    results = {name: artifacts.read_json(run.out / "variants" / name / "benchmarks.json") for name in rows}
+    return {
+        "protocol": results[baseline]["protocol"],
+        "baseline": baseline,
+        "differences": {
+            name: bench.differences(results[baseline], found) for name, found in results.items() if name != baseline
+        },
+    }
+
+
+def _differences(run: Context, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """first -> second -> paired difference of their mean KLs, for every pair of variants."""
+    passages_of = {
+        name: artifacts.read_json(run.out / "variants" / name / "result.json")["kl_by_passage"] for name in names
+    }
+    return {
+        first: {
+            second: metrics.kl_difference(passages_of[first], passages_of[second])
+            for second in names
+            if second != first
+        }
+        for first in names
+    }

@@ -1,0 +1,151 @@
+"""One variant: compressed by mixprec or by another quantizer, evaluated, with a row for the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mixprec import artifacts, models
+from mixprec.calibration.data import Calibration
+from mixprec.checkpoint.integrity import README
+from mixprec.checkpoint.modelcard import model_card
+from mixprec.checkpoint.source import fetch
+from mixprec.compress.module import ModuleReport, summarise
+from mixprec.compress.stream import compress
+from mixprec.evaluate import bench
+from mixprec.peers import engine
+from mixprec.peers.engine import Peer
+from mixprec.pipeline.benchmarks import Benchmarks, labels_of
+from mixprec.pipeline.context import Context
+from mixprec.pipeline.evaluation import Evaluator
+from mixprec.plan import bits
+from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Plan, save_plan
+from mixprec.progress import bar
+
+
+def variant(
+    run: Context, name: str, plan: Plan, evaluator: Evaluator | None, benchmarks: Benchmarks | None
+) -> dict[str, Any]:
+    """Compress and evaluate one variant; returns its row of the summary."""
+    folder = run.out / "variants" / name
+    save_plan(folder / "plan.json", plan)
+    checkpoint = folder / "checkpoint"
+    stamp = _compressed(run, name, plan, folder)
+    where = str(checkpoint) if plan.changed else run.recipe.model.id
+    row = _described(run, name, plan, where)
+    if evaluator:
+        row |= evaluator.evaluate(name, where, stamp, folder / "result.json")
+    if benchmarks:
+        labels = labels_of(plan, run.inventory, row["description"])
+        row["benchmarks"] = bench.brief(benchmarks.evaluate(name, where, stamp, folder, labels))
+    if plan.changed:
+        _write_card(run, plan, checkpoint, row)
+    return row
+
+
+def _compressed(run: Context, name: str, plan: Plan, folder: Path) -> str:
+    """See to it that the variant's checkpoint is there, if it has one; returns its fingerprint."""
+    checkpoint, quality = folder / "checkpoint", folder / "quality.json"
+    if not plan.changed:
+        # A variant that keeps everything is the original itself: no copy of it is written, and none of what an
+        # earlier recipe compressed under this name stays.
+        artifacts.remove(checkpoint)
+        artifacts.remove(quality)
+        return run.identity
+    return run.stages.do(
+        f"compress/{name}",
+        [
+            run.identity,
+            plan.model_dump(mode="json"),
+            run.recipe.checkpoint.model_dump(mode="json", exclude_none=True),
+            *_compressing(run, name, plan),
+        ],
+        [checkpoint, quality],
+        lambda: _compress(run, name, plan, checkpoint, quality),
+    )
+
+
+def peer_of(run: Context, name: str) -> Peer | None:
+    """The other quantizer that compresses a variant, or None for mixprec itself."""
+    chosen = run.recipe.engine_of(run.recipe.all_variants[name])
+    return None if chosen == "mixprec" else Peer(chosen, run.recipe.compress.engine_settings.get(chosen, {}))
+
+
+def _calibrating(run: Context, name: str, plan: Plan) -> Calibration | None:
+    """The calibration data of a variant's compression; None for methods that need none."""
+    peer = peer_of(run, name)
+    inputs = NEEDS_INPUTS if run.recipe.compress.calibration is None else USES_INPUTS
+    needed = peer.needs_inputs(plan.method) if peer else bool(plan.methods & inputs)
+    return run.calibration if needed else None
+
+
+def _compressing(run: Context, name: str, plan: Plan) -> list[Any]:
+    """What a variant's compression depends on besides model and plan."""
+    spec, peer, calibration = run.recipe.model, peer_of(run, name), _calibrating(run, name, plan)
+    digest = calibration.digest if calibration else None
+    if peer:
+        return [digest, spec.dtype, *peer.identity]
+    return [digest, run.recipe.compress.options.model_dump(), spec.dtype, spec.device] if calibration else []
+
+
+def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Path) -> None:
+    spec, peer, calibration = run.recipe.model, peer_of(run, name), _calibrating(run, name, plan)
+    with bar(f"compress {name}", len(plan.modules), "modules") as advance:
+        if peer:
+            reports = engine.compress(
+                peer,
+                spec.id,
+                plan,
+                checkpoint,
+                calibration=calibration,
+                revision=spec.revision,
+                dtype=spec.dtype,
+                on_module=lambda *_: advance(1),
+            )
+        else:
+            reports = compress(
+                spec.id,
+                plan,
+                checkpoint,
+                calibration=calibration,
+                options=run.recipe.compress.options,
+                revision=spec.revision,
+                dtype=spec.dtype,
+                device=models.one_device(spec.device),
+                format=run.recipe.checkpoint.written,
+                on_module=lambda *_: advance(1),
+            )
+    artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})
+
+
+def _described(run: Context, name: str, plan: Plan, where: str) -> dict[str, Any]:
+    """What is known of a variant without evaluating it: sizes, and how well its modules were solved."""
+    quality = run.out / "variants" / name / "quality.json"
+    labels = {module.address: module.label for module in run.inventory.linears}
+    reports = artifacts.read_json(quality) if plan.changed else {}
+    account = bits.account(plan, run.inventory)
+    return {
+        "description": run.recipe.all_variants[name].description,
+        "modules_quantized": len(plan.changed),
+        "code_bits": account.code_bits,
+        "effective_bits": account.effective_bits,
+        "bytes": account.packed_bytes,
+        "bytes_on_disk": _bytes_on_disk(Path(models.resolve(where))),
+        "quality": summarise({labels[address]: ModuleReport(**report) for address, report in reports.items()}),
+    }
+
+
+def _bytes_on_disk(folder: Path) -> int | None:
+    """Bytes of a checkpoint's files of weights; None for a model on the hub."""
+    if not folder.is_dir():
+        return None
+    return sum(path.stat().st_size for kind in ("*.safetensors", "*.gguf") for path in folder.glob(kind))
+
+
+def _write_card(run: Context, plan: Plan, checkpoint: Path, row: Mapping[str, Any]) -> None:
+    """The checkpoint's model card, with recipe and results."""
+    source = fetch(run.recipe.model.id, run.recipe.model.revision)
+    form = run.recipe.checkpoint.format
+    text = model_card(plan, run.inventory, source, form, recipe=run.text, results=row)
+    artifacts.write_text(checkpoint / README, text)

@@ -1,0 +1,120 @@
+"""Reading recipes, and finding them and what they name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mixprec import artifacts
+from mixprec.errors import UserError, from_pydantic
+from mixprec.recipe.schema import Recipe
+
+#: Prefix of sources that lie in the data folder: ``data:calibration/wikitext2_raw_test.txt``.
+_DATA = "data:"
+DATA_VARIABLE = "MIXPREC_DATA"
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Of two equal keys YAML keeps the last one and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key {key.value!r} is there twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; ``overrides`` are ``key.sub=value`` with YAML values.
+
+    Raises UserError naming the file and everything that is wrong with it.
+    """
+    text = artifacts.read_text(path)
+    try:
+        data = yaml.load(text, _UniqueKeys)
+    except yaml.YAMLError as problem:
+        where = getattr(problem, "problem_mark", None)
+        line = f":{where.line + 1}" if where else ""
+        raise UserError(f"{path}{line}: not valid YAML ({getattr(problem, 'problem', problem)})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys; see mixprec ls for examples")
+    for override in overrides:
+        _override(data, override)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as problem:
+        raise from_pydantic(problem, str(path), Recipe) from None
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override!r}: write key.sub=value, for example model.dtype=bfloat16")
+    *path, last = key.split(".")
+    for part in path:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise UserError(f"--set {override!r}: {part} holds no keys")
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override!r}: {value!r} is not valid YAML") from None
+
+
+def data_folder(recipe: Recipe, option: Path | None) -> Path | None:
+    """Where ``data:`` sources lie: --data, else MIXPREC_DATA, else the recipe's ``data`` key."""
+    chosen = option or os.environ.get(DATA_VARIABLE) or recipe.data
+    return Path(chosen).expanduser() if chosen else None
+
+
+def locate(source: str, data: Path | None) -> str:
+    """A source with ``data:`` replaced by the data folder.
+
+    Raises UserError where there is no data folder or no such file in it.
+    """
+    if not source.startswith(_DATA):
+        return source
+    if data is None:
+        raise UserError(
+            f"{source}: no data folder is known; give --data FOLDER, set {DATA_VARIABLE}, or add data: to the recipe"
+        )
+    path = data / source.removeprefix(_DATA)
+    if not path.is_file():
+        raise UserError(f"{source}: {path} does not exist; check --data, {DATA_VARIABLE} or the recipe's data key")
+    return str(path)
+
+
+def catalogue() -> dict[str, Path]:
+    """Recipes that come with mixprec: name -> file. They lie beside the package, or in the installation's share."""
+    for folder in (
+        Path(__file__).parents[2] / "recipes",
+        Path(sys.prefix) / "share" / "mixprec" / "recipes",
+    ):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def find(name: str) -> Path:
+    """A recipe's file, by path or by its name in the catalogue.
+
+    Raises UserError where there is none.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = catalogue()
+    stem = path.stem if path.suffix == ".yaml" else name
+    if stem in known and len(path.parts) <= 2:
+        return known[stem]
+    raise UserError(f"{name}: no such recipe; there are {', '.join(known)}, or give a path")

@@ -1,0 +1,133 @@
+"""The parts of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mixprec.calibration.spec import CalibrationSpec
+from mixprec.checkpoint.base import CheckpointFormat
+from mixprec.checkpoint.formats import FormatName, checkpoint_format
+from mixprec.checkpoint.runtimes import DeviceName, RuntimeName
+from mixprec.compress.options import SolveOptions
+from mixprec.errors import UserError
+from mixprec.evaluate.spec import ProtocolSpec
+from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
+from mixprec.peers import Engine
+from mixprec.plan.rules import PlanSpec
+from mixprec.plan.schema import GgmlText, Method
+from mixprec.traces.annotate import Rule
+
+
+class Part(BaseModel):
+    """Unknown keys are errors, values can't be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(Part):
+    """The model to look into and to compress."""
+
+    id: str = Field(description="bundled name, hub id, folder or GGUF file")
+    revision: str | None = Field(None, description="hub revision; pin it")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type computed in")
+    device: str = Field("cpu", description="cpu, cuda, mps, or auto for several GPUs")
+
+
+class TracesSpec(Part):
+    """Annotated traces, and the rule by which annotations become spans."""
+
+    source: str = Field(description="bundled:NAME, data:PATH or a path to a JSONL file")
+    preset: Rule = Field("paper", description="span rule: paper, released or aligned")
+    annotator: Literal["given", "cues"] = Field("given", description="the file's annotations, or lexical cues")
+    first: int | None = Field(None, ge=1, description="take only so many traces")
+
+
+class ImportanceSpec(Part):
+    """Attribution patching over the traces."""
+
+    preset: Preset = Field("paper", description="formulas of the paper, or of the released code")
+    compare: tuple[Preset, ...] = Field((), description="presets computed in the same pass, for comparison")
+    max_tokens: int | None = Field(None, ge=2, description="cut longer traces here; default: the model's context")
+    resamples: int = Field(RESAMPLES, ge=0, description="bootstrap resamples for intervals; 0 gives none")
+    beyond_linear: bool = Field(False, description="embeddings, norms and logits too, in importance_beyond.json")
+    stream: bool = Field(False, description="read weights block by block, for a model larger than memory")
+    sweep_gb: float = Field(SWEEP_GB, gt=0, description="with stream: memory for the traces of one sweep, 10^9 bytes")
+
+    @property
+    def presets(self) -> tuple[Preset, ...]:
+        """All presets, the main one first, none twice."""
+        return tuple(dict.fromkeys((self.preset, *self.compare)))
+
+
+class CompressSpec(SolveOptions):
+    """How modules that are not kept are compressed."""
+
+    method: Method = Field("rtn", description="the method of plans and rules that name none")
+    calibration: CalibrationSpec | None = Field(None, description="what methods see that look at a linear's inputs")
+    engine: Engine = Field("mixprec", description="who compresses: mixprec, or another quantizer")
+    engine_settings: dict[Engine, dict[str, Any]] = Field({}, description="settings of other quantizers, by engine")
+
+    @property
+    def options(self) -> SolveOptions:
+        """The settings of the methods alone."""
+        return SolveOptions.model_validate(self.model_dump(include=set(SolveOptions.model_fields)))
+
+
+class CheckpointSpec(Part):
+    """What is written for each variant, and which runtime has to load it."""
+
+    format: FormatName = Field("dense", description="how weights lie on disk")
+    embedding: GgmlText | None = Field(None, description="gguf: type of the embedding; default: the model's own")
+    head: GgmlText | None = Field(None, description="gguf: of an output head of its own")
+    runtime: RuntimeName | None = Field(None, description="checked before any work: it has to load the checkpoint")
+    version: str | None = Field(None, description="of the runtime; default: the newest that is known")
+    device: DeviceName = Field("ampere", description="where it runs: cpu, or a generation of GPUs")
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) else value  # YAML reads 0.32 as a number
+
+    @property
+    def written(self) -> CheckpointFormat:
+        """How it is written. Raises UserError for what can't be."""
+        return checkpoint_format(self.format, embedding=self.embedding, head=self.head)
+
+    @model_validator(mode="after")
+    def _possible(self) -> CheckpointSpec:
+        try:
+            self.written  # noqa: B018 (what it raises)
+        except UserError as problem:
+            raise ValueError(str(problem)) from None
+        return self
+
+
+class EvaluateSpec(ProtocolSpec):
+    """What every variant is compared with the original on, and the benchmarks that it is run on."""
+
+    traces: TracesSpec | None = None
+    text: str | None = Field(None, description="bundled:held_out, data:PATH or a path to a text file")
+    text_tokens: int = Field(512, ge=2, description="tokens that go through the model at once")
+    text_passages: int | None = Field(None, ge=1, description="take only so many passages of the text")
+    max_tokens: int | None = Field(None, ge=2, description="cut longer traces here; default: the model's context")
+
+    @model_validator(mode="after")
+    def _something(self) -> EvaluateSpec:
+        if self.traces is None and self.text is None and not self.benchmarks:
+            raise ValueError("nothing to evaluate on; give traces, text or benchmarks")
+        return self
+
+    @property
+    def protocol(self) -> ProtocolSpec:
+        """The benchmarks' part alone."""
+        return ProtocolSpec.model_validate(self.model_dump(include=set(ProtocolSpec.model_fields)))
+
+
+class Variant(Part):
+    """One plan over the recipe's model."""
+
+    description: str = ""
+    plan: PlanSpec
+    engine: Engine | None = Field(None, description="who compresses this variant; default: compress.engine")
