@@ -55,7 +55,7 @@ class Context:
             spec, tokenizer, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
         )
         for warning in calibration_data.warnings(found, self.inventory.widest_input, config.hidden_size):
-            console.print(f"calibration: {warning}")
+            console.print(warning)
         known = {source["sha256"] for source in found.described["sources"] if "sha256" in source}
         for source in self._evaluated():
             path = Path(recipe.locate(source, self.data)).expanduser()
