@@ -73,7 +73,7 @@ def calibrated(
     tokenizer = models.load_tokenizer(model, models.resolve(model), revision, config.vocab_size)
     found = data.load(spec, tokenizer, str, config.max_position_embeddings)
     for warning in data.warnings(found, modules.inventory(config).widest_input, config.hidden_size):
-        console.print(f"calibration: {warning}")
+        console.print(warning)
     return found
 
 
