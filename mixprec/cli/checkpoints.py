@@ -144,33 +144,67 @@ def inspect(
 
     known = verify(checkpoint) if checkpoint.is_dir() else False
     found = open_checkpoint(checkpoint)
-    listed = found.inventory.linears
+    listed, planned = found.inventory.linears, _planned(checkpoint)
     bits = [8 * found.layouts[module.address].bytes / module.weights for module in listed]
     total = sum(found.layouts[module.address].bytes for module in listed)
-    table = Table("module", "written as", "format", "bits on disk", title=str(checkpoint), box=box.SIMPLE_HEAD)
-    for label, container, format, value in _rows(found, bits, every):
-        table.add_row(label, container, format, f"{value:.4f}")
+    table = Table("module", "written as", "format", "plan", "bits on disk", title=str(checkpoint), box=box.SIMPLE_HEAD)
+    for *texts, value in _rows(found, planned, bits, every):
+        table.add_row(*texts, f"{value:.4f}")
     out.print(table)
     weights = sum(module.weights for module in listed)
     out.print(f"{len(listed)} linear modules, {8 * total / weights:.4f} bits per weight on disk")
     out.print("checksums: as written" if known else "checksums: none in this checkpoint")
     if picture:
         with artifacts.atomic_path(picture) as temporary:
-            figure = layout_figure(listed, bits, f"{checkpoint.name}: {8 * total / weights:.3f} bits per weight")
+            figure = layout_figure(listed, *_drawn(checkpoint.name, found, planned, bits))
             figure.savefig(temporary, format=picture.suffix.removeprefix(".") or "png", dpi=150)
         out.print(f"{picture}", soft_wrap=True)
 
 
-def _rows(found: Any, bits: list[float], every: bool) -> list[tuple[str, str, str, float]]:
+def _planned(checkpoint: Path) -> dict[str, str]:
+    """Address -> what the plan in a checkpoint's mixprec.json says; empty where there is none."""
+    from mixprec import artifacts
+    from mixprec.checkpoint.target import CARD
+
+    card = artifacts.read_json(checkpoint / CARD) if (checkpoint / CARD).is_file() else {}
+    modules = card.get("plan", {}).get("modules", {})
+    return {address: "@".join(filter(None, (m["format"], m.get("sparsity")))) for address, m in modules.items()}
+
+
+def _drawn(name: str, found: Any, planned: dict[str, str], on_disk: list[float]) -> tuple[list[float], str]:
+    """Bits per weight of each module and a title: what dense values stand for where a plan says it, else on disk."""
+    from mixprec.numerics.formats import parse_format
+    from mixprec.plan import bits
+
+    listed = found.inventory.linears
+    if planned and all(layout.container == "dense" for layout in found.layouts.values()):
+        stored = [bits.storage(m, parse_format(planned[m.address].partition("@")[0])) for m in listed]
+        total = sum(each.bits for each in stored) / sum(each.weights for each in stored)
+        return [
+            each.effective_bits for each in stored
+        ], f"{name}: {total:.3f} effective bits by its plan, written dense"
+    total = sum(8 * layout.bytes for layout in found.layouts.values()) / sum(module.weights for module in listed)
+    return on_disk, f"{name}: {total:.3f} bits per weight"
+
+
+def _rows(
+    found: Any, planned: dict[str, str], bits: list[float], every: bool
+) -> list[tuple[str, str, str, str, float]]:
     rows = [
-        (module.label, found.layouts[module.address].container, str(found.layouts[module.address].format), value)
+        (
+            module.label,
+            found.layouts[module.address].container,
+            str(found.layouts[module.address].format),
+            planned.get(module.address, ""),
+            value,
+        )
         for module, value in zip(found.inventory.linears, bits, strict=True)
     ]
     if every:
         return rows
-    groups: dict[tuple[str, str], list[tuple[str, float]]] = {}
-    for label, container, format, value in rows:
-        groups.setdefault((container, format), []).append((label, value))
+    groups: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
+    for label, *key, value in rows:
+        groups.setdefault((key[0], key[1], key[2]), []).append((label, value))
     return [
         (f"{len(members)}: {members[0][0]} …", *key, sum(value for _, value in members) / len(members))
         for key, members in groups.items()
