@@ -1,4 +1,4 @@
-"""A picture of a checkpoint: bits on disk of every linear module, layer by kind."""
+"""A picture of a checkpoint: bits of every linear module, layer by kind."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def layout_figure(modules: Sequence[LinearModule], bits: Sequence[float], title:
                 value = grid[row, column]
                 colour = "white" if value < 9 else "black"
                 ax.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=6, color=colour)
-        figure.colorbar(image, label="bits per weight on disk")
+        figure.colorbar(image, label="bits per weight")
     return figure
