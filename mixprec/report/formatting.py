@@ -61,6 +61,8 @@ def plural(count: int, noun: str) -> str:
 
 
 def words(name: str) -> str:
-    """A name from a file as words: ``adding_knowledge`` reads ``Adding knowledge``."""
+    """A name from a file as words: ``adding_knowledge`` reads ``Adding knowledge``; formats (``w3g64``) stay."""
+    if any(character.isdigit() for character in name):
+        return name
     text = name.replace("_", " ")
     return text[:1].upper() + text[1:]

@@ -39,3 +39,8 @@ def test_sizes_bits_percent_and_counts() -> None:
 def test_an_interval_of_no_width_says_nothing() -> None:
     assert formatting.interval([1.6, 1.8]) == "[1.60, 1.80]"
     assert formatting.interval([0, 0]) == formatting.interval(None) == ""
+
+
+def test_behaviours_are_words_and_formats_are_names() -> None:
+    assert formatting.words("adding_knowledge") == "Adding knowledge"
+    assert formatting.words("w3g64") == "w3g64"
