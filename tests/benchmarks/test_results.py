@@ -73,3 +73,54 @@ def test_the_command_names_no_folder_of_the_machine(tmp_path: Path, monkeypatch:
     assert data["a"] == 1
     assert data["about"]["command"] == "python benchmarks/attribution.py --quick --json benchmarks/results/x.json"
     assert data["about"]["machine"]["cores"] and "date" not in data["about"]["machine"]
+
+
+def figures_of(name: str) -> dict[str, Any]:
+    return dict(json.loads((BENCHMARKS / "results" / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def document(name: str) -> str:
+    return (BENCHMARKS.parent / name).read_text(encoding="utf-8")
+
+
+def test_the_table_of_quantizers_is_what_was_measured() -> None:
+    """docs/compression.md copies figures; each cell is compared with the file that it comes from."""
+    found, page = figures_of("compression"), document("docs/compression.md")
+    rows = {
+        "GPTQ w3g64": ("kl", "gptq_w3g64"),
+        "GPTQ w4g64": ("kl", "gptq_w4g64"),
+        "AWQ w3g64": ("kl", "awq_w3g64"),
+        "AWQ w4g64": ("kl", "awq_w4g64"),
+        "GPTAQ w3g64": ("kl", "gptaq_w3g64"),
+        "rounding w3g64": ("kl", "rtn_w3g64"),
+        "rounding w4g64": ("kl", "rtn_w4g64"),
+        "SparseGPT 50%, perplexity on WikiText-2 test": ("perplexity", "sparsegpt_50"),
+        "SparseGPT 2:4, perplexity on WikiText-2 test": ("perplexity", "sparsegpt_24"),
+    }
+    for label, (key, job) in rows.items():
+        line = next(line for line in page.splitlines() if line.startswith(f"| {label} |"))
+        cells = [cell.strip() for cell in line.split("|")[2:5]]
+        for cell, name in zip(cells, (job, f"llmcompressor_{job}", f"gptqmodel_{job}"), strict=True):
+            value, measured = found[key].get(name), cell.replace(".", "").isdigit()
+            assert measured == (value is not None), (label, name)
+            if measured:
+                assert cell == format(value, ".2f" if key == "kl" else ".1f"), (label, name)
+    seconds = found["cpu_seconds"]
+    shares = [seconds["gptq_w3g64"] / seconds[f"{peer}_gptq_w3g64"] for peer in ("gptqmodel", "llmcompressor")]
+    assert f"{100 * shares[0]:.0f} to {100 * shares[1]:.0f}% of theirs in CPU seconds" in page
+
+
+def test_what_documents_say_of_scorers_is_what_was_measured() -> None:
+    found, page = figures_of("scoring"), " ".join(document("docs/sensitivity.md").split())
+    rho = {name: f"{value:.2f}".replace("-", "−") for name, value in found["spearman"].items()}
+    assert rho["fisher"] == rho["gradient_output"]
+    assert f"is {rho['fisher']} for `gradient_output` and `fisher`" in page
+    assert f"`hessian_trace` has {rho['hessian_trace']}, `weight_error` {rho['weight_error']}" in page
+    assert f"`output_error` {rho['output_error']}" in page and f"importance {rho['importance']}." in page
+    target = found["targeted"]["backtracking"]
+    low, high = target["ci"]
+    assert f"was {target['kl_own']:.3f} by backtracking's own scores and {target['kl_all']:.3f} by" in page
+    assert f"a paired difference of {target['difference']:.3f} [{low:.3f}, {high:.3f}]" in page
+    readme = " ".join(document("README.md").split())
+    assert f"Spearman {rho['importance']} with the measured KL" in readme
+    assert f"reach {rho['fisher']} ([RESULTS.md]" in readme
