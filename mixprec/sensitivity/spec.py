@@ -10,15 +10,15 @@ sensitivity:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import Field, model_validator
 
 from mixprec.calibration.spec import Behaviour
 from mixprec.errors import UserError
 from mixprec.plan.rules import Selectors
 from mixprec.plan.schema import Method, Strict, Treatment
-from mixprec.plan.sensitivity import Choice, parse_choice
+from mixprec.plan.sensitivity import Choice, ChoiceText
 
 Scorer = Literal[
     "fisher",
@@ -34,18 +34,6 @@ Scorer = Literal[
 ]
 #: Scorers that need gradients; those of the first line have a choice of them.
 GRADIENT: frozenset[Scorer] = frozenset({"fisher", "first_order", "hessian_trace", "gradient_output", "output_error"})
-
-
-def _choice(value: Any) -> Any:
-    if isinstance(value, Choice):
-        return value
-    try:
-        return parse_choice(value)
-    except UserError as problem:
-        raise ValueError(str(problem)) from None  # pydantic collects ValueErrors, to report all at once
-
-
-ChoiceText = Annotated[Choice, BeforeValidator(_choice), PlainSerializer(str, return_type=str)]
 
 
 class SensitivitySpec(Strict):

@@ -51,11 +51,6 @@ def new_cache() -> Cache:
     return Cache(layer_class_to_replicate=GrowingLayer)
 
 
-def length_of(cache: Cache) -> int:
-    """Positions in the cache."""
-    return int(cache.get_seq_length())
-
-
 def keep(cache: Cache, mask: Tensor, rows: list[int]) -> Tensor:
     """Leave only ``rows``, without padding that all of them share; gives their mask (rows, length) of ``mask``."""
     mask = mask[rows]
