@@ -2,8 +2,8 @@
 
 python benchmarks/compress_once.py JSON
 
-Keys of the job: method, format, sparsity (or null), or plan (a file), tokens (a safetensors file), out, threads; model
-and options if need be.
+Keys of the job: method, format, sparsity (or null), or plan (a file), tokens (a safetensors file), out, threads; model,
+dtype and options if need be.
 The figures, on the last line: wall and CPU seconds of the call that reads the checkpoint, compresses it and writes the
 new one; the peak of resident memory above what it was before the call, over the bytes of one block in the type that is
 computed in; medians of the modules' errors.
@@ -44,7 +44,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     options = SolveOptions.model_validate(job.get("options", {}))
     before = psutil.Process().memory_info().rss
     wall, cpu = time.perf_counter(), time.process_time()
-    reports = compress(model, plan, Path(job["out"]), calibration=calibration, options=options)
+    reports = compress(model, plan, Path(job["out"]), calibration=calibration, options=options, dtype=job.get("dtype", "float32"))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     block = sum(module.weights for module in inventory.linears if module.layer == 1) * 4

@@ -6,6 +6,8 @@ more tokens have the same scale. Linears that share their input share their stat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -51,8 +53,9 @@ class InputSums:
             weighted = rows * flat[:, None]
             self._weight += float(flat.sum(dtype=torch.float64))
             self._tokens += int((flat > 0).sum())
-        _add_symmetric(self._hessian, rows, weighted)
-        self._mean_abs += weighted.abs().sum(0)
+        with _units_of(inputs.dtype if weights is None else rows.dtype):
+            _add_symmetric(self._hessian, rows, weighted)
+        self._mean_abs += torch.linalg.vector_norm(weighted, ord=1, dim=0)
         if self._drift is not None:
             if full is None:
                 raise ValueError("the drift needs the uncompressed model's inputs")
@@ -67,6 +70,23 @@ class InputSums:
             raise ValueError("no token has a weight above 0")
         drift = None if self._drift is None else self._drift / self._weight
         return InputStatistics(self._hessian / self._weight, self._mean_abs / self._weight, self._tokens, drift)
+
+
+@contextmanager
+def _units_of(dtype: torch.dtype) -> Iterator[None]:
+    """Multiply float32 numbers that bfloat16 holds in a processor's bfloat16 units, if it has any.
+
+    They round inputs to bfloat16 and sum in float32: where the inputs were bfloat16 nothing is lost, and with AMX it
+    takes less than half the time.
+    """
+    settings = torch.backends.mkldnn.matmul
+    before = settings.fp32_precision
+    try:
+        if dtype == torch.bfloat16:
+            settings.fp32_precision = "bf16"
+        yield
+    finally:
+        settings.fp32_precision = before
 
 
 def _add_symmetric(total: Tensor, rows: Tensor, weighted: Tensor) -> None:
