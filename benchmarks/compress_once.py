@@ -44,7 +44,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     options = SolveOptions.model_validate(job.get("options", {}))
     before = psutil.Process().memory_info().rss
     wall, cpu = time.perf_counter(), time.process_time()
-    reports = compress(model, plan, Path(job["out"]), calibration=calibration, options=options, dtype=job.get("dtype", "float32"))
+    dtype = job.get("dtype", "float32")
+    reports = compress(model, plan, Path(job["out"]), calibration=calibration, options=options, dtype=dtype)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     block = sum(module.weights for module in inventory.linears if module.layer == 1) * 4

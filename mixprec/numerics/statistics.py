@@ -79,7 +79,7 @@ def _units_of(dtype: torch.dtype) -> Iterator[None]:
     They round inputs to bfloat16 and sum in float32: where the inputs were bfloat16 nothing is lost, and with AMX it
     takes less than half the time.
     """
-    settings = torch.backends.mkldnn.matmul
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision
     try:
         if dtype == torch.bfloat16:
