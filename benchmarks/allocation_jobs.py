@@ -135,7 +135,8 @@ class Bench:
         if not path.is_file():
             spec = TracesSpec(source="bundled:attribution")
             found = pipeline.annotate_traces(spec, spec.source)
-            attribute(self.original, found, path.parent, identity=models.identity(models.BUNDLED), resamples=0)
+            identity = models.identity(models.BUNDLED)
+            attribute(self.original, found, path.parent, presets=("paper",), identity=identity, resamples=0)
         return artifact.load(path)
 
     @property
