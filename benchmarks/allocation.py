@@ -39,6 +39,7 @@ Keys of OUT (null: not measured)
     gap_recovered_protection    the same for the paper's protection, at its own size
     kl_ratio_vs_protection      ours at the protection's size over the protection
     kl_ratio_backtracking       KL on backtracking spans of the plan for them over that of the plan for all tokens, 3.25
+    kl_ratio_backtracking_ci    its 95% interval over passages
     kl_ratio_sparse_vs_uniform        allocated sparsity of 50% over uniform, both SparseGPT
     kl_ratio_sparse_vs_alphapruning   over AlphaPruning
     speedup_vs_autoscheme       its wall seconds for one budget over ours (candidates, scores, solver), same threads;
@@ -73,6 +74,8 @@ BUDGETS = ("3.25", "3.5", "4.0")
 #: Bits of the candidates' scales per weight, which the peers' counts leave out.
 SCALES = 0.25
 CONTROLS = ("uniform", "last", "inverse", "random0", "random1", "random2", "importance")
+#: For the spans of a behaviour, and for all tokens of the same traces.
+TARGETED = ("backtracking@3.25", "everywhere@3.25")
 PEERS = {"autoscheme": "autoround", "modelopt": "modelopt"}
 #: Most telling first: a run that is stopped has these.
 ORDER = ("ours", "uniform", "autoscheme", "modelopt", "additive", *CONTROLS[1:])
@@ -107,7 +110,7 @@ def jobs(quick: bool) -> list[str]:
     found += [f"{name}@{budget}" for budget in budgets for name in names[:4]]
     if quick:
         return found + [f"{name}@3.25" for name in names[4:]]
-    found += ["ours@paper", "protection@paper", "backtracking@3.25", "everywhere@3.25", "ablation"]
+    found += ["ours@paper", "protection@paper", *TARGETED, "ablation"]
     found += [f"{name}@{budget}" for budget in budgets for name in names[4:]]
     return [*found, "sparse_uniform", "sparse_alphapruning", "sparse_ours"]
 
@@ -138,13 +141,15 @@ def figures(found: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str
         best[budget] = min(others, key=lambda name: kl[name]).partition("@")[0]
         pair = measured[f"ours@{budget}"], measured[f"{best[budget]}@{budget}"]
         ratios[budget] = kl[f"ours@{budget}"] / kl[f"{best[budget]}@{budget}"]
-        intervals[budget] = interval(pair, lambda ours, other: ours / other)
+        intervals[budget] = interval(pair, divided)
     known = [each for each in ratios.values() if each is not None]
     result["kl_ratio_vs_best_peer"] = max(known) if len(known) == len(BUDGETS) else None
     result |= {f"kl_ratio_vs_best_peer_{round(100 * float(budget))}": value for budget, value in ratios.items()}
     result |= {"kl_ratio_ci": intervals, "best_other": best}
     result["kl_ratio_exchange"] = {b: ratio(kl.get(f"ours@{b}"), kl.get(f"additive@{b}")) for b in BUDGETS}
     three, ours = measured.get("uniform@3.25"), measured.get("ours@3.5")
+    aimed = [measured[name] for name in TARGETED if name in measured]
+    aimed = aimed if len(aimed) == len(TARGETED) else []
     shielded = ratio(kl.get("protection@paper"), kl.get("uniform@3.25"))
     recovered = ratio(kl.get("ours@3.5"), kl.get("uniform@3.25"))
     result |= {
@@ -152,9 +157,8 @@ def figures(found: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str
         "gap_recovered_ci": interval((three, ours), lambda w3, own: 1 - own / w3) if three and ours else None,
         "gap_recovered_protection": None if shielded is None else 1 - shielded,
         "kl_ratio_vs_protection": ratio(kl.get("ours@paper"), kl.get("protection@paper")),
-        "kl_ratio_backtracking": ratio(
-            backtracking(measured, "backtracking@3.25"), backtracking(measured, "everywhere@3.25")
-        ),
+        "kl_ratio_backtracking": ratio(*(backtracking(row) for row in aimed)) if aimed else None,
+        "kl_ratio_backtracking_ci": interval(aimed, divided, part="behaviour_by_passage") if aimed else None,
         "kl_ratio_sparse_vs_uniform": ratio(kl.get("sparse_ours"), kl.get("sparse_uniform")),
         "kl_ratio_sparse_vs_alphapruning": ratio(kl.get("sparse_ours"), kl.get("sparse_alphapruning")),
     }
@@ -216,18 +220,21 @@ def undisturbed(row: Mapping[str, Any] | None, threads: int) -> bool:
     )
 
 
-def backtracking(measured: Mapping[str, Any], name: str) -> float | None:
+def backtracking(row: Mapping[str, Any]) -> float:
     """A job's KL on the backtracking spans of the held-out traces."""
-    entry = measured.get(name, {}).get("behaviours", {}).get("backtracking")
-    return None if entry is None else float(entry["kl_mean"])
+    return float(row["behaviours"]["backtracking"]["kl_mean"])
 
 
-def interval(pair: Sequence[Any], of: Any, resamples: int = 2000) -> list[float]:
+def interval(pair: Sequence[Any], of: Any, resamples: int = 2000, part: str = "kl_by_passage") -> list[float]:
     """95% interval of a figure of two jobs' mean KLs, over the same passages drawn with replacement."""
-    sums = [np.array([passage["kl_sum"] for passage in row["kl_by_passage"]]) for row in pair]
+    sums = [np.array([passage["kl_sum"] for passage in row[part]]) for row in pair]
     draws = np.random.default_rng(0).integers(len(sums[0]), size=(resamples, len(sums[0])))
     values = of(*(each[draws].sum(1) for each in sums))
     return [float(bound) for bound in np.quantile(values, [0.025, 0.975])]
+
+
+def divided(one: Any, other: Any) -> Any:
+    return one / other
 
 
 def ratio(one: float | None, other: float | None) -> float | None:

@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -272,8 +272,16 @@ class Bench:
         return {
             "evaluation": {name: metrics.summarise(results) for name, results in on.items()},
             "behaviours": metrics.per_behaviour(self.traces, on["traces"]),
-            "kl_by_passage": [{"tokens": len(r.kl), "kl_sum": float(r.kl.sum())} for r in found],
+            "kl_by_passage": by_passage(found),
+            "behaviour_by_passage": by_passage(
+                [metrics.within(*pair, BEHAVIOUR) for pair in zip(self.traces, on["traces"], strict=True)]
+            ),
         }
+
+
+def by_passage(results: Sequence[fidelity.TokenFidelity]) -> list[dict[str, float]]:
+    """What paired comparisons need."""
+    return [{"tokens": len(each.kl), "kl_sum": float(each.kl.sum())} for each in results]
 
 
 def once(script: str, job: dict[str, Any]) -> dict[str, Any]:

@@ -42,19 +42,19 @@ def summarise(results: Sequence[TokenFidelity]) -> dict[str, Any] | None:
 
 
 def per_behaviour(passages: Sequence[Passage], results: Sequence[TokenFidelity]) -> dict[str, dict[str, Any] | None]:
-    """The same numbers over the tokens of each behaviour's spans; a token in two spans counts once."""
-    found = {}
-    for behaviour in BEHAVIOURS:
-        parts = []
-        for passage, result in zip(passages, results, strict=True):
-            inside = torch.zeros(len(passage.tokens), dtype=torch.bool)
-            for span in passage.spans:
-                if span.behaviour == behaviour:
-                    inside[span.start : span.end] = True
-            # Row t - 1 holds the prediction of token t; the first token is predicted by nothing.
-            parts.append(TokenFidelity(*(column[inside[1:]] for column in result)))
-        found[behaviour] = summarise(parts)
-    return found
+    """The same numbers over the tokens of each behaviour's spans."""
+    pairs = list(zip(passages, results, strict=True))
+    return {behaviour: summarise([within(*pair, behaviour) for pair in pairs]) for behaviour in BEHAVIOURS}
+
+
+def within(passage: Passage, result: TokenFidelity, behaviour: str) -> TokenFidelity:
+    """What ``result`` says of the tokens in the behaviour's spans of ``passage``; a token in two spans counts once."""
+    inside = torch.zeros(len(passage.tokens), dtype=torch.bool)
+    for span in passage.spans:
+        if span.behaviour == behaviour:
+            inside[span.start : span.end] = True
+    # Row t - 1 holds the prediction of token t; the first token is predicted by nothing.
+    return TokenFidelity(*(column[inside[1:]] for column in result))
 
 
 def bootstrap_mean(sums: Sequence[float], sizes: Sequence[int]) -> list[float] | None:
