@@ -78,7 +78,7 @@ def bench(
         limit=limit,
     )
     labels = {"model": model.rpartition("/")[2], **_labels(label or ())}
-    base = artifacts.read_versioned(baseline) if baseline else None
+    base = _baseline(baseline) if baseline else None
     questions = running.load_questions(protocol, data, to, device)
     if url:
         identity = f"server:{model}"
@@ -109,6 +109,19 @@ def _from(name: str, files: Path | None, embedder: str | None) -> dict[str, Any]
 
     source = {"source": str(files / find(name).file)} if files else {}
     return {"name": name, **source} | ({"embedder": embedder} if embedder else {})
+
+
+def _baseline(path: Path) -> dict[str, Any]:
+    from mixprec import artifacts
+    from mixprec.evaluate.scoring import RULES
+
+    found = artifacts.read_versioned(path)
+    if found.get("scoring_rules") != RULES:
+        raise UserError(
+            f"--baseline {path}: scored by rules {found.get('scoring_rules')}, not {RULES}; run the command that made "
+            "it again: outputs are kept and only scored anew"
+        )
+    return found
 
 
 def _labels(given: tuple[str, ...] | list[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from mixprec.evaluate.accuracy import Sample
 from mixprec.evaluate.benchmarks import THINK, Question, Retrieval, digest, find, is_papers, load
 from mixprec.evaluate.engines.base import Engine, Request, derived_seed
 from mixprec.evaluate.generations import GenerationFile, Key, Origin, Record
-from mixprec.evaluate.scoring import Verdict, score
+from mixprec.evaluate.scoring import RULES, Verdict, score
 from mixprec.evaluate.spec import BenchmarkSpec, ProtocolSpec
 from mixprec.progress import bar
 
@@ -113,6 +113,7 @@ def result(
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
         "model": model,
+        "scoring_rules": RULES,
         "protocol": {
             "seeds": list(protocol.seeds),
             "prompts": protocol.prompts,

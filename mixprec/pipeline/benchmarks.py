@@ -10,6 +10,7 @@ from mixprec import artifacts
 from mixprec.evaluate import bench
 from mixprec.evaluate.benchmarks import digest
 from mixprec.evaluate.engines.make import make
+from mixprec.evaluate.scoring import RULES
 from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import CodebookFormat, Format
@@ -53,7 +54,7 @@ class Benchmarks:
             )
             artifacts.write_json(path, {"labels": {"variant": name, **labels}, **found})
 
-        inputs = [made_from, self.protocol.seeds, self.protocol.limit, self.protocol.engine.kind, dict(labels)]
+        inputs = [RULES, made_from, self.protocol.seeds, self.protocol.limit, self.protocol.engine.kind, dict(labels)]
         self.stages.do(f"benchmarks/{name}", inputs, [path], run)
         return artifacts.read_versioned(path)
 

@@ -73,3 +73,60 @@ def test_the_engine_knows_better(outputs: dict[tuple[str, str], tuple[Question, 
     for question, output in unclosed:
         assert score(question, output, finished=False).outcome == "none"
         assert score(question, output, finished=True) == score(question, output)
+
+
+#: The forms in which models of this kind answer; ``{c}`` the conclusion, ``{v}`` the verdict in lower case.
+FORMS = {
+    "folio": [
+        "The conclusion that {c} is **{v}**.",
+        "The conclusion that {c} is {v} because the premises do not mention everything needed.",
+        "**Answer:** The conclusion that {c} is {v}.",
+        "**Answer:** {a}.",
+        "\\boxed{{\\text{{{a}}}}}",
+        "Based on the given premises, the conclusion that {c} must be {v}.",
+        "The conclusion that {c} is **{v}** since if the premises were otherwise, it would be different.",
+        'Therefore, the statement "{c}" is {v}.',
+        "The conclusion is **{v}**.\n\n1. **Premise 1:** holds (True).\n2. If it is true, more "
+        "follows.\n\n**Answer:** {a}.",
+    ],
+    "temporal_sequences": [
+        "The correct answer is ({a}) {o}.",
+        "\\boxed{{{a}: {o}}}",
+        "\\boxed{{\\text{{({a})}}}}",
+        "**Answer: ({a})**",
+        "{o}",
+        "The only available time is from {o}, making option ({a}) the correct answer.",
+        "The only time that nobody saw her is {o}.",
+    ],
+    "musique": [
+        "{a}",
+        "{a}.",
+        "**{a}**",
+        "Answer: {a}",
+        "**Final answer:** **{a}**",
+        "The answer is {a}.",
+        "The answer is: **{a}**.",
+        "\\boxed{{\\text{{{a}}}}}",
+        "<answer>{a}</answer>",
+    ],
+}
+THOUGHT = "If it holds, the conclusion is true or it is (A). Perhaps the answer is false, or (D).\n</think>\n\n"
+#: Gold answers of MuSiQue that are no answers in form: "for Best Performance …", "hosted the summit in 2014".
+ODD = 4
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_question_in_the_forms_of_answers(name: str, shared_data: Path) -> None:
+    """Each possible answer of every question is read as it is, behind a thinking and without one."""
+    failed = set()
+    for question in benchmarks.load(name, str(shared_data / "benchmarks" / f"{name}.jsonl")):
+        options = question.extra.get("options", {})
+        answers = {"folio": ["True", "False", "Uncertain"], "musique": [question.answer]}.get(name, list(options))
+        for answer in answers:
+            conclusion = str(question.extra.get("conclusion", "")).strip(" .")
+            for form in FORMS[name]:
+                text = form.format(a=answer, v=answer.lower(), c=conclusion, o=options.get(answer, ""))
+                for said in (THOUGHT + text, text):
+                    if normalise(score(question, said).answer or "") != normalise(answer):
+                        failed.add((question.id, answer))
+    assert len(failed) <= (ODD if name == "musique" else 0), failed

@@ -5,4 +5,7 @@ from __future__ import annotations
 from mixprec.evaluate.scoring.score import counting_unfinished, score
 from mixprec.evaluate.scoring.verdict import Outcome, Place, Verdict
 
-__all__ = ["Outcome", "Place", "Verdict", "counting_unfinished", "score"]
+#: Version of the rules. Raise it with any change that can turn a verdict round: results are then scored again.
+RULES = 2
+
+__all__ = ["RULES", "Outcome", "Place", "Verdict", "counting_unfinished", "score"]

@@ -15,21 +15,25 @@ _WHOLE = re.compile(r"-?\d+")
 _UNITS = re.compile(r"\^?\s*\{?\s*\\circ\s*\}?|°|\\?%|\\p?mod\b.*")
 #: Characters of a paragraph that holds a number and little else.
 _ALONE = 12
+#: A text that ends in what something is.
+_STATES = re.compile(r"\b(?:is|are|be|to|get|obtain|have|find)\s+(\d+)\W*$")
 _CONCLUDES = re.compile(
     r"\b(?:thus|therefore|hence|so|answer|total|sum|product|finally|conclude|result|equals?)\b", re.I
 )
 
 
 def strong(text: str, question: Question) -> Candidate | None:
-    """The last box or label, whichever stands later; a box that holds no integer gives way to a label behind it."""
+    """The last box or label, whichever stands later; a box that holds no integer gives way to what is said behind."""
     label = next(((found, each.start) for each in labelled(text) if (found := in_phrase(each.text))), None)
     content = next(boxed(text), None)
     if content is None:
         return Candidate(label[0], "labelled") if label else None
     value = in_box(content)
-    if label and not _WHOLE.fullmatch(value) and _WHOLE.fullmatch(label[0]) and label[1] > text.rfind("boxed"):
-        return Candidate(label[0], "labelled")
-    return Candidate(value, "boxed")
+    if _WHOLE.fullmatch(value):
+        return Candidate(value, "boxed")
+    box = text.rfind("boxed")
+    behind = Candidate(label[0], "labelled") if label and label[1] > box else weak(text[box:], question)
+    return behind if behind and _WHOLE.fullmatch(behind.answer) else Candidate(value, "boxed")
 
 
 def weak(text: str, question: Question) -> Candidate | None:
@@ -43,15 +47,19 @@ def weak(text: str, question: Question) -> Candidate | None:
     for sentence in reversed(sentences(paragraph)[-3:]):
         if _CONCLUDES.search(sentence) and (value := in_phrase(sentence)):
             return Candidate(value, "concluding sentence")
+    if said := _STATES.search(plain(paragraph)):
+        return Candidate(_value(said[1]), "last statement")
     return None
 
 
 def in_box(content: str) -> str:
-    """A box's value: the number behind the last ``=``, without units; other content as it is, made plain."""
+    """A box's value: the one number behind the last ``=`` that has one, without units; else the content, made plain."""
     content = _tidy(content)
-    right = re.split(r"=|\\approx|≈", content)[-1]
-    numbers = _NUMBER.findall(right)
-    return _value(numbers[0]) if len(numbers) == 1 else content or "?"
+    for side in reversed(re.split(r"=|\\approx|≈", content)):
+        numbers = _NUMBER.findall(side)
+        if len(numbers) == 1 and "^" not in side:
+            return _value(numbers[0])
+    return content or "?"
 
 
 def in_phrase(phrase: str) -> str | None:

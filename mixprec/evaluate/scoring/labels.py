@@ -20,7 +20,7 @@ _SUPPOSED = re.compile(
     re.IGNORECASE,
 )
 #: Characters behind a label, and labels from the end, that are looked at.
-_LONGEST, _MOST = 400, 12
+_LONGEST, _MOST = 700, 12
 
 
 class Labelled(NamedTuple):

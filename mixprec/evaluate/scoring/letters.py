@@ -4,25 +4,60 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from mixprec.evaluate.benchmarks.schema import Question
 from mixprec.evaluate.scoring.labels import labelled
 from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences
 from mixprec.evaluate.scoring.verdict import Candidate
 
-_BRACKETED = re.compile(r"\(\s*([A-Za-z])\s*\)")
+_BRACKETED = r"\(\s*(?P<bracketed>[A-Za-z])\s*\)"
 _LEADING = re.compile(r"^\W*([A-Z])(?=$|[).:,;\]}|/-]|\s*(?:$|[^\w\s]|\d|(?:and|or)\s+[A-Z]\b))")
-#: "A" may be an article: then a word follows that is no verb of an option.
-_NAMED = re.compile(
+#: Behind "option" and the like, or called correct. "A" may be an article: then a word follows that is no verb.
+_NAMED = (
     r"\b(?i:option|choice|letter|index|answer)\b(?:\s*\([^()]*\))?\s*(?:is\b|:)?\s*[\"'(]*"
-    r"(?:([B-Z])\b|(A)\b(?!\s+(?!is\b|was\b|fits\b|works\b|matches\b|because\b|since\b|as\b)[a-z]))"
+    r"(?:(?P<named>[B-Z])\b|(?P<a>A)\b(?!\s+(?!is\b|was\b|fits\b|works\b|matches\b|because\b|since\b|as\b)[a-z]))"
+    r"|\b(?P<called>[A-Z])\s+(?:is|was)\s+(?:the\s+)?(?:only\s+)?(?:correct|right|answer|best)\b"
 )
+_LETTER = re.compile(f"{_BRACKETED}|{_NAMED}")
 _JOINED = re.compile(r"\(?\b([A-Z])\b\)?(?:\s+\d[^()]{0,30})?\s*(?:,|/|or|and|&)\s*\(?\b([A-Z])\b\)?(?!\s*[a-z])")
+#: "(A), (C) and (D)": what is ruled out together.
+_SEVERAL = re.compile(r"\([A-Z]\)(?:,\s*\([A-Z]\))*,?\s+and\s+\([A-Z]\)")
 _STATED = re.compile(
-    r"\b(?:correct|right|option|choice|letter|index)\b|\bcould have gone\b|\bonly (?:\w+ )?(?:time|window)", re.I
+    r"\b(?:correct|right|option|choice|letter|index)\b|\b(?:could|can|must|may|might) have \w+|"
+    r"\bonly (?:\w+ ){0,2}(?:time|window|slot|gap|period|interval)",
+    re.I,
 )
-_NONE = re.compile(r"\bnone of (?:the|these|them)\b|\bno (?:correct|valid) (?:option|answer)\b", re.I)
-_TIME = re.compile(r"\b(\d{1,2})(?::?00)?\s*([ap])\.?\s?m\b", re.I)
+_NONE = re.compile(r"^\W*none\b|\bnone of (?:the|these|them)\b|\bno (?:correct|valid) (?:option|answer)\b", re.I)
+#: A reason that ends a sentence; behind "but since …," the claim follows.
+_REASON = re.compile(r"(?<!\bbut )(?<!\band )\b(?:because|since|given that)\b|, as\b", re.I)
+_CLAUSE = re.compile(r"[,;]\s+|\b(?:but|so|while|whereas|leaving)\b", re.I)
+#: What a clause rules out is no answer.
+_EXCLUDED = re.compile(
+    r"\b(?:cannot|couldn't|could not|can't|isn't|aren't|(?:is|are) not|incorrect|invalid|wrong|impossible|unavailable|"
+    r"rul(?:es?|ed|ing) out|eliminat\w+|exclud\w+)\b|\bnot (?=between|from|\(?[A-Z]\b|\d)",
+    re.I,
+)
+#: Two times; the first may leave its half of the day to the second ("7 to 11 am").
+_SPAN = re.compile(
+    r"\b(\d{1,2})(?::00)?\s*(?:([ap])\.?\s?m\b)?\.?\s*(?:to|and|until|till|through|[-–—])\s*"
+    r"(\d{1,2})(?::00)?\s*([ap])\.?\s?m\b",
+    re.I,
+)
+
+
+class Span(NamedTuple):
+    """A span of time: hours, and halves of the day (``a``, ``p``; of the first perhaps unknown)."""
+
+    start: str
+    start_half: str
+    end: str
+    end_half: str
+
+    def fits(self, other: Span) -> bool:
+        """Whether both can be the same."""
+        halves = (self.start_half, other.start_half)
+        return (self.start, *self[2:]) == (other.start, *other[2:]) and (halves[0] == halves[1] or "" in halves)
 
 
 def strong(text: str, question: Question) -> Candidate | None:
@@ -34,7 +69,7 @@ def strong(text: str, question: Question) -> Candidate | None:
     for each in labelled(text):
         if letter := of_phrase(plain(each.text), options):
             return Candidate(letter, "labelled")
-        if _NONE.search(each.text):
+        if _NONE.search(plain(each.text)):
             return Candidate("none of the options", "labelled")
     for sentence in reversed(sentences(text)):
         if _STATED.search(sentence) and (letter := _named(plain(sentence), options)):
@@ -43,50 +78,76 @@ def strong(text: str, question: Question) -> Candidate | None:
 
 
 def weak(text: str, question: Question) -> Candidate | None:
-    """A letter or an option's text in bold in the last paragraphs, or in the last sentences."""
+    """A letter or an option's text in bold in the last paragraphs, or in the last sentences; else no option's time."""
     options = _options(question)
     for paragraph in reversed([each for each in text.split("\n\n") if each.strip()][-2:]):
         for content in reversed(bold(paragraph)):
             if letter := of_phrase(plain(content), options):
                 return Candidate(letter, "bold")
-    for sentence in reversed([plain(each) for each in sentences(text)][-3:]):
+    last = [plain(each) for each in sentences(text)][-3:]
+    for sentence in reversed(last):
         if letter := of_phrase(sentence, options):
             return Candidate(letter, "last sentences")
+    marked = [plain(each) for each in (*boxed(text), *(each.text for each in labelled(text)))]
+    for said in (*marked, *(each for each in reversed(last) if _STATED.search(each))):
+        if span := _SPAN.search(said):
+            return Candidate(span[0], "a time of no option")
     return None
 
 
 def of_phrase(phrase: str, options: Mapping[str, str]) -> str | None:
     """The letter that a short text gives; two letters joined by "or" are both given. Letters go before times."""
-    joined = _JOINED.search(phrase)
+    claim = _claim(phrase)
+    rest = _SEVERAL.sub(" ", claim)
+    if _letters(rest, options):
+        claim = rest
+    joined = _JOINED.search(claim)
     if joined and joined[1] in options and joined[2] in options and joined[1] != joined[2]:
         return f"{joined[1]} or {joined[2]}"
-    leading = _LEADING.match(phrase)
+    leading = _LEADING.match(claim)
     if leading and leading[1] in options:
         return leading[1]
     return _named(phrase, options)
 
 
 def _named(sentence: str, options: Mapping[str, str]) -> str | None:
-    """A bracketed letter, one behind "option", or the one option whose times or text the sentence has."""
-    for pattern in (_BRACKETED, _NAMED):
-        for match in pattern.finditer(sentence):
-            if (letter := match[match.lastindex or 0].upper()) in options:
-                return letter
-    times = _times(sentence)
-    same = [letter for letter, text in options.items() if _says(sentence, times, text)]
-    return same[0] if len(same) == 1 else None
+    """The last letter that a sentence names and doesn't rule out, else the one option whose time or text it has."""
+    clauses = [each for each in _CLAUSE.split(_SEVERAL.sub(" ", _claim(sentence))) if not _EXCLUDED.search(each)]
+    if letters := [letter for each in clauses for letter in _letters(each, options)]:
+        return letters[-1]
+    same = {letter for each in clauses for letter in _same(each, options)}
+    return same.pop() if len(same) == 1 else None
 
 
-def _says(sentence: str, times: list[tuple[str, str]], option: str) -> bool:
-    """Whether a sentence has an option's span of time (and no third time), or its text."""
-    wanted = _times(option)
-    if len(wanted) == 2:
-        return times == wanted
-    return option.lower() in sentence.lower()
+def _claim(sentence: str) -> str:
+    """A sentence without the reason that it gives behind."""
+    head = _REASON.split(sentence, maxsplit=1)[0]
+    return head if head.strip() else sentence
 
 
-def _times(text: str) -> list[tuple[str, str]]:
-    return [(hour.lstrip("0"), half.lower()) for hour, half in _TIME.findall(text)]
+def _letters(text: str, options: Mapping[str, str]) -> list[str]:
+    found = (match[match.lastgroup or 0].upper() for match in _LETTER.finditer(text))
+    return [letter for letter in found if letter in options]
+
+
+def _same(text: str, options: Mapping[str, str]) -> list[str]:
+    """The options whose span of time, or text, stands in a text."""
+    spans = _spans(text)
+    return [letter for letter, option in options.items() if _says(text, spans, option)]
+
+
+def _says(text: str, spans: list[Span], option: str) -> bool:
+    wanted = _spans(option)
+    if wanted:
+        return any(span.fits(wanted[0]) for span in spans)
+    return option.lower() in text.lower()
+
+
+def _spans(text: str) -> list[Span]:
+    return [
+        Span(start.lstrip("0"), half.lower(), end.lstrip("0"), end_half.lower())
+        for start, half, end, end_half in _SPAN.findall(text)
+    ]
 
 
 def _options(question: Question) -> Mapping[str, str]:

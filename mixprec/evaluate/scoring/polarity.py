@@ -20,25 +20,43 @@ _NEGATED = re.compile(
 _CANNOT = re.compile(
     r"(?:\bcan\s?not|\bcan't|\bcouldn't|\bcould not|\bunable to|\bnot possible to|\bimpossible to|\bnot able to|"
     r"\b(?:do not|don't|does not|doesn't) (?:have|give|provide|contain) enough)\b[^.;,\n]{0,120}"
-    r"\b(?:determin|conclu|confirm|infer|establish|verif|deduc|ascertain|say|tell|know|prove|decide|inform|definitive)"
+    r"\b(?:determin|conclu|confirm|infer|establish|verif|deduc|ascertain|say|tell|know|prove|decide|inform|"
+    r"definitive|evaluat|assess|establish|resolve|judge)"
     r"[^.;,\n]*",
     re.I,
 )
 _UNCERTAIN = re.compile(
     r"(?<!not )\b(?:uncertain|unknown|undetermined|undeterminable|indeterminate|inconclusive|undecided|ambiguous|"
     r"unprovable)\b"
-    r"|\bneither (?:\w+ )?(?:true nor (?:\w+ )?false|false nor (?:\w+ )?true|proven nor|provable nor)(?: \w+)?"
+    r"|\bneither (?:be )?(?:\w+ )?(?:true n?or (?:\w+ )?false|false n?or (?:\w+ )?true|"
+    r"(?:prov|confirm|support|verifi|affirm|disprov|refut|deni)\w* n?or)(?: \w+)?"
+    r"|\b(?:may|might|could|can) (?:be )?(?:either )?(?:true or false|false or true)\b"
+    r"|\b(?:may|might) or (?:may|might) not\b"
     r"|\b(?:in|not )sufficient\b|\blacks? (?:of )?(?:sufficient )?information\b|\bnot enough (?:information|evidence)\b"
-    r"|\bnot (?:be )?(?:necessarily|definitively|certainly|always|guaranteed to be|known to be) (?:be )?"
+    r"|(?:\bnot|n't) (?:be )?(?:necessarily|definitively|certainly|always|guaranteed to be|known to be) (?:be )?"
     r"(?:true|false)\b"
     r"|\bnot (?:certain|clear|known|guaranteed|specified)\b(?=\W*(?:$|whether|if|from|based|because|since|given|,))",
     re.I,
 )
 _PLAIN = {"True": re.compile(r"\btrue\b", re.I), "False": re.compile(r"\b(?:false|untrue)\b", re.I)}
 _LIKE = {
-    "True": re.compile(r"\b(?:correct|valid|supported|proven|entailed|justified|holds|follows?|confirmed)\b", re.I),
-    "False": re.compile(r"\b(?:incorrect|invalid|wrong|contradict(?:s|ed|ory)|disproven|refuted|negated)\b", re.I),
+    "Uncertain": re.compile(r"\bun(?:supported|proven|proved|founded|verified|verifiable|substantiated)\b", re.I),
+    "True": re.compile(
+        r"\b(?:correct|accurate|valid|supported|proven|entailed|justified|holds|follows?|confirmed)\b", re.I
+    ),
+    "False": re.compile(
+        r"\b(?:incorrect|inaccurate|invalid|wrong|inconsistent|contradict(?:s|ed|ory)|disproven|refuted|negated)\b"
+        r"|(?:\bnot|n't) (?:\w+ )?hold\b",
+        re.I,
+    ),
 }
+_ABSENT = re.compile(r"\b(?:no|not|nothing|never|without|neither|nor|insufficient|cannot|lacks?)\b|n't\b", re.I)
+#: What premises do to the conclusion.
+_DONE_TO = re.compile(
+    r"\b(?:(?P<against>contradict|refut|disprov|negat|violat)|support|confirm|prove|entail|impl(?:y|ies)|validat|justif)\w*\s+"
+    r"(?:the|this|that)\s+(?:\w+\s+)?(?:conclusion|statement|claim|hypothesis|proposition)\b",
+    re.I,
+)
 #: What is given as a reason, or set against it, comes behind the verdict.
 _REASON = re.compile(r"\b(?:because|since|due to|given that|while|whereas)\b|;|, (?:as|but|and|so)\b", re.I)
 
@@ -46,15 +64,19 @@ _REASON = re.compile(r"\b(?:because|since|due to|given that|while|whereas)\b|;|,
 def verdicts(text: str) -> list[str]:
     """True, False and Uncertain in the order in which a text has them; enumerations and conditions are passed over."""
     text = text.replace("’", "'")
-    text = text if "neither" in text.lower() else _EITHER.sub(" ", text)
     open_ = [match.span() for pattern in (_CANNOT, _UNCERTAIN) for match in pattern.finditer(text)]
-    found = [(start, "Uncertain") for start, _ in open_]
+    enumerated = [] if "neither" in text.lower() else [match.span() for match in _EITHER.finditer(text)]
+    found = [(start, "Uncertain") for start, _ in open_ if not _within(start, enumerated)]
     for truth, word in _PLAIN.items():
         for match in word.finditer(text):
-            covered = any(start <= match.start() < end for start, end in open_)
+            covered = _within(match.start(), [*open_, *enumerated])
             if not covered and (said := _said(truth, text, match)):
                 found.append((match.start(), said))
     return [truth for _, truth in sorted(found)]
+
+
+def _within(position: int, spans: list[tuple[int, int]]) -> bool:
+    return any(start <= position < end for start, end in spans)
 
 
 def _said(truth: str, text: str, match: re.Match[str]) -> str | None:
@@ -68,9 +90,24 @@ def _said(truth: str, text: str, match: re.Match[str]) -> str | None:
 
 
 def of_predicate(text: str) -> str | None:
-    """The verdict of what follows "the conclusion": the last one in front of a reason, else the first of all."""
-    head = verdicts(_REASON.split(text, maxsplit=1)[0])
-    return head[-1] if head else next(iter(verdicts(text)), None)
+    """The verdict of what follows "the conclusion": the last one in front of a reason, else the first of all.
+
+    Where there are several in front ("true in one case and false in the other, so uncertain"), the last of all.
+    """
+    found, head = verdicts(text), verdicts(_REASON.split(text, maxsplit=1)[0])
+    if len(set(head)) > 1:
+        return found[-1]
+    return head[-1] if head else next(iter(found), None)
+
+
+def done_to_conclusion(text: str) -> str | None:
+    """What a sentence says of the premises: that they contradict, support, or do not support the conclusion."""
+    text = text.replace("’", "'")
+    found = None
+    for match in _DONE_TO.finditer(text):
+        negated = _ABSENT.search(text[: match.start()])
+        found = "Uncertain" if negated else "False" if match["against"] else "True"
+    return found
 
 
 def other_words(text: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from mixprec.evaluate.diagnosis import find_loop
 from mixprec.evaluate.scoring.text import mend
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -14,6 +15,8 @@ _HEAD, _TAIL = 2_000, 6_000
 _CONCLUSION = 1_500
 #: An end that occurs so often in the characters before it is a loop.
 _ECHO, _ECHOES, _BEFORE = 60, 4, 30_000
+#: Characters from which on a loop without fixed words is looked for too: answers that people write are shorter.
+_LONG = 12_000
 
 _LAST_LINE_ANSWERS = re.compile(r"answer|boxed|^\W*\(?[A-Z]\)", re.IGNORECASE)
 #: A letter or a number on a line of its own.
@@ -60,6 +63,11 @@ def has_ended(text: str) -> bool:
     text = text.rstrip("` \n\t\r")
     if not text or loops(text):
         return False
+    return _is_whole(text) and not (len(text) > _LONG and find_loop(text))
+
+
+def _is_whole(text: str) -> bool:
+    """Whether the last line of a text is complete, or a short direct reply."""
     last = text.rpartition("\n")[2]
     if text[-1] in ".!?。)]}\"'”’*>|" or _ALONE.match(last) or _LAST_LINE_ANSWERS.search(last):
         return True

@@ -16,7 +16,7 @@ _DATE = re.compile(
     re.I,
 )
 _COUNT = re.compile(
-    r"\d[\d,]*(?:\.\d+)?(?:\s+(?:thousand|million|billion|trillion))?"
+    r"(?:\d[\d,]*\s*(?:to|[-–])\s*)?\d[\d,]*(?:\.\d+)?(?:\s+(?:thousand|million|billion|trillion))?"
     r"|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|a dozen)\b"
     r"(?:\s+(?:hundred|thousand|million|billion))?",
     re.I,
@@ -41,8 +41,16 @@ _IDLE = frozenset(
     """.split()  # noqa: SIM905
 )
 _APPOSITIVES = frozenset({"a", "an", "the", "who", "whose", "which", "where", "and", "but", "in", "as"})
-#: A text of so few words is the answer as it stands.
+_APPOSITIVE = re.compile(r", (?:an?|the|who|which|where)\b")
+#: A text of so few words is the answer as it stands, unless it is a sentence.
 _FEW = 5
+_VERB = re.compile(r"\b(?:is|was|are|were)\b")
+#: "His wife is X", "It was X", "The year was X": what is said of a pronoun, or of a noun that nothing tells more of.
+_SAID_OF = re.compile(
+    r"^(?:(?:it|this|that|he|she|they)|(?:the|his|her|its|their)(?: [\w-]+){1,3}|"
+    r"[A-Z][\w .-]{1,40}['’]s?(?: [a-z]\w+){1,3}) (?:is|was|are|were) (?=\S)",
+    re.I,
+)
 
 
 def tidy(text: str) -> str:
@@ -64,13 +72,16 @@ def shortened(sentence: str, question: str) -> str:
     """
     text = tidy(_ASIDE.sub("", sentence)) or tidy(sentence)
     asked = content(question)
-    if len(text.split()) <= _FEW:
-        return text
     wanted = kind_of(question)
     typed = [each[0] for each in wanted.finditer(text)] if wanted else []
-    if typed:
+    if typed and (len(text.split()) > _FEW or content(text) <= asked | content(" ".join(typed))):
         return next((each for each in reversed(typed) if not content(each) <= asked), typed[-1])
-    if len(content(text) & asked) < 2:
+    if len(text.split()) <= _FEW and not _VERB.search(text):
+        return text
+    known = len(content(text) & asked)
+    if known < 2 and (said := tidy(_HEDGE.sub("", _SAID_OF.sub("", text)))) != text:
+        return tidy(_APPOSITIVE.split(said)[0])
+    if not known:
         return text
     stretches = [found for each in _stretches(text, asked) if (found := tidy(_LED.sub("", _HEDGE.sub("", each))))]
     return stretches[-1] if stretches else text
@@ -85,18 +96,28 @@ def _stretches(text: str, asked: frozenset[str]) -> list[str]:
     """Runs of words that are not the question's, up to the first appositive behind one (", the …", ", who …")."""
     runs: list[list[str]] = [[]]
     tokens = _TOKEN.findall(text)
-    for token, after in zip(tokens, [*tokens[1:], ""], strict=True):
+    for number, (token, after) in enumerate(zip(tokens, [*tokens[1:], ""], strict=True)):
         if token == "," and after.lower() in _APPOSITIVES and any(map(_says_something, runs)):
-            break
-        words = _WORD.findall(token)
-        known = words and all(_stem(word) in asked for word in words)
+            if content(" ".join(rest := tokens[number:])) & asked and after.lower() == "and":
+                runs.append([])  # another step: "…, and its mascot is …"
+                continue
+            if after.lower() != "and" or not rest[2:] or not rest[2][:1].isupper():
+                break
+        known = _is_known(token, asked)
         if known and token[:1].isupper() and runs[-1] and runs[-1][-1][:1].isupper():
             known = False  # a name goes on: "Warner Bros. Records" though records were asked about
+        if known and token[:1].isupper() and after[:1].isupper() and not _is_known(after, asked):
+            known = False  # a name begins with a word of the question: "Chiang Hsiao-wu" though Chiang was asked about
         if token in ";:()" or known:
             runs.append([])
         elif runs[-1] or (_stem(token) not in _IDLE and token != ","):
             runs[-1].append(token)
     return [_joined(run) for run in runs if _says_something(run)]
+
+
+def _is_known(token: str, asked: frozenset[str]) -> bool:
+    words = _WORD.findall(token)
+    return bool(words) and all(_stem(word) in asked for word in words)
 
 
 def _says_something(run: list[str]) -> bool:

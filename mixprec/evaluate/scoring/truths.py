@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 
 from mixprec.evaluate.benchmarks.schema import Question
 from mixprec.evaluate.scoring.labels import labelled
-from mixprec.evaluate.scoring.polarity import leaves_open, of_predicate, other_words, verdicts
+from mixprec.evaluate.scoring.polarity import done_to_conclusion, leaves_open, of_predicate, other_words, verdicts
 from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences
 from mixprec.evaluate.scoring.verdict import Candidate
 
-_SUBJECT = re.compile(r"\b(?:conclusion|statement|claim|hypothesis|proposition|assertion|argument|it)\b", re.I)
+#: What a verdict may be on, the surest first; "it is true that …" may speak of anything.
+_SUBJECTS = (
+    re.compile(r"\bconclusion\b", re.I),
+    re.compile(
+        r"\b(?:statement|claim|hypothesis|proposition|assertion|argument|"
+        r"it(?!\W+(?:i?s )?(?:\w+ )*(?:that|whether|if)\b))\b",
+        re.I,
+    ),
+    re.compile(r"\bit\b", re.I),
+)
+_ANY_SUBJECT = re.compile("|".join(each.pattern for each in _SUBJECTS[:2]), re.I)
+#: A letter or a yes or no, in a box or behind a label.
+_SHORT = re.compile(r"^\W*(?:(?P<True>T|yes)|(?P<False>F|no)|(?P<Uncertain>U))(?:$|[.,;:)}\]])", re.I)
 _SUPPOSED = re.compile(
     r"\b(?:if|when|suppose|supposing|assume|assuming|unless|case|whether|could|might|would(?! (?:say|conclude)))\b",
     re.I,
@@ -35,14 +48,15 @@ def strong(text: str, question: Question) -> Candidate | None:
 
 def _stated(said: list[str]) -> Candidate | None:
     """The last sentence that calls the conclusion true, false or uncertain; else one that says so in other words."""
+    for subjects in _SUBJECTS:
+        for sentence in reversed(said):
+            if truth := _of_conclusion(sentence, subjects):
+                return Candidate(truth, "stated")
     for sentence in reversed(said):
-        if truth := _of_conclusion(sentence):
-            return Candidate(truth, "stated")
-    for sentence in reversed(said):
-        subject = _SUBJECT.search(sentence)
+        subject = _ANY_SUBJECT.search(sentence)
         if not subject or _supposes(sentence[: subject.start()]):
             continue
-        if truth := other_words(sentence[subject.end() :]):
+        if truth := other_words(sentence[subject.end() :]) or done_to_conclusion(sentence):
             return Candidate(truth, "stated in other words")
     return None
 
@@ -67,23 +81,30 @@ def weak(text: str, question: Question) -> Candidate | None:
 def of_phrase(phrase: str, question: Question) -> str | None:
     """What a short text behind a label says: a verdict, else other words for one, else the conclusion again."""
     bare = _without_conclusion(phrase, question)
-    return of_predicate(bare) or other_words(bare) or _restated(phrase, question)
+    if truth := of_predicate(bare):
+        return truth
+    short = _SHORT.match(phrase)
+    return short.lastgroup if short else other_words(bare) or _restated(phrase, question)
 
 
 def _sentences(text: str, question: Question) -> list[str]:
     """The sentences made plain, without the conclusion where they quote it: its words are no verdicts."""
-    return [_without_conclusion(plain(sentence)[:_LONGEST], question) for sentence in sentences(text)]
+    return [plain(sentence)[:_LONGEST] for sentence in sentences(_without_conclusion(text, question))]
 
 
 def _without_conclusion(text: str, question: Question) -> str:
     conclusion = str(question.extra.get("conclusion") or "").strip(" .")
-    at = text.lower().find(conclusion.lower()) if conclusion else -1
-    return f"{text[:at]} {text[at + len(conclusion) :]}" if at >= 0 else text
+    return _quoted(conclusion).sub(" ", text) if conclusion else text
 
 
-def _of_conclusion(sentence: str) -> str | None:
-    """The verdict of a sentence on the conclusion, None where it only supposes or speaks of something else."""
-    for subject in _SUBJECT.finditer(sentence):
+@functools.lru_cache(maxsize=1024)
+def _quoted(conclusion: str) -> re.Pattern[str]:
+    return re.compile(r"\s+".join(map(re.escape, conclusion.split())), re.I)
+
+
+def _of_conclusion(sentence: str, subjects: re.Pattern[str]) -> str | None:
+    """The verdict of a sentence on one of the subjects, None where it only supposes or speaks of something else."""
+    for subject in subjects.finditer(sentence):
         if _supposes(sentence[: subject.start()]):
             return None
         if truth := of_predicate(sentence[subject.end() :]):
@@ -101,7 +122,7 @@ _NEGATIONS = frozenset({"not", "no", "never", "cannot", "neither"})
 _IDLE = frozenset(
     """
     a an the is are was be do does did has have therefore thus so hence must that based on given premises can will or
-    both nor conclusion answer final
+    both nor conclusion answer final it we conclude infer deduce follows logically definitely indeed
     """.split()  # noqa: SIM905
 )
 #: Shared words of two sentences, of all of both, that make them say the same.
@@ -111,7 +132,7 @@ _SAME = 0.8
 def _restated(sentence: str, question: Question) -> str | None:
     """True where a sentence says the conclusion again, False where it says its negation."""
     conclusion = question.extra.get("conclusion")
-    if not conclusion:
+    if not conclusion or leaves_open(sentence):
         return None
     ours, theirs = list(_words(sentence)), list(_words(str(conclusion)))
     shared, every = set(ours) - _NEGATIONS, set(theirs) - _NEGATIONS

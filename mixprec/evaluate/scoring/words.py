@@ -17,8 +17,10 @@ _DECLINES = re.compile(
     r"|\bnot\s+(?:\w+\s+){0,2}?"
     r"(?:disclosed|available|known(?!\s+(?:for|as))|specified|clear|provided|mentioned|documented|recorded|aware)\b"
     r"|\b(?:do not|don't) (?:know|have)\b"
-    r"|(?<!for )\b(?:no|not enough|insufficient|more) (?:\w+ )?(?:information|context|details?)\b"
-    r"|\bi(?:'m| am) (?:sorry|an ai)\b|\bas an ai\b"
+    r"|(?<!for )\b(?:no|not enough|insufficient|more) (?:\w+ )?"
+    r"(?:information|context|details?|data|records?|evidence)\b"
+    r"|\bno such \w+|\b(?:is|are) insufficient\b|\bnot (?:possible|able) to\b"
+    r"|\bi(?:'m| am) (?:sorry|not sure|an ai)\b|\bas an ai\b|\bsorry\b[^.]*\b(?:can't|cannot)\b"
     r"|\b(?:is|are|was|remains?|seems?|appears?)\s+(?:\w+\s+)?(?:unclear|unknown|ambiguous|undetermined)\b",
     re.I,
 )
@@ -55,12 +57,23 @@ def weak(text: str, question: Question) -> Candidate | None:
     if not said or _DECLINES.search(said[-1]) or _refuses(text):
         return None
     last = [each for each in said if _CONCLUDES.match(each)][-1:]
-    asked = content(question.asked)
-    chosen = last[0] if last else max(reversed(said), key=lambda each: len(content(each) & asked))
-    if _DECLINES.search(chosen):
+    chosen = last[0] if last else _last_step(said, content(question.asked))
+    if says_nothing(chosen):
         return None
     found = shortened(_CONCLUDES.sub("", chosen), question.asked)
     return Candidate(found, "sentence") if found else None
+
+
+def _last_step(said: list[str], asked: frozenset[str]) -> str:
+    """The last sentence that takes up a word of the question for the first time: there a chain of steps arrives.
+
+    What stands behind it only tells more. The last sentence where none has any of the question's words.
+    """
+    chosen, heard = said[-1], frozenset[str]()
+    for each in said:
+        if new := (content(each) & asked) - heard:
+            chosen, heard = each, heard | new
+    return chosen
 
 
 def declines(text: str) -> bool:
