@@ -63,11 +63,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+#: A full disk in the words of safetensors, and of numpy, which counts what it could write and keeps no error number.
+_FULL = ("No space left", " requested and ")
+
+
 def _as_user_error(problem: BaseException, path: Path) -> UserError | None:
     """A full disk, a read-only target: the user's to mend. safetensors wraps the operating system's words."""
     number = problem.errno if isinstance(problem, OSError) else None
     text = str(problem)
-    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
+    if number in (errno.ENOSPC, errno.EDQUOT) or any(words in text for words in _FULL):
         return UserError(f"{path}: the disk is full; free some space and run the same command again")
     if number in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         return UserError(f"{path}: can't be written ({os.strerror(number)}); choose another place with --out")

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -88,6 +89,18 @@ def test_appending_to_a_full_disk() -> None:
         pytest.skip("this system has no /dev/full")
     with pytest.raises(UserError, match="the disk is full"):
         artifacts.append_line(full, "x")
+
+
+def test_numpy_says_in_its_own_words_that_a_disk_is_full(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.is_char_device():
+        pytest.skip("this system has no /dev/full")
+    with (
+        pytest.raises(UserError, match="weights: the disk is full"),
+        artifacts.atomic_path(tmp_path / "weights"),
+        full.open("wb") as file,
+    ):
+        np.zeros(1_000_000).tofile(file)
 
 
 @same_folder

@@ -20,14 +20,26 @@ def digests(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.name: {"sha256": artifacts.sha256_file(path), "bytes": path.stat().st_size} for path in files}
 
 
+def card_of(folder: Path) -> dict[str, Any]:
+    """What mixprec.json says; empty where there is none.
+
+    Raises UserError where it is broken.
+    """
+    if not (folder / CARD).is_file():
+        return {}
+    card = artifacts.read_json(folder / CARD)
+    if not isinstance(card, dict) or not all(isinstance(card.get(key, {}), dict) for key in ("files", "plan")):
+        raise UserError(f"{folder / CARD}: was not written by mixprec, or damaged; make the checkpoint again")
+    return card
+
+
 def verify(folder: Path) -> bool:
     """Whether the files are those that mixprec wrote; False for a checkpoint without checksums.
 
     Raises UserError naming the file that is missing, cut or changed.
     """
-    card = artifacts.read_json(folder / CARD) if (folder / CARD).is_file() else None
-    known = card.get("files") if isinstance(card, dict) else None
-    if not isinstance(known, dict):
+    known = card_of(folder).get("files")
+    if known is None:
         return False
     for name, entry in known.items():
         path = folder / name

@@ -133,9 +133,19 @@ class Checkpoint:
             info = self.source.tensors[module.weight_name]
             if info.dtype not in FLOATS:
                 raise UserError(f"{self.path / info.shard}: {module.weight_name} is stored as {info.dtype}, no float")
+            self._check_shape(module.weight_name, (module.out_features, module.in_features))
             return Layout(container, KEEP, size)
         said = self._gptq(module) if container == "gptq" else self._group(module)
+        for name, shapes in _shapes(container, module, said).items():
+            self._check_shape(f"{module.address}.{name}", *shapes)
         return Layout(container, said, size)
+
+    def _check_shape(self, name: str, *shapes: tuple[int, ...]) -> None:
+        info = self.source.tensors.get(name)  # what is missing is told by whoever needs it
+        if info and info.shape not in shapes:
+            found, wanted = (" x ".join(map(str, shape)) for shape in (info.shape, shapes[0]))
+            where = self.path / info.shard
+            raise UserError(f"{where}: {name} is {found}, {CONFIG} asks for {wanted}: they are not of one checkpoint")
 
     def _bytes(self, name: str) -> int:
         info = self.source.tensors[name]
@@ -170,6 +180,16 @@ class Checkpoint:
 _ITEMSIZE = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 
 
+def _shapes(container: str, module: LinearModule, format: Format) -> dict[str, list[tuple[int, ...]]]:
+    """Name within the module -> shapes of codes and scales that its format allows, the usual one first."""
+    rows, columns = module.out_features, module.in_features
+    words, groups = packing.words(columns, format.bits), format.groups(columns)
+    if container == "gptq":
+        return {gptq.CODES: [(words, rows)], gptq.SCALES: [(groups, rows)]}
+    packed = [(rows, words), (rows, _padded_words(columns, format.bits))]
+    return {compressed_tensors.PACKED: packed, compressed_tensors.SCALE: [(rows, groups)]}
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in a folder, or a GGUF file.
 
@@ -178,6 +198,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     # Built on this module.
     from mixprec.checkpoint.gguf.checkpoint import GgufCheckpoint, gguf_in
 
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
     file = gguf_in(path)
     return Checkpoint(path) if file is None else GgufCheckpoint(path, file)
 
@@ -188,10 +210,15 @@ def _matches(target: str, address: str) -> bool:
     return target in ("Linear", address)
 
 
+def _padded_words(columns: int, bits: int) -> int:
+    """Words of a row in which no code lies across two."""
+    return -(-columns // (packing.WORD // bits))
+
+
 def _unpadded(tensors: Mapping[str, Tensor], format: Format, module: LinearModule) -> dict[str, Tensor]:
     """Words as compressed-tensors writes them from 0.19 on: before, no code lay across two, 10 of 3 bits in one."""
     per = packing.WORD // format.bits
-    padded = -(-module.in_features // per)
+    padded = _padded_words(module.in_features, format.bits)
     words = tensors[compressed_tensors.PACKED]
     if words.shape[1] != padded or padded == packing.words(module.in_features, format.bits):
         return dict(tensors)

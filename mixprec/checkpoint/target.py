@@ -40,12 +40,15 @@ class CompressedModule(NamedTuple):
 def check_target(out: Path, source: Path) -> None:
     """``out`` may be new, empty or a checkpoint that mixprec made; it gets replaced.
 
-    Raises UserError for any other folder or file, and for the source itself.
+    Raises UserError for any other folder or file, for the source itself, and where nothing can be written.
     """
     if out.resolve() == source.resolve():
         raise UserError(f"{out}: is the source checkpoint itself; choose another place with --out")
     if out.exists() and not (out / CARD).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists and mixprec did not make it; remove it or choose another place with --out")
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{out}: can't be written, {parent} takes no files; choose another place with --out")
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:

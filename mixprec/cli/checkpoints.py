@@ -138,12 +138,9 @@ def inspect(
 ) -> None:
     """Show how each linear module lies in a checkpoint, whoever wrote it: format and bits on disk."""
     from mixprec import artifacts
-    from mixprec.checkpoint.integrity import verify
-    from mixprec.checkpoint.reader import open_checkpoint
     from mixprec.report.layout import layout_figure
 
-    known = verify(checkpoint) if checkpoint.is_dir() else False
-    found = open_checkpoint(checkpoint)
+    found, known = _verified(checkpoint)
     listed, planned = found.inventory.linears, _planned(checkpoint)
     bits = [8 * found.layouts[module.address].bytes / module.weights for module in listed]
     total = sum(found.layouts[module.address].bytes for module in listed)
@@ -161,13 +158,20 @@ def inspect(
         out.print(f"{picture}", soft_wrap=True)
 
 
+def _verified(checkpoint: Path) -> tuple[Any, bool]:
+    """A checkpoint, and whether it has checksums, which its files then agree with."""
+    from mixprec.checkpoint.integrity import verify
+    from mixprec.checkpoint.reader import open_checkpoint
+
+    known = checkpoint.is_dir() and verify(checkpoint)
+    return open_checkpoint(checkpoint), known
+
+
 def _planned(checkpoint: Path) -> dict[str, str]:
     """Address -> what the plan in a checkpoint's mixprec.json says; empty where there is none."""
-    from mixprec import artifacts
-    from mixprec.checkpoint.target import CARD
+    from mixprec.checkpoint.integrity import card_of
 
-    card = artifacts.read_json(checkpoint / CARD) if (checkpoint / CARD).is_file() else {}
-    modules = card.get("plan", {}).get("modules", {})
+    modules = card_of(checkpoint).get("plan", {}).get("modules", {})
     return {address: "@".join(filter(None, (m["format"], m.get("sparsity")))) for address, m in modules.items()}
 
 
@@ -221,10 +225,9 @@ def diff(
     """Compare two checkpoints module by module, whoever wrote them: formats, bits on disk, weights."""
     from mixprec import artifacts
     from mixprec.checkpoint.compare import diff as compare
-    from mixprec.checkpoint.reader import open_checkpoint
     from mixprec.progress import bar
 
-    a, b = open_checkpoint(first), open_checkpoint(second)
+    (a, _), (b, _) = _verified(first), _verified(second)
     with bar("diff", len(a.inventory.linears), "modules") as advance:
         found = compare(a, b, advance)
     if to:

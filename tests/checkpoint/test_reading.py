@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.hub import push
 from mixprec.checkpoint.integrity import verify
 from mixprec.checkpoint.reader import open_checkpoint
+from mixprec.checkpoint.target import check_target
 from mixprec.cli import app
 from mixprec.compress.stream import compress
 from mixprec.errors import UserError
@@ -183,9 +185,19 @@ def test_damaged_files_are_noticed_by_whatever_reads_them(packed: Callable[..., 
     for attempt in (lambda: verify(folder), lambda: models.load(str(folder)), lambda: push(folder, "me/it", object())):
         with pytest.raises(UserError, match=message):
             attempt()
+    for verb in (["inspect", str(folder)], ["diff", str(folder.parent / "source"), str(folder)]):
+        result = CliRunner().invoke(app, verb)
+        assert isinstance(result.exception, UserError)
+        assert message in str(result.exception)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"plan": []}', '{"files": 1}', '{"files": {"a"'])
+def test_a_card_that_is_none(packed: Callable[..., Path], text: str) -> None:
+    folder = packed("gptq")
+    (folder / "mixprec.json").write_text(text)
     result = CliRunner().invoke(app, ["inspect", str(folder)])
     assert isinstance(result.exception, UserError)
-    assert message in str(result.exception)
+    assert "mixprec.json" in str(result.exception)
 
 
 def test_checkpoints_of_two_models_are_not_compared(source: MakeSource, packed: Callable[..., Path]) -> None:
@@ -214,11 +226,40 @@ def test_another_architecture_and_half_a_checkpoint(packed: Callable[..., Path])
         found.weight(found.inventory["model.layers.0.mlp.up_proj"])
 
 
+@pytest.mark.parametrize(
+    ("format", "key", "value", "message"),
+    [
+        ("gptq", "bits", 4, r"q_proj\.qweight is 6 x 64, config.json asks for 8 x 64"),
+        ("gptq", "group_size", 64, r"q_proj\.scales is 2 x 64, config.json asks for 1 x 64"),
+        ("compressed-tensors", "num_bits", 4, r"q_proj\.weight_packed is 64 x 6, config.json asks for 64 x 8"),
+        ("compressed-tensors", "group_size", 16, r"q_proj\.weight_scale is 64 x 2, config.json asks for 64 x 4"),
+        ("dense", "intermediate_size", 128, r"gate_proj\.weight is 96 x 64, config.json asks for 128 x 64"),
+    ],
+)
+def test_a_configuration_of_another_checkpoint(
+    packed: Callable[..., Path], format: str, key: str, value: int, message: str
+) -> None:
+    folder = packed(format, **{"1_q": "w3g32"})
+    config = json.loads((folder / "config.json").read_text())
+    said = config.get("quantization_config", config)
+    (said["config_groups"]["group_0"]["weights"] if format == "compressed-tensors" else said)[key] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        _ = open_checkpoint(folder).layouts
+
+
 def test_a_target_that_cannot_be_written(source: MakeSource, planner: Planner, tmp_path: Path) -> None:
     folder = source()
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="can't be written"):
         compress(str(folder), planner(folder, "w3g32"), tmp_path / "file" / "out", format=FORMATS["gptq"])
+
+
+def test_a_read_only_target_is_noticed_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root may write everywhere but to a file system that is mounted so.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UserError, match=f"new/out: can't be written, {tmp_path} takes no files"):
+        check_target(tmp_path / "new" / "out", tmp_path / "source")
 
 
 def test_inspect_diff_and_convert_from_the_command_line(packed: Callable[..., Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ every peer is evaluated in the same way. Imports nothing of mixprec. ``client.py
 
 Keys of JOB
     peer         llmcompressor, gptqmodel, autoround or modelopt
+    packed       a folder that gets, besides, the checkpoint that the peer itself writes; llmcompressor and gptqmodel
     method       gptq, gptaq, awq, rtn, sparsegpt, autoround, as far as the peer has it (docs/peers.md)
     model, out   folders: a safetensors checkpoint; where the dense one goes, which must not be there
                  or allocate: no checkpoint, only which module gets which format; autoround and modelopt
@@ -37,7 +38,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-#: Peer -> module beside this file with ``load(job)``, ``quantize(loaded, job)`` and ``weights(loaded)``.
+#: Peer -> module beside this file with ``load(job)``, ``quantize(loaded, job)``, ``weights(loaded)``, maybe ``save``.
 ADAPTERS = {
     "llmcompressor": "with_llmcompressor",
     "gptqmodel": "with_gptqmodel",
@@ -75,6 +76,8 @@ def main() -> None:
     settings = adapter.allocate(loaded, job) if job["method"] == "allocate" else adapter.quantize(loaded, job)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if job.get("packed"):
+        adapter.save(loaded, job["packed"])
     if job["method"] != "allocate":
         write_dense(Path(job["model"]), out, adapter.weights(loaded))
     found = {key: settings.pop(key) for key in ("plans", "seconds_each") if key in settings}

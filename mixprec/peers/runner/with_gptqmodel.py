@@ -78,6 +78,11 @@ def quantize(loaded: Any, job: dict[str, Any]) -> dict[str, Any]:
     return {**used, "dynamic": config.dynamic and {key: dict(value) for key, value in config.dynamic.items()}}
 
 
+def save(loaded: Any, folder: str) -> None:
+    """Its own checkpoint."""
+    loaded.save(folder)
+
+
 def weights(loaded: Any) -> dict[str, torch.Tensor]:
     """Values by name: its packed modules, dequantized by its own kernels' arithmetic."""
     model = loaded.model

@@ -99,6 +99,11 @@ def defaults(method: str) -> dict[str, Any]:
     return {name: fields[name].default for name in wanted if name in fields}
 
 
+def save(model: Any, folder: str) -> None:
+    """Its own checkpoint, packed."""
+    model.save_pretrained(folder, save_compressed=True)
+
+
 def weights(model: Any) -> dict[str, torch.Tensor]:
     """Values by name; where only scales were found (rounding, AWQ), weights are rounded to their grid here."""
     found = dict(model.state_dict())
