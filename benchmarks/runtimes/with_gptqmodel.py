@@ -2,9 +2,9 @@
 
     python with_gptqmodel.py JOB.json RESULT.json
 
-JOB: ``checkpoints`` (folders), ``dtype`` (float16 or bfloat16), ``reader`` (gptqmodel, or transformers, which needs
-optimum besides), ``prompt`` (token ids), ``passages`` (lists of token ids). RESULT: folder -> ``logits`` (of the
-prompt's last token) and ``nll`` (mean negative log-likelihood of the passages' tokens but their first), or ``error``.
+JOB: ``checkpoints`` (folders), ``dtype`` (float16 or bfloat16), ``reader`` (gptqmodel, or transformers), ``prompt``
+(token ids), ``passages`` (lists of token ids). RESULT: folder -> ``logits`` (of the prompt's last token) and ``nll``
+(mean negative log-likelihood of the passages' tokens but their first), or ``error``.
 """
 
 from __future__ import annotations

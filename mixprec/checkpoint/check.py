@@ -152,8 +152,9 @@ def _refusal(module: LinearModule, format: Format, loads: Loader) -> str | None:
         held = f"{', '.join(map(str, sorted(bits)))} bits {kind}" if bits else f"nothing {kind}"
         return f"{format}: it loads {held}"
     size = integers.effective(module, format).group_size
-    if loads.groups is not None and size not in loads.groups:
-        listed = ", ".join("whole rows" if g == WHOLE_ROW else str(g) for g in sorted(loads.groups))
+    groups = loads.groups.get(format.bits)
+    if groups is not None and size not in groups:
+        listed = ", ".join("whole rows" if g == WHOLE_ROW else str(g) for g in sorted(groups))
         return f"{format}: its kernels have groups of {listed}"
     if module.in_features % loads.multiple or module.out_features % loads.multiple:
         shape = f"{module.out_features} x {module.in_features}"

@@ -99,6 +99,9 @@ def quantization_config(plan: Plan, inventory: Inventory) -> dict[str, Any]:
         if format != base:
             dynamic |= {f"+:{pattern}": _grid(format) for pattern in regexes(_with_fused(addresses))}
     dynamic |= {f"-:{pattern}": {} for pattern in regexes(_with_fused(kept))}
+    packed = [address for addresses in formats.values() for address in addresses]
+    # transformers knows no ``dynamic``: without the list it would take kept modules for packed ones.
+    listed = {"modules_in_block_to_quantize": [packed]} if kept and packed else {}
     return {
         "quant_method": "gptq",
         "checkpoint_format": "gptq" if _shifted(plan) else "gptq_v2",
@@ -107,6 +110,7 @@ def quantization_config(plan: Plan, inventory: Inventory) -> dict[str, Any]:
         "lm_head": False,
         "pack_dtype": "int32",
         "dynamic": dynamic,
+        **listed,
         "meta": {"quantizer": [f"mixprec:{mixprec.__version__}"]},
     }
 

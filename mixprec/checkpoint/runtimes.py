@@ -7,14 +7,16 @@ vLLM 0.32      fuses q/k/v and gate/up into one matrix each, which has one schem
                CPUs with AVX-512 4 bits alone, rows and columns in multiples of 32. GPTQ: 4 and 8 bits, symmetric (4 on
                CPUs). No GGUF. Before 0.32: compressed-tensors 4 and 8 bits, GPTQ 2, 3, 4, 8 bits.
 transformers 5 compressed-tensors through the library, weights unpacked when first used: symmetric ones in any bits.
-               Zero points it makes room for unpacked, and stops at packed ones. GPTQ through gptqmodel, uniform plans.
+               Zero points it makes room for unpacked, and stops at packed ones. GPTQ through optimum and
+               gptqmodel: one format, kept modules by a list (``modules_in_block_to_quantize``), no ``dynamic``.
 llama.cpp      GGUF alone.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from mixprec.errors import UserError
@@ -38,21 +40,22 @@ DeviceName = Literal["cpu", "pascal", "volta", "turing", "ampere", "ada", "hoppe
 _ALL = frozenset(range(2, 9))
 _NONE: frozenset[int] = frozenset()
 _48 = frozenset({4, 8})
+_GPTQ = frozenset({2, 3, 4, 8})
 
 
 @dataclass(frozen=True)
 class Loader:
     """What one runtime loads of one checkpoint format.
 
-    ``symmetric``, ``asymmetric``: bits. ``groups``: group sizes, None for all that divide the columns; ``multiple``:
-    of which rows and columns have to be multiples. ``fused``: linears that share their input need one format.
-    ``uniform``: all packed modules need one format. ``capability``: the least compute capability of a GPU. ``refuses``:
-    why it loads nothing of this format. ``needs``: what has to be installed besides.
+    ``symmetric``, ``asymmetric``: bits. ``groups``: bits -> group sizes, all that divide the columns for other bits;
+    ``multiple``: of which rows and columns have to be multiples. ``fused``: linears that share their input need one
+    format. ``uniform``: all packed modules need one format. ``capability``: the least compute capability of a GPU.
+    ``refuses``: why it loads nothing of this format. ``needs``: what has to be installed besides.
     """
 
     symmetric: frozenset[int] = _ALL
     asymmetric: frozenset[int] = _ALL
-    groups: frozenset[int] | None = None
+    groups: Mapping[int, frozenset[int]] = field(default_factory=dict)
     multiple: int = 1
     fused: bool = False
     uniform: bool = False
@@ -61,7 +64,7 @@ class Loader:
     needs: str = ""
 
 
-_MARLIN = frozenset({-1, 32, 64, 128})
+_MARLIN = dict.fromkeys(_ALL, frozenset({-1, 32, 64, 128}))
 _ANYTHING = Loader()
 _AVX512 = "a CPU with AVX-512: vLLM's 4-bit kernel is in no other build"
 
@@ -81,7 +84,7 @@ _LOADERS: Final[dict[tuple[str, tuple[int, ...], str, bool], Loader]] = {
     ("vllm", (0,), "compressed-tensors", False): Loader(
         frozenset({4}), frozenset({4}), multiple=32, fused=True, needs=_AVX512
     ),
-    ("vllm", (0,), "gptq", True): Loader(frozenset({2, 3, 4, 8}), _NONE, fused=True, capability=60),
+    ("vllm", (0,), "gptq", True): Loader(_GPTQ, _NONE, fused=True, capability=60),
     ("vllm", (0,), "gptq", False): Loader(frozenset({4}), _NONE, multiple=32, fused=True, needs=_AVX512),
     ("vllm", (0,), "gguf", True): Loader(fused=True, capability=60),
     ("vllm", (0,), "gguf", False): Loader(refuses="vLLM reads GGUF on GPUs alone"),
@@ -93,9 +96,9 @@ _LOADERS: Final[dict[tuple[str, tuple[int, ...], str, bool], Loader]] = {
     },
     **{
         ("transformers", (0,), "gptq", gpu): Loader(
-            frozenset({2, 3, 4, 8}), frozenset({2, 3, 4, 8}), multiple=32, uniform=True, needs="gptqmodel"
+            _GPTQ, _GPTQ, groups, multiple=32, uniform=True, needs="optimum and gptqmodel"
         )
-        for gpu in (True, False)
+        for gpu, groups in ((True, {}), (False, {4: frozenset({32, 64, 128, 256})}))
     },
     ("llama.cpp", (0,), "gguf", True): _ANYTHING,
     ("llama.cpp", (0,), "gguf", False): _ANYTHING,

@@ -66,6 +66,7 @@ def test_a_protected_up_takes_its_gate_along() -> None:
         (planned("w4g128", **{"32_mlp": "w8g64"}), Target("vllm", "gptq")),
         (planned("w3g128"), Target("vllm", "gptq", "0.11")),
         (planned("w3g128"), Target("transformers", "gptq")),
+        (planned("w3", **{"32_mlp": "keep"}), Target("transformers", "gptq", device="cpu")),
     ],
 )
 def test_what_loads(plan: Plan, target: Target) -> None:
@@ -83,6 +84,7 @@ def test_what_loads(plan: Plan, target: Target) -> None:
         (planned("w4g256"), Target("vllm", "gptq"), "groups of whole rows, 32, 64, 128", {"w4g128"}),
         (planned("w4g128_asym"), Target("transformers", "compressed-tensors"), "nothing asymmetric", {"w4g128"}),
         (planned("w4g128", **{"32_mlp": "w8g64"}), Target("transformers", "gptq"), "only one format", {"w4g128"}),
+        (planned("w4"), Target("transformers", "gptq", device="cpu"), "groups of 32, 64, 128, 256", {"w4g128"}),
         (planned("any4g128", method="anyk"), VLLM, "code books are not packed", {"w4g128"}),
         (planned("q3_k", method="ggml"), VLLM, "a type of llama.cpp's", {"w3g32"}),
         (planned("w5g96"), VLLM, "groups of 96 do not divide 4096 columns", {"w5g64"}),

@@ -138,7 +138,10 @@ def test_an_independent_unpacker_finds_the_same_weights(
     folder, out, plan = written(source, planner, name, symmetric=symmetric)
     before, after = tensors_of(folder), tensors_of(out)
     config = json.loads((out / "config.json").read_text())["quantization_config"]
-    assert name == "compressed-tensors" or config["checkpoint_format"] == ("gptq" if symmetric else "gptq_v2")
+    if name == "gptq":
+        assert config["checkpoint_format"] == ("gptq" if symmetric else "gptq_v2")
+        packed = [address for address, format in plan.formats.items() if isinstance(format, Format)]
+        assert set(config["modules_in_block_to_quantize"][0]) == set(packed)  # last_down is kept
     for address, format in plan.formats.items():
         if not isinstance(format, Format):
             continue

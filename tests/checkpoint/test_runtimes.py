@@ -83,6 +83,39 @@ def test_gptqmodel_reads_every_width_mixed_and_asymmetric(source: MakeSource, pl
         assert found["nll"] == pytest.approx(expected["nll"], abs=1e-3)
 
 
+def test_transformers_reads_uniform_gptq_with_gptqmodel_and_optimum(
+    source: MakeSource, planner: Planner, tmp_path: Path
+) -> None:
+    folder = source(dtype=torch.float16)
+    plans: dict[str, tuple[str, dict[str, str]]] = {
+        **{f"w{bits}": (f"w{bits}g32", {}) for bits in (2, 3, 4, 8)},
+        "kept": ("w3g32", {"last_down": "keep", "1_q": "keep"}),
+        "asymmetric": ("w4g32_asym", {}),
+        "mixed": ("w3g32", {"1_attn": "w4g32"}),
+        "rows": ("w4", {}),
+    }
+    for name, (default, rules) in plans.items():
+        compress(str(folder), planner(folder, default, **rules), tmp_path / name, format=FORMATS["gptq"])
+    prompt = torch.randint(2, 300, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    job = {
+        "checkpoints": [str(tmp_path / name) for name in plans],
+        "dtype": "float16",
+        "reader": "transformers",
+        "prompt": prompt,
+        "passages": [prompt],
+    }
+    answers = ask("gptqmodel", tmp_path, job)
+    # Formats of single modules stand under ``dynamic``, which transformers does not read: check refuses such plans.
+    assert "error" in answers.pop(str(tmp_path / "mixed"))
+    # The only 4-bit kernel for CPUs, torch's own; check knows that too.
+    assert "expect qGroupSize to be 32, 64, 128 or 256" in answers.pop(str(tmp_path / "rows"))["error"]
+    for where, found in answers.items():
+        assert "error" not in found, (where, found)
+        expected = own(where, job)
+        torch.testing.assert_close(torch.tensor(found["logits"]), expected["logits"], atol=2e-3, rtol=0)
+        assert found["nll"] == pytest.approx(expected["nll"], abs=1e-3)
+
+
 def test_vllm_on_a_cpu(planner: Planner, tmp_path: Path) -> None:
     where = models.resolve(models.BUNDLED)
     cases: dict[str, tuple[str, str, dict[str, str]]] = {
