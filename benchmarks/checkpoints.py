@@ -3,8 +3,10 @@
     python benchmarks/checkpoints.py [--quick] [--work FOLDER] --json OUT
 
 SmolLM2-135M-Instruct rounded to nearest, in every format of safetensors. vLLM and GPTQModel run in their own
-environments (benchmarks/peers/build.sh vllm gptqmodel); what isn't installed is not run. A runtime has loaded a
-checkpoint when its perplexity on held-out text is within 1% of mixprec's own. GGUF and llama.cpp have their own tests.
+environments (benchmarks/peers/build.sh vllm gptqmodel), and so does transformers for GPTQ, which it reads through
+GPTQModel; what isn't installed is not run. A runtime has loaded a checkpoint when its perplexity on held-out text is
+within 1% of mixprec's own, in the same type. GGUF and llama.cpp have their own tests. Checkpoints that are complete in
+the work folder are not made again.
 
 Keys of OUT
     overhead_w3            bits per weight that w3g64 takes on disk as compressed-tensors, shapes included, divided by
@@ -40,6 +42,7 @@ from transformers import AutoModelForCausalLM
 from mixprec import models, modules
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.reader import open_checkpoint
+from mixprec.checkpoint.target import CARD
 from mixprec.compress.stream import compress
 from mixprec.evaluate import passages
 from mixprec.numerics import packing
@@ -72,19 +75,30 @@ CASES = {
     "compressed-tensors w4g64, 1_q kept": Case(
         "compressed-tensors", "w4g64", [{"match": "1_q", "format": "keep"}], ("transformers", "vllm")
     ),
-    "gptq w3g64": Case("gptq", "w3g64", (), ("gptqmodel", "vllm")),
-    "gptq w4g64, last MLP kept": Case("gptq", "w4g64", _KEEP_LAST, ("gptqmodel", "vllm")),
-    "gptq w4g64_asym": Case("gptq", "w4g64_asym", (), ("gptqmodel",)),
+    "gptq w3g64": Case("gptq", "w3g64", (), ("gptqmodel", "transformers", "vllm")),
+    "gptq w4g64, last MLP kept": Case("gptq", "w4g64", _KEEP_LAST, ("gptqmodel", "transformers", "vllm")),
+    "gptq w4g64 and w3g64": Case(
+        "gptq", "w4g64", [{"match": "1_attn", "format": "w3g64"}], ("gptqmodel", "transformers")
+    ),
+    "gptq w4g64_asym": Case("gptq", "w4g64_asym", (), ("gptqmodel", "transformers")),
 }
 
 
-_SIMPLE = ("dense", "compressed-tensors")
-#: Runtime, type to compute in, formats: GPTQModel's kernels, and vLLM's for GPTQ, work in 16 bits.
+class Pass(NamedTuple):
+    """One start of a runtime in an ``environment`` of its own (None: here), computing in ``dtype``."""
+
+    runtime: str
+    environment: str | None
+    dtype: str
+    formats: Sequence[str]
+
+
+#: Kernels that work on packed weights, GPTQModel's and vLLM's, compute in 16 bits alone.
 PASSES = (
-    ("transformers", "float32", _SIMPLE),
-    ("vllm", "float32", _SIMPLE),
-    ("vllm", "bfloat16", ("gptq",)),
-    ("gptqmodel", "bfloat16", ("gptq",)),
+    Pass("transformers", None, "float32", ("dense", "compressed-tensors")),
+    Pass("vllm", "vllm", "float16", ("dense", "compressed-tensors", "gptq")),
+    Pass("gptqmodel", "gptqmodel", "float16", ("gptq",)),
+    Pass("transformers", "gptqmodel", "float16", ("gptq",)),
 )
 
 
@@ -109,7 +123,8 @@ class Run:
         case = CASES[name]
         spec = PlanSpec.model_validate({"default": case.default, "rules": list(case.rules)})
         plan = build_plan(spec, self.inventory, models.BUNDLED, "rtn")
-        compress(models.BUNDLED, plan, self.folder(name), format=FORMATS[case.format])
+        if not (self.folder(name) / CARD).is_file():
+            compress(models.BUNDLED, plan, self.folder(name), format=FORMATS[case.format])
         on_disk = sum(path.stat().st_size for path in self.folder(name).glob("*.safetensors"))
         predicted = FORMATS[case.format].bytes(plan, self.inventory, self.config)
         self.predicted_error = max(self.predicted_error, abs(on_disk / predicted - 1))
@@ -148,24 +163,26 @@ class Run:
                 found[name] = {"error": f"{type(problem).__name__}: {problem}"}
         return found
 
-    def elsewhere(self, runtime: str, names: Sequence[str], dtype: str) -> dict[str, dict[str, Any]]:
+    def elsewhere(self, start: Pass, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """A runtime in an environment of its own."""
+        assert start.environment
         folders = {str(self.folder(name)): name for name in names}
         job = {
             "checkpoints": list(folders),
-            "dtype": dtype,
-            "reader": "gptqmodel",
+            "dtype": start.dtype,
+            "reader": start.runtime,
             "prompt": self.prompt,
             "new_tokens": 16,
             "passages": self.passages,
         }
-        job_file, result_file = self.work / f"{runtime}.json", self.work / f"{runtime}_result.json"
+        stem = f"{start.runtime}_in_{start.environment}"
+        job_file, result_file = self.work / f"{stem}.json", self.work / f"{stem}_result.json"
         job_file.write_text(json.dumps(job), encoding="utf-8")
         result_file.unlink(missing_ok=True)
-        python = client.folder() / runtime / "bin" / "python"
-        script = HERE / "runtimes" / f"with_{runtime}.py"
+        python = client.folder() / start.environment / "bin" / "python"
+        script = HERE / "runtimes" / f"with_{start.environment}.py"
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        log = self.work / f"{runtime}.log"
+        log = self.work / f"{stem}.log"
         with log.open("w") as said:
             subprocess.run(
                 [python, script, job_file, result_file], stdout=said, stderr=said, env=environment, check=False
@@ -180,7 +197,7 @@ def verdict(found: Mapping[str, Any]) -> str:
     if "error" not in found:
         return "loaded"
     lines = str(found["error"]).replace("\n", " ")
-    if "cpu_gemm_wna16" in lines:
+    if "no attribute 'cpu_gemm_wna16'" in lines:
         return "not run: vLLM's 4-bit kernel is in its build for AVX-512 alone"
     return f"refused: {lines[:160]}"
 
@@ -208,15 +225,15 @@ def measure(run: Run) -> dict[str, Any]:
     ratios: dict[str, float] = {}
     greedy: dict[str, bool] = {}
     own: dict[tuple[str, str], dict[str, Any]] = {}
-    for runtime, dtype, formats in PASSES:
-        names = [name for name, case in CASES.items() if runtime in case.runtimes and case.format in formats]
-        why = None if runtime == "transformers" else client.missing(runtime)
-        if why:
-            matrix |= {f"{runtime}: {name}": "not run: no environment" for name in names}
+    for start in PASSES:
+        dtype = start.dtype
+        names = [n for n, case in CASES.items() if start.runtime in case.runtimes and case.format in start.formats]
+        if start.environment and client.missing(start.environment):
+            matrix |= {f"{start.runtime}: {name}": "not run: no environment" for name in names}
             continue
-        results = run.transformers(names, dtype) if runtime == "transformers" else run.elsewhere(runtime, names, dtype)
+        results = run.elsewhere(start, names) if start.environment else run.transformers(names, dtype)
         for name, found in results.items():
-            cell = f"{runtime}: {name}"
+            cell = f"{start.runtime}: {name}"
             matrix[cell] = verdict(found)
             if "nll" not in found:
                 continue

@@ -8,7 +8,7 @@ Used by inspect, diff and convert, and to evaluate packed checkpoints.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -180,7 +180,7 @@ class Checkpoint:
 _ITEMSIZE = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 
 
-def _shapes(container: str, module: LinearModule, format: Format) -> dict[str, list[tuple[int, ...]]]:
+def _shapes(container: str, module: LinearModule, format: Format) -> dict[str, Sequence[tuple[int, int]]]:
     """Name within the module -> shapes of codes and scales that its format allows, the usual one first."""
     rows, columns = module.out_features, module.in_features
     words, groups = packing.words(columns, format.bits), format.groups(columns)

@@ -4,8 +4,9 @@ Read in the runtimes' own loaders and kernels, and seen by running what runs on 
 
 vLLM 0.32      fuses q/k/v and gate/up into one matrix each, which has one scheme. compressed-tensors: 2 to 8 bits; on
                CUDA 4 and 8 bits through Marlin, all others through Humming, a package of its own (Turing or newer); on
-               CPUs with AVX-512 4 bits alone, rows and columns in multiples of 32. GPTQ: 4 and 8 bits, symmetric (4 on
-               CPUs). No GGUF. Before 0.32: compressed-tensors 4 and 8 bits, GPTQ 2, 3, 4, 8 bits.
+               CPUs with AVX-512 4 bits alone, computing in 16-bit types, rows and columns in multiples of 32. GPTQ:
+               4 and 8 bits, symmetric (4 on CPUs). No GGUF. Before 0.32: compressed-tensors 4 and 8 bits, GPTQ 2, 3,
+               4, 8 bits.
 transformers 5 compressed-tensors through the library, weights unpacked when first used: symmetric ones in any bits.
                Zero points it makes room for unpacked, and stops at packed ones. GPTQ through optimum and
                gptqmodel: one format, kept modules by a list (``modules_in_block_to_quantize``), no ``dynamic``.
@@ -66,7 +67,7 @@ class Loader:
 
 _MARLIN = dict.fromkeys(_ALL, frozenset({-1, 32, 64, 128}))
 _ANYTHING = Loader()
-_AVX512 = "a CPU with AVX-512: vLLM's 4-bit kernel is in no other build"
+_AVX512 = "a CPU with AVX-512, and float16 or bfloat16: vLLM's 4-bit kernel is in no other build, and has no other type"
 
 #: (runtime, first version, checkpoint format, on a GPU) -> what it loads; the newest version that fits counts.
 _LOADERS: Final[dict[tuple[str, tuple[int, ...], str, bool], Loader]] = {
