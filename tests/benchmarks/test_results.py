@@ -110,6 +110,20 @@ def test_the_table_of_quantizers_is_what_was_measured() -> None:
     assert f"{100 * shares[0]:.0f} to {100 * shares[1]:.0f}% of theirs in CPU seconds" in page
 
 
+def test_what_documents_say_of_checkpoints_is_what_was_measured() -> None:
+    found, page = figures_of("checkpoints"), " ".join(document("docs/checkpoints.md").split())
+    packed, gptq = found["overhead_w3"], found["overhead_w3_gptq"]
+    sizes = f"{packed:.4f} times that as compressed-tensors and {gptq:.3f} times as GPTQ"
+    assert sizes in page and f"off by more than {100 * found['predicted_error']:.3f}%" in page
+    assert f"packed {found['pack_speed_ratio']:.1f} times as fast" in page
+    assert f"in 3 bits, and {found['pack_speed_ratio_4']:.1f} times in 4" in page
+    assert found["overhead_w3"] <= 1.01 and found["pack_speed_ratio"] >= 1
+    for name in ("dense w3g64", "compressed-tensors w4g64, last MLP kept"):
+        cell = f"vllm: {name}"
+        assert found["matrix"][cell] == "loaded" and found["greedy_equal"][cell]
+        assert abs(found["perplexity_ratio"][cell] - 1) < 0.01
+
+
 def test_what_documents_say_of_scorers_is_what_was_measured() -> None:
     found, page = figures_of("scoring"), " ".join(document("docs/sensitivity.md").split())
     rho = {name: f"{value:.2f}".replace("-", "−") for name, value in found["spearman"].items()}
