@@ -54,10 +54,15 @@ def section(data: dict[str, Any], folder: Path) -> str:
     rows = [
         f"| `{key}` | {number(value)} | {known.get(key.partition('.')[0], '')} |"
         for key, value in flat(data).items()
-        if not key.startswith("about.")
+        if not key.startswith("about.") and "\n" not in str(value)
+    ]
+    tables = [
+        f"`{key}`: {known.get(key, '')}\n\n{value.strip()}\n"
+        for key, value in data.items()
+        if isinstance(value, str) and "\n" in value
     ]
     head = [f"## {title.rstrip('.')}", "", about, "", "```bash", data["about"]["command"], "```", "", f"{machine}.", ""]
-    return "\n".join([*head, "| | | |", "|---|--:|---|", *rows, ""])
+    return "\n".join([*head, "| | | |", "|---|--:|---|", *rows, "", *tables])
 
 
 def meanings(docstring: str) -> dict[str, str]:
