@@ -125,8 +125,11 @@ def _described(run: Context, name: str, plan: Plan, where: str) -> dict[str, Any
     labels = {module.address: module.label for module in run.inventory.linears}
     reports = artifacts.read_json(quality) if plan.changed else {}
     account = bits.account(plan, run.inventory)
+    variant = run.recipe.all_variants[name]
     return {
-        "description": run.recipe.all_variants[name].description,
+        "description": variant.description,
+        "engine": run.recipe.engine_of(variant),
+        "methods": sorted(plan.methods),
         "modules_quantized": len(plan.changed),
         "code_bits": account.code_bits,
         "effective_bits": account.effective_bits,

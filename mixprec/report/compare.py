@@ -56,22 +56,38 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     whole = _measured(compressed(summary))
     sentences = []
     if whole:
-        # The most quantized, then the smallest variant is what the others protect something of.
-        start = min(whole, key=lambda name: (-whole[name]["modules_quantized"], whole[name]["effective_bits"]))
+        start = _most_quantized(whole)
         sentences.append(_cost(start, whole[start], summary))
+        references = {name: _reference(name, whole) for name in whole}
         protected = {
             name: variant
             for name, variant in whole.items()
-            if variant["modules_quantized"] < whole[start]["modules_quantized"]
+            if variant["modules_quantized"] < whole[references[name]]["modules_quantized"]
         }
         sentences += [
-            _protection(name, start, whole, summary) + _same_size(name, protected, summary)
+            _protection(name, references[name], whole, summary) + _same_size(name, protected, summary)
             for name in list(protected)[:_MOST_SENTENCES]
         ]
         if len(protected) > _MOST_SENTENCES:
             rest = plural(len(protected) - _MOST_SENTENCES, "more protected variant")
             sentences.append(f"The table has {rest}.")
     return sentences + _probing(_measured(probes(summary)), summary)
+
+
+def _reference(name: str, whole: Mapping[str, Variant]) -> str:
+    """What a variant protects something of: the most quantized one that was made by the same methods and engine."""
+    alike = {other: variant for other, variant in whole.items() if _made_by(variant) == _made_by(whole[name])}
+    most = _most_quantized(alike)
+    return most if alike[most]["modules_quantized"] > whole[name]["modules_quantized"] else _most_quantized(whole)
+
+
+def _made_by(variant: Variant) -> tuple[object, ...]:
+    return (variant.get("engine"), *(variant.get("methods") or ()))
+
+
+def _most_quantized(variants: Mapping[str, Variant]) -> str:
+    """Of those that quantize most modules the smallest."""
+    return min(variants, key=lambda name: (-variants[name]["modules_quantized"], variants[name]["effective_bits"]))
 
 
 def _measured(variants: Mapping[str, Variant]) -> dict[str, Variant]:

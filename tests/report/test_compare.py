@@ -43,6 +43,14 @@ def test_without_intervals_no_difference_is_claimed(summary: dict[str, Any]) -> 
     assert "no interval" in verdict(summary)[1]
 
 
+def test_a_variant_is_compared_with_its_own_method(summary: dict[str, Any], make_variant: Any) -> None:
+    for name, quantized, kl in (("awq", 210, 0.9), ("awq_last_mlp", 207, 0.6)):
+        found = make_variant("", 3.25 + (210 - quantized) / 9, quantized, kl, 15.0)
+        summary["variants"][name] = found | {"methods": ["awq"], "engine": None}
+    told = next(sentence for sentence in verdict(summary) if sentence.startswith("awq_last_mlp"))
+    assert told.startswith("awq_last_mlp quantizes 3 modules fewer than awq at") and "lowers KL from 0.900 to" in told
+
+
 def test_many_protected_variants_are_cut_and_counted(summary: dict[str, Any], make_variant: Any) -> None:
     for index in range(6):
         name, kl = f"extra{index}", 1.5 - index / 100
