@@ -98,7 +98,8 @@ def test_the_slope_is_what_a_small_change_does(tiny: Tiny) -> None:
 
 def test_squared_slopes_average_to_twice_the_quadratic_kl(tiny: Tiny) -> None:
     """Exactly: Σ_s δ_sᵀ F_s δ_s with the logits' linear change δ, from a difference; over many draws: the slopes'."""
-    passage, draws = scored(1, tokens=8)[0], 128
+    # The mean of so many squares, which all modules share, spreads by 0.04; random weights differ between processors.
+    passage, draws = scored(1, tokens=8)[0], 1024
     rows = [Row("fisher", "all", draw) for draw in range(draws)]
     (found,) = sweep.sweep(tiny.open(), tiny.candidates, [passage], rows, State())
     model = model_at(tiny)
@@ -114,8 +115,8 @@ def test_squared_slopes_average_to_twice_the_quadratic_kl(tiny: Tiny) -> None:
         delta = (moved[0] - moved[1]) / 0.04
         exact = float((p * delta.square()).sum() - (p * delta).sum(-1).square().sum())
         ratios.append(float(found[address].slope[:, 0].square().mean()) / exact)
-    assert sum(ratios) / len(ratios) == pytest.approx(1, abs=0.1)
-    assert all(0.5 < ratio < 1.7 for ratio in ratios)
+    assert sum(ratios) / len(ratios) == pytest.approx(1, abs=0.15), ratios
+    assert all(0.75 < ratio < 1.35 for ratio in ratios)
 
 
 def test_passages_share_a_sweep_and_go_on_after_a_kill(tiny: Tiny, tmp_path: Any, monkeypatch: Any) -> None:
