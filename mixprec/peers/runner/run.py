@@ -76,10 +76,10 @@ def main() -> None:
     settings = adapter.allocate(loaded, job) if job["method"] == "allocate" else adapter.quantize(loaded, job)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if job.get("packed"):
-        adapter.save(loaded, job["packed"])
     if job["method"] != "allocate":
         write_dense(Path(job["model"]), out, adapter.weights(loaded))
+    if job.get("packed"):  # last: saving may pack the model where it is
+        adapter.save(loaded, job["packed"])
     found = {key: settings.pop(key) for key in ("plans", "seconds_each") if key in settings}
     result = {
         **found,

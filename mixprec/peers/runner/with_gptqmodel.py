@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -103,5 +104,6 @@ def dense(module: Any) -> torch.Tensor:
             return dequantize_gemm(module.qweight, module.qzeros, module.scales.float(), module.bits, group).T
         if module.qzero_format() == 1:
             # As they go to disk, zero points are one too low; its kernels want them right.
+            module = copy.deepcopy(module)  # it is saved as it was
             convert_gptq_v1_to_v2_format_module(module, module.bits, module.pack_dtype)
         return module.dequantize_weight().T
