@@ -138,3 +138,34 @@ def test_what_documents_say_of_scorers_is_what_was_measured() -> None:
     readme = " ".join(document("README.md").split())
     assert f"Spearman {rho['importance']} with the measured KL" in readme
     assert f"reach {rho['fisher']} ([RESULTS.md]" in readme
+
+
+def test_the_table_of_allocations_is_what_was_measured() -> None:
+    found, page = figures_of("allocation"), document("docs/allocation.md")
+    columns = ("ours", "modelopt", "autoscheme", "uniform", "last", "random0", "importance", "inverse")
+    words = " ".join(page.split())
+    for budget in ("3.25", "3.5", "4.0"):
+        line = next(line for line in page.splitlines() if line.startswith(f"| {budget} |"))
+        for cell, name in zip(line.split("|")[2:-1], columns, strict=True):
+            assert cell.strip() == f"{found['kl'][f'{name}@{budget}']:.3f}", (budget, name)
+        low, high = found["kl_ratio_ci"][budget]
+        ratio = found[f"kl_ratio_vs_best_peer_{round(100 * float(budget))}"]
+        assert f"{ratio:.2f} [{low:.2f}, {high:.2f}]" in words, budget
+    assert set(found["best_other"].values()) == {"modelopt"}
+    low, high = found["gap_recovered_ci"]
+    recovered = f"{100 * found['gap_recovered']:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"
+    assert f"{recovered} of the damage of uniform 3 bits" in words
+    assert (
+        f"{100 * found['gap_recovered_protection']:.0f}% at {found['effective_bits']['protection@paper']:.2f}" in words
+    )
+    low, high = found["kl_ratio_backtracking_ci"]
+    assert f"{found['kl_ratio_backtracking']:.2f} [{low:.2f}, {high:.2f}] of the KL" in words
+    gigabytes = {name: f"{value / 1e9:.1f}" for name, value in found["peak_bytes"].items()}
+    assert f"{gigabytes['ours']} GB against {gigabytes['autoscheme']} and {gigabytes['modelopt']}" in words
+    for key, end in (("vs_protection", "of its KL."), ("sparse_vs_uniform", "of the KL of uniform sparsity")):
+        assert f"{found[f'kl_ratio_{key}']:.2f} {end}" in words
+    assert f"{found['kl_ratio_sparse_vs_alphapruning']:.2f} of AlphaPruning's" in words
+    scorers = " ".join(document("docs/sensitivity.md").split())
+    importance = f"{found['spearman_importance']:.2f}".replace("-", "−")
+    best = f"{found['spearman_best_scorer']:.2f} for `{found['spearman_best_scorer_name']}`"
+    assert f"{best}, {importance} for the paper's importance" in scorers
