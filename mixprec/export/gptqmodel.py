@@ -13,7 +13,7 @@ from typing import Any
 from mixprec.errors import UserError
 from mixprec.export.names import regexes
 from mixprec.export.support import Support, base_format, gathered
-from mixprec.modules import Inventory
+from mixprec.modules import Inventory, fused_groups
 from mixprec.numerics.formats import WHOLE_ROW, Format, Keep
 from mixprec.plan.schema import Plan
 
@@ -41,6 +41,7 @@ def export(plan: Plan, inventory: Inventory, method: str) -> str:
     formats = gathered(plan, inventory, AWQ_SUPPORT if method == "awq" else SUPPORT)
     if method == "awq":
         _check_uniform(formats)
+        _check_folded(plan, inventory)
     # Whole rows need an exception of their own: let them be the base only where there is nothing else.
     base = base_format(sorted(formats, key=_whole_row))
     ordered = method in ("gptq", "gptaq")
@@ -63,6 +64,20 @@ def _check_uniform(formats: Mapping[Format | Keep, Sequence[str]]) -> None:
             f"{address}: {grids[1]}: GPTQModel's AWQ has one format for all modules that it doesn't keep, and most are "
             f"{grids[0]}; give them one format, or choose another --method"
         )
+
+
+def _check_folded(plan: Plan, inventory: Inventory) -> None:
+    """Its AWQ folds o's and down's scales into what is in front, and where all of that is kept into the norm before."""
+    groups = fused_groups(inventory)
+    for front, behind in zip(groups[::2], groups[1::2], strict=True):
+        kept = all(isinstance(plan.formats[module.address], Keep) for module in front)
+        for module in behind:
+            if kept and not isinstance(plan.formats[module.address], Keep):
+                names = ", ".join(each.label for each in front)
+                raise UserError(
+                    f"{module.address}: {plan.formats[module.address]}: GPTQModel's AWQ breaks it where {names} are "
+                    "all kept; keep it too, or choose another --method"
+                )
 
 
 def _whole_row(format: Format | Keep) -> bool:

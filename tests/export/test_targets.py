@@ -172,6 +172,14 @@ def test_gptqmodel_s_awq_has_one_format(small: Inventory) -> None:
         TARGETS["gptqmodel"](plan_of(small, chosen), small, "awq")
 
 
+def test_gptqmodel_s_awq_folds_into_nothing_that_is_kept(small: Inventory) -> None:
+    kept = {module.address: "keep" for module in small.linears if module.layer == 1 and module.kind in ("gate", "up")}
+    plan = plan_of(small, {module.address: "w3g64" for module in small.linears} | kept)
+    with pytest.raises(UserError, match=r"layers\.0\.mlp\.down_proj: w3g64: GPTQModel's AWQ .* 1_gate, 1_up are all"):
+        TARGETS["gptqmodel"](plan, small, "awq")
+    TARGETS["gptqmodel"](plan, small, "gptq")
+
+
 def test_llm_compressor_s_awq_has_one_format_per_input(small: Inventory) -> None:
     chosen = dict.fromkeys([module.address for module in small.linears], "w4g64")
     chosen |= {"model.layers.3.mlp.up_proj": "keep", "model.layers.3.mlp.down_proj": "w3g64"}

@@ -36,6 +36,7 @@ def quantize(loaded: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
         seqlen=tokens.shape[1],
         device_map="cpu",
         enable_torch_compile=False,
+        amp=False,  # else it computes, and leaves kept modules, in bfloat16 where the processor has units for it
         **options,
     )
     loaded["model"], layers = compressor.quantize()
