@@ -13,9 +13,11 @@ from mixprec.errors import UserError
 
 
 class Difference(NamedTuple):
-    """One module in both: formats, bits per weight on disk, and ‖W_b − W_a‖ / ‖W_a‖ in Frobenius norms."""
+    """One module in both: formats, or types of weights that aren't packed, bits per weight on disk, and
+    ‖W_b − W_a‖ / ‖W_a‖ in Frobenius norms."""
 
     label: str
+    weights: int
     format_a: str
     format_b: str
     bits_a: float
@@ -36,8 +38,9 @@ def diff(a: Checkpoint, b: Checkpoint, advance: Callable[[int], object] = lambda
             error = relative_error(a.weight(module), b.weight(module))
             found[module.address] = Difference(
                 module.label,
-                str(first.format),
-                str(second.format),
+                module.weights,
+                first.name,
+                second.name,
                 8 * first.bytes / module.weights,
                 8 * second.bytes / module.weights,
                 error,

@@ -33,11 +33,21 @@ _SUFFIXES = {compressed_tensors.PACKED: "compressed-tensors", gptq.CODES: "gptq"
 
 @dataclass(frozen=True)
 class Layout:
-    """How a module lies in a checkpoint. ``bytes``: of all its tensors but a bias."""
+    """How a module lies in a checkpoint.
+
+    ``bytes``: of all its tensors but a bias; ``dtype``: of a weight that isn't packed, as safetensors and GGUF name it
+    in lower case (``bf16``).
+    """
 
     container: str
     format: AnyFormat
     bytes: int
+    dtype: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its format, or the type of a weight that isn't packed."""
+        return self.dtype or str(self.format)
 
 
 class Checkpoint:
@@ -134,7 +144,7 @@ class Checkpoint:
             if info.dtype not in FLOATS:
                 raise UserError(f"{self.path / info.shard}: {module.weight_name} is stored as {info.dtype}, no float")
             self._check_shape(module.weight_name, (module.out_features, module.in_features))
-            return Layout(container, KEEP, size)
+            return Layout(container, KEEP, size, info.dtype.lower())
         said = self._gptq(module) if container == "gptq" else self._group(module)
         for name, shapes in _shapes(container, module, said).items():
             self._check_shape(f"{module.address}.{name}", *shapes)

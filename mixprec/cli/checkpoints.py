@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +17,7 @@ from mixprec.errors import UserError
 if TYPE_CHECKING:
     from mixprec.checkpoint.check import Target, Verdict
     from mixprec.plan.schema import Plan
+    from mixprec.report.layout import Written
 
 
 class Runtime(StrEnum):
@@ -36,7 +37,7 @@ class Written(StrEnum):
     gguf = "gguf"
 
 
-Folder = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint's folder.")]
+Folder = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint's folder, or a GGUF file.")]
 ToHub = Annotated[str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it afterwards.")]
 
 
@@ -138,31 +139,36 @@ def inspect(
 ) -> None:
     """Show how each linear module lies in a checkpoint, whoever wrote it: format and bits on disk."""
     from mixprec import artifacts
-    from mixprec.report.layout import layout_figure
+    from mixprec.report.layout import Written, layout_figure, on_disk, written_table
+    from mixprec.report.terminal import rich_table
 
     found, known = _verified(checkpoint)
-    listed, planned = found.inventory.linears, _planned(checkpoint)
-    bits = [8 * found.layouts[module.address].bytes / module.weights for module in listed]
-    total = sum(found.layouts[module.address].bytes for module in listed)
-    table = Table("module", "written as", "format", "plan", "bits on disk", title=str(checkpoint), box=box.SIMPLE_HEAD)
-    for *texts, value in _rows(found, planned, bits, every):
-        table.add_row(*texts, f"{value:.4f}")
-    out.print(table)
-    weights = sum(module.weights for module in listed)
-    out.print(f"{len(listed)} linear modules, {8 * total / weights:.4f} bits per weight on disk")
+    planned = _planned(checkpoint)
+    rows = [
+        Written(module, layout.container, layout.name, planned.get(module.address, ""), layout.bytes)
+        for module in found.inventory.linears
+        for layout in [found.layouts[module.address]]
+    ]
+    out.print(str(checkpoint), soft_wrap=True)
+    out.print(rich_table(written_table(rows, every)))
+    out.print(f"{len(rows)} linear modules, {on_disk(rows):.4f} bits per weight on disk")
     out.print("checksums: as written" if known else "checksums: none in this checkpoint")
     if picture:
+        bits, what = _drawn(rows)
         with artifacts.atomic_path(picture) as temporary:
-            figure = layout_figure(listed, *_drawn(checkpoint.name, found, planned, bits))
+            figure = layout_figure(found.inventory.linears, bits, f"{'/'.join(checkpoint.parts[-2:])}: {what}")
             figure.savefig(temporary, format=picture.suffix.removeprefix(".") or "png", dpi=150)
         out.print(f"{picture}", soft_wrap=True)
 
 
 def _verified(checkpoint: Path) -> tuple[Any, bool]:
     """A checkpoint, and whether it has checksums, which its files then agree with."""
+    from mixprec import models
     from mixprec.checkpoint.integrity import verify
     from mixprec.checkpoint.reader import open_checkpoint
 
+    if str(checkpoint) == models.BUNDLED:
+        checkpoint = Path(models.resolve(models.BUNDLED))
     known = checkpoint.is_dir() and verify(checkpoint)
     return open_checkpoint(checkpoint), known
 
@@ -175,49 +181,28 @@ def _planned(checkpoint: Path) -> dict[str, str]:
     return {address: "@".join(filter(None, (m["format"], m.get("sparsity")))) for address, m in modules.items()}
 
 
-def _drawn(name: str, found: Any, planned: dict[str, str], on_disk: list[float]) -> tuple[list[float], str]:
-    """Bits per weight of each module and a title: what dense values stand for where a plan says it, else on disk."""
+def _drawn(rows: Sequence[Written]) -> tuple[list[float], str]:
+    """Bits per weight of each module, and what they are: those that dense values stand for, where a plan says it."""
     from mixprec.numerics.formats import parse_format
     from mixprec.plan import bits
+    from mixprec.report.layout import on_disk
 
-    listed = found.inventory.linears
-    if planned and all(layout.container == "dense" for layout in found.layouts.values()):
-        stored = [bits.storage(m, parse_format(planned[m.address].partition("@")[0])) for m in listed]
+    if all(row.planned and row.container == "dense" for row in rows):
+        stored = [bits.storage(row.module, parse_format(row.planned.partition("@")[0])) for row in rows]
         total = sum(each.bits for each in stored) / sum(each.weights for each in stored)
-        return [
-            each.effective_bits for each in stored
-        ], f"{name}: {total:.3f} effective bits by its plan, written dense"
-    total = sum(8 * layout.bytes for layout in found.layouts.values()) / sum(module.weights for module in listed)
-    return on_disk, f"{name}: {total:.3f} bits per weight"
+        return [each.effective_bits for each in stored], f"{total:.3f} effective bits by its plan, written dense"
+    return [on_disk([row]) for row in rows], f"{on_disk(rows):.3f} bits per weight"
 
 
-def _rows(
-    found: Any, planned: dict[str, str], bits: list[float], every: bool
-) -> list[tuple[str, str, str, str, float]]:
-    rows = [
-        (
-            module.label,
-            found.layouts[module.address].container,
-            str(found.layouts[module.address].format),
-            planned.get(module.address, ""),
-            value,
-        )
-        for module, value in zip(found.inventory.linears, bits, strict=True)
-    ]
-    if every:
-        return rows
-    groups: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
-    for label, *key, value in rows:
-        groups.setdefault((key[0], key[1], key[2]), []).append((label, value))
-    return [
-        (f"{len(members)}: {members[0][0]} …", *key, sum(value for _, value in members) / len(members))
-        for key, members in groups.items()
-    ]
-
-
-@app.command(epilog=epilog("mixprec diff original checkpoint", "mixprec diff ours theirs --worst 20 --out diff.json"))
+@app.command(
+    epilog=epilog(
+        "mixprec diff smollm2-135m-instruct checkpoint", "mixprec diff ours theirs --worst 20 --out diff.json"
+    )
+)
 def diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint: errors are relative to it.")],
+    first: Annotated[
+        Path, typer.Argument(metavar="A", help="A folder, GGUF file or bundled name: errors are relative to it.")
+    ],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one of the same model.")],
     worst: Annotated[int, typer.Option(min=1, help="Lines of the table.")] = 10,
     to: Annotated[Path | None, typer.Option("--out", help="All modules, as JSON.")] = None,
@@ -226,21 +211,20 @@ def diff(
     from mixprec import artifacts
     from mixprec.checkpoint.compare import diff as compare
     from mixprec.progress import bar
+    from mixprec.report.layout import formats_table, worst_table
+    from mixprec.report.terminal import rich_table
 
     (a, _), (b, _) = _verified(first), _verified(second)
     with bar("diff", len(a.inventory.linears), "modules") as advance:
         found = compare(a, b, advance)
     if to:
         artifacts.write_json(to, {address: difference._asdict() for address, difference in found.items()})
-    table = Table("module", "A", "B", "bits A", "bits B", "weight error", title=f"{first} | {second}")
-    for item in sorted(found.values(), key=lambda item: -item.error)[:worst]:
-        table.add_row(
-            item.label, item.format_a, item.format_b, f"{item.bits_a:.3f}", f"{item.bits_b:.3f}", f"{item.error:.5f}"
-        )
-    out.print(table)
-    same = sum(item.error == 0 for item in found.values())
-    middle = median(item.error for item in found.values())
-    out.print(f"{same} of {len(found)} modules have equal weights; median error {middle:.5f}")
+    listed = list(found.values())
+    out.print(f"A: {first} ({a.container})\nB: {second} ({b.container})", soft_wrap=True)
+    out.print(rich_table(formats_table(listed), "‖B − A‖ / ‖A‖ of the weights"))
+    apart = worst_table(listed, worst)
+    if apart.rows:
+        out.print(rich_table(apart, "Furthest apart"))
 
 
 @app.command(

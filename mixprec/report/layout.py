@@ -1,15 +1,118 @@
-"""A picture of a checkpoint: bits of every linear module, layer by kind."""
+"""How the linear modules lie in a checkpoint, and how two checkpoints differ: tables, and a picture of the bits."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from mixprec.modules import KINDS, LinearModule
+from mixprec.checkpoint.compare import Difference
+from mixprec.modules import KIND_GROUPS, KINDS, LinearModule
+from mixprec.report.formatting import integer, significant
 from mixprec.report.style import LIGHT, rc
+from mixprec.report.tables import Cell, Column, Table
+
+#: Bits per weight at the upper end of the picture's scale; what lies above has the same colour.
+_MOST_BITS = 16.0
+
+
+class Written(NamedTuple):
+    """A module in a checkpoint: what kind of tensors hold it, its format, what the plan says ("" without), bytes."""
+
+    module: LinearModule
+    container: str
+    format: str
+    planned: str
+    bytes: int
+
+
+def on_disk(rows: Sequence[Written]) -> float:
+    """Bits per weight of all ``rows`` together."""
+    return 8 * sum(row.bytes for row in rows) / sum(row.module.weights for row in rows)
+
+
+def written_table(rows: Sequence[Written], every: bool = False) -> Table:
+    """One line for all modules that lie alike, or for ``every`` module."""
+    groups: dict[tuple[Any, ...], list[Written]] = {}
+    for row in rows:
+        groups.setdefault((row.container, row.format, row.planned, row.module.label if every else ""), []).append(row)
+    which = [Column("module", numeric=False)] if every else [Column("modules"), *_texts("kinds", "layers")]
+    planned = any(row.planned for row in rows)
+    columns = [*which, *_texts("written as", "format", *["plan"] * planned), Column("bits/weight")]
+    lines = []
+    for (container, format, plan, label), members in groups.items():
+        where = [label] if every else _where([row.module for row in members])
+        texts = [*where, container, format, *[plan] * planned, f"{on_disk(members):.4f}"]
+        lines.append([Cell(text) for text in texts])
+    return Table(columns, lines)
+
+
+def _texts(*titles: str) -> list[Column]:
+    return [Column(title, numeric=False) for title in titles]
+
+
+def _where(modules: Sequence[LinearModule]) -> list[str]:
+    """How many, their kinds (``attn``, ``mlp`` for all of those, as in selectors), their layers."""
+    left, names = {module.kind for module in modules}, []
+    for name, members in (KIND_GROUPS | {kind: (kind,) for kind in KINDS}).items():
+        if left.issuperset(members):
+            left.difference_update(members)
+            names.append(name)
+    return [integer(len(modules)), " ".join(names), _ranges(module.layer for module in modules)]
+
+
+def _ranges(layers: Iterable[int]) -> str:
+    """``1-4, 7``."""
+    runs: list[tuple[int, int]] = []
+    for layer in sorted(set(layers)):
+        if runs and layer == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], layer)
+        else:
+            runs.append((layer, layer))
+    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in runs)
+
+
+def formats_table(found: Sequence[Difference]) -> Table:
+    """One line for each pair of formats: modules, bits, median and highest error of the weights."""
+    groups: dict[tuple[str, str], list[Difference]] = {}
+    for item in found:
+        groups.setdefault((item.format_a, item.format_b), []).append(item)
+    columns = [
+        Column("modules"), *_texts("A", "B"), Column("bits A"), Column("bits B"), Column("median error"),
+        Column("highest"), Column("equal"),
+    ]  # fmt: skip
+    lines = []
+    for (a, b), items in groups.items():
+        bits = [_mean(items, "bits_a"), _mean(items, "bits_b")]
+        errors = [significant(f([item.error for item in items])) for f in (median, max)]
+        equal = integer(sum(item.error == 0 for item in items))
+        lines.append([Cell(text) for text in (integer(len(items)), a, b, *bits, *errors, equal)])
+    return Table(columns, lines)
+
+
+def _mean(items: Sequence[Difference], bits: str) -> str:
+    weights = sum(item.weights for item in items)
+    return f"{sum(getattr(item, bits) * item.weights for item in items) / weights:.4f}"
+
+
+def worst_table(found: Sequence[Difference], count: int) -> Table:
+    """The ``count`` modules whose weights differ most; those with equal weights are left out."""
+    columns = [*_texts("module", "A", "B"), Column("bits A"), Column("bits B"), Column("error")]
+    worst = [item for item in sorted(found, key=lambda item: -item.error)[:count] if item.error]
+    return Table(
+        columns,
+        [
+            [
+                *map(Cell, (item.label, item.format_a, item.format_b)),
+                *map(Cell, (f"{item.bits_a:.4f}", f"{item.bits_b:.4f}", significant(item.error))),
+            ]
+            for item in worst
+        ],
+    )
 
 
 def layout_figure(modules: Sequence[LinearModule], bits: Sequence[float], title: str) -> Figure:
@@ -21,7 +124,7 @@ def layout_figure(modules: Sequence[LinearModule], bits: Sequence[float], title:
     with mpl.rc_context(rc(LIGHT)):
         figure = Figure(figsize=(max(5.0, 0.32 * layers + 2), 3.0), layout="constrained")
         ax = figure.add_subplot()
-        image = ax.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=max(16.0, float(np.nanmax(grid))))
+        image = ax.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=_MOST_BITS)
         ax.set_yticks(range(len(kinds)), kinds)
         ax.set_xticks(
             range(0, layers, max(1, layers // 16)), [str(n + 1) for n in range(0, layers, max(1, layers // 16))]
@@ -33,5 +136,6 @@ def layout_figure(modules: Sequence[LinearModule], bits: Sequence[float], title:
                 value = grid[row, column]
                 colour = "white" if value < 9 else "black"
                 ax.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=6, color=colour)
-        figure.colorbar(image, label="bits per weight")
+        beyond = "max" if np.nanmax(grid) > _MOST_BITS else "neither"
+        figure.colorbar(image, label="bits per weight", ticks=range(0, int(_MOST_BITS) + 1, 4), extend=beyond)
     return figure

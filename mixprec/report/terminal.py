@@ -29,7 +29,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         console.print(Text(f"• {sentence}"))
 
 
-def rich_table(table: Table, title: str) -> RichTable:
+def rich_table(table: Table, title: str | None = None) -> RichTable:
     """A table for the terminal; names are text, never markup."""
     drawn = RichTable(
         title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False

@@ -71,7 +71,7 @@ def test_what_peers_write_is_read(
     run = CliRunner().invoke
     shown = run(app, ["inspect", str(tmp_path / "packed")])
     assert shown.exit_code == 0, shown.output
-    assert all(word in shown.output for word in (container, "w3g32", "w4g32", "keep", "checksums: none"))
+    assert all(word in shown.output for word in (container, "w3g32", "w4g32", "dense", "checksums: none"))
     shown = run(app, ["diff", str(tmp_path / "ours"), str(tmp_path / "packed"), "--worst", "20"])
     assert shown.exit_code == 0, shown.output
     assert "1_q" in shown.output and "w4g32" in shown.output

@@ -267,11 +267,16 @@ def test_inspect_diff_and_convert_from_the_command_line(packed: Callable[..., Pa
     run = CliRunner().invoke
     found = run(app, ["inspect", str(folder), "--picture", str(tmp_path / "layout.png")])
     assert found.exit_code == 0, found.output
-    assert "w3g32" in found.output and "checksums: as written" in found.output
+    assert "checksums: as written" in found.output
+    rows = [line.split() for line in found.output.splitlines()]
+    assert ["4", "attn", "1", "compressed-tensors", "w4g32", "w4g32"] in [row[:6] for row in rows]
+    assert ["1", "down", "2", "dense", "bf16", "keep", "16.0000"] in rows
     assert (tmp_path / "layout.png").read_bytes().startswith(b"\x89PNG")
     assert "2_down" in run(app, ["inspect", str(folder), "--all"]).output
     found = run(app, ["diff", str(tmp_path / "source"), str(folder), "--out", str(tmp_path / "diff.json")])
     assert found.exit_code == 0, found.output
+    assert ["1", "bf16", "bf16", "16.0000", "16.0000", "0", "0", "1"] in map(str.split, found.output.splitlines())
+    assert found.output.index("2_up") < found.output.index("2_gate") and "2_down" not in found.output
     rows = json.loads((tmp_path / "diff.json").read_text())
     assert rows["model.layers.1.mlp.down_proj"]["error"] == 0
     assert 0.5 < rows["model.layers.1.mlp.up_proj"]["error"] < 1.1  # 2 bits

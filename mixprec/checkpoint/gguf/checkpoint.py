@@ -81,7 +81,7 @@ class GgufCheckpoint(Checkpoint):
             has = "missing" if found is None else f"of the shape {found.shape}"
             raise UserError(f"{self.file.path}: {module.weight_name} is {has}, the configuration asks for {shape}")
         if found.kind in _FLOATS:
-            return Layout("gguf", KEEP, found.bytes)
+            return Layout("gguf", KEEP, found.bytes, found.kind)
         if found.kind not in GGML:
             read = ", ".join([*_FLOATS, *GGML])
             raise UserError(f"{self.file.path}: {module.weight_name}: type {found.kind} is not read; read are {read}")
