@@ -30,13 +30,18 @@ SCHEMA_VERSION = 1
 _PROVENANCE_PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 
 
+def partial(path: Path) -> Path:
+    """Where ``path`` is written before it is complete; what a killed run left there goes when it is written again."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` (file or folder); on success it takes the name, else it goes.
 
     Raises UserError where the disk is full or the target can't be written or is no file (a device, a pipe).
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = partial(path)
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
             # The rename would put a file in the place of /dev/null.

@@ -61,6 +61,14 @@ class CheckpointFormat:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
+def space(format: CheckpointFormat, plan: Plan, inventory: Inventory, config: PretrainedConfig, source: Source) -> int:
+    """Bytes on disk while a checkpoint of ``source`` is put together: its own, and those of the blocks' files."""
+    whole = format.bytes(plan, inventory, config)
+    changed = set(plan.changed)
+    copied = sum(info.bytes for name, info in source.tensors.items() if name.rpartition(".")[0] not in changed)
+    return whole + max(0, whole - copied) + sum(path.stat().st_size for path in source.side_files())
+
+
 def check_plan(format: CheckpointFormat, plan: Plan, inventory: Inventory, config: PretrainedConfig) -> None:
     """A checkpoint of this format can hold the plan.
 

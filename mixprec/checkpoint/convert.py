@@ -8,12 +8,19 @@ from pathlib import Path
 from torch import Tensor
 
 from mixprec import artifacts
-from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan
+from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.integrity import README, seal, verify
 from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.reader import Checkpoint
 from mixprec.checkpoint.shards import stored_dtype
-from mixprec.checkpoint.target import CompressedModule, check_target, flush, write_side_files
+from mixprec.checkpoint.target import (
+    CompressedModule,
+    blocks_folder,
+    check_space,
+    check_target,
+    flush,
+    write_side_files,
+)
 from mixprec.errors import UserError
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize
@@ -46,7 +53,8 @@ def convert(
     check_target(out, checkpoint.path)
     _check_order(checkpoint)
     check_plan(format, plan, checkpoint.inventory, checkpoint.shapes)
-    work = out.with_name(f".{out.name}.blocks")
+    check_space(out, space(format, plan, checkpoint.inventory, checkpoint.shapes, checkpoint.source))
+    work = blocks_folder(out)
     with artifacts.atomic_path(out) as folder, artifacts.atomic_path(work) as blocks:
         folder.mkdir()
         blocks.mkdir()

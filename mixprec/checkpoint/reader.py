@@ -138,7 +138,7 @@ class Checkpoint:
                 f"{self.path}: {module.address}: no tensors that are read here, found {found}; dense weights, "
                 "compressed-tensors (pack-quantized) and GPTQ are"
             )
-        size = sum(self._bytes(name) for name in names)
+        size = sum(self.source.tensors[name].bytes for name in names)
         if container == "dense":
             info = self.source.tensors[module.weight_name]
             if info.dtype not in FLOATS:
@@ -156,10 +156,6 @@ class Checkpoint:
             found, wanted = (" x ".join(map(str, shape)) for shape in (info.shape, shapes[0]))
             where = self.path / info.shard
             raise UserError(f"{where}: {name} is {found}, {CONFIG} asks for {wanted}: they are not of one checkpoint")
-
-    def _bytes(self, name: str) -> int:
-        info = self.source.tensors[name]
-        return int(torch.Size(info.shape).numel()) * _ITEMSIZE.get(info.dtype, 1)
 
     def _gptq(self, module: LinearModule) -> Format:
         said = dict(self.quantization)
@@ -185,9 +181,6 @@ class Checkpoint:
         except (AssertionError, ValueError):
             where = self.path / CONFIG
             raise UserError(f"{where}: {module.address}: {bits} bits in groups of {group} are not read here") from None
-
-
-_ITEMSIZE = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 
 
 def _shapes(container: str, module: LinearModule, format: Format) -> dict[str, Sequence[tuple[int, int]]]:

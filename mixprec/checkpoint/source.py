@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ _WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
 #: Types of weights that can be compressed, by their names in safetensors.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+_ITEMSIZE = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class TensorInfo:
     shard: str
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Its bytes without the header's."""
+        return math.prod(self.shape) * _ITEMSIZE.get(self.dtype, 1)
 
 
 @dataclass(frozen=True)

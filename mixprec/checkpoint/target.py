@@ -46,9 +46,40 @@ def check_target(out: Path, source: Path) -> None:
         raise UserError(f"{out}: is the source checkpoint itself; choose another place with --out")
     if out.exists() and not (out / CARD).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists and mixprec did not make it; remove it or choose another place with --out")
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    parent = _parent(out)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"{out}: can't be written, {parent} takes no files; choose another place with --out")
+
+
+def blocks_folder(out: Path) -> Path:
+    """Where finished blocks lie until the checkpoint ``out`` is put together from them."""
+    return out.with_name(f".{out.name}.blocks")
+
+
+def check_space(out: Path, needed: int) -> None:
+    """``needed`` bytes are free where ``out`` lies; what an unfinished run left there is part of them.
+
+    Raises UserError: better now than after hours of work.
+    """
+    parent = _parent(out)
+    usage = shutil.disk_usage(parent)
+    left = sum(
+        path.stat().st_size
+        for folder in (blocks_folder(out), artifacts.partial(out))
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
+    # Some network file systems count nothing: there the disk may still turn out to be full.
+    if usage.total and usage.free + left < needed:
+        raise UserError(
+            f"{out}: writing it takes {needed - left:,} bytes, {parent} has {usage.free:,} free; "
+            "free some space or choose another place with --out"
+        )
+
+
+def _parent(out: Path) -> Path:
+    """The nearest folder above ``out`` that is there."""
+    return next(folder for folder in out.absolute().parents if folder.exists())
 
 
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:

@@ -17,7 +17,7 @@ from mixprec.errors import UserError
 if TYPE_CHECKING:
     from mixprec.checkpoint.check import Target, Verdict
     from mixprec.plan.schema import Plan
-    from mixprec.report.layout import Written
+    from mixprec.report.layout import LayoutRow
 
 
 class Runtime(StrEnum):
@@ -139,13 +139,13 @@ def inspect(
 ) -> None:
     """Show how each linear module lies in a checkpoint, whoever wrote it: format and bits on disk."""
     from mixprec import artifacts
-    from mixprec.report.layout import Written, layout_figure, on_disk, written_table
+    from mixprec.report.layout import LayoutRow, layout_figure, on_disk, written_table
     from mixprec.report.terminal import rich_table
 
     found, known = _verified(checkpoint)
     planned = _planned(checkpoint)
     rows = [
-        Written(module, layout.container, layout.name, planned.get(module.address, ""), layout.bytes)
+        LayoutRow(module, layout.container, layout.name, planned.get(module.address, ""), layout.bytes)
         for module in found.inventory.linears
         for layout in [found.layouts[module.address]]
     ]
@@ -181,7 +181,7 @@ def _planned(checkpoint: Path) -> dict[str, str]:
     return {address: "@".join(filter(None, (m["format"], m.get("sparsity")))) for address, m in modules.items()}
 
 
-def _drawn(rows: Sequence[Written]) -> tuple[list[float], str]:
+def _drawn(rows: Sequence[LayoutRow]) -> tuple[list[float], str]:
     """Bits per weight of each module, and what they are: those that dense values stand for, where a plan says it."""
     from mixprec.numerics.formats import parse_format
     from mixprec.plan import bits

@@ -14,12 +14,12 @@ import torch
 
 from mixprec import artifacts, models, modules
 from mixprec.calibration.data import Calibration
-from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan
+from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import README, seal
 from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch, open_source
-from mixprec.checkpoint.target import check_target, flush, write_side_files
+from mixprec.checkpoint.target import blocks_folder, check_space, check_target, flush, write_side_files
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
@@ -52,7 +52,7 @@ def compress(
     Returns address -> report in the plan's order.
 
     Raises UserError for a plan that doesn't fit the checkpoint or ``format``, or needs calibration data and has none,
-    missing or broken files, NaN or infinite weights, a target that mixprec did not make, and a full disk.
+    missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
     """
     source = open_source(fetch(model_id, revision))
     config = models.load_config(str(source.folder))
@@ -62,6 +62,7 @@ def compress(
     format.check(source, config)
     check_weights(source, inventory)
     check_target(out, source.folder)
+    check_space(out, space(format, plan, inventory, config, source))
     check_outside(source)
     job = Job(source, inventory, plan, calibration, options, dtype, device, format)
     if job.needs_inputs and calibration is None:
@@ -79,7 +80,7 @@ def compress(
         compress={"dtype": dtype, "device": device, **options.model_dump()},
         checkpoint={"format": format.name, **format.settings},
     )
-    work = out.with_name(f".{out.name}.blocks")
+    work = blocks_folder(out)
     walk = Walk(job, work, artifacts.fingerprint({**card, "git_revision": None}), on_module)
     walk.run()
     with artifacts.atomic_path(out) as folder:

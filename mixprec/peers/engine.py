@@ -17,10 +17,11 @@ from torch import Tensor
 
 from mixprec import artifacts, models, modules
 from mixprec.calibration.data import Calibration
+from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import README, seal
 from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.source import Source, fetch, open_source
-from mixprec.checkpoint.target import check_target, flush
+from mixprec.checkpoint.target import check_space, check_target, flush
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.errors import UserError
 from mixprec.export import TARGETS
@@ -98,9 +99,11 @@ def compress(
     environment that isn't there, and where the peer fails.
     """
     source = open_source(fetch(model_id, revision))
-    inventory = modules.inventory(models.load_config(str(source.folder)))
+    config = models.load_config(str(source.folder))
+    inventory = modules.inventory(config)
     check_modules(plan, inventory, f"plan for {plan.model}")
     check_target(out, source.folder)
+    check_space(out, DENSE.bytes(plan, inventory, config))
     request = peer.request(plan, inventory)
     _check_calibration(peer, plan, calibration)
     card = artifacts.provenance(

@@ -20,7 +20,7 @@ from mixprec.report.tables import Cell, Column, Table
 _MOST_BITS = 16.0
 
 
-class Written(NamedTuple):
+class LayoutRow(NamedTuple):
     """A module in a checkpoint: what kind of tensors hold it, its format, what the plan says ("" without), bytes."""
 
     module: LinearModule
@@ -30,14 +30,14 @@ class Written(NamedTuple):
     bytes: int
 
 
-def on_disk(rows: Sequence[Written]) -> float:
+def on_disk(rows: Sequence[LayoutRow]) -> float:
     """Bits per weight of all ``rows`` together."""
     return 8 * sum(row.bytes for row in rows) / sum(row.module.weights for row in rows)
 
 
-def written_table(rows: Sequence[Written], every: bool = False) -> Table:
+def written_table(rows: Sequence[LayoutRow], every: bool = False) -> Table:
     """One line for all modules that lie alike, or for ``every`` module."""
-    groups: dict[tuple[Any, ...], list[Written]] = {}
+    groups: dict[tuple[Any, ...], list[LayoutRow]] = {}
     for row in rows:
         groups.setdefault((row.container, row.format, row.planned, row.module.label if every else ""), []).append(row)
     which = [Column("module", numeric=False)] if every else [Column("modules"), *_texts("kinds", "layers")]

@@ -17,16 +17,21 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from mixprec import models
+from mixprec.checkpoint.base import space
 from mixprec.checkpoint.compare import diff
 from mixprec.checkpoint.convert import convert, plan_of
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.hub import push
 from mixprec.checkpoint.integrity import verify
 from mixprec.checkpoint.reader import open_checkpoint
-from mixprec.checkpoint.target import check_target
+from mixprec.checkpoint.source import open_source
+from mixprec.checkpoint.target import CARD, check_target
 from mixprec.cli import app
+from mixprec.compress import stream
 from mixprec.compress.stream import compress
 from mixprec.errors import UserError
+from mixprec.models import load_config
+from mixprec.modules import inventory
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize, quantize
 from mixprec.plan.schema import Plan
@@ -260,6 +265,38 @@ def test_a_read_only_target_is_noticed_before_any_work(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(UserError, match=f"new/out: can't be written, {tmp_path} takes no files"):
         check_target(tmp_path / "new" / "out", tmp_path / "source")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_too_little_space_is_noticed_before_any_work(
+    source: MakeSource, planner: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    folder, target = source(), tmp_path / "target"
+    target.mkdir()
+    plan, config, taken = planner(folder, "w4g32", last_down="keep"), load_config(str(folder)), []
+    needed = space(FORMATS[format], plan, inventory(config), config, open_source(folder))
+
+    def disk(free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=2**40, free=free))
+
+    disk(needed - 1)
+    with pytest.raises(UserError, match=f"out: writing it takes {needed:,} bytes, {target} has {needed - 1:,} free"):
+        compress(str(folder), plan, target / "out", format=FORMATS[format])
+    assert not any(target.iterdir())
+
+    def last(made: Path) -> None:
+        files = [path for path in target.rglob("*") if path.is_file() and path.name not in ("README.md", CARD)]
+        taken.append(sum(path.stat().st_size for path in files))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stream, "flush", last)
+    disk(needed)
+    with pytest.raises(KeyboardInterrupt):
+        compress(str(folder), plan, target / "out", format=FORMATS[format])
+    assert taken[0] == pytest.approx(needed, rel=0.05)
+    monkeypatch.undo()
+    disk(needed - 10_000)  # what the finished blocks take is there already
+    compress(str(folder), plan, target / "out", format=FORMATS[format])
 
 
 def test_inspect_diff_and_convert_from_the_command_line(packed: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""A process that dies, and a disk that fills up, while a checkpoint is written."""
+"""A process that dies while a checkpoint is written, and a disk that is too small for it."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def test_a_full_disk(checkpoint: Make, planner: Planner, tmp_path: Path, program: list[str | Path]) -> None:
+def test_a_small_disk(checkpoint: Make, planner: Planner, tmp_path: Path, program: list[str | Path]) -> None:
     small, plan_file = tmp_path / "small", tmp_path / "plan.json"
     small.mkdir()
     # A small file system that only the child sees and that goes with it.
@@ -67,5 +68,5 @@ def test_a_full_disk(checkpoint: Make, planner: Planner, tmp_path: Path, program
     script = mount + '"$@" || ls -A "$0"'
     full = run([*inside, script, small, *program, source, plan_file, small / "out", ""])
     assert "UserError" in full.stderr
-    assert f"{small / '.out.blocks' / '00001.safetensors'}: the disk is full" in full.stderr
-    assert full.stdout.split() == [".out.blocks"]  # where finished blocks would be, and no checkpoint
+    assert re.search(rf"{small / 'out'}: writing it takes [0-9,]+ bytes, {small} has 16,384 free; free", full.stderr)
+    assert not full.stdout  # it was told before any work

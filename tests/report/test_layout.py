@@ -6,13 +6,13 @@ import pytest
 
 from mixprec.checkpoint.compare import Difference
 from mixprec.modules import LinearModule, address
-from mixprec.report.layout import Written, formats_table, on_disk, worst_table, written_table
+from mixprec.report.layout import LayoutRow, formats_table, on_disk, worst_table, written_table
 from mixprec.report.tables import Table
 
 
-def written(layer: int, kind: str, format: str, size: int, weights: int = 64, planned: str = "") -> Written:
+def written(layer: int, kind: str, format: str, size: int, weights: int = 64, planned: str = "") -> LayoutRow:
     module = LinearModule(address(layer, kind), layer, kind, weights // 8, 8)
-    return Written(module, "gptq", format, planned, size)
+    return LayoutRow(module, "gptq", format, planned, size)
 
 
 def texts(table: Table) -> list[list[str]]:
