@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _LABEL = re.compile(
-    r"(?:\banswers?\b|答案)[*_`\"')]*"
+    r"(?:\b(?:[aA]nswers?|ANSWERS?)\b|答案)[*_`\"')]*(?i:"  # the case of the word is spelt out: it is searched for
     r"(?:\s+to\s+(?:the|this|your)\s+(?:question|problem)\b)?"
     r"(?P<link>\s*[:：=是]|\s+[-–—](?=\s)|\s+(?:is|are|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|remains|becomes)\b\s*[:：]?)?"
-    r"[*_`]*\s*",
-    re.IGNORECASE,
+    r"[*_`]*\s*)"
 )
 _NEGATED = re.compile(r"(?:not|never|neither|n't)\b", re.IGNORECASE)
 #: What makes a statement a supposition, in front of the label in its sentence.

@@ -32,7 +32,9 @@ def mend(text: str) -> str:
     """Without special tokens, and with the backslashes of LaTeX that were read as control characters."""
     if "<" in text:
         text = _TAGGED.sub("\nAnswer: ", _SPECIAL.sub(" ", text))
-    return _ESCAPES.sub(lambda match: _ESCAPED[match[0]], text)
+    if any(escape in text for escape in _ESCAPED):
+        text = _ESCAPES.sub(lambda match: _ESCAPED[match[0]], text)
+    return text
 
 
 def plain(text: str) -> str:
@@ -44,7 +46,9 @@ def plain(text: str) -> str:
             if not wrapped and not divided:
                 break
         text = _NOISE.sub(" ", text)
-    return " ".join(_MARKS.sub("", text).split())
+    if any(mark in text for mark in "*_`#>"):
+        text = _MARKS.sub("", text)
+    return " ".join(text.split())
 
 
 def _fraction(match: re.Match[str]) -> str:
