@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from mixprec.errors import UserError, from_pydantic
 from mixprec.modules import FUSED, Inventory, LinearModule, select
-from mixprec.plan import bits, controls
+from mixprec.plan import bits, controls, mixtures
 from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
 from mixprec.plan.knapsack import Unit, solve
 from mixprec.plan.relative import Importance, relative_importance
@@ -84,9 +84,23 @@ def budget_plan(
         if found is None:
             raise UserError(f"plan.budget: no single candidate for all modules fits {spec.measure} {spec.size:g}")
         chosen = found if spec.allocation == "uniform" else controls.from_the_end(units, found, problem.limit)
+    elif spec.allocation == "llama_cpp":
+        chosen = _mixture(spec, problem, inventory)
     else:
         chosen = solve(problem.units(_damages(spec, problem.parts, table, method)), problem.limit)
     return as_plan(problem.choices(chosen), spec, inventory, model, method)
+
+
+def _mixture(spec: BudgetSpec, problem: Problem, inventory: Inventory) -> list[int]:
+    """The largest of llama.cpp's mixtures that fits; of equal ones the first."""
+    every = [mixtures.chosen(name, problem.parts, inventory) for name in mixtures.MIXTURES]
+    fitting = [found for found in every if found is not None and problem.cost(found) <= problem.limit]
+    if not fitting:
+        raise UserError(
+            f"plan.budget.allocation: llama_cpp: none of {', '.join(mixtures.MIXTURES)} can be made of these candidates "
+            f"within {spec.measure} {spec.size:g}; add candidates of 2 to 6 bits, or raise the budget"
+        )
+    return max(fitting, key=problem.cost)
 
 
 def _for_files(

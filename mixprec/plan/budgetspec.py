@@ -10,7 +10,7 @@ from mixprec.plan.schema import Strict
 from mixprec.plan.sensitivity import ChoiceText
 
 #: How a budget is spent: ``optimal`` by the scores, the others as controls that know nothing of them, or the opposite.
-Allocation = Literal["optimal", "uniform", "random", "last_layers", "inverse"]
+Allocation = Literal["optimal", "uniform", "random", "last_layers", "inverse", "llama_cpp"]
 #: ``scores`` that the recipe itself makes.
 SENSITIVITY, IMPORTANCE = "sensitivity", "importance"
 #: Ways to say how large a plan may be.
