@@ -10,10 +10,11 @@ run that was stopped goes on; equal plans are compressed once. --quick: the budg
 
 Jobs: ablation (single-module KL on the held-out traces), allocate_autoscheme, allocate_modelopt, scores,
 sparse_uniform, sparse_alphapruning, sparse_ours, and ALLOCATION@BUDGET, such as ours@3.25: ours (scores, then
-exchange), additive (where the exchange started), uniform, last, inverse, random0 to random2, importance (the paper's,
-as scores), autoscheme, modelopt; protection@paper is the paper's last MLP kept in 16 bits and everything else in w3g64,
-ours@paper our plan of its size; backtracking@3.25 is made by scores on backtracking spans, everywhere@3.25 by scores on
-all tokens of the same traces.
+exchange), additive (where the exchange started), uniform, last, inverse, random0 to random2, importance (the
+paper's, as scores), llama_cpp (the largest of llama.cpp's mixtures that fits), autoscheme, modelopt;
+protection@paper is the paper's last MLP kept in 16 bits and everything else in w3g64, ours@paper our plan of its
+size; llama_cpp@q3_k_m is that mixture, ours@q3_k_m our plan of its size; backtracking@3.25 is made by scores on
+backtracking spans, everywhere@3.25 by scores on all tokens of the same traces.
 
 Keys of OUT (null: not measured)
     spearman_best_scorer        of predicted with measured single-module KL at w3g64 on all tokens, the best scorer
@@ -38,6 +39,7 @@ Keys of OUT (null: not measured)
     gap_recovered_ci            its 95% interval over passages
     gap_recovered_protection    the same for the paper's protection, at its own size
     kl_ratio_vs_protection      ours at the protection's size over the protection
+    kl_ratio_vs_q3_k_m          ours at the size of llama.cpp's mixture Q3_K_M over that mixture
     kl_ratio_backtracking       KL on backtracking spans of the plan for them over that of the plan for all tokens, 3.25
     kl_ratio_backtracking_ci    its 95% interval over passages
     kl_ratio_sparse_vs_uniform        allocated sparsity of 50% over uniform, both SparseGPT
@@ -73,7 +75,7 @@ SPARSITIES = ("0.3", "0.4", "0.5", "0.6", "0.7")
 BUDGETS = ("3.25", "3.5", "4.0")
 #: Bits of the candidates' scales per weight, which the peers' counts leave out.
 SCALES = 0.25
-CONTROLS = ("uniform", "last", "inverse", "random0", "random1", "random2", "importance")
+CONTROLS = ("uniform", "last", "inverse", "random0", "random1", "random2", "importance", "llama_cpp")
 #: For the spans of a behaviour, and for all tokens of the same traces.
 TARGETED = ("backtracking@3.25", "everywhere@3.25")
 PEERS = {"autoscheme": "autoround", "modelopt": "modelopt"}
@@ -110,7 +112,7 @@ def jobs(quick: bool) -> list[str]:
     found += [f"{name}@{budget}" for budget in budgets for name in names[:4]]
     if quick:
         return found + [f"{name}@3.25" for name in names[4:]]
-    found += ["ours@paper", "protection@paper", *TARGETED, "ablation"]
+    found += ["ours@paper", "protection@paper", "ours@q3_k_m", "llama_cpp@q3_k_m", *TARGETED, "ablation"]
     found += [f"{name}@{budget}" for budget in budgets for name in names[4:]]
     return [*found, "sparse_uniform", "sparse_alphapruning", "sparse_ours"]
 
@@ -157,6 +159,7 @@ def figures(found: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str
         "gap_recovered_ci": interval((three, ours), lambda w3, own: 1 - own / w3) if three and ours else None,
         "gap_recovered_protection": None if shielded is None else 1 - shielded,
         "kl_ratio_vs_protection": ratio(kl.get("ours@paper"), kl.get("protection@paper")),
+        "kl_ratio_vs_q3_k_m": ratio(kl.get("ours@q3_k_m"), kl.get("llama_cpp@q3_k_m")),
         "kl_ratio_backtracking": ratio(*(backtracking(row) for row in aimed)) if aimed else None,
         "kl_ratio_backtracking_ci": interval(aimed, divided, part="behaviour_by_passage") if aimed else None,
         "kl_ratio_sparse_vs_uniform": ratio(kl.get("sparse_ours"), kl.get("sparse_uniform")),

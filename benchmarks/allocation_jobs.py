@@ -156,7 +156,11 @@ class Bench:
         )  # fmt: skip
         if how == "protection":
             return paper
-        size = bits.account(paper, self.inventory).effective_bits if budget == "paper" else float(budget)
+        of_their_own = {"paper": paper, "q3_k_m": self.mixture()}
+        if budget in of_their_own:
+            size = bits.account(of_their_own[budget], self.inventory).effective_bits
+        else:
+            size = float(budget)
         spec: dict[str, Any] = {"effective_bits": size, "candidates": list(CANDIDATES)}
         if how in PEERS:
             return self.theirs(how, float(budget), BudgetSpec.model_validate(spec))
@@ -168,13 +172,20 @@ class Bench:
             spec = {"budget": {**spec, "scores": "importance"}}
             scores = artifact.scores_of(self.importance())
             return build_plan(PlanSpec.model_validate(spec), self.inventory, models.BUNDLED, "gptq", scores)
-        kinds = {"last": "last_layers", "uniform": "uniform", "inverse": "inverse"}
+        if how == "llama_cpp" and budget == "q3_k_m":
+            return self.mixture()
+        kinds = {"last": "last_layers", "uniform": "uniform", "inverse": "inverse", "llama_cpp": "llama_cpp"}
         spec |= {"allocation": kinds.get(how, "random"), "seed": int(how[-1]) if how.startswith("random") else 0}
         table = None
         if how == "inverse":
             self.job("scores")
             table = sensitivity.load(self.work / "sensitivity" / "fisher.json", self.inventory)
         return budget_plan(BudgetSpec.model_validate(spec), self.inventory, models.BUNDLED, "gptq", table)
+
+    def mixture(self) -> Plan:
+        """llama.cpp's Q3_K_M, its bits in the candidates' formats: the largest mixture within 3.75 bits."""
+        spec = {"effective_bits": 3.75, "candidates": list(CANDIDATES), "allocation": "llama_cpp"}
+        return budget_plan(BudgetSpec.model_validate(spec), self.inventory, models.BUNDLED, "gptq")
 
     def exchanged(self, how: str, budget: str, spec: dict[str, Any]) -> Plan:
         """Our plan after exchange, or the one before it."""

@@ -97,8 +97,8 @@ def _mixture(spec: BudgetSpec, problem: Problem, inventory: Inventory) -> list[i
     fitting = [found for found in every if found is not None and problem.cost(found) <= problem.limit]
     if not fitting:
         raise UserError(
-            f"plan.budget.allocation: llama_cpp: none of {', '.join(mixtures.MIXTURES)} can be made of these candidates "
-            f"within {spec.measure} {spec.size:g}; add candidates of 2 to 6 bits, or raise the budget"
+            f"plan.budget.allocation: llama_cpp: none of {', '.join(mixtures.MIXTURES)} fits {spec.measure} "
+            f"{spec.size:g} and can be made of these candidates; add candidates of 2 to 6 bits, or raise the budget"
         )
     return max(fitting, key=problem.cost)
 

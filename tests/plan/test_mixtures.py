@@ -89,5 +89,5 @@ def test_tied_modules_get_the_most_of_their_mixture_and_pinned_ones_their_pin(ti
 def test_mixtures_that_the_candidates_can_not_make_are_passed_over(tiny: Inventory) -> None:
     plan = spend(tiny, effective_bits=5.5, candidates=["w3g16", "w4g16", "keep"])
     assert {str(each.format) for each in plan.modules.values()} == {"w3g16"}
-    with pytest.raises(UserError, match="none of Q2_K_S, .* can be made of these candidates within effective_bits"):
+    with pytest.raises(UserError, match=r"none of Q2_K_S, .* fits effective_bits 9\.5 and can be made of these"):
         spend(tiny, effective_bits=9.5, candidates=["w7g16", "w8g16", "keep"])
