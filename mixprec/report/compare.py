@@ -48,7 +48,8 @@ def kl(variant: Variant) -> str:
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
-    """Sentences on what compression cost, what protection bought and at what size, and what probes showed.
+    """Sentences on what compression cost, what protection bought and at what size, which of the variants of one size
+    spends its bits best, and what probes showed.
 
     Empty where nothing was measured. The mean KL over all tokens of the traces decides; each comparison gives the
     paired 95% interval of the difference and says whether it excludes 0.
@@ -71,6 +72,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         if len(protected) > _MOST_SENTENCES:
             rest = plural(len(protected) - _MOST_SENTENCES, "more protected variant")
             sentences.append(f"The table has {rest}.")
+        sentences += _allocations({name: whole[name] for name in whole if name not in protected}, summary)
     return sentences + _probing(_measured(probes(summary)), summary)
 
 
@@ -96,7 +98,7 @@ def _measured(variants: Mapping[str, Variant]) -> dict[str, Variant]:
 
 def _cost(name: str, variant: Variant, summary: Mapping[str, Any]) -> str:
     modules = plural(variant["modules_quantized"], "module")
-    text = f"{name} quantizes {modules} and takes {bits(variant['effective_bits'])} effective bits a weight: "
+    text = f"{name} compresses {modules} and takes {bits(variant['effective_bits'])} effective bits a weight: "
     text += f"its mean KL to the original is {kl(variant)}"
     baseline = next(
         (other for other in summary["variants"].values() if is_baseline(other) and other.get("perplexity")),
@@ -115,7 +117,7 @@ def _protection(name: str, start: str, whole: Mapping[str, Variant], summary: Ma
     kept = plural(reference["modules_quantized"] - variant["modules_quantized"], "module")
     extra = variant["effective_bits"] - reference["effective_bits"]
     return (
-        f"{name} quantizes {kept} fewer than {start} at {extra:+.2f} effective bits and "
+        f"{name} compresses {kept} fewer than {start} at {extra:+.2f} effective bits and "
         f"{_moves(reference, variant)}; {_certainty(start, name, summary)}."
     )
 
@@ -157,6 +159,29 @@ def _same_size(name: str, protected: Mapping[str, Variant], summary: Mapping[str
     return text
 
 
+def _allocations(whole: Mapping[str, Variant], summary: Mapping[str, Any]) -> list[str]:
+    """Of variants that compress all that others of their size and method do, which way of spending bits is best."""
+    sentences = []
+    left = sorted(whole, key=lambda name: whole[name]["effective_bits"])
+    while left:
+        first = whole[left[0]]
+        alike = [
+            name
+            for name in left
+            if whole[name]["effective_bits"] - first["effective_bits"] <= SAME_SIZE
+            and _made_by(whole[name]) == _made_by(first)
+        ]
+        left = [name for name in left if name not in alike]
+        if len(alike) > 1:
+            best, second, *_ = sorted(alike, key=lambda name: whole[name]["kl_mean"])
+            sentences.append(
+                f"Of the {len(alike)} variants of {bits(whole[best]['effective_bits'])} effective bits, {best} has the "
+                f"lowest KL, {kl(whole[best])}, and {second} the next, {kl(whole[second])}; "
+                f"{_certainty(second, best, summary)}."
+            )
+    return sentences
+
+
 def _probing(found: Mapping[str, Variant], summary: Mapping[str, Any]) -> list[str]:
     if len(found) < 2:
         return []
@@ -165,6 +190,6 @@ def _probing(found: Mapping[str, Variant], summary: Mapping[str, Any]) -> list[s
     times = f" ({significant(worst['kl_mean'] / least['kl_mean'], 2)} times less)" if least["kl_mean"] > 0 else ""
     certainty = _certainty(ranked[0], ranked[-1], summary)
     return [
-        f"Of the {len(found)} variants that quantize only a few modules, {ranked[0]} does the most damage, "
+        f"Of the {len(found)} variants that compress only a few modules, {ranked[0]} does the most damage, "
         f"KL {kl(worst)}, and {ranked[-1]} the least, KL {kl(least)}{times}; {certainty}."
     ]

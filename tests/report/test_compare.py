@@ -13,7 +13,7 @@ def test_variants_are_told_apart_by_their_numbers(summary: dict[str, Any]) -> No
 def test_the_verdict_tells_cost_gain_control_and_probes(summary: dict[str, Any]) -> None:
     cost, gain, control, probing = verdict(summary)
     assert "210 modules" in cost and "8.412 to 31.06" in cost
-    assert "w3_last_mlp quantizes 3 modules fewer than w3 at +0.33 effective bits" in gain
+    assert "w3_last_mlp compresses 3 modules fewer than w3 at +0.33 effective bits" in gain
     assert "lowers KL from 1.72 to 1.31 [1.24, 1.38]; the paired difference is 0.410 [0.380, 0.440], which" in gain
     assert "At the same size, w3_random has KL 1.66" in gain and "w3_last_mlp is lower" in gain
     assert "[-0.0200, 0.140], which includes 0: this does not establish a difference" in control
@@ -48,7 +48,17 @@ def test_a_variant_is_compared_with_its_own_method(summary: dict[str, Any], make
         found = make_variant("", 3.25 + (210 - quantized) / 9, quantized, kl, 15.0)
         summary["variants"][name] = found | {"methods": ["awq"], "engine": None}
     told = next(sentence for sentence in verdict(summary) if sentence.startswith("awq_last_mlp"))
-    assert told.startswith("awq_last_mlp quantizes 3 modules fewer than awq at") and "lowers KL from 0.900 to" in told
+    assert told.startswith("awq_last_mlp compresses 3 modules fewer than awq at") and "lowers KL from 0.900 to" in told
+
+
+def test_variants_of_one_size_are_told_which_is_best(summary: dict[str, Any], make_variant: Any) -> None:
+    for name, size, kl in (("spent", 3.5, 0.9), ("drawn", 3.49, 1.4), ("additive", 3.5, 1.0), ("larger", 3.6, 0.5)):
+        summary["variants"][name] = make_variant("", size, 210, kl, 15.0)
+    summary["differences"]["additive"] = {"spent": {"kl_difference": 0.1, "ci": [0.05, 0.15]}}
+    told = next(sentence for sentence in verdict(summary) if sentence.startswith("Of the 3 variants of 3.50 effective"))
+    assert "spent has the lowest KL, 0.900" in told and "and additive the next, 1.00" in told
+    assert told.endswith("the paired difference is 0.100 [0.0500, 0.150], which excludes 0.")
+    assert not any(sentence.startswith("larger") for sentence in verdict(summary))
 
 
 def test_many_protected_variants_are_cut_and_counted(summary: dict[str, Any], make_variant: Any) -> None:

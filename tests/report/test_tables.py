@@ -101,7 +101,7 @@ def test_the_terminal_shows_tables_and_verdict_and_takes_names_literally(summary
         print_summary(summary, console)
     text = captured.get()
     assert "[bold]x[/]" in text and "30_up 3.25%" in text and "1.31 [1.24, 1.38]" in text
-    assert "• w3 quantizes 210 modules" in text
+    assert "• w3 compresses 210 modules" in text
     with console.capture() as captured:
         print_summary({"variants": {}, "behaviours": {}}, console)
     assert captured.get() == ""
