@@ -79,5 +79,5 @@ def chosen(
     return found
 
 
-def _bits(choice: Choice) -> int | None:
+def _bits(choice: Choice) -> float | None:
     return None if choice.sparsity is not None or isinstance(choice.format, Keep) else choice.format.bits
