@@ -148,18 +148,6 @@ def _unmark(model: Any) -> None:
         del model.config.quantization_config
 
 
-def _gguf_options(where: str, revision: str | None) -> dict[str, Any]:
-    """How transformers reads the weights of a folder that has them in a GGUF file only; nothing for other places.
-
-    Configuration and tokenizer come from the folder: a GGUF file lacks some of what they say.
-    """
-    found = sorted(Path(where).glob("*.gguf")) if Path(where).is_dir() else []
-    if len(found) != 1 or any(Path(where).glob("*.safetensors")):
-        return {}
-    config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
-    return {"gguf_file": found[0].name, "config": config, "quantization_config": GgufConfig(dequantize=True)}
-
-
 @contextmanager
 def _one_gguf_reader() -> Iterator[None]:
     """Parse a GGUF file once: transformers does it anew for configuration, tokenizer and weights, seconds each."""
@@ -229,11 +217,9 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
     # Only a model's own class takes weights that come from no file.
     loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if packed else AutoModelForCausalLM
     try:
-        with _quiet(), redirect_stderr(io.StringIO()):  # the GGUF reader's own bar listens to nothing else
-            from_gguf = _gguf_options(where, revision)
+        with _quiet():
             model, report = loader.from_pretrained(
                 None if packed else where,
-                **from_gguf,
                 **packed,
                 revision=revision,
                 dtype=chosen,
@@ -247,8 +233,6 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
             )
     except Exception as problem:  # safetensors and transformers raise many kinds; all mean a bad checkpoint
         raise UserError(f"model.id: {model_id}: can't be loaded from {where} ({_first_line(problem)})") from None
-    if from_gguf:
-        _unmark(model)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise UserError(f"model.id: {model_id}: {len(missing)} weights are missing, first {missing[0]}")
@@ -271,17 +255,21 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
 
 
 def _unpacked(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """What ``from_pretrained`` gets instead of a folder whose weights are packed: no runtime's reader is needed.
+    """What ``from_pretrained`` gets instead of a folder whose weights are packed or in a GGUF file, which lacks some of
+    what configuration and tokenizer beside it say. No runtime's reader is needed.
 
     Checks the files of a checkpoint that mixprec wrote. Raises UserError where they are damaged.
     """
     from mixprec.checkpoint import integrity, reader  # they look for models here
+    from mixprec.checkpoint.gguf.checkpoint import gguf_in
 
     integrity.verify(folder)
-    if getattr(config, "quantization_config", None) is None:
+    quantized = getattr(config, "quantization_config", None) is not None
+    if not quantized and gguf_in(folder) is None:
         return {}
-    state = reader.dense_state(reader.open_checkpoint(folder), dtype)
-    del config.quantization_config
+    state = reader.open_checkpoint(folder).state(dtype)
+    if quantized:
+        del config.quantization_config
     return {"config": config, "state_dict": state}
 
 

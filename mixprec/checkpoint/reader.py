@@ -113,6 +113,14 @@ class Checkpoint:
         order = torch.argsort(index, stable=True)
         return None if bool((index[1:] >= index[:-1]).all()) else order
 
+    def state(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """All tensors by the names and shapes of the uncompressed model, floats in ``dtype``."""
+        packed = [module for module in self.inventory.linears if self.layouts[module.address].container != "dense"]
+        left_out = {name for module in packed for name in self.names(module)}
+        found = {name: self.tensor(name) for name in self.source.tensors if name not in left_out}
+        found = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+        return found | {module.weight_name: self.weight(module, dtype) for module in packed}
+
     def tensor(self, name: str) -> Tensor:
         """One tensor by its full name."""
         info = self.source.tensors[name]
@@ -229,19 +237,3 @@ def _unpadded(tensors: Mapping[str, Tensor], format: Format, module: LinearModul
     codes = ((words.to(torch.int64).unsqueeze(-1) >> shifts) & (2**format.bits - 1)).to(torch.uint8)
     codes = codes.reshape(len(words), -1)[:, : module.in_features]
     return dict(tensors) | {compressed_tensors.PACKED: packing.pack(codes, format.bits)}
-
-
-def dense_state(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All of a checkpoint's tensors by the names and shapes of the uncompressed model, floats in ``dtype``."""
-    packed = {
-        name
-        for module in checkpoint.inventory.linears
-        if checkpoint.layouts[module.address].container != "dense"
-        for name in checkpoint.names(module)
-    }
-    state = {name: checkpoint.tensor(name) for name in checkpoint.source.tensors if name not in packed}
-    state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    for module in checkpoint.inventory.linears:
-        if checkpoint.layouts[module.address].container != "dense":
-            state[module.weight_name] = checkpoint.weight(module, dtype)
-    return state

@@ -36,7 +36,8 @@ class Model:
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """Tokens of a text; ``special``: with those that the tokenizer puts around it."""
-        raw, out = text.encode(), (ctypes.c_int32 * (len(text) + 16))()
+        raw = text.encode()
+        out = (ctypes.c_int32 * (len(raw) + 16))()
         count = self._library.llama_tokenize(
             ctypes.c_void_p(self._vocabulary), raw, len(raw), out, len(out), special, True
         )

@@ -58,6 +58,10 @@ class GgufCheckpoint(Checkpoint):
         """The weight (out, in) that a module stands for, rounded once to ``dtype``."""
         return self.tensor(module.weight_name).to(dtype)
 
+    def state(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """All tensors by transformers' names, in ``dtype``."""
+        return {name: self.tensor(name).to(dtype) for name in self.file.tensors}
+
     def tensor(self, name: str) -> Tensor:
         """One tensor by its full name in transformers, float32."""
         return self.file.weight(name)

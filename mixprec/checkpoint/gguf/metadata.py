@@ -13,6 +13,10 @@ from mixprec.checkpoint.gguf.names import ARCHITECTURES
 
 ROPE_TENSOR = "rope_freqs.weight"
 _ROPES = ("default", "linear", "llama3")
+#: What llama.cpp computes Gemma 3 with: every sixth layer attends to everything, the others turn by this base.
+_PERIOD, _SLIDING_BASE = 6, 10_000
+#: It knows Gemma 3 27B, whose attention is scaled in another way, by its layers.
+_LAYERS_27B = 62
 
 
 def problem(config: PretrainedConfig) -> str | None:
@@ -24,13 +28,35 @@ def problem(config: PretrainedConfig) -> str | None:
         return f"rotary embeddings are written as {', '.join(_ROPES)}, this model's are {kind}"
     if _rope(config).get("partial_rotary_factor", 1.0) != 1.0:
         return "rotary embeddings over a part of each head are not written"
-    if getattr(config, "hidden_act", "silu") != "silu":
-        return f"llama.cpp computes {config.model_type} with silu, this model has {config.hidden_act}"
+    gemma = config.model_type == "gemma3_text"
+    activation = config.hidden_activation if gemma else getattr(config, "hidden_act", "silu")
+    wanted = "gelu_pytorch_tanh" if gemma else "silu"
+    if activation != wanted:
+        return f"llama.cpp computes {config.model_type} with {wanted}, this model has {activation}"
+    if gemma:
+        return _gemma_problem(config)
     windows = set(getattr(config, "layer_types", None) or ["full_attention"])
     if windows != {"full_attention"} or _window(config):
         return "sliding windows are not written: llama.cpp would attend to everything"
     if getattr(config, "mlp_bias", False):
         return "biases of the MLP are not written"
+    return None
+
+
+def _gemma_problem(config: PretrainedConfig) -> str | None:
+    """Where Gemma 3 is not what llama.cpp takes for granted."""
+    layers = range(1, config.num_hidden_layers + 1)
+    if config.layer_types != [f"{'sliding' if layer % _PERIOD else 'full'}_attention" for layer in layers]:
+        return f"llama.cpp lets every {_PERIOD}th layer attend to everything, this model others"
+    sliding = config.rope_parameters["sliding_attention"]
+    if sliding != {"rope_type": "default", "rope_theta": _SLIDING_BASE}:
+        return f"llama.cpp turns within sliding windows by base {_SLIDING_BASE}, this model has {sliding}"
+    width = config.hidden_size // config.num_attention_heads if len(layers) == _LAYERS_27B else head_dim(config)
+    if config.query_pre_attn_scalar != width:
+        return f"query_pre_attn_scalar: llama.cpp computes with {width}, this model has {config.query_pre_attn_scalar}"
+    for key in ("attention_bias", "attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
+        if getattr(config, key, None):
+            return f"{key}: llama.cpp's Gemma 3 has none"
     return None
 
 
@@ -53,6 +79,8 @@ def add(writer: gguf.GGUFWriter, config: PretrainedConfig, name: str) -> None:
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_dimension_count(head)
     writer.add_rope_freq_base(rope["rope_theta"])
+    if config.model_type == "gemma3_text":
+        writer.add_sliding_window(config.sliding_window)
     if rope.get("rope_type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
@@ -81,7 +109,8 @@ def rope_factors(config: PretrainedConfig) -> torch.Tensor | None:
 
 
 def _rope(config: PretrainedConfig) -> dict[str, Any]:
-    return dict(config.rope_parameters)
+    """Of the layers that attend to everything, where others have another."""
+    return dict(config.rope_parameters.get("full_attention", config.rope_parameters))
 
 
 def _window(config: PretrainedConfig) -> bool:

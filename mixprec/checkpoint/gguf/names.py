@@ -1,4 +1,4 @@
-"""What llama.cpp calls a tensor, and how it wants its rows.
+"""What llama.cpp calls a tensor, and how it wants its rows and values.
 
 Llama's rotary embedding turns pairs of neighbours in llama.cpp, halves of a head in transformers: the rows of q and k
 are reordered within each head. Rows keep their bytes, so packed rows are reordered like any others.
@@ -17,29 +17,36 @@ from mixprec import modules
 #: model_type -> architecture in GGUF, of those whose files are tested against both readers.
 ARCHITECTURES: Final = {
     "llama": gguf.MODEL_ARCH.LLAMA,
+    "mistral": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
 }
 #: Architectures whose q and k are reordered.
-_NEIGHBOURS: Final = ("llama",)
-_PARTS: Final = (
-    *modules.BLOCK_NORMS[:2],
-    *modules.KINDS.values(),
-    "self_attn.q_norm",
-    "self_attn.k_norm",
-)
+_NEIGHBOURS: Final = ("llama", "mistral")
+#: Architectures with norms behind attention and MLP too.
+_FOUR_NORMS: Final = ("gemma3_text",)
+#: Architectures whose norms multiply by 1 + w: llama.cpp wants that sum.
+_SUMS: Final = ("gemma3_text",)
 
 
 def gguf_names(config: PretrainedConfig) -> dict[str, str]:
     """Name in a transformers checkpoint -> name in GGUF, of every tensor that such a model can have, in order."""
     table = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
-    blocks = [f"model.layers.{layer}.{part}" for layer in range(config.num_hidden_layers) for part in _PARTS]
+    norms = modules.BLOCK_NORMS if config.model_type in _FOUR_NORMS else modules.BLOCK_NORMS[:2]
+    parts = (*norms, *modules.KINDS.values(), "self_attn.q_norm", "self_attn.k_norm")
+    blocks = [f"model.layers.{layer}.{part}" for layer in range(config.num_hidden_layers) for part in parts]
     found: dict[str, str] = {}
     for module in (modules.EMBEDDING, *blocks, modules.NORM, modules.HEAD):
         name = table.get_name(module)
         if name is not None:  # Llama has no norms within attention
             found |= {f"{module}.{kind}": f"{name}.{kind}" for kind in ("weight", "bias")}
     return found
+
+
+def summand(name: str, config: PretrainedConfig) -> int:
+    """What llama.cpp's values of the tensor ``name`` (transformers') have more than transformers'."""
+    return int(config.model_type in _SUMS and name.endswith("norm.weight"))
 
 
 def reordered(name: str, rows: Tensor, config: PretrainedConfig, *, back: bool = False) -> Tensor:

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixprec.checkpoint.gguf.names import gguf_names, reordered
+from mixprec.checkpoint.gguf.names import gguf_names, reordered, summand
 from mixprec.errors import UserError
 
 _MAGIC: Final = b"GGUF"
 #: Architectures as GGUF names them -> model_type.
-_MODEL_TYPES: Final = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+_MODEL_TYPES: Final = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class GgufFile:
             raise UserError(f"{self.path}: {name}: weights of type {kind} can't be read") from None
         # A copy: the file is mapped into memory, and torch would write into it.
         tensor = torch.from_numpy(np.array(values, np.float32)).reshape(self.tensors[name].shape)
-        return reordered(name, tensor, self._config, back=True)
+        return reordered(name, tensor, self._config, back=True) - summand(name, self._config)
 
     def _field(self, key: str) -> Any:
         field = self._reader.get_field(key)

@@ -1,7 +1,7 @@
-"""A byte-level BPE tokenizer as GGUF has it: tokens, their types, merges, special tokens, chat template.
+"""A tokenizer as GGUF has it: tokens, their types, merges or scores, special tokens, chat template.
 
-llama.cpp has no regular expressions of its own for splitting text but names for known ones: a tokenizer.json whose
-splitting is none of these would be read wrongly, and is refused.
+Of byte-level BPE llama.cpp has no regular expressions of its own for splitting text but names for known ones: a
+tokenizer.json whose splitting is none of these would be read wrongly, and is refused. SentencePiece: sentencepiece.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import gguf
 from transformers import PretrainedConfig
 
 from mixprec import artifacts
+from mixprec.checkpoint.gguf import sentencepiece
 from mixprec.errors import UserError
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -38,12 +39,15 @@ def read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: no tokenizer.json; a GGUF file holds the tokenizer")
     data = artifacts.read_json(path)
     model = data.get("model") if isinstance(data, dict) else None
-    if not isinstance(model, dict) or model.get("type") != "BPE" or model.get("byte_fallback"):
+    if not isinstance(model, dict) or model.get("type") != "BPE":
         raise UserError(
-            f"{path}: GGUF files are written with byte-level BPE tokenizers (Llama 3, Qwen, SmolLM), this is another "
-            "kind; write dense and use llama.cpp's own converter"
+            f"{path}: GGUF files are written with tokenizers that merge (BPE), this is another kind; "
+            "write dense and use llama.cpp's own converter"
         )
-    pre_tokenizer(data, path)
+    if not sentencepiece.is_sentencepiece(data):
+        pre_tokenizer(data, path)
+    elif problem := sentencepiece.problem(data):
+        raise UserError(f"{path}: {problem}; write dense and use llama.cpp's own converter")
     return dict(data)
 
 
@@ -85,12 +89,20 @@ def add(writer: gguf.GGUFWriter, folder: Path, config: PretrainedConfig) -> None
     Raises UserError as ``read`` does.
     """
     data = read(folder)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_tokenizer(data, folder / "tokenizer.json"))
-    tokens, types = _vocabulary(data, config.vocab_size)
+    if sentencepiece.is_sentencepiece(data):
+        tokens, scores, types = sentencepiece.tokens(data, config.vocab_size)
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_scores(scores)
+        writer.add_add_space_prefix(bool(sentencepiece.space_prefix(data)))
+    else:
+        tokens, types = _vocabulary(data, config.vocab_size)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre_tokenizer(data, folder / "tokenizer.json"))
+        writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in data["model"]["merges"]])
+        writer.add_add_space_prefix(False)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in data["model"]["merges"]])
     settings = _json(folder / "tokenizer_config.json")
     ids = {token: number for number, token in enumerate(tokens)}
     for kind, put in _SPECIAL.items():
@@ -100,7 +112,6 @@ def add(writer: gguf.GGUFWriter, folder: Path, config: PretrainedConfig) -> None
     first, last = _template(data.get("post_processor"))
     writer.add_add_bos_token(first)
     writer.add_add_eos_token(last)
-    writer.add_add_space_prefix(False)
     template = folder / "chat_template.jinja"
     text = artifacts.read_text(template) if template.is_file() else settings.get("chat_template")
     if isinstance(text, str):
