@@ -159,11 +159,9 @@ def test_an_independent_unpacker_finds_the_same_weights(
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ["dense", "compressed-tensors", "gptq"])
 @pytest.mark.parametrize("shard", ["1GB", "20KB"])
 def test_bytes_on_disk_are_those_predicted(source: MakeSource, planner: Planner, name: str, shard: str) -> None:
-    if name == "gguf":
-        pytest.skip("one file, with a tokenizer in it: its own tests compare it")
     folder, out, plan = written(source, planner, name, shard=shard, vocab_size=2048)
     config = models.load_config(str(folder))
     predicted = FORMATS[name].bytes(plan, modules.inventory(config), config)

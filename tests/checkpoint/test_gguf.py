@@ -423,6 +423,17 @@ def test_a_file_that_others_wrote() -> None:
             assert torch.equal(file.weight(name).half(), stored.get_tensor(name))
 
 
+@pytest.mark.parametrize("name", PIECES)
+def test_a_file_on_its_own_is_inspected(sources: Mapping[str, Path], tmp_path: Path, name: str) -> None:
+    packed = made(sources[name], PLANS["integers"], tmp_path / "gguf")
+    alone, dense = open_checkpoint(packed / FILE), open_checkpoint(sources[name])
+    assert [module.address for module in alone.inventory.linears] == list(dense.layouts)
+    assert alone.layouts["model.layers.0.mlp.down_proj"].name == "q3_k"
+    assert 0 < compare.diff(dense, alone)["model.layers.0.mlp.down_proj"].error < 0.5
+    found, expected = (each.tensor("model.layers.1.input_layernorm.weight") for each in (alone, dense))
+    assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+
+
 def test_inspect_and_diff_read_it(sources: Mapping[str, Path], tmp_path: Path) -> None:
     source, spec = sources["llama"], PLANS["integers"]
     packed = made(source, spec, tmp_path / "gguf")
