@@ -11,7 +11,7 @@ import gguf
 import pieces
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llamacpp import Model, needs_llamacpp, opened
 from transformers import AutoConfig, PreTrainedTokenizerFast
@@ -56,7 +56,8 @@ def test_the_same_tokens_of_any_text(both: tuple[PreTrainedTokenizerFast, Model]
     words, other = both
     seen: set[str] = set()
 
-    @settings(max_examples=1000)
+    # On a busy machine drawing texts is slow, which is no fault of what is tested.
+    @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(TEXTS)
     def same(text: str) -> None:
         expected = words(text)["input_ids"]
@@ -69,8 +70,8 @@ def test_the_same_tokens_of_any_text(both: tuple[PreTrainedTokenizerFast, Model]
 
 
 def test_in_the_file(tmp_path: Path) -> None:
-    pieces.tokenizer(False, 384, "<table>", "▁▁▁▁▁").save_pretrained(tmp_path)
-    config = AutoConfig.for_model("llama", vocab_size=390)
+    pieces.tokenizer(False, 384, "<table>", "▁▁▁▁▁", "<image>").save_pretrained(tmp_path)
+    config = AutoConfig.for_model("llama", vocab_size=383)
     writer = gguf.GGUFWriter(tmp_path / "out.gguf", "llama")
     tokenizer.add(writer, tmp_path, config)
     writer.write_header_to_file()
@@ -83,8 +84,9 @@ def test_in_the_file(tmp_path: Path) -> None:
     assert found["tokenizer.ggml.model"] == "llama"
     assert found["tokenizer.ggml.add_space_prefix"] is False
     assert found["tokenizer.ggml.unknown_token_id"] == 0
-    assert (kind["<unk>"], kind["</s>"], kind["<0xFF>"], kind["e"], kind["[PAD389]"]) == (2, 3, 6, 1, 5)
+    assert (kind["<unk>"], kind["</s>"], kind["<0xFF>"], kind["e"]) == (2, 3, 6, 1)
     assert (kind["<table>"], kind["▁▁▁▁▁"]) == (4, 1)
+    assert len(tokens) == 383 and "<image>" not in tokens  # the embedding has no row for it
     joined = [score for token, score in zip(tokens, scores, strict=True) if token in ("▁a", "re", "▁are")]
     assert joined == sorted(joined, reverse=True) and len(set(joined)) == 3
     assert "tokenizer.ggml.merges" not in found
