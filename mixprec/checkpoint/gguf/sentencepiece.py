@@ -7,7 +7,7 @@ another. Then a piece's score is less by one than that of the piece whose merges
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import gguf
@@ -82,27 +82,20 @@ def _merges_problem(vocabulary: Mapping[str, int], merges: list[tuple[str, str]]
     return None
 
 
-def tokens(data: Mapping[str, Any], rows: int) -> tuple[list[str], list[float], list[int]]:
-    """Pieces, scores and types of tokens; the vocabulary is filled up to the embedding's ``rows``."""
-    model = data["model"]
+def scores(data: Mapping[str, Any], tokens: Sequence[str]) -> list[float]:
+    """Of each token: 0 for the piece that is joined first, one less for the next; lowest for what is never joined."""
     ranks: dict[str, int] = {}
-    for first, second in _merges(model):
+    for first, second in _merges(data["model"]):
         ranks.setdefault(first + second, len(ranks))
-    texts = [f"[PAD{number}]" for number in range(rows)]
-    types = [gguf.TokenType.UNUSED] * rows
-    for piece, number in model["vocab"].items():
-        texts[number], types[number] = piece, gguf.TokenType.BYTE if piece in _BYTES else gguf.TokenType.NORMAL
-    for token in data.get("added_tokens", []):
-        if token["id"] >= rows:
-            continue  # of Gemma's tokenizer, which has one for images that text models have no embedding of
-        texts[token["id"]], types[token["id"]] = token["content"], _added(token, model.get("unk_token"))
-    return texts, [-float(ranks.get(text, len(ranks))) for text in texts], [int(kind) for kind in types]
+    return [-float(ranks.get(token, len(ranks))) for token in tokens]
 
 
-def _added(token: Mapping[str, Any], unknown: str | None) -> gguf.TokenType:
-    if token["content"] == unknown:
-        return gguf.TokenType.UNKNOWN
-    if token.get("special"):
-        return gguf.TokenType.CONTROL
-    # Looked for before spaces are replaced: Gemma's runs of them are only found by merges.
-    return gguf.TokenType.NORMAL if _SPACE in token["content"] else gguf.TokenType.USER_DEFINED
+def own_types(data: Mapping[str, Any]) -> dict[str, gguf.TokenType]:
+    """Tokens whose type is another one than with byte-level BPE."""
+    # llama.cpp looks for added tokens before it replaces spaces: Gemma's runs of them are found by merges.
+    joined = {token["content"] for token in data.get("added_tokens", []) if _SPACE in token["content"]}
+    return {
+        data["model"].get("unk_token"): gguf.TokenType.UNKNOWN,
+        **dict.fromkeys(_BYTES, gguf.TokenType.BYTE),
+        **dict.fromkeys(joined, gguf.TokenType.NORMAL),
+    }

@@ -89,20 +89,21 @@ def add(writer: gguf.GGUFWriter, folder: Path, config: PretrainedConfig) -> None
     Raises UserError as ``read`` does.
     """
     data = read(folder)
+    tokens, types = _vocabulary(data, config.vocab_size)
     if sentencepiece.is_sentencepiece(data):
-        tokens, scores, types = sentencepiece.tokens(data, config.vocab_size)
+        own = sentencepiece.own_types(data)
+        types = [own.get(token, kind) for token, kind in zip(tokens, types, strict=True)]
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre("default")
-        writer.add_token_scores(scores)
+        writer.add_token_scores(sentencepiece.scores(data, tokens))
         writer.add_add_space_prefix(bool(sentencepiece.space_prefix(data)))
     else:
-        tokens, types = _vocabulary(data, config.vocab_size)
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(pre_tokenizer(data, folder / "tokenizer.json"))
         writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in data["model"]["merges"]])
         writer.add_add_space_prefix(False)
     writer.add_token_list(tokens)
-    writer.add_token_types(types)
+    writer.add_token_types([int(kind) for kind in types])
     settings = _json(folder / "tokenizer_config.json")
     ids = {token: number for number, token in enumerate(tokens)}
     for kind, put in _SPECIAL.items():
@@ -131,14 +132,16 @@ def _json(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _vocabulary(data: dict[str, Any], rows: int) -> tuple[list[str], list[int]]:
+def _vocabulary(data: dict[str, Any], rows: int) -> tuple[list[str], list[gguf.TokenType]]:
+    """Tokens and their types, one for each of the embedding's ``rows``; added ones without a row are left out."""
     tokens = [f"[PAD{number}]" for number in range(rows)]
-    types = [int(gguf.TokenType.UNUSED)] * rows
+    types = [gguf.TokenType.UNUSED] * rows
     for token, number in data["model"]["vocab"].items():
-        tokens[number], types[number] = token, int(gguf.TokenType.NORMAL)
+        tokens[number], types[number] = token, gguf.TokenType.NORMAL
     for added in data.get("added_tokens", []):
-        kind = gguf.TokenType.CONTROL if added.get("special") else gguf.TokenType.USER_DEFINED
-        tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
+        if added["id"] < rows:  # Gemma's tokenizer has one for images, of which its text models have no embedding
+            tokens[added["id"]] = added["content"]
+            types[added["id"]] = gguf.TokenType.CONTROL if added.get("special") else gguf.TokenType.USER_DEFINED
     return tokens, types
 
 
