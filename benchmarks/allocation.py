@@ -2,11 +2,12 @@
 
 python benchmarks/allocation.py [--quick] [--data FOLDER] [--only JOB …] [--work FOLDER] --json OUT
 
-SmolLM2-135M. Calibration, scores and exchange: 16 x 512 tokens, half WikiText-2 validation and half the bundled
+SmolLM2-135M. Calibration, scores and exchange: 32 x 512 tokens, half WikiText-2 validation and half the bundled
 attribution traces; the peers' allocators see the same tokens. Evaluation: the bundled held-out traces and WikiText-2
 test (--passages of 512 tokens). Candidates: w2g64, w3g64, w4g64, w5g64, w6g64, w8g64, each module by itself. Only the
 allocation differs: every plan is compressed by mixprec's GPTQ. Each job's outcome lies in the work folder, so that a
-run that was stopped goes on; equal plans are compressed once. --quick: the budget of 3.25 bits, one random draw.
+run that was stopped goes on; equal plans are compressed once. --quick: 8 x 512 tokens, the budget of 3.25 bits, 10
+joint plans measured, fewer controls, no ablation.
 
 Jobs: ablation (single-module KL on the held-out traces), allocate_autoscheme, allocate_modelopt, scores,
 sparse_uniform, sparse_alphapruning, sparse_ours, and ALLOCATION@BUDGET, such as ours@3.25: ours (scores, then
@@ -81,7 +82,10 @@ TARGETED = ("backtracking@3.25", "everywhere@3.25")
 PEERS = {"autoscheme": "autoround", "modelopt": "modelopt"}
 #: Most telling first: a run that is stopped has these.
 ORDER = ("ours", "uniform", "autoscheme", "modelopt", "additive", *CONTROLS[1:])
-SAMPLES, SCORED = 16, 8
+#: Left out of quick runs.
+LONG = ("inverse", "random1", "random2", "importance")
+#: Calibration samples of all methods and allocators.
+SAMPLES, QUICK_SAMPLES = 32, 8
 
 
 def main() -> None:
@@ -90,11 +94,12 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("MIXPREC_DATA") or str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--passages", type=int, default=16, help="passages of 512 tokens of WikiText test")
-    parser.add_argument("--proposals", type=int, default=40, help="joint plans that an exchange measures at most")
+    parser.add_argument("--proposals", type=int, help="joint plans that an exchange measures at most; default 20")
     parser.add_argument("--only", nargs="*", help="jobs by name, such as scores ours@3.25")
     parser.add_argument("--work", default="runs/benchmark_allocation", help="outcomes of single jobs, kept")
     parser.add_argument("--json", required=True, help="where the figures go")
     arguments = parser.parse_args()
+    arguments.proposals = arguments.proposals or (10 if arguments.quick else 20)
     os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
     from allocation_jobs import Bench
 
@@ -104,10 +109,15 @@ def main() -> None:
     machine.write(arguments.json, __file__, figures(bench.outcomes(), arguments))
 
 
+def samples(arguments: argparse.Namespace) -> int:
+    """Of 512 tokens, in the calibration set."""
+    return QUICK_SAMPLES if arguments.quick else SAMPLES
+
+
 def jobs(quick: bool) -> list[str]:
     """All jobs in their order."""
     budgets = BUDGETS[:1] if quick else BUDGETS
-    names = [name for name in ORDER if not (quick and name in ("random1", "random2"))]
+    names = [name for name in ORDER if not (quick and name in LONG)]
     found = ["scores", "allocate_autoscheme", "allocate_modelopt"]
     found += [f"{name}@{budget}" for budget in budgets for name in names[:4]]
     if quick:
@@ -169,7 +179,7 @@ def figures(found: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str
         result
         | cost_figures(found, arguments)
         | {
-            "samples": SAMPLES,
+            "samples": samples(arguments),
             "passages": arguments.passages,
             "threads": arguments.threads,
             "proposals": arguments.proposals,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from allocation import BUDGETS, CANDIDATES, PEERS, SAMPLES, SCALES, SCORED, SPARSITIES
+from allocation import BUDGETS, CANDIDATES, PEERS, SCALES, SPARSITIES, samples
 
 from mixprec import artifacts, models, modules, pipeline
 from mixprec.calibration import data
@@ -39,7 +39,7 @@ from mixprec.sensitivity.spec import AblationSpec, SensitivitySpec
 
 HERE = Path(__file__).resolve().parent
 #: Scores of our plans: gradients where everything is in 3 bits, the regime that is shipped.
-SCORES = {"scorer": "fisher", "formats": list(CANDIDATES), "samples": SCORED, "at": "compressed", "base": "w3g64"}
+SCORES = {"scorer": "fisher", "formats": list(CANDIDATES), "at": "compressed", "base": "w3g64"}
 BEHAVIOUR = "backtracking"
 
 
@@ -55,14 +55,17 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
         self.arguments = arguments
-        self.work = Path(arguments.work) / f"{SAMPLES}x512"
+        count = samples(arguments)
+        self.work = Path(arguments.work) / f"{count}x512"
+        #: Samples that are scored, from the first one on, and that exchanges are measured on, behind them.
+        self.few = min(8, count // 2)
         self.work.mkdir(parents=True, exist_ok=True)
         self.inventory = modules.inventory(models.load_config(models.BUNDLED))
         self.tokens = self.work / "calibration.safetensors"
         if not self.tokens.is_file():
             text = str(Path(arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")
             sources = [{"text": text, "share": 0.5}, {"traces": "bundled:attribution", "share": 0.5}]
-            spec = CalibrationSpec.model_validate({"sources": sources, "samples": SAMPLES, "tokens": 512})
+            spec = CalibrationSpec.model_validate({"sources": sources, "samples": count, "tokens": 512})
             drawn = data.load(spec, self.original.tokenizer, str, self.original.context)
             artifacts.save_tensors(self.tokens, {"tokens": drawn.tokens})
         self.calibration = calibration(self.tokens)
@@ -101,7 +104,7 @@ class Bench:
 
     def scores(self) -> dict[str, Any]:
         """Candidates and tables, in a process of their own."""
-        job = {"tokens": str(self.tokens), "folder": str(self.work / "sensitivity"), "scores": SCORES,
+        job = {"tokens": str(self.tokens), "folder": str(self.work / "sensitivity"), "scores": self.scoring,
                "threads": self.arguments.threads}  # fmt: skip
         return once("score_once.py", job)
 
@@ -140,8 +143,13 @@ class Bench:
         return artifact.load(path)
 
     @property
+    def scoring(self) -> dict[str, Any]:
+        """The keys of our scores."""
+        return SCORES | {"samples": self.few}
+
+    @property
     def scored(self) -> SensitivitySpec:
-        return SensitivitySpec.model_validate(SCORES)
+        return SensitivitySpec.model_validate(self.scoring)
 
     # Plans
 
@@ -194,7 +202,7 @@ class Bench:
         done = folder / f"plan_{self.arguments.proposals}.json"
         if not done.is_file():
             subject = self.subject("sensitivity")
-            more = {"samples": SAMPLES - SCORED, "stride": 4, "proposals": self.arguments.proposals}
+            more = {"samples": self.few, "stride": 4, "proposals": self.arguments.proposals}
             chosen = BudgetSpec.model_validate({**spec, "exchange": more})
             table = sensitivity.load(self.work / "sensitivity" / "fisher.json", self.inventory)
             start = budget_plan(chosen, self.inventory, models.BUNDLED, "gptq", table)
@@ -210,7 +218,9 @@ class Bench:
         subject = self.subject("behaviour", traces=traces)
         if not (folder / f"fisher_{BEHAVIOUR}.json").is_file():
             candidates = self.subject("sensitivity").candidates(self.scored.treatments("gptq"))
-            scoring.score(subject, SensitivitySpec.model_validate({**SCORES, "behaviours": [BEHAVIOUR]}), candidates)
+            scoring.score(
+                subject, SensitivitySpec.model_validate({**self.scoring, "behaviours": [BEHAVIOUR]}), candidates
+            )
         name = f"fisher_{BEHAVIOUR}.json" if how == BEHAVIOUR else "fisher.json"
         table = sensitivity.load(folder / name, self.inventory)
         return budget_plan(BudgetSpec.model_validate(spec), self.inventory, models.BUNDLED, "gptq", table)
@@ -237,7 +247,7 @@ class Bench:
             spec = PlanSpec.model_validate({"default": "keep", "sparsity": sparsity})
             return build_plan(spec, self.inventory, models.BUNDLED, "sparsegpt", alphas=alphas)
         subject = self.subject("sparse", "sparsegpt")
-        wanted = {"scorer": "fisher", "formats": list(SPARSITIES), "samples": SCORED, "at": "compressed", "base": "0.5"}
+        wanted = self.scoring | {"formats": list(SPARSITIES), "base": "0.5"}
         table = scoring.score(subject, SensitivitySpec.model_validate(wanted))["all"]
         budget = BudgetSpec.model_validate({"sparsity": 0.5, "candidates": list(SPARSITIES)})
         return budget_plan(budget, self.inventory, models.BUNDLED, "sparsegpt", table)
