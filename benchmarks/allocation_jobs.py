@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -263,7 +264,7 @@ class Bench:
         done = self.work / "plans" / f"{same[:16]}.json"
         if not done.is_file():
             save_plan(self.work / "plans" / f"{name}.plan.json", plan)
-            checkpoint = self.work / "checkpoint"
+            checkpoint = self.work / f"checkpoint_{os.getpid()}"  # other processes may do other jobs
             shutil.rmtree(checkpoint, ignore_errors=True)
             job = {"plan": str(self.work / "plans" / f"{name}.plan.json"), "tokens": str(self.tokens),
                    "out": str(checkpoint), "threads": self.arguments.threads}  # fmt: skip
