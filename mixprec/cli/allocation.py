@@ -128,7 +128,7 @@ def _measured(chosen: Recipe, name: str, wanted: Sequence[float], folder: Path, 
     import yaml
 
     from mixprec import artifacts, pipeline
-    from mixprec.plan.pareto import at
+    from mixprec.plan.pareto import at, counted
     from mixprec.plan.rules import PlanSpec
     from mixprec.plan.schema import Plan
     from mixprec.recipe import Recipe, Variant
@@ -154,11 +154,9 @@ def _measured(chosen: Recipe, name: str, wanted: Sequence[float], folder: Path, 
     def row(variant: str) -> dict[str, Any]:
         found = summary["variants"][variant]
         plan = Plan.model_validate(artifacts.read_json(folder / "variants" / variant / "plan.json"))
-        counts: dict[str, int] = {}
-        for each in plan.formats.values():
-            counts[str(each)] = counts.get(str(each), 0) + 1
         keys = ("effective_bits", "bytes", "kl_mean_ci")
-        return {"name": variant, "damage": found["kl_mean"], "formats": counts, **{key: found[key] for key in keys}}
+        more = {key: found[key] for key in keys}
+        return {"name": variant, "damage": found["kl_mean"], "formats": counted(plan), **more}
 
     rows: dict[str, Any] = {"points": [row(each) for each in variants], "uniform": [row(each) for each in alone]}
     marks = [

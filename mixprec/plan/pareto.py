@@ -80,5 +80,9 @@ def _point(name: str, size: float, plan: Plan, inventory: Inventory, table: Sens
         table.damage(address, Choice(format=found.format, sparsity=found.sparsity))
         for address, found in plan.modules.items()
     )
-    counts = Counter(str(found.format) for found in plan.modules.values())
-    return Point(name, size, account.effective_bits, account.packed_bytes, damage, dict(sorted(counts.items())), plan)
+    return Point(name, size, account.effective_bits, account.packed_bytes, damage, counted(plan), plan)
+
+
+def counted(plan: Plan) -> dict[str, int]:
+    """How many modules have each format, by the formats' names: small ones first."""
+    return dict(sorted(Counter(str(found.format) for found in plan.modules.values()).items()))
