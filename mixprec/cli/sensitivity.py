@@ -116,7 +116,7 @@ def ablate(
     from mixprec import recipe as recipes
     from mixprec.importance import artifact
     from mixprec.pipeline import Run, damage
-    from mixprec.report.ablation import cells_table, validity_table
+    from mixprec.report.ablation import cells_table, ranking_table
     from mixprec.report.terminal import rich_table
 
     path = recipes.find(recipe)
@@ -130,7 +130,7 @@ def ablate(
     processes.leave()
     if not processes.is_main():
         return
-    out.print(rich_table(cells_table(result), "Largest damage"))
+    out.print(rich_table(cells_table(result, brief=True), "Largest damage"))
     if result["validity"]:
-        out.print(rich_table(validity_table(result, ("kl",)), "Predicted against measured"))
+        out.print(rich_table(ranking_table(result), "Predicted against measured KL"))
     out.print(f"{to / 'ablation.json'}, ablation.html", soft_wrap=True)

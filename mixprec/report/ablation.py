@@ -53,10 +53,9 @@ def validity_table(result: Mapping[str, Any], metrics: Sequence[str]) -> Table:
     columns = [Column(name, numeric=False) for name in ("scorer", "scores of", "format", "measured", "on")]
     columns += [Column("Spearman"), Column("Kendall"), Column("top-ten overlap"), Column("modules")]
     rows = []
-    for row in sorted(result["validity"], key=lambda row: (row["target"], row["format"], -(row["spearman"] or -1))):
+    for row in _best_first(result):
         if row["metric"] not in metrics:
             continue
-        overlap = ABSENT if row[_TOP] is None else f"{integer(row[_TOP])} of 10"
         rows.append(
             [
                 Cell(words(row["scorer"])),
@@ -66,16 +65,42 @@ def validity_table(result: Mapping[str, Any], metrics: Sequence[str]) -> Table:
                 Cell(words(row["target"])),
                 Cell(significant(row["spearman"]), interval(row["spearman_ci"])),
                 Cell(significant(row["kendall"]), interval(row["kendall_ci"])),
-                Cell(overlap),
+                Cell(_overlap(row)),
                 Cell(integer(row["modules"])),
             ]
         )
     return Table(columns, rows)
 
 
-def cells_table(result: Mapping[str, Any]) -> Table:
-    """The cells with the largest KL, with all metrics over all tokens, and KL per behaviour."""
-    behaviours = [target for target in result["tokens"] if target != "all"]
+def ranking_table(result: Mapping[str, Any]) -> Table:
+    """For the terminal: how each scorer ranks modules against the measured KL of all tokens."""
+    columns = [Column("scorer", numeric=False), Column("format", numeric=False)]
+    columns += [Column("Spearman"), Column("Kendall"), Column("top-ten overlap")]
+    rows = [
+        [
+            Cell(words(row["scorer"])),
+            Cell(row["format"]),
+            Cell(significant(row["spearman"]), interval(row["spearman_ci"])),
+            Cell(significant(row["kendall"])),
+            Cell(_overlap(row)),
+        ]
+        for row in _best_first(result)
+        if row["metric"] == "kl" and row["target"] == row["scores_of"] == "all"
+    ]
+    return Table(columns, rows)
+
+
+def _best_first(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return sorted(result["validity"], key=lambda row: (row["target"], row["format"], -(row["spearman"] or -1)))
+
+
+def _overlap(row: Mapping[str, Any]) -> str:
+    return ABSENT if row[_TOP] is None else f"{integer(row[_TOP])} of 10"
+
+
+def cells_table(result: Mapping[str, Any], brief: bool = False) -> Table:
+    """The cells with the largest KL, with all metrics over all tokens, and, unless ``brief``, KL per behaviour."""
+    behaviours = [target for target in result["tokens"] if target != "all" and not brief]
     columns = [Column("modules", numeric=False), Column("format", numeric=False), Column("KL")]
     columns += [Column("other most likely token"), Column("NLL increase")]
     columns += [Column(words(name), "KL") for name in behaviours]
