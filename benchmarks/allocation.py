@@ -1,6 +1,6 @@
 """Allocations of one budget: ours, controls and peers' allocators; same GPTQ, same tokens, same candidates, same bytes.
 
-python benchmarks/allocation.py [--quick] [--data FOLDER] [--only JOB …] [--work FOLDER] --json OUT
+python benchmarks/allocation.py [--quick] [--samples N] [--data FOLDER] [--only JOB …] [--work FOLDER] --json OUT
 
 SmolLM2-135M. Calibration, scores and exchange: 32 x 512 tokens, half WikiText-2 validation and half the bundled
 attribution traces; the peers' allocators see the same tokens. Evaluation: the bundled held-out traces and WikiText-2
@@ -94,11 +94,13 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("MIXPREC_DATA") or str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--passages", type=int, default=16, help="passages of 512 tokens of WikiText test")
+    parser.add_argument("--samples", type=int, help=f"calibration samples of 512 tokens; default {SAMPLES}")
     parser.add_argument("--proposals", type=int, help="joint plans that an exchange measures at most; default 20")
     parser.add_argument("--only", nargs="*", help="jobs by name, such as scores ours@3.25")
     parser.add_argument("--work", default="runs/benchmark_allocation", help="outcomes of single jobs, kept")
     parser.add_argument("--json", required=True, help="where the figures go")
     arguments = parser.parse_args()
+    arguments.samples = arguments.samples or (QUICK_SAMPLES if arguments.quick else SAMPLES)
     arguments.proposals = arguments.proposals or (10 if arguments.quick else 20)
     os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
     from allocation_jobs import Bench
@@ -107,11 +109,6 @@ def main() -> None:
     for name in arguments.only if arguments.only is not None else jobs(arguments.quick):
         bench.job(name)
     machine.write(arguments.json, __file__, figures(bench.outcomes(), arguments))
-
-
-def samples(arguments: argparse.Namespace) -> int:
-    """Of 512 tokens, in the calibration set."""
-    return QUICK_SAMPLES if arguments.quick else SAMPLES
 
 
 def jobs(quick: bool) -> list[str]:
@@ -179,7 +176,7 @@ def figures(found: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str
         result
         | cost_figures(found, arguments)
         | {
-            "samples": samples(arguments),
+            "samples": arguments.samples,
             "passages": arguments.passages,
             "threads": arguments.threads,
             "proposals": arguments.proposals,

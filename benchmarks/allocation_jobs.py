@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from allocation import BUDGETS, CANDIDATES, PEERS, SCALES, SPARSITIES, samples
+from allocation import BUDGETS, CANDIDATES, PEERS, SCALES, SPARSITIES
 
 from mixprec import artifacts, models, modules, pipeline
 from mixprec.calibration import data
@@ -56,7 +56,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
         self.arguments = arguments
-        count = samples(arguments)
+        count = arguments.samples
         self.work = Path(arguments.work) / f"{count}x512"
         #: Samples that are scored, from the first one on, and that exchanges are measured on, behind them.
         self.few = min(8, count // 2)

@@ -17,7 +17,7 @@ def allocation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return script("allocation")
 
 
-ARGUMENTS = argparse.Namespace(threads=1, passages=2, proposals=3, quick=False)
+ARGUMENTS = argparse.Namespace(threads=1, samples=4, passages=2, proposals=3, quick=False)
 
 
 def job(*sums: float, bits: float = 3.25) -> dict[str, Any]:
