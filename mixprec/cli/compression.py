@@ -149,7 +149,8 @@ def evaluate(
     if save_reference:
         states = fidelity.hidden_states(first, everything, "predictions")
         predictions.save(save_reference, everything, states, head, models.identity(checkpoint), kept)
-        out.print(f"{save_reference}: {len(everything)} passages, {kept} tokens kept at each position")
+        size = save_reference.stat().st_size / 1e6
+        out.print(f"{save_reference}: {len(everything)} passages, {kept} tokens kept at each position, {size:.1f} MB")
         return
     if saved:
         known = predictions.load(saved, everything)

@@ -106,3 +106,13 @@ def test_the_verb_saves_and_reads(tiny_checkpoint: Path, tmp_path: Path) -> None
     text.write_text(tiny.TEXT)
     wrong = CliRunner().invoke(app, ["evaluate", str(tiny_checkpoint), "--text", str(text), "--reference", file])
     assert "passages" in str(wrong.exception)
+
+
+def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
+    saved(tmp_path, 7)
+    path = tmp_path / "7.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="its values are not those that were written; make it anew"):
+        reference.load(path, PASSAGES)
