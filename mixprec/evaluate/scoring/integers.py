@@ -12,9 +12,16 @@ from mixprec.evaluate.scoring.verdict import Candidate
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\s)(?=\d{3}(?:\D|$))")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:\s*/\s*\d+)?(?![\w]*\d)")
 _WHOLE = re.compile(r"-?\d+")
-_UNITS = re.compile(r"\^?\s*\{?\s*\\circ\s*\}?|°|\\?%|\\p?mod\b.*")
-#: Characters of a paragraph that holds a number and little else.
-_ALONE = 12
+_UNITS = re.compile(
+    r"\^?\s*\{?\s*\\circ\s*\}?|°|\\?%|\\?p?mod\b\s*\{?\s*\d+\}?"
+    r"|(?<![A-Za-z])(?:\\text\{)?\s*[a-z]{2,}\}?\^\{?[23]\}?"  # cm^2
+)
+#: Behind "so" stands what a sentence arrives at.
+_SO = re.compile(r",?\s+(?:so|thus|hence|therefore)\b", re.I)
+#: What leads from one side of a calculation to the next.
+_STEP = re.compile(r"=|\\approx|≈|\\implies|\\(?:Long)?[Rr]ightarrow|\\to\b|[⇒→]")
+#: A paragraph that holds a number or a formula, without words.
+_ALONE = re.compile(r"(?!.*[A-Za-z]{3}).{1,80}")
 #: A text that ends in what something is.
 _STATES = re.compile(r"\b(?:is|are|be|to|get|obtain|have|find)\s+(\d+)\W*$")
 _CONCLUDES = re.compile(
@@ -39,7 +46,7 @@ def strong(text: str, question: Question) -> Candidate | None:
 def weak(text: str, question: Question) -> Candidate | None:
     """A number in bold in the last paragraph, or the last number of a concluding sentence there."""
     paragraph = text.strip().rpartition("\n\n")[2]
-    if len(paragraph) <= _ALONE and (value := in_phrase(paragraph)):
+    if _ALONE.fullmatch(plain(paragraph)) and (value := in_phrase(paragraph)):
         return Candidate(value, "a number alone")
     for content in reversed(bold(paragraph)):
         if value := in_phrase(content):
@@ -53,9 +60,12 @@ def weak(text: str, question: Question) -> Candidate | None:
 
 
 def in_box(content: str) -> str:
-    """A box's value: the one number behind the last ``=`` that has one, without units; else the content, made plain."""
+    """A box's value: the one number behind the last ``=`` or arrow that has one, without units.
+
+    Where there is none, the content, made plain.
+    """
     content = _tidy(content)
-    for side in reversed(re.split(r"=|\\approx|≈", content)):
+    for side in reversed(_STEP.split(content)):
         numbers = _NUMBER.findall(side)
         if len(numbers) == 1 and "^" not in side:
             return _value(numbers[0])
@@ -69,6 +79,8 @@ def in_phrase(phrase: str) -> str | None:
     """
     sentence = next(iter(sentences(phrase)), "")
     tidy = _tidy(sentence)
+    said = _SO.split(tidy)[-1]
+    tidy = said if _NUMBER.search(said) else tidy
     clause, equals, right = tidy.rpartition("=")
     numbers = _NUMBER.findall(right)
     if equals and not numbers:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 _LABEL = re.compile(
     r"(?:\b(?:[aA]nswers?|ANSWERS?)\b|答案)[*_`\"')]*(?i:"  # the case of the word is spelt out: it is searched for
     r"(?:\s+to\s+(?:the|this|your)\s+(?:question|problem)\b)?"
+    r"(?:\s+\(?in\s+[^:.()\n]{1,40}\)?(?=[*_]*:))?[*_]*"
     r"(?P<link>\s*[:：=是]|\s+[-–—](?=\s)|\s+(?:is|are|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|remains|becomes)\b\s*[:：]?)?"
     r"[*_`]*\s*)"
 )

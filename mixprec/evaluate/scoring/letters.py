@@ -15,19 +15,27 @@ _BRACKETED = r"\(\s*(?P<bracketed>[A-Za-z])\s*\)"
 _LEADING = re.compile(r"^\W*([A-Z])(?=$|[).:,;\]}|/-]|\s*(?:$|[^\w\s]|\d|(?:and|or)\s+[A-Z]\b))")
 #: Behind "option" and the like, or called correct. "A" may be an article: then a word follows that is no verb.
 _NAMED = (
-    r"\b(?i:option|choice|letter|index|answer)\b(?:\s*\([^()]*\))?\s*(?:is\b|:)?\s*[\"'(]*"
-    r"(?:(?P<named>[B-Z])\b|(?P<a>A)\b(?!\s+(?!is\b|was\b|fits\b|works\b|matches\b|because\b|since\b|as\b)[a-z]))"
+    r"(?:选项?|\b(?i:option|choice|letter|index|answer|choose|select|pick|go with|corresponds? to|remaining|leaves)\b)"
+    r"(?:\s*\([^()]*\))?\s*(?:is\b|:)?\s*[\"'(]*(?:(?P<named>[B-Z])(?![A-Za-z])|(?P<a>A)(?![A-Za-z])"
+    r"(?!\s+(?!is\b|was\b|fits\b|works\b|matches\b|because\b|since\b|as\b)[a-z]))"
     r"|\b(?P<called>[A-Z])\s+(?:is|was)\s+(?:the\s+)?(?:only\s+)?(?:correct|right|answer|best)\b"
 )
 _LETTER = re.compile(f"{_BRACKETED}|{_NAMED}")
-_JOINED = re.compile(r"\(?\b([A-Z])\b\)?(?:\s+\d[^()]{0,30})?\s*(?:,|/|or|and|&)\s*\(?\b([A-Z])\b\)?(?!\s*[a-z])")
+_ALONE = re.compile(r"^[^A-Za-z]*[a-z][^A-Za-z]*$")
+_JOINED = re.compile(
+    r"\(?\b([A-Z])\b\)?(?:\s+\d[^()]{0,30})?\s*(?:,|/|or|and|&)\s*\(?\b([A-Z])\b\)?"
+    r"(?!\s*[a-z]|,?\s*(?:and |or )?\(?[A-Z]\b)"
+)
 #: "(A), (C) and (D)": what is ruled out together.
 _SEVERAL = re.compile(r"\([A-Z]\)(?:,\s*\([A-Z]\))*,?\s+and\s+\([A-Z]\)")
+#: Sentences that name the answer, the surest first.
+_SURE = re.compile(r"\b(?:correct|right)\b|\bthe only\b|[✅✓✔]|:\s*yes\b", re.I)
 _STATED = re.compile(
-    r"\b(?:correct|right|option|choice|letter|index)\b|\b(?:could|can|must|may|might) have \w+|"
+    r"\b(?:option|choice|letter|index)\b|\b(?:could|can|must|may|might) have \w+|"
     r"\bonly (?:\w+ ){0,2}(?:time|window|slot|gap|period|interval)",
     re.I,
 )
+_NO_OPTION = re.compile(r"\bnone of (?:the|these) (?:\w+ )?(?:options?|choices?|answers?|above)\b", re.I)
 _NONE = re.compile(r"^\W*none\b|\bnone of (?:the|these|them)\b|\bno (?:correct|valid) (?:option|answer)\b", re.I)
 #: A reason that ends a sentence; behind "but since …," the claim follows.
 _REASON = re.compile(r"(?<!\bbut )(?<!\band )\b(?:because|since|given that)\b|, as\b", re.I)
@@ -35,13 +43,23 @@ _CLAUSE = re.compile(r"[,;]\s+|\b(?:but|so|while|whereas|leaving)\b", re.I)
 #: What a clause rules out is no answer.
 _EXCLUDED = re.compile(
     r"\b(?:cannot|couldn't|could not|can't|isn't|aren't|(?:is|are) not|incorrect|invalid|wrong|impossible|unavailable|"
-    r"rul(?:es?|ed|ing) out|eliminat\w+|exclud\w+)\b|\bnot (?=between|from|\(?[A-Z]\b|\d)",
+    r"rul(?:es?|ed|ing) out|eliminat\w+|exclud\w+|not (?:possible|feasible|available|valid|correct|an option))\b|"
+    r"[❌✗✘]|:\s*no\b|\bnot (?=between|from|(?:choice |option )?\(?[A-Z]\b|\d)",
     re.I,
 )
 #: Two times; the first may leave its half of the day to the second ("7 to 11 am").
 _SPAN = re.compile(
     r"\b(\d{1,2})(?::00)?\s*(?:([ap])\.?\s?m\b)?\.?\s*(?:to|and|until|till|through|[-–—])\s*"
     r"(\d{1,2})(?::00)?\s*([ap])\.?\s?m\b",
+    re.I,
+)
+
+
+#: Two times of which none has its half: by the clock ("07:00 to 11:00"), or "7 to 11 in the morning".
+_CLOCK = re.compile(
+    r"\b(\d{1,2})(?::00)?\s*(?:to|and|until|till|through|[-–—])\s*(\d{1,2})"
+    r"(?:(?:\s+o'clock)?\s+in the (morning|afternoon|evening)"
+    r"|:00(?!\s*[ap]\.?\s?m)(?:\s+in the (morning|afternoon|evening))?)",
     re.I,
 )
 
@@ -67,13 +85,16 @@ def strong(text: str, question: Question) -> Candidate | None:
         if letter := of_phrase(plain(content), options):
             return Candidate(letter, "boxed")
     for each in labelled(text):
-        if letter := of_phrase(plain(each.text), options):
-            return Candidate(letter, "labelled")
+        for sentence in sentences(each.text):
+            if letter := of_phrase(plain(sentence), options):
+                return Candidate(letter, "labelled")
         if _NONE.search(plain(each.text)):
             return Candidate("none of the options", "labelled")
-    for sentence in reversed(sentences(text)):
-        if _STATED.search(sentence) and (letter := _named(plain(sentence), options)):
-            return Candidate(letter, "stated")
+    said = sentences(text)
+    for stated in (_SURE, _STATED):
+        for sentence in reversed(said):
+            if stated.search(sentence) and (letter := _named(plain(sentence), options)):
+                return Candidate(letter, "stated")
     return None
 
 
@@ -89,15 +110,17 @@ def weak(text: str, question: Question) -> Candidate | None:
         if letter := of_phrase(sentence, options):
             return Candidate(letter, "last sentences")
     marked = [plain(each) for each in (*boxed(text), *(each.text for each in labelled(text)))]
-    for said in (*marked, *(each for each in reversed(last) if _STATED.search(each))):
-        if span := _SPAN.search(said):
+    for said in (*marked, *(each for each in reversed(last) if _SURE.search(each) or _STATED.search(each))):
+        if (span := _SPAN.search(said)) and not _same(said, options):
             return Candidate(span[0], "a time of no option")
+    if any(map(_NO_OPTION.search, last)):
+        return Candidate("none of the options", "last sentences")
     return None
 
 
 def of_phrase(phrase: str, options: Mapping[str, str]) -> str | None:
     """The letter that a short text gives; two letters joined by "or" are both given. Letters go before times."""
-    claim = _claim(phrase)
+    claim = _claim(phrase.upper() if _ALONE.match(phrase) else phrase)
     rest = _SEVERAL.sub(" ", claim)
     if _letters(rest, options):
         claim = rest
@@ -116,6 +139,8 @@ def _named(sentence: str, options: Mapping[str, str]) -> str | None:
     if letters := [letter for each in clauses for letter in _letters(each, options)]:
         return letters[-1]
     same = {letter for each in clauses for letter in _same(each, options)}
+    if len(same) > 1 and _REASON.match(sentence):
+        return _named(sentence.rpartition(", ")[2], options)  # "since she was there from …, she went from …"
     return same.pop() if len(same) == 1 else None
 
 
@@ -144,10 +169,18 @@ def _says(text: str, spans: list[Span], option: str) -> bool:
 
 
 def _spans(text: str) -> list[Span]:
-    return [
+    marked = [
         Span(start.lstrip("0"), half.lower(), end.lstrip("0"), end_half.lower())
         for start, half, end, end_half in _SPAN.findall(text)
     ]
+    return marked + [_by_clock(int(start), int(end), part or other) for start, end, part, other in _CLOCK.findall(text)]
+
+
+def _by_clock(start: int, end: int, part: str) -> Span:
+    """Hours of 24, or of 12 with the part of the day: noon and later are ``p``."""
+    if part and part.lower() != "morning":
+        start, end = start + 12 * (start < 12), end + 12 * (end < 12)
+    return Span(str((start - 1) % 12 + 1), "ap"[start >= 12], str((end - 1) % 12 + 1), "ap"[end >= 12])
 
 
 def _options(question: Question) -> Mapping[str, str]:

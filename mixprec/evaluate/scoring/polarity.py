@@ -20,36 +20,54 @@ _NEGATED = re.compile(
 _CANNOT = re.compile(
     r"(?:\bcan\s?not|\bcan't|\bcouldn't|\bcould not|\bunable to|\bnot possible to|\bimpossible to|\bnot able to|"
     r"\b(?:do not|don't|does not|doesn't) (?:have|give|provide|contain) enough)\b[^.;,\n]{0,120}"
-    r"\b(?:determin|conclu|confirm|infer|establish|verif|deduc|ascertain|say|tell|know|prove|decide|inform|"
+    r"\b(?:determin|conclu|confirm|infer|establish|verif|deduc|ascertain|say|tell|know|prove|decide|inform|deem|"
     r"definitive|evaluat|assess|establish|resolve|judge)"
     r"[^.;,\n]*",
+    re.I,
+)
+_NO_PROOF = re.compile(
+    r"\b(?:does not|doesn't|do not|don't) (?:\w+ )?(?:mean|imply|guarantee|ensure|establish) that\b"
+    r"|(?:\bnot|n't) (?:stated|specified|mentioned|said|indicated) (?:whether|if)\b"
+    r"|(?:\bnot|n't) (?:certain|enough (?:information|evidence|data))\b",
     re.I,
 )
 _UNCERTAIN = re.compile(
     r"(?<!not )\b(?:uncertain|unknown|undetermined|undeterminable|indeterminate|inconclusive|undecided|ambiguous|"
     r"unprovable)\b"
     r"|\bneither (?:be )?(?:\w+ )?(?:true n?or (?:\w+ )?false|false n?or (?:\w+ )?true|"
-    r"(?:prov|confirm|support|verifi|affirm|disprov|refut|deni)\w* n?or)(?: \w+)?"
+    r"(?:prov|confirm|support|verifi|affirm|disprov|refut|deni|stat|impl|establish|entail|contradict)\w* n?or)(?: \w+)?"
+    r"|\bneither (?:\w+ ){1,2}(?:true n?or false|false n?or true)\b"
     r"|\b(?:may|might|could|can) (?:be )?(?:either )?(?:true or false|false or true)\b"
     r"|\b(?:may|might) or (?:may|might) not\b"
-    r"|\b(?:in|not )sufficient\b|\blacks? (?:of )?(?:sufficient )?information\b|\bnot enough (?:information|evidence)\b"
-    r"|(?:\bnot|n't) (?:be )?(?:necessarily|definitively|certainly|always|guaranteed to be|known to be) (?:be )?"
-    r"(?:true|false)\b"
+    r"|\b(?:in|not )sufficient\b|\blacks? (?:of )?(?:sufficient )?information\b"
+    r"|(?:\bnot|n't) enough (?:information|evidence|data)\b"
+    r"|(?:\bnot|n't) (?:be )?(?:necessarily|definitively|certainly|always|guaranteed to|known to|have to|need to) "
+    r"(?:be )?(?:true|false)\b"
+    r"|\bdepends? on (?:\w+ ){0,3}(?:that|which) (?:is|are) not\b"
+    r"|\bno (?:\w+ )?way to (?:conclude|determine|tell|know|say|infer)"
+    r"|(?:\bnot|n't) (?:be )?(?:determined|determinable|decidable|established|verifiable|provable)\b"
+    r"|(?:\bnot|n't) true\b[^.]{0,60}\bnot false\b|(?:\bnot|n't) false\b[^.]{0,60}\bnot true\b"
+    r"|\bunclear\b|不确定|无法确定|不能确定|未知"
     r"|\bnot (?:certain|clear|known|guaranteed|specified)\b(?=\W*(?:$|whether|if|from|based|because|since|given|,))",
     re.I,
 )
-_PLAIN = {"True": re.compile(r"\btrue\b", re.I), "False": re.compile(r"\b(?:false|untrue)\b", re.I)}
+_PLAIN = {
+    "True": re.compile(r"\btrue\b|为真|是真的|正确", re.I),
+    "False": re.compile(r"\b(?:false|untrue)\b|为假|是假的|错误|不正确", re.I),
+}
 _LIKE = {
     "Uncertain": re.compile(r"\bun(?:supported|proven|proved|founded|verified|verifiable|substantiated)\b", re.I),
     "True": re.compile(
-        r"\b(?:correct|accurate|valid|supported|proven|entailed|justified|holds|follows?|confirmed)\b", re.I
+        r"\b(?:correct|accurate|right|valid|supported|proven|entailed|justified|holds|follows?|confirmed)\b", re.I
     ),
     "False": re.compile(
         r"\b(?:incorrect|inaccurate|invalid|wrong|inconsistent|contradict(?:s|ed|ory)|disproven|refuted|negated)\b"
-        r"|(?:\bnot|n't) (?:\w+ )?hold\b",
+        r"|(?:\bnot|n't) (?:\w+ )?hold\b|(?<!no )\bcontradiction (?:of|to|with)\b",
         re.I,
     ),
 }
+#: Words whose negation denies; that of "supported" and the like leaves open.
+_FITTING = frozenset({"correct", "accurate", "right"})
 _ABSENT = re.compile(r"\b(?:no|not|nothing|never|without|neither|nor|insufficient|cannot|lacks?)\b|n't\b", re.I)
 #: What premises do to the conclusion.
 _DONE_TO = re.compile(
@@ -57,8 +75,22 @@ _DONE_TO = re.compile(
     r"(?:the|this|that)\s+(?:\w+\s+)?(?:conclusion|statement|claim|hypothesis|proposition)\b",
     re.I,
 )
+#: "We cannot say that", "there is no evidence that", "this doesn't mean that", in front of a statement.
+_DOUBTED = re.compile(
+    r"(?:\b(?:cannot|can not|can't|couldn't|unable to|(?:do|does|did) not|don't|doesn't|isn't|is not|are not|aren't)\s+"
+    r"(?:\w+\s+){0,4}?(?:certain|sure|say|conclude|claim|determine|confirm|infer|know|prove|establish|mean|imply|guarantee|"
+    r"ensure|indicate)"
+    r"|\bno (?:\w+\s+){0,2}(?:evidence|proof|information|indication|guarantee|way to (?:conclude|say|know|tell|infer)))"
+    r"\s+(?:that\s+)?(?:the\s+|this\s+|that\s+)?(?:\w+\s+)?$",
+    re.I,
+)
 #: What is given as a reason, or set against it, comes behind the verdict.
-_REASON = re.compile(r"\b(?:because|since|due to|given that|while|whereas)\b|;|, (?:as|but|and|so)\b", re.I)
+_REASON = re.compile(
+    r"\b(?:because|since|due to|given that|while|whereas)\b|;|, (?:as|but|and|so)\b"
+    r"|\s[–—-]\s|, which\b|(?<!same )(?<!such )(?<!well )\bas (?:it|they|the|there|this|that|these|no|none|we|all)\b",
+    re.I,
+)
+_ASIDE = re.compile(r"\([^()]*\)")
 
 
 def verdicts(text: str) -> list[str]:
@@ -94,6 +126,8 @@ def of_predicate(text: str) -> str | None:
 
     Where there are several in front ("true in one case and false in the other, so uncertain"), the last of all.
     """
+    if verdicts(bare := _ASIDE.sub(" ", text)):
+        text = bare
     found, head = verdicts(text), verdicts(_REASON.split(text, maxsplit=1)[0])
     if len(set(head)) > 1:
         return found[-1]
@@ -113,13 +147,21 @@ def done_to_conclusion(text: str) -> str | None:
 def other_words(text: str) -> str | None:
     """Valid, supported, contradicted and the like; "not supported" leaves it open."""
     text = text.replace("’", "'")
-    for truth, word in _LIKE.items():
-        if match := word.search(text):
-            negated = _NEGATED.search(text[: match.start()])
-            return "Uncertain" if negated and truth == "True" else None if negated else truth
-    return None
+    found = {truth: match for truth, word in _LIKE.items() if (match := word.search(text))}
+    plainly = {truth for truth, match in found.items() if not _NEGATED.search(text[: match.start()])}
+    if plainly:
+        return next(truth for truth in _LIKE if truth in plainly)
+    if "True" not in found:
+        return None
+    return "False" if found["True"][0].lower() in _FITTING else "Uncertain"
+
+
+def only_said(before: str) -> bool:
+    """Whether the words in front of a statement take it back: "we can't be certain that …", "no evidence that …"."""
+    return bool(_DOUBTED.search(before.replace("’", "'")))
 
 
 def leaves_open(text: str) -> bool:
     """Whether a sentence says that something can't be determined."""
-    return bool(_CANNOT.search(text.replace("’", "'")))
+    text = text.replace("’", "'")
+    return bool(_CANNOT.search(text) or _NO_PROOF.search(text))

@@ -52,7 +52,8 @@ def split(output: str, finished: bool | None = None, opened: bool = True) -> Sec
         ended = has_ended(output) if finished is None else finished
         short = len(output) <= _HEAD + _CONCLUSION
         return Sections(mend(output if short else output[-_CONCLUSION:]), "", False, ended)
-    ended = has_ended(answer) if finished is None else finished
+    # A formula may end an answer; in a thinking it may as well be where the limit cut.
+    ended = has_ended(answer) or answer.rstrip().endswith("$") if finished is None else finished
     if len(answer) > _HEAD + _TAIL:
         answer = f"{answer[:_HEAD]}\n\n{answer[-_TAIL:]}"
     return Sections(mend(answer), mend(thinking[-_CONCLUSION:]), True, ended)

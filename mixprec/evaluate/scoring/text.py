@@ -13,11 +13,21 @@ _ESCAPES = re.compile("\x0c(?=rac|box)|\t(?=ext|frac|imes|frac)|\x08(?=oxed|inom
 _ESCAPED = {"\x0c": "\\f", "\t": "\\t", "\x08": "\\b", "\x0b": "\\v"}
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _WRAPPED = re.compile(
-    r"\\(?:text|mathrm|mathbf|textbf|textit|mathit|mathsf|operatorname|mbox|emph|bf|rm)\s*\{([^{}]*)\}"
+    r"\\(?:text|mathrm|mathbf|textbf|textit|mathit|mathsf|operatorname|mbox|fbox|emph|bf|rm)\s*\{([^{}]*)\}"
 )
 _NOISE = re.compile(r"\\(?:left|right|displaystyle|quad|qquad|big|Big)(?![a-zA-Z])|\\[,;:!()\[\] ]|\\\\|[$~]")
 _MARKS = re.compile(r"\*+|(?<!\w)_+|_+(?!\w)|`+|^[ \t]*(?:#+|>+)[ \t]*", re.MULTILINE)
-_BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*(?!\s*[:：])|__([^_\n]{1,200})__(?!\s*[:：])")
+#: Not "**A**ir", whose letters explain an abbreviation.
+_BOLD = re.compile(
+    r"(?<![a-z])\*\*(?! )([^*\n]{1,200})(?<! )\*\*(?!\s*[:：]|[a-z])|__(?! )([^_\n]{1,200})(?<! )__(?!\s*[:：])"
+)
+#: "While there is no information on the others, …", "I'm not sure, but …": what counts stands behind.
+_CONCEDES = re.compile(
+    r"^\W*(?:(?:while|although|though|even though|despite)\b[^,.]{1,200},\s*"
+    r"|i(?:['’]m| am| do|['’]ve| have| can)?\s?(?:not|n['’]t)\b[^,.]{1,100},?\s+but\s+)"
+    r"(?:i (?:believe|think|guess)(?: that)?\s+)?",
+    re.I,
+)
 #: Boxes looked at from the end, and characters in one.
 _MOST_BOXES = 20
 _LONGEST_BOX = 400
@@ -53,6 +63,11 @@ def plain(text: str) -> str:
 
 def _fraction(match: re.Match[str]) -> str:
     return f"{match[1] or match[2]}/{match[3] or match[4]}"
+
+
+def without_concession(sentence: str) -> str:
+    """A sentence without the clause at its beginning that only concedes something."""
+    return _CONCEDES.sub("", sentence)
 
 
 def bold(text: str) -> list[str]:

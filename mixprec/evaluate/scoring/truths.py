@@ -8,8 +8,15 @@ from collections.abc import Iterator
 
 from mixprec.evaluate.benchmarks.schema import Question
 from mixprec.evaluate.scoring.labels import labelled
-from mixprec.evaluate.scoring.polarity import done_to_conclusion, leaves_open, of_predicate, other_words, verdicts
-from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences
+from mixprec.evaluate.scoring.polarity import (
+    done_to_conclusion,
+    leaves_open,
+    of_predicate,
+    only_said,
+    other_words,
+    verdicts,
+)
+from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences, without_concession
 from mixprec.evaluate.scoring.verdict import Candidate
 
 #: What a verdict may be on, the surest first; "it is true that …" may speak of anything.
@@ -31,6 +38,10 @@ _SUPPOSED = re.compile(
 )
 #: "The premises don't say whether he barks, so …": what follows is no supposition.
 _ASKED = re.compile(r"(?<=\w )(?:whether|if)\b[^,;]*[,;]\s*(?:and\s+)?(?:so|therefore|thus|hence)\b", re.I)
+#: A sentence that is nothing but a verdict.
+_ALONE = re.compile(r"^\W*(true|false|uncertain)\W*$", re.I)
+#: A verdict that stands in front, with a remark behind.
+_LEADS = re.compile(r"^\W*(true|false|uncertain)\W*?(?:\.\s|\(|[;–—]|\s-\s|$)", re.I)
 #: Characters of a sentence that are looked at.
 _LONGEST = 700
 
@@ -43,7 +54,10 @@ def strong(text: str, question: Question) -> Candidate | None:
     for each in labelled(text):
         if truth := of_phrase(plain(each.text), question):
             return Candidate(truth, "labelled")
-    return _stated(_sentences(text, question))
+    said = _sentences(text, question)
+    if said and (last := _ALONE.match(said[-1])):
+        return Candidate(last[1].capitalize(), "last word")
+    return _stated(said)
 
 
 def _stated(said: list[str]) -> Candidate | None:
@@ -81,6 +95,8 @@ def weak(text: str, question: Question) -> Candidate | None:
 def of_phrase(phrase: str, question: Question) -> str | None:
     """What a short text behind a label says: a verdict, else other words for one, else the conclusion again."""
     bare = _without_conclusion(phrase, question)
+    if leads := _LEADS.match(bare):
+        return leads[1].capitalize()
     if truth := of_predicate(bare):
         return truth
     short = _SHORT.match(phrase)
@@ -89,7 +105,8 @@ def of_phrase(phrase: str, question: Question) -> str | None:
 
 def _sentences(text: str, question: Question) -> list[str]:
     """The sentences made plain, without the conclusion where they quote it: its words are no verdicts."""
-    return [plain(sentence)[:_LONGEST] for sentence in sentences(_without_conclusion(text, question))]
+    said = sentences(_without_conclusion(text, question))
+    return [without_concession(plain(sentence)[:_LONGEST]) for sentence in said]
 
 
 def _without_conclusion(text: str, question: Question) -> str:
@@ -108,7 +125,7 @@ def _of_conclusion(sentence: str, subjects: re.Pattern[str]) -> str | None:
         if _supposes(sentence[: subject.start()]):
             return None
         if truth := of_predicate(sentence[subject.end() :]):
-            return truth
+            return "Uncertain" if only_said(sentence[: subject.start()]) else truth
     return None
 
 

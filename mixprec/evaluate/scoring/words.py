@@ -6,15 +6,15 @@ import re
 
 from mixprec.evaluate.benchmarks.schema import Question
 from mixprec.evaluate.scoring.labels import labelled
-from mixprec.evaluate.scoring.shorten import content, kind_of, shortened, tidy
-from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences
+from mixprec.evaluate.scoring.shorten import beyond, content, kind_of, shortened, tidy, without_aside
+from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences, without_concession
 from mixprec.evaluate.scoring.verdict import Candidate
 
 _DECLINES = re.compile(
     r"\b(?:can\s?not|can't|could not|couldn't|unable to|not able to|impossible to|difficult to|challenging to)\s+"
     r"(?:\w+\s+){0,3}?"
     r"(?:answer|provide|determined?|identify|identified|find|found|give|locate|confirm|verify|verified|assist|access)"
-    r"|\bnot\s+(?:\w+\s+){0,2}?"
+    r"|(?:\bnot|n't)\s+(?:\w+\s+){0,2}?"
     r"(?:disclosed|available|known(?!\s+(?:for|as))|specified|clear|provided|mentioned|documented|recorded|aware)\b"
     r"|\b(?:do not|don't) (?:know|have)\b"
     r"|(?<!for )\b(?:no|not enough|insufficient|more) (?:\w+ )?"
@@ -27,16 +27,16 @@ _DECLINES = re.compile(
 _EMPTY = re.compile(r"unknown|n/?a|none|unclear|undetermined|uncertain|not (?:\w+ )?(?:known|available)", re.I)
 _CONCLUDES = re.compile(r"^\W*(?:so|thus|therefore|hence|in conclusion|in summary|finally|to conclude)\b", re.I)
 _BARE_NUMBER = re.compile(r"[\d\s.,/–-]+")
-#: "While there is no information on the others, …": the answer stands behind it.
-_CONCEDES = re.compile(r"^\W*(?:while|although|though|even though|despite)\b[^,.]{1,200},\s*", re.I)
+#: A remark on the answer, as "(Word count: 2)".
+_NOTE = re.compile(r"\([^()]*\)\.?")
 _LONGEST_SENTENCE = 700
 
 
 def strong(text: str, question: Question) -> Candidate | None:
     """A box, a label, or bold type in the last paragraph that has some; None where a label says there is no answer."""
-    for found in map(tidy, boxed(text)):
+    for found in map(without_aside, boxed(text)):
         if found:
-            return None if _EMPTY.fullmatch(found) else Candidate(found, "boxed")
+            return None if _EMPTY.fullmatch(found) else Candidate(beyond(found, question.asked), "boxed")
     for each in labelled(text):
         marked = _marked(each.text, question)
         if not marked and says_nothing(each.text):
@@ -53,7 +53,8 @@ def weak(text: str, question: Question) -> Candidate | None:
 
     None where that sentence or the last one declines, and where a label or a box says that there is no answer.
     """
-    said = [each for line in sentences(text) if content(each := _CONCEDES.sub("", plain(line)[:_LONGEST_SENTENCE]))]
+    said = [each for line in sentences(text) if content(each := without_concession(plain(line)[:_LONGEST_SENTENCE]))]
+    said = [each for each in said if not _NOTE.fullmatch(each)] or said
     if not said or _DECLINES.search(said[-1]) or _refuses(text):
         return None
     last = [each for each in said if _CONCLUDES.match(each)][-1:]
@@ -99,9 +100,9 @@ def _marked(text: str, question: Question) -> str | None:
     One of the kind that was asked for goes before: a date for a "when"; for a "who" or "what" a name before a number.
     """
     asked = content(question.asked)
-    found = [each for marked in bold(text) if (each := tidy(marked)) and not _DECLINES.search(each)]
+    found = [each for marked in bold(text) if (each := without_aside(marked)) and not _DECLINES.search(each)]
     ends = found[-1] if found and text.rstrip(" .\n").endswith("**") else None
     new = [each for each in found if not content(each) <= asked]
     wanted = kind_of(question.asked)
     fitting = [each for each in new if (wanted.search(each) if wanted else not _BARE_NUMBER.fullmatch(each))]
-    return fitting[-1] if fitting else new[-1] if new else ends
+    return beyond(fitting[-1], question.asked) if fitting else new[-1] if new else ends
