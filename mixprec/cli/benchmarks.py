@@ -165,7 +165,9 @@ def tables(
     from mixprec.report.render import FORMATS
     from mixprec.report.terminal import rich_table
 
-    found = [artifacts.read_versioned(path) for each in results for path in _result_files(each)]
+    paths = [path for each in results for path in _result_files(each)]
+    found = [artifacts.read_versioned(path) for path in paths]
+    _scored_alike(paths, found)
     made = paper.table(table, found)
     if format == "terminal" and to is None:
         out.print(rich_table(made, f"Table {table}: {paper.LAYOUTS[table].title}"))
@@ -178,6 +180,17 @@ def tables(
         out.print(f"{to}: {len(made.rows)} rows")
     else:
         sys.stdout.write(text)
+
+
+def _scored_alike(paths: list[Path], found: list[dict[str, Any]]) -> None:
+    """Raises UserError where results were scored by other rules than those beside them."""
+    rules = [int(each.get("scoring_rules") or 0) for each in found]
+    old, new = rules.index(min(rules)), rules.index(max(rules))
+    if rules[old] != rules[new]:
+        raise UserError(
+            f"{paths[old]}: scored by rules {rules[old]}, {paths[new]} by rules {rules[new]}; their scores can't stand "
+            "in one table. Run the command that made the former again: outputs are kept and only scored anew"
+        )
 
 
 def _result_files(where: Path) -> list[Path]:

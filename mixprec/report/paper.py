@@ -40,12 +40,22 @@ def table(which: int, results: Sequence[Result]) -> Table:
     if which == 9:
         return _components(results)
     columns, cells = layout.fill(results, segments)
-    named = [Column(title, "Models" if which in (1, 2, 10, 11) else "", numeric=False) for title in layout.names]
+    names = _telling(layout.names, results)
+    named = [Column(title, "Models" if which in (1, 2, 10, 11) else "", numeric=False) for title in names]
     rows = [
-        [Cell(_name(result, key)) for key in layout.names.values()] + filled
+        [Cell(_name(result, key)) for key in names.values()] + filled
         for result, filled in zip(results, cells, strict=True)
     ]
     return Table([*named, *columns], rows)
+
+
+def _telling(names: Mapping[str, str], results: Sequence[Result]) -> Mapping[str, str]:
+    """The columns that name rows; where two rows would have one name, what else tells them apart as well."""
+    for title, key in (("Compression", "compression"), ("Variant", "variant")):
+        rows = {tuple(_name(result, each) for each in names.values()) for result in results}
+        if len(rows) < len(results) and key not in names.values() and any(_label(each, key) for each in results):
+            names = {**names, title: key}
+    return names
 
 
 def _label(result: Result, key: str) -> str:

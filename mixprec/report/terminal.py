@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, JustifyMethod, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -29,18 +32,57 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         console.print(Text(f"• {sentence}"))
 
 
-def rich_table(table: Table, title: str | None = None) -> RichTable:
-    """A table for the terminal; names are text, never markup."""
+def rich_table(table: Table, title: str | None = None) -> ConsoleRenderable:
+    """A table for the terminal, in parts below each other where it is wider."""
+    return _Fitted(table, title)
+
+
+class _Fitted:
+    """Fits a table into the terminal that it is printed in; names are text, never markup.
+
+    One that is wider than the terminal comes in parts below each other, each with the rows' names in front.
+    """
+
+    def __init__(self, table: Table, title: str | None) -> None:
+        self.table, self.title = table, title
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        headings = [f"{column.group} {column.title}".strip() for column in self.table.columns]
+        cells = [max((_text(row[i]).cell_len for row in self.table.rows), default=0) for i in range(len(headings))]
+        widths = [max(cell_len(text), cell) for text, cell in zip(headings, cells, strict=True)]
+        parts = [list(range(len(headings)))]
+        if sum(widths) + len(widths) - 1 > options.max_width:
+            least = [
+                max(cell, *map(cell_len, text.split() or [""])) for text, cell in zip(headings, cells, strict=True)
+            ]
+            headings = [textwrap.fill(text, size) if size else text for text, size in zip(headings, least, strict=True)]
+            parts = _parts(self.table, least, options.max_width)
+        for number, part in enumerate(parts):
+            if number:
+                yield Text()
+            yield _drawn(self.table, part, headings, None if number else self.title)
+
+
+def _parts(table: Table, widths: Sequence[int], room: int) -> list[list[int]]:
+    """The columns of each part: the names in front, and as many others as fit; at least one."""
+    names = list(itertools.takewhile(lambda index: not table.columns[index].numeric, range(len(widths))))
+    parts = [list(names)]
+    for index in range(len(names), len(widths)):
+        if len(parts[-1]) > len(names) and sum(widths[i] + 1 for i in [*parts[-1], index]) - 1 > room:
+            parts.append(list(names))
+        parts[-1].append(index)
+    return parts
+
+
+def _drawn(table: Table, part: Sequence[int], headings: Sequence[str], title: str | None) -> RichTable:
     drawn = RichTable(
         title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False
     )
-    for index, column in enumerate(table.columns):
-        heading = f"{column.group} {column.title}".strip()
-        drawn.add_column(
-            Text(heading), justify="right" if column.numeric else "left", overflow="fold", no_wrap=index == 0
-        )
+    for index in part:
+        justify: JustifyMethod = "right" if table.columns[index].numeric else "left"
+        drawn.add_column(Text(headings[index]), justify=justify, overflow="fold", no_wrap=index == 0)
     for row in table.rows:
-        drawn.add_row(*(_text(cell) for cell in row))
+        drawn.add_row(*(_text(row[index]) for index in part))
     return drawn
 
 

@@ -109,6 +109,10 @@ def test_the_verb(tiny_checkpoint: Path, questions: Path, tmp_path: Path) -> Non
     assert table.output.count("\n") == 4 and "| 4-bit AWQ |" in table.output
     for words, error in ((["--table", "6"], "--table: 6"), (["--format", "pdf"], "--format: 'pdf'")):
         assert error in str(CliRunner().invoke(app, ["tables", *both, *words]).exception)
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps({**made, "scoring_rules": 1}))
+    with pytest.raises(UserError, match=r"older.json: scored by rules 1, .*scored anew"):
+        app(["tables", str(tmp_path / "first"), str(older), "--table", "7"], standalone_mode=False)
     assert "no benchmarks.json here" in str(CliRunner().invoke(app, ["tables", str(tmp_path)]).exception)
     with pytest.raises(UserError, match=r"folio.jsonl:1: sampling is"):
         bench("first", "--temperature", "1")

@@ -102,6 +102,10 @@ def test_table_8_tells_settings_apart() -> None:
         ["RAG", "L", "*2.0", "*14.5"],
     ]
     assert text(paper.table(8, [{"labels": {"model": "L"}, "benchmarks": {}}])) == [["Closed-book", "L", "–", "–"]]
+    packed = {**closed, "labels": {"model": "L", "compression": "4-bit AWQ"}}
+    told = paper.table(8, [closed, packed])
+    assert [column.title for column in told.columns][:3] == ["Setting", "LRM", "Compression"]
+    assert [row[2].text for row in told.rows] == ["-", "4-bit AWQ"]
     both = {**closed, "benchmarks": {**closed["benchmarks"], **open_book["benchmarks"]}}
     assert text(paper.table(8, [both])) == text(paper.table(8, [closed, open_book]))
 

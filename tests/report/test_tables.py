@@ -4,8 +4,8 @@ from typing import Any
 
 from rich.console import Console
 
-from mixprec.report.tables import Cell, behaviour_table, to_markdown, top_modules_table, variant_table
-from mixprec.report.terminal import print_summary
+from mixprec.report.tables import Cell, Column, Table, behaviour_table, to_markdown, top_modules_table, variant_table
+from mixprec.report.terminal import print_summary, rich_table
 
 
 def cells(table: Any, name: str) -> dict[str, Cell]:
@@ -105,3 +105,19 @@ def test_the_terminal_shows_tables_and_verdict_and_takes_names_literally(summary
     with console.capture() as captured:
         print_summary({"variants": {}, "behaviours": {}}, console)
     assert captured.get() == ""
+
+
+def test_a_table_wider_than_the_terminal_comes_in_parts() -> None:
+    """No cell is broken: each part has the rows' names in front and fits."""
+    columns = [Column("Model", numeric=False), *(Column(f"benchmark {i} (n=30)", "Accuracy") for i in range(6))]
+    rows = [[Cell(name), *(Cell(f"{i}2.2", "[37.2, 47.2]") for i in range(6))] for name in ("R1-Llama", "R1-Qwen")]
+    shown = {}
+    for width in (80, 240):
+        console = Console(width=width)
+        with console.capture() as captured:
+            console.print(rich_table(Table(columns, rows), "Table 1"))
+        shown[width] = captured.get()
+    assert max(map(len, shown[80].splitlines())) <= 80
+    assert shown[80].count("R1-Qwen") == 2 and shown[240].count("R1-Qwen") == 1
+    assert all(shown[80].count(f"{i}2.2 [37.2, 47.2]") == 2 for i in range(6))
+    assert shown[80].count("Table 1") == 1
