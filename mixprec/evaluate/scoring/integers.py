@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:\s*/\s*\d+)?(?![\w]*\d)")
 _WHOLE = re.compile(r"-?\d+")
 _UNITS = re.compile(
     r"\^?\s*\{?\s*\\circ\s*\}?|°|\\?%|\\?p?mod\b\s*\{?\s*\d+\}?"
-    r"|(?<![A-Za-z])(?:\\text\{)?\s*[a-z]{2,}\}?\^\{?[23]\}?"  # cm^2
+    r"|(?<![A-Za-z])(?:\\text\{)?\s?[a-z]{2,}\}?\^\{?[23]\}?"  # cm^2
 )
 #: Behind "so" stands what a sentence arrives at.
 _SO = re.compile(r",?\s+(?:so|thus|hence|therefore)\b", re.I)
