@@ -16,6 +16,9 @@ from mixprec.report.benchmarks import overview, results_of
 from mixprec.report.compare import verdict
 from mixprec.report.tables import Cell, Table, top_modules_table, variant_table
 
+#: Blanks between two columns.
+_GAP = 2
+
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """Print variants, top modules and the verdict of a loaded summary; parts without data are left out."""
@@ -51,7 +54,7 @@ class _Fitted:
         cells = [max((_text(row[i]).cell_len for row in self.table.rows), default=0) for i in range(len(headings))]
         widths = [max(cell_len(text), cell) for text, cell in zip(headings, cells, strict=True)]
         parts = [list(range(len(headings)))]
-        if sum(widths) + len(widths) - 1 > options.max_width:
+        if sum(widths) + _GAP * (len(widths) - 1) > options.max_width:
             least = [
                 max(cell, *map(cell_len, text.split() or [""])) for text, cell in zip(headings, cells, strict=True)
             ]
@@ -68,7 +71,7 @@ def _parts(table: Table, widths: Sequence[int], room: int) -> list[list[int]]:
     names = list(itertools.takewhile(lambda index: not table.columns[index].numeric, range(len(widths))))
     parts = [list(names)]
     for index in range(len(names), len(widths)):
-        if len(parts[-1]) > len(names) and sum(widths[i] + 1 for i in [*parts[-1], index]) - 1 > room:
+        if len(parts[-1]) > len(names) and sum(widths[i] + _GAP for i in [*parts[-1], index]) - _GAP > room:
             parts.append(list(names))
         parts[-1].append(index)
     return parts
