@@ -142,30 +142,38 @@ def test_what_documents_say_of_scorers_is_what_was_measured() -> None:
 
 def test_the_table_of_allocations_is_what_was_measured() -> None:
     found, page = figures_of("allocation"), document("docs/allocation.md")
-    columns = ("ours", "modelopt", "autoscheme", "uniform", "last", "random0", "importance", "inverse")
+    columns = ("ours", "modelopt", "autoscheme", "uniform", "last", "llama_cpp", "random0")
     words = " ".join(page.split())
     for budget in ("3.25", "3.5", "4.0"):
         line = next(line for line in page.splitlines() if line.startswith(f"| {budget} |"))
         for cell, name in zip(line.split("|")[2:-1], columns, strict=True):
             assert cell.strip() == f"{found['kl'][f'{name}@{budget}']:.3f}", (budget, name)
-        low, high = found["kl_ratio_ci"][budget]
-        ratio = found[f"kl_ratio_vs_best_peer_{round(100 * float(budget))}"]
-        assert f"{ratio:.2f} [{low:.2f}, {high:.2f}]" in words, budget
-    assert set(found["best_other"].values()) == {"modelopt"}
-    low, high = found["gap_recovered_ci"]
-    recovered = f"{100 * found['gap_recovered']:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"
-    assert f"{recovered} of the damage of uniform 3 bits" in words
-    assert (
-        f"{100 * found['gap_recovered_protection']:.0f}% at {found['effective_bits']['protection@paper']:.2f}" in words
+    assert found["kl_ratio_vs_best_peer_325"] < 0.8 < found["kl_ratio_vs_best_peer_350"]
+    mixture = (
+        f"{found['kl']['llama_cpp@q3_k_m']:.3f} at {found['effective_bits']['llama_cpp@q3_k_m']:.2f} bits, more than"
     )
-    low, high = found["kl_ratio_backtracking_ci"]
-    assert f"{found['kl_ratio_backtracking']:.2f} [{low:.2f}, {high:.2f}] of the KL" in words
-    gigabytes = {name: f"{value / 1e9:.1f}" for name, value in found["peak_bytes"].items()}
+    assert mixture in words
+    assert found["kl"]["llama_cpp@q3_k_m"] > found["kl"]["ours@3.5"]
+    fewer = figures_of("allocation_16")
+    for run in (found, fewer):
+        assert set(run["best_other"].values()) == {"modelopt"}
+        for budget, (low, high) in run["kl_ratio_ci"].items():
+            ratio = run[f"kl_ratio_vs_best_peer_{round(100 * float(budget))}"]
+            assert f"{ratio:.2f} [{low:.2f}, {high:.2f}]" in words, budget
+        low, high = run["gap_recovered_ci"]
+        recovered = f"{100 * run['gap_recovered']:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"
+        assert f"{recovered} of the damage of uniform 3 bits" in words
+        assert f"{100 * run['gap_recovered_protection']:.0f}%".replace("-", "−") in words
+    low, high = fewer["kl_ratio_backtracking_ci"]
+    assert f"{fewer['kl_ratio_backtracking']:.2f} [{low:.2f}, {high:.2f}] of the KL" in words
+    gigabytes = {name: f"{value / 1e9:.1f}" for name, value in fewer["peak_bytes"].items()}
     assert f"{gigabytes['ours']} GB against {gigabytes['autoscheme']} and {gigabytes['modelopt']}" in words
     for key, end in (("vs_protection", "of its KL."), ("sparse_vs_uniform", "of the KL of uniform sparsity")):
-        assert f"{found[f'kl_ratio_{key}']:.2f} {end}" in words
-    assert f"{found['kl_ratio_sparse_vs_alphapruning']:.2f} of AlphaPruning's" in words
+        assert f"{fewer[f'kl_ratio_{key}']:.2f} {end}" in words
+    assert f"{fewer['kl_ratio_sparse_vs_alphapruning']:.2f} of AlphaPruning's" in words
+    three = (fewer["kl"][f"{name}@3.25"] for name in ("importance", "inverse", "uniform"))
+    assert "{:.3f} and {:.3f} where uniform has {:.3f}".format(*three) in words
     scorers = " ".join(document("docs/sensitivity.md").split())
-    importance = f"{found['spearman_importance']:.2f}".replace("-", "−")
-    best = f"{found['spearman_best_scorer']:.2f} for `{found['spearman_best_scorer_name']}`"
+    importance = f"{fewer['spearman_importance']:.2f}".replace("-", "−")
+    best = f"{fewer['spearman_best_scorer']:.2f} for `{fewer['spearman_best_scorer_name']}`"
     assert f"{best}, {importance} for the paper's importance" in scorers
