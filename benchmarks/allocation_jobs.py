@@ -105,7 +105,7 @@ class Bench:
 
     def scores(self) -> dict[str, Any]:
         """Candidates and tables, in a process of their own."""
-        job = {"tokens": str(self.tokens), "folder": str(self.work / "sensitivity"), "scores": self.scoring,
+        job = {"tokens": str(self.tokens), "folder": str(self.work / "sensitivity"), "scores": self.score_keys,
                "threads": self.arguments.threads}  # fmt: skip
         return once("score_once.py", job)
 
@@ -144,13 +144,13 @@ class Bench:
         return artifact.load(path)
 
     @property
-    def scoring(self) -> dict[str, Any]:
+    def score_keys(self) -> dict[str, Any]:
         """The keys of our scores."""
         return SCORES | {"samples": self.few}
 
     @property
     def scored(self) -> SensitivitySpec:
-        return SensitivitySpec.model_validate(self.scoring)
+        return SensitivitySpec.model_validate(self.score_keys)
 
     # Plans
 
@@ -220,7 +220,7 @@ class Bench:
         if not (folder / f"fisher_{BEHAVIOUR}.json").is_file():
             candidates = self.subject("sensitivity").candidates(self.scored.treatments("gptq"))
             scoring.score(
-                subject, SensitivitySpec.model_validate({**self.scoring, "behaviours": [BEHAVIOUR]}), candidates
+                subject, SensitivitySpec.model_validate({**self.score_keys, "behaviours": [BEHAVIOUR]}), candidates
             )
         name = f"fisher_{BEHAVIOUR}.json" if how == BEHAVIOUR else "fisher.json"
         table = sensitivity.load(folder / name, self.inventory)
@@ -248,7 +248,7 @@ class Bench:
             spec = PlanSpec.model_validate({"default": "keep", "sparsity": sparsity})
             return build_plan(spec, self.inventory, models.BUNDLED, "sparsegpt", alphas=alphas)
         subject = self.subject("sparse", "sparsegpt")
-        wanted = self.scoring | {"formats": list(SPARSITIES), "base": "0.5"}
+        wanted = self.score_keys | {"formats": list(SPARSITIES), "base": "0.5"}
         table = scoring.score(subject, SensitivitySpec.model_validate(wanted))["all"]
         budget = BudgetSpec.model_validate({"sparsity": 0.5, "candidates": list(SPARSITIES)})
         return budget_plan(budget, self.inventory, models.BUNDLED, "sparsegpt", table)

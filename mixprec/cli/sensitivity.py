@@ -130,7 +130,7 @@ def ablate(
     processes.leave()
     if not processes.is_main():
         return
-    out.print(rich_table(cells_table(result, brief=True), "Largest damage"))
+    out.print(rich_table(cells_table(result), "Largest damage"))
     if result["validity"]:
         out.print(rich_table(ranking_table(result), "Predicted against measured KL"))
     out.print(f"{to / 'ablation.json'}, ablation.html", soft_wrap=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mixprec.modules import Inventory, LinearModule
+from mixprec.modules import KINDS, Inventory, LinearModule
 from mixprec.numerics.formats import Keep
 from mixprec.plan.sensitivity import Choice
 
@@ -31,8 +31,7 @@ MIXTURES: Mapping[str, int] = {
 def bits_of(mixture: str, module: LinearModule, inventory: Inventory) -> int:
     """Bits of a module's codes in one of MIXTURES."""
     kind, index, layers = module.kind, module.layer - 1, inventory.layers
-    base = MIXTURES[mixture]
-    shared = _sharing(inventory)
+    shared, base = _sharing(inventory), MIXTURES[mixture]
     found = base
     if mixture == "Q2_K":
         found = {"v": 4 if shared >= 4 else 3, "o": 3, "down": 3}.get(kind, base)
@@ -58,7 +57,7 @@ def _more(index: int, layers: int) -> bool:
 
 def _sharing(inventory: Inventory) -> int:
     """How many heads of q share one of v."""
-    rows = {module.kind: module.out_features for module in inventory.linears if module.layer == 1}
+    rows = {module.kind: module.out_features for module in inventory.linears[: len(KINDS)]}
     return rows["q"] // rows["v"]
 
 

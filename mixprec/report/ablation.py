@@ -98,9 +98,9 @@ def _overlap(row: Mapping[str, Any]) -> str:
     return ABSENT if row[_TOP] is None else f"{integer(row[_TOP])} of 10"
 
 
-def cells_table(result: Mapping[str, Any], brief: bool = False) -> Table:
-    """The cells with the largest KL, with all metrics over all tokens, and, unless ``brief``, KL per behaviour."""
-    behaviours = [target for target in result["tokens"] if target != "all" and not brief]
+def cells_table(result: Mapping[str, Any]) -> Table:
+    """The cells with the largest KL, with all metrics over all tokens, and KL per behaviour."""
+    behaviours = [target for target in result["tokens"] if target != "all"]
     columns = [Column("modules", numeric=False), Column("format", numeric=False), Column("KL")]
     columns += [Column("other most likely token"), Column("NLL increase")]
     columns += [Column(words(name), "KL") for name in behaviours]

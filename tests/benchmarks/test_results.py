@@ -163,7 +163,9 @@ def test_the_table_of_allocations_is_what_was_measured() -> None:
         low, high = run["gap_recovered_ci"]
         recovered = f"{100 * run['gap_recovered']:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"
         assert f"{recovered} of the damage of uniform 3 bits" in words
-        assert f"{100 * run['gap_recovered_protection']:.0f}%".replace("-", "−") in words
+    shield = f"{100 * found['gap_recovered_protection']:.0f}% at {found['effective_bits']['protection@paper']:.2f} bits"
+    assert f"the paper's protection of the last MLP, {shield}" in words
+    assert f"the protection of the last MLP {100 * fewer['gap_recovered_protection']:.0f}%." in words
     low, high = fewer["kl_ratio_backtracking_ci"]
     assert f"{fewer['kl_ratio_backtracking']:.2f} [{low:.2f}, {high:.2f}] of the KL" in words
     gigabytes = {name: f"{value / 1e9:.1f}" for name, value in fewer["peak_bytes"].items()}
@@ -176,4 +178,4 @@ def test_the_table_of_allocations_is_what_was_measured() -> None:
     scorers = " ".join(document("docs/sensitivity.md").split())
     importance = f"{fewer['spearman_importance']:.2f}".replace("-", "−")
     best = f"{fewer['spearman_best_scorer']:.2f} for `{fewer['spearman_best_scorer_name']}`"
-    assert f"{best}, {importance} for the paper's importance" in scorers
+    assert f"(`results/allocation_16.json`): {best}, {importance} for the paper's importance" in scorers
