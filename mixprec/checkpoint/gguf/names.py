@@ -44,9 +44,11 @@ def gguf_names(config: PretrainedConfig) -> dict[str, str]:
     return found
 
 
-def summand(name: str, config: PretrainedConfig) -> int:
-    """What llama.cpp's values of the tensor ``name`` (transformers') have more than transformers'."""
-    return int(config.model_type in _SUMS and name.endswith("norm.weight"))
+def shifted(name: str, values: Tensor, config: PretrainedConfig, *, back: bool = False) -> Tensor:
+    """``values`` of the tensor ``name`` (transformers') as llama.cpp wants them; ``back``: as transformers does."""
+    if config.model_type not in _SUMS or not name.endswith("norm.weight"):
+        return values
+    return values - 1 if back else values + 1
 
 
 def reordered(name: str, rows: Tensor, config: PretrainedConfig, *, back: bool = False) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixprec.checkpoint.gguf.names import gguf_names, reordered, summand
+from mixprec.checkpoint.gguf.names import gguf_names, reordered, shifted
 from mixprec.errors import UserError
 
 _MAGIC: Final = b"GGUF"
@@ -82,7 +82,7 @@ class GgufFile:
             raise UserError(f"{self.path}: {name}: weights of type {kind} can't be read") from None
         # A copy: the file is mapped into memory, and torch would write into it.
         tensor = torch.from_numpy(np.array(values, np.float32)).reshape(self.tensors[name].shape)
-        return reordered(name, tensor, self._config, back=True) - summand(name, self._config)
+        return shifted(name, reordered(name, tensor, self._config, back=True), self._config, back=True)
 
     def _field(self, key: str) -> Any:
         field = self._reader.get_field(key)

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 from mixprec import artifacts, modules
 from mixprec.checkpoint.base import Finish
 from mixprec.checkpoint.gguf import metadata
-from mixprec.checkpoint.gguf.names import gguf_names, reordered, summand
+from mixprec.checkpoint.gguf.names import gguf_names, reordered, shifted
 from mixprec.checkpoint.source import FLOATS, check_finite
 from mixprec.compress.ggml import ggml
 from mixprec.modules import Inventory
@@ -153,7 +153,7 @@ def _loader(
         if isinstance(kind, GgmlFormat):
             return ggml(tensor, None, kind).data
         rows = reordered(name, tensor, config)
-        return rows.float() + summand(name, config) if kind == gguf.GGMLQuantizationType.F32 else rows
+        return shifted(name, rows.float(), config) if kind == gguf.GGMLQuantizationType.F32 else rows
 
     return load
 
