@@ -1,13 +1,18 @@
 """Allocations of one budget: ours, controls and peers' allocators; same GPTQ, same tokens, same candidates, same bytes.
 
-python benchmarks/allocation.py [--quick] [--samples N] [--data FOLDER] [--only JOB …] [--work FOLDER] --json OUT
+python benchmarks/allocation.py [--quick] [--model MODEL] [--samples N] [--only JOB …] [--work FOLDER] --json OUT
 
-SmolLM2-135M. Calibration, scores and exchange: 32 x 512 tokens, half WikiText-2 validation and half the bundled
-attribution traces; the peers' allocators see the same tokens. Evaluation: the bundled held-out traces and WikiText-2
-test (--passages of 512 tokens). Candidates: w2g64, w3g64, w4g64, w5g64, w6g64, w8g64, each module by itself. Only the
-allocation differs: every plan is compressed by mixprec's GPTQ. Each job's outcome lies in the work folder, so that a
-run that was stopped goes on; equal plans are compressed once. --quick: 8 x 512 tokens, the budget of 3.25 bits, 10
-joint plans measured, fewer controls, no ablation.
+SmolLM2-135M, or --model (a folder or .gguf file). Calibration, scores and exchange: 32 x 512 tokens, half WikiText-2
+validation (--data) and half the bundled attribution traces; the peers' allocators see the same tokens. Evaluation: the
+bundled held-out traces and WikiText-2 test (--passages of 512 tokens). Candidates: w2g64, w3g64, w4g64, w5g64, w6g64,
+w8g64, each module by itself. Only the allocation differs: every plan is compressed by mixprec's GPTQ. Each job's
+outcome lies in the work folder, so that a run that was stopped goes on; equal plans are compressed once. --quick:
+8 x 512 tokens, the budget of 3.25 bits, 10 joint plans measured, fewer controls, no ablation, no further draws.
+
+One plan compressed twice is not one model: GPTQ's roundings follow the last digits of its sums. So the plans that the
+ratios are taken of are compressed --draws times, each with the calibration samples in another order; KL is the mean,
+and intervals are over passages and draws (of D draws D - 1 are drawn again, which leaves their variance unbiased: Rao
+and Wu, JASA 83, 1988). Other plans are compressed once, and their intervals are over passages only.
 
 Jobs: ablation (single-module KL on the held-out traces), allocate_autoscheme, allocate_modelopt, scores,
 sparse_uniform, sparse_alphapruning, sparse_ours, and ALLOCATION@BUDGET, such as ours@3.25: ours (scores, then
@@ -15,7 +20,8 @@ exchange), additive (where the exchange started), uniform, last, inverse, random
 paper's, as scores), llama_cpp (the largest of llama.cpp's mixtures that fits), autoscheme, modelopt;
 protection@paper is the paper's last MLP kept in 16 bits and everything else in w3g64, ours@paper our plan of its
 size; llama_cpp@q3_k_m is that mixture, ours@q3_k_m our plan of its size; backtracking@3.25 is made by scores on
-backtracking spans, everywhere@3.25 by scores on all tokens of the same traces.
+backtracking spans, everywhere@3.25 by scores on all tokens of the same traces. ours@3.25#1 is
+another draw of ours@3.25.
 
 Keys of OUT (null: not measured)
     spearman_best_scorer        of predicted with measured single-module KL at w3g64 on all tokens, the best scorer
@@ -23,8 +29,9 @@ Keys of OUT (null: not measured)
     spearman_best_scorer_name   which one that is
     spearman_importance         the same for the paper's importance
     spearman_by_behaviour       behaviour -> scorer -> Spearman, on the behaviour's spans
-    kl                          job -> mean KL over both texts, in nats
-    kl_ci                       its 95% interval over passages
+    kl                          job -> mean KL over both texts and the plan's draws, in nats
+    kl_ci                       its 95% interval
+    kl_draws                    job -> of each draw
     kl_traces                   on the held-out traces
     kl_wikitext                 on WikiText-2 test
     effective_bits              of each job's plan
@@ -33,11 +40,11 @@ Keys of OUT (null: not measured)
     kl_ratio_vs_best_peer_325   at 3.25 effective bits
     kl_ratio_vs_best_peer_350   at 3.5
     kl_ratio_vs_best_peer_400   at 4.0
-    kl_ratio_ci                 budget -> 95% interval of that ratio over passages, the same ones for both
+    kl_ratio_ci                 budget -> 95% interval of that ratio; the same passages for both
     best_other                  budget -> which control or peer was best
     kl_ratio_exchange           budget -> our KL with exchange over that without
     gap_recovered               (KL uniform w3g64 - KL ours at 3.5) / KL uniform w3g64
-    gap_recovered_ci            its 95% interval over passages
+    gap_recovered_ci            its 95% interval
     gap_recovered_protection    the same for the paper's protection, at its own size
     kl_ratio_vs_protection      ours at the protection's size over the protection
     kl_ratio_vs_q3_k_m          ours at the size of llama.cpp's mixture Q3_K_M over that mixture
@@ -52,6 +59,8 @@ Keys of OUT (null: not measured)
     cpu_speedup_vs_modelopt     in CPU seconds, over all budgets
     scoring_over_forward        CPU seconds of the sweep that scores, per token, over those of a forward pass
     peak_bytes                  allocator -> peak resident memory of its process
+    model               whose allocations these are
+    draws               compressions of each plan that the ratios are taken of
     samples             calibration samples of 512 tokens
     passages            passages of WikiText-2 test, 512 tokens each
     threads             threads of every job
@@ -65,6 +74,7 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
 import machine
@@ -82,6 +92,8 @@ TARGETED = ("backtracking@3.25", "everywhere@3.25")
 PEERS = {"autoscheme": "autoround", "modelopt": "modelopt"}
 #: Most telling first: a run that is stopped has these.
 ORDER = ("ours", "uniform", "autoscheme", "modelopt", "additive", *CONTROLS[1:])
+#: Compressed several times.
+DRAWN = ("ours", "uniform", "autoscheme", "modelopt")
 #: Left out of quick runs.
 LONG = ("inverse", "random1", "random2", "importance")
 #: Calibration samples of all methods and allocators.
@@ -92,52 +104,58 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="3.25 bits only, one random draw, no ablation")
     parser.add_argument("--data", default=os.environ.get("MIXPREC_DATA") or str(ROOT.parent / "shared" / "data"))
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="folder or .gguf file")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--passages", type=int, default=16, help="passages of 512 tokens of WikiText test")
     parser.add_argument("--samples", type=int, help=f"calibration samples of 512 tokens; default {SAMPLES}")
     parser.add_argument("--proposals", type=int, help="joint plans that an exchange measures at most; default 20")
+    parser.add_argument("--draws", type=int, help="compressions of the compared plans; default 4, quick 1")
     parser.add_argument("--only", nargs="*", help="jobs by name, such as scores ours@3.25")
     parser.add_argument("--work", default="runs/benchmark_allocation", help="outcomes of single jobs, kept")
     parser.add_argument("--json", required=True, help="where the figures go")
     arguments = parser.parse_args()
     arguments.samples = arguments.samples or (QUICK_SAMPLES if arguments.quick else SAMPLES)
     arguments.proposals = arguments.proposals or (10 if arguments.quick else 20)
+    arguments.draws = arguments.draws or (1 if arguments.quick else 4)
     os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
     from allocation_jobs import Bench
 
     bench = Bench(arguments)
-    for name in arguments.only if arguments.only is not None else jobs(arguments.quick):
+    for name in arguments.only if arguments.only is not None else jobs(arguments.quick, arguments.draws):
         bench.job(name)
     machine.write(arguments.json, __file__, figures(bench.outcomes(), arguments))
 
 
-def jobs(quick: bool) -> list[str]:
+def jobs(quick: bool, draws: int) -> list[str]:
     """All jobs in their order."""
     budgets = BUDGETS[:1] if quick else BUDGETS
     names = [name for name in ORDER if not (quick and name in LONG)]
     found = ["scores", "allocate_autoscheme", "allocate_modelopt"]
     found += [f"{name}@{budget}" for budget in budgets for name in names[:4]]
+    again = [f"{name}@{budget}#{draw}" for draw in range(1, draws) for budget in budgets for name in DRAWN]
     if quick:
-        return found + [f"{name}@3.25" for name in names[4:]]
+        return [*found, *(f"{name}@3.25" for name in names[4:]), *again]
     found += ["ours@paper", "protection@paper", "ours@q3_k_m", "llama_cpp@q3_k_m", *TARGETED, "ablation"]
     found += [f"{name}@{budget}" for budget in budgets for name in names[4:]]
-    return [*found, "sparse_uniform", "sparse_alphapruning", "sparse_ours"]
+    return [*found, "sparse_uniform", "sparse_alphapruning", "sparse_ours", *again]
 
 
 def figures(found: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """The keys of the output, from the jobs that are done."""
-    measured = {name: row for name, row in found.items() if "evaluation" in row}
+    measured = draws(found)
     part = {
-        on: {name: row["evaluation"][on] for name, row in measured.items()} for on in ("both", "traces", "wikitext")
+        on: {name: mean(row["evaluation"][on]["kl_mean"] for row in rows) for name, rows in measured.items()}
+        for on in ("both", "traces", "wikitext")
     }
-    kl = {name: entry["kl_mean"] for name, entry in part["both"].items()}
+    kl = part["both"]
     result: dict[str, Any] = {
         **ablation_figures(found.get("ablation")),
         "kl": kl,
-        "kl_ci": {name: entry["kl_mean_ci"] for name, entry in part["both"].items()},
-        "kl_traces": {name: entry["kl_mean"] for name, entry in part["traces"].items()},
-        "kl_wikitext": {name: entry["kl_mean"] for name, entry in part["wikitext"].items()},
-        "effective_bits": {name: row["effective_bits"] for name, row in measured.items()},
+        "kl_ci": {name: interval([rows], lambda own: own) for name, rows in measured.items()},
+        "kl_draws": {name: [row["evaluation"]["both"]["kl_mean"] for row in rows] for name, rows in measured.items()},
+        "kl_traces": part["traces"],
+        "kl_wikitext": part["wikitext"],
+        "effective_bits": {name: rows[0]["effective_bits"] for name, rows in measured.items()},
     }
     ratios, intervals, best = {}, {}, {}
     for budget in BUDGETS:
@@ -167,7 +185,7 @@ def figures(found: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str
         "gap_recovered_protection": None if shielded is None else 1 - shielded,
         "kl_ratio_vs_protection": ratio(kl.get("ours@paper"), kl.get("protection@paper")),
         "kl_ratio_vs_q3_k_m": ratio(kl.get("ours@q3_k_m"), kl.get("llama_cpp@q3_k_m")),
-        "kl_ratio_backtracking": ratio(*(backtracking(row) for row in aimed)) if aimed else None,
+        "kl_ratio_backtracking": ratio(*(backtracking(rows[0]) for rows in aimed)) if aimed else None,
         "kl_ratio_backtracking_ci": interval(aimed, divided, part="behaviour_by_passage") if aimed else None,
         "kl_ratio_sparse_vs_uniform": ratio(kl.get("sparse_ours"), kl.get("sparse_uniform")),
         "kl_ratio_sparse_vs_alphapruning": ratio(kl.get("sparse_ours"), kl.get("sparse_alphapruning")),
@@ -176,6 +194,8 @@ def figures(found: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str
         result
         | cost_figures(found, arguments)
         | {
+            "model": arguments.model,
+            "draws": arguments.draws,
             "samples": arguments.samples,
             "passages": arguments.passages,
             "threads": arguments.threads,
@@ -235,12 +255,29 @@ def backtracking(row: Mapping[str, Any]) -> float:
     return float(row["behaviours"]["backtracking"]["kl_mean"])
 
 
-def interval(pair: Sequence[Any], of: Any, resamples: int = 2000, part: str = "kl_by_passage") -> list[float]:
-    """95% interval of a figure of two jobs' mean KLs, over the same passages drawn with replacement."""
-    sums = [np.array([passage["kl_sum"] for passage in row[part]]) for row in pair]
-    draws = np.random.default_rng(0).integers(len(sums[0]), size=(resamples, len(sums[0])))
-    values = of(*(each[draws].sum(1) for each in sums))
-    return [float(bound) for bound in np.quantile(values, [0.025, 0.975])]
+def draws(found: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The outcomes of every plan that was evaluated: of its first compression, then of those with other orders."""
+    measured: dict[str, list[Any]] = {}
+    for name, row in sorted(found.items()):
+        plan, _, draw = name.partition("#")
+        if "evaluation" in row and (not draw or plan in found):
+            measured.setdefault(plan, []).append(row)
+    return measured
+
+
+def interval(
+    plans: Sequence[Sequence[Any]], of: Any, resamples: int = 2000, part: str = "kl_by_passage"
+) -> list[float]:
+    """95% interval of a figure of some plans' mean KLs: passages, the same for all, and each plan's draws resampled."""
+    random = np.random.default_rng(0)
+    tokens = np.array([passage["tokens"] for passage in plans[0][0][part]])
+    passages = random.integers(len(tokens), size=(resamples, len(tokens)))
+    values = []
+    for rows in plans:
+        sums = np.array([[passage["kl_sum"] for passage in row[part]] for row in rows])
+        drawn = random.integers(len(rows), size=(resamples, max(1, len(rows) - 1)))
+        values.append(sums[drawn[:, :, None], passages[:, None]].mean(1).sum(1) / tokens[passages].sum(1))
+    return [float(bound) for bound in np.quantile(of(*values), [0.025, 0.975])]
 
 
 def divided(one: Any, other: Any) -> Any:

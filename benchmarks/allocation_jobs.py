@@ -57,11 +57,12 @@ class Bench:
         torch.set_num_threads(arguments.threads)
         self.arguments = arguments
         count = arguments.samples
-        self.work = Path(arguments.work) / f"{count}x512"
+        self.model = arguments.model
+        self.work = Path(arguments.work) / f"{Path(self.model).name}_{count}x512"
         #: Samples that are scored, from the first one on, and that exchanges are measured on, behind them.
         self.few = min(8, count // 2)
         self.work.mkdir(parents=True, exist_ok=True)
-        self.inventory = modules.inventory(models.load_config(models.BUNDLED))
+        self.inventory = modules.inventory(models.load_config(self.model))
         self.tokens = self.work / "calibration.safetensors"
         if not self.tokens.is_file():
             text = str(Path(arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")
@@ -74,11 +75,11 @@ class Bench:
 
     @cached_property
     def original(self) -> models.LoadedModel:
-        return models.load(models.BUNDLED)
+        return models.load(self.model)
 
     def subject(self, folder: str, method: Any = "gptq", **more: Any) -> scoring.Subject:
         """What is scored, its files in a folder of the work."""
-        return scoring.Subject(models.BUNDLED, method, self.calibration, self.work / folder, **more)
+        return scoring.Subject(self.model, method, self.calibration, self.work / folder, **more)
 
     def job(self, name: str) -> None:
         """Do a job unless its outcome is there; jobs that others need come first."""
@@ -106,13 +107,13 @@ class Bench:
     def scores(self) -> dict[str, Any]:
         """Candidates and tables, in a process of their own."""
         job = {"tokens": str(self.tokens), "folder": str(self.work / "sensitivity"), "scores": self.score_keys,
-               "threads": self.arguments.threads}  # fmt: skip
+               "model": self.model, "threads": self.arguments.threads}  # fmt: skip
         return once("score_once.py", job)
 
     def peer(self, name: str) -> dict[str, Any] | None:
         """A peer's allocator on all budgets; None where its environment is not there, or it fails."""
         grid = [{"bits": int(text[1]), "group_size": 64, "symmetric": True} for text in CANDIDATES]
-        job = {"peer": PEERS[name], "method": "allocate", "model": models.resolve(models.BUNDLED),
+        job = {"peer": PEERS[name], "method": "allocate", "model": models.resolve(self.model),
                "out": str(self.work / "none"), "calibration": str(self.tokens), "threads": self.arguments.threads,
                "budgets": [float(budget) - SCALES for budget in BUDGETS], "candidates": grid}  # fmt: skip
         try:
@@ -139,7 +140,7 @@ class Bench:
         if not path.is_file():
             spec = TracesSpec(source="bundled:attribution")
             found = pipeline.annotate_traces(spec, spec.source)
-            identity = models.identity(models.BUNDLED)
+            identity = models.identity(self.model)
             attribute(self.original, found, path.parent, presets=("paper",), identity=identity, resamples=0)
         return artifact.load(path)
 
@@ -161,7 +162,7 @@ class Bench:
             return self.sparse(how)
         paper = build_plan(
             PlanSpec.model_validate({"default": "w3g64", "rules": [{"match": "last_mlp", "format": "keep"}]}),
-            self.inventory, models.BUNDLED, "gptq",
+            self.inventory, self.model, "gptq",
         )  # fmt: skip
         if how == "protection":
             return paper
@@ -180,7 +181,7 @@ class Bench:
         if how == "importance":
             spec = {"budget": {**spec, "scores": "importance"}}
             scores = artifact.scores_of(self.importance())
-            return build_plan(PlanSpec.model_validate(spec), self.inventory, models.BUNDLED, "gptq", scores)
+            return build_plan(PlanSpec.model_validate(spec), self.inventory, self.model, "gptq", scores)
         if how == "llama_cpp" and budget == "q3_k_m":
             return self.mixture()
         kinds = {"last": "last_layers", "uniform": "uniform", "inverse": "inverse", "llama_cpp": "llama_cpp"}
@@ -189,12 +190,12 @@ class Bench:
         if how == "inverse":
             self.job("scores")
             table = sensitivity.load(self.work / "sensitivity" / "fisher.json", self.inventory)
-        return budget_plan(BudgetSpec.model_validate(spec), self.inventory, models.BUNDLED, "gptq", table)
+        return budget_plan(BudgetSpec.model_validate(spec), self.inventory, self.model, "gptq", table)
 
     def mixture(self) -> Plan:
         """llama.cpp's Q3_K_M, its bits in the candidates' formats: the largest mixture within 3.75 bits."""
         spec = {"effective_bits": 3.75, "candidates": list(CANDIDATES), "allocation": "llama_cpp"}
-        return budget_plan(BudgetSpec.model_validate(spec), self.inventory, models.BUNDLED, "gptq")
+        return budget_plan(BudgetSpec.model_validate(spec), self.inventory, self.model, "gptq")
 
     def exchanged(self, how: str, budget: str, spec: dict[str, Any]) -> Plan:
         """Our plan after exchange, or the one before it."""
@@ -206,7 +207,7 @@ class Bench:
             more = {"samples": self.few, "stride": 4, "proposals": self.arguments.proposals}
             chosen = BudgetSpec.model_validate({**spec, "exchange": more})
             table = sensitivity.load(self.work / "sensitivity" / "fisher.json", self.inventory)
-            start = budget_plan(chosen, self.inventory, models.BUNDLED, "gptq", table)
+            start = budget_plan(chosen, self.inventory, self.model, "gptq", table)
             candidates = subject.candidates(self.scored.treatments("gptq"))
             save_plan(done, joint.improve(subject, self.scored, candidates, chosen, start, folder))
         return load_plan(done if how == "ours" else folder / "start.json", self.inventory)
@@ -224,7 +225,7 @@ class Bench:
             )
         name = f"fisher_{BEHAVIOUR}.json" if how == BEHAVIOUR else "fisher.json"
         table = sensitivity.load(folder / name, self.inventory)
-        return budget_plan(BudgetSpec.model_validate(spec), self.inventory, models.BUNDLED, "gptq", table)
+        return budget_plan(BudgetSpec.model_validate(spec), self.inventory, self.model, "gptq", table)
 
     def theirs(self, peer: str, budget: float, spec: BudgetSpec) -> Plan | None:
         """A peer's allocation as a plan; no more bytes than the budget."""
@@ -234,7 +235,7 @@ class Bench:
             return None
         wanted = artifacts.read_json(done)["plans"][str(budget - SCALES)]
         choices = {m.address: parse_choice(f"w{wanted[m.address]}g64") for m in self.inventory.linears}
-        plan = as_plan(choices, spec, self.inventory, models.BUNDLED, "gptq", why=peer)
+        plan = as_plan(choices, spec, self.inventory, self.model, "gptq", why=peer)
         found = bits.account(plan, self.inventory).effective_bits
         if found > budget + 1e-9:
             raise SystemExit(f"{peer}: its plan for {budget} bits has {found}")
@@ -244,35 +245,46 @@ class Bench:
         """Half of the weights zero: everywhere alike, by AlphaPruning, or by the budget with SparseGPT's own errors."""
         if how != "sparse_ours":
             sparsity: Any = {"alphapruning": 0.5} if how == "sparse_alphapruning" else 0.5
-            alphas = spectra.alphas(fetch(models.BUNDLED, None), self.inventory) if isinstance(sparsity, dict) else None
+            alphas = spectra.alphas(fetch(self.model, None), self.inventory) if isinstance(sparsity, dict) else None
             spec = PlanSpec.model_validate({"default": "keep", "sparsity": sparsity})
-            return build_plan(spec, self.inventory, models.BUNDLED, "sparsegpt", alphas=alphas)
+            return build_plan(spec, self.inventory, self.model, "sparsegpt", alphas=alphas)
         subject = self.subject("sparse", "sparsegpt")
         wanted = self.score_keys | {"formats": list(SPARSITIES), "base": "0.5"}
         table = scoring.score(subject, SensitivitySpec.model_validate(wanted))["all"]
         budget = BudgetSpec.model_validate({"sparsity": 0.5, "candidates": list(SPARSITIES)})
-        return budget_plan(budget, self.inventory, models.BUNDLED, "sparsegpt", table)
+        return budget_plan(budget, self.inventory, self.model, "sparsegpt", table)
 
     # From a plan to its figures
 
     def planned(self, name: str) -> dict[str, Any] | None:
-        """Compress and evaluate a job's plan; equal plans are compressed once."""
+        """Compress and evaluate a job's plan, with the order of samples that its draw has; equal ones once."""
+        name, _, draw = name.partition("#")
         plan = self.plan(name)
         if plan is None:
             return None
         same = artifacts.fingerprint(plan.model_dump(mode="json", exclude={"modules": {"__all__": {"why"}}}))
-        done = self.work / "plans" / f"{same[:16]}.json"
+        done = self.work / "plans" / f"{same[:16]}{draw and '#'}{draw}.json"
         if not done.is_file():
             save_plan(self.work / "plans" / f"{name}.plan.json", plan)
             checkpoint = self.work / f"checkpoint_{os.getpid()}"  # other processes may do other jobs
             shutil.rmtree(checkpoint, ignore_errors=True)
-            job = {"plan": str(self.work / "plans" / f"{name}.plan.json"), "tokens": str(self.tokens),
-                   "out": str(checkpoint), "threads": self.arguments.threads}  # fmt: skip
+            tokens = self.reordered(int(draw or 0))
+            job = {"plan": str(self.work / "plans" / f"{name}.plan.json"), "tokens": str(tokens),
+                   "out": str(checkpoint), "model": self.model, "threads": self.arguments.threads}  # fmt: skip
             row = once("compress_once.py", job) | self.evaluate(checkpoint)
             row["effective_bits"] = bits.account(plan, self.inventory).effective_bits
             artifacts.write_json(done, row)
             shutil.rmtree(checkpoint)
         return dict(artifacts.read_json(done))
+
+    def reordered(self, draw: int) -> Path:
+        """The calibration samples as they are (draw 0), or in another order."""
+        path = self.work / f"order_{draw}.safetensors"
+        if draw == 0:
+            return self.tokens
+        order = torch.randperm(len(self.calibration.tokens), generator=torch.Generator().manual_seed(draw))
+        artifacts.save_tensors(path, {"tokens": self.calibration.tokens[order]})
+        return path
 
     @cached_property
     def traces(self) -> list[passages.Passage]:

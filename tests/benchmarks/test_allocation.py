@@ -7,6 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from test_results import results, script
 
@@ -17,7 +18,7 @@ def allocation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return script("allocation")
 
 
-ARGUMENTS = argparse.Namespace(threads=1, samples=4, passages=2, proposals=3, quick=False)
+ARGUMENTS = argparse.Namespace(model="tiny", threads=1, samples=4, passages=2, proposals=3, draws=2, quick=False)
 
 
 def job(*sums: float, bits: float = 3.25) -> dict[str, Any]:
@@ -76,6 +77,31 @@ def test_the_worst_budget_against_the_best_of_the_others(allocation: ModuleType)
     assert found["kl_ratio_exchange"] == {"3.25": None, "3.5": None, "4.0": None}
 
 
+def test_a_plan_is_the_mean_of_its_draws_and_intervals_hold_their_scatter(allocation: ModuleType) -> None:
+    found = outcomes()
+    once = allocation.figures(found, ARGUMENTS)
+    found |= {"ours@4.0#1": job(4, 5, 6), "modelopt@4.0#1": job(3, 4, 5), "last@4.0#1": job(1, 1, 1)}
+    twice = allocation.figures(found, ARGUMENTS)
+    assert "last@4.0" not in twice["kl"]  # a draw of a plan that was not measured as it is
+    assert twice["kl_draws"]["ours@4.0"] == [9 / 30, 15 / 30]
+    assert twice["kl"]["ours@4.0"] == pytest.approx(12 / 30)
+    assert twice["kl_ratio_vs_best_peer_400"] == pytest.approx(12 / 12)
+    low, high = twice["kl_ratio_ci"]["4.0"]
+    assert low < once["kl_ratio_ci"]["4.0"][1] < 15 / 12 < high  # every passage of the second draw is dearer
+    assert {key: twice[key] for key in ("gap_recovered", "gap_recovered_ci")} == {
+        key: once[key] for key in ("gap_recovered", "gap_recovered_ci")
+    }
+
+
+def test_the_interval_over_draws_has_the_variance_of_a_mean(allocation: ModuleType) -> None:
+    rows = [job(value, value, value) for value in (1.0, 2.0, 4.0, 9.0)]  # passages alike: only the draws differ
+    low, high = allocation.interval([rows], lambda own: own, resamples=40_000)
+    samples = np.array([1.0, 2.0, 4.0, 9.0]) / 10
+    draws = np.random.default_rng(1).choice(samples, size=(40_000, 3)).mean(1)
+    assert draws.var() == pytest.approx(samples.var(ddof=1) / 4, rel=0.03)  # of D draws, D - 1 are drawn again
+    assert [low, high] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.02)
+
+
 def test_without_a_peer_there_is_no_best_one(allocation: ModuleType) -> None:
     found = outcomes()
     del found["autoscheme@3.5"]
@@ -109,9 +135,10 @@ def test_ranks_are_those_of_the_best_scorer_and_the_papers(allocation: ModuleTyp
 
 
 def test_all_jobs_have_names_that_figures_know(allocation: ModuleType) -> None:
-    jobs = allocation.jobs(quick=False)
+    jobs = allocation.jobs(quick=False, draws=2)
     assert len(set(jobs)) == len(jobs)
     assert {
         f"{name}@{budget}" for name in ("ours", "uniform", *allocation.PEERS) for budget in allocation.BUDGETS
     } <= set(jobs)
-    assert set(allocation.jobs(quick=True)) <= set(jobs)
+    assert "ours@3.5#1" in jobs and "ours@3.5#2" not in jobs
+    assert set(allocation.jobs(quick=True, draws=2)) <= set(jobs)
