@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -44,8 +45,11 @@ def _main(
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 2 the user's error, 130 stopped by Ctrl-C, 1 ours (with its trace)."""
+    """Entry point. Exit codes: 0 done, 2 the user's error, 130 Ctrl-C or SIGTERM, 1 ours (with its trace)."""
     errors = Console(stderr=True)
+    if processes.count() == 1:  # a launcher ends its processes itself, also where they wait for one another
+        # As Ctrl-C: peers and servers that were started end too.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False, prog_name="mixprec")
         if code == 130:  # typer turns Ctrl-C into a code

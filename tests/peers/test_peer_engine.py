@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import tiny
 import torch
@@ -98,6 +104,35 @@ def test_a_peer_that_fails_leaves_its_words_and_no_checkpoint(
         engine.compress(Peer("modelopt", {}), str(tiny_checkpoint), plan_of(tiny_checkpoint, default="w4g16"), out)
     assert [path.name for path in out.parent.iterdir()] == ["peer.log"]
     assert "No module named 'torch'" in (out.parent / "peer.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_peer_ends_with_the_run_that_started_it(tmp_path: Path, tiny_checkpoint: Path, sent: signal.Signals) -> None:
+    """The interpreter is a shell script that waits."""
+    fake_environment(tmp_path / "peers", "modelopt")
+    python, number = tmp_path / "peers" / "modelopt" / "bin" / "python", tmp_path / "number"
+    python.unlink()
+    python.write_text(f"#!/bin/sh\necho $$ > {number}.new; mv {number}.new {number}\nexec sleep 600\n")
+    python.chmod(0o755)
+    path = write_recipe(tmp_path, tiny_checkpoint, {"theirs": {"plan": {"default": "w4g16"}, "engine": "modelopt"}})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mixprec", "run", str(path), "--out", str(tmp_path / "run")],
+        env=os.environ | {"MIXPREC_PEERS": str(tmp_path / "peers")},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A shell that starts tests in the background has its children ignore Ctrl-C.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 120
+    while not number.exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped; what is finished is kept: the same command continues" in errors
+    assert not psutil.pid_exists(int(number.read_text()))
 
 
 def test_what_a_peer_can_t_do_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
