@@ -135,6 +135,8 @@ def _certainty(first: str, second: str, summary: Mapping[str, Any]) -> str:
     if not found.get("ci"):
         return "there is no interval to judge the difference by"
     low, high = found["ci"]
+    if low == high == 0:
+        return "every passage has the same KL with both"
     text = f"the paired difference is {significant(found['kl_difference'])} {interval(found['ci'])}, which "
     if low <= 0 <= high:
         return text + "includes 0: this does not establish a difference"

@@ -43,6 +43,11 @@ def test_without_intervals_no_difference_is_claimed(summary: dict[str, Any]) -> 
     assert "no interval" in verdict(summary)[1]
 
 
+def test_equal_plans_have_no_difference(summary: dict[str, Any]) -> None:
+    summary["differences"]["w3"]["w3_last_mlp"] |= {"kl_difference": 0.0, "ci": [0.0, 0.0]}
+    assert "every passage has the same KL with both." in verdict(summary)[1]
+
+
 def test_a_variant_is_compared_with_its_own_method(summary: dict[str, Any], make_variant: Any) -> None:
     for name, quantized, kl in (("awq", 210, 0.9), ("awq_last_mlp", 207, 0.6)):
         found = make_variant("", 3.25 + (210 - quantized) / 9, quantized, kl, 15.0)
