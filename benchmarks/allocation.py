@@ -32,6 +32,7 @@ Keys of OUT (null: not measured)
     kl                          job -> mean KL over both texts and the plan's draws, in nats
     kl_ci                       its 95% interval
     kl_draws                    job -> of each draw
+    kl_predicted                job -> sum of the modules' scores, those that ours starts from
     kl_traces                   on the held-out traces
     kl_wikitext                 on WikiText-2 test
     effective_bits              of each job's plan
@@ -40,6 +41,7 @@ Keys of OUT (null: not measured)
     kl_ratio_vs_best_peer_325   at 3.25 effective bits
     kl_ratio_vs_best_peer_350   at 3.5
     kl_ratio_vs_best_peer_400   at 4.0
+    kl_ratio_predicted          budget -> kl_predicted of additive over that of the best control or peer
     kl_ratio_ci                 budget -> 95% interval of that ratio; the same passages for both
     best_other                  budget -> which control or peer was best
     kl_ratio_exchange           budget -> our KL with exchange over that without
@@ -153,6 +155,7 @@ def figures(found: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str
         "kl": kl,
         "kl_ci": {name: interval([rows], lambda own: own) for name, rows in measured.items()},
         "kl_draws": {name: [row["evaluation"]["both"]["kl_mean"] for row in rows] for name, rows in measured.items()},
+        "kl_predicted": {name: rows[0].get("predicted_kl") for name, rows in measured.items()},
         "kl_traces": part["traces"],
         "kl_wikitext": part["wikitext"],
         "effective_bits": {name: rows[0]["effective_bits"] for name, rows in measured.items()},
@@ -174,6 +177,10 @@ def figures(found: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str
     result |= {f"kl_ratio_vs_best_peer_{round(100 * float(budget))}": value for budget, value in ratios.items()}
     result |= {"kl_ratio_ci": intervals, "best_other": best}
     result["kl_ratio_exchange"] = {b: ratio(kl.get(f"ours@{b}"), kl.get(f"additive@{b}")) for b in BUDGETS}
+    forecast = {name: row for name, row in result["kl_predicted"].items() if row is not None}
+    result["kl_ratio_predicted"] = {
+        b: ratio(forecast.get(f"additive@{b}"), forecast.get(f"{other}@{b}")) for b, other in best.items()
+    }
     three, ours = measured.get("uniform@3.25"), measured.get("ours@3.5")
     aimed = [measured[name] for name in TARGETED if name in measured]
     aimed = aimed if len(aimed) == len(TARGETED) else []

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,15 @@ class Bench:
             artifacts.write_json(done, found)
 
     def outcomes(self) -> dict[str, Any]:
-        """Of all jobs that are done."""
-        return {path.stem: artifacts.read_json(path) for path in sorted(self.work.glob("*.json"))}
+        """Of all jobs that are done; a plan's with what our scores predict for it."""
+        found = {path.stem: artifacts.read_json(path) for path in sorted(self.work.glob("*.json"))}
+        table = self.work / "sensitivity" / "fisher.json"
+        if table.is_file():
+            scores = sensitivity.load(table, self.inventory).scores
+            for name, row in found.items():
+                if "@" in name and "#" not in name and (plan := self.plan(name)) is not None:
+                    row["predicted_kl"] = predicted(plan, scores)
+        return found
 
     def _kinds(self) -> dict[str, Callable[[], dict[str, Any] | None]]:
         found: dict[str, Callable[[], dict[str, Any] | None]] = {"scores": self.scores, "ablation": self.ablation}
@@ -311,6 +318,11 @@ class Bench:
                 [metrics.within(*pair, BEHAVIOUR) for pair in zip(self.traces, on["traces"], strict=True)]
             ),
         }
+
+
+def predicted(plan: Plan, scores: Mapping[str, Mapping[str, float]]) -> float:
+    """The sum of the modules' predicted damage, in nats; what is kept has none."""
+    return sum(scores[address][str(each.format)] for address, each in plan.treatments.items() if each.changes)
 
 
 def by_passage(results: Sequence[fidelity.TokenFidelity]) -> list[dict[str, float]]:

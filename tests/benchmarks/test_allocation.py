@@ -74,7 +74,15 @@ def test_the_worst_budget_against_the_best_of_the_others(allocation: ModuleType)
     assert found["speedup_vs_modelopt"] is None  # other processes had more than half of its core
     assert found["cpu_speedup_vs_modelopt"] == 1.5
     assert found["kl_ratio_vs_protection"] is found["kl_ratio_vs_q3_k_m"] is None
-    assert found["kl_ratio_exchange"] == {"3.25": None, "3.5": None, "4.0": None}
+    assert found["kl_ratio_exchange"] == found["kl_ratio_predicted"] == {"3.25": None, "3.5": None, "4.0": None}
+
+
+def test_what_scores_predict_is_compared_with_the_best_other(allocation: ModuleType) -> None:
+    found = outcomes() | {"additive@3.5": {**job(2, 2, 2), "predicted_kl": 0.3}}
+    found["modelopt@3.5"]["predicted_kl"], found["uniform@3.5"]["predicted_kl"] = 0.4, 0.9
+    figures = allocation.figures(found, ARGUMENTS)
+    assert figures["kl_predicted"]["additive@3.5"] == 0.3 and figures["kl_predicted"]["ours@3.5"] is None
+    assert figures["kl_ratio_predicted"] == {"3.25": None, "3.5": pytest.approx(0.75), "4.0": None}
 
 
 def test_a_plan_is_the_mean_of_its_draws_and_intervals_hold_their_scatter(allocation: ModuleType) -> None:
