@@ -51,7 +51,7 @@ Keys of OUT (null: not measured)
     kl_ratio_vs_protection      ours at the protection's size over the protection
     kl_ratio_vs_q3_k_m          ours at the size of llama.cpp's mixture Q3_K_M over that mixture
     kl_ratio_backtracking       KL on backtracking spans of the plan for them over that of the plan for all tokens, 3.25
-    kl_ratio_backtracking_ci    its 95% interval over passages
+    kl_ratio_backtracking_ci    its 95% interval
     kl_ratio_sparse_vs_uniform        allocated sparsity of 50% over uniform, both SparseGPT
     kl_ratio_sparse_vs_alphapruning   over AlphaPruning
     speedup_vs_autoscheme       its wall seconds for one budget over ours (candidates, scores, solver), same threads;
@@ -94,7 +94,7 @@ TARGETED = ("backtracking@3.25", "everywhere@3.25")
 PEERS = {"autoscheme": "autoround", "modelopt": "modelopt"}
 #: Most telling first: a run that is stopped has these.
 ORDER = ("ours", "uniform", "autoscheme", "modelopt", "additive", *CONTROLS[1:])
-#: Compressed several times.
+#: Compressed several times, as those for a behaviour's spans are.
 DRAWN = ("ours", "uniform", "autoscheme", "modelopt")
 #: Left out of quick runs.
 LONG = ("inverse", "random1", "random2", "importance")
@@ -111,14 +111,14 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=16, help="passages of 512 tokens of WikiText test")
     parser.add_argument("--samples", type=int, help=f"calibration samples of 512 tokens; default {SAMPLES}")
     parser.add_argument("--proposals", type=int, help="joint plans that an exchange measures at most; default 20")
-    parser.add_argument("--draws", type=int, help="compressions of the compared plans; default 4, quick 1")
+    parser.add_argument("--draws", type=int, help="compressions of the compared plans; default 3, quick 1")
     parser.add_argument("--only", nargs="*", help="jobs by name, such as scores ours@3.25")
     parser.add_argument("--work", default="runs/benchmark_allocation", help="outcomes of single jobs, kept")
     parser.add_argument("--json", required=True, help="where the figures go")
     arguments = parser.parse_args()
     arguments.samples = arguments.samples or (QUICK_SAMPLES if arguments.quick else SAMPLES)
     arguments.proposals = arguments.proposals or (10 if arguments.quick else 20)
-    arguments.draws = arguments.draws or (1 if arguments.quick else 4)
+    arguments.draws = arguments.draws or (1 if arguments.quick else 3)
     os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
     from allocation_jobs import Bench
 
@@ -134,7 +134,8 @@ def jobs(quick: bool, draws: int) -> list[str]:
     names = [name for name in ORDER if not (quick and name in LONG)]
     found = ["scores", "allocate_autoscheme", "allocate_modelopt"]
     found += [f"{name}@{budget}" for budget in budgets for name in names[:4]]
-    again = [f"{name}@{budget}#{draw}" for draw in range(1, draws) for budget in budgets for name in DRAWN]
+    drawn = [f"{name}@{budget}" for budget in budgets for name in DRAWN] + ([] if quick else list(TARGETED))
+    again = [f"{name}#{draw}" for draw in range(1, draws) for name in drawn]
     if quick:
         return [*found, *(f"{name}@3.25" for name in names[4:]), *again]
     found += ["ours@paper", "protection@paper", "ours@q3_k_m", "llama_cpp@q3_k_m", *TARGETED, "ablation"]
@@ -192,7 +193,7 @@ def figures(found: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str
         "gap_recovered_protection": None if shielded is None else 1 - shielded,
         "kl_ratio_vs_protection": ratio(kl.get("ours@paper"), kl.get("protection@paper")),
         "kl_ratio_vs_q3_k_m": ratio(kl.get("ours@q3_k_m"), kl.get("llama_cpp@q3_k_m")),
-        "kl_ratio_backtracking": ratio(*(backtracking(rows[0]) for rows in aimed)) if aimed else None,
+        "kl_ratio_backtracking": ratio(*(mean(map(backtracking, rows)) for rows in aimed)) if aimed else None,
         "kl_ratio_backtracking_ci": interval(aimed, divided, part="behaviour_by_passage") if aimed else None,
         "kl_ratio_sparse_vs_uniform": ratio(kl.get("sparse_ours"), kl.get("sparse_uniform")),
         "kl_ratio_sparse_vs_alphapruning": ratio(kl.get("sparse_ours"), kl.get("sparse_alphapruning")),

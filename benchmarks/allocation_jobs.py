@@ -92,14 +92,16 @@ class Bench:
             artifacts.write_json(done, found)
 
     def outcomes(self) -> dict[str, Any]:
-        """Of all jobs that are done; a plan's with what our scores predict for it."""
+        """Of all jobs that are done; a plan's with its draws, whoever asked for them, and what our scores predict."""
         found = {path.stem: artifacts.read_json(path) for path in sorted(self.work.glob("*.json"))}
         table = self.work / "sensitivity" / "fisher.json"
-        if table.is_file():
-            scores = sensitivity.load(table, self.inventory).scores
-            for name, row in found.items():
-                if "@" in name and "#" not in name and (plan := self.plan(name)) is not None:
-                    row["predicted_kl"] = predicted(plan, scores)
+        scores = sensitivity.load(table, self.inventory).scores if table.is_file() else None
+        for name in [name for name in found if "@" in name and "#" not in name]:
+            plan = self.plan(name)
+            if plan is not None:
+                for path in (self.work / "plans").glob(f"{digest(plan)}#*.json"):
+                    found[f"{name}#{path.stem.partition('#')[2]}"] = artifacts.read_json(path)
+                found[name]["predicted_kl"] = None if scores is None else predicted(plan, scores)
         return found
 
     def _kinds(self) -> dict[str, Callable[[], dict[str, Any] | None]]:
@@ -269,8 +271,7 @@ class Bench:
         plan = self.plan(name)
         if plan is None:
             return None
-        same = artifacts.fingerprint(plan.model_dump(mode="json", exclude={"modules": {"__all__": {"why"}}}))
-        done = self.work / "plans" / f"{same[:16]}{draw and '#'}{draw}.json"
+        done = self.work / "plans" / f"{digest(plan)}{draw and '#'}{draw}.json"
         if not done.is_file():
             save_plan(self.work / "plans" / f"{name}.plan.json", plan)
             checkpoint = self.work / f"checkpoint_{os.getpid()}"  # other processes may do other jobs
@@ -318,6 +319,11 @@ class Bench:
                 [metrics.within(*pair, BEHAVIOUR) for pair in zip(self.traces, on["traces"], strict=True)]
             ),
         }
+
+
+def digest(plan: Plan) -> str:
+    """The same for plans that do the same."""
+    return artifacts.fingerprint(plan.model_dump(mode="json", exclude={"modules": {"__all__": {"why"}}}))[:16]
 
 
 def predicted(plan: Plan, scores: Mapping[str, Mapping[str, float]]) -> float:

@@ -148,5 +148,5 @@ def test_all_jobs_have_names_that_figures_know(allocation: ModuleType) -> None:
     assert {
         f"{name}@{budget}" for name in ("ours", "uniform", *allocation.PEERS) for budget in allocation.BUDGETS
     } <= set(jobs)
-    assert "ours@3.5#1" in jobs and "ours@3.5#2" not in jobs
+    assert {"ours@3.5#1", "backtracking@3.25#1"} <= set(jobs) and "ours@3.5#2" not in jobs
     assert set(allocation.jobs(quick=True, draws=2)) <= set(jobs)
