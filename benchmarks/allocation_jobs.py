@@ -229,9 +229,9 @@ class Bench:
         subject = self.subject("behaviour", traces=traces)
         if not (folder / f"fisher_{BEHAVIOUR}.json").is_file():
             candidates = self.subject("sensitivity").candidates(self.scored.treatments("gptq"))
-            scoring.score(
-                subject, SensitivitySpec.model_validate({**self.score_keys, "behaviours": [BEHAVIOUR]}), candidates
-            )
+            # All traces: of 3,200 tokens of eight of them only 240 lie in such spans, too few for 1,260 scores.
+            wanted = {**self.score_keys, "behaviours": [BEHAVIOUR], "samples": len(traces)}
+            scoring.score(subject, SensitivitySpec.model_validate(wanted), candidates)
         name = f"fisher_{BEHAVIOUR}.json" if how == BEHAVIOUR else "fisher.json"
         table = sensitivity.load(folder / name, self.inventory)
         return budget_plan(BudgetSpec.model_validate(spec), self.inventory, self.model, "gptq", table)
