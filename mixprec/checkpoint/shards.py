@@ -16,21 +16,34 @@ from transformers import PretrainedConfig
 
 from mixprec import artifacts
 from mixprec.checkpoint.base import Finish
-from mixprec.checkpoint.source import check_finite, read_shard
+from mixprec.checkpoint.source import (
+    FLOATS,
+    SINGLE,
+    Source,
+    TensorInfo,
+    at_hand,
+    check_finite,
+    open_source,
+    read_shard,
+)
 from mixprec.checkpoint.target import write_index, write_shard
+from mixprec.errors import UserError
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.plan.schema import Plan
 
 CONFIG = "config.json"
+#: Types by their names in safetensors, in the order in which it writes tensors; those of a type go by name.
 _NAMES = {
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.int32: "I32",
     torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
 }
+#: What transformers writes into a header.
+_METADATA = {"format": "pt"}
 
 
 class Predicted(NamedTuple):
@@ -39,10 +52,9 @@ class Predicted(NamedTuple):
     dtype: torch.dtype
     shape: tuple[int, ...]
 
-    @property
-    def bytes(self) -> int:
-        """Its bytes without the header's."""
-        return self.dtype.itemsize * int(torch.Size(self.shape).numel())
+    def info(self, shard: str) -> TensorInfo:
+        """The same in the words of a file's header."""
+        return TensorInfo(shard, self.shape, _NAMES[self.dtype])
 
 
 #: (module, its format, the type of the source's weight) -> the tensors that hold it, by name.
@@ -55,27 +67,62 @@ def stored_dtype(config: PretrainedConfig) -> torch.dtype:
 
 
 def predict(tensors: Tensors, plan: Plan, inventory: Inventory, config: PretrainedConfig) -> int:
-    """Bytes of a checkpoint's safetensors files, as if there were one."""
-    stored = stored_dtype(config)
-    listed: dict[str, Predicted] = {name: Predicted(stored, (size,)) for name, size in inventory.other.items()}
+    """Bytes of a checkpoint's safetensors files. Exact where the source lies on this machine; else as if there were
+    one file, all of it in the configuration's type."""
+    source, stored = _source(config, inventory), stored_dtype(config)
+    before = source.tensors if source else _expected(inventory, stored)
+    after, members = dict(before), _members(before)
     for module in inventory.linears:
         format = plan.formats[module.address]
         if isinstance(format, Keep):
-            listed[module.weight_name] = Predicted(stored, (module.out_features, module.in_features))
-        else:
-            listed |= tensors(module, format, stored)
-    return file_bytes(listed)
+            continue
+        shard = before[members[module.address][0]].shard
+        weight = before.get(module.weight_name)  # a packed source has none
+        dtype = FLOATS.get(weight.dtype, stored) if weight else stored
+        for old in members[module.address]:
+            del after[old]
+        after |= {name: made.info(shard) for name, made in tensors(module, format, dtype).items()}
+    shards: dict[str, dict[str, TensorInfo]] = {}
+    for name, info in after.items():
+        shards.setdefault(info.shard, {})[name] = info
+    return sum(_file_bytes(held, _metadata(source, shard)) for shard, held in shards.items())
 
 
-def file_bytes(tensors: Mapping[str, Predicted]) -> int:
+def _source(config: PretrainedConfig, inventory: Inventory) -> Source | None:
+    """The model's files, if they are here and whole; who reads them says what is wrong with others."""
+    folder = at_hand(config)
+    try:
+        found = open_source(folder) if folder else None
+    except UserError:
+        return None
+    held = _members(found.tensors) if found else {}
+    return found if all(module.address in held for module in inventory.linears) else None
+
+
+def _expected(inventory: Inventory, stored: torch.dtype) -> dict[str, TensorInfo]:
+    """A model's tensors by its configuration."""
+    shapes: dict[str, tuple[int, ...]] = {name: (size,) for name, size in inventory.other.items()}
+    shapes |= {module.weight_name: (module.out_features, module.in_features) for module in inventory.linears}
+    return {name: Predicted(stored, shape).info(SINGLE) for name, shape in shapes.items()}
+
+
+def _metadata(source: Source | None, shard: str) -> Mapping[str, str]:
+    if source is None:
+        return _METADATA
+    with artifacts.open_tensors(source.folder / shard) as opened:
+        return dict(opened.metadata() or {})
+
+
+def _file_bytes(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> int:
     """Bytes of a safetensors file: eight for the header's length, the header filled up to eight, the tensors."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    order = {name: position for position, name in enumerate(_NAMES.values())}
     start = 0
-    for name, (dtype, shape) in tensors.items():
-        end = start + Predicted(dtype, shape).bytes
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    for name, info in sorted(tensors.items(), key=lambda item: (order.get(item[1].dtype, len(order)), item[0])):
+        end = start + info.bytes
+        header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [start, end]}
         start = end
-    length = len(json.dumps(header, separators=(",", ":")).encode())
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
     return 8 + length + -length % 8 + start
 
 
@@ -112,10 +159,7 @@ def write_config(job: Finish, quantization_config: Mapping[str, Any] | None) -> 
 
 def _replaced(job: Finish) -> dict[str, list[tuple[str, Path]]]:
     """Tensor of the source -> the tensors that take its place, maybe none, and the blocks' files that hold them."""
-    members: dict[str, list[str]] = {}
-    for name in job.source.tensors:
-        if not name.endswith(".bias"):
-            members.setdefault(name.rpartition(".")[0], []).append(name)
+    members = _members(job.source.tensors)
     found: dict[str, list[tuple[str, Path]]] = {}
     for file in job.blocks:
         for name in _names(file):
@@ -125,6 +169,15 @@ def _replaced(job: Finish) -> dict[str, list[tuple[str, Path]]]:
             for old in olds[1:]:
                 found.setdefault(old, [])
     return found
+
+
+def _members(tensors: Iterable[str]) -> dict[str, list[str]]:
+    """Module -> the tensors that hold its weight."""
+    members: dict[str, list[str]] = {}
+    for name in tensors:
+        if not name.endswith(".bias"):
+            members.setdefault(name.rpartition(".")[0], []).append(name)
+    return members
 
 
 def _names(file: Path) -> Iterable[str]:

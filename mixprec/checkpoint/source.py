@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
+from transformers import PretrainedConfig
 
 from mixprec import artifacts, models
 from mixprec.errors import UserError
@@ -73,6 +74,17 @@ def fetch(model_id: str, revision: str | None = None) -> Path:
             f"model.id: {model_id}: can't be fetched from the hub ({reason}); "
             "check the name and the network, or give a local folder"
         ) from None
+
+
+def at_hand(config: PretrainedConfig) -> Path | None:
+    """The folder of the checkpoint that ``config`` was read from, if it lies on this machine; downloads nothing."""
+    try:
+        where = models.resolve(config.name_or_path)
+        if Path(where).is_dir():
+            return Path(where)
+        return Path(snapshot_download(where, revision=getattr(config, "_commit_hash", None), local_files_only=True))
+    except Exception:  # the hub raises many kinds; all mean that there is none
+        return None
 
 
 def open_source(folder: Path) -> Source:

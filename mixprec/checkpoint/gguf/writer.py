@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec import artifacts, models
+from mixprec import artifacts
 from mixprec.checkpoint.base import CheckpointFormat, Finish
 from mixprec.checkpoint.gguf import metadata, tokenizer
 from mixprec.checkpoint.gguf.names import ARCHITECTURES, gguf_names
 from mixprec.checkpoint.gguf.tensors import PACKED, Entry, Outside, entries, left_out, predicted
 from mixprec.checkpoint.shards import CONFIG
-from mixprec.checkpoint.source import Source
+from mixprec.checkpoint.source import Source, at_hand
 from mixprec.checkpoint.target import CompressedModule, write_json
 from mixprec.compress.ggml import check_possible
 from mixprec.errors import UserError
@@ -110,7 +110,9 @@ def restore(module: LinearModule, tensors: Mapping[str, Tensor], plan: Plan, dty
 def size(plan: Plan, inventory: Inventory, config: PretrainedConfig, outside: Outside = Outside()) -> int:
     """Bytes of the file. Exact where the tokenizer lies on this machine, else its vocabulary is estimated."""
     tensors = list(predicted(plan, inventory, config, outside))
-    folder = _folder(config)
+    folder = at_hand(config)
+    if folder is not None and not (folder / "tokenizer.json").is_file():
+        folder = None
     with tempfile.TemporaryDirectory() as scratch:
         writer = _writer(Path(scratch) / FILE, tensors, config, folder)
         writer.write_header_to_file()
@@ -121,15 +123,6 @@ def size(plan: Plan, inventory: Inventory, config: PretrainedConfig, outside: Ou
     if folder is None:
         head += config.vocab_size * _TOKEN_BYTES
     return _padded(head) + sum(_padded(entry.bytes) for entry in tensors)
-
-
-def _folder(config: PretrainedConfig) -> Path | None:
-    """Where the tokenizer of a configuration lies, if it does here."""
-    try:
-        folder = Path(models.resolve(config.name_or_path))
-    except UserError:
-        return None
-    return folder if (folder / "tokenizer.json").is_file() else None
 
 
 def _padded(count: int) -> int:
