@@ -212,10 +212,9 @@ def build_plan(
     if spec.budget is not None:
         if needs_importance(spec):
             table = importance_table(importance, spec.budget, inventory, model, spec.method or method)
-        plan = budget_plan(spec.budget, inventory, model, spec.method or method, table, file_size)
-        columns = {module.address: module.in_features for module in inventory.linears}
-        fitted = {address: _fitted(module, columns[address]) for address, module in plan.modules.items()}
-        return Plan(model=model, method=plan.method, modules=fitted)
+        # What is written, and takes its bytes there, is the plan whose types fit.
+        files = None if file_size is None else (lambda made, size=file_size: size(_all_fitted(made, inventory)))
+        return _all_fitted(budget_plan(spec.budget, inventory, model, spec.method or method, table, files), inventory)
     claims: dict[str, list[int]] = {}
     for index, rule in enumerate(spec.rules):
         try:
@@ -278,6 +277,12 @@ def _module_plan(spec: PlanSpec, claims: Sequence[int], sparsity: Sparsity | Non
         method=rule.method,
         why=f"rules[{claims[0]}]: {rule}",
     )
+
+
+def _all_fitted(plan: Plan, inventory: Inventory) -> Plan:
+    columns = {module.address: module.in_features for module in inventory.linears}
+    modules = {address: _fitted(module, columns[address]) for address, module in plan.modules.items()}
+    return Plan(model=plan.model, method=plan.method, modules=modules)
 
 
 def _fitted(plan: ModulePlan, columns: int) -> ModulePlan:

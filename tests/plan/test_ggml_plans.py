@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import SHAPE, build
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from mixprec import modules
+from mixprec.checkpoint.formats import FORMATS
 from mixprec.errors import UserError
 from mixprec.export import llamacpp
 from mixprec.modules import Inventory, LinearModule
@@ -19,10 +22,15 @@ from mixprec.plan.schema import ModulePlan, Plan, load_plan, save_plan
 
 
 @pytest.fixture(scope="module")
-def inventory() -> Inventory:
-    """Rows of 256 weights, of 96 for down."""
+def config() -> PretrainedConfig:
     shape = {**SHAPE, "hidden_size": 256, "intermediate_size": 96, "vocab_size": 100}
-    return modules.inventory(AutoConfig.for_model("llama", **shape))
+    return AutoConfig.for_model("llama", **shape)
+
+
+@pytest.fixture(scope="module")
+def inventory(config: PretrainedConfig) -> Inventory:
+    """Rows of 256 weights, of 96 for down."""
+    return modules.inventory(config)
 
 
 def planned(inventory: Inventory, **spec: object) -> Plan:
@@ -85,3 +93,24 @@ def test_a_model_that_is_too_narrow_is_kept() -> None:
     plan = planned(modules.inventory(loaded.model.config), default="q2_k")
     assert {str(module.format) for module in plan.modules.values()} == {"keep"}
     assert "q2_k wants rows of a multiple of 256, these have 40" in plan.modules["model.layers.0.mlp.up_proj"].why
+
+
+#: Types that no importance matrix is needed for.
+FREE = [name for name in GGML if not GgmlFormat(name).needs_importance]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(FREE), min_size=2, max_size=5, unique=True), st.floats(0, 1), st.integers(0, 3))
+def test_a_file_with_types_that_fall_back_keeps_to_its_size(
+    config: PretrainedConfig, inventory: Inventory, types: list[str], share: float, seed: int
+) -> None:
+    def files(plan: Plan) -> int:
+        return FORMATS["gguf"].bytes(plan, inventory, config)
+
+    ends = sorted(files(planned(inventory, default=each)) for each in types)
+    wanted = int(ends[0] + share * (ends[-1] - ends[0]))
+    budget = {"file_bytes": wanted, "candidates": types, "allocation": "random", "seed": seed}
+    spec = PlanSpec.model_validate({"budget": budget})
+    plan = build_plan(spec, inventory, "tiny", "ggml", file_size=files)
+    assert files(plan) <= wanted
+    assert str(plan.formats["model.layers.0.mlp.down_proj"]) not in ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
