@@ -12,6 +12,7 @@ The solver is plan/knapsack.py; sizes are those of plan/bits.py.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -75,66 +76,93 @@ def budget_plan(
     Raises UserError for budgets below the smallest plan or above the largest, candidates that ``method`` can't make,
     pins that match nothing or fight, scores that are missing or of another method.
     """
-    if spec.file_bytes is not None:
-        return _for_files(spec, inventory, model, method, table, file_size)
     problem = budget_problem(spec, inventory, method)
-    if spec.allocation in ("uniform", "last_layers"):
-        units = problem.units([[0.0] * len(part.choices) for part in problem.parts])
-        found = controls.uniform(units, problem.limit)
-        if found is None:
-            raise UserError(f"plan.budget: no single candidate for all modules fits {spec.measure} {spec.size:g}")
-        chosen = found if spec.allocation == "uniform" else controls.from_the_end(units, found, problem.limit)
-    elif spec.allocation == "llama_cpp":
-        chosen = _mixture(spec, problem, inventory)
+    choose = _allocator(spec, problem, inventory, table, method)
+
+    def planned(chosen: Sequence[int]) -> Plan:
+        return as_plan(problem.choices(chosen), spec, inventory, model, method)
+
+    if spec.file_bytes is None:
+        found = choose(problem.limit)
+    elif file_size is None:
+        raise UserError("plan.budget.file_bytes: it is not known how the checkpoint is written; give bytes instead")
     else:
-        chosen = solve(problem.units(_damages(spec, problem.parts, table, method)), problem.limit)
-    return as_plan(problem.choices(chosen), spec, inventory, model, method)
-
-
-def _mixture(spec: BudgetSpec, problem: Problem, inventory: Inventory) -> list[int]:
-    """The largest of llama.cpp's mixtures that fits; of equal ones the first."""
-    every = [mixtures.chosen(name, problem.parts, inventory) for name in mixtures.MIXTURES]
-    fitting = [found for found in every if found is not None and problem.cost(found) <= problem.limit]
-    if not fitting:
+        found = _in_files(spec.file_bytes, problem, choose, lambda chosen: file_size(planned(chosen)))
+    if found is None and spec.allocation == "llama_cpp":
         raise UserError(
             f"plan.budget.allocation: llama_cpp: none of {', '.join(mixtures.MIXTURES)} fits {spec.measure} "
-            f"{spec.size:g} and can be made of these candidates; add candidates of 2 to 6 bits, or raise the budget"
+            f"{spec.limit} and can be made of these candidates; add candidates of 2 to 6 bits, or raise the budget"
         )
-    return max(fitting, key=problem.cost)
+    if found is None:
+        raise UserError(f"plan.budget: no single candidate for all modules fits {spec.measure} {spec.limit}")
+    return planned(found)
 
 
-def _for_files(
-    spec: BudgetSpec,
-    inventory: Inventory,
-    model: str,
-    method: Method,
-    table: Sensitivity | None,
-    file_size: FileSize | None,
-) -> Plan:
-    """The best plan in packed bytes whose files keep to ``file_bytes``: what files take besides (padding, headers,
-    formats that they hold in a wider one) goes off the budget until it fits."""
-    wanted = spec.file_bytes
-    if file_size is None or wanted is None:
-        raise UserError("plan.budget.file_bytes: it is not known how the checkpoint is written; give bytes instead")
-    other = sum(inventory.other.values()) * bits.WORD // 8
-    costs = _costs(_parts(spec, inventory), "bytes")
-    least, most = (sum(extreme(row) for row in costs) + other for extreme in (min, max))
-    room = min(wanted, most)
-    while room >= least:
-        packed = spec.model_copy(update={"file_bytes": None, "bytes": room})
-        plan = budget_plan(packed, inventory, model, method, table)
-        over = file_size(plan) - wanted
-        if over < 0 and room == most:
-            raise UserError(
-                f"plan.budget.file_bytes: {wanted}: the largest plan of these candidates takes {wanted + over}; ask "
-                "for that, or add larger"
+#: Limit -> what each part gets; None where an allocation that leaves no freedom has nothing that fits.
+_Allocator = Callable[[int], Sequence[int] | None]
+
+
+def _allocator(
+    spec: BudgetSpec, problem: Problem, inventory: Inventory, table: Sensitivity | None, method: Method
+) -> _Allocator:
+    """How ``spec`` spends a limit."""
+    if spec.allocation == "llama_cpp":
+        every = [mixtures.chosen(name, problem.parts, inventory) for name in mixtures.MIXTURES]
+        made = [found for found in every if found is not None]
+        # The largest that fits; of equal ones the first.
+        return lambda limit: max((m for m in made if problem.cost(m) <= limit), key=problem.cost, default=None)
+    if spec.allocation in ("uniform", "last_layers"):
+        alike = problem.units([[0.0] * len(part.choices) for part in problem.parts])
+
+        def spend(limit: int) -> Sequence[int] | None:
+            found = controls.uniform(alike, limit)
+            return (
+                found if found is None or spec.allocation == "uniform" else controls.from_the_end(alike, found, limit)
             )
-        if over <= 0:
-            return plan
-        room -= over
-    raise UserError(
-        f"plan.budget.file_bytes: {wanted}: no plan's files are that small with these candidates; add smaller ones"
-    )
+
+        return spend
+    units = problem.units(_damages(spec, problem.parts, table, method))
+    return lambda limit: solve(units, limit)
+
+
+#: Steps of the search for ``file_bytes`` that trust the last plan to say how far the next is; later ones halve.
+_GUESSES = 8
+
+
+def _in_files(
+    wanted: int, problem: Problem, choose: _Allocator, size: Callable[[Sequence[int]], int]
+) -> Sequence[int] | None:
+    """What ``choose`` makes of the most packed bytes whose files, of ``size``, take no more than ``wanted``.
+
+    What files take besides (padding, headers, formats that they hold in a wider one) is known of whole plans alone, so
+    the room for packed bytes is searched: the last plan's files say how much more or less it may be.
+    """
+    extremes = [[extreme(range(len(row)), key=row.__getitem__) for row in problem.costs] for extreme in (min, max)]
+    least, most = map(size, extremes)
+    where = f"plan.budget.file_bytes: {wanted}"
+    if least == most != wanted:
+        raise UserError(
+            f"{where}: in this checkpoint.format every plan of these candidates takes {least}; files that are as small "
+            "as their plan have checkpoint.format compressed-tensors, gptq or gguf"
+        )
+    if wanted < least:
+        raise UserError(f"{where}: the smallest plan of these candidates takes {least}; ask for that, or add smaller")
+    if wanted > most:
+        raise UserError(f"{where}: the largest plan of these candidates takes {most}; ask for that, or add larger")
+    low, high = problem.cost(extremes[0]) - 1, problem.cost(extremes[1]) + 1  # room that is enough, and too much
+    best, room, steps = None, high - 1, 0
+    while low + 1 < high:
+        chosen, steps = choose(room), steps + 1
+        left = 0 if chosen is None else wanted - size(chosen)
+        if left < 0:
+            high = room
+        else:
+            low, best = room, chosen
+        guess = low if chosen is None else problem.cost(chosen) + left
+        if best is not None and guess == low:
+            break  # the files' bytes are spent
+        room = guess if low < guess < high and steps <= _GUESSES else (low + high) // 2
+    return best
 
 
 def as_plan(
@@ -160,26 +188,26 @@ def budget_problem(spec: BudgetSpec, inventory: Inventory, method: Method) -> Pr
     """The budget as a knapsack, but for the damages. Raises UserError as ``budget_plan`` does."""
     _check_candidates(spec, method)
     parts = tuple(_parts(spec, inventory))
-    costs = _costs(parts, spec.measure)
+    costs = tuple(
+        tuple(sum(size_of(choice, module, spec.measure) for module in part.modules) for choice in part.choices)
+        for part in parts
+    )
     return Problem(parts, costs, _limit(spec, inventory, costs))
 
 
-def _costs(parts: Sequence[Part], measure: str) -> tuple[tuple[int, ...], ...]:
-    """(parts, choices) what each choice adds to a plan's size."""
-    return tuple(
-        tuple(sum(size_of(choice, module, measure) for module in part.modules) for choice in part.choices)
-        for part in parts
-    )
-
-
 def size_of(choice: Choice, module: LinearModule, measure: str) -> int:
-    """What a module in ``choice`` adds to a plan's size: bits, bytes, or weights that are not zero."""
+    """What a module in ``choice`` adds to a plan's size: bits, packed bytes, or weights that are not zero."""
     if measure == "sparsity":
-        return module.weights - round((choice.sparsity.fraction if choice.sparsity else 0.0) * module.weights)
+        return _left(module, choice.sparsity.fraction if choice.sparsity else 0.0)
     stored = bits.storage(module, choice.format)  # checkpoints hold the zeros
-    if measure == "bytes":
+    if measure in ("bytes", "file_bytes"):
         return stored.bytes
     return stored.codes if measure == "code_bits" else stored.bits
+
+
+def _left(module: LinearModule, sparsity: float) -> int:
+    """Weights that are not zero."""
+    return module.weights - round(sparsity * module.weights)
 
 
 def _check_candidates(spec: BudgetSpec, method: Method) -> None:
@@ -230,28 +258,46 @@ def _groups(spec: BudgetSpec, inventory: Inventory) -> Iterator[tuple[LinearModu
 def _limit(spec: BudgetSpec, inventory: Inventory, costs: Sequence[Sequence[int]]) -> int:
     """The limit for the sum of the parts' ``costs`` (parts, choices).
 
-    Raises UserError where it is below the smallest plan or above the largest.
+    Raises UserError where it is below the smallest plan or above the largest, with a size that can be asked for.
     """
+    least, most = (sum(extreme(row) for row in costs) for extreme in (min, max))
+    if spec.measure == "file_bytes":
+        return most  # what files take is known of whole plans alone
     weights = sum(module.weights for module in inventory.linears)
     other = sum(inventory.other.values()) * bits.WORD // 8 if spec.measure == "bytes" else 0
     scale = 1 if spec.measure == "bytes" else weights
-    size = Fraction(repr(spec.size))  # as it is written: 3.3 x 100 is 330
-    limit = math.floor((1 - size) * weights if spec.measure == "sparsity" else size * scale - other)
-    least, most = (sum(extreme(row) for row in costs) for extreme in (min, max))
+    sparse = spec.measure == "sparsity"
+    rounding = len(inventory.linears) if sparse else 0  # sparsities come in whole zeros for each module
+
+    def limit_of(size: Fraction) -> int:
+        if sparse:  # what a candidate of this sparsity leaves, so that it fits its own budget
+            return sum(_left(module, float(size)) for module in inventory.linears)
+        return math.floor(size * scale - other)
 
     def told(cost: int) -> str:
-        found = 1 - cost / weights if spec.measure == "sparsity" else (cost + other) / scale
-        return f"{found:.6g}"
+        exact = 1 - Fraction(2 * cost + rounding, 2 * weights) if sparse else Fraction(cost + other, scale)
+        return _shortest(exact, lambda size: cost <= limit_of(size) <= cost + rounding)
 
-    smaller = "more" if spec.measure == "sparsity" else "less"
-    where = f"plan.budget.{spec.measure}: {spec.size:g}"
+    limit = limit_of(spec.size)
+    where = f"plan.budget.{spec.measure}: {spec.limit}"
     if limit < least:
-        raise UserError(f"{where}: no plan takes {smaller} than {told(least)} with these candidates; add smaller ones")
-    if limit > most:
+        compared = "more" if sparse else "less"
+        raise UserError(f"{where}: no plan takes {compared} than {told(least)} with these candidates; add smaller ones")
+    if limit > most + rounding:
         raise UserError(
             f"{where}: the largest plan of these candidates takes {told(most)}; ask for that, or add larger"
         )
     return limit
+
+
+def _shortest(near: Fraction, fits: Callable[[Fraction], bool]) -> str:
+    """The decimal of the fewest places next to ``near`` that ``fits``."""
+    for places in itertools.count():
+        scaled = near * 10**places
+        for whole in (math.floor(scaled), math.ceil(scaled)):
+            if fits(Fraction(whole, 10**places)):
+                return f"{whole / 10**places:.{places}f}" if places else str(whole)
+    raise AssertionError("decimals come as near as one likes")
 
 
 def _damages(
@@ -270,13 +316,14 @@ def _damages(
             f"score {method}, or set compress.method to {table.method}"
         )
     damages = damages_of(parts, table)
+    table.total(max(row) for row in damages)  # what the solver adds up
     return damages if spec.allocation == "optimal" else controls.inverted(sizes, choices, damages)
 
 
 def damages_of(parts: Sequence[Part], table: Sensitivity) -> list[tuple[float, ...]]:
-    """(parts, choices) damage: the sum over a part's modules. Raises UserError for choices that the table lacks."""
+    """(parts, choices) damage: the sum over a part's modules. Raises UserError as the table does."""
     return [
-        tuple(math.fsum(table.damage(module.address, choice) for module in part.modules) for choice in part.choices)
+        tuple(table.total(table.damage(module.address, choice) for module in part.modules) for choice in part.choices)
         for part in parts
     ]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from mixprec.plan.schema import Strict
 from mixprec.plan.sensitivity import ChoiceText
@@ -27,6 +28,8 @@ def _sources(value: object) -> tuple[str, ...]:
 class ExchangeSpec(Strict):
     """``budget.exchange``: measure joint plans and keep what helps (joint/exchange.py)."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     samples: int = Field(8, ge=2, description="passages that plans are measured on, behind those that scores are from")
     stride: int = Field(2, ge=1, description="every so many-th predicted token is compared")
     proposals: int = Field(40, ge=1, description="the most plans that are measured")
@@ -37,6 +40,8 @@ class ExchangeSpec(Strict):
 
 class BudgetSpec(Strict):
     """``plan.budget`` of a recipe: how large, from what, and by which scores."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     effective_bits: float | None = Field(None, gt=0, description="bits per weight of the linears, scales included")
     code_bits: float | None = Field(None, gt=0, description="bits per weight of the codes alone")
@@ -73,9 +78,14 @@ class BudgetSpec(Strict):
         return next(name for name in MEASURES if getattr(self, name) is not None)
 
     @property
-    def size(self) -> float:
-        """The limit, in the measure's unit."""
-        return float(getattr(self, self.measure))
+    def size(self) -> Fraction:
+        """The limit, in the measure's unit, as it is written: 3.3 x 100 is 330."""
+        return Fraction(self.limit)
+
+    @property
+    def limit(self) -> str:
+        """The limit as text, all of it."""
+        return str(getattr(self, self.measure)).removesuffix(".0")
 
     @property
     def needs_scores(self) -> bool:
@@ -84,4 +94,4 @@ class BudgetSpec(Strict):
 
     def __str__(self) -> str:
         how = self.allocation if self.allocation != "random" else f"random, seed {self.seed}"
-        return f"budget {self.measure} {self.size:g}, {how}"
+        return f"budget {self.measure} {self.limit}, {how}"

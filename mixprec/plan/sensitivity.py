@@ -122,6 +122,10 @@ class Sensitivity(Strict):
             )
         return row[str(choice)]
 
+    def total(self, damages: Iterable[float]) -> float:
+        """The sum of some of its ``damages``. Raises UserError where it is beyond what a number holds."""
+        return _total(damages, self.scorer, self.target)
+
     def digest(self) -> str:
         """Fingerprint of the table, for what is made from it."""
         return artifacts.fingerprint(self.model_dump(mode="json"))
@@ -190,13 +194,25 @@ def combine(tables: Iterable[Sensitivity], weights: Mapping[str, float]) -> Sens
     first = chosen[0]
     if len(chosen) == 1 and weights[first.target] == 1:
         return first
+    target = " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
     scores = {
         address: {
-            text: math.fsum(weights[table.target] * table.scores[address][text] for table in chosen)
+            text: _total(
+                (weights[table.target] * table.scores[address][text] for table in chosen), first.scorer, target
+            )
             for text in row
             if all(text in table.scores.get(address, {}) for table in chosen)
         }
         for address, row in first.scores.items()
     }
-    target = " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
     return first.model_copy(update={"target": target, "scores": scores})
+
+
+def _total(damages: Iterable[float], scorer: str, target: str) -> float:
+    try:
+        found = math.fsum(damages)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise UserError(f"the scores ({scorer}, {target}) are too large: their sum is not finite; scale them down")
+    return found

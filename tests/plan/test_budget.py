@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -221,8 +222,124 @@ def test_files_keep_to_their_size(tiny: Inventory) -> None:
     spec = BudgetSpec.model_validate({"file_bytes": 21_000, "candidates": CANDIDATES})
     plan = budget_plan(spec, tiny, "tiny", "gptq", table(tiny), files)
     assert 20_000 < files(plan) <= 21_000
-    for size, message in ((9_000, "no plan's files are that small"), (10**6, "the largest plan of these .* takes")):
-        with pytest.raises(UserError, match=message):
+    assert plan.modules[address(1, "q")].why == "budget file_bytes 21000, optimal"
+    for size, message in ((9_000, r"9000: the smallest plan of these .* takes (\d+);"), (10**6, r"largest .* (\d+);")):
+        with pytest.raises(UserError, match=message) as refused:
             budget_plan(spec.model_copy(update={"file_bytes": size}), tiny, "tiny", "gptq", table(tiny), files)
+        said = re.search(message, str(refused.value))
+        assert said is not None
+        asked = spec.model_copy(update={"file_bytes": int(said[1])})
+        assert files(budget_plan(asked, tiny, "tiny", "gptq", table(tiny), files)) == int(said[1])
     with pytest.raises(UserError, match="give bytes instead"):
         budget_plan(spec, tiny, "tiny", "gptq", table(tiny))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.floats(0, 1),
+    st.lists(st.floats(0.5, 2.0), min_size=4, max_size=4),
+    st.integers(1, 512),
+    st.sampled_from(["optimal", "random", "uniform", "last_layers", "inverse"]),
+)
+def test_files_never_exceed_their_size_and_few_plans_are_tried(
+    tiny: Inventory, share: float, wider: list[float], padding: int, allocation: str
+) -> None:
+    times = dict(zip(CANDIDATES, wider, strict=True))
+    tried = []
+
+    def files(plan: Plan) -> int:
+        """Files that hold each format in more or fewer bits than it has, filled up."""
+        sizes = [bits.storage(m, plan.formats[m.address]).bytes * times[str(plan.formats[m.address])] for m in linears]
+        tried.append(plan)
+        return sum(-(-int(size) // padding) * padding for size in sizes) + 77
+
+    linears = tiny.linears
+    ends = [files(spend(tiny, allocation="uniform", effective_bits=size)) for size in (3, 16)]
+    wanted = int(min(ends) + share * (max(ends) - min(ends)))
+    spec = BudgetSpec.model_validate({"file_bytes": wanted, "candidates": CANDIDATES, "allocation": allocation})
+    tried.clear()
+    try:
+        plan = budget_plan(spec, tiny, "tiny", "gptq", table(tiny), files)
+    except UserError as refused:
+        assert ends[0] > wanted or ends[1] < wanted, refused
+    else:
+        assert files(plan) <= wanted
+    assert len(tried) < 30  # of some 40,000 sizes
+
+
+def test_files_that_do_not_shrink_are_told_at_once(tiny: Inventory) -> None:
+    spec = BudgetSpec.model_validate({"file_bytes": 49_999, "candidates": CANDIDATES})
+    tried = []
+
+    def dense(plan: Plan) -> int:
+        tried.append(plan)
+        return 50_000
+
+    with pytest.raises(
+        UserError, match=r"file_bytes: 49999: .* every plan .* takes 50000; .* compressed-tensors, gptq"
+    ):
+        budget_plan(spec, tiny, "tiny", "gptq", table(tiny), dense)
+    assert len(tried) == 2
+    exact = spec.model_copy(update={"file_bytes": 50_000})
+    assert {str(f) for f in budget_plan(exact, tiny, "tiny", "gptq", table(tiny), dense).formats.values()} == {"keep"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["effective_bits", "code_bits", "bytes", "sparsity"]),
+    st.booleans(),
+    st.lists(st.sampled_from(["1_q", "2_up", "last_down", "1_o"]), max_size=3, unique=True),
+    st.lists(st.integers(1, 999), min_size=3, max_size=3, unique=True),
+)
+def test_a_size_that_an_error_names_can_be_asked_for(
+    tiny: Inventory, measure: str, small: bool, pinned: list[str], shares: list[int]
+) -> None:
+    sparse = measure == "sparsity"
+    texts = [str(share / 1000) for share in shares] if sparse else ["w3g16", "w4g64", "w5g8"]
+    out_of_reach = {"bytes": (1, 10**9), "sparsity": (0.99999, 0.00001)}.get(measure, (0.1, 99))
+    keys = {"candidates": texts, "allocation": "random", "pin": dict.fromkeys(pinned, texts[1])}
+
+    def made(size: object) -> Plan:
+        spec = BudgetSpec.model_validate({**keys, measure: size})
+        return budget_plan(spec, tiny, "tiny", "sparsegpt" if sparse else "gptq")
+
+    with pytest.raises(UserError, match=r"no plan takes|the largest plan") as refused:
+        made(out_of_reach[0 if small else 1])
+    said = re.search(r"(?:than|takes) ([\d.]+)(?: |;)", str(refused.value))
+    assert said is not None
+    made(said[1])
+
+
+@pytest.mark.parametrize("text", ["0.3", "0.5", "0.7", "0.333", "2:4"])
+def test_a_budget_of_one_sparsity_is_that_sparsity(tiny: Inventory, text: str) -> None:
+    choice = parse_choice(text)
+    assert choice.sparsity is not None
+    spec = BudgetSpec.model_validate(
+        {"sparsity": choice.sparsity.fraction, "candidates": [text, "0.1", "0.9"], "allocation": "uniform"}
+    )
+    plan = budget_plan(spec, tiny, "tiny", "sparsegpt")
+    assert {str(found.sparsity) for found in plan.modules.values()} == {text}
+    alone = spec.model_copy(update={"allocation": "random", "candidates": (choice, parse_choice("0.05"))})
+    assert budget_plan(alone, tiny, "tiny", "sparsegpt").modules.keys() == plan.modules.keys()
+
+
+@pytest.mark.parametrize("measure", ["effective_bits", "code_bits", "bytes", "file_bytes", "sparsity"])
+@pytest.mark.parametrize("size", [math.inf, math.nan, -math.inf])
+def test_a_size_is_a_finite_number(measure: str, size: float) -> None:
+    with pytest.raises(ValidationError, match=f"{measure}\n"):
+        BudgetSpec.model_validate({measure: size, "candidates": CANDIDATES})
+
+
+@pytest.mark.parametrize("keys", [{}, {"tie": "fused"}])
+def test_scores_whose_sum_is_not_finite_are_refused(tiny: Inventory, keys: dict[str, str]) -> None:
+    huge = {m.address: dict.fromkeys(CANDIDATES[:3], 1.5e308) for m in tiny.linears}
+    with pytest.raises(UserError, match=r"the scores \(fisher, all\) are too large: their sum is not finite"):
+        spend(tiny, table(tiny, scores=huge), effective_bits=4, **keys)
+
+
+def test_a_budget_says_all_of_its_size(tiny: Inventory) -> None:
+    plan = spend(tiny, allocation="uniform", bytes=1_987_654 // 100)
+    assert {module.why for module in plan.modules.values()} == {"budget bytes 19876, uniform"}
+    texts = {str(BudgetSpec.model_validate({"bytes": 86553207, "candidates": CANDIDATES}))}
+    texts.add(str(BudgetSpec.model_validate({"effective_bits": 3, "candidates": CANDIDATES})))
+    assert texts == {"budget bytes 86553207, optimal", "budget effective_bits 3, optimal"}
