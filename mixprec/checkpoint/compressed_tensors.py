@@ -96,8 +96,8 @@ def _weights(format: Format) -> dict[str, Any]:
 
 
 def _tensors(module: LinearModule, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
-    assert isinstance(format, Format)
     rows, columns = module.out_features, module.in_features
+    format = integers.grid(format)
     groups = format.groups(columns)
     found = {
         PACKED: Predicted(torch.int32, (rows, packing.words(columns, format.bits))),

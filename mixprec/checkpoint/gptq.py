@@ -131,8 +131,8 @@ def _with_fused(addresses: Sequence[str]) -> list[str]:
 
 
 def _tensors(module: LinearModule, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
-    assert isinstance(format, Format)
     rows, columns = module.out_features, module.in_features
+    format = integers.grid(format)
     groups = format.groups(columns)
     found = {
         CODES: Predicted(torch.int32, (packing.words(columns, format.bits), rows)),

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from mixprec.checkpoint.target import CompressedModule
+from mixprec.errors import UserError
 from mixprec.modules import Inventory, LinearModule
-from mixprec.numerics.formats import WHOLE_ROW, CodebookFormat, Format, GgmlFormat, Keep
+from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
 from mixprec.numerics.groupwise import Quantized, group_size
 from mixprec.plan.schema import Plan
 
@@ -23,15 +24,27 @@ def problems(plan: Plan, inventory: Inventory, problem: Problem) -> dict[str, st
         treatment = plan.treatments[module.address]
         if treatment.sparsity is not None:
             found[module.address] = "zeros are not packed; pruned modules are written dense"
-        elif isinstance(treatment.format, CodebookFormat):
-            found[module.address] = f"{treatment.format}: code books are not packed; any formats are written dense"
-        elif isinstance(treatment.format, GgmlFormat):
-            found[module.address] = f"{treatment.format}: a type of llama.cpp's; it is packed in GGUF, or written dense"
         elif isinstance(treatment.format, Format):
             reason = ragged(module, treatment.format) or problem(module, treatment.format)
             if reason:
                 found[module.address] = reason
+        elif not isinstance(treatment.format, Keep):
+            found[module.address] = _foreign(treatment.format)
     return found
+
+
+def _foreign(format: CodebookFormat | GgmlFormat) -> str:
+    if isinstance(format, CodebookFormat):
+        return f"{format}: code books are not packed; any formats are written dense"
+    return f"{format}: a type of llama.cpp's; it is packed in GGUF, or written dense"
+
+
+def grid(format: AnyFormat) -> Format:
+    """``format``, of a module that is to be packed. Raises UserError for what packed formats don't hold."""
+    if isinstance(format, CodebookFormat | GgmlFormat):
+        raise UserError(f"checkpoint.format: {_foreign(format)}")
+    assert isinstance(format, Format)  # nobody packs what is kept
+    return format
 
 
 def ragged(module: LinearModule, format: Format) -> str | None:

@@ -238,3 +238,14 @@ def test_narrow_matrices_are_refused_by_gptq(source: MakeSource, planner: Planne
     folder = source(intermediate_size=80)
     with pytest.raises(UserError, match=r"gate_proj and 3 more: w4g16: GPTQ's readers want .* multiples of 32"):
         compress(str(folder), planner(folder, "w4g16"), tmp_path / "out", format=FORMATS["gptq"])
+
+
+@pytest.mark.parametrize("name", ["compressed-tensors", "gptq"])
+@pytest.mark.parametrize(("format", "method"), [("any2g32", "anyk"), ("q4_0", "ggml")])
+def test_the_size_of_what_is_not_packed_is_refused(
+    source: MakeSource, planner: Planner, name: str, format: str, method: str
+) -> None:
+    folder = source()
+    config = models.load_config(str(folder))
+    with pytest.raises(UserError, match=f"checkpoint.format: {format}: .* written dense"):
+        FORMATS[name].bytes(planner(folder, format, method), modules.inventory(config), config)
