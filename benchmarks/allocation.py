@@ -7,7 +7,8 @@ validation (--data) and half the bundled attribution traces; the peers' allocato
 bundled held-out traces and WikiText-2 test (--passages of 512 tokens). Candidates: w2g64, w3g64, w4g64, w5g64, w6g64,
 w8g64, each module by itself. Only the allocation differs: every plan is compressed by mixprec's GPTQ. Each job's
 outcome lies in the work folder, so that a run that was stopped goes on; equal plans are compressed once. --quick:
-8 x 512 tokens, the budget of 3.25 bits, 10 joint plans measured, fewer controls, no ablation, no further draws.
+8 x 512 tokens, the budget of 3.25 bits, 3 joint plans measured, fewer controls, no ablation, no further draws, 4
+passages of WikiText-2.
 
 One plan compressed twice is not one model: GPTQ's roundings follow the last digits of its sums. So the plans that the
 ratios are taken of are compressed --draws times, each with the calibration samples in another order; KL is the mean,
@@ -97,7 +98,7 @@ ORDER = ("ours", "uniform", "autoscheme", "modelopt", "additive", *CONTROLS[1:])
 #: Compressed several times, as those for a behaviour's spans are.
 DRAWN = ("ours", "uniform", "autoscheme", "modelopt")
 #: Left out of quick runs.
-LONG = ("inverse", "random1", "random2", "importance")
+LONG = ("additive", "inverse", "random1", "random2", "importance")
 #: Calibration samples of all methods and allocators.
 SAMPLES, QUICK_SAMPLES = 32, 8
 
@@ -108,7 +109,7 @@ def main() -> None:
     parser.add_argument("--data", default=os.environ.get("MIXPREC_DATA") or str(ROOT.parent / "shared" / "data"))
     parser.add_argument("--model", default="smollm2-135m-instruct", help="folder or .gguf file")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--passages", type=int, default=16, help="passages of 512 tokens of WikiText test")
+    parser.add_argument("--passages", type=int, help="passages of 512 tokens of WikiText test; default 16")
     parser.add_argument("--samples", type=int, help=f"calibration samples of 512 tokens; default {SAMPLES}")
     parser.add_argument("--proposals", type=int, help="joint plans that an exchange measures at most; default 20")
     parser.add_argument("--draws", type=int, help="compressions of the compared plans; default 3, quick 1")
@@ -117,7 +118,8 @@ def main() -> None:
     parser.add_argument("--json", required=True, help="where the figures go")
     arguments = parser.parse_args()
     arguments.samples = arguments.samples or (QUICK_SAMPLES if arguments.quick else SAMPLES)
-    arguments.proposals = arguments.proposals or (10 if arguments.quick else 20)
+    arguments.proposals = arguments.proposals or (3 if arguments.quick else 20)
+    arguments.passages = arguments.passages or (4 if arguments.quick else 16)
     arguments.draws = arguments.draws or (1 if arguments.quick else 3)
     os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
     from allocation_jobs import Bench

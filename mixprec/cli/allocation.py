@@ -101,7 +101,7 @@ def _predicted(
     if needs_importance(spec):
         table = importance_table(scores_in(importance), spec.budget, inventory, chosen.model.id, method)
     else:
-        found = pipeline.table_for(spec, inventory, None, scores)
+        found = pipeline.table_for(spec, inventory, lambda: pipeline.identity_here(chosen.model), scores)
         if found is None:
             raise UserError("mixprec pareto: give the table with --scores, or --run to make it and measure every plan")
         table = found

@@ -80,7 +80,7 @@ def plan(
     config = models.load_config(chosen.model.id, chosen.model.revision)
     inventory = modules.inventory(config)
     spec = variants[name].plan
-    table = pipeline.table_for(spec, inventory, None, scores)
+    table = pipeline.table_for(spec, inventory, lambda: pipeline.identity_here(chosen.model), scores)
     method = chosen.compress.method
     made = build_plan(
         spec,

@@ -9,7 +9,7 @@ from typing import Any
 
 from mixprec import models, modules
 from mixprec.pipeline import loadable
-from mixprec.pipeline.plans import table_for
+from mixprec.pipeline.plans import identity_here, table_for
 from mixprec.plan import bits
 from mixprec.plan.relative import Importance
 from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
@@ -28,8 +28,7 @@ def explain(
     form = chosen.checkpoint.written
     rows: dict[str, dict[str, Any]] = {}
     for name, variant in chosen.all_variants.items():
-        # Planning for a model that isn't here works too, so that its files aren't looked at.
-        table = table_for(variant.plan, inventory, None, scores)
+        table = table_for(variant.plan, inventory, lambda: identity_here(chosen.model), scores)
         waits = bool(tables_wanted(variant.plan)) and table is None
         if waits or (needs_importance(variant.plan) and importance is None) or needs_spectra(variant.plan):
             rows[name] = {"description": variant.description, "account": None}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixprec import modules
+from mixprec import models, modules
+from mixprec.errors import UserError
 from mixprec.importance import artifact
 from mixprec.joint import run as joint
 from mixprec.pipeline import damage
@@ -16,6 +17,7 @@ from mixprec.plan.budgetspec import SENSITIVITY
 from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, needs_spectra, tables_wanted
 from mixprec.plan.schema import Plan, load_plan, save_plan
 from mixprec.plan.sensitivity import Sensitivity
+from mixprec.recipe.parts import ModelSpec
 from mixprec.sensitivity import run as scoring
 
 
@@ -57,22 +59,34 @@ def _table(run: Context, spec: PlanSpec) -> Sensitivity | None:
     """The scores that a budget is spent by, those of several targets weighed into one."""
     own, scored = tables_wanted(spec) == (SENSITIVITY,), run.recipe.sensitivity
     if not own or scored is None:
-        return table_for(spec, run.inventory, run.identity)
+        return table_for(spec, run.inventory, lambda: run.identity)
     folder = run.out / "sensitivity"
     paths = [folder / scoring.file_name(scored.scorer, target) for target in ("all", *scored.behaviours)]
-    return table_for(spec, run.inventory, run.identity, paths)
+    return table_for(spec, run.inventory, lambda: run.identity, paths)
+
+
+def identity_here(model: ModelSpec) -> str | None:
+    """models.identity, or None for a model that can be planned for though it isn't on this machine."""
+    try:
+        return models.identity(model.id, model.revision)
+    except UserError:
+        return None
 
 
 def table_for(
-    spec: PlanSpec, inventory: modules.Inventory, identity: str | None, paths: Sequence[Path] | None = None
+    spec: PlanSpec,
+    inventory: modules.Inventory,
+    identity: Callable[[], str | None],
+    paths: Sequence[Path] | None = None,
 ) -> Sensitivity | None:
     """The tables that a budget names by their ``paths``, weighed into one; None where it needs none, or where the
-    recipe's own are not there yet. ``paths`` take the place of what the budget names.
+    recipe's own are not there yet. ``paths`` take the place of what the budget names; ``identity``, models.identity of
+    the model, hashes its files and is asked only where there is a table to compare.
 
     Raises UserError for broken tables and those of another model.
     """
     wanted = [str(path) for path in paths or ()] or list(tables_wanted(spec))
     if spec.budget is None or not tables_wanted(spec) or SENSITIVITY in wanted:
         return None
-    tables = [sensitivity.load(Path(path).expanduser(), inventory, identity) for path in wanted]
+    tables = [sensitivity.load(Path(path).expanduser(), inventory, identity()) for path in wanted]
     return sensitivity.combine(tables, spec.budget.weights)

@@ -177,7 +177,12 @@ def combine(tables: Iterable[Sensitivity], weights: Mapping[str, float]) -> Sens
     scorer, one method and one model. Raises UserError where they don't, for weights that are negative, all 0 or of
     targets that are not there.
     """
-    by_target = {table.target: table for table in tables}
+    by_target: dict[str, Sensitivity] = {}
+    for table in tables:
+        if (known := by_target.setdefault(table.target, table)) is not table:
+            raise UserError(
+                f"scores: two tables of {table.target}, by {known.scorer} and {table.scorer}; give one for each target"
+            )
     if not weights:
         weights = dict.fromkeys(by_target if len(by_target) == 1 else (ALL,), 1.0)
     unknown = sorted(weights.keys() - by_target.keys())

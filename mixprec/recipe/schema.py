@@ -20,7 +20,7 @@ from mixprec.recipe.parts import (
     TracesSpec,
     Variant,
 )
-from mixprec.sensitivity.spec import AblationSpec, SensitivitySpec, treatments
+from mixprec.sensitivity.spec import GRADIENT, AblationSpec, SensitivitySpec, treatments
 
 
 class Recipe(Part):
@@ -95,12 +95,20 @@ class Recipe(Part):
         scored = self.sensitivity
         for name, variant in self.all_variants.items():
             budget = variant.plan.budget
-            if budget is None or SENSITIVITY not in tables_wanted(variant.plan):
+            if budget is None:
                 continue
-            if scored is None or budget.scores != (SENSITIVITY,):
+            own = SENSITIVITY in tables_wanted(variant.plan)
+            if own and (scored is None or budget.scores != (SENSITIVITY,)):
                 raise ValueError(
                     f"variant {name}: budget.scores: sensitivity is a part of the recipe; add sensitivity: {{…}}"
                 )
+            if budget.exchange is not None and (scored is None or scored.scorer not in GRADIENT):
+                raise ValueError(
+                    f"variant {name}: budget.exchange: plans are put together from the candidates of the recipe's "
+                    "sensitivity, and proposed by its gradients; add sensitivity: {scorer: fisher, formats: […]}"
+                )
+            if not own or scored is None:
+                continue
             method, method_scored = variant.plan.method or self.compress.method, scored.method or self.compress.method
             if method != method_scored:
                 raise ValueError(f"variant {name} compresses by {method}, sensitivity scores {method_scored}; take one")

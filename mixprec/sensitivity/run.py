@@ -184,9 +184,10 @@ def _predicted(
         if (missing and name != spec.scorer) or (name == "first_order" and not _has_slopes(spec)):
             continue
         for target in scored[0].weights:
-            asked = scorers.Question(
-                known, errors, target, counted(scored, target), relative_importance(subject, target)
-            )
+            importance = relative_importance(subject, target)
+            if name == "importance" != spec.scorer and importance is None:
+                continue
+            asked = scorers.Question(known, errors, target, counted(scored, target), importance)
             found.setdefault(name, {})[target] = named(scorers.damage(name, asked), addresses, candidates.names)
     return found
 
@@ -223,13 +224,13 @@ def _has_slopes(spec: SensitivitySpec) -> bool:
 
 
 def relative_importance(subject: Subject, target: str) -> Tensor | None:
-    """RI (M,) of a behaviour, or the mean of all behaviours' for all tokens; None where nothing is known of it."""
+    """RI (M,) of a behaviour, or for all tokens the mean of all; None where importance.json has no span of it."""
     if subject.importance is None:
         return None
     scores = artifact.scores_of(subject.importance)
     wanted = [target] if target in scores else list(scores) if target == ALL else []
     if not wanted:
-        raise UserError(f"sensitivity: importance.json has no spans of {target}; it has {', '.join(scores)}")
+        return None
     order = [module.address for module in subject.inventory.linears]
     if any(address not in scores[wanted[0]] for address in order):
         raise UserError("sensitivity: importance.json lacks modules of this model; was it made for another one?")

@@ -88,7 +88,7 @@ def _importance(asked: Question) -> Tensor:
     if asked.importance is None:
         raise UserError(
             "sensitivity.scorer: importance needs importance.json; add importance: {} and traces to the recipe, or "
-            "give --importance"
+            f"give --importance, whose traces have spans of what is scored, here {asked.target}"
         )
     return asked.importance[:, None] * asked.errors.weight / asked.errors.norm
 

@@ -143,17 +143,23 @@ def test_what_documents_say_of_scorers_is_what_was_measured() -> None:
 def test_the_table_of_allocations_is_what_was_measured() -> None:
     found, page = figures_of("allocation"), document("docs/allocation.md")
     columns = ("ours", "modelopt", "autoscheme", "uniform", "last", "llama_cpp", "random0")
-    words = " ".join(page.split())
+    words, kl = " ".join(page.split()), found["kl"]
     for budget in ("3.25", "3.5", "4.0"):
         line = next(line for line in page.splitlines() if line.startswith(f"| {budget} |"))
         for cell, name in zip(line.split("|")[2:-1], columns, strict=True):
-            assert cell.strip() == f"{found['kl'][f'{name}@{budget}']:.3f}", (budget, name)
+            assert cell.strip() == f"{kl[f'{name}@{budget}']:.3f}", (budget, name)
+        assert {len(found["kl_draws"][f"{name}@{budget}"]) for name in columns[:4]} == {found["draws"]} == {3}
+    for name, after in (
+        ("uniform@3.25", "from {:.3f} to {:.3f}, ModelOpt's"),
+        ("modelopt@3.5", "from {:.3f} to {:.3f}. So"),
+    ):
+        each = found["kl_draws"][name]
+        assert after.format(min(each), max(each)) in words
     assert found["kl_ratio_vs_best_peer_325"] < 0.8 < found["kl_ratio_vs_best_peer_350"]
-    mixture = (
-        f"{found['kl']['llama_cpp@q3_k_m']:.3f} at {found['effective_bits']['llama_cpp@q3_k_m']:.2f} bits, more than"
-    )
-    assert mixture in words
-    assert found["kl"]["llama_cpp@q3_k_m"] > found["kl"]["ours@3.5"]
+    for key in ("kl_ratio_predicted", "kl_ratio_exchange"):
+        assert all(f"{value:.2f}" in words for value in found[key].values()), key
+    mixture = f"{kl['llama_cpp@q3_k_m']:.3f} at {found['effective_bits']['llama_cpp@q3_k_m']:.2f} bits, more than"
+    assert mixture in words and kl["llama_cpp@q3_k_m"] > kl["ours@3.5"]
     fewer = figures_of("allocation_16")
     for run in (found, fewer):
         assert set(run["best_other"].values()) == {"modelopt"}
@@ -165,17 +171,25 @@ def test_the_table_of_allocations_is_what_was_measured() -> None:
         assert f"{recovered} of the damage of uniform 3 bits" in words
     shield = f"{100 * found['gap_recovered_protection']:.0f}% at {found['effective_bits']['protection@paper']:.2f} bits"
     assert f"the paper's protection of the last MLP, {shield}" in words
-    assert f"the protection of the last MLP {100 * fewer['gap_recovered_protection']:.0f}%." in words
-    low, high = fewer["kl_ratio_backtracking_ci"]
-    assert f"{fewer['kl_ratio_backtracking']:.2f} [{low:.2f}, {high:.2f}] of the KL" in words
-    gigabytes = {name: f"{value / 1e9:.1f}" for name, value in fewer["peak_bytes"].items()}
+    low, high = found["kl_ratio_backtracking_ci"]
+    assert f"{found['kl_ratio_backtracking']:.2f} [{low:.2f}, {high:.2f}] of the KL" in words
+    gigabytes = {name: f"{value / 1e9:.1f}" for name, value in found["peak_bytes"].items()}
     assert f"{gigabytes['ours']} GB against {gigabytes['autoscheme']} and {gigabytes['modelopt']}" in words
-    for key, end in (("vs_protection", "of its KL."), ("sparse_vs_uniform", "of the KL of uniform sparsity")):
-        assert f"{fewer[f'kl_ratio_{key}']:.2f} {end}" in words
-    assert f"{fewer['kl_ratio_sparse_vs_alphapruning']:.2f} of AlphaPruning's" in words
-    three = (fewer["kl"][f"{name}@3.25"] for name in ("importance", "inverse", "uniform"))
+    for key, end in (
+        ("vs_protection", "of its KL."),
+        ("vs_q3_k_m", "of it."),
+        ("sparse_vs_uniform", "of the KL of uniform sparsity"),
+        ("sparse_vs_alphapruning", "of AlphaPruning's"),
+    ):
+        assert f"{found[f'kl_ratio_{key}']:.2f} {end}" in words
+    for peer, name in (("autoscheme", "AutoScheme"), ("modelopt", "ModelOpt")):
+        assert f"{found[f'cpu_speedup_vs_{peer}']:.1f} times less CPU time than {name}" in words
+    three = (kl[f"{name}@3.25"] for name in ("importance", "inverse", "uniform"))
     assert "{:.3f} and {:.3f} where uniform has {:.3f}".format(*three) in words
     scorers = " ".join(document("docs/sensitivity.md").split())
-    importance = f"{fewer['spearman_importance']:.2f}".replace("-", "−")
-    best = f"{fewer['spearman_best_scorer']:.2f} for `{fewer['spearman_best_scorer_name']}`"
-    assert f"(`results/allocation_16.json`): {best}, {importance} for the paper's importance" in scorers
+    importance = f"{found['spearman_importance']:.2f}".replace("-", "−")
+    best = f"{found['spearman_best_scorer']:.2f} for `{found['spearman_best_scorer_name']}`"
+    assert f"(`results/allocation.json`): {best}, {importance} for the paper's importance" in scorers
+    ratios = [f"{found[f'kl_ratio_vs_best_peer_{size}']:.2f}" for size in (325, 350, 400)]
+    readme = " ".join(document("README.md").split())
+    assert "{}, {} and {} of the KL of the best other allocator".format(*ratios) in readme

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mixprec.cli import app
 from mixprec.errors import UserError
-from mixprec.models import BUNDLED, load_config
+from mixprec.models import BUNDLED, identity, load_config
 from mixprec.modules import Inventory, inventory
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.pareto import curve, sizes, uniform
@@ -57,7 +57,7 @@ def test_ranges_that_hold_nothing(first: float, last: float, step: float) -> Non
 def test_the_verb_draws_the_curve(tmp_path: Path) -> None:
     of = inventory(load_config(BUNDLED))
     texts = ("w2g64", "w3g64", "w4g64", "w5g64")
-    save(tmp_path / "scores.json", table(of, texts))
+    save(tmp_path / "scores.json", table(of, texts).model_copy(update={"identity": identity(BUNDLED)}))
     recipe = tmp_path / "r.yaml"
     budget = {"effective_bits": 3.5, "candidates": list(texts), "scores": str(tmp_path / "scores.json")}
     recipe.write_text(

@@ -74,6 +74,11 @@ def test_choices_are_written_in_one_way() -> None:
         table(scores=scores)
 
 
+def test_one_table_for_each_target() -> None:
+    with pytest.raises(UserError, match="two tables of all, by fisher and fisher; give one for each target"):
+        combine([table(), table("all", 10)], {})
+
+
 def test_targets_add_up() -> None:
     both = combine([table("backtracking"), table("all", 10)], {"backtracking": 2, "all": 0.5})
     assert both.target == "2 backtracking + 0.5 all"

@@ -20,7 +20,7 @@ from mixprec.sensitivity import scorers
 from mixprec.sensitivity.evidence import Errors, Evidence
 from mixprec.sensitivity.gradients import Row
 from mixprec.sensitivity.passages import from_behaviours
-from mixprec.sensitivity.run import gradient_rows
+from mixprec.sensitivity.run import Subject, gradient_rows, relative_importance
 from mixprec.sensitivity.scorers import Question, damage
 from mixprec.sensitivity.spec import SensitivitySpec
 from mixprec.traces import store
@@ -56,6 +56,49 @@ def test_the_verb_writes_tables_of_all_scorers_and_behaviours(tiny: Tiny, tmp_pa
     again = json.loads((out / "fisher.json").read_text())
     CliRunner().invoke(app, ["sensitivity", *options], catch_exceptions=False)
     assert json.loads((out / "fisher.json").read_text()) == again
+
+
+@pytest.mark.parametrize("verb", ["plan", "explain", "pareto"])
+def test_another_models_scores_are_refused_wherever_they_are_read(tiny: Tiny, tmp_path: Path, verb: str) -> None:
+    table = sensitivity.Sensitivity(
+        model="another",
+        identity="a" * 64,
+        scorer="fisher",
+        target="all",
+        method="gptq",
+        calibration="b" * 64,
+        settings={},
+        scores={module.address: {"w2g16": 2.0, "w4g16": 1.0} for module in tiny.inventory.linears},
+    )
+    sensitivity.save(tmp_path / "other.json", table)
+    budget = {"effective_bits": 4, "candidates": ["w2g16", "w4g16"], "scores": str(tmp_path / "other.json")}
+    made = {"model": {"id": str(tiny.folder)}, **RECIPE, "sensitivity": None, "plan": {"budget": budget}}
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(made), encoding="utf-8")
+    options = [verb, str(path), *(["--scores", budget["scores"]] if verb == "pareto" else [])]
+    with pytest.raises(
+        UserError, match=r"other\.json: the scores are of another with the identity a{12}…, the model here"
+    ):
+        CliRunner().invoke(app, options, catch_exceptions=False)
+
+
+def test_behaviours_that_importance_lacks_are_scored_by_all_else(tiny: Tiny, tmp_path: Path) -> None:
+    """Only the scorer that needs the importance of a target is refused without it."""
+    subject = Subject(str(tiny.folder), "gptq", None, tmp_path, importance={"modules": [], "behaviours": {}})  # type: ignore[arg-type]
+    subject.__dict__["inventory"] = tiny.inventory
+    assert relative_importance(subject, "deduction") is None
+    asked = Question(None, None, "deduction", 1.0, None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="spans of what is scored, here deduction"):
+        damage("importance", asked)
+
+
+@pytest.mark.parametrize("scored", [None, {"formats": ["w2g16", "w4g16"], "scorer": "awq"}])
+def test_exchange_without_gradients_is_refused(tmp_path: Path, scored: Any) -> None:
+    budget = {"effective_bits": 4, "candidates": ["w2g16", "w4g16"], "scores": "t.json", "exchange": {"samples": 2}}
+    made = {"model": {"id": "m"}, **RECIPE, "sensitivity": scored, "plan": {"budget": budget}}
+    (tmp_path / "r.json").write_text(json.dumps(made), encoding="utf-8")
+    with pytest.raises(UserError, match=r"budget\.exchange: .*add sensitivity: \{scorer: fisher"):
+        recipe.load(tmp_path / "r.json")
 
 
 @pytest.mark.parametrize(
