@@ -32,12 +32,12 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     width = words(count, bits)
     # Rows filled up to whole words and to whole octets of codes, so that both ways of cutting them fit.
     padded = torch.nn.functional.pad(codes.to(torch.uint8), (0, -count % WORD))
+    octets = padded.reshape(rows, -1, _OCTET)
     if bits == 8:
-        return padded.contiguous().view(torch.int32)[:, :width].contiguous()
-    octets = padded.view(rows, -1, _OCTET)
-    if bits in (2, 4):
+        stream = padded
+    elif bits in (2, 4):
         per = 8 // bits
-        parts = padded.view(rows, -1, per)
+        parts = padded.reshape(rows, -1, per)
         stream = parts[..., 0].clone()
         for place in range(1, per):
             stream |= parts[..., place] << (bits * place)
@@ -47,7 +47,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         for place in range(1, _OCTET):
             joined |= octets[..., place].to(wide) << (bits * place)
         stream = joined.unsqueeze(-1).view(torch.uint8)[..., :bits].reshape(rows, -1)
-    return stream.contiguous().view(torch.int32)[:, :width].contiguous()
+    # Flat, as a single row may have a stride that forbids to view its bytes as words.
+    return stream.reshape(-1).contiguous().view(torch.int32).reshape(rows, -1)[:, :width].contiguous()
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:

@@ -40,3 +40,10 @@ def test_a_row_is_one_stream_of_bits(bits: int) -> None:
 def test_transposed_codes() -> None:
     codes = drawn(40, 64, 3, seed=2)
     assert torch.equal(pack(codes.T, 3), pack(codes.T.contiguous(), 3))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_a_single_row_that_was_a_column(bits: int) -> None:
+    """Its strides are those of the column, and still count as contiguous: the zeros of one group per row."""
+    column = (torch.arange(64) % 2**bits).to(torch.uint8)[:, None]
+    assert torch.equal(unpack(pack(column.T, bits), bits, 64), column.T)
