@@ -91,6 +91,7 @@ def plan(
         table=table,
         file_size=lambda each: chosen.checkpoint.written.bytes(each, inventory, config),
     )
+    pipeline.check_variant(chosen, name, made, inventory, config)
     if to:
         save_plan(to, made)
         out.print(f"{to}: {len(made.modules)} modules")

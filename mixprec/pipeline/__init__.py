@@ -9,7 +9,8 @@ Run folder::
 
 from mixprec.pipeline.annotating import annotate_traces
 from mixprec.pipeline.explain import explain
+from mixprec.pipeline.loadable import check_variant
 from mixprec.pipeline.plans import identity_here, table_for
 from mixprec.pipeline.run import Run
 
-__all__ = ["Run", "annotate_traces", "explain", "identity_here", "table_for"]
+__all__ = ["Run", "annotate_traces", "check_variant", "explain", "identity_here", "table_for"]

@@ -189,7 +189,11 @@ def test_a_recipe_that_names_a_runtime_is_checked_before_any_work(tmp_path: Path
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(parts))
     chosen = recipe.load(path)
-    for attempt in (lambda: Run(chosen, "", "r", tmp_path / "run", None).run(), lambda: explain(chosen, None)):
+    for attempt in (
+        lambda: Run(chosen, "", "r", tmp_path / "run", None).run(),
+        lambda: explain(chosen, None),
+        lambda: CliRunner().invoke(app, ["plan", str(path)], catch_exceptions=False),
+    ):
         with pytest.raises(
             UserError, match=r"variant compressed: checkpoint.runtime: vllm 0.32 on ampere.*\n.*gate/up"
         ):
