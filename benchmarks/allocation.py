@@ -13,7 +13,7 @@ passages of WikiText-2.
 One plan compressed twice is not one model: GPTQ's roundings follow the last digits of its sums. So the plans that the
 ratios are taken of are compressed --draws times, each with the calibration samples in another order; KL is the mean,
 and intervals are over passages and draws (of D draws D - 1 are drawn again, which leaves their variance unbiased: Rao
-and Wu, JASA 83, 1988). Other plans are compressed once, and their intervals are over passages only.
+and Wu, JASA 83, 1988). Equal plans share their draws; others are compressed once, with intervals over passages only.
 
 Jobs: ablation (single-module KL on the held-out traces), allocate_autoscheme, allocate_modelopt, scores,
 sparse_uniform, sparse_alphapruning, sparse_ours, and ALLOCATION@BUDGET, such as ours@3.25: ours (scores, then
@@ -45,7 +45,7 @@ Keys of OUT (null: not measured)
     kl_ratio_predicted          budget -> kl_predicted of additive over that of the best control or peer
     kl_ratio_ci                 budget -> 95% interval of that ratio; the same passages for both
     best_other                  budget -> which control or peer was best
-    kl_ratio_exchange           budget -> our KL with exchange over that without
+    kl_ratio_exchange           budget -> our KL with exchange over that without, which was compressed once
     gap_recovered               (KL uniform w3g64 - KL ours at 3.5) / KL uniform w3g64
     gap_recovered_ci            its 95% interval
     gap_recovered_protection    the same for the paper's protection, at its own size

@@ -62,7 +62,7 @@ class _Relaxed(NamedTuple):
     room: int
 
     def damage(self, chosen: _Choices) -> float:
-        """What a solution damages more than the best choices, which may be too dear in sum of others."""
+        """What a solution damages more than the best choices do; less than 0 where it spends the room they leave."""
         return math.fsum(self.damages[np.arange(len(chosen)), chosen])
 
     def gap(self, chosen: _Choices) -> float:
