@@ -273,7 +273,20 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Hex digest of a file's bytes; a file that stays as it is is read once per process.
+
+    Raises UserError where it can't be read.
+    """
+    try:
+        found = path.stat()
+        return _sha256(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    except OSError as problem:
+        raise UserError(f"{path}: can't be read ({problem.strerror})") from None
+
+
+@functools.lru_cache(maxsize=65_536)
+def _sha256(path: Path, *state: int) -> str:
+    """``state``: all that the file system knows of the file's content, so that a changed file is read again."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import stat
@@ -215,6 +216,27 @@ def test_fingerprints_depend_on_values_alone() -> None:
     assert len({artifacts.fingerprint(*parts) for parts in different}) == len(different)
     # Fixed for ever: a change of this value repeats every stage of every run there is.
     assert artifacts.fingerprint("ü", {"a": None}).startswith("bcdda1fefe40")
+
+
+def test_a_file_is_hashed_once_and_again_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    whole = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (reads.append(file.name), whole(file, name))[1])
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    assert artifacts.sha256_file(path) == artifacts.sha256_file(path) == hashlib.sha256(b"one").hexdigest()
+    assert len(reads) == 1
+    path.write_bytes(b"two")
+    os.utime(path, ns=times)  # as a copy that keeps times has it
+    assert artifacts.sha256_file(path) == hashlib.sha256(b"two").hexdigest()
+    other = tmp_path / "b"
+    other.write_bytes(b"six")
+    other.replace(path)
+    assert artifacts.sha256_file(path) == hashlib.sha256(b"six").hexdigest()
+    assert len(reads) == 3
+    with pytest.raises(UserError, match=r"gone: can't be read \(No such file"):
+        artifacts.sha256_file(tmp_path / "gone")
 
 
 def test_provenance_says_what_and_not_when() -> None:
