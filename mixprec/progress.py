@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -14,11 +15,24 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from mixprec import processes
+from mixprec.escaping import visible
+
+
+class PlainConsole(Console):
+    """A console for which text is text: no markup, no emoji codes, no control characters. Styles are arguments."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
 
 #: Of several processes the main one speaks.
-console = Console(stderr=True, quiet=not processes.is_main())
+console = PlainConsole(stderr=True, quiet=not processes.is_main())
 
 
 @contextmanager
@@ -28,10 +42,10 @@ def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], Non
     On a terminal that can't redraw (a log file) one line is printed at the end.
     """
     with Progress(
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        TextColumn(unit, markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -39,5 +53,5 @@ def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], Non
         transient=console.is_terminal,
         disable=console.quiet,
     ) as progress:
-        task = progress.add_task(description, total=total)
+        task = progress.add_task(visible(description), total=total)
         yield lambda done: progress.advance(task, done)

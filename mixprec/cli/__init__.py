@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from mixprec import __version__, processes
 from mixprec.cli.base import app, out
 from mixprec.errors import UserError
+from mixprec.progress import PlainConsole
 
 # Importing them registers their verbs, in the order of --help.
 # isort: off
@@ -46,7 +47,9 @@ def _main(
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 2 the user's error, 130 Ctrl-C or SIGTERM, 1 ours (with its trace)."""
-    errors = Console(stderr=True)
+    errors = PlainConsole(stderr=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or pipe without UTF-8 ends no run that has done its work
+        sys.stdout.reconfigure(errors="backslashreplace")
     if processes.count() == 1:  # a launcher ends its processes itself, also where they wait for one another
         # As Ctrl-C: peers and servers that were started end too.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -56,7 +59,7 @@ def main() -> None:
             raise KeyboardInterrupt
     except UserError as problem:
         which = "" if processes.is_main() else f"process {processes.rank()}: "
-        errors.print(f"[red]error:[/red] {escape(which + str(problem))}", soft_wrap=True)
+        errors.print(Text("error:", style="red"), which + str(problem), soft_wrap=True)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         errors.print("stopped; what is finished is kept: the same command continues")

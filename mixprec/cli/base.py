@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
+
+from mixprec.progress import PlainConsole
 
 if TYPE_CHECKING:
     from mixprec.calibration.data import Calibration
@@ -22,7 +23,7 @@ app = typer.Typer(
     epilog="Start with: [bold]mixprec run quickstart[/bold]   then open runs/quickstart/report.html",
     add_completion=False,
 )
-out = Console()
+out = PlainConsole()
 
 RecipeName = Annotated[str, typer.Argument(help="Recipe file, or its name in 'mixprec ls'.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a key: --set model.dtype=bfloat16")]

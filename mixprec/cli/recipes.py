@@ -46,7 +46,7 @@ def run(
     folder = to or Path("runs") / path.stem
     summary = pipeline.Run(chosen, text, path.stem, folder, data).run()
     print_summary(summary, out)
-    out.print(f"[bold]{folder / 'report.html'}[/bold]", soft_wrap=True)
+    out.print(str(folder / "report.html"), style="bold", soft_wrap=True)
 
 
 @app.command(
@@ -270,4 +270,4 @@ def report(
 
     page = write_report(folder)
     print_summary(artifacts.read_json(folder / "summary.json"), out)
-    out.print(f"[bold]{page}[/bold]", soft_wrap=True)
+    out.print(str(page), style="bold", soft_wrap=True)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
 from mixprec import artifacts
+from mixprec.escaping import visible
 from mixprec.importance import artifact
 from mixprec.report.benchmarks import at_k_table, overview, protocol_line, results_of
 from mixprec.report.charts import behaviours_figure, variants_figure
@@ -98,6 +99,7 @@ def render_page(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mixprec.report", ""),
         autoescape=True,
+        finalize=_visible,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -106,6 +108,10 @@ def render_page(template: str, **values: Any) -> str:
         "words": words, "plural": plural, "integer": integer, "percent": percent, "significant": significant
     }  # fmt: skip
     return environment.get_template(template).render(light=LIGHT, dark=DARK, outline=OUTLINE, **values)
+
+
+def _visible(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _measured_on(summary: Mapping[str, Any]) -> list[str]:

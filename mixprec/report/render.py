@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from markupsafe import escape
 
+from mixprec.escaping import csv_cell, visible
 from mixprec.report.tables import Cell, Table, to_markdown
 
 _LATEX = str.maketrans(
@@ -45,7 +46,7 @@ def _rules(table: Table) -> str:
 
 
 def _tex(text: str) -> str:
-    return text.translate(_LATEX)
+    return visible(text).translate(_LATEX)
 
 
 def _tex_cell(cell: Cell) -> str:
@@ -75,7 +76,10 @@ def _html_cell(cell: Cell) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Comma-separated values, notes in a column of their own behind those that have any; empty for no rows."""
+    """Comma-separated values, notes in a column of their own behind those that have any; empty for no rows.
+
+    Text that a spreadsheet would run as a formula begins with an apostrophe.
+    """
     if not table.rows:
         return ""
     noted = [any(row[i].note for row in table.rows) for i in range(len(table.columns))]
@@ -85,12 +89,12 @@ def to_csv(table: Table) -> str:
     for column, has_note in zip(table.columns, noted, strict=True):
         title = f"{column.group}: {column.title}" if column.group else column.title
         header += [title, f"{title} interval"] if has_note else [title]
-    writer.writerow(header)
+    writer.writerow(map(csv_cell, header))
     for row in table.rows:
         cells: list[str] = []
         for cell, has_note in zip(row, noted, strict=True):
             cells += [cell.text, cell.note] if has_note else [cell.text]
-        writer.writerow(cells)
+        writer.writerow(map(csv_cell, cells))
     return text.getvalue()
 
 

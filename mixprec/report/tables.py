@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from mixprec.escaping import markdown
 from mixprec.report.compare import compressed
 from mixprec.report.formatting import (
     ABSENT,
@@ -207,12 +208,12 @@ def to_markdown(table: Table) -> str:
     if not table.rows:
         return ""
     titles = [f"{column.group}: {column.title}" if column.group else column.title for column in table.columns]
-    lines = [titles, ["--:" if column.numeric else ":--" for column in table.columns]]
+    lines = [[markdown(title) for title in titles], ["--:" if column.numeric else ":--" for column in table.columns]]
     for row in table.rows:
         lines.append([_markdown_cell(cell) for cell in row])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text, note = (part.replace("|", "\\|").replace("\n", " ") for part in (cell.text, cell.note))
+    text, note = markdown(cell.text), markdown(cell.note)
     return (f"**{text}**" if cell.strong else text) + (f" {note}" if note else "")

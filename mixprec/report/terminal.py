@@ -12,6 +12,7 @@ from rich.console import Console, ConsoleOptions, ConsoleRenderable, JustifyMeth
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from mixprec.escaping import visible
 from mixprec.report.benchmarks import overview, results_of
 from mixprec.report.compare import verdict
 from mixprec.report.tables import Cell, Table, top_modules_table, variant_table
@@ -32,7 +33,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
             console.print(rich_table(table, title))
             console.print()
     for sentence in verdict(summary):
-        console.print(Text(f"• {sentence}"))
+        console.print(Text(f"• {visible(sentence)}"))
 
 
 def rich_table(table: Table, title: str | None = None) -> ConsoleRenderable:
@@ -50,7 +51,7 @@ class _Fitted:
         self.table, self.title = table, title
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        headings = [f"{column.group} {column.title}".strip() for column in self.table.columns]
+        headings = [visible(f"{column.group} {column.title}".strip()) for column in self.table.columns]
         cells = [max((_text(row[i]).cell_len for row in self.table.rows), default=0) for i in range(len(headings))]
         widths = [max(cell_len(text), cell) for text, cell in zip(headings, cells, strict=True)]
         parts = [list(range(len(headings)))]
@@ -90,5 +91,5 @@ def _drawn(table: Table, part: Sequence[int], headings: Sequence[str], title: st
 
 
 def _text(cell: Cell) -> Text:
-    text = Text(cell.text, style="bold green" if cell.strong else "")
-    return text.append(f" {cell.note}", style="dim not bold") if cell.note else text
+    text = Text(visible(cell.text), style="bold green" if cell.strong else "")
+    return text.append(f" {visible(cell.note)}", style="dim not bold") if cell.note else text
