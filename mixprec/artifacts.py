@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import mixprec
+from mixprec import parsing
 from mixprec.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -112,18 +113,34 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+def read_json(path: Path, *, finite: bool = True) -> Any:
+    """Read JSON. ``finite``: NaN and Infinity, which ``write_json`` never writes, are refused.
 
-    Raises UserError where the file is missing or no JSON, or an object has a key twice.
+    Raises UserError where the file is missing or is no JSON that ``parsing.parse_json`` reads.
     """
-    text = read_text(path)
+    return parse_json(read_text(path), path, finite=finite)
+
+
+def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:
+    """Read JSON that is an object; else as ``read_json``.
+
+    Raises UserError for any other JSON too.
+    """
+    data = read_json(path, finite=finite)
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(data).__name__}")
+    return data
+
+
+def parse_json(text: str, where: Path | str, *, finite: bool = True) -> Any:
+    """The data in a JSON text; errors name ``where`` it is from.
+
+    Raises UserError where ``parsing.parse_json`` refuses it.
+    """
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
-    except json.JSONDecodeError as problem:
-        raise UserError(f"{path}:{problem.lineno}: not valid JSON ({problem.msg})") from None
-    except UserError as problem:
-        raise UserError(f"{path}: {problem}") from None
+        return parsing.parse_json(text, finite=finite)
+    except parsing.Malformed as problem:
+        raise UserError(f"{problem.where(where)}: {problem}") from None
 
 
 def read_versioned(path: Path) -> dict[str, Any]:
@@ -141,16 +158,6 @@ def read_versioned(path: Path) -> dict[str, Any]:
     return dict(data)
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two equal keys json keeps the last one and says nothing."""
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise UserError(f"the key {twice!r} is there twice; remove one of them")
-    return data
-
-
 def read_text(path: Path) -> str:
     """Read a UTF-8 text file.
 
@@ -162,6 +169,8 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: can't be read ({problem.strerror})") from None
     except UnicodeDecodeError as problem:
         raise UserError(f"{path}: not UTF-8 text (byte {problem.start}: {problem.reason})") from None
+    except ValueError as problem:  # a zero byte in the path
+        raise UserError(f"{str(path)!r}: can't be read ({problem})") from None
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -211,9 +220,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as problem:
-            raise UserError(f"{path}:{number}: not valid JSON ({problem.msg}); one object per line") from None
+            row = parsing.parse_json(line, finite=False)
+        except parsing.Malformed as problem:
+            raise UserError(f"{path}:{number}: {problem}; one object per line") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
         rows.append(row)
@@ -268,7 +277,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a whole safetensors file: tensors and metadata (JSON strings decoded)."""
     with open_tensors(path) as file:
-        metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+        metadata = {key: parse_json(value, f"{path}: {key}") for key, value in (file.metadata() or {}).items()}
         return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (no mapping)
 
 

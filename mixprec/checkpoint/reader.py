@@ -59,7 +59,7 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.source: Source = open_source(path)
-        self.config: dict[str, Any] = artifacts.read_json(path / CONFIG)
+        self.config: dict[str, Any] = artifacts.read_object(path / CONFIG, finite=False)
         self.quantization: dict[str, Any] = self.config.get("quantization_config") or {}
         self.shapes: PretrainedConfig = models.load_config(str(path))
         self.inventory: Inventory = modules.inventory(self.shapes)

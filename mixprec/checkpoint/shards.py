@@ -149,7 +149,7 @@ def finish(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:
 def write_config(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:
     """The source's config.json, byte for byte where it gets no ``quantization_config``."""
     text = artifacts.read_text(job.source.folder / CONFIG)
-    config = json.loads(text)
+    config = artifacts.read_object(job.source.folder / CONFIG, finite=False)
     if quantization_config is not None or "quantization_config" in config:
         config.pop("quantization_config", None)
         config |= {"quantization_config": quantization_config} if quantization_config is not None else {}

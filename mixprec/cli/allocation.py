@@ -125,9 +125,8 @@ def _row(point: Point) -> dict[str, Any]:
 
 def _measured(chosen: Recipe, name: str, wanted: Sequence[float], folder: Path, data: Path | None) -> Any:
     """Every plan as a variant of one run."""
-    import yaml
-
     from mixprec import artifacts, pipeline
+    from mixprec.parsing import dump_yaml
     from mixprec.plan.pareto import at, counted
     from mixprec.plan.rules import PlanSpec
     from mixprec.plan.schema import Plan
@@ -148,7 +147,7 @@ def _measured(chosen: Recipe, name: str, wanted: Sequence[float], folder: Path, 
     }
     both = {**variants, **alone}
     data_of = chosen.model_copy(update={"plan": None, "variants": both}).model_dump(mode="json", exclude_defaults=True)
-    text = yaml.safe_dump(data_of, sort_keys=False)
+    text = dump_yaml(data_of)
     summary = pipeline.Run(Recipe.model_validate(data_of), text, f"{name} from size to size", folder, data).run()
 
     def row(variant: str) -> dict[str, Any]:

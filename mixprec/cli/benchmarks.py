@@ -195,14 +195,14 @@ def _scored_alike(paths: list[Path], found: list[dict[str, Any]]) -> None:
 
 def _result_files(where: Path) -> list[Path]:
     """The benchmarks.json of a file, a folder, or a run's variants in the recipe's order."""
-    import json
+    from mixprec import artifacts
 
     if where.is_file():
         return [where]
     if (where / "benchmarks.json").is_file():
         return [where / "benchmarks.json"]
     if (where / "summary.json").is_file():
-        names = json.loads((where / "summary.json").read_text(encoding="utf-8")).get("variants") or {}
+        names = artifacts.read_object(where / "summary.json").get("variants") or {}
         paths = [where / "variants" / name / "benchmarks.json" for name in names]
         if any(path.is_file() for path in paths):
             return [path for path in paths if path.is_file()]

@@ -32,17 +32,16 @@ def run(
     change: Overrides = None,
 ) -> None:
     """Run a recipe from end to end. What is already there is kept; a killed run continues."""
-    import yaml
-
-    from mixprec import pipeline
+    from mixprec import artifacts, pipeline
     from mixprec import recipe as recipes
+    from mixprec.parsing import dump_yaml
     from mixprec.report.terminal import print_summary
 
     path = recipes.find(recipe)
     chosen = recipes.load(path, change or ())
-    text = path.read_text(encoding="utf-8")
+    text = artifacts.read_text(path)
     if change:
-        text = yaml.safe_dump(chosen.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+        text = dump_yaml(chosen.model_dump(mode="json", exclude_defaults=True))
     folder = to or Path("runs") / path.stem
     summary = pipeline.Run(chosen, text, path.stem, folder, data).run()
     print_summary(summary, out)
@@ -269,5 +268,5 @@ def report(
     from mixprec.report.terminal import print_summary
 
     page = write_report(folder)
-    print_summary(artifacts.read_json(folder / "summary.json"), out)
+    print_summary(artifacts.read_versioned(folder / "summary.json"), out)
     out.print(str(page), style="bold", soft_wrap=True)

@@ -66,7 +66,7 @@ def attribute(
         for suffix, layout in layouts.items():
             _reduce(out, suffix, layout, paths[suffix], reduction)
     processes.wait()
-    return dict(artifacts.read_json(out / "importance.json"))
+    return artifacts.read_object(out / "importance.json")
 
 
 def _reduce(out: Path, suffix: str, layout: Layout, paths: Sequence[Path], reduction: _Reduction) -> None:

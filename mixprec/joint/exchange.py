@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mixprec import artifacts
+from mixprec import artifacts, parsing
 from mixprec.joint.assembled import Assembled, Kl
 from mixprec.joint.linear import changes
 from mixprec.plan.budget import Problem
@@ -66,12 +66,12 @@ class Journal:
         self._known: dict[Chosen, Kl] = {}
         for line in artifacts.read_text(path).splitlines() if path.is_file() else ():
             try:
-                row = json.loads(line)
+                row = parsing.parse_json(line)
                 if row["stamp"] == stamp:
                     kl = Kl(*(torch.tensor(row[name], dtype=torch.float64) for name in Kl._fields))
                     self._known[tuple(row["chosen"])] = kl
-            except (json.JSONDecodeError, KeyError):
-                continue  # half a line, which a kill leaves
+            except (ValueError, KeyError, TypeError):
+                continue  # half a line, which a kill leaves, or none of ours
 
     def knows(self, chosen: Chosen) -> bool:
         """Whether a plan was measured already."""

@@ -95,7 +95,7 @@ class Context:
                 artifacts.write_json(path, spectra.alphas(fetch(where, revision), self.inventory, advance))
 
         self.stages.do("spectra", [self.identity], [path], make)
-        return dict(artifacts.read_json(path))
+        return artifacts.read_object(path)
 
     def annotate(self, spec: TracesSpec, target: Path, name: str) -> tuple[list[spans.AnnotatedTrace], str]:
         """Spans of annotated traces, and the stage's fingerprint."""

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
-from mixprec import artifacts
+from mixprec import artifacts, parsing
 from mixprec.errors import UserError, from_pydantic
 from mixprec.recipe.schema import Recipe
 
@@ -20,32 +19,15 @@ _DATA = "data:"
 DATA_VARIABLE = "MIXPREC_DATA"
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Of two equal keys YAML keeps the last one and says nothing."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                problem = f"the key {key.value!r} is there twice"
-                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; ``overrides`` are ``key.sub=value`` with YAML values.
 
     Raises UserError naming the file and everything that is wrong with it.
     """
-    text = artifacts.read_text(path)
     try:
-        data = yaml.load(text, _UniqueKeys)
-    except yaml.YAMLError as problem:
-        where = getattr(problem, "problem_mark", None)
-        line = f":{where.line + 1}" if where else ""
-        raise UserError(f"{path}{line}: not valid YAML ({getattr(problem, 'problem', problem)})") from None
+        data = parsing.parse_yaml(artifacts.read_text(path))
+    except parsing.Malformed as problem:
+        raise UserError(f"{problem.where(path)}: {problem}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys; see mixprec ls for examples")
     for override in overrides:
@@ -58,17 +40,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _override(data: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
-    if not equals:
-        raise UserError(f"--set {override!r}: write key.sub=value, for example model.dtype=bfloat16")
     *path, last = key.split(".")
+    if not equals or not all([*path, last]):
+        raise UserError(f"--set {override!r}: write key.sub=value, for example model.dtype=bfloat16")
     for part in path:
         data = data.setdefault(part, {})
         if not isinstance(data, dict):
             raise UserError(f"--set {override!r}: {part} holds no keys")
     try:
-        data[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override!r}: {value!r} is not valid YAML") from None
+        data[last] = parsing.parse_yaml(value)
+    except parsing.Malformed as problem:
+        raise UserError(f"--set {override!r}: {problem}") from None
 
 
 def data_folder(recipe: Recipe, option: Path | None) -> Path | None:

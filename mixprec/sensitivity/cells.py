@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import artifacts, processes
+from mixprec import artifacts, parsing, processes
 from mixprec.compress.candidates import Candidates
 from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.importance.parallel import share
@@ -129,7 +129,7 @@ def _read(folder: Path, stamp: str) -> dict[Cell, Result]:
 
 def _parsed(line: str) -> Mapping[str, Any] | None:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
+        row = parsing.parse_json(line)
+    except parsing.Malformed:
         return None
     return row if isinstance(row, dict) else None

@@ -143,7 +143,7 @@ def test_overrides_that_take_away_or_replace_parts(tmp_path: Path) -> None:
         ("plan.rules.0.format=keep", "plan.rules"),
         ("model.dtype=[", "not valid YAML"),
         ("model.dtpye=float32", "did you mean dtype"),
-        ("=1", "unknown key"),
+        ("=1", "write key.sub=value"),
     ],
 )
 def test_overrides_that_cannot_be(tmp_path: Path, override: str, expected: str) -> None:

@@ -37,8 +37,8 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise UserError(f"{folder}: no tokenizer.json; a GGUF file holds the tokenizer")
-    data = artifacts.read_json(path)
-    model = data.get("model") if isinstance(data, dict) else None
+    data = artifacts.read_object(path, finite=False)
+    model = data.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE":
         raise UserError(
             f"{path}: GGUF files are written with tokenizers that merge (BPE), this is another kind; "
@@ -48,7 +48,7 @@ def read(folder: Path) -> dict[str, Any]:
         pre_tokenizer(data, path)
     elif problem := sentencepiece.problem(data):
         raise UserError(f"{path}: {problem}; write dense and use llama.cpp's own converter")
-    return dict(data)
+    return data
 
 
 def pre_tokenizer(data: dict[str, Any], path: Path) -> str:
@@ -128,8 +128,7 @@ _SPECIAL: Final = {
 
 
 def _json(path: Path) -> dict[str, Any]:
-    data = artifacts.read_json(path) if path.is_file() else {}
-    return data if isinstance(data, dict) else {}
+    return artifacts.read_object(path, finite=False) if path.is_file() else {}
 
 
 def _vocabulary(data: dict[str, Any], rows: int) -> tuple[list[str], list[gguf.TokenType]]:

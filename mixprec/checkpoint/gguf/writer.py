@@ -142,7 +142,7 @@ def finish(job: Finish, outside: Outside = Outside()) -> None:
     finally:
         writer.close()
     artifacts.share(job.folder / FILE)
-    said = artifacts.read_json(job.source.folder / CONFIG)
+    said = artifacts.read_object(job.source.folder / CONFIG, finite=False)
     said.pop("quantization_config", None)  # of a packed source: what the file holds needs none
     write_json(job.folder / CONFIG, said)
 
