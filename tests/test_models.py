@@ -129,7 +129,7 @@ def test_unknown_dtype(tiny_checkpoint: Path) -> None:
 def test_a_gguf_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setenv("MIXPREC_CACHE", str(tmp_path / "cache"))
     (tmp_path / "junk.gguf").write_bytes(content)
-    with pytest.raises(UserError, match=r"junk\.gguf: transformers can't read this GGUF file"):
+    with pytest.raises(UserError, match=r"junk\.gguf: (no GGUF file|truncated or damaged)"):
         models.resolve(str(tmp_path / "junk.gguf"))
     assert list((tmp_path / "cache").rglob("*.*")) == []
 

@@ -207,7 +207,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises UserError where it isn't one that is read here.
     """
     # Built on this module.
-    from mixprec.checkpoint.gguf.checkpoint import GgufCheckpoint, gguf_in
+    from mixprec.checkpoint.gguf.checkpoint import GgufCheckpoint
+    from mixprec.checkpoint.gguf.parts import gguf_in
 
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")

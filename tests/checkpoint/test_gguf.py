@@ -395,7 +395,7 @@ def test_damaged_files(sources: Mapping[str, Path], tmp_path: Path) -> None:
             open_gguf(out / FILE)
         with pytest.raises(UserError, match=r"mixprec\.json has \d+"):
             models.load(str(out))
-    with pytest.raises(UserError, match="can't be read"):
+    with pytest.raises(UserError, match="no such file"):
         open_gguf(tmp_path / "nowhere.gguf")
 
 
@@ -470,8 +470,8 @@ def test_an_incomplete_file(sources: Mapping[str, Path], tmp_path: Path) -> None
     packed = made(sources["llama"], PLANS["types"], tmp_path / "out")
     config = artifacts.read_json(packed / "config.json")
     artifacts.write_json(packed / "config.json", config | {"num_hidden_layers": 3})
-    with pytest.raises(UserError, match=r"model\.layers\.2\..* is missing, the configuration asks for"):
-        _ = open_checkpoint(packed).layouts
+    with pytest.raises(UserError, match=r"9 weights are missing, first model\.layers\.2\.self_attn\.q_proj\.weight"):
+        open_checkpoint(packed)
 
 
 def test_a_type_that_is_not_read(sources: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

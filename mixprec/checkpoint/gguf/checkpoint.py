@@ -12,22 +12,17 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from mixprec import models, modules
+from mixprec.checkpoint.gguf import parts
+from mixprec.checkpoint.gguf.complete import check_rope, check_tensors
 from mixprec.checkpoint.gguf.reader import GgufTensor, open_gguf
 from mixprec.checkpoint.reader import Checkpoint, Layout
+from mixprec.checkpoint.shards import CONFIG
 from mixprec.errors import UserError
 from mixprec.modules import LinearModule
 from mixprec.numerics.formats import GGML, KEEP, GgmlFormat
 from mixprec.numerics.groupwise import Quantized
 
 _FLOATS: Final = ("f16", "bf16", "f32")
-
-
-def gguf_in(path: Path) -> Path | None:
-    """``path`` itself where it is a GGUF file, or the one in a folder that has its weights in nothing else."""
-    if path.is_file():
-        return path
-    found = sorted(path.glob("*.gguf"))
-    return found[0] if len(found) == 1 and not any(path.glob("*.safetensors")) else None
 
 
 class GgufCheckpoint(Checkpoint):
@@ -41,8 +36,10 @@ class GgufCheckpoint(Checkpoint):
         self.file = open_gguf(file)
         self.config: dict[str, Any] = {}
         self.quantization: dict[str, Any] = {}
-        self.shapes = models.load_config(str(path)) if path.is_dir() else _config(file)
+        described = (path / CONFIG).is_file()
+        self.shapes = models.load_config(str(path)) if described else _config(file)
         self.inventory = modules.inventory(self.shapes)
+        check_tensors(file, self.file.reader, self.shapes)
 
     @cached_property
     def layouts(self) -> dict[str, Layout]:
@@ -59,7 +56,11 @@ class GgufCheckpoint(Checkpoint):
         return self.tensor(module.weight_name).to(dtype)
 
     def state(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """All tensors by transformers' names, in ``dtype``."""
+        """All tensors by transformers' names, in ``dtype``.
+
+        Raises UserError where the file asks for a rotary embedding that the configuration has not.
+        """
+        check_rope(self.file.path, self.file.reader, self.shapes)
         return {name: self.tensor(name).to(dtype) for name in self.file.tensors}
 
     def tensor(self, name: str) -> Tensor:
@@ -95,7 +96,10 @@ class GgufCheckpoint(Checkpoint):
 def _config(file: Path) -> Any:
     """What transformers makes of a file's metadata."""
     try:
-        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        with parts.one_reader():
+            config = AutoConfig.from_pretrained(file.parent, gguf_file=parts.files_of(file)[0].name)
+    except UserError:
+        raise
     except Exception as problem:  # it raises many kinds
         first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         raise UserError(f"{file}: transformers can't read its metadata ({first})") from None

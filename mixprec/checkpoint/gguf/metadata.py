@@ -23,7 +23,7 @@ def problem(config: PretrainedConfig) -> str | None:
     """Why no GGUF file of this model can be written, or None."""
     if config.model_type not in ARCHITECTURES:
         return f"GGUF files are written of {', '.join(ARCHITECTURES)}, this is {config.model_type}"
-    kind = _rope(config).get("rope_type", "default")
+    kind = rope_type(config)
     if kind not in _ROPES:
         return f"rotary embeddings are written as {', '.join(_ROPES)}, this model's are {kind}"
     if _rope(config).get("partial_rotary_factor", 1.0) != 1.0:
@@ -81,7 +81,7 @@ def add(writer: gguf.GGUFWriter, config: PretrainedConfig, name: str) -> None:
     writer.add_rope_freq_base(rope["rope_theta"])
     if config.model_type == "gemma3_text":
         writer.add_sliding_window(config.sliding_window)
-    if rope.get("rope_type") == "linear":
+    if rope_type(config) == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
 
@@ -106,6 +106,11 @@ def rope_factors(config: PretrainedConfig) -> torch.Tensor | None:
     share = ((context / wavelengths - low) / (high - low)).clamp(0, 1)  # 0: long, stretched; 1: short
     factors: torch.Tensor = 1 / (share + (1 - share) / factor)
     return factors.float()
+
+
+def rope_type(config: PretrainedConfig) -> str:
+    """How rotary frequencies are scaled; ``default``: not at all."""
+    return str(_rope(config).get("rope_type", "default"))
 
 
 def _rope(config: PretrainedConfig) -> dict[str, Any]:

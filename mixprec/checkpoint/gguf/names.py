@@ -6,6 +6,7 @@ are reordered within each head. Rows keep their bytes, so packed rows are reorde
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import gguf
@@ -41,6 +42,19 @@ def gguf_names(config: PretrainedConfig) -> dict[str, str]:
         name = table.get_name(module)
         if name is not None:  # Llama has no norms within attention
             found |= {f"{module}.{kind}": f"{name}.{kind}" for kind in ("weight", "bias")}
+    return found
+
+
+def names_in(architecture: str, names: Iterable[str], layers: int) -> dict[str, str]:
+    """Name in GGUF -> name in transformers, of the tensors ``names`` (transformers') of a GGUF ``architecture``."""
+    kind = next(key for key, known in gguf.MODEL_ARCH_NAMES.items() if known == architecture)
+    table = gguf.get_tensor_name_map(kind, layers)
+    found = {}
+    for name in names:
+        module, _, part = name.rpartition(".")
+        theirs = table.get_name(module)
+        if theirs is not None:
+            found[f"{theirs}.{part}"] = name
     return found
 
 

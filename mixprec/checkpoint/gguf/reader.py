@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixprec.checkpoint.gguf import parts
 from mixprec.checkpoint.gguf.names import gguf_names, reordered, shifted
 from mixprec.errors import UserError
 
-_MAGIC: Final = b"GGUF"
 #: Architectures as GGUF names them -> model_type.
 _MODEL_TYPES: Final = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
 
@@ -43,7 +43,7 @@ class GgufFile:
 
     def __init__(self, path: Path, reader: Any) -> None:
         self.path = path
-        self._reader = reader
+        self.reader = reader
         self.architecture = str(self._field("general.architecture"))
         if self.architecture not in _MODEL_TYPES:
             raise UserError(
@@ -85,7 +85,7 @@ class GgufFile:
         return shifted(name, reordered(name, tensor, self._config, back=True), self._config, back=True)
 
     def _field(self, key: str) -> Any:
-        field = self._reader.get_field(key)
+        field = self.reader.get_field(key)
         if field is None:
             raise UserError(f"{self.path}: {key} is missing; it is no model, or its writer was stopped")
         return field.contents()
@@ -98,20 +98,8 @@ class GgufFile:
 
 
 def open_gguf(path: Path) -> GgufFile:
-    """Open a GGUF file; weights are read when they are asked for.
+    """Open a GGUF model by its file, or any of its parts; weights are read when they are asked for.
 
-    Raises UserError where it is missing, truncated, no GGUF file, or of an architecture that is not read.
+    Raises UserError where a file is missing, truncated, no GGUF file, or of an architecture that is not read.
     """
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(_MAGIC))
-    except OSError as problem:
-        raise UserError(f"{path}: can't be read ({problem.strerror})") from None
-    if magic != _MAGIC:
-        raise UserError(f"{path}: no GGUF file")
-    try:
-        reader = gguf.GGUFReader(path)
-    except Exception as problem:  # damage shows in many ways
-        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise UserError(f"{path}: truncated or damaged GGUF file ({first}); make or fetch it again") from None
-    return GgufFile(path, reader)
+    return GgufFile(path, parts.read(path))
