@@ -63,6 +63,14 @@ class ScaleSummary(NamedTuple):
     median: float
 
 
+class _Rounded(NamedTuple):
+    """A weight (out, in), the format that it is rounded to, and how its grids are clipped, None where they are not."""
+
+    weight: Tensor
+    format: Format
+    search: Search | None
+
+
 class _Candidate(NamedTuple):
     family: Family
     ratio: float
@@ -79,7 +87,7 @@ def search_scale(
     families: Sequence[Family] = ("inputs", "inputs_and_weights"),
     freedom: Freedom | None = None,
     tie: Tensor | None = None,
-    search: Search | None = SKETCH,
+    clipped: Sequence[bool] | None = None,
     scale_dtype: torch.dtype | None = None,
     screened_rows: int = _SCREENED_ROWS,
 ) -> Scale:
@@ -88,24 +96,29 @@ def search_scale(
     ``weights``: (out_i, in) each, finite. ``formats``: one each; linears that are kept don't count in the loss; code
     books are represented by the asymmetric grid of their bits and groups. ``freedom``: which scales are allowed
     (folding.freedom knows); by default all, and powers of two from 1 up where a linear is kept. ``tie`` (in,) long:
-    input channels with the same number get the same scale (folding.tie). ``search``: how grids are fitted (columns
-    weigh as the diagonal of H); None for grids that span their groups, as in released code. ``scale_dtype``: of the
-    grids' scales, by default scale_dtype_of the weights. ``screened_rows``: all candidates are compared on about so
-    many rows, drawn at random, and the best few and no scaling on all rows.
+    input channels with the same number get the same scale (folding.tie). ``clipped``: whose grids will be clipped, by
+    default all; in the search by SKETCH, where columns weigh as the diagonal of H. The grids of others span their
+    groups. ``scale_dtype``: of the grids' scales, by default scale_dtype_of the weights. ``screened_rows``: all
+    candidates are compared on about so many rows, drawn at random, and the best few and no scaling on all rows.
 
     Raises ValueError where shapes don't fit.
     """
     _check(weights, formats, statistics, tie)
     allowed = freedom or ("powers_up" if KEEP in formats else "free")
-    rounded = [(w, _uniform(f)) for w, f in zip(weights, formats, strict=True) if not isinstance(f, Keep)]
-    judge = _Judge(statistics.hessian, search, scale_dtype)
+    searches = [SKETCH if clip else None for clip in clipped or [True] * len(weights)]
+    rounded = [
+        _Rounded(weight, _uniform(format), search)
+        for weight, format, search in zip(weights, formats, searches, strict=True)
+        if not isinstance(format, Keep)
+    ]
+    judge = _Judge(statistics.hessian, scale_dtype)
     ones = torch.ones_like(statistics.mean_abs, dtype=torch.float32)
     before = judge.loss(rounded, ones)
     best, least = _Candidate("inputs", 0.0, ones, ones), before
     if allowed == "fixed" or not rounded:
         return Scale(ones, ones, best.family, best.ratio, before, before)
     candidates = _distinct(_candidates(rounded, statistics.mean_abs.float(), grid, families, allowed, tie), best)
-    if sum(len(weight) for weight, _ in rounded) > screened_rows:
+    if sum(len(each.weight) for each in rounded) > screened_rows:
         sample = _sample(rounded, screened_rows)
         candidates = sorted(candidates, key=lambda candidate: judge.loss(sample, candidate.scale))[:_FINALISTS]
     for candidate in candidates:
@@ -143,7 +156,7 @@ def _uniform(format: Format | CodebookFormat | GgmlFormat) -> Format:
 
 
 def _candidates(
-    rounded: Sequence[tuple[Tensor, Format]],
+    rounded: Sequence[_Rounded],
     magnitude: Tensor,
     grid: int,
     families: Sequence[Family],
@@ -186,15 +199,15 @@ def _distinct(candidates: Iterator[_Candidate], none: _Candidate) -> list[_Candi
     return seen[1:]
 
 
-def _beside_largest(rounded: Sequence[tuple[Tensor, Format]]) -> Tensor:
+def _beside_largest(rounded: Sequence[_Rounded]) -> Tensor:
     """(in,): mean over rows of |w| / max |w| of its group."""
-    total = rounded[0][0].new_zeros(rounded[0][0].shape[1], dtype=torch.float32)
-    for weight, format in rounded:
+    total = rounded[0].weight.new_zeros(rounded[0].weight.shape[1], dtype=torch.float32)
+    for weight, format, _ in rounded:
         size = group_size(format, weight.shape[1])
         for group, part in zip(weight.split(size, 1), total.split(size), strict=True):
             sizes = group.float().abs()
             part += sizes.div_(sizes.amax(1, keepdim=True).clamp_(min=1e-12)).sum(0)
-    return total / sum(len(weight) for weight, _ in rounded)
+    return total / sum(len(each.weight) for each in rounded)
 
 
 def _tied(values: Tensor, tie: Tensor) -> Tensor:
@@ -203,24 +216,24 @@ def _tied(values: Tensor, tie: Tensor) -> Tensor:
     return (sums / torch.bincount(tie).clamp(min=1))[tie]
 
 
-def _sample(rounded: Sequence[tuple[Tensor, Format]], count: int) -> list[tuple[Tensor, Format]]:
+def _sample(rounded: Sequence[_Rounded], count: int) -> list[_Rounded]:
     """About ``count`` rows in all, the same share of each weight. Not evenly spaced: heads repeat."""
-    share = count / sum(len(weight) for weight, _ in rounded)
+    share = count / sum(len(each.weight) for each in rounded)
     generator = torch.Generator().manual_seed(0)
 
     def drawn(weight: Tensor) -> Tensor:
         rows = torch.randperm(len(weight), generator=generator)[: max(1, round(share * len(weight)))]
         return weight[rows.to(weight.device)]
 
-    return [(drawn(weight), format) for weight, format in rounded]
+    return [each._replace(weight=drawn(each.weight)) for each in rounded]
 
 
 class _Judge:
     """What scales cost. Columns of H are taken in blocks, on and below the diagonal, those below doubled: as H is
     symmetric, half of the products give tr(Δ H Δᵀ)."""
 
-    def __init__(self, hessian: Tensor, search: Search | None, scale_dtype: torch.dtype | None) -> None:
-        self._search, self._scale_dtype = search, scale_dtype
+    def __init__(self, hessian: Tensor, scale_dtype: torch.dtype | None) -> None:
+        self._scale_dtype = scale_dtype
         self._diagonal = hessian.diagonal()
         width = len(hessian)
         size = max(64, -(-width // 8))
@@ -228,23 +241,24 @@ class _Judge:
         for _, block in self._blocks:
             block[size:] *= 2
 
-    def loss(self, rounded: Sequence[tuple[Tensor, Format]], scale: Tensor) -> float:
+    def loss(self, rounded: Sequence[_Rounded], scale: Tensor) -> float:
         """Σ tr(Δ H Δᵀ), Δ = Q(W s) / s − W; summed in float64; infinite where 16-bit scales overflow."""
         total = 0.0
-        for weight, format in rounded:
-            dtype = self._scale_dtype or scale_dtype_of(weight.dtype)
-            for piece in weight.split(max(16, _PIECE // weight.shape[1])):
-                delta = self._error(piece, format, scale, dtype)
+        for each in rounded:
+            for piece in each.weight.split(max(16, _PIECE // each.weight.shape[1])):
+                delta = self._error(each._replace(weight=piece), scale)
                 for start, block in self._blocks:
                     product = delta[:, start:] @ block.to(delta.dtype)
                     product *= delta[:, start : start + block.shape[1]]
                     total += float(product.sum(dtype=torch.float64))
         return float("inf") if math.isnan(total) else total
 
-    def _error(self, weight: Tensor, format: Format, scale: Tensor, scale_dtype: torch.dtype) -> Tensor:
+    def _error(self, rounded: _Rounded, scale: Tensor) -> Tensor:
+        weight, format, search = rounded
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
         scaled = wide * scale
         costs = self._diagonal / scale.square()
-        grid = fit(scaled, format, scale_dtype, search=self._search, column_weights=costs)
+        dtype = self._scale_dtype or scale_dtype_of(weight.dtype)
+        grid = fit(scaled, format, dtype, search=search, column_weights=costs)
         quantized = Quantized(encode(scaled, grid, format), grid)
         return dequantize(quantized, format, wide.dtype).div_(scale).sub_(wide)

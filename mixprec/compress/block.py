@@ -183,7 +183,7 @@ class _Work:
             freedom=folding.freedom(self._architecture, kinds, kept),
             tie=folding.tie(self._block, self._architecture, kinds),
             scale_dtype=scale_dtype_of(self._stored[_weight_name(group[0])]),
-            search=awq.SKETCH if self._options.clip else None,
+            clipped=[self._options.clips(module.kind) for module in group],
         )
         summary = awq.summarise(statistics.mean_abs.pow(found.ratio))
         self._scales |= dict.fromkeys((module.address for module in group), summary.mean)

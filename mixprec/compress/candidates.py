@@ -190,12 +190,17 @@ def restored(
             solved = _awq(block, architecture, group, weights, treatment, statistics, options)
         else:
             given = inputs if treatment.method in USES_INPUTS else None
-            found = solve(weights, dict.fromkeys(weights, treatment), given, options)
+            found = solve(weights, dict.fromkeys(weights, _without_drift(treatment)), given, options)
             solved = {address: each.restored for address, each in found.items()}
         for address, weight in solved.items():
             if not torch.isfinite(weight).all():
                 raise UserError(f"{address}.weight: too large for {name} with scales in 16 bits; leave out this format")
             yield f"{address}{SEPARATOR}{name}", weight.to(stored[address])
+
+
+def _without_drift(treatment: Treatment) -> Treatment:
+    """GPTAQ pays for how inputs differ from the original model's. These inputs are the original's: it is GPTQ here."""
+    return treatment.model_copy(update={"method": "gptq"}) if treatment.method == "gptaq" else treatment
 
 
 def _awq(
@@ -216,7 +221,7 @@ def _awq(
         freedom=folding.freedom(architecture, kinds, ()),
         tie=folding.tie(block, architecture, kinds),
         scale_dtype=scale_dtype_of(next(iter(weights.values())).dtype),
-        search=awq.SKETCH if options.clip else None,
+        clipped=[options.clips(kind) for kind in kinds],
     ).scale
     hessian = statistics.hessian / scale[:, None] / scale
     seen = statistics._replace(hessian=hessian, mean_abs=statistics.mean_abs / scale)

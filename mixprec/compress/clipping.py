@@ -45,8 +45,7 @@ def search_clip(
     ``hessian`` (in, in): second moments of this weight's inputs, scaled ones if it is scaled (folding.divided). Group
     by group, every row chooses between the grid that spans the group and those of ``search``; so its share of
     tr(Δ H Δᵀ) never ends larger than without clipping. Rows are independent. Codes come from groupwise.encode.
-    Released AWQ doesn't clip q and k, whose outputs' errors say little about those of attention weights: the caller
-    decides. ``scale_dtype`` by default scale_dtype_of.
+    The caller decides what is clipped (options.clips). ``scale_dtype`` by default scale_dtype_of.
 
     Raises ValueError where weight and Hessian don't fit.
     """

@@ -18,8 +18,9 @@ from mixprec.compress.options import SolveOptions
 from mixprec.compress.rtn import rtn
 from mixprec.compress.sparsegpt import refine, sparsegpt
 from mixprec.compress.wanda import wanda
+from mixprec.modules import parse_address
 from mixprec.numerics.codebook import CodebookQuantized, dequantize_codebook
-from mixprec.numerics.formats import WHOLE_ROW, CodebookFormat, Format, GgmlFormat, Keep, ggml_fallback
+from mixprec.numerics.formats import WHOLE_ROW, CodebookFormat, Format, GgmlFormat, Keep, fitting
 from mixprec.numerics.ggml import GgmlQuantized, dequantize_ggml
 from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, scale_dtype_of
 from mixprec.numerics.hessian import Factor, SingularHessian, factorize
@@ -125,8 +126,8 @@ def _magnitude(weight: Tensor, treatment: Treatment) -> Solved:
 
 def _ggml(weight: Tensor, treatment: Treatment, inputs: GroupInputs | None) -> Solved:
     assert isinstance(treatment.format, GgmlFormat)  # Treatment.problem sees to it
-    format = ggml_fallback(treatment.format, weight.shape[1])  # plans hold what fits, tables of candidates don't
-    if isinstance(format, Keep):
+    format = fitting(treatment.format, weight.shape[1])  # plans hold what fits, tables of candidates don't
+    if not isinstance(format, GgmlFormat):
         return Solved(weight, None)
     importance = None if inputs is None else inputs.statistics.hessian.diagonal()
     quantized = ggml(weight, importance, format)
@@ -165,7 +166,10 @@ def solve(
         together.setdefault((treatment, weights[address].dtype) if stacked else address, []).append(address)
     solved: dict[str, Solved] = {}
     for addresses in together.values():
-        found = _solve(torch.cat([weights[a] for a in addresses]), treatments[addresses[0]], inputs, options)
+        first = addresses[0]  # of a stack; AWQ, which asks for the kind, stacks nothing
+        _, kind = parse_address(first)
+        own = options.model_copy(update={"clip": options.clips(kind)})
+        found = _solve(torch.cat([weights[a] for a in addresses]), treatments[first], inputs, own)
         rows = [len(weights[address]) for address in addresses]
         solved |= dict(zip(addresses, _split(found, rows), strict=True))
     return solved

@@ -17,3 +17,8 @@ class SolveOptions(BaseModel):
     grid_search: bool = Field(True, description="gptq, gptaq: shrink each group's grid where that costs less")
     refine: int = Field(5, ge=0, description="sparsegpt: steps that move what is left all at once; 0: the paper's")
     clip: bool = Field(True, description="awq: clip each group where that lowers the output error; not for q and k")
+
+    def clips(self, kind: str) -> bool:
+        """Whether AWQ clips modules of ``kind``: as in released code all but q and k, whose outputs' errors say little
+        about those of attention weights."""
+        return self.clip and kind not in ("q", "k")

@@ -19,6 +19,7 @@ from mixprec.errors import UserError
 from mixprec.joint.assembled import Assembled
 from mixprec.joint.exchange import Exchanged, Journal, described, exchange
 from mixprec.joint.linear import slopes
+from mixprec.numerics.formats import fitting
 from mixprec.plan import sensitivity
 from mixprec.plan.budget import Problem, as_plan, budget_problem, damages_of
 from mixprec.plan.budgetspec import BudgetSpec
@@ -110,11 +111,13 @@ def _why(found: Exchanged) -> str:
 
 
 def _start(problem: Problem, plan: Plan) -> tuple[int, ...]:
-    treatments = plan.treatments
+    """The numbers of the plan's choices; a type of llama.cpp stands in the plan as what fits."""
     found = []
     for part in problem.parts:
-        treatment = treatments[part.modules[0].address]
-        found.append(part.choices.index(Choice(format=treatment.format, sparsity=treatment.sparsity)))
+        module = part.modules[0]
+        made = [(fitting(choice.format, module.in_features), choice.sparsity) for choice in part.choices]
+        here = plan.modules[module.address]
+        found.append(made.index((here.format, here.sparsity)))
     return tuple(found)
 
 

@@ -175,12 +175,12 @@ class GgmlFormat:
 AnyFormat = Format | CodebookFormat | GgmlFormat | Keep
 
 
-def ggml_fallback(format: GgmlFormat, columns: int) -> GgmlFormat | Keep:
-    """``format``, or what llama.cpp's quantizer takes for rows of ``columns`` weights that it does not fit.
+def fitting(format: AnyFormat, columns: int) -> AnyFormat:
+    """``format``, or what llama.cpp's quantizer takes for rows of ``columns`` weights that a type of its doesn't fit.
 
     Where nothing fits, llama.cpp leaves the weights in 16 bits: KEEP.
     """
-    if format.fits(columns):
+    if not isinstance(format, GgmlFormat) or format.fits(columns):
         return format
     other = GgmlFormat(_FALLBACKS[format.name]) if format.name in _FALLBACKS else None
     return other if other is not None and other.fits(columns) else KEEP

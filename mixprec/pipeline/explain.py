@@ -27,6 +27,7 @@ def explain(
     inventory = modules.inventory(config)
     form = chosen.checkpoint.written
     rows: dict[str, dict[str, Any]] = {}
+    loadable.check_parts(chosen, inventory)
     for name, variant in chosen.all_variants.items():
         table = table_for(variant.plan, inventory, lambda: identity_here(chosen.model), scores)
         waits = bool(tables_wanted(variant.plan)) and table is None

@@ -8,9 +8,11 @@ from mixprec.checkpoint.base import check_plan
 from mixprec.checkpoint.check import Target, require
 from mixprec.errors import UserError
 from mixprec.modules import Inventory
+from mixprec.plan.budget import budget_problem
 from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
 from mixprec.plan.schema import Plan
 from mixprec.recipe import Recipe
+from mixprec.sensitivity.ablation import cells_of
 
 
 def target_of(chosen: Recipe) -> Target | None:
@@ -24,6 +26,7 @@ def check_known(chosen: Recipe, inventory: Inventory, config: PretrainedConfig) 
 
     Raises UserError naming the variant.
     """
+    check_parts(chosen, inventory)
     for name, variant in chosen.all_variants.items():
         spec = variant.plan
         if not needs_importance(spec) and not needs_spectra(spec) and not tables_wanted(spec):
@@ -36,6 +39,21 @@ def check_known(chosen: Recipe, inventory: Inventory, config: PretrainedConfig) 
                 file_size=lambda made, form=written: form.bytes(made, inventory, config),  # type: ignore[misc]
             )
             check_variant(chosen, name, plan, inventory, config)
+
+
+def check_parts(chosen: Recipe, inventory: Inventory) -> None:
+    """What waits for scores: whether any plan keeps the budgets, and whether the ablation's selectors match modules.
+
+    Raises UserError naming the variant or the key.
+    """
+    for name, variant in chosen.all_variants.items():
+        if variant.plan.budget is not None:
+            try:
+                budget_problem(variant.plan.budget, inventory, variant.plan.method or chosen.compress.method)
+            except UserError as problem:
+                raise UserError(f"variant {name}: {problem}") from None
+    if chosen.ablation is not None:
+        cells_of(chosen.ablation, inventory)
 
 
 def check_variant(chosen: Recipe, name: str, plan: Plan, inventory: Inventory, config: PretrainedConfig) -> None:

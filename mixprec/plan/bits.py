@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mixprec.modules import Inventory, LinearModule
-from mixprec.numerics.formats import AnyFormat, CodebookFormat, GgmlFormat, Keep, ggml_fallback
+from mixprec.numerics.formats import AnyFormat, CodebookFormat, GgmlFormat, Keep, fitting
 from mixprec.plan.schema import Plan, check_modules
 
 #: Bits of a kept weight, of a scale, of an offset and of an entry of a code book.
@@ -90,8 +90,7 @@ def storage(module: LinearModule, format: AnyFormat, sparsity: float = 0.0) -> S
 
     Zeros are left out, and one bit per weight says where they are, unless all codes take no more than that.
     """
-    if isinstance(format, GgmlFormat):
-        format = ggml_fallback(format, module.in_features)  # a candidate of a budget need not fit yet
+    format = fitting(format, module.in_features)  # a candidate of a budget need not fit yet
     if isinstance(format, GgmlFormat):
         blocks = module.weights // format.layout.block
         codes = blocks * format.layout.code_bits

@@ -26,7 +26,7 @@ from mixprec.plan import bits, controls, mixtures
 from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
 from mixprec.plan.knapsack import Unit, solve
 from mixprec.plan.relative import Importance, relative_importance
-from mixprec.plan.schema import Method, ModulePlan, Plan, Treatment
+from mixprec.plan.schema import Method, ModulePlan, Plan, Treatment, fitted
 from mixprec.plan.sensitivity import ALL, Choice, Sensitivity
 
 
@@ -168,13 +168,16 @@ def _in_files(
 def as_plan(
     choices: Mapping[str, Choice], spec: BudgetSpec, inventory: Inventory, model: str, method: Method, why: str = ""
 ) -> Plan:
-    """The plan in which every module of the model gets its choice; ``why``: default: the budget."""
+    """The plan in which every module gets its choice, or llama.cpp's type that fits; ``why``: default: the budget."""
     pinned = {module.address for modules, _ in pins(spec, inventory) for module in modules}
     modules = {
-        module.address: ModulePlan(
-            format=choices[module.address].format,
-            sparsity=choices[module.address].sparsity,
-            why="pinned" if module.address in pinned else why or str(spec),
+        module.address: fitted(
+            ModulePlan(
+                format=choices[module.address].format,
+                sparsity=choices[module.address].sparsity,
+                why="pinned" if module.address in pinned else why or str(spec),
+            ),
+            module.in_features,
         )
         for module in inventory.linears
     }

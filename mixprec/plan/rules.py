@@ -17,13 +17,12 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
 
 from mixprec.errors import UserError, from_pydantic
 from mixprec.modules import Inventory, LinearModule
-from mixprec.numerics.formats import GgmlFormat, ggml_fallback
 from mixprec.numerics.sparsity import Sparsity
 from mixprec.plan.alphapruning import EPSILON, allocate, by_block
 from mixprec.plan.budget import FileSize, budget_plan, importance_table
 from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
 from mixprec.plan.relative import ALL, Importance, summed_importance
-from mixprec.plan.schema import FormatText, Method, ModulePlan, Plan, SparsityText, Strict
+from mixprec.plan.schema import FormatText, Method, ModulePlan, Plan, SparsityText, Strict, fitted
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.plan.units import draw_others, lowest, units
 
@@ -212,9 +211,7 @@ def build_plan(
     if spec.budget is not None:
         if needs_importance(spec):
             table = importance_table(importance, spec.budget, inventory, model, spec.method or method)
-        # What is written, and takes its bytes there, is the plan whose types fit.
-        files = None if file_size is None else (lambda made, size=file_size: size(_all_fitted(made, inventory)))
-        return _all_fitted(budget_plan(spec.budget, inventory, model, spec.method or method, table, files), inventory)
+        return budget_plan(spec.budget, inventory, model, spec.method or method, table, file_size)
     claims: dict[str, list[int]] = {}
     for index, rule in enumerate(spec.rules):
         try:
@@ -227,7 +224,7 @@ def build_plan(
     free = [module for module in inventory.linears if module.address not in claims]
     sparsities = _sparsities(spec, free, alphas)
     modules = {
-        module.address: _fitted(
+        module.address: fitted(
             _module_plan(spec, claims.get(module.address, []), sparsities.get(module.address)), module.in_features
         )
         for module in inventory.linears
@@ -277,21 +274,6 @@ def _module_plan(spec: PlanSpec, claims: Sequence[int], sparsity: Sparsity | Non
         method=rule.method,
         why=f"rules[{claims[0]}]: {rule}",
     )
-
-
-def _all_fitted(plan: Plan, inventory: Inventory) -> Plan:
-    columns = {module.address: module.in_features for module in inventory.linears}
-    modules = {address: _fitted(module, columns[address]) for address, module in plan.modules.items()}
-    return Plan(model=plan.model, method=plan.method, modules=modules)
-
-
-def _fitted(plan: ModulePlan, columns: int) -> ModulePlan:
-    """``plan``, with the type that llama.cpp takes where its own does not fit rows of ``columns`` weights."""
-    if not isinstance(plan.format, GgmlFormat) or plan.format.fits(columns):
-        return plan
-    other = ggml_fallback(plan.format, columns)
-    why = f"{plan.why}; {plan.format} wants rows of a multiple of {plan.format.layout.block}, these have {columns}"
-    return plan.model_copy(update={"format": other, "why": why})
 
 
 def _check_conflicts(spec: PlanSpec, claims: Mapping[str, Sequence[int]]) -> None:

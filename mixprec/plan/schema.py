@@ -21,6 +21,7 @@ from mixprec.numerics.formats import (
     Format,
     GgmlFormat,
     Keep,
+    fitting,
     parse_format,
     parse_ggml,
 )
@@ -200,6 +201,15 @@ def check_modules(plan: Plan, inventory: Inventory, where: str) -> None:
         format = plan.modules[module.address].format
         if isinstance(format, GgmlFormat) and not format.fits(module.in_features):
             raise UserError(f"{where}: modules: {module.address}: {unfit(format, module.in_features)}")
+
+
+def fitted(plan: ModulePlan, columns: int) -> ModulePlan:
+    """``plan``, with the type that llama.cpp takes where its own does not fit rows of ``columns`` weights."""
+    other = fitting(plan.format, columns)
+    if other == plan.format or not isinstance(plan.format, GgmlFormat):
+        return plan
+    why = f"{plan.why}; {plan.format} wants rows of a multiple of {plan.format.layout.block}, these have {columns}"
+    return plan.model_copy(update={"format": other, "why": why})
 
 
 def unfit(format: GgmlFormat, columns: int) -> str:

@@ -80,21 +80,23 @@ def candidates(given: Problem, formats: list[Format], tie: list[int], grid: int)
     width=st.integers(2, 20),
     data=st.data(),
     tied=st.booleans(),
-    search=st.sampled_from([None, SKETCH]),
     seed=st.integers(0, 10**6),
 )
 def test_the_best_of_all_candidates_token_by_token(
-    rows: list[int], width: int, data: st.DataObject, tied: bool, search: Search | None, seed: int
+    rows: list[int], width: int, data: st.DataObject, tied: bool, seed: int
 ) -> None:
     given = problem(tuple(rows), width, seed)
     chosen = [data.draw(formats) for _ in rows]
+    clipped = [data.draw(st.booleans()) for _ in rows]
+    searches = [SKETCH if clip else None for clip in clipped]
     tie = [j % -(-width // 2) for j in range(width)] if tied else list(range(width))
     found = search_scale(
-        given.weights, chosen, given.statistics, grid=5, tie=torch.tensor(tie) if tied else None, search=search
+        given.weights, chosen, given.statistics, grid=5, tie=torch.tensor(tie) if tied else None, clipped=clipped
     )
 
     def loss(scale: Tensor) -> float:
-        return sum(error(w, f, scale.double(), given, search) for w, f in zip(given.weights, chosen, strict=True))
+        each = zip(given.weights, chosen, searches, strict=True)
+        return sum(error(weight, form, scale.double(), given, search) for weight, form, search in each)
 
     assert found.loss_before == pytest.approx(loss(torch.ones(width)), rel=1e-9)
     assert found.loss == pytest.approx(loss(found.scale), rel=1e-9)
@@ -147,7 +149,7 @@ def outlier() -> Problem:
 @pytest.mark.parametrize("allowed", [None, "powers_up", "powers_down"])
 def test_a_channel_with_large_inputs_is_scaled_up(allowed: str | None) -> None:
     given = outlier()
-    found = search_scale(given.weights, [Format(3, 16)], given.statistics, freedom=allowed, search=None)
+    found = search_scale(given.weights, [Format(3, 16)], given.statistics, freedom=allowed, clipped=[False])
     others = found.scale[torch.arange(32) != 5]
     assert found.scale[5] >= 2 * others.max()
     assert found.loss < 0.6 * found.loss_before
@@ -207,7 +209,7 @@ def test_code_books_are_represented_by_an_asymmetric_grid() -> None:
 
 def test_grids_have_scales_of_the_type_asked_for() -> None:
     given = problem((6,), 16, 3, torch.float32)
-    found = search_scale(given.weights, [Format(6, 8)], given.statistics, freedom="fixed", search=None,
+    found = search_scale(given.weights, [Format(6, 8)], given.statistics, freedom="fixed", clipped=[False],
                          scale_dtype=torch.bfloat16)  # fmt: skip
     quantized = quantize(given.weights[0], Format(6, 8), torch.bfloat16)
     delta = dequantize(quantized, Format(6, 8), torch.float64) - given.weights[0].double()

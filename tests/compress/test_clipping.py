@@ -10,8 +10,12 @@ from torch import Tensor
 
 from mixprec.compress import clipping
 from mixprec.compress.clipping import CLIP, search_clip
+from mixprec.compress.methods import GroupInputs, solve
+from mixprec.compress.options import SolveOptions
 from mixprec.numerics.formats import WHOLE_ROW, Format
 from mixprec.numerics.groupwise import Grid, Quantized, Search, dequantize, encode, fit, quantize
+from mixprec.numerics.statistics import InputStatistics
+from mixprec.plan.schema import Treatment
 
 formats = st.builds(Format, st.integers(2, 6), st.sampled_from([WHOLE_ROW, 1, 4, 5, 8, 64]), st.booleans())
 searches = st.sampled_from([CLIP, Search(), Search(0.7, 0.3, 0), Search(0.9, 0.1, 2)])
@@ -145,3 +149,18 @@ def test_a_group_of_zeros_and_a_hessian_of_another_width() -> None:
     assert bool((grid.scales[:, 0] == 1).all())
     with pytest.raises(ValueError, match="Hessian"):
         search_clip(weight, hessian[:8, :8], Format(3, 8))
+
+
+def test_awq_clips_all_but_q_and_k() -> None:
+    weight, hessian = problem(24, 16, 0, torch.float32)
+    weights = {f"model.layers.0.self_attn.{kind}_proj": weight for kind in "qkv"}
+    statistics = InputStatistics(hessian, hessian.diagonal().sqrt(), 32)
+    treatment = Treatment(format=Format(3, 8), method="awq")
+
+    def clipped(options: SolveOptions) -> list[bool]:
+        found = solve(weights, dict.fromkeys(weights, treatment), GroupInputs(statistics, options), options)
+        grids = [each.quantized.grid for each in found.values() if isinstance(each.quantized, Quantized)]
+        return [not torch.equal(grid.scales, fit(weight, Format(3, 8)).scales) for grid in grids]
+
+    assert clipped(SolveOptions()) == [False, False, True]
+    assert clipped(SolveOptions(clip=False)) == [False, False, False]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixprec.numerics import formats
-from mixprec.numerics.formats import GGML, KEEP, Format, GgmlFormat, ggml_fallback, parse_format
+from mixprec.numerics.formats import GGML, KEEP, Format, GgmlFormat, fitting, parse_format
 from mixprec.numerics.ggml import dequantize_ggml, exact_type, from_grid, ggml_type
 from mixprec.numerics.groupwise import Grid, Quantized, dequantize, quantize
 
@@ -37,13 +37,13 @@ def test_effective_bits_of_known_types() -> None:
     ],
 )  # fmt: skip
 def test_fallbacks_are_those_of_llama_cpp(name: str, columns: int, expected: str) -> None:
-    assert str(ggml_fallback(GgmlFormat(name), columns)) == expected
+    assert str(fitting(GgmlFormat(name), columns)) == expected
 
 
 def test_every_large_type_falls_back_to_one_with_small_blocks() -> None:
     for name, layout in GGML.items():
         if layout.block > 32:
-            other = ggml_fallback(GgmlFormat(name), 32)
+            other = fitting(GgmlFormat(name), 32)
             assert other != KEEP
     assert set(formats._FALLBACKS) == {name for name, layout in GGML.items() if layout.block > 32}
 

@@ -74,4 +74,4 @@ def test_what_awq_folds_into_norms_is_taken_back(tiny: Tiny) -> None:
             weight = block.get_submodule(modules.KINDS[module.kind]).weight
             hessian = sums.result().hessian
             error = {name: output_error(found[f"{module.address}|{name}"] - weight, hessian) for name in methods}
-            assert error["awq"] < 0.7 * error["rtn"]
+            assert error["awq"] < (0.7 if module.kind == "v" else 1) * error["rtn"]  # q and k are not clipped

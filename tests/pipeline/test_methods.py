@@ -1,0 +1,111 @@
+"""Every method in every part of a recipe: it works, or the recipe is refused before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import tiny
+import yaml
+
+from mixprec import pipeline
+from mixprec import recipe as recipes
+from mixprec.errors import UserError
+from mixprec.plan.schema import Method
+
+METHODS: tuple[Method, ...] = get_args(Method)
+#: Kinds of candidates, two of each, and the methods that can make both. The rows of this model don't fit q4_k.
+CHOICES: dict[str, tuple[list[str], set[Method]]] = {
+    "grids": (["w3g16", "w4g16"], {"rtn", "gptq", "gptaq", "awq"}),
+    "code books": (["any3g16", "any4g16"], {"anyk"}),
+    "types of llama.cpp": (["q4_0", "q4_k"], {"ggml"}),
+    "sparsities": (["0.5", "2:4"], {"sparsegpt", "wanda", "magnitude"}),
+    "both": (["w4g16@0.5", "w3g16@0.5"], {"sparsegpt"}),
+    "grids and sparsities": (["w3g16", "0.5"], set()),
+}
+WORKS = [(method, choices) for choices, (_, makers) in CHOICES.items() for method in METHODS if method in makers]
+REFUSED = [(method, choices) for choices, (_, makers) in CHOICES.items() for method in METHODS if method not in makers]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_checkpoint(tmp_path_factory.mktemp("methods") / "model", num_hidden_layers=1)
+
+
+def write(folder: Path, model: Path, method: Method, **parts: Any) -> Path:
+    traces = tiny.write_traces(folder / "traces.jsonl")
+    data = {
+        "model": {"id": str(model)},
+        "compress": {"method": method, "calibration": {"traces": str(traces), "samples": 4, "tokens": 16}},
+        "evaluate": {"text": "bundled:held_out", "text_tokens": 16, "text_passages": 1},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(data | parts), encoding="utf-8")
+    return path
+
+
+def budget(choices: list[str]) -> dict[str, Any]:
+    size = {"sparsity": 0.25} if choices[0] == "0.5" else {"effective_bits": 10}
+    return {**size, "candidates": [*choices, "keep"], "exchange": {"samples": 2, "proposals": 1, "margin": 0}}
+
+
+@pytest.mark.parametrize(("method", "choices"), WORKS)
+def test_a_method_works_in_sensitivity_ablation_budget_and_exchange(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Method, choices: str
+) -> None:
+    formats, _ = CHOICES[choices]
+    path = write(
+        tmp_path,
+        model,
+        method,
+        sensitivity={"scorer": "fisher", "formats": formats, "samples": 1},
+        ablation={"each": "1_q", "sets": {"all": "*_*"}, "formats": formats},
+        variants={"spent": {"plan": {"budget": budget(formats)}}},
+    )
+    monkeypatch.setattr("mixprec.pipeline.run.write_report", lambda _: None)
+    pipeline.explain(recipes.load(path), None)
+    summary = pipeline.Run(recipes.load(path), path.read_text(), "recipe", tmp_path / "out", None).run()
+    assert summary["variants"]["spent"]["kl_mean"] >= 0
+    assert (tmp_path / "out" / "ablation" / "ablation.json").is_file()
+
+
+@pytest.mark.parametrize(("method", "choices"), REFUSED)
+@pytest.mark.parametrize("part", ["sensitivity", "ablation", "budget"])
+def test_what_a_method_can_not_make_is_refused_with_the_key(
+    model: Path, tmp_path: Path, method: Method, choices: str, part: str
+) -> None:
+    formats, _ = CHOICES[choices]
+    parts: dict[str, Any] = {
+        "sensitivity": {"sensitivity": {"formats": formats}},
+        "ablation": {"ablation": {"each": "1_q", "formats": formats}},
+        "budget": {
+            "variants": {"spent": {"plan": {"budget": budget(formats) | {"scores": "x.json", "exchange": None}}}}
+        },
+    }[part]
+    with pytest.raises(UserError, match=r"sensitivity\.formats|ablation\.formats|plan\.budget: candidate"):
+        pipeline.explain(recipes.load(write(tmp_path, model, method, **parts)), None)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"ablation": {"each": "99_q", "formats": ["w3g16"]}}, "99_q"),
+        (
+            {
+                "sensitivity": {"formats": ["w3g16", "w4g16"]},
+                "variants": {"spent": {"plan": {"budget": {"effective_bits": 2, "candidates": ["w3g16", "w4g16"]}}}},
+            },
+            "variant spent: plan.budget.effective_bits: 2: no plan takes less than 4",
+        ),
+    ],
+)
+def test_what_no_score_can_mend_is_refused_before_scores_are_made(
+    model: Path, tmp_path: Path, parts: dict[str, Any], message: str
+) -> None:
+    chosen = recipes.load(write(tmp_path, model, "gptq", **parts))
+    with pytest.raises(UserError, match=message):
+        pipeline.explain(chosen, None)
+    with pytest.raises(UserError, match=message):
+        pipeline.Run(chosen, "", "recipe", tmp_path / "out", None).run()
+    assert not (tmp_path / "out").exists()
