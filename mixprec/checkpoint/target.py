@@ -65,7 +65,7 @@ def check_space(out: Path, needed: int) -> None:
     usage = shutil.disk_usage(parent)
     left = sum(
         path.stat().st_size
-        for folder in (blocks_folder(out), artifacts.partial(out))
+        for folder in (blocks_folder(out), *artifacts.leftovers(out))
         for path in folder.rglob("*")
         if path.is_file()
     )
@@ -103,13 +103,6 @@ def write_index(folder: Path, written: Mapping[str, Mapping[str, int]]) -> None:
     shard_of = {name: shard for shard, tensors in written.items() for name in tensors}
     size = sum(count for tensors in written.values() for count in tensors.values())
     write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(shard_of.items()))})
-
-
-def flush(folder: Path) -> None:
-    """Wait until all files of ``folder`` are on the disk, before it gets its final name."""
-    for path in folder.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mixprec import __version__, processes
 from mixprec.cli.base import app, out
-from mixprec.errors import UserError
+from mixprec.errors import UserError, from_disk
 from mixprec.progress import PlainConsole
 
 # Importing them registers their verbs, in the order of --help.
@@ -57,7 +57,11 @@ def main() -> None:
         code = app(standalone_mode=False, prog_name="mixprec")
         if code == 130:  # typer turns Ctrl-C into a code
             raise KeyboardInterrupt
-    except UserError as problem:
+    except (UserError, OSError) as caught:
+        # Whatever file or disk refuses, wherever it was met, is the user's to mend; other system errors are ours.
+        problem = caught if isinstance(caught, UserError) else from_disk(caught)
+        if problem is None:
+            raise
         which = "" if processes.is_main() else f"process {processes.rank()}: "
         errors.print(Text("error:", style="red"), which + str(problem), soft_wrap=True)
         sys.exit(2)

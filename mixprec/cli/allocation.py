@@ -43,7 +43,7 @@ def pareto(
     change: Overrides = None,
 ) -> None:
     """Draw size against damage: a plan for each budget from 2.5 to 4.5 bits, beside one format for all modules."""
-    from mixprec import artifacts
+    from mixprec import artifacts, locks
     from mixprec import recipe as recipes
     from mixprec.plan.pareto import sizes
     from mixprec.report.pareto import pareto_figure
@@ -58,8 +58,9 @@ def pareto(
         rows, marks, alone, what = _measured(chosen, name, wanted, folder, data)
     else:
         rows, marks, alone, what = _predicted(chosen, name, wanted, folder, scores, importance)
-    artifacts.write_json(folder / "pareto.json", rows)
-    written = save_figure(pareto_figure(marks, alone, what), folder / "pareto")
+    with locks.folder(folder):
+        artifacts.write_json(folder / "pareto.json", rows)
+        written = save_figure(pareto_figure(marks, alone, what), folder / "pareto")
     table = Table("plan", "effective bits", what, "modules", box=box.SIMPLE_HEAD)
     for row in rows["points"]:
         formats = ", ".join(f"{count} {form}" for form, count in row["formats"].items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +39,19 @@ SpanRule = Annotated[str, typer.Option(help="How annotations become spans: paper
 def epilog(*examples: str) -> str:
     """Examples under a verb's help."""
     return "\n\n".join(["[bold]Examples[/bold]", *(escape(example) for example in examples)])
+
+
+def alone(verb: Callable[..., None]) -> Callable[..., None]:
+    """Let a verb have the folder of its ``--out`` to itself while it works."""
+
+    @functools.wraps(verb)
+    def held(**options: Any) -> None:
+        from mixprec import locks
+
+        with locks.folder(options["to"]):
+            verb(**options)
+
+    return held
 
 
 def checked(kind: Any, verb: str, **values: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixprec.cli.base import Data, Device, Dtype, app, checked, epilog, out
+from mixprec.cli.base import Data, Device, Dtype, alone, app, checked, epilog, out
 from mixprec.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _ALL = ["aime_2024", "folio", "temporal_sequences", "musique"]
         "mixprec bench smollm2-135m-instruct --files data/benchmarks --limit 2 --max-new-tokens 64 --out results/try",
     )
 )
+@alone
 def bench(
     model: Annotated[str, typer.Argument(help="Folder, hub id or bundled name; with --url the server's name for it.")],
     to: Annotated[Path, typer.Option("--out", help="Folder of generations and benchmarks.json.")],

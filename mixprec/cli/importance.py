@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from mixprec import processes
-from mixprec.cli.base import Device, Dtype, Model, SpanRule, app, checked, epilog, out
+from mixprec.cli.base import Device, Dtype, Model, SpanRule, alone, app, checked, epilog, out
 from mixprec.errors import UserError
 
 
@@ -35,18 +35,18 @@ def trace(
     """Let a model reason about prompts; writes traces."""
     from collections import Counter
 
-    from mixprec import models
+    from mixprec import locks, models
     from mixprec.evaluate.engines.base import Sampling
     from mixprec.evaluate.engines.transformers import TransformersEngine
     from mixprec.progress import bar
     from mixprec.traces.generate import full_id, generate, load_prompts
     from mixprec.traces.store import Recorder
 
-    recorder = Recorder(to)
     rows = load_prompts(prompts)
-    left = [row for row in rows if full_id(row) not in recorder.done]
     skipped: Counter[str] = Counter()
-    with bar("trace", len(rows), "prompts") as advance:
+    with locks.target(to), bar("trace", len(rows), "prompts") as advance:
+        recorder = Recorder(to)
+        left = [row for row in rows if full_id(row) not in recorder.done]
         advance(len(rows) - len(left))
         for made in generate(
             TransformersEngine(models.load(model, dtype=dtype, device=device), batch),
@@ -104,6 +104,7 @@ def annotate(
         "accelerate launch --multi_gpu -m mixprec attribute spans.jsonl --out importance --device cuda",
     )
 )
+@alone
 def attribute(
     spans_file: Annotated[Path, typer.Argument(metavar="SPANS", help="From 'mixprec annotate'.")],
     to: Annotated[Path, typer.Option("--out", help="Folder of the importance.")],
@@ -148,8 +149,7 @@ def attribute(
             "accelerate launch --cpu starts one process; for several on CPUs give --multi_gpu instead"
         )
     where = {"dtype": dtype, "device": processes.join(device)}
-    with processes.main_first():
-        identity = artifacts.fingerprint(models.identity(model), dtype, device)
+    identity = artifacts.fingerprint(models.identity(model), dtype, device)
     result = stage.attribute(
         streaming.open_model(model, sweep_gb=spec.sweep_gb, **where) if stream else models.load(model, **where),
         found,
@@ -174,6 +174,7 @@ def attribute(
         "mixprec shift distilled/importance.json base/importance.json --kind net --out distillation",
     )
 )
+@alone
 def shift(
     first: Annotated[Path, typer.Argument(help="importance.json of the model that reasons better: the original.")],
     second: Annotated[Path, typer.Argument(help="importance.json of its compressed copy, or of its base model.")],

@@ -263,10 +263,13 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
 ) -> None:
     """Write a run's report.html and pictures again, and print its table."""
-    from mixprec import artifacts
+    from mixprec import artifacts, locks
     from mixprec.report.html import write_report
     from mixprec.report.terminal import print_summary
 
-    page = write_report(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder of a run")
+    with locks.folder(folder):
+        page = write_report(folder)
     print_summary(artifacts.read_versioned(folder / "summary.json"), out)
     out.print(str(page), style="bold", soft_wrap=True)

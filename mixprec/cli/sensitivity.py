@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixprec import processes
-from mixprec.cli.base import Data, Device, Dtype, Model, Overrides, app, checked, epilog, out
+from mixprec.cli.base import Data, Device, Dtype, Model, Overrides, alone, app, checked, epilog, out
 from mixprec.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         "accelerate launch --multi_gpu -m mixprec sensitivity my_recipe.yaml --out sensitivity",
     )
 )
+@alone
 def sensitivity(
     to: Annotated[Path, typer.Option("--out", help="Folder of the tables.")],
     recipe: Annotated[str | None, typer.Argument(help="A recipe with sensitivity; else options say all.")] = None,
@@ -105,6 +106,7 @@ def _from_options(**parts: Any) -> Recipe:
         "accelerate launch --multi_gpu -m mixprec ablate my_recipe.yaml --out runs/ablation",
     )
 )
+@alone
 def ablate(
     recipe: Annotated[str, typer.Argument(help="A recipe with ablation and evaluate, or its name in 'mixprec ls'.")],
     to: Annotated[Path, typer.Option("--out", help="Folder of ablation.json and its page.")],

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from mixprec import artifacts, models, modules
+from mixprec import artifacts, locks, models, modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import README, seal
 from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch, open_source
-from mixprec.checkpoint.target import blocks_folder, check_space, check_target, flush, write_side_files
+from mixprec.checkpoint.target import blocks_folder, check_space, check_target, write_side_files
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
@@ -54,6 +54,7 @@ def compress(
     Raises UserError for a plan that doesn't fit the checkpoint or ``format``, or needs calibration data and has none,
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
     """
+    out = out.resolve()  # a link to a folder elsewhere stays
     source = open_source(fetch(model_id, revision))
     config = models.load_config(str(source.folder))
     inventory = modules.inventory(config)
@@ -81,17 +82,17 @@ def compress(
         checkpoint={"format": format.name, **format.settings},
     )
     work = blocks_folder(out)
-    walk = Walk(job, work, artifacts.fingerprint({**card, "git_revision": None}), on_module)
-    walk.run()
-    with artifacts.atomic_path(out) as folder:
-        folder.mkdir()
-        format.finish(Finish(source, walk.files, folder, plan, inventory, config))
-        write_side_files(folder, source)
-        text = model_card(plan, inventory, source.folder, format.name)
-        (folder / README).write_text(text, encoding="utf-8")
-        seal(folder, card)
-        flush(folder)
-    artifacts.remove(work)
+    with locks.target(out, work):
+        walk = Walk(job, work, artifacts.fingerprint({**card, "git_revision": None}), on_module)
+        walk.run()
+        with artifacts.atomic_path(out) as folder:
+            folder.mkdir()
+            format.finish(Finish(source, walk.files, folder, plan, inventory, config))
+            write_side_files(folder, source)
+            text = model_card(plan, inventory, source.folder, format.name)
+            (folder / README).write_text(text, encoding="utf-8")
+            seal(folder, card)
+        artifacts.remove(work)
     return {address: walk.reports[address] for address in plan.modules}
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixprec import artifacts, models, modules
+from mixprec import artifacts, locks, models, modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import README, seal
 from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.source import Source, fetch, open_source
-from mixprec.checkpoint.target import check_space, check_target, flush
+from mixprec.checkpoint.target import check_space, check_target
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.errors import UserError
 from mixprec.export import TARGETS
@@ -98,6 +98,7 @@ def compress(
     Raises UserError for a plan that the peer can't carry out, calibration data that is missing or weighted, an
     environment that isn't there, and where the peer fails.
     """
+    out = out.resolve()  # a link to a folder elsewhere stays
     source = open_source(fetch(model_id, revision))
     config = models.load_config(str(source.folder))
     inventory = modules.inventory(config)
@@ -111,7 +112,7 @@ def compress(
         plan=plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
     )
-    with artifacts.atomic_path(out) as made, tempfile.TemporaryDirectory() as name:
+    with locks.target(out), artifacts.atomic_path(out) as made, tempfile.TemporaryDirectory() as name:
         work = Path(name)
         job: dict[str, Any] = {"peer": peer.name, "model": str(source.folder), "out": str(made), "dtype": dtype}
         job |= {"settings": dict(peer.settings), "threads": torch.get_num_threads(), **request}
@@ -126,7 +127,6 @@ def compress(
         reports = _reports(plan, source, open_source(made), job["method"], on_module)
         artifacts.write_text(made / README, model_card(plan, inventory, source.folder, "dense"))
         seal(made, {**card, "checkpoint": {"format": "dense"}})
-        flush(made)
     return reports
 
 

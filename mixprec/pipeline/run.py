@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mixprec import artifacts
+from mixprec import artifacts, locks
 from mixprec.pipeline import damage, loadable
 from mixprec.pipeline.benchmarks import Benchmarks
 from mixprec.pipeline.context import Context
@@ -21,8 +21,17 @@ class Run(Context):
     """One recipe's run in one folder."""
 
     def run(self) -> dict[str, Any]:
-        """All stages; returns the summary."""
+        """All stages; returns the summary.
+
+        Raises UserError where another process is at work in the folder, and for links in it that would be written.
+        """
         loadable.check_known(self.recipe, self.inventory, self.config)
+        with locks.folder(self.out):
+            for name in self.recipe.all_variants:
+                artifacts.refuse_links(self.out / "variants" / name / "checkpoint")
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         benchmarks = self._benchmarks()
         artifacts.write_text(self.out / "recipe.yaml", self.text)
         found, stamp = importance(self)

@@ -49,7 +49,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(
     plan_file.write_text(plan.model_dump_json())
     killed = run([*program, source, plan_file, out, "model.layers.1.mlp.up_proj"])
     assert killed.returncode == -9, killed.stderr
-    assert [path.name for path in out.parent.iterdir()] == [".out.blocks"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [".out.blocks", ".out.lock"]
     assert [path.name for path in (out.parent / ".out.blocks").iterdir()] == ["00001.safetensors"]
     compress(str(source), plan, out)
     assert [path.name for path in out.parent.iterdir()] == ["out"]
