@@ -192,9 +192,15 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
     else:
         where = resolve(model_id)
         try:
+            if Path(where).is_dir():
+                artifacts.read_object(
+                    Path(where) / "config.json", finite=False
+                )  # says what is wrong, and in which line
             with _quiet():
                 config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
-        except (OSError, ValueError, StrictDataclassError) as problem:
+        except UserError as problem:
+            raise UserError(f"model.id: {model_id}: {problem}") from None
+        except Exception as problem:  # values of wrong types break it in many ways
             known = "" if Path(where).is_dir() else f"; known without the hub: {', '.join(shapes)}"
             raise UserError(f"model.id: {model_id}: no usable configuration ({_first_line(problem)}){known}") from None
     config.name_or_path = model_id

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,15 @@ SCALE_SOURCES = {
 #: Architectures whose norms multiply by 1 + weight.
 OFFSET_NORMS = ("gemma", "gemma2", "gemma3_text")
 
+#: Keys of a configuration -> the largest number that is taken for a model's: more would be built for hours.
+_MOST = {
+    "num_hidden_layers": 1_000,
+    **dict.fromkeys(
+        ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
+        2**24,
+    ),
+    "max_position_embeddings": 2**40,
+}
 _LABEL = re.compile(r"(?P<layer>\d+|last|\*)_(?P<kind>[a-z*]+)")
 
 
@@ -134,6 +144,10 @@ def check_architecture(config: PretrainedConfig, where: str) -> None:
             f"{where}: architecture {config.model_type!r} is not supported; "
             f"supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
         )
+    for key, most in _MOST.items():
+        value = getattr(config, key, None)
+        if value is not None and not (isinstance(value, int) and 1 <= value <= most):
+            raise UserError(f"{where}: config.json: {key}: {reprlib.repr(value)} is no number from 1 to {most:,}")
 
 
 def address(layer: int, kind: str) -> str:
@@ -158,8 +172,12 @@ def inventory(config: PretrainedConfig) -> Inventory:
     Raises UserError for an unsupported architecture.
     """
     check_architecture(config, getattr(config, "name_or_path", "") or "model")
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except Exception as problem:  # sizes that don't fit each other break it in many ways
+        where = getattr(config, "name_or_path", "") or "model"
+        raise UserError(f"{where}: config.json describes no model that can be built ({problem})") from None
     model.tie_weights()
     linears = linear_layers(model)
     listed = tuple(

@@ -1,7 +1,7 @@
 """JSON and YAML of unknown origin: read in bounded time and depth, without surprises, or refused with the line.
 
-JSON is RFC 8259 with unique keys. YAML is the core schema of YAML 1.2 without tags: ``2:4``, ``no`` and ``2024-01-01`` are
-text (YAML 1.1 reads the sexagesimal number 124, false and a date), and keys are text as written.
+JSON is RFC 8259 with unique keys. YAML is the core schema of YAML 1.2 without tags: ``2:4``, ``no`` and
+``2024-01-01`` are text (YAML 1.1 reads the sexagesimal number 124, false and a date), and keys are text as written.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no file named model.safetensors"),
     "pickle": (_pickle, "no file named model.safetensors"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json in this folder"),
-    "config no JSON": (lambda f: _cut(f / "config.json", 40), "no usable configuration .*not a valid JSON"),
+    "config no JSON": (lambda f: _cut(f / "config.json", 40), r"config\.json:\d+: not valid JSON"),
     "config with text": (lambda f: _change_config(f, hidden_size="abc"), "'hidden_size' expected int, got str"),
     "heads do not fit": (lambda f: _change_config(f, num_attention_heads=5, head_dim=None), "not a multiple of"),
     "unknown model": (lambda f: _change_config(f, model_type="foo"), "model type `foo`"),

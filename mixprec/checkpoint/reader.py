@@ -7,8 +7,7 @@ Used by inspect, diff and convert, and to evaluate packed checkpoints.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mixprec import artifacts, models, modules
-from mixprec.checkpoint import compressed_tensors, gptq
+from mixprec.checkpoint import compressed_tensors, gptq, quantized
+from mixprec.checkpoint.patterns import Matcher
 from mixprec.checkpoint.shards import CONFIG
 from mixprec.checkpoint.source import FLOATS, Source, open_source
 from mixprec.errors import UserError
@@ -28,6 +28,8 @@ from mixprec.numerics import packing
 from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, Format, Keep
 from mixprec.numerics.groupwise import Quantized, dequantize
 
+#: Classes that a linear module is of, in the order in which compressed-tensors tries targets.
+_CLASSES = ("Linear", "Module")
 _SUFFIXES = {compressed_tensors.PACKED: "compressed-tensors", gptq.CODES: "gptq", "weight": "dense"}
 
 
@@ -60,7 +62,8 @@ class Checkpoint:
         self.path = path
         self.source: Source = open_source(path)
         self.config: dict[str, Any] = artifacts.read_object(path / CONFIG, finite=False)
-        self.quantization: dict[str, Any] = self.config.get("quantization_config") or {}
+        self.quantization: dict[str, Any] = quantized.check(self.config.get("quantization_config"), path / CONFIG)
+        self._patterns = Matcher(path / CONFIG)
         self.shapes: PretrainedConfig = models.load_config(str(path))
         self.inventory: Inventory = modules.inventory(self.shapes)
 
@@ -168,24 +171,36 @@ class Checkpoint:
     def _gptq(self, module: LinearModule) -> Format:
         said = dict(self.quantization)
         for pattern, overrides in (self.quantization.get("dynamic") or {}).items():
-            if not pattern.startswith("-:") and re.match(pattern.removeprefix("+:"), module.address):
+            if not pattern.startswith("-:") and self._patterns.match(pattern.removeprefix("+:"), module.address):
                 said |= overrides
                 break
-        return self._format(module, said.get("bits"), said.get("group_size"), said.get("sym", True))
+        return self._format(module, said.get("bits"), said.get("group_size"), said.get("sym"))
 
     def _group(self, module: LinearModule) -> Format:
-        for group in (self.quantization.get("config_groups") or {}).values():
-            if any(_matches(target, module.address) for target in group.get("targets", ())):
-                weights = group.get("weights") or {}
-                size = weights.get("group_size") if weights.get("strategy") == "group" else WHOLE_ROW
-                return self._format(module, weights.get("num_bits"), size, weights.get("symmetric", True))
-        raise UserError(f"{self.path / CONFIG}: config_groups: none matches {module.address}, which is packed")
+        groups = (self.quantization.get("config_groups") or {}).values()
+        by_target = {target: group for group in groups for target in group.get("targets", ())}
+        target = self._target(by_target, module.address)
+        if target is None:
+            raise UserError(f"{self.path / CONFIG}: config_groups: none matches {module.address}, which is packed")
+        weights = by_target[target].get("weights") or {}
+        size = weights.get("group_size") if weights.get("strategy") == "group" else WHOLE_ROW
+        return self._format(module, weights.get("num_bits"), size, weights.get("symmetric"))
+
+    def _target(self, targets: Collection[str], address: str) -> str | None:
+        """Of those that match the one that compressed-tensors takes (match_targets): a name before a pattern before a
+        class."""
+        if address in targets:
+            return address
+        for target in sorted(targets):
+            if target.startswith("re:") and self._patterns.match(target.removeprefix("re:"), address):
+                return target
+        return next((name for name in _CLASSES if name in targets), None)
 
     def _format(self, module: LinearModule, bits: object, group: object, symmetric: object) -> Format:
         try:
             assert isinstance(bits, int)
             assert isinstance(group, int)
-            return Format(bits, group, bool(symmetric))
+            return Format(bits, group, symmetric is not False)  # both formats' default
         except (AssertionError, ValueError):
             where = self.path / CONFIG
             raise UserError(f"{where}: {module.address}: {bits} bits in groups of {group} are not read here") from None
@@ -214,12 +229,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path}: no such file or folder")
     file = gguf_in(path)
     return Checkpoint(path) if file is None else GgufCheckpoint(path, file)
-
-
-def _matches(target: str, address: str) -> bool:
-    if target.startswith("re:"):
-        return re.match(target.removeprefix("re:"), address) is not None
-    return target in ("Linear", address)
 
 
 def _padded_words(columns: int, bits: int) -> int:
