@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -11,10 +14,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from mixprec import processes
@@ -55,3 +61,115 @@ def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], Non
     ) as progress:
         task = progress.add_task(visible(description), total=total)
         yield lambda done: progress.advance(task, done)
+
+
+#: Longest description that leaves room for the numbers on a line of 80.
+_NAME = 20
+
+
+@dataclass
+class Generating:
+    """How far the generation of ``left`` outputs of at most ``limit`` tokens is, in tokens.
+
+    ``known``: lengths of outputs of the same kind that are there already. ``clock`` tells seconds. ``on_output`` is
+    called with 1 for every output.
+    """
+
+    left: int
+    limit: int
+    known: Sequence[int] = ()
+    clock: Callable[[], float] = time.monotonic
+    on_output: Callable[[int], None] = lambda _: None
+    written: int = 0
+    finished: list[int] = field(default_factory=list)
+    counted: bool = True
+
+    def __post_init__(self) -> None:
+        self._start = self.clock()
+
+    def tokens(self, count: int) -> None:
+        """So many new tokens, of outputs that may not be finished."""
+        self.written += count
+
+    def output(self, tokens: int | None) -> None:
+        """One output is finished; None where nobody counted its tokens."""
+        self.left -= 1
+        self.counted = self.counted and tokens is not None
+        self.finished.append(tokens or 0)
+        self.written = max(self.written, sum(self.finished))  # where tokens are told only with their output
+        self.on_output(1)
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return self.clock() - self._start
+
+    @property
+    def speed(self) -> float | None:
+        """Tokens per second, of all outputs together; None before there are any, and where nobody counts them."""
+        return self.written / self.seconds if self.counted and self.written and self.seconds else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the length that outputs have had so far, or else may have at most; None where nothing tells."""
+        if self.speed is None:
+            return self.left * self.seconds / len(self.finished) if self.finished else None
+        # Short outputs end first, so the mean of those that ended is too short. All tokens over those that ended is
+        # the mean length where outputs end at a steady rate; what is under way can't be longer than the limit.
+        ended = len(self.known) + len(self.finished)
+        typical = (sum(self.known) + self.written) / ended if ended else self.limit
+        most = self.left * self.limit - (self.written - sum(self.finished))
+        return max(0, min(self.left * typical, most)) / self.speed
+
+
+class _Told(ProgressColumn):
+    """A column that tells something of a Generating."""
+
+    def __init__(self, tell: Callable[[], str], style: str) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._tell, self._style = tell, style
+
+    def render(self, task: Task) -> Text:
+        return Text(self._tell(), style=self._style)
+
+
+def _speed(seen: Generating) -> str:
+    speed = seen.speed
+    if speed is None:
+        return "-- tokens/s"
+    return f"{speed / 1000:.1f}k tokens/s" if speed >= 10_000 else f"{speed:.{0 if speed >= 100 else 1}f} tokens/s"
+
+
+def _left(seen: Generating) -> str:
+    left = seen.seconds_left
+    # Before any output ended, nothing but the limit tells how long they are.
+    most = "" if seen.known or seen.finished else "≤ "
+    return "-:--:--" if left is None else most + str(timedelta(seconds=round(left)))
+
+
+@contextmanager
+def generating(description: str, total: int, limit: int, known: Sequence[int | None] = ()) -> Iterator[Generating]:
+    """A bar of ``total`` outputs that shows tokens per second and, by them, the time left.
+
+    ``limit``: most tokens of an output; ``known``: lengths of the outputs that are there, None where nobody counted.
+    """
+    seen = Generating(total - len(known), limit, [count for count in known if count is not None])
+    description = visible(description)
+    name = description if len(description) <= _NAME else description[: _NAME - 1] + "…"
+    with Progress(
+        TextColumn("{task.description}", style="bold", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("outputs"),
+        _Told(lambda: _speed(seen), "progress.data.speed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        _Told(lambda: _left(seen), "progress.remaining"),
+        console=console,
+        transient=console.is_terminal,
+        disable=console.quiet,
+        expand=True,
+    ) as progress:
+        task = progress.add_task(name, total=total, completed=len(known))
+        seen.on_output = lambda done: progress.advance(task, done)
+        yield seen

@@ -17,7 +17,7 @@ import typer
 from transformers import GPT2Config
 
 import mixprec
-from mixprec import cli, pipeline, recipe
+from mixprec import cli, models, pipeline, recipe
 from mixprec.traces import store
 
 VERBS = {
@@ -290,7 +290,9 @@ def test_bad_traces(mix: Cli, tmp_path: Path, case: str) -> None:
         ("attribute spans.jsonl --out imp --model MODEL --max-tokens 2", "'beyond_context'"),
         ("trace gone.jsonl --out t.jsonl --model MODEL", "gone.jsonl: can't be read"),
         ("trace empty.jsonl --out t.jsonl --model MODEL", "no prompts in this file"),
-        ("trace traces.jsonl --out empty.txt --model MODEL --chat-template", "no chat template"),
+        ("trace traces.jsonl --out t.jsonl --model MODEL --chat-template", "no chat template; leave the option out"),
+        ("bench MODEL --prompts chat --out b", "no chat template; give --prompts paper"),
+        ("trace twice.jsonl --out t.jsonl --model MODEL", "'toy/apples-0' stands twice"),
         ("trace traces.jsonl --out notes.txt --model MODEL", "notes.txt:1: not valid JSON"),
         ("plan r.yaml", "--variant: choose one of original, uniform, least"),
         ("plan r.yaml --variant none", "--variant: choose one of original, uniform, least"),
@@ -337,6 +339,7 @@ def test_mistakes(
         ("empty.txt", ""), ("notes.txt", "notes"),
     ):  # fmt: skip
         (tmp_path / name).write_text(content)
+    tiny.write_traces(tmp_path / "twice.jsonl", tiny.TRACES[0], tiny.TRACES[0])
     if "gpt2" in arguments:
         GPT2Config(n_layer=1, n_embd=8, n_head=1).save_pretrained(tmp_path / "gpt2")
     if "spans.jsonl" in arguments:
@@ -372,6 +375,60 @@ def test_rules_that_miss_or_collide(
     tiny.write_recipe(tmp_path / "r.yaml", tiny_checkpoint, traces, variants=variants)
     for verb in ("run", "validate", "explain", "plan"):
         refused(mix(verb, "r.yaml"), *expected)
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        (None, "the tokenizer has no chat template"),
+        ("{{ raise_exception('give a system turn') }}", "can't be filled in (give a system turn)"),
+        ("{% if %}", "can't be filled in ("),
+        ({"tool_use": "{{ messages }}"}, "can't be filled in ("),
+    ],
+)
+def test_a_chat_template_that_is_not_there_is_told_before_weights_are_read(
+    mix: Cli,
+    tiny_checkpoint: Path,
+    traces: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    template: Any,
+    why: str,
+) -> None:
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    words = tiny.tokenizer()
+    words.chat_template = template
+    words.save_pretrained(model)
+    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("weights are read"))
+    (tmp_path / "folio.jsonl").write_text('{"example_id": 1, "premises": "A.", "conclusion": "A.", "label": "True"}')
+    tiny.write_recipe(
+        tmp_path / "r.yaml", model, traces,
+        evaluate={"benchmarks": [{"name": "folio", "source": "folio.jsonl"}], "prompts": "chat"},
+    )  # fmt: skip
+    remedies = {
+        ("trace", traces, "--model", model, "--chat-template", "--out", "t.jsonl"): "leave the option out",
+        ("bench", model, "--benchmark", "folio", "--files", ".", "--prompts", "chat", "--out", "b"): "--prompts paper",
+        ("run", "r.yaml", "--out", "r"): "write prompts: paper in evaluate",
+    }
+    for command, remedy in remedies.items():
+        refused(mix(*command), str(model), why, remedy)
+    assert not (tmp_path / "t.jsonl").exists() and not (tmp_path / "r" / "importance").exists()
+
+
+def test_traces_of_another_model_or_prompt_are_refused(mix: Cli, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    prompts = [{"id": trace["id"], "prompt": trace["prompt"]} for trace in tiny.TRACES[:2]]
+    tiny.write_traces(tmp_path / "p.jsonl", *prompts)
+    other = tiny.write_checkpoint(tmp_path / "other", seed=1)
+    command = ("trace", "p.jsonl", "--out", "t.jsonl", "--max-new-tokens", 8)
+    good(mix(*command, "--model", tiny_checkpoint))
+    written = (tmp_path / "t.jsonl").read_bytes()
+    refused(mix(*command, "--model", other), "t.jsonl: trace 'apples-0' was made with identity", "give another --out")
+    refused(mix(*command, "--model", tiny_checkpoint, "--seed", 1), "made with seed 0, this run has 1")
+    tiny.write_traces(tmp_path / "p.jsonl", {**prompts[0], "prompt": "Something else."}, prompts[1])
+    refused(mix(*command, "--model", tiny_checkpoint), "'apples-0' was made from another text than its prompt has now")
+    tiny.write_traces(tmp_path / "p.jsonl", prompts[1])
+    assert "t.jsonl: 2 traces; 1 of them of no prompt in p.jsonl" in good(mix(*command, "--model", tiny_checkpoint))
+    assert (tmp_path / "t.jsonl").read_bytes() == written
 
 
 @pytest.mark.parametrize("damage", ["cut", "no offsets"])

@@ -62,6 +62,7 @@ def bench(
     """
     from mixprec import artifacts, models
     from mixprec.evaluate import bench as running
+    from mixprec.evaluate.engines import templates
     from mixprec.evaluate.spec import ProtocolSpec
     from mixprec.report.benchmarks import at_k_table, overview
     from mixprec.report.terminal import rich_table
@@ -80,6 +81,8 @@ def bench(
     )
     labels = {"model": model.rpartition("/")[2], **_labels(label or ())}
     base = _baseline(baseline) if baseline else None
+    if protocol.prompts == "chat" and not url:
+        templates.require(model, revision, "--prompts chat", "give --prompts paper, and prompts go in as they are")
     questions = running.load_questions(protocol, data, to, device)
     if url:
         identity = f"server:{model}"

@@ -16,7 +16,7 @@ from mixprec.errors import UserError
 @app.command(
     epilog=epilog(
         "mixprec trace prompts.jsonl --out traces.jsonl --max-new-tokens 512",
-        "mixprec trace prompts.jsonl --model Qwen/Qwen3-0.6B --chat-template --out traces.jsonl",
+        "mixprec trace prompts.jsonl --model Qwen/Qwen3-0.6B --chat-template --out qwen.jsonl",
     )
 )
 def trace(
@@ -32,34 +32,46 @@ def trace(
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
-    """Let a model reason about prompts; writes traces."""
+    """Let a model reason about prompts; writes traces.
+
+    Every trace is kept as soon as it is there; the same command goes on where a killed run was. Traces of another
+    model, prompt text or other settings never share a file.
+    """
     from collections import Counter
 
     from mixprec import locks, models
+    from mixprec.evaluate.engines import templates
     from mixprec.evaluate.engines.base import Sampling
     from mixprec.evaluate.engines.transformers import TransformersEngine
-    from mixprec.progress import bar
-    from mixprec.traces.generate import full_id, generate, load_prompts
-    from mixprec.traces.store import Recorder
+    from mixprec.progress import console, generating
+    from mixprec.traces.generate import by_id, generate, load_prompts
+    from mixprec.traces.recorder import Making, Recorder
 
-    rows = load_prompts(prompts)
+    rows = by_id(load_prompts(prompts))
+    if chat_template:
+        templates.require(model, None, "--chat-template", "leave the option out, and prompts go in as they are")
+    making = Making(model, models.identity(model), dtype, chat_template, seed, max_new_tokens, temperature, top_p)
     skipped: Counter[str] = Counter()
-    with locks.target(to), bar("trace", len(rows), "prompts") as advance:
-        recorder = Recorder(to)
-        left = [row for row in rows if full_id(row) not in recorder.done]
-        advance(len(rows) - len(left))
-        for made in generate(
-            TransformersEngine(models.load(model, dtype=dtype, device=device), batch),
-            left,
-            sampling=Sampling(max_new_tokens, temperature, top_p),
-            seed=seed,
-            chat_template=chat_template,
-            skipped=skipped,
-        ):
-            recorder.write(made)
-            advance(1)
+    with locks.target(to):
+        recorder = Recorder(to, making, {name: row["prompt"] for name, row in rows.items()})
+        left = [row for name, row in rows.items() if name not in recorder.done]
+        if left:
+            console.print(f"loading {model}", soft_wrap=True)
+            engine = TransformersEngine(models.load(model, dtype=dtype, device=device), batch)
+            with generating("trace", len(rows), max_new_tokens, [None] * (len(rows) - len(left))) as seen:
+                for made in generate(
+                    engine,
+                    left,
+                    sampling=Sampling(max_new_tokens, temperature, top_p),
+                    seed=seed,
+                    chat_template=chat_template,
+                    skipped=skipped,
+                    seen=seen,
+                ):
+                    recorder.write(made)
     empty = f"; {skipped['empty']} left out: the model wrote nothing" if skipped["empty"] else ""
-    out.print(f"{to}: {len(recorder.done)} traces{empty}")
+    others = f"; {len(recorder.others)} of them of no prompt in {prompts}" if recorder.others else ""
+    out.print(f"{to}: {len(recorder.done)} traces{others}{empty}", soft_wrap=True)
 
 
 @app.command(

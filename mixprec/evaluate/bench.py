@@ -16,7 +16,7 @@ from mixprec.evaluate.engines.base import Engine, Request, derived_seed
 from mixprec.evaluate.generations import GenerationFile, Key, Origin, Record
 from mixprec.evaluate.scoring import RULES, Verdict, score
 from mixprec.evaluate.spec import BenchmarkSpec, ProtocolSpec
-from mixprec.progress import bar
+from mixprec.progress import Generating, generating
 
 #: The numbers that a benchmark's metric gives: name -> a verdict's value.
 METRICS: dict[str, dict[str, Callable[[Verdict], float]]] = {
@@ -64,12 +64,12 @@ def run(
     asked = {name: found[: protocol.limit] for name, found in questions.items()}
     keys = {name: [Key(each.id, seed) for seed in protocol.seeds for each in asked[name]] for name in asked}
     missing = {name: files[name].left(keys[name]) for name in keys}
-    with bar(what, sum(map(len, keys.values())), "outputs") as advance:
-        advance(sum(map(len, keys.values())) - sum(map(len, missing.values())))
-        if any(missing.values()):
-            made = engine()
+    if any(missing.values()):
+        made = engine()
+        there = [files[name].done[key].tokens for name in keys for key in keys[name] if key in files[name].done]
+        with generating(what, sum(map(len, keys.values())), protocol.max_new_tokens, there) as seen:
             for name, wanted in missing.items():
-                _generate(made, asked[name], wanted, protocol, files[name], advance)
+                _generate(made, asked[name], wanted, protocol, files[name], seen)
     records = {name: files[name].done for name in files}
     return result(asked, records, protocol, model)
 
@@ -80,7 +80,7 @@ def _generate(
     wanted: Sequence[Key],
     protocol: ProtocolSpec,
     file: GenerationFile,
-    advance: Callable[[int], None],
+    seen: Generating,
 ) -> None:
     by_id = {question.id: question for question in questions}
     chat = protocol.prompts == "chat"
@@ -91,12 +91,12 @@ def _generate(
         seed = derived_seed(key.seed, f"{question.benchmark}/{key.id}")
         requests.append(Request(name, question.message if chat else question.prompt, seed, chat))
         owners[name] = key
-    for made in engine.generate(requests, protocol.sampling):
+    for made in engine.generate(requests, protocol.sampling, seen.tokens):
         if chat and made.prompt.rstrip().endswith(THINK.strip()):
             # The template opened the thinking; without that the output would not say that it is one.
             made = made._replace(output=THINK + made.output)
         file.add(owners[made.key], made, engine.described)
-        advance(1)
+        seen.output(made.tokens)
 
 
 def result(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mixprec import artifacts, locks
+from mixprec.evaluate.engines import templates
 from mixprec.pipeline import damage, loadable
 from mixprec.pipeline.benchmarks import Benchmarks
 from mixprec.pipeline.context import Context
@@ -53,10 +54,13 @@ class Run(Context):
         return result
 
     def _benchmarks(self) -> Benchmarks | None:
-        """Questions are read first: what is wrong with them is told before any work."""
+        """Questions and the chat template are read first: what is wrong with them is told before any work."""
         spec = self.recipe.evaluate
         if spec is None or not spec.benchmarks or not self.recipe.all_variants:
             return None
+        if spec.prompts == "chat":
+            model = self.recipe.model
+            templates.require(model.id, model.revision, "evaluate.prompts: chat", "write prompts: paper in evaluate")
         return Benchmarks(spec.protocol, self.recipe.model, self.stages, self.data)
 
     def _check(self, plans: dict[str, Plan]) -> None:

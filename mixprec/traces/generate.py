@@ -10,6 +10,7 @@ from typing import TypedDict
 from mixprec import artifacts
 from mixprec.errors import UserError
 from mixprec.evaluate.engines.base import Engine, Request, Sampling, derived_seed
+from mixprec.progress import Generating
 from mixprec.traces.store import Trace
 
 
@@ -42,6 +43,15 @@ def full_id(prompt: Prompt) -> str:
     return f"{prompt['dataset']}/{prompt['id']}" if prompt["dataset"] else prompt["id"]
 
 
+def by_id(prompts: Sequence[Prompt]) -> dict[str, Prompt]:
+    """Id of its trace -> prompt. Raises UserError for two prompts with one id."""
+    rows = {full_id(row): row for row in prompts}
+    if len(rows) < len(prompts):
+        twice = next(name for name, count in Counter(map(full_id, prompts)).items() if count > 1)
+        raise UserError(f"prompt {twice!r} stands twice; ids must be unique within their dataset")
+    return rows
+
+
 def generate(
     engine: Engine,
     prompts: Sequence[Prompt],
@@ -50,23 +60,23 @@ def generate(
     seed: int = 0,
     chat_template: bool = False,
     skipped: Counter[str] | None = None,
+    seen: Generating | None = None,
 ) -> Iterator[Trace]:
     """Yield one trace for each prompt as soon as it is done: in order where the engine does one at a time.
 
     Every prompt has a seed of its own, made of ``seed`` and its id, so that a trace depends neither on order nor on
     what was done before. At most ``sampling.max_new_tokens`` are generated, fewer where the model's context ends. The
     prompt goes in as it is, or with ``chat_template`` as the user's turn in the tokenizer's template; the trace's
-    prompt is then the whole templated text.
+    prompt is then the whole templated text. ``seen`` is told of tokens and outputs.
 
     A model that writes nothing is counted as ``empty`` in ``skipped``; without that counter it raises UserError. So
     do a prompt that fills the context, and ``chat_template`` where the tokenizer has none.
     """
-    rows = {full_id(row): row for row in prompts}
-    if len(rows) < len(prompts):
-        twice = next(name for name, count in Counter(map(full_id, prompts)).items() if count > 1)
-        raise UserError(f"prompt {twice!r} stands twice; ids must be unique within their dataset")
+    rows = by_id(prompts)
     requests = [Request(name, row["prompt"], derived_seed(seed, name), chat_template) for name, row in rows.items()]
-    for made in engine.generate(requests, sampling):
+    seen = seen or Generating(len(requests), sampling.max_new_tokens)
+    for made in engine.generate(requests, sampling, seen.tokens):
+        seen.output(made.tokens)
         if made.output.strip():
             yield Trace(made.key, rows[made.key]["dataset"], made.prompt, made.output)
         elif skipped is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,9 +17,6 @@ BUNDLED_SETS = ("attribution", "held_out")
 BEHAVIOURS = ("backtracking", "uncertainty_estimation", "example_testing", "adding_knowledge")
 #: The two labels that are annotated but not scored.
 UNSCORED = ("initializing", "deduction")
-
-#: What every row that Recorder writes begins with.
-_ROW = b'{"dataset": '
 
 
 @dataclass(frozen=True)
@@ -90,23 +86,3 @@ def _trace(row: dict[str, Any], where: str) -> Trace:
 def local_id(identifier: str, dataset: str) -> str:
     """A trace's id as its file has it: without the dataset that ``load`` puts in front."""
     return identifier.removeprefix(f"{dataset}/") if dataset else identifier
-
-
-class Recorder:
-    """Appends traces to a file one by one, so that a killed run loses none and continues behind the last.
-
-    Raises UserError where the file holds something else than traces.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        if path.is_file():
-            artifacts.mend_lines(path, _ROW)
-        self.done = {trace.id for trace in load(str(path))} if path.is_file() and path.stat().st_size else set()
-
-    def write(self, trace: Trace) -> None:
-        """Append one trace."""
-        row = {"dataset": trace.dataset, "id": local_id(trace.id, trace.dataset)}  # begins as _ROW says
-        row |= {"prompt": trace.prompt, "output": trace.output}
-        artifacts.append_line(self._path, json.dumps(row, ensure_ascii=False))
-        self.done.add(trace.id)

@@ -37,7 +37,7 @@ class Known:
         self.most = most
         self.asked: list[Request] = []
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Generation]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling, on_tokens: Any = None) -> Iterator[Generation]:
         for request in requests[::-1]:  # in any order
             if len(self.asked) == self.most:
                 raise UserError("the server is gone")
@@ -193,7 +193,7 @@ class Templated(Known):
         super().__init__(lambda _: ("The answer is \\boxed{True}. But wait, premi", "length"))
         self.opens = opens
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Generation]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling, on_tokens: Any = None) -> Iterator[Generation]:
         for made in super().generate(requests, sampling):
             yield made._replace(prompt=f"<user>{made.prompt}<assistant>" + "<think>\n" * self.opens)
 

@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 
 from mixprec.errors import UserError
 from mixprec.traces import store
-from mixprec.traces.store import Recorder, Trace
+from mixprec.traces.recorder import Making, Recorder
+from mixprec.traces.store import Trace
 
 TRACES = [Trace("toy/a", "toy", "Prompt?\n", "Größe: 3\u2028m\n"), Trace("b", "", "", "x{}")]
+
+
+MAKING = Making("m", "id", "float32", False, 0, 64, 0.6, 0.95)
+
+
+def recorder_of(path: Path, *traces: Trace, **changes: Any) -> Recorder:
+    return Recorder(path, MAKING._replace(**changes), {trace.id: trace.prompt for trace in traces or TRACES})
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -79,23 +87,23 @@ def test_what_is_recorded_is_loaded(tmp_path_factory: pytest.TempPathFactory, pa
     path = tmp_path_factory.mktemp("record") / "t.jsonl"
     traces = [Trace(f"{d}/{i}" if d else i, d, p, o) for d, i, p, o in parts if o.strip()]
     for trace in traces:
-        recorder = Recorder(path)  # a process of its own for every trace
+        recorder = recorder_of(path, *traces)  # a process of its own for every trace
         assert trace.id not in recorder.done
         recorder.write(trace)
     if traces:
         assert store.load(str(path)) == traces
-        assert Recorder(path).done == {trace.id for trace in traces}
+        assert recorder_of(path, *traces).done == {trace.id for trace in traces}
 
 
 def test_a_kill_at_any_byte_loses_one_line_at_most(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     for trace in TRACES:
-        Recorder(path).write(trace)
+        recorder_of(path).write(trace)
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
-        recorder = Recorder(path)
+        recorder = recorder_of(path)
         assert recorder.done >= {t.id for t, end in zip(TRACES, (first, len(whole)), strict=True) if cut >= end}
         for trace in TRACES:
             if trace.id not in recorder.done:
@@ -108,14 +116,47 @@ def test_a_file_of_something_else_is_refused_and_stays(tmp_path: Path, content: 
     path = tmp_path / "notes.txt"
     path.write_text(content)
     with pytest.raises(UserError, match=r"notes\.txt"):
-        Recorder(path)
+        recorder_of(path)
     assert path.read_text().rstrip("\n") == content
 
 
-def test_traces_of_another_program_without_a_last_newline_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [json.dumps(row()), json.dumps(row(made="by hand")) + "\n"])
+def test_traces_that_do_not_say_what_made_them_are_refused_and_stay(tmp_path: Path, content: str) -> None:
     path = tmp_path / "t.jsonl"
-    path.write_text(json.dumps(row()))
-    recorder = Recorder(path)
-    assert recorder.done == {"a"}
-    recorder.write(TRACES[0])
-    assert [trace.id for trace in store.load(str(path))] == ["a", "toy/a"]
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"t\.jsonl: trace 'a' doesn't say what made it.*give another --out"):
+        recorder_of(path)
+    assert path.read_text().rstrip("\n") == content.rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"identity": "other", "model": "n"}, r"identity 'm \(id\)', this run has 'n \(other\)'"),
+        ({"seed": 1}, "seed 0, this run has 1"),
+        ({"dtype": "bfloat16"}, "dtype 'float32', this run has 'bfloat16'"),
+        ({"chat_template": True}, "chat_template False, this run has True"),
+        ({"max_new_tokens": 65}, "max_new_tokens 64, this run has 65"),
+        ({"temperature": 0.0}, "temperature 0.6, this run has 0.0"),
+        ({"top_p": 1.0}, "top_p 0.95, this run has 1.0"),
+    ],
+)
+def test_traces_of_another_origin_never_share_a_file(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "t.jsonl"
+    recorder_of(path).write(TRACES[0])
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=rf"t\.jsonl: trace 'toy/a' was made with {message}; give another --out"):
+        recorder_of(path, **changes)
+    assert path.read_bytes() == before
+    # Every setting is one of these cases, and the same weights under another name are the same model.
+    assert recorder_of(path, model="elsewhere").done == {"toy/a"}
+
+
+def test_a_prompt_whose_text_changed_is_refused_and_one_that_is_gone_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    recorder_of(path).write(TRACES[0])
+    with pytest.raises(UserError, match="trace 'toy/a' was made from another text than its prompt has now"):
+        recorder_of(path, Trace("toy/a", "toy", "Another prompt?", ""))
+    there = recorder_of(path, TRACES[1])
+    assert (there.done, there.others) == ({"toy/a"}, {"toy/a"})
+    assert not recorder_of(path).others

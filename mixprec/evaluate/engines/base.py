@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -47,14 +47,26 @@ class Generation(NamedTuple):
     prompt: str
 
 
+#: Takes how many new tokens there are, of all outputs together.
+OnTokens = Callable[[int], None]
+
+
+def nothing(_: int) -> None:
+    """For those who don't watch."""
+
+
 class Engine(Protocol):
     """Generates; ``described`` says by what, for provenance."""
 
     @property
     def described(self) -> dict[str, Any]: ...
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Generation]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_tokens: OnTokens = nothing
+    ) -> Iterator[Generation]:
         """Yield one generation per request as soon as it is done, in any order.
+
+        An engine that sees tokens before their output is done calls ``on_tokens`` with how many came.
 
         Raises UserError for a prompt that fills the context, a server that stays away, a GPU that is full.
         """

@@ -7,6 +7,7 @@ from typing import Any
 from mixprec import models
 from mixprec.evaluate.engines.base import Engine
 from mixprec.evaluate.spec import EngineSpec
+from mixprec.progress import console
 
 
 def make(spec: EngineSpec, model_id: str, *, dtype: str, device: str, revision: str | None = None) -> Engine:
@@ -14,6 +15,7 @@ def make(spec: EngineSpec, model_id: str, *, dtype: str, device: str, revision: 
 
     Raises UserError where the model can't be loaded or the engine is not installed.
     """
+    console.print(f"loading {model_id}", soft_wrap=True)
     if spec.kind == "transformers":
         from mixprec.evaluate.engines.transformers import TransformersEngine
 

@@ -18,7 +18,7 @@ from typing import Any
 import httpx2
 
 from mixprec.errors import UserError
-from mixprec.evaluate.engines.base import Finish, Generation, Request, Sampling
+from mixprec.evaluate.engines.base import Finish, Generation, OnTokens, Request, Sampling, nothing
 
 #: Answers after which the same request may succeed: busy, too early, too many, and the server's own faults.
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -70,8 +70,10 @@ class OpenAIEngine:
         # Not the address: it says nothing about the model, and may name a machine.
         return {"kind": "openai", "model": self.server.model}
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Generation]:
-        """Yield generations as answers come in.
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_tokens: OnTokens = nothing
+    ) -> Iterator[Generation]:
+        """Yield generations as answers come in; servers count tokens then, so ``on_tokens`` is never called.
 
         Raises UserError where a request fails for good; what is under way then is waited for and given first.
         """

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 
 from mixprec.errors import UserError
 from mixprec.evaluate.engines import cache as caches
-from mixprec.evaluate.engines.base import Generation, Request, Sampling
+from mixprec.evaluate.engines.base import Generation, OnTokens, Request, Sampling, nothing
 from mixprec.evaluate.engines.sampling import draw
 from mixprec.evaluate.engines.templates import templated
 from mixprec.models import LoadedModel
@@ -53,7 +53,9 @@ class TransformersEngine:
         return {"kind": "transformers", "batch": self.batch, "dtype": dtype}
 
     @torch.inference_mode()
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Generation]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_tokens: OnTokens = nothing
+    ) -> Iterator[Generation]:
         """Yield each generation when it ends.
 
         Raises UserError for a prompt that fills the context (before anything is generated), for a chat prompt where
@@ -61,14 +63,14 @@ class TransformersEngine:
         """
         waiting = deque(self._row(request, sampling) for request in requests)
         try:
-            yield from self._run(waiting, sampling)
+            yield from self._run(waiting, sampling, on_tokens)
         except torch.OutOfMemoryError:
             raise UserError(
                 f"the device has no memory for {self.batch} rows; set engine.batch lower and run the same command "
                 "again: what is finished is kept"
             ) from None
 
-    def _run(self, waiting: deque[_Row], sampling: Sampling) -> Iterator[Generation]:
+    def _run(self, waiting: deque[_Row], sampling: Sampling, on_tokens: OnTokens) -> Iterator[Generation]:
         rows: list[_Row] = []
         cache, mask = caches.new_cache(), torch.empty(0)
         while rows or waiting:
@@ -78,10 +80,12 @@ class TransformersEngine:
                 mask = caches.join(cache, mask, new_cache, new_mask) if rows else new_mask
                 cache = cache if rows else new_cache
                 self._append(new, logits, sampling)
+                on_tokens(len(new))
                 rows += new
             else:
                 mask = torch.nn.functional.pad(mask, (0, 1), value=1)
                 self._append(rows, self._step(rows, cache, mask), sampling)
+                on_tokens(len(rows))
             ended = [row for row in rows if self._ended(row)]
             yield from (self._done(row) for row in ended)
             left = [index for index, row in enumerate(rows) if not self._ended(row)]

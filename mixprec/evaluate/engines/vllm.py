@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mixprec.errors import UserError
-from mixprec.evaluate.engines.base import Generation, Request, Sampling
+from mixprec.evaluate.engines.base import Generation, OnTokens, Request, Sampling, nothing
 from mixprec.evaluate.engines.templates import templated
 
 #: Requests given to vLLM at once: what a kill loses at most. vLLM batches within them.
@@ -37,8 +37,13 @@ class VllmEngine:
     def described(self) -> dict[str, Any]:
         return {"kind": "vllm", "version": str(self.vllm.__version__), "dtype": self.dtype}
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Generation]:
-        """Yield generations a group at a time: vLLM's offline interface gives a group when all of it is done."""
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, on_tokens: OnTokens = nothing
+    ) -> Iterator[Generation]:
+        """Yield generations a group at a time: vLLM's offline interface gives a group when all of it is done.
+
+        It shows tokens itself meanwhile, so ``on_tokens`` is never called.
+        """
         for start in range(0, len(requests), _AT_ONCE):
             yield from self._group(requests[start : start + _AT_ONCE], sampling)
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,7 +81,9 @@ def test_a_real_server_that_dies(tmp_path: Path) -> None:
 
     def run(url: str, process: subprocess.Popen[str] | None = None) -> dict[str, object]:
         class Dying(OpenAIEngine):
-            def generate(self, requests: list[Request], sampling: Sampling) -> Iterator[Generation]:  # type: ignore[override]
+            def generate(
+                self, requests: list[Request], sampling: Sampling, on_tokens: Any = None
+            ) -> Iterator[Generation]:
                 for count, made in enumerate(super().generate(requests, sampling), 1):
                     if process is not None and count == 5:
                         process.kill()
