@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,14 +76,11 @@ def locate(source: str, data: Path | None) -> str:
 
 
 def catalogue() -> dict[str, Path]:
-    """Recipes that come with mixprec: name -> file. They lie beside the package, or in the installation's share."""
-    for folder in (
-        Path(__file__).parents[2] / "recipes",
-        Path(sys.prefix) / "share" / "mixprec" / "recipes",
-    ):
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    return {}
+    """Recipes that come with mixprec, by name: a wheel has them in the package (setup.py), a checkout beside it."""
+    package = Path(__file__).parents[1]
+    installed = package / "recipes"
+    folder = installed if installed.is_dir() else package.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find(name: str) -> Path:
