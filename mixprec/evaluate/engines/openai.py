@@ -1,28 +1,40 @@
 """Generation by a server that speaks OpenAI's protocol: vllm serve, llama-server, a hosted model.
 
 Raw prompts go to ``/completions``, chat prompts to ``/chat/completions``. Answers come in as they are done, so that a
-server that dies costs only what it was working on.
+server that dies costs only what it was working on. What a server answers is checked like a stranger's file; what it
+says goes into messages without the key, and no redirection takes the key to another address.
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+import math
 import queue
 import random
+import re
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 
+from mixprec import escaping, parsing
 from mixprec.errors import UserError
 from mixprec.evaluate.engines.base import Finish, Generation, OnTokens, Request, Sampling, nothing
 
 #: Answers after which the same request may succeed: busy, too early, too many, and the server's own faults.
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _LONGEST_PAUSE = 60.0
+#: Bytes of an answer; 32,768 tokens are a hundredth of it.
+_LARGEST = 64 * 2**20
+#: Characters from which a key is no word that a model may write by itself.
+_SECRET = 16
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,25 @@ class _Failed(Exception):
         self.wait = wait
 
 
+class _Answer(NamedTuple):
+    """A server's whole answer."""
+
+    status: int
+    retry_after: str | None
+    body: bytes
+
+
+_HINTS = {
+    301: "; give the address that it moved to",
+    302: "; give the address that it moved to",
+    307: "; give the address that it moved to",
+    308: "; give the address that it moved to",
+    401: "; set the API key",
+    403: "; set the API key",
+    404: "; check engine.url (it ends in /v1) and model",
+}
+
+
 class OpenAIEngine:
     """Sends requests to a server, ``concurrency`` at a time; failed ones again after pauses that double, with jitter.
 
@@ -54,14 +85,22 @@ class OpenAIEngine:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
+        key = server.key or ""
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise UserError(
+                "the API key holds a blank, a line end or a character that isn't ASCII, which no HTTP header takes; "
+                "set its environment variable again"
+            )
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx2.Limits(max_connections=server.concurrency, max_keepalive_connections=server.concurrency)
         try:
             base = httpx2.URL(server.url.rstrip("/") + "/")
-        except httpx2.InvalidURL as problem:
-            raise UserError(f"engine.url: {server.url!r}: no address ({problem})") from None
+        except httpx2.InvalidURL:
+            base = httpx2.URL("")
+        self._shown = re.sub("//[^/]*@", "//", server.url).partition("?")[0]
         if base.scheme not in ("http", "https") or not base.host:
-            raise UserError(f"engine.url: {server.url!r}: no address; it reads like http://localhost:8000/v1")
+            raise UserError(f"engine.url: {self._shown!r}: no address; it reads like http://localhost:8000/v1")
+        self._secrets = _spellings([key, base.password, f"{base.username}:{base.password}" if base.password else ""])
         timeout = httpx2.Timeout(server.timeout, connect=min(20.0, server.timeout))
         self._client = httpx2.Client(base_url=base, headers=headers, limits=limits, timeout=timeout)
 
@@ -129,7 +168,7 @@ class OpenAIEngine:
                 if attempt == self.server.retries or stop.is_set():
                     times = "once" if attempt == 0 else f"{attempt + 1} times"
                     raise UserError(
-                        f"{self.server.url}: {problem}, {times} for {request.key!r}; see to the server and run the "
+                        f"{self._shown}: {problem}, {times} for {request.key!r}; see to the server and run the "
                         "same command again: what is finished is kept"
                     ) from None
                 pause = min(_LONGEST_PAUSE, self.server.pause * 2**attempt * jitter.uniform(0.5, 1))
@@ -148,49 +187,97 @@ class OpenAIEngine:
             path, body["messages"] = "chat/completions", [{"role": "user", "content": request.prompt}]
         else:
             path, body["prompt"] = "completions", request.prompt
+        answer = self._post(path, body)
+        if answer.status != 200:
+            text = self._short(answer.body.decode("utf-8", "replace"))
+            said = f"HTTP {answer.status} ({text})" if text else f"HTTP {answer.status}"
+            if answer.status in RETRIED:
+                raise _Failed(said, _retry_after(answer.retry_after))
+            raise UserError(f"{self._shown}/{path}: {said} for {request.key!r}{_HINTS.get(answer.status, '')}")
         try:
-            answer = self._client.post(path, json=body)
+            made = _read(answer.body, request)
+        except ValueError as problem:
+            both = map(self._short, (str(problem), answer.body.decode("utf-8", "replace")))
+            why = "; ".join(filter(None, both))
+            raise _Failed(f"answered what is no completion ({why})") from None
+        if len(self.server.key or "") >= _SECRET and any(secret in made.output for secret in self._secrets):
+            raise _Failed("answered with the API key in the text")
+        return made
+
+    def _post(self, path: str, body: dict[str, Any]) -> _Answer:
+        """One request. Raises _Failed where no whole answer comes, in time and of a sensible size."""
+        latest = time.monotonic() + self.server.timeout
+        content = bytearray()
+        try:
+            with self._client.stream("POST", path, json=body) as answer:
+                for part in answer.iter_bytes():
+                    content += part
+                    if len(content) > _LARGEST:
+                        raise _Failed(f"answered more than {_LARGEST >> 20} MiB")
+                    if time.monotonic() > latest:  # httpx's own timeout is between two bytes
+                        raise httpx2.ReadTimeout("")
+                return _Answer(answer.status_code, answer.headers.get("Retry-After"), bytes(content))
         except httpx2.TimeoutException:
             raise _Failed(f"no answer within {self.server.timeout:g} s") from None
-        except httpx2.TransportError as problem:
-            raise _Failed(f"can't be reached ({problem or type(problem).__name__})") from None
-        if answer.status_code in RETRIED:
-            raise _Failed(f"HTTP {answer.status_code}{_said(answer)}", _retry_after(answer))
-        if answer.status_code != 200:
-            raise UserError(
-                f"{answer.url}: HTTP {answer.status_code}{_said(answer)} for {request.key!r}{_hint(answer)}"
-            )
-        return _read(answer, request)
+        except httpx2.HTTPError as problem:
+            why = self._short(str(problem)) or type(problem).__name__
+            raise _Failed(f"can't be reached ({why})") from None
+
+    def _short(self, text: str) -> str:
+        """The beginning of what a server said, on one line, without secrets."""
+        text = text.replace("\0", "")  # of UTF-16
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return escaping.one_line(text)[:160]
 
 
-def _read(answer: httpx2.Response, request: Request) -> Generation:
-    """The generation in an answer. Raises _Failed for garbage: a proxy's page, half an answer, no text."""
+def _spellings(secrets: Sequence[str | None]) -> list[str]:
+    """Secrets as headers, JSON, addresses and pages write them, long ones first."""
+    found = set()
+    for secret in filter(None, secrets):
+        found |= {
+            secret,
+            base64.b64encode(secret.encode()).decode(),
+            json.dumps(secret)[1:-1],
+            secret.replace("/", "\\/"),
+            urllib.parse.quote(secret, safe=""),
+            html.escape(secret),
+        }
+    return sorted(found, key=len, reverse=True)
+
+
+def _read(body: bytes, request: Request) -> Generation:
+    """The generation in an answer. Raises ValueError for garbage: a proxy's page, half an answer, no text."""
     try:
-        data = answer.json()
+        data = parsing.parse_json(body.decode("utf-8"), finite=False)
         choice = data["choices"][0]
         text = _text_of(choice["message"]) if request.chat else choice["text"]
         reason = choice.get("finish_reason")
         usage = data.get("usage") or {}
         counts = [usage.get(name) for name in ("completion_tokens", "prompt_tokens")]
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise _Failed(f"answered what is no completion ({_excerpt(answer)})") from None
-    if not isinstance(text, str) or reason not in ("stop", "length", "eos", "eos_token"):
-        raise _Failed(f"answered what is no completion (finish_reason {reason!r}, {_excerpt(answer)})")
-    tokens, prompt_tokens = (count if isinstance(count, int) else None for count in counts)
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ValueError from None
+    if not isinstance(text, str):
+        raise ValueError(f"its text is of type {type(text).__name__}")
+    if reason not in ("stop", "length", "eos", "eos_token"):
+        raise ValueError(f"finish_reason {reason!r}")
+    tokens, prompt_tokens = (count if type(count) is int and 0 <= count < 2**31 else None for count in counts)
     finish: Finish = "length" if reason == "length" else "stop"
     return Generation(request.key, text, finish, tokens, prompt_tokens, request.prompt)
 
 
 def _text_of(message: dict[str, Any]) -> str:
     """A chat message's text; thinking that the server has taken out is put in front again."""
-    thinking = message.get("reasoning_content") or message.get("reasoning")
+    thinking = message.get("reasoning_content") or message.get("reasoning") or ""
     content = message.get("content") or ""
-    return f"<think>\n{thinking}\n</think>\n\n{content}" if thinking else str(content)
+    for part in (thinking, content):
+        if not isinstance(part, str):
+            raise ValueError(f"its text is of type {type(part).__name__}")
+    return f"<think>\n{thinking}\n</think>\n\n{content}" if thinking else content
 
 
-def _retry_after(answer: httpx2.Response) -> float | None:
+def _retry_after(value: str | None) -> float | None:
     """Seconds that the server asks to wait, given as seconds or as a date; at most a minute each time."""
-    value = answer.headers.get("Retry-After")
     if value is None:
         return None
     try:
@@ -198,21 +285,6 @@ def _retry_after(answer: httpx2.Response) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
-    return min(max(seconds, 0.0), _LONGEST_PAUSE)
-
-
-def _said(answer: httpx2.Response) -> str:
-    text = _excerpt(answer)
-    return f" ({text})" if text else ""
-
-
-def _excerpt(answer: httpx2.Response) -> str:
-    """The beginning of an answer, on one line."""
-    return " ".join(answer.text.split())[:160]
-
-
-def _hint(answer: httpx2.Response) -> str:
-    hints = {401: "; set the API key", 403: "; set the API key", 404: "; check engine.url (it ends in /v1) and model"}
-    return hints.get(answer.status_code, "")
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), _LONGEST_PAUSE)

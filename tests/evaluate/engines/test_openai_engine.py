@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import gzip
 import json
+import socket
 import threading
 import time
+import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +18,7 @@ from typing import Any
 import pytest
 
 from mixprec.errors import UserError
+from mixprec.evaluate.engines import openai
 from mixprec.evaluate.engines.base import Generation, Request, Sampling
 from mixprec.evaluate.engines.openai import OpenAIEngine, Server
 
@@ -190,3 +196,174 @@ def test_refusals_are_not_asked_again(fake: tuple[Fake, str], status: int, hint:
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(UserError, match=r"engine\.url"):
         run(url)
+
+
+# A server, or something before it, that means harm
+
+KEY = "sk-proj/very+secret=4711-AbCdEf"
+ASK = REQUESTS[:1]
+
+
+def failure(url: str, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        run(url, ASK, key=KEY, **{"retries": 0} | options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 429, 500])
+@pytest.mark.parametrize(
+    "echo",
+    [
+        f"Bearer {KEY}",
+        json.dumps({"error": {"headers": {"Authorization": f"Bearer {KEY}"}}}),
+        KEY.replace("/", "\\/"),
+        urllib.parse.quote(KEY, safe=""),
+        base64.b64encode(KEY.encode()).decode(),
+        "x" * 145 + KEY,
+        " " * 15_990 + KEY,
+        " ".join(KEY.encode("utf-16-le").decode().split(" ")),
+        json.dumps({"choices": [{"text": f"I was asked with {KEY}", "finish_reason": "stop"}]}),
+        json.dumps({"choices": [{"text": "x", "finish_reason": KEY}]}),
+    ],
+)
+def test_a_key_that_comes_back_is_not_shown(fake: tuple[Fake, str], status: int, echo: str) -> None:
+    state, url = fake
+    state.reply = lambda *_: (status, echo.encode(), {})
+    said = failure(url)
+    for start in range(len(KEY) - 8):
+        assert KEY[start : start + 8] not in said
+    assert url in said
+
+
+@pytest.mark.parametrize("key", ["a\nb", "sk-x\n", "sk x", "sk-ü", "\x00", "sk\x7f", "sk\r\nHost: evil", " ", "\udc80"])
+def test_a_key_that_no_header_takes(fake: tuple[Fake, str], key: str) -> None:
+    state, url = fake
+    with pytest.raises(UserError, match="environment variable") as caught:
+        run(url, ASK, key=key)
+    assert "sk" not in str(caught.value).replace("ask", "")
+    assert not state.bodies
+
+
+def test_what_an_address_hides_is_not_shown(fake: tuple[Fake, str]) -> None:
+    state, url = fake
+    state.reply = lambda *_: (400, {"echo": [dict(state.headers[-1]), "hunter2-hunter2"]}, {})
+    with_password = url.replace("http://", "http://me:hunter2-hunter2@") + "?token=tttt"
+    said = failure(with_password)
+    assert "hunter2" not in said and "tttt" not in said
+    assert base64.b64encode(b"me:hunter2-hunter2").decode() not in said
+    assert "hunter2" not in failure("htp://me:hunter2@x/v1")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_key_follows_no_redirection(fake: tuple[Fake, str], status: int) -> None:
+    state, url = fake
+    state.reply = lambda *_: (status, b"", {"Location": f"{url}/elsewhere"})
+    assert f"HTTP {status}" in failure(url)
+    assert len(state.paths) == 1
+
+
+def choices(**choice: Any) -> bytes:
+    return json.dumps({"choices": [{"text": "a", "finish_reason": "stop"} | choice]}).encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"[" * 100_000,
+        b'{"choices": [{"text": "a", "finish_reason": "stop", "logprobs": ' + b"[" * 3000 + b"]" * 3000 + b"}]}",
+        b'{"choices": [{"text": "\\ud800", "finish_reason": "stop"}]}',
+        b'{"choices": [{"text": "a", "finish_reason": "stop", "\\udfff": 1}]}',
+        b'{"choices": [{"text": "a", "finish_reason": "stop", "n": ' + b"9" * 5000 + b"}]}",
+        b'{"choices": [{"text": "a", "text": "b", "finish_reason": "stop"}]}',
+        b'{"choices": {"0": {"text": "a", "finish_reason": "stop"}}}',
+        b'{"choices": ["a"]}',
+        b'{"choices": 5}',
+        b"\x00",
+        b"",
+        "{}".encode("utf-16"),
+        choices(text=["a"]),
+        choices(text=5),
+        choices(text={"a": 1}),
+        choices(finish_reason=["stop"]),
+        choices(finish_reason={}),
+        choices(finish_reason=5),
+        choices(finish_reason="\x1b[31mstop"),
+        json.dumps({"choices": [{"text": "a", "finish_reason": "stop"}], "usage": [1]}).encode(),
+    ],
+)
+def test_hostile_answers_are_errors_of_that_answer(fake: tuple[Fake, str], answer: bytes) -> None:
+    state, url = fake
+    state.reply = lambda body, seen: (200, answer if seen == 0 else completion(body), {})
+    assert len(run(url, ASK)) == 1
+    state.reply = lambda *_: (200, answer, {})
+    said = failure(url)
+    assert "answered what is no completion" in said
+    assert len(said) < 700 and said.isprintable()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"content": ["a"]}, {"content": [{"type": "text", "text": "a"}]}, {"content": 5}, {"content": {"a": 1}},
+     {"content": "a", "reasoning_content": ["b"]}, {"content": "a", "reasoning": {"b": 1}}, [], "a", None],
+)  # fmt: skip
+def test_messages_of_other_types(fake: tuple[Fake, str], message: Any) -> None:
+    state, url = fake
+    state.reply = lambda *_: (200, {"choices": [{"message": message, "finish_reason": "stop"}]}, {})
+    with pytest.raises(UserError, match="no completion"):
+        run(url, [Request("q", "p", 0, chat=True)], retries=0)
+
+
+def test_a_message_without_content_is_empty(fake: tuple[Fake, str]) -> None:
+    state, url = fake
+    state.reply = lambda *_: (200, {"choices": [{"message": {"content": None}, "finish_reason": "stop"}]}, {})
+    assert [each.output for each in run(url, [Request("q", "p", 0, chat=True)])] == [""]
+
+
+@pytest.mark.parametrize("count", [True, -1, 10**30, 1.5, "3", None, [3], float("nan")])
+def test_counts_that_are_none_are_unknown(fake: tuple[Fake, str], count: Any) -> None:
+    state, url = fake
+    usage = {"completion_tokens": count, "prompt_tokens": count}
+    state.reply = lambda body, _: (200, completion(body, usage=usage), {})
+    (made,) = run(url, ASK)
+    assert (made.tokens, made.prompt_tokens) == (None, None)
+
+
+def test_an_endless_answer_is_cut_off(fake: tuple[Fake, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    state, url = fake
+    monkeypatch.setattr(openai, "_LARGEST", 2**20)
+    state.reply = lambda *_: (200, b" " * 2**21, {})
+    assert "answered more than 1 MiB" in failure(url)
+    state.reply = lambda *_: (200, gzip.compress(b" " * 2**24), {"Content-Encoding": "gzip"})
+    assert "answered more than 1 MiB" in failure(url)
+    state.reply = lambda *_: (200, b"no gzip", {"Content-Encoding": "gzip"})
+    assert "can't be reached" in failure(url)
+
+
+def test_a_drip_is_no_answer() -> None:
+    """A byte now and then keeps each read alive; the time is for the whole answer."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    stop = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while not stop.wait(0.02):
+                connection.sendall(b" ")
+
+    thread = threading.Thread(target=drip, daemon=True)
+    thread.start()
+    try:
+        said = failure(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", timeout=0.3)
+    finally:
+        stop.set()
+        thread.join()
+        listener.close()
+    assert "no answer within 0.3 s" in said
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "1e999", "soon", "Thu, 01 Jan 99999 00:00:00 GMT", "", "9" * 500])
+def test_odd_times_to_wait(value: str) -> None:
+    wait = openai._retry_after(value)
+    assert wait is None or 0 <= wait <= 60
