@@ -7,6 +7,7 @@ import re
 from mixprec.evaluate.benchmarks.schema import Question
 from mixprec.evaluate.scoring import arithmetic
 from mixprec.evaluate.scoring.labels import labelled
+from mixprec.evaluate.scoring.refusals import DECLINED, cannot_tell, refused
 from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences
 from mixprec.evaluate.scoring.verdict import Candidate
 
@@ -50,16 +51,23 @@ _CONCLUDES = re.compile(
 
 def strong(text: str, question: Question) -> Candidate | None:
     """The last box or label, whichever stands later; a box that holds no integer gives way to what is said behind."""
-    label = next(((found, each.start) for each in labelled(text) if (found := in_phrase(each.text))), None)
+    label = next(((found, each.start) for each in labelled(text) if (found := _of_label(each.text))), None)
     content = next(boxed(text), None)
     if content is None:
-        return Candidate(label[0], "labelled") if label else None
+        return label[0] if label else None
     value = in_box(content)
     if _WHOLE.fullmatch(value):
         return Candidate(value, "boxed")
     box = text.rfind("boxed")
-    behind = Candidate(label[0], "labelled") if label and label[1] > box else weak(text[box:], question)
-    return behind if behind and _WHOLE.fullmatch(behind.answer) else Candidate(value, "boxed")
+    behind = label[0] if label and label[1] > box else weak(text[box:], question)
+    if behind and behind.answer and _WHOLE.fullmatch(behind.answer):
+        return behind
+    return Candidate(None, DECLINED) if cannot_tell(content) else Candidate(value, "boxed")
+
+
+def _of_label(text: str) -> Candidate | None:
+    value = in_phrase(text)
+    return Candidate(value, "labelled") if value else refused(next(iter(sentences(text)), ""), "labelled")
 
 
 def weak(text: str, question: Question) -> Candidate | None:
@@ -73,10 +81,10 @@ def weak(text: str, question: Question) -> Candidate | None:
     for sentence in reversed(sentences(paragraph)[-3:]):
         if _CONCLUDES.search(sentence) and (value := in_phrase(sentence)):
             return Candidate(value, "concluding sentence")
-    last = _ADDED.split(plain("".join(sentences(paragraph)[-1:])), maxsplit=1)[0]
-    if said := _STATES.search(last):
+    sentence = "".join(sentences(paragraph)[-1:])
+    if said := _STATES.search(_ADDED.split(plain(sentence), maxsplit=1)[0]):
         return Candidate(_value(said[1]), "last statement")
-    return None
+    return refused(sentence, "last statement")
 
 
 def in_box(content: str) -> str:

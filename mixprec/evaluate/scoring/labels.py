@@ -13,7 +13,12 @@ _LABEL = re.compile(
     r"(?P<link>\s*[:：=是]|\s+[-–—](?=\s)|\s+(?:is|are|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|remains|becomes)\b\s*[:：]?)?"
     r"[*_`]*\s*)"
 )
-_NEGATED = re.compile(r"(?:not|never|neither|n't)\b", re.IGNORECASE)
+#: "The answer is not 12"; "not determinable" is one.
+_NEGATED = re.compile(
+    r"(?:not|never|neither|n't)\b(?!\s+(?:\w+ly\s+)?(?:determin|decid|enough|sufficient|possible|known|available|specified|"
+    r"given|provided|clear|certain))",
+    re.IGNORECASE,
+)
 #: What makes a statement a supposition, in front of the label in its sentence.
 _SUPPOSED = re.compile(
     r"\b(?:if|whether|perhaps|maybe|suppose|possibly|might|could|alternatively|think|unless|assuming)\b[^.!?\n]*$",

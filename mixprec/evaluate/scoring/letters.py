@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from mixprec.evaluate.benchmarks.schema import Question
 from mixprec.evaluate.scoring.labels import labelled
+from mixprec.evaluate.scoring.marks import marked
+from mixprec.evaluate.scoring.refusals import NO_OPTION, refused
 from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences
 from mixprec.evaluate.scoring.verdict import Candidate
 
@@ -35,8 +37,8 @@ _STATED = re.compile(
     r"\bonly (?:\w+ ){0,2}(?:time|window|slot|gap|period|interval)",
     re.I,
 )
-_NO_OPTION = re.compile(r"\bnone of (?:the|these) (?:\w+ )?(?:options?|choices?|answers?|above)\b", re.I)
-_NONE = re.compile(r"^\W*none\b|\bnone of (?:the|these|them)\b|\bno (?:correct|valid) (?:option|answer)\b", re.I)
+#: The letter at the beginning of a list's item or a table's cell.
+_ITEM = re.compile(r"^\W*(?:(?:option|choice)\W*)?([A-Z])(?:$|[).:\]\s–—-])", re.I)
 #: A reason that ends a sentence; behind "but since …," the claim follows.
 _REASON = re.compile(r"(?<!\bbut )(?<!\band )\b(?:because|since|given that)\b|, as\b", re.I)
 _CLAUSE = re.compile(r"[,;]\s+|\b(?:but|so|while|whereas|leaving)\b", re.I)
@@ -84,13 +86,32 @@ def strong(text: str, question: Question) -> Candidate | None:
     for content in boxed(text):
         if letter := of_phrase(plain(content), options):
             return Candidate(letter, "boxed")
+        if refusal := refused(content, "boxed"):
+            return refusal
     for each in labelled(text):
         for sentence in sentences(each.text):
             if letter := of_phrase(plain(sentence), options):
                 return Candidate(letter, "labelled")
-        if _NONE.search(plain(each.text)):
-            return Candidate("none of the options", "labelled")
+        if refusal := refused(each.text, "labelled"):
+            return refusal
+    rows = marked(text, lambda label: _of_label(label, options))
+    if not rows:
+        return _stated(text, options)
+    if found := _stated(rows.behind, options) or _in_bold(rows.behind, options):
+        return found
+    if len(rows.good) == 1:
+        return Candidate(rows.good[0], "the one option marked")
+    if not rows.good and len(rows.verdicts) == len(options):
+        return Candidate(NO_OPTION, "no option marked")
+    return _stated(rows.before, options) or Candidate(None, f"{len(rows.good)} options are marked")
+
+
+def _stated(text: str, options: Mapping[str, str]) -> Candidate | None:
+    """The last sentence that names the correct option, or one that refuses all of them at the end."""
     said = sentences(text)
+    sure = any(_SURE.search(each) and _named(plain(each), options) for each in said[-2:])
+    if said and not sure and (refusal := refused(said[-1], "stated")) and not of_phrase(plain(said[-1]), options):
+        return refusal
     for stated in (_SURE, _STATED):
         for sentence in reversed(said):
             if stated.search(sentence) and (letter := _named(plain(sentence), options)):
@@ -98,24 +119,39 @@ def strong(text: str, question: Question) -> Candidate | None:
     return None
 
 
-def weak(text: str, question: Question) -> Candidate | None:
-    """A letter or an option's text in bold in the last paragraphs, or in the last sentences; else no option's time."""
-    options = _options(question)
+def _of_label(label: str, options: Mapping[str, str]) -> str | None:
+    """The option that a list's item or a table's cell is about."""
+    leading = _ITEM.match(label)
+    if leading and leading[1].upper() in options:
+        return leading[1].upper()
+    same = _same(label, options)
+    return same[0] if len(same) == 1 else None
+
+
+def _in_bold(text: str, options: Mapping[str, str]) -> Candidate | None:
     for paragraph in reversed([each for each in text.split("\n\n") if each.strip()][-2:]):
         for content in reversed(bold(paragraph)):
             if letter := of_phrase(plain(content), options):
                 return Candidate(letter, "bold")
+    return None
+
+
+def weak(text: str, question: Question) -> Candidate | None:
+    """A letter or an option's text in bold in the last paragraphs, or in the last sentences; else no option's time."""
+    options = _options(question)
+    if found := _in_bold(text, options):
+        return found
     last = [plain(each) for each in sentences(text)][-3:]
     for sentence in reversed(last):
         if letter := of_phrase(sentence, options):
             return Candidate(letter, "last sentences")
-    marked = [plain(each) for each in (*boxed(text), *(each.text for each in labelled(text)))]
-    for said in (*marked, *(each for each in reversed(last) if _SURE.search(each) or _STATED.search(each))):
+    claimed = [plain(each) for each in (*boxed(text), *(each.text for each in labelled(text)))]
+    for said in (*claimed, *(each for each in reversed(last) if _SURE.search(each) or _STATED.search(each))):
         if (span := _SPAN.search(said)) and not _same(said, options):
             return Candidate(span[0], "a time of no option")
-    if any(map(_NO_OPTION.search, last)):
-        return Candidate("none of the options", "last sentences")
-    return None
+    return next(
+        (found for each in (*reversed(bold(text)), *reversed(last)) if (found := refused(each, "stated"))), None
+    )
 
 
 def of_phrase(phrase: str, options: Mapping[str, str]) -> str | None:

@@ -67,7 +67,9 @@ def _closed(question: Question, sections: Sections) -> Verdict:
 
 
 def compare(question: Question, found: Candidate, place: Place) -> Verdict:
-    """The verdict on an answer that was found."""
+    """The verdict on an answer that was found, or on its refusal."""
+    if found.answer is None:
+        return _none(found.why)
     golds = (question.answer, *question.aliases)
     if question.kind == "words":
         em, f1 = overlap.exact_match(found.answer, golds), overlap.f1(found.answer, golds)

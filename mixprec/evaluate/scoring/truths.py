@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from mixprec.evaluate.benchmarks.schema import Question
 from mixprec.evaluate.scoring.labels import labelled
+from mixprec.evaluate.scoring.marks import marked
 from mixprec.evaluate.scoring.polarity import (
     done_to_conclusion,
     leaves_open,
@@ -16,6 +17,7 @@ from mixprec.evaluate.scoring.polarity import (
     other_words,
     verdicts,
 )
+from mixprec.evaluate.scoring.refusals import NO_OPTION, cannot_tell, only_denies
 from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences, without_concession
 from mixprec.evaluate.scoring.verdict import Candidate
 
@@ -42,6 +44,8 @@ _ASKED = re.compile(r"(?<=\w )(?:whether|if)\b[^,;]*[,;]\s*(?:and\s+)?(?:so|ther
 _ALONE = re.compile(r"^\W*(true|false|uncertain)\W*$", re.I)
 #: A verdict that stands in front, with a remark behind.
 _LEADS = re.compile(r"^\W*(true|false|uncertain)\W*?(?:\.\s|\(|[;–—]|\s-\s|$)", re.I)
+#: A list's item or a table's cell that is a verdict: "(C) Uncertain".
+_ITEM = re.compile(r"^\W*(?:[A-C1-3][).:]\s*)?(true|false|uncertain)\W*$", re.I)
 #: Characters of a sentence that are looked at.
 _LONGEST = 700
 
@@ -49,11 +53,38 @@ _LONGEST = 700
 def strong(text: str, question: Question) -> Candidate | None:
     """A box, a label, or the last sentence that says what the conclusion is."""
     for content in boxed(text):
-        if truth := of_phrase(plain(content), question):
+        if truth := _of_marked(content, question):
             return Candidate(truth, "boxed")
     for each in labelled(text):
-        if truth := of_phrase(plain(each.text), question):
+        if truth := _of_marked(each.text, question):
             return Candidate(truth, "labelled")
+    if rows := marked(text, _of_label):
+        one = Candidate(rows.good[0], "the one label marked") if len(rows.good) == 1 else None
+        behind = _of_sentences(rows.behind, question)
+        return behind or one or _of_sentences(rows.before, question) or Candidate(None, "several labels are marked")
+    return _of_sentences(text, question)
+
+
+def _of_label(label: str) -> str | None:
+    """The truth that a list's item or a table's cell is about."""
+    alone = _ITEM.match(label)
+    return alone[1].capitalize() if alone else None
+
+
+def _of_marked(phrase: str, question: Question) -> str | None:
+    """What a box or label says. "No valid option" is no word for valid."""
+    denied = _of_refusal(phrase) if not verdicts(plain(phrase)) else None
+    return denied or of_phrase(plain(phrase), question)
+
+
+def _of_refusal(phrase: str) -> str | None:
+    """That no label is right is an answer, and a wrong one; that it can't be told is a label of its own."""
+    if only_denies(phrase):
+        return NO_OPTION
+    return "Uncertain" if cannot_tell(phrase) else None
+
+
+def _of_sentences(text: str, question: Question) -> Candidate | None:
     said = _sentences(text, question)
     if said and (last := _ALONE.match(said[-1])):
         return Candidate(last[1].capitalize(), "last word")
@@ -78,8 +109,9 @@ def _stated(said: list[str]) -> Candidate | None:
 def weak(text: str, question: Question) -> Candidate | None:
     """A verdict in bold; the conclusion or its negation said again; "cannot be determined"; a last word."""
     for content in reversed(bold(text)):
-        if len(content.split()) <= 3 and (found := verdicts(content)):
-            return Candidate(found[0], "bold")
+        found = verdicts(content) if len(content.split()) <= 3 else []
+        if truth := next(iter(found), None) or _of_refusal(content):
+            return Candidate(truth, "bold")
     whole = [plain(sentence)[:_LONGEST] for sentence in sentences(text)]
     for sentence in [*reversed(whole[-2:]), *whole[:1]]:
         if truth := _restated(sentence, question):
@@ -87,8 +119,8 @@ def weak(text: str, question: Question) -> Candidate | None:
     if any(map(leaves_open, whole)):
         return Candidate("Uncertain", "cannot be determined")
     for sentence in reversed(whole[-2:]):
-        if not _SUPPOSED.search(sentence) and (found := verdicts(sentence)):
-            return Candidate(found[0], "last word")
+        if not _SUPPOSED.search(sentence) and (truth := next(iter(verdicts(sentence)), None) or _of_refusal(sentence)):
+            return Candidate(truth, "last word")
     return None
 
 

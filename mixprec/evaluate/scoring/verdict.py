@@ -31,7 +31,7 @@ class Verdict:
 
 
 class Candidate(NamedTuple):
-    """An answer that a reader found, and by what it was recognised."""
+    """An answer that a reader found, and by what it was recognised; None where the text only says that it has none."""
 
-    answer: str
+    answer: str | None
     why: str

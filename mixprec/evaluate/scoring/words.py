@@ -6,6 +6,7 @@ import re
 
 from mixprec.evaluate.benchmarks.schema import Question
 from mixprec.evaluate.scoring.labels import labelled
+from mixprec.evaluate.scoring.refusals import cannot_tell, only_denies
 from mixprec.evaluate.scoring.shorten import beyond, content, kind_of, shortened, tidy, without_aside
 from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences, without_concession
 from mixprec.evaluate.scoring.verdict import Candidate
@@ -36,7 +37,7 @@ def strong(text: str, question: Question) -> Candidate | None:
     """A box, a label, or bold type in the last paragraph that has some; None where a label says there is no answer."""
     for found in map(without_aside, boxed(text)):
         if found:
-            return None if _EMPTY.fullmatch(found) else Candidate(beyond(found, question.asked), "boxed")
+            return None if says_nothing(found) else Candidate(beyond(found, question.asked), "boxed")
     for each in labelled(text):
         marked = _marked(each.text, question)
         if not marked and says_nothing(each.text):
@@ -55,7 +56,7 @@ def weak(text: str, question: Question) -> Candidate | None:
     """
     said = [each for line in sentences(text) if content(each := without_concession(plain(line)[:_LONGEST_SENTENCE]))]
     said = [each for each in said if not _NOTE.fullmatch(each)] or said
-    if not said or _DECLINES.search(said[-1]) or _refuses(text):
+    if not said or says_nothing(said[-1]) or _refuses(text):
         return None
     last = [each for each in said if _CONCLUDES.match(each)][-1:]
     chosen = last[0] if last else _last_step(said, content(question.asked))
@@ -79,19 +80,20 @@ def _last_step(said: list[str], asked: frozenset[str]) -> str:
 
 def declines(text: str) -> bool:
     """Whether the end of a text says that it can't answer, in a sentence, a label or a box."""
-    return bool(_DECLINES.search(plain(text[-4 * _LONGEST_SENTENCE :]))) or _refuses(text)
+    end = plain(text[-4 * _LONGEST_SENTENCE :])
+    return bool(_DECLINES.search(end)) or any(map(says_nothing, sentences(end)[-1:])) or _refuses(text)
 
 
 def _refuses(text: str) -> bool:
     """Whether a label or a box says that there is no answer."""
-    return any(_EMPTY.fullmatch(tidy(each)) for each in boxed(text)) or any(
-        says_nothing(each.text) for each in labelled(text)
-    )
+    return any(says_nothing(each) for each in (*boxed(text), *(each.text for each in labelled(text))))
 
 
 def says_nothing(label: str) -> bool:
-    """Whether the text behind a label only says that there is no answer."""
-    return bool(_DECLINES.search(plain(label)) or _EMPTY.fullmatch(tidy(label)))
+    """Whether a text that should be the answer only says that there is none, or that it can't be told."""
+    return bool(
+        _DECLINES.search(plain(label)) or _EMPTY.fullmatch(tidy(label)) or cannot_tell(label) or only_denies(label)
+    )
 
 
 def _marked(text: str, question: Question) -> str | None:
@@ -100,8 +102,8 @@ def _marked(text: str, question: Question) -> str | None:
     One of the kind that was asked for goes before: a date for a "when"; for a "who" or "what" a name before a number.
     """
     asked = content(question.asked)
-    found = [each for marked in bold(text) if (each := without_aside(marked)) and not _DECLINES.search(each)]
-    ends = found[-1] if found and text.rstrip(" .\n").endswith("**") else None
+    found = [each for marked in bold(text) if (each := without_aside(marked)) and not says_nothing(each)]
+    ends = found[-1] if found and text.rstrip(" .\n").endswith("**") and content(found[-1]) else None
     new = [each for each in found if not content(each) <= asked]
     wanted = kind_of(question.asked)
     fitting = [each for each in new if (wanted.search(each) if wanted else not _BARE_NUMBER.fullmatch(each))]
