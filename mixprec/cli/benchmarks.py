@@ -14,6 +14,9 @@ from mixprec.errors import UserError
 if TYPE_CHECKING:
     from mixprec.evaluate.spec import ProtocolSpec
 
+ThinkTags = Annotated[
+    list[str] | None, typer.Option(help="Further tags around the thinking, '<plan>,</plan>'; several times.")
+]
 _ALL = ["aime_2024", "folio", "temporal_sequences", "musique"]
 
 
@@ -47,6 +50,7 @@ def bench(
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.6,
     top_p: float = 0.95,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of each benchmark.")] = None,
+    think_tags: ThinkTags = None,
     label: Annotated[list[str] | None, typer.Option(help="For tables: compression='4-bit AWQ'; several times.")] = None,
     baseline: Annotated[
         Path | None, typer.Option(help="benchmarks.json to compare with, question by question.")
@@ -78,6 +82,7 @@ def bench(
         temperature=temperature,
         top_p=top_p,
         limit=limit,
+        think_tags=tuple(think_tags or ()),
     )
     labels = {"model": model.rpartition("/")[2], **_labels(label or ())}
     base = _baseline(baseline) if baseline else None

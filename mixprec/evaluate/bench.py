@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mixprec import artifacts
+from mixprec import artifacts, thinking
 from mixprec.evaluate import accuracy, compute, diagnosis
 from mixprec.evaluate.accuracy import Sample
-from mixprec.evaluate.benchmarks import THINK, Question, Retrieval, digest, find, is_papers, load
+from mixprec.evaluate.benchmarks import Question, Retrieval, digest, find, is_papers, load
 from mixprec.evaluate.engines.base import Engine, Request, derived_seed
 from mixprec.evaluate.generations import GenerationFile, Key, Origin, Record
 from mixprec.evaluate.scoring import RULES, Verdict, score
@@ -92,9 +92,9 @@ def _generate(
         requests.append(Request(name, question.message if chat else question.prompt, seed, chat))
         owners[name] = key
     for made in engine.generate(requests, protocol.sampling, seen.tokens):
-        if chat and made.prompt.rstrip().endswith(THINK.strip()):
+        if chat and (tag := thinking.opening(made.prompt, protocol.tags)):
             # The template opened the thinking; without that the output would not say that it is one.
-            made = made._replace(output=THINK + made.output)
+            made = made._replace(output=f"{tag}\n{made.output}")
         file.add(owners[made.key], made, engine.described)
         seen.output(made.tokens)
 
@@ -106,7 +106,7 @@ def result(
 
     average: mean of the accuracies (the paper's Avg), None with fewer than two benchmarks that have one.
     """
-    found = {name: _benchmark(questions[name], records[name], protocol.seeds, protocol.prompts) for name in questions}
+    found = {name: _benchmark(questions[name], records[name], protocol) for name in questions}
     tables = [
         [entry["accuracy"] for entry in each["per_question"].values()] for each in found.values() if "accuracy" in each
     ]
@@ -118,6 +118,7 @@ def result(
             "seeds": list(protocol.seeds),
             "prompts": protocol.prompts,
             "limit": protocol.limit,
+            "think_tags": list(protocol.think_tags),
             **asdict(protocol.sampling),
         },
         "benchmarks": found,
@@ -125,18 +126,17 @@ def result(
     }
 
 
-def _score(question: Question, record: Record, prompts: str) -> Verdict:
+def _score(question: Question, record: Record, protocol: ProtocolSpec) -> Verdict:
     """The engine knows whether an output came to its own end; scoring need not guess."""
-    return score(question, record.output, record.finish == "stop", opened=prompts == "paper")
+    opened = protocol.prompts == "paper"
+    return score(question, record.output, record.finish == "stop", opened, protocol.tags)
 
 
-def _benchmark(
-    questions: Sequence[Question], records: Mapping[Key, Record], seeds: Sequence[int], prompts: str
-) -> dict[str, Any]:
+def _benchmark(questions: Sequence[Question], records: Mapping[Key, Record], protocol: ProtocolSpec) -> dict[str, Any]:
     benchmark = find(questions[0].benchmark)
-    outputs = {question.id: [records[Key(question.id, seed)] for seed in seeds] for question in questions}
+    outputs = {question.id: [records[Key(question.id, seed)] for seed in protocol.seeds] for question in questions}
     verdicts = {
-        question.id: [_score(question, each, prompts) for each in outputs[question.id]] for question in questions
+        question.id: [_score(question, each, protocol) for each in outputs[question.id]] for question in questions
     }
     readers = METRICS[benchmark.metric]
     main = next(iter(readers))
@@ -161,16 +161,19 @@ def _benchmark(
         **{metric: accuracy.mean_of([entry[metric] for entry in per_question.values()]) for metric in readers},
         "at_k": accuracy.at_k(samples),
         "outcomes": {name: outcomes[name] for name in ("correct", "wrong", "none")},
-        "diagnosis": _diagnose(questions, outputs, prompts),
+        "diagnosis": _diagnose(questions, outputs, protocol),
         "compute": _compute(outputs, per_question, list(readers)),
         "per_question": per_question,
     }
 
 
-def _diagnose(questions: Sequence[Question], outputs: Mapping[str, Sequence[Record]], prompts: str) -> dict[str, Any]:
+def _diagnose(
+    questions: Sequence[Question], outputs: Mapping[str, Sequence[Record]], protocol: ProtocolSpec
+) -> dict[str, Any]:
     pairs = [(question, record) for question in questions for record in outputs[question.id]]
+    paper, tags = protocol.prompts == "paper", protocol.tags
     found = [
-        diagnosis.diagnose(record.output, record.finish, question.prompt if prompts == "paper" else question.message)
+        diagnosis.diagnose(record.output, record.finish, question.prompt if paper else question.message, tags)
         for question, record in pairs
     ]
     return diagnosis.summarise(found, [record.tokens for _, record in pairs])

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections import Counter
 from typing import Any, Literal, NamedTuple
+
+from mixprec import thinking
 
 #: Characters at the end that a loop's period is looked for in; the loop is then followed back as far as it goes.
 _TAIL = 24_000
@@ -30,8 +33,6 @@ _VOWELS = re.compile(r"[aeiouyàáâäãåèéêëìíîïòóôöõùúûüýÿ
 _INNER_CAPITAL = re.compile(r"[a-z][A-Z]")
 _LONGEST_WORD = 28
 
-Thinking = Literal["closed", "open", "absent"]
-
 
 class Loop(NamedTuple):
     """How an output ends in repetition: of a ``sentence`` or of a ``chunk`` of several.
@@ -47,12 +48,15 @@ class Loop(NamedTuple):
 class Diagnosis(NamedTuple):
     """An output's state. ``collapsed``: it loops and was cut at the limit; ``looping``: it loops at its end.
 
+    ``thinking``: whether a thinking was closed, or is still open; ``tag``: which tag the output has for it, if any.
+
     ``gibberish`` and ``foreign``: shares of its letters in words that are none, and in scripts that the prompt doesn't
     have. ``density``: compressed over plain bytes; loops are near 0, prose near 0.35, noise near 0.7.
     """
 
     cut: bool
-    thinking: Thinking
+    thinking: thinking.State
+    tag: str | None
     looping: Loop | None
     gibberish: float
     foreign: float
@@ -64,24 +68,20 @@ class Diagnosis(NamedTuple):
         return self.cut and self.looping is not None
 
 
-def diagnose(output: str, finish: str, prompt: str = "") -> Diagnosis:
+def diagnose(output: str, finish: str, prompt: str = "", tags: tuple[thinking.Tag, ...] = thinking.TAGS) -> Diagnosis:
     """Look at one output; never raises. ``finish``: ``length`` where it was cut at the limit of new tokens."""
     raw = output.encode("utf-8", "replace")
+    found = thinking.parts(output, thinking.opening(prompt, tags) is not None, tags)
     return Diagnosis(
         cut=finish == "length",
-        thinking=_thinking(output, prompt),
+        thinking=found.state,
+        tag=found.tag.name if found.tag else None,
         looping=find_loop(output),
         gibberish=_gibberish(output),
         foreign=_foreign(output, prompt),
         density=len(zlib.compress(raw, 6)) / len(raw) if raw else 0.0,
         bytes=len(raw),
     )
-
-
-def _thinking(output: str, prompt: str) -> Thinking:
-    if "</think>" in output:
-        return "closed"
-    return "open" if "<think>" in output or prompt.rstrip().endswith("<think>") else "absent"
 
 
 def find_loop(output: str) -> Loop | None:
@@ -177,6 +177,7 @@ def summarise(found: list[Diagnosis], tokens: list[int | None]) -> dict[str, Any
         "collapsed_sentence": sum(each.collapsed and each.looping.kind == "sentence" for each in found if each.looping),
         "collapsed_chunk": sum(each.collapsed and each.looping.kind == "chunk" for each in found if each.looping),
         "thinking": {state: sum(each.thinking == state for each in found) for state in ("closed", "open", "absent")},
+        "tags": dict(Counter(sorted(each.tag for each in found if each.tag))),
         "empty": sum(each.bytes == 0 for each in found),
         "gibberish": sum(each.gibberish for each in found) / n if n else None,
         "foreign": sum(each.foreign for each in found) / n if n else None,

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from mixprec import thinking
+from mixprec.errors import UserError
 from mixprec.evaluate.engines.base import Sampling
 
 #: Benchmarks by name; ``mixprec.evaluate.benchmarks`` has them. With their sizes, for ``mixprec explain``.
@@ -60,6 +62,7 @@ class ProtocolSpec(_Part):
     temperature: float = Field(0.6, ge=0, description="of the sampling; 0 is greedy")
     top_p: float = Field(0.95, gt=0, le=1, description="share of the probability that is drawn from")
     limit: int | None = Field(None, ge=1, description="take only so many questions of each benchmark")
+    think_tags: tuple[str, ...] = Field((), description="further tags around a model's thinking, as '<plan>,</plan>'")
 
     @field_validator("benchmarks")
     @classmethod
@@ -76,6 +79,20 @@ class ProtocolSpec(_Part):
         if len(set(value)) < len(value):
             raise ValueError(f"seeds: {list(value)} has a seed twice; a second pass with it would be the first again")
         return value
+
+    @field_validator("think_tags")
+    @classmethod
+    def _two_tags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            thinking.parsed(value)
+        except UserError as problem:
+            raise ValueError(str(problem)) from None
+        return value
+
+    @property
+    def tags(self) -> tuple[thinking.Tag, ...]:
+        """What opens and closes a thinking."""
+        return thinking.parsed(self.think_tags)
 
     @property
     def sampling(self) -> Sampling:

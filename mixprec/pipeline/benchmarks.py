@@ -37,7 +37,7 @@ class Benchmarks:
         identity = artifacts.fingerprint(stamp, self.model.dtype)
         rows = {key: digest(found) for key, found in self.questions.items()}
         made_from = artifacts.fingerprint(
-            identity, rows, self.protocol.model_dump(exclude={"seeds", "limit", "engine"})
+            identity, rows, self.protocol.model_dump(exclude={"seeds", "limit", "engine", "think_tags"})
         )
         revision = self.model.revision if where == self.model.id else None
 
@@ -55,6 +55,7 @@ class Benchmarks:
             artifacts.write_json(path, {"labels": {"variant": name, **labels}, **found})
 
         inputs = [RULES, made_from, self.protocol.seeds, self.protocol.limit, self.protocol.engine.kind, dict(labels)]
+        inputs += [self.protocol.think_tags] if self.protocol.think_tags else []
         self.stages.do(f"benchmarks/{name}", inputs, [path], run)
         return artifacts.read_versioned(path)
 

@@ -16,9 +16,8 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
+from mixprec import thinking
 from mixprec.traces.store import Trace
-
-_THINK_END = "</think>"
 
 
 class _Sentence(NamedTuple):
@@ -105,18 +104,18 @@ _BEGINNING = 4
 
 
 def annotate_with_cues(trace: Trace) -> str:
-    """The trace's reasoning (the output before ``</think>``) in the annotation syntax; deterministic.
+    """The trace's reasoning (``thinking.reasoning``) in the annotation syntax; deterministic.
 
     Neighbouring sentences with the same label share a section. Empty where there is no reasoning.
     """
-    sections = _merge(_sentences(trace.output.partition(_THINK_END)[0]))
+    sections = _merge(_sentences(trace.output, *thinking.reasoning(trace.output)))
     return "\n\n".join(
         f'["{section.label}"] {trace.output[section.start : section.end]} ["end-section"]' for section in sections
     )
 
 
-def _sentences(reasoning: str) -> Iterator[_Sentence]:
-    for number, match in enumerate(_SENTENCE.finditer(reasoning)):
+def _sentences(output: str, start: int, end: int) -> Iterator[_Sentence]:
+    for number, match in enumerate(_SENTENCE.finditer(output, start, end)):
         text = match[0].rstrip()
         yield _Sentence(match.start(), match.start() + len(text), _label(text, number))
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from mixprec import escaping, parsing
+from mixprec import escaping, parsing, thinking
 from mixprec.errors import UserError
 from mixprec.evaluate.engines.base import Finish, Generation, OnTokens, Request, Sampling, nothing
 
@@ -268,12 +268,12 @@ def _read(body: bytes, request: Request) -> Generation:
 
 def _text_of(message: dict[str, Any]) -> str:
     """A chat message's text; thinking that the server has taken out is put in front again."""
-    thinking = message.get("reasoning_content") or message.get("reasoning") or ""
+    thought = message.get("reasoning_content") or message.get("reasoning") or ""
     content = message.get("content") or ""
-    for part in (thinking, content):
+    for part in (thought, content):
         if not isinstance(part, str):
             raise ValueError(f"its text is of type {type(part).__name__}")
-    return f"<think>\n{thinking}\n</think>\n\n{content}" if thinking else content
+    return thinking.joined(thought, content) if thought else content
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -10,6 +10,7 @@ from mixprec.evaluate.scoring import integers, letters, overlap, truths, words
 from mixprec.evaluate.scoring.sections import Sections, split
 from mixprec.evaluate.scoring.text import boxed
 from mixprec.evaluate.scoring.verdict import Candidate, Place, Verdict
+from mixprec.thinking import TAGS, Tag
 
 Reader = Callable[[str, Question], Candidate | None]
 
@@ -29,21 +30,28 @@ _READERS: dict[Kind, _Readers] = {
 }
 
 
-def score(question: Question, output: str, finished: bool | None = None, opened: bool = True) -> Verdict:
+def score(
+    question: Question,
+    output: str,
+    finished: bool | None = None,
+    opened: bool = True,
+    tags: tuple[Tag, ...] = TAGS,
+) -> Verdict:
     """The verdict on an output; it never raises.
 
     ``finished``: whether the model stopped by itself, False where the limit of tokens cut it; None where nobody knows,
     then the text tells. What stands in a thinking that was never finished is no answer, however often it was said.
-    ``opened``: whether the prompt opened a thinking, as the paper's do; an output may open one too.
+    ``opened``: whether the prompt opened a thinking, as the paper's do; an output may open one too. ``tags``: what
+    opens and closes one.
     """
     if not output.strip():
         return _none("empty output")
-    sections = split(output, finished, opened)
+    sections = split(output, finished, opened, tags)
     if sections.closed:
         return _closed(question, sections)
     readers = _READERS[question.kind]
     found = readers.strong(sections.answer, question)
-    if not sections.ended:
+    if not sections.ended or sections.apart:
         return _none("unfinished thinking", stated=found.answer if found else None)
     found = found or readers.weak(sections.answer, question)
     if not found and question.kind == "integer" and (box := next(boxed(output), None)):

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 Outcome = Literal["correct", "wrong", "none"]
 
-#: Where the answer stood: behind ``</think>``; before it, where nothing behind it answers; in an output without it.
+#: Where the answer stood: behind a closed thinking; in it, where nothing behind it answers; in an output without one.
 Place = Literal["answer", "thinking", "unclosed"]
 
 
