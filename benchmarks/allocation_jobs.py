@@ -68,7 +68,7 @@ class Bench:
             text = str(Path(arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")
             sources = [{"text": text, "share": 0.5}, {"traces": "bundled:attribution", "share": 0.5}]
             spec = CalibrationSpec.model_validate({"sources": sources, "samples": count, "tokens": 512})
-            drawn = data.load(spec, self.original.tokenizer, str, self.original.context)
+            drawn = data.load(spec, self.original.encoder, str, self.original.context)
             artifacts.save_tensors(self.tokens, {"tokens": drawn.tokens})
         self.calibration = calibration(self.tokens)
         self._reference: list[Any] | None = None
@@ -298,12 +298,12 @@ class Bench:
     def traces(self) -> list[passages.Passage]:
         """The held-out traces."""
         found = pipeline.annotate_traces(TracesSpec(source="bundled:held_out"), "bundled:held_out")
-        return passages.from_traces(found, self.original.tokenizer, self.original.context)[0]
+        return passages.from_traces(found, self.original.encoder, self.original.context)[0]
 
     def evaluate(self, checkpoint: Path) -> dict[str, Any]:
         """KL and perplexity on the held-out traces and WikiText test, and per behaviour."""
         wiki = str(Path(self.arguments.data) / "calibration" / "wikitext2_raw_test.txt")
-        text = passages.from_text(wiki, self.original.tokenizer, 512, self.arguments.passages)
+        text = passages.from_text(wiki, self.original.encoder, 512, self.arguments.passages)
         everything, head = [*self.traces, *text], models.head(self.original.model)
         if self._reference is None:
             self._reference = list(fidelity.hidden_states(self.original, everything, "original"))

@@ -109,8 +109,8 @@ class Run:
         self.work, self.quick = work, quick
         config = models.load_config(models.BUNDLED)
         self.config, self.inventory = config, modules.inventory(config)
-        tokenizer = models.load_tokenizer(models.BUNDLED, models.resolve(models.BUNDLED), None, config.vocab_size)
-        texts = passages.from_text("bundled:held_out", tokenizer, 128, 1 if quick else 3)
+        encoder = models.load_encoder(models.BUNDLED, None, config.vocab_size)
+        texts = passages.from_text("bundled:held_out", encoder, 128, 1 if quick else 3)
         self.passages = [passage.tokens.tolist() for passage in texts]
         self.prompt = self.passages[0][:32]
         self.predicted_error = 0.0

@@ -131,7 +131,7 @@ class Bench:
         self.original = models.load(models.BUNDLED)
         text = str(Path(arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")
         spec = CalibrationSpec.model_validate({"text": text, "samples": self.samples, "tokens": 512})
-        self.calibration = data.load(spec, self.original.tokenizer, str, self.original.context)
+        self.calibration = data.load(spec, self.original.encoder, str, self.original.context)
         self.tokens = self.work / "calibration.safetensors"
         artifacts.save_tensors(self.tokens, {"tokens": self.calibration.tokens})
         self.reference: list[Any] | None = None
@@ -206,10 +206,10 @@ class Bench:
 
         spec = TracesSpec(source="bundled:held_out")
         traces, _ = passages.from_traces(
-            pipeline.annotate_traces(spec, "bundled:held_out"), self.original.tokenizer, self.original.context
+            pipeline.annotate_traces(spec, "bundled:held_out"), self.original.encoder, self.original.context
         )
         wiki = str(Path(self.arguments.data) / "calibration" / "wikitext2_raw_test.txt")
-        text = passages.from_text(wiki, self.original.tokenizer, 512, self.arguments.passages)
+        text = passages.from_text(wiki, self.original.encoder, 512, self.arguments.passages)
         everything, head = [*traces, *text], models.head(self.original.model)
         if self.reference is None:
             self.reference = list(fidelity.hidden_states(self.original, everything, "original"))

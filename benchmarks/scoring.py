@@ -104,10 +104,10 @@ def prepare(arguments: argparse.Namespace, work: Path) -> tuple[Any, Any]:
     from mixprec.traces.store import BEHAVIOURS
 
     config = models.load_config(MODEL)
-    tokenizer = models.load_tokenizer(MODEL, models.resolve(MODEL), None, config.vocab_size)
+    encoder = models.load_encoder(MODEL, None, config.vocab_size)
     size = {"samples": 2, "tokens": 128} if arguments.quick else {"samples": 16, "tokens": 512}
     calibrating = CalibrationSpec.model_validate({"traces": "bundled:attribution", **size})
-    calibration = data.load(calibrating, tokenizer, str, config.max_position_embeddings)
+    calibration = data.load(calibrating, encoder, str, config.max_position_embeddings)
     subject = Subject(MODEL, "gptq", calibration, work / "sensitivity", traces=annotated("bundled:attribution"))
     spec = SensitivitySpec.model_validate(
         {
@@ -142,8 +142,8 @@ def passages(subject: Any, source: str, first: int | None) -> list[Any]:
     from mixprec.evaluate.passages import from_traces
 
     config = models.load_config(subject.model_id)
-    tokenizer = models.load_tokenizer(subject.model_id, models.resolve(subject.model_id), None, config.vocab_size)
-    return from_traces(annotated(source)[:first], tokenizer, config.max_position_embeddings)[0]
+    encoder = models.load_encoder(subject.model_id, None, config.vocab_size)
+    return from_traces(annotated(source)[:first], encoder, config.max_position_embeddings)[0]
 
 
 def cut(held_out: Sequence[Any], tokens: int) -> list[Any]:

@@ -36,6 +36,7 @@ from transformers.utils import logging as transformers_logging
 from mixprec import artifacts, locks, modules
 from mixprec.checkpoint.gguf import parts
 from mixprec.checkpoint.gguf.complete import check_rope, check_tensors
+from mixprec.encoding import Encoder, declared_bos
 from mixprec.errors import UserError
 from mixprec.progress import console
 
@@ -52,10 +53,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode whose parameters need no gradient, with its tokenizer."""
+    """A model in evaluation mode whose parameters need no gradient, with what encodes text for it."""
 
     model: Any
-    tokenizer: PreTrainedTokenizerBase
+    encoder: Encoder
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """What the encoder calls. Text becomes tokens through the encoder only."""
+        return self.encoder.tokenizer
 
     @property
     def linears(self) -> dict[str, nn.Linear]:
@@ -253,7 +259,7 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
         raise UserError(
             f"model.id: {model_id}: {name} has the shape {tuple(stored)}, config.json asks for {tuple(wanted)}"
         )
-    tokenizer = load_tokenizer(model_id, where, revision, model.get_input_embeddings().num_embeddings)
+    encoder = load_encoder(model_id, revision, model.get_input_embeddings().num_embeddings)
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise UserError(
@@ -263,7 +269,7 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
         if not torch.isfinite(parameter).all():
             raise UserError(f"model.id: {model_id}: {name} holds NaN or infinite values; the checkpoint is broken")
         parameter.requires_grad_(False)
-    return LoadedModel(model.eval(), tokenizer)
+    return LoadedModel(model.eval(), encoder)
 
 
 def _unpacked(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -299,14 +305,17 @@ def dtype_of(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def load_tokenizer(model_id: str, where: str, revision: str | None, rows: int) -> PreTrainedTokenizerBase:
-    """The tokenizer of ``model_id``, whose files are in ``where`` and whose embedding has so many rows.
+def load_encoder(model_id: str, revision: str | None = None, rows: int | None = None) -> Encoder:
+    """What encodes text for ``model_id``; ``rows`` of its embedding, by default as its configuration has them.
 
-    Raises UserError where there is none, it gives no character offsets, or it belongs to another model.
+    Raises UserError where there is no tokenizer, it gives no character offsets, or it belongs to another model.
     """
+    where = resolve(model_id)
+    rows = load_config(model_id, revision).vocab_size if rows is None else rows
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+            add_bos = declared_bos(where, revision)
     except Exception as problem:  # transformers raises many kinds; all mean a bad tokenizer
         raise UserError(f"model.id: {model_id}: can't be loaded from {where} ({_first_line(problem)})") from None
     if not tokenizer.is_fast:
@@ -319,7 +328,7 @@ def load_tokenizer(model_id: str, where: str, revision: str | None, rows: int) -
             f"model.id: {model_id}: its tokenizer has {tokenizer.vocab_size} tokens, its embedding only {rows} rows; "
             "they belong to different models"
         )
-    return tokenizer
+    return Encoder(tokenizer, rows, add_bos)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from mixprec.encoding import Encoder
 from mixprec.models import LoadedModel
 
 SHAPE: Mapping[str, Any] = {
@@ -63,12 +64,20 @@ def tokenizer(bos: bool = True) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
 
 
+def encoder(bos: bool = True) -> Encoder:
+    """The tokenizer as mixprec uses it."""
+    words = tokenizer(bos)
+    return Encoder(words, len(words))
+
+
 def build(architecture: str = "llama", *, seed: int = 0, bos: bool = True, **options: Any) -> LoadedModel:
     """A tiny random model with its tokenizer; ``options`` are keys of its configuration."""
     torch.manual_seed(seed)
     words = tokenizer(bos)
     config = AutoConfig.for_model(architecture, **{**SHAPE, "vocab_size": len(words), **options})
-    return LoadedModel(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval(), words)
+    return LoadedModel(
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval(), Encoder(words, config.vocab_size)
+    )
 
 
 def write_checkpoint(folder: Path, architecture: str = "llama", *, steps: int = 0, **options: Any) -> Path:

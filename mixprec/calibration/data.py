@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from mixprec import artifacts
 from mixprec.calibration import sources
@@ -18,6 +17,7 @@ from mixprec.calibration.diagnosis import diagnose, warn
 from mixprec.calibration.sources import Locate, Reading
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.calibration.windows import Stream, Window, apportion, counting, cut, looping, shuffled
+from mixprec.encoding import Encoder
 from mixprec.errors import UserError
 
 
@@ -41,7 +41,7 @@ class _Drawn(NamedTuple):
     facts: dict[str, Any]
 
 
-def load(spec: CalibrationSpec, tokenizer: PreTrainedTokenizerBase, locate: Locate, context: int) -> Calibration:
+def load(spec: CalibrationSpec, encoder: Encoder, locate: Locate, context: int) -> Calibration:
     """The calibration set that ``spec`` asks for.
 
     ``locate`` turns a source of the recipe (``data:PATH``) into a path or ``bundled:NAME``; ``context`` is how many
@@ -50,7 +50,7 @@ def load(spec: CalibrationSpec, tokenizer: PreTrainedTokenizerBase, locate: Loca
     Raises UserError where a sample is longer than the context, a source can't be read or is there twice, gives fewer
     samples than its share, or all its tokens weigh nothing.
     """
-    front = sources.head(tokenizer)
+    front = encoder.head
     _check_length(spec, context, len(front))
     counts = apportion(spec.samples, [source.share for source in spec.sources])
     drawn: list[_Drawn] = []
@@ -61,7 +61,7 @@ def load(spec: CalibrationSpec, tokenizer: PreTrainedTokenizerBase, locate: Loca
                 f"calibration.samples: {spec.samples}: none of them is left for {source} with its share of "
                 f"{source.share:g}; raise samples or the share"
             )
-        reading = sources.read(source, tokenizer, locate, spec.seed)
+        reading = sources.read(source, encoder, locate, spec.seed)
         if reading.identity in seen:
             raise UserError(
                 f"calibration: {source} has the content of {seen[reading.identity]}; give it once, with both shares "
@@ -76,13 +76,15 @@ def _check_length(spec: CalibrationSpec, context: int, head: int) -> None:
     if spec.tokens > context:
         raise UserError(f"calibration.tokens: {spec.tokens} is more than the model's context of {context}; lower it")
     if spec.tokens <= head:
-        raise UserError(f"calibration.tokens: {spec.tokens} leaves no room behind the tokenizer's {head} first tokens")
+        raise UserError(
+            f"calibration.tokens: {spec.tokens} leaves no room behind the {head} tokens that every text begins with"
+        )
 
 
 def _draw(reading: Reading, number: int, count: int, spec: CalibrationSpec, front: Sequence[int]) -> _Drawn:
     """``count`` windows of the source with that number, drawn without replacement."""
     source, skip = str(spec.sources[number]), spec.sources[number].loops == "skip"
-    windows = cut(reading.stream, spec.tokens, len(front))
+    windows = cut(reading.stream, spec.tokens, front)
     weighty = counting(reading.stream, windows)
     if windows and not weighty:
         raise UserError(
@@ -121,7 +123,7 @@ def _too_few(stream: Stream, source: str, count: int, spec: CalibrationSpec, fou
 
 
 def _take(stream: Stream, windows: Sequence[Window], length: int, front: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    """The windows' tokens (n, length) int64 and weights, the tokenizer's head in front of those that lack it."""
+    """The windows' tokens (n, length) int64 and weights, the encoder's head in front of those that lack it."""
     first = torch.tensor(front, dtype=torch.int64)
     tokens = torch.empty(len(windows), length, dtype=torch.int64)
     weights = None if stream.weights is None else torch.empty(len(windows), length)

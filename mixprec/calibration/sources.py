@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from mixprec import artifacts
 from mixprec.calibration import hub
 from mixprec.calibration.spec import HELD_OUT, WHY_HELD_OUT, HubSource, TextSource, TraceSource
 from mixprec.calibration.windows import Stream, shuffled
+from mixprec.encoding import Encoder, missing
 from mixprec.errors import UserError
 from mixprec.traces import cues, spans, store
 from mixprec.traces.spans import AnnotatedTrace, token_spans
@@ -34,37 +34,24 @@ class Reading(NamedTuple):
     identity: str
 
 
-def read(
-    source: TextSource | TraceSource | HubSource, tokenizer: PreTrainedTokenizerBase, locate: Locate, seed: int
-) -> Reading:
+def read(source: TextSource | TraceSource | HubSource, encoder: Encoder, locate: Locate, seed: int) -> Reading:
     """Read and tokenize a source; ``locate`` turns ``data:`` into a path, ``seed`` orders traces that are packed.
 
     Raises UserError for files that are missing, empty, broken or those that evaluation uses, for traces without
     annotation where behaviours are weighted, and for what ``hub.rows`` refuses.
     """
     if isinstance(source, TextSource):
-        return _read_text(source, tokenizer, locate)
+        return _read_text(source, encoder, locate)
     if isinstance(source, TraceSource):
-        return _read_traces(source, tokenizer, locate, seed)
-    return _read_dataset(source, tokenizer)
+        return _read_traces(source, encoder, locate, seed)
+    return _read_dataset(source, encoder)
 
 
-def head(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The special tokens that the tokenizer puts in front of every text, BOS as a rule; empty for many models."""
-    alone, with_special = (
-        tokenizer("a", add_special_tokens=special, verbose=False)["input_ids"] for special in (False, True)
-    )
-    for start in range(len(with_special) - len(alone) + 1):
-        if with_special[start : start + len(alone)] == alone:
-            return tuple(with_special[:start])
-    return ()
-
-
-def encode(text: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Token ids (n,) int32 of a text without special tokens around it, tokenized in pieces that end with a line."""
+def encode(text: str, encoder: Encoder) -> Tensor:
+    """Token ids (n,) int32 of a text without special tokens around it, encoded in pieces that end with a line."""
     pieces = [
-        torch.tensor(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.int32)
-        for piece in _pieces(text)
+        torch.tensor((encoder.piece(piece) if number else encoder.own(piece)).ids, dtype=torch.int32)
+        for number, piece in enumerate(_pieces(text))
     ]
     return torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.int32)
 
@@ -82,24 +69,24 @@ def _pieces(text: str, size: int | None = None) -> Iterator[str]:
         start = end
 
 
-def _read_text(source: TextSource, tokenizer: PreTrainedTokenizerBase, locate: Locate) -> Reading:
+def _read_text(source: TextSource, encoder: Encoder, locate: Locate) -> Reading:
     path = Path(locate(source.text)).expanduser()
     text = artifacts.read_text(path)
     if not text.strip():
         raise UserError(f"calibration: {source}: {path} is empty; nothing to calibrate on")
     digest = _sha256(path, str(source))
-    tokens = encode(text, tokenizer)
+    tokens = encode(text, encoder)
     facts = {"kind": "text", "name": _name(source.text), "sha256": digest}
     return Reading(Stream(tokens, None, (0, len(tokens))), facts, digest)
 
 
-def _read_dataset(source: HubSource, tokenizer: PreTrainedTokenizerBase) -> Reading:
+def _read_dataset(source: HubSource, encoder: Encoder) -> Reading:
     rows = hub.rows(source)
     # Joined as the released code of GPTQ joins WikiText's rows.
     text = "\n\n".join(rows)
     if not text.strip():
         raise UserError(f"calibration: {source}: column: {source.column} is empty in split {source.split}")
-    tokens = encode(text, tokenizer)
+    tokens = encode(text, encoder)
     facts = {"kind": "dataset", **source.model_dump(mode="json", exclude={"share", "loops"}), "rows": len(rows)}
     # Two parts of one split may overlap, so they count as the same source.
     split = source.split.partition("[")[0]
@@ -109,13 +96,13 @@ def _read_dataset(source: HubSource, tokenizer: PreTrainedTokenizerBase) -> Read
     return Reading(Stream(tokens, None, (0, len(tokens))), facts, identity)
 
 
-def _read_traces(source: TraceSource, tokenizer: PreTrainedTokenizerBase, locate: Locate, seed: int) -> Reading:
+def _read_traces(source: TraceSource, encoder: Encoder, locate: Locate, seed: int) -> Reading:
     path = store.locate(locate(source.traces))
     digest = _sha256(path, str(source))
     traces = _annotated(path, source)
-    encoded = [_encode_trace(each, source, tokenizer) for each in traces]
+    encoded = [_encode_trace(each, source, encoder) for each in traces]
     order = shuffled(len(traces), seed, "order of traces") if source.pack else list(range(len(traces)))
-    stream = _joined([encoded[number] for number in order], source, tokenizer)
+    stream = _joined([encoded[number] for number in order], source, encoder)
     facts: dict[str, Any] = {"kind": "traces", "name": _name(source.traces), "sha256": digest, "traces": len(traces)}
     facts["pack"] = source.pack
     if source.behaviours:
@@ -150,11 +137,10 @@ def _annotated(path: Path, source: TraceSource) -> list[AnnotatedTrace]:
     return [spans.char_spans(trace, source.preset) for trace in traces]
 
 
-def _encode_trace(each: AnnotatedTrace, source: TraceSource, tokenizer: PreTrainedTokenizerBase) -> _Encoded:
+def _encode_trace(each: AnnotatedTrace, source: TraceSource, encoder: Encoder) -> _Encoded:
     """A trace's tokens, each with the largest factor among the behaviours in whose spans it lies."""
-    encoded = tokenizer(each.trace.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    tokens = encoded["input_ids"]
-    found, skipped = token_spans(each.spans, encoded["offset_mapping"], len(tokens))
+    tokens, offsets = encoder.own(each.trace.text)
+    found, skipped = token_spans(each.spans, offsets, len(tokens))
     inside = torch.full((len(tokens),), -1.0)
     factors: dict[str, float] = dict(source.behaviours.items())
     weighed = [span for span in found if span.behaviour in factors]
@@ -164,28 +150,22 @@ def _encode_trace(each: AnnotatedTrace, source: TraceSource, tokenizer: PreTrain
     return _Encoded(tokens, weights, Counter(span.behaviour for span in weighed), skipped)
 
 
-def _joined(encoded: Sequence[_Encoded], source: TraceSource, tokenizer: PreTrainedTokenizerBase) -> Stream:
+def _joined(encoded: Sequence[_Encoded], source: TraceSource, encoder: Encoder) -> Stream:
     """Traces in a row; when packed, each with BOS in front and EOS behind, as models are trained on packed text."""
-    front, behind = head(tokenizer), tokenizer.eos_token_id
     tokens: list[Tensor] = []
     weights: list[Tensor] = []
-    starts, heads = [0], set()
+    starts = [0]
     for each in encoded:
-        ids, extra = each.tokens, torch.full((1,), source.others)
-        before = after = 0
-        if front and tuple(ids[: len(front)]) == front:
-            heads.add(starts[-1])  # the prompt says it itself
-        elif source.pack:
-            ids, before = [*front, *ids], len(front)
-            heads.add(starts[-1])
-        if source.pack and isinstance(behind, int) and ids[-1:] != [behind]:
-            ids, after = [*ids, behind], 1
-        tokens.append(torch.tensor(ids, dtype=torch.int32))
-        weights.append(torch.cat([extra.expand(before), each.weights, extra.expand(after)]))
-        starts.append(starts[-1] + len(ids))
+        before = missing(encoder.head, each.tokens) if source.pack else ()
+        ids = [*before, *each.tokens]
+        after = [encoder.eos] if source.pack and encoder.eos is not None and ids[-1:] != [encoder.eos] else []
+        tokens.append(torch.tensor([*ids, *after], dtype=torch.int32))
+        extra = torch.full((1,), source.others)
+        weights.append(torch.cat([extra.expand(len(before)), each.weights, extra.expand(len(after))]))
+        starts.append(starts[-1] + len(tokens[-1]))
     breaks = (0, starts[-1]) if source.pack else tuple(starts)
     weighed = torch.cat(weights) if source.behaviours else None
-    return Stream(torch.cat(tokens), weighed, breaks, frozenset(heads), source.others)
+    return Stream(torch.cat(tokens), weighed, breaks, source.others)
 
 
 def _sha256(path: Path, source: str) -> str:

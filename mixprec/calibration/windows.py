@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mixprec import artifacts
+from mixprec import artifacts, encoding
 
 #: Share of repeated sequences of eight tokens above which a window is a loop. In WikiText-2's validation split windows
 #: of 512 tokens have at most 0.26; in the paper's 120 traces, whose model often gets stuck, 30% have more than half.
@@ -21,38 +22,35 @@ _EIGHT = 8
 class Stream(NamedTuple):
     """Tokens (n,) int32 of one source, and their weights (n,) float32, or None where all count the same.
 
-    ``breaks``: positions, in order, that no window may reach across; 0 and n included. ``heads``: positions where the
-    tokens that the tokenizer puts in front of every text (BOS) are already there. ``plain``: weight of such tokens.
+    ``breaks``: positions, in order, that no window may reach across; 0 and n included. ``plain``: weight of the tokens
+    that belong in front of every text (BOS), where they are added.
     """
 
     tokens: Tensor
     weights: Tensor | None
     breaks: Sequence[int]
-    heads: frozenset[int] = frozenset()
     plain: float = 1.0
 
 
 class Window(NamedTuple):
-    """Tokens ``start`` to ``end`` of a stream; where they are too few, the tokenizer's head goes in front."""
+    """Tokens ``start`` to ``end`` of a stream; where they are too few, the encoder's head goes in front."""
 
     start: int
     end: int
 
 
-def cut(stream: Stream, length: int, head: int) -> list[Window]:
-    """Consecutive windows that make samples of ``length`` tokens, ``head`` of them in front unless they are there.
+def cut(stream: Stream, length: int, head: Sequence[int]) -> list[Window]:
+    """Consecutive windows that make samples of ``length`` tokens, each with ``head`` in front.
 
     What is left before a break, too short for a window, belongs to none.
     """
-    found = []
-    for start, stop in zip(stream.breaks, stream.breaks[1:], strict=False):
-        while True:
-            end = start + (length if start in stream.heads else length - head)
-            if end > stop:
-                break
-            found.append(Window(start, end))
-            start = end
-    return found
+    ids = stream.tokens.tolist()
+    return [
+        Window(start + each.start, start + each.end)
+        for start, stop in pairwise(stream.breaks)
+        for each in encoding.windows(ids[start:stop], length, head)
+        if each.length == length
+    ]
 
 
 def counting(stream: Stream, windows: Sequence[Window]) -> list[Window]:

@@ -86,8 +86,8 @@ def calibrated(
     sources = [{"text": text}] * bool(text) + [{"traces": traces}] * bool(traces)
     spec = checked(CalibrationSpec, verb, sources=sources, samples=samples, tokens=tokens, seed=seed)
     config = models.load_config(model, revision)
-    tokenizer = models.load_tokenizer(model, models.resolve(model), revision, config.vocab_size)
-    found = data.load(spec, tokenizer, str, config.max_position_embeddings)
+    encoder = models.load_encoder(model, revision, config.vocab_size)
+    found = data.load(spec, encoder, str, config.max_position_embeddings)
     for warning in data.warnings(found, modules.inventory(config).widest_input, config.hidden_size):
         console.print(warning)
     return found

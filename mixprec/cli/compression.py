@@ -141,9 +141,9 @@ def evaluate(
     # Predictions of the original hold its tokens, which the model's own tokenizer must give again.
     first = models.load(checkpoint if saved or save_reference else reference, dtype=dtype, device=device)
     annotated = pipeline.annotate_traces(TracesSpec(source=traces, preset=spec.traces.preset), traces) if traces else []
-    on_traces, skipped = passages.from_traces(annotated, first.tokenizer, first.context)
+    on_traces, skipped = passages.from_traces(annotated, first.encoder, first.context)
     length = min(text_tokens, first.context)
-    on_text = passages.from_text(text, first.tokenizer, length) if text else []
+    on_text = passages.from_text(text, first.encoder, length) if text else []
     everything = [*on_traces, *on_text]
     head = models.head(first.model)
     if save_reference:

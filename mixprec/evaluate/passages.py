@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from mixprec import artifacts
+from mixprec.encoding import Encoder, windows
 from mixprec.errors import UserError
 from mixprec.traces.spans import AnnotatedTrace, TokenSpan, token_spans
 
@@ -24,39 +24,42 @@ class Passage(NamedTuple):
     spans: tuple[TokenSpan, ...] = ()
 
 
-def from_traces(
-    traces: Sequence[AnnotatedTrace], tokenizer: PreTrainedTokenizerBase, limit: int
-) -> tuple[list[Passage], Counter[str]]:
+def from_traces(traces: Sequence[AnnotatedTrace], encoder: Encoder, limit: int) -> tuple[list[Passage], Counter[str]]:
     """One passage per trace, cut at ``limit`` tokens; also what was skipped, by reason.
 
     Raises UserError for a trace of fewer than two tokens: it predicts nothing.
     """
     passages, skipped = [], Counter[str]()
     for trace in traces:
-        encoded = tokenizer(trace.trace.text, return_offsets_mapping=True, verbose=False)
-        if len(encoded["input_ids"]) < 2:
-            raise UserError(f"trace {trace.trace.id}: {len(encoded['input_ids'])} tokens; a trace needs at least two")
-        spans, missed = token_spans(trace.spans, encoded["offset_mapping"], limit)
+        ids, offsets = encoder(trace.trace.text)
+        if len(ids) < 2:
+            raise UserError(f"trace {trace.trace.id}: {len(ids)} tokens; a trace needs at least two")
+        spans, missed = token_spans(trace.spans, offsets, limit)
         skipped.update(trace.skipped)
         skipped.update(missed)
-        skipped["cut_traces"] += int(len(encoded["input_ids"]) > limit)
-        passages.append(Passage(torch.tensor(encoded["input_ids"][:limit]), tuple(spans)))
+        skipped["cut_traces"] += int(len(ids) > limit)
+        passages.append(Passage(torch.tensor(ids[:limit]), tuple(spans)))
     return passages, +skipped
 
 
-def from_text(source: str, tokenizer: PreTrainedTokenizerBase, length: int, most: int | None = None) -> list[Passage]:
+def from_text(source: str, encoder: Encoder, length: int, most: int | None = None) -> list[Passage]:
     """A text file in passages of ``length`` tokens, at most ``most`` of them; ``bundled:held_out`` is ours.
 
-    A last passage of one token predicts nothing and is left out. Raises UserError for missing and empty files.
+    Each has BOS in front where the model has one: ``length`` counts it. A last passage of one token predicts nothing
+    and is left out. Raises UserError for missing and empty files, and a length that BOS fills.
     """
     path = _locate(source)
     text = artifacts.read_text(path)
-    ids = torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
-    # Some tokenizers make two special tokens of no text at all.
-    if not text.strip() or len(ids) < 2:
+    head = encoder.head
+    if length <= len(head):
+        raise UserError(f"passages of {length} tokens leave no room behind the {len(head)} that every text begins with")
+    ids = encoder.own(text).ids
+    found = [Passage(torch.tensor([*each.front, *ids[each.start : each.end]])) for each in windows(ids, length, head)]
+    found = [passage for passage in found if len(passage.tokens) > 1]
+    # Some tokenizers make special tokens of no text at all.
+    if not text.strip() or not found:
         raise UserError(f"{path}: the text is empty or of one token; nothing to evaluate on")
-    passages = [Passage(chunk) for chunk in ids.split(length) if len(chunk) > 1]
-    return passages[:most]
+    return found[:most]
 
 
 def _locate(source: str) -> Path:

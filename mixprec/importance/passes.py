@@ -66,11 +66,10 @@ def plan(
 
 def _encode(loaded: LoadedModel, trace: AnnotatedTrace, limit: int) -> tuple[Tensor, list[tuple[int, int]], int]:
     """Token ids (T,) cut at ``limit``, the character offsets of all tokens, and 1 if the trace was cut."""
-    encoded = loaded.tokenizer(trace.trace.text, return_offsets_mapping=True, verbose=False)
-    ids = encoded["input_ids"]
+    ids, offsets = loaded.encoder(trace.trace.text)
     if len(ids) < 2:
         raise UserError(f"trace {trace.trace.id}: {len(ids)} tokens; a trace needs at least two")
-    return torch.tensor(ids[:limit]), encoded["offset_mapping"], int(len(ids) > limit)
+    return torch.tensor(ids[:limit]), offsets, int(len(ids) > limit)
 
 
 def run(

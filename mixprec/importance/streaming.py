@@ -38,8 +38,8 @@ def open_model(model_id: str, *, sweep_gb: float = SWEEP_GB, **where: Any) -> St
     ``where``: dtype, device, revision. Raises UserError as blocks.open_blocks does.
     """
     opened = open_blocks(model_id, **where)
-    tokenizer = models.load_tokenizer(model_id, str(opened.source.folder), None, opened.model.config.vocab_size)
-    return StreamedModel(opened.model, tokenizer, opened.source, opened.device, int(sweep_gb * 1e9))
+    encoder = models.load_encoder(model_id, where.get("revision"), opened.model.config.vocab_size)
+    return StreamedModel(opened.model, encoder, opened.source, opened.device, int(sweep_gb * 1e9))
 
 
 def groups(loaded: StreamedModel, layout: Layout, jobs: Sequence[Job]) -> Iterator[range]:

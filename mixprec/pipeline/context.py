@@ -49,10 +49,10 @@ class Context:
         spec = self.recipe.compress.calibration
         if spec is None:
             return None
-        where, config = models.resolve(self.recipe.model.id), models.load_config(self.recipe.model.id)
-        tokenizer = models.load_tokenizer(self.recipe.model.id, where, self.recipe.model.revision, config.vocab_size)
+        config = self.config
+        encoder = models.load_encoder(self.recipe.model.id, self.recipe.model.revision, config.vocab_size)
         found = calibration_data.load(
-            spec, tokenizer, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
+            spec, encoder, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
         )
         for warning in calibration_data.warnings(found, self.inventory.widest_input, config.hidden_size):
             console.print(warning)

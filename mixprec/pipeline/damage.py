@@ -87,13 +87,13 @@ def _passages(run: Context) -> list[passages.Passage]:
     """What the recipe evaluates on, traces and text."""
     evaluated, where, config = run.recipe.evaluate, run.recipe.model, run.config
     assert evaluated is not None  # the recipe's checks see to it
-    tokenizer = models.load_tokenizer(where.id, models.resolve(where.id), where.revision, config.vocab_size)
+    encoder = models.load_encoder(where.id, where.revision, config.vocab_size)
     limit = min(evaluated.max_tokens or config.max_position_embeddings, config.max_position_embeddings)
     found: list[passages.Passage] = []
     if evaluated.traces:
         traces, _ = run.annotate(evaluated.traces, run.out / "evaluation" / "spans.jsonl", "annotate/evaluation")
-        found += passages.from_traces(traces, tokenizer, limit)[0]
+        found += passages.from_traces(traces, encoder, limit)[0]
     if evaluated.text:
         source = recipe.locate(evaluated.text, run.data)
-        found += passages.from_text(source, tokenizer, min(evaluated.text_tokens, limit), evaluated.text_passages)
+        found += passages.from_text(source, encoder, min(evaluated.text_tokens, limit), evaluated.text_passages)
     return found

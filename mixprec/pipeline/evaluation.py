@@ -26,14 +26,14 @@ class Evaluator:
         stamp = None
         if self.spec.traces:
             traces, stamp = run.annotate(self.spec.traces, self.folder / "spans.jsonl", "annotate/evaluation")
-        tokenizer = run.original.tokenizer
+        encoder = run.original.encoder
         limit = min(self.spec.max_tokens or run.original.context, run.original.context)
-        self.on_traces, skipped = passages.from_traces(traces, tokenizer, limit)
+        self.on_traces, skipped = passages.from_traces(traces, encoder, limit)
         self.on_text = []
         if self.spec.text:
             source = recipe.locate(self.spec.text, run.data)
             length = min(self.spec.text_tokens, limit)
-            self.on_text = passages.from_text(source, tokenizer, length, self.spec.text_passages)
+            self.on_text = passages.from_text(source, encoder, length, self.spec.text_passages)
         self.all = [*self.on_traces, *self.on_text]
         self.described = {
             "traces": {"passages": len(self.on_traces), "tokens": passages.total_tokens(self.on_traces)},

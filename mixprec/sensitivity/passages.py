@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from mixprec.calibration.data import Calibration
+from mixprec.encoding import Encoder
 from mixprec.errors import UserError
 from mixprec.evaluate.passages import Passage, from_traces
 from mixprec.plan.sensitivity import ALL
@@ -36,7 +36,7 @@ def from_calibration(calibration: Calibration, samples: int, seed: int) -> list[
 
 def from_behaviours(
     traces: Sequence[AnnotatedTrace],
-    tokenizer: PreTrainedTokenizerBase,
+    encoder: Encoder,
     behaviours: Sequence[str],
     samples: int,
     max_tokens: int,
@@ -46,7 +46,7 @@ def from_behaviours(
 
     Raises UserError for a behaviour without a token there.
     """
-    found, _ = from_traces(traces[:samples], tokenizer, max_tokens)
+    found, _ = from_traces(traces[:samples], encoder, max_tokens)
     scored = []
     for number, passage in enumerate(found):
         weights = {ALL: torch.ones(len(passage.tokens) - 1)}

@@ -88,11 +88,9 @@ class Subject:
         if not self.traces:
             raise UserError("sensitivity.behaviours: spans come from traces; add traces: {source: …}, or give --spans")
         config = models.load_config(self.model_id, self.revision)
-        tokenizer = models.load_tokenizer(
-            self.model_id, models.resolve(self.model_id), self.revision, config.vocab_size
-        )
+        encoder = models.load_encoder(self.model_id, self.revision, config.vocab_size)
         longest = min(spec.max_tokens, config.max_position_embeddings)
-        return from_behaviours(self.traces, tokenizer, spec.behaviours, spec.samples, longest, spec.seed)
+        return from_behaviours(self.traces, encoder, spec.behaviours, spec.samples, longest, spec.seed)
 
     def candidates(self, treatments: Mapping[str, Treatment]) -> Candidates:
         """All modules in all candidates; by the main process, the others wait."""

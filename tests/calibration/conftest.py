@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from mixprec import recipe
 from mixprec.calibration import data
 from mixprec.calibration.spec import CalibrationSpec
+from mixprec.encoding import Encoder
 
 WORDS = tiny.tokenizer(bos=False)
 WITH_BOS = tiny.tokenizer(bos=True)
@@ -32,7 +33,10 @@ def load(tmp_path: Path) -> Load:
 
     def call(words: Any = WORDS, context: int = 1024, **spec: Any) -> data.Calibration:
         return data.load(
-            CalibrationSpec.model_validate(spec), words, lambda source: recipe.locate(source, tmp_path), context
+            CalibrationSpec.model_validate(spec),
+            Encoder(words, len(words)),
+            lambda source: recipe.locate(source, tmp_path),
+            context,
         )
 
     return call

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from mixprec import artifacts, models
 from mixprec.calibration import data, sources
 from mixprec.calibration.spec import CalibrationSpec
+from mixprec.encoding import Encoder
 from mixprec.errors import UserError
 
 WORDS = tiny.tokenizer(bos=False)
@@ -148,9 +149,9 @@ def test_no_room_behind_the_head(load: Any, text: Path) -> None:
     words.backend_tokenizer.post_processor = tiny.processors.TemplateProcessing(
         single="<s> <s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
     )
-    assert sources.head(words) == (0, 0)
+    assert Encoder(words, len(words)).head == (0, 0)
     assert load(words, text=str(text), tokens=8, samples=2).tokens[:, :2].tolist() == [[0, 0], [0, 0]]
-    with pytest.raises(UserError, match="leaves no room behind the tokenizer's 2 first tokens"):
+    with pytest.raises(UserError, match="leaves no room behind the 2 tokens that every text begins with"):
         load(words, text=str(text), tokens=2)
 
 
@@ -205,7 +206,7 @@ def test_pieces_lose_nothing(text: str, size: int) -> None:
 
 
 def test_wikitext_in_samples_of_the_embedded_model(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = models.load_tokenizer(models.BUNDLED, models.resolve(models.BUNDLED), None, 49_152)
+    words = models.load_encoder(models.BUNDLED)
     path = shared_data / "calibration" / "wikitext2_tokenized_valid.txt"
     spec = CalibrationSpec.model_validate({"text": str(path), "samples": 32, "tokens": 512})
     found = data.load(spec, words, str, 8192)

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mixprec.calibration import data
 from mixprec.calibration.spec import CalibrationSpec
+from mixprec.encoding import Encoder
 from mixprec.errors import UserError
 from mixprec.traces import cues, spans, store
 from mixprec.traces.spans import AnnotatedTrace, CharSpan
@@ -233,6 +234,6 @@ def test_broken_traces(tmp_path: Path, load: Any) -> None:
 
 def test_bundled_traces_work_offline() -> None:
     spec = CalibrationSpec.model_validate({"traces": "bundled:attribution", "samples": 16, "tokens": 512})
-    found = data.load(spec, WORDS, str, 8192)
+    found = data.load(spec, Encoder(WORDS, len(WORDS)), str, 8192)
     assert found.tokens.shape == (16, 512)
     assert found.described["sources"][0]["name"] == "bundled:attribution"

@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 
 from mixprec.calibration.windows import LOOP, Stream, Window, apportion, counting, cut, looping, shuffled
 
+BOS = 1000
+
 
 def stream(length: int, *, breaks: tuple[int, ...] | None = None, heads: tuple[int, ...] = ()) -> Stream:
-    return Stream(torch.arange(length, dtype=torch.int32), None, breaks or (0, length), frozenset(heads))
+    tokens = torch.arange(length, dtype=torch.int32)
+    tokens[[head for head in heads if head < length]] = BOS
+    return Stream(tokens, None, breaks or (0, length))
 
 
 @st.composite
@@ -30,7 +34,8 @@ def streams(draw: st.DrawFn) -> Stream:
 
 @given(streams(), st.integers(2, 12), st.integers(0, 1))
 def test_windows_tile_each_piece(made: Stream, length: int, head: int) -> None:
-    windows = cut(made, length, head)
+    windows = cut(made, length, [BOS] * head)
+    heads = [at for at, token in enumerate(made.tokens.tolist()) if token == BOS]
     for before, after in pairwise(windows):
         assert before.end <= after.start  # never twice, never overlapping
     for first, last in pairwise(made.breaks):
@@ -39,22 +44,22 @@ def test_windows_tile_each_piece(made: Stream, length: int, head: int) -> None:
         # From the piece's beginning without a gap, and as many as fit.
         ends = [first, *(window.end for window in inside)]
         assert [window.start for window in inside] == ends[:-1]
-        assert last - ends[-1] < (length if ends[-1] in made.heads else length - head)
+        assert last - ends[-1] < (length if ends[-1] in heads else length - head)
     for window in windows:
-        assert window.end - window.start == (length if window.start in made.heads else length - head)
+        assert window.end - window.start == (length if window.start in heads else length - head)
 
 
 def test_windows_of_a_text() -> None:
-    assert cut(stream(10), 4, 0) == [(0, 4), (4, 8)]
-    assert cut(stream(10), 4, 1) == [(0, 3), (3, 6), (6, 9)]
-    assert cut(stream(10, heads=(0, 4)), 4, 1) == [(0, 4), (4, 8)]
-    assert cut(stream(3), 4, 0) == []
+    assert cut(stream(10), 4, []) == [(0, 4), (4, 8)]
+    assert cut(stream(10), 4, [BOS]) == [(0, 3), (3, 6), (6, 9)]
+    assert cut(stream(10, heads=(0, 4)), 4, [BOS]) == [(0, 4), (4, 8)]
+    assert cut(stream(3), 4, []) == []
 
 
 @given(st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.5, 4.0]), min_size=1, max_size=60), st.integers(1, 9))
 def test_windows_that_count(weights: list[float], length: int) -> None:
     made = stream(len(weights))._replace(weights=torch.tensor(weights))
-    windows = cut(made, length, 0)
+    windows = cut(made, length, [])
     assert counting(made, windows) == [w for w in windows if any(weights[w.start : w.end])]
     assert counting(stream(len(weights)), windows) == windows
 
@@ -62,7 +67,7 @@ def test_windows_that_count(weights: list[float], length: int) -> None:
 @given(st.lists(st.integers(0, 2), max_size=120), st.integers(1, 60))
 def test_loops_against_a_plain_loop(tokens: list[int], length: int) -> None:
     made = Stream(torch.tensor(tokens, dtype=torch.int32), None, (0, len(tokens)))
-    windows = cut(made, length, 0)
+    windows = cut(made, length, [])
     for window, found in zip(windows, looping(made, windows), strict=True):
         inside = tokens[window.start : window.end]
         eights = [tuple(inside[at : at + 8]) for at in range(len(inside) - 7)]
@@ -74,7 +79,7 @@ def test_loops_of_few_and_of_large_token_ids() -> None:
     """Eight ids are told apart exactly: a sum of them would not do."""
     generator = torch.Generator().manual_seed(0)
     few = Stream(torch.randint(0, 3, (120,), generator=generator).int(), None, (0, 120))
-    assert looping(few, cut(few, 60, 0)) == [False, False]
+    assert looping(few, cut(few, 60, [])) == [False, False]
     tokens = torch.randint(0, 250_000, (512,), generator=generator).int()
     assert looping(Stream(tokens, None, (0, 512)), [Window(0, 512)]) == [False]
     assert looping(Stream(tokens[:64].repeat(8), None, (0, 512)), [Window(0, 512)]) == [True]

@@ -32,6 +32,7 @@ from mixprec.checkpoint.gguf.writer import FILE
 from mixprec.checkpoint.reader import open_checkpoint
 from mixprec.cli import app
 from mixprec.compress.stream import compress
+from mixprec.encoding import Encoder
 from mixprec.errors import UserError
 from mixprec.numerics.formats import GGML, GgmlFormat
 from mixprec.plan.rules import PlanSpec, build_plan
@@ -86,7 +87,7 @@ def write(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Path:
     """A tiny model in a folder."""
     loaded = tiny.build(name.split()[0], **WIDE, **MODELS[name])
     if name in PIECES:
-        loaded = models.LoadedModel(loaded.model, pieces.tokenizer(PIECES[name]))
+        loaded = models.LoadedModel(loaded.model, Encoder(pieces.tokenizer(PIECES[name]), loaded.encoder.rows))
     tiny.learn(loaded, 20)
     loaded.model.to(dtype).save_pretrained(folder)
     loaded.tokenizer.chat_template = "{{ messages }}"
@@ -176,7 +177,7 @@ def test_k_quants_with_importance_in_both_readers(sources: Mapping[str, Path], t
 
     source = sources["llama"]
     (tmp_path / "text.txt").write_text(TEXT * 4, encoding="utf-8")
-    words = models.load(str(source)).tokenizer
+    words = models.load(str(source)).encoder
     spec = CalibrationSpec.model_validate(
         {"sources": [{"text": str(tmp_path / "text.txt")}], "samples": 4, "tokens": 32}
     )

@@ -36,7 +36,7 @@ def test_perplexity_in_llama_cpp(smollm2: LoadedModel, tmp_path: Path, spec: Any
     compress(models.BUNDLED, plan, tmp_path / "out", format=form)
     predicted = form.bytes(plan, inventory, config)
     assert (tmp_path / "out" / FILE).stat().st_size == pytest.approx(predicted, rel=1e-4)
-    text = passages.from_text("bundled:held_out", smollm2.tokenizer, 160, 1)[0]
+    text = passages.from_text("bundled:held_out", smollm2.encoder, 160, 1)[0]
     tokens = text.tokens.flatten().tolist()
     loaded = models.load(str(tmp_path / "out"))
     with torch.no_grad():

@@ -128,8 +128,8 @@ def test_vllm_on_a_cpu(planner: Planner, tmp_path: Path) -> None:
     }
     for name, (format, default, rules) in cases.items():
         compress(where, planner(Path(where), default, **rules), tmp_path / name, format=FORMATS[format])
-    tokenizer = models.load_tokenizer(models.BUNDLED, where, None, 49152)
-    texts: Sequence[passages.Passage] = passages.from_text("bundled:held_out", tokenizer, 128, 3)
+    encoder = models.load_encoder(models.BUNDLED)
+    texts: Sequence[passages.Passage] = passages.from_text("bundled:held_out", encoder, 128, 3)
     ids = [text.tokens.tolist() for text in texts]
     job = {
         "checkpoints": [str(tmp_path / name) for name in cases],

@@ -13,8 +13,8 @@ from mixprec.evaluate import passages
 from mixprec.traces.spans import AnnotatedTrace, CharSpan, TokenSpan, char_spans
 from mixprec.traces.store import Trace
 
-WORDS = tiny.tokenizer(bos=False)
-WITH_BOS = tiny.tokenizer(bos=True)
+WORDS = tiny.encoder(bos=False)
+WITH_BOS = tiny.encoder(bos=True)
 
 
 def annotated() -> list[AnnotatedTrace]:
@@ -22,18 +22,37 @@ def annotated() -> list[AnnotatedTrace]:
     return [char_spans(trace, "paper") for trace in rows]
 
 
+@pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("length", [2, 7, 30, 31, 10_000])
-def test_a_text_is_cut_without_losing_or_repeating_a_token(tmp_path: Path, length: int) -> None:
+def test_a_text_is_cut_without_losing_or_repeating_a_token(tmp_path: Path, length: int, bos: bool) -> None:
     path = tmp_path / "text.txt"
     path.write_text(tiny.TEXT)
-    ids = WITH_BOS(tiny.TEXT)["input_ids"]
-    found = passages.from_text(str(path), WITH_BOS, length)
-    joined = torch.cat([passage.tokens for passage in found]).tolist()
-    # A last token on its own predicts nothing and is left out.
-    assert joined == (ids[:-1] if len(ids) % length == 1 else ids)
+    encoder = WITH_BOS if bos else WORDS
+    ids = encoder.own(tiny.TEXT).ids
+    found = passages.from_text(str(path), encoder, length)
+    assert all(passage.tokens[:1].tolist() == [0] for passage in found if bos)  # <s> in front of each
+    joined = torch.cat([passage.tokens[int(bos) :] for passage in found]).tolist()
+    # A last token on its own predicts nothing and is left out; behind <s> it is predicted.
+    assert joined == (ids[:-1] if not bos and len(ids) % length == 1 else ids)
     assert all(len(passage.tokens) == length for passage in found[:-1])
-    assert passages.total_tokens(found) == len(joined)
-    assert passages.total_tokens(passages.from_text(str(path), WITH_BOS, length, 1)) == min(length, len(ids))
+    assert len(found[-1].tokens) <= length
+    assert passages.total_tokens(passages.from_text(str(path), encoder, length, 1)) == min(length, len(ids) + bos)
+
+
+def test_a_text_that_begins_with_bos_has_one(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(tiny.TEXT)
+    plain = passages.from_text(str(path), WITH_BOS, 8)
+    for begins in ("<s>", "<s><s>"):
+        path.write_text(begins + tiny.TEXT)
+        again = passages.from_text(str(path), WITH_BOS, 8)
+        assert [each.tokens.tolist() for each in again] == [each.tokens.tolist() for each in plain]
+
+
+def test_passages_that_bos_fills(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(tiny.TEXT)
+    with pytest.raises(UserError, match="passages of 1 tokens leave no room behind the 1"):
+        passages.from_text(str(tmp_path / "text.txt"), WITH_BOS, 1)
 
 
 @pytest.mark.parametrize("content", ["", " \n\t\n", "a"])
@@ -45,11 +64,11 @@ def test_texts_with_nothing_to_predict(tmp_path: Path, content: str) -> None:
 
 def test_an_empty_text_is_empty_for_a_tokenizer_that_adds_two_tokens(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("")
-    eager = tiny.tokenizer()
-    eager.backend_tokenizer.post_processor = tiny.processors.TemplateProcessing(
+    eager = tiny.encoder()
+    eager.tokenizer.backend_tokenizer.post_processor = tiny.processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
     )
-    assert len(eager("")["input_ids"]) == 2
+    assert len(eager.tokenizer("")["input_ids"]) == 2
     with pytest.raises(UserError, match="the text is empty"):
         passages.from_text(str(tmp_path / "text.txt"), eager, 8)
 
@@ -62,15 +81,15 @@ def test_texts_that_are_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bos", [False, True])
 def test_spans_hold_the_tokens_of_their_text(bos: bool) -> None:
-    tokenizer = tiny.tokenizer(bos)
+    encoder = tiny.encoder(bos)
     traces = annotated()
-    found, skipped = passages.from_traces(traces, tokenizer, 10_000)
+    found, skipped = passages.from_traces(traces, encoder, 10_000)
     assert skipped == {}
     for passage, each in zip(found, traces, strict=True):
-        assert passage.tokens.tolist() == tokenizer(each.trace.text)["input_ids"]
+        assert passage.tokens.tolist() == encoder.tokenizer(each.trace.text)["input_ids"]
         assert len(passage.spans) == len(each.spans) >= 3
         for span, characters in zip(passage.spans, each.spans, strict=True):
-            text = tokenizer.decode(passage.tokens[span.start : span.end])
+            text = encoder.decode(passage.tokens[span.start : span.end])
             assert span.behaviour == characters.behaviour
             assert text.strip() == each.trace.text[characters.start : characters.end]
 

@@ -87,7 +87,7 @@ def test_traces_sweep_together_as_far_as_memory_goes(tmp_path: Path) -> None:
     one = streaming._bytes(empty, layout, jobs[0])
 
     def sizes(budget: int) -> list[int]:
-        limited = StreamedModel(empty.model, empty.tokenizer, empty.source, sweep_bytes=budget)
+        limited = StreamedModel(empty.model, empty.encoder, empty.source, sweep_bytes=budget)
         return [len(group) for group in streaming.groups(limited, layout, jobs)]
 
     assert sizes(0) == [1] * 5

@@ -179,4 +179,4 @@ def test_a_behaviour_without_spans_is_refused(tiny: Tiny) -> None:
     trace = store.Trace("a", "toy", "There were six apples.", " Wait, four.", "")
     found = [AnnotatedTrace(trace, [])]
     with pytest.raises(UserError, match="backtracking: no span in the first 32 tokens of 1 traces"):
-        from_behaviours(found, models.load(str(tiny.folder)).tokenizer, ["backtracking"], 4, 32, 0)
+        from_behaviours(found, models.load(str(tiny.folder)).encoder, ["backtracking"], 4, 32, 0)

@@ -3,6 +3,9 @@
 Raw prompts go to ``/completions``, chat prompts to ``/chat/completions``. Answers come in as they are done, so that a
 server that dies costs only what it was working on. What a server answers is checked like a stranger's file; what it
 says goes into messages without the key, and no redirection takes the key to another address.
+
+Text is sent, and the server encodes it: it puts BOS in front as its own tokenizer does, and nothing is added here. A
+raw prompt for a server should not begin with BOS.
 """
 
 from __future__ import annotations

@@ -5,26 +5,24 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from jinja2 import TemplateError
-
 from mixprec import models
 from mixprec.errors import UserError
 
 
 def templated(tokenizer: Any, prompt: str) -> str:
-    """The prompt as the user's turn, without the leading special token that the tokenizer adds by itself.
+    """The prompt as the user's turn, with all that the template writes around it, its BOS too.
 
-    Raises UserError where the tokenizer has no chat template, or none that takes a user's turn alone.
+    Of several named templates it is ``default``. Raises UserError where the tokenizer has no template, none of that
+    name, or one that takes no user's turn alone.
     """
     if not tokenizer.chat_template:
         raise UserError("the tokenizer has no chat template")
     turn = [{"role": "user", "content": prompt}]
     try:
-        text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    except (TemplateError, ValueError, TypeError, KeyError) as problem:
-        raise UserError(f"the tokenizer's chat template can't be filled in ({problem})") from None
-    begins_itself = tokenizer.bos_token and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return text.removeprefix(tokenizer.bos_token) if begins_itself else text
+        return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    except Exception as problem:  # a template is a program, and fails in as many ways
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise UserError(f"the tokenizer's chat template can't be filled in ({reason})") from None
 
 
 def require(model: str, revision: str | None, asked: str, instead: str) -> None:
@@ -32,7 +30,7 @@ def require(model: str, revision: str | None, asked: str, instead: str) -> None:
 
     ``asked``: what asked for the template; ``instead``: what to write instead. Raises UserError with both.
     """
-    tokenizer = models.load_tokenizer(model, models.resolve(model), revision, sys.maxsize)
+    tokenizer = models.load_encoder(model, revision, sys.maxsize).tokenizer
     try:
         templated(tokenizer, "Is there a template?")
     except UserError as problem:

@@ -150,14 +150,14 @@ class TransformersEngine:
         stopped = row.new[-1] in self.ends
         new = row.new[:-1] if stopped else row.new
         # Special tokens stay: an output is read again as text, and has to hold what the model wrote.
-        text = self.loaded.tokenizer.decode(new, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = self.loaded.encoder.decode(new)
         return Generation(
-            row.request.key, str(text), "stop" if stopped else "length", len(row.new), len(row.ids), row.prompt
+            row.request.key, text, "stop" if stopped else "length", len(row.new), len(row.ids), row.prompt
         )
 
     def _row(self, request: Request, sampling: Sampling) -> _Row:
         prompt = templated(self.loaded.tokenizer, request.prompt) if request.chat else request.prompt
-        ids = list(self.loaded.tokenizer(prompt, verbose=False)["input_ids"])
+        ids = self.loaded.encoder(prompt).ids
         room = self.loaded.context - len(ids)
         if not ids:
             raise UserError(f"{request.key!r}: the prompt is empty; nothing to continue")
@@ -171,7 +171,12 @@ class TransformersEngine:
 
 
 def _end_tokens(loaded: LoadedModel) -> set[int]:
-    """The tokens that end a generation: the model's own, and the tokenizer's."""
+    """The tokens that end a generation: the model's own, and the tokenizer's.
+
+    Raises UserError for one that the model can't write, as nothing would end then.
+    """
     ends = loaded.model.generation_config.eos_token_id
     listed = ends if isinstance(ends, list) else [ends]
-    return {token for token in (*listed, loaded.tokenizer.eos_token_id) if token is not None}
+    found = {token for token in (*listed, loaded.encoder.eos) if token is not None and token >= 0}  # -1: none
+    loaded.encoder.check(found)
+    return found

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mixprec.encoding import Encoder, declared_bos
 from mixprec.errors import UserError
 from mixprec.evaluate.engines.base import Generation, OnTokens, Request, Sampling, nothing
 from mixprec.evaluate.engines.templates import templated
@@ -31,6 +32,9 @@ class VllmEngine:
         except Exception as problem:  # vLLM raises many kinds; all mean that this model can't be served so
             first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
             raise UserError(f"engine vllm: {model} can't be loaded ({first})") from None
+        rows = self.model.llm_engine.model_config.get_vocab_size()
+        self.encoder = Encoder(self.model.get_tokenizer(), rows, declared_bos(model, options.get("revision")))
+        _ = self.encoder.eos  # raises where the model can't write it
         self.dtype = dtype
 
     @property
@@ -48,8 +52,10 @@ class VllmEngine:
             yield from self._group(requests[start : start + _AT_ONCE], sampling)
 
     def _group(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Generation]:
-        tokenizer = self.model.get_tokenizer()
+        tokenizer = self.encoder.tokenizer
         prompts = [templated(tokenizer, each.prompt) if each.chat else each.prompt for each in requests]
+        # Ids, not texts: vLLM would add what the tokenizer's post-processor adds.
+        given = [{"prompt_token_ids": self.encoder(prompt).ids} for prompt in prompts]
         parameters = [
             self.vllm.SamplingParams(
                 max_tokens=sampling.max_new_tokens,
@@ -61,7 +67,7 @@ class VllmEngine:
             for each in requests
         ]
         try:
-            found = self.model.generate(prompts, parameters)
+            found = self.model.generate(given, parameters)
         except ValueError as problem:  # a prompt beyond max_model_len
             raise UserError(f"engine vllm: {problem}") from None
         for request, prompt, made in zip(requests, prompts, found, strict=True):

@@ -75,7 +75,10 @@ def allocate(loaded: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     ]
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "calibration.jsonl"
-        rows = loaded["tokenizer"].batch_decode(tokens)
+        # AutoRound encodes the text again, with its own BOS.
+        alone, added = (loaded["tokenizer"]("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        front = next(n for n in range(len(added)) if added[n : n + len(alone)] == alone)
+        rows = loaded["tokenizer"].batch_decode(tokens[:, front:])
         text.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
         scheme = AutoScheme(
             avg_bits=[float(bits) for bits in job["budgets"]],

@@ -118,6 +118,6 @@ def test_full_memory_is_told(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.gpu
 def test_a_gpu_writes_what_the_cpu_writes(loaded: LoadedModel) -> None:
-    there = LoadedModel(tiny.build().model.cuda(), loaded.tokenizer)
+    there = LoadedModel(tiny.build().model.cuda(), loaded.encoder)
     there.model.load_state_dict(loaded.model.state_dict())
     assert by_key(run(there, 3, temperature=0)) == by_key(run(loaded, 3, temperature=0))

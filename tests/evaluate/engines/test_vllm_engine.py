@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -24,12 +25,17 @@ class FakeLLM:
             raise RuntimeError("no such scheme\nmore")
         FakeLLM.made.append(options)
         self.groups: list[int] = []
+        self.seen: list[list[int]] = []
+        self.words = tiny.tokenizer()
+        self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(get_vocab_size=lambda: len(self.words)))
 
     def get_tokenizer(self) -> Any:
-        return tiny.tokenizer()
+        return self.words
 
-    def generate(self, prompts: list[str], parameters: list[SimpleNamespace]) -> list[Any]:
-        self.groups.append(len(prompts))
+    def generate(self, given: list[dict[str, list[int]]], parameters: list[SimpleNamespace]) -> list[Any]:
+        self.groups.append(len(given))
+        self.seen += [each["prompt_token_ids"] for each in given]
+        prompts = [self.words.decode(each["prompt_token_ids"][1:]) for each in given]
         if any("long" in prompt for prompt in prompts):
             raise ValueError("The prompt is longer than max_model_len")
         return [
@@ -54,25 +60,36 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", module)
 
 
-def test_requests_become_generations(fake: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_become_generations(fake: None, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "_AT_ONCE", 2)
-    engine = vllm.VllmEngine("model", "bfloat16", max_model_len=64)
+    engine = vllm.VllmEngine(str(tiny_checkpoint), "bfloat16", max_model_len=64)
     requests = [Request("a", "one", 7), Request("b", "cut", 8), Request("c", "three", 9)]
     made = list(engine.generate(requests, Sampling(16, 0.6, 0.9)))
     assert made[0] == Generation("a", "one 7 16 0.9", "stop", 2, 3, "one")
     assert [each.finish for each in made] == ["stop", "length", "stop"]
     assert engine.model.groups == [2, 1]
-    assert FakeLLM.made[-1] == {"model": "model", "dtype": "bfloat16", "max_model_len": 64}
+    assert engine.model.seen[0] == tiny.tokenizer()("one")["input_ids"]
+    assert FakeLLM.made[-1] == {"model": str(tiny_checkpoint), "dtype": "bfloat16", "max_model_len": 64}
     assert engine.described == {"kind": "vllm", "version": "0.32", "dtype": "bfloat16"}
 
 
-def test_what_vllm_refuses_is_told(fake: None) -> None:
+def test_vllm_gets_one_bos_wherever_the_prompt_has_it(fake: None, tiny_checkpoint: Path) -> None:
+    engine = vllm.VllmEngine(str(tiny_checkpoint))
+    engine.encoder.tokenizer.chat_template = "{{ bos_token }}{{ messages[0]['content'] }}"
+    requests = [Request("a", "one", 0), Request("b", "<s>one", 0), Request("c", "one", 0, chat=True)]
+    made = list(engine.generate(requests, Sampling(16)))
+    assert engine.model.seen == [tiny.tokenizer()("one")["input_ids"]] * 3
+    assert [each.prompt for each in made] == ["one", "<s>one", "<s>one"]
+
+
+def test_what_vllm_refuses_is_told(fake: None, tiny_checkpoint: Path) -> None:
+    model = str(tiny_checkpoint)
     with pytest.raises(UserError, match=r"engine vllm: broken can't be loaded \(no such scheme\)"):
         vllm.VllmEngine("broken")
     with pytest.raises(UserError, match="longer than max_model_len"):
-        list(vllm.VllmEngine("model").generate([Request("a", "long", 0)], Sampling()))
+        list(vllm.VllmEngine(model).generate([Request("a", "long", 0)], Sampling()))
     with pytest.raises(UserError, match="no chat template"):
-        list(vllm.VllmEngine("model").generate([Request("a", "q", 0, chat=True)], Sampling()))
+        list(vllm.VllmEngine(model).generate([Request("a", "q", 0, chat=True)], Sampling()))
 
 
 def test_a_recipe_makes_it(fake: None, tiny_checkpoint: Any) -> None:
