@@ -26,7 +26,9 @@ _ZEROS = re.compile("0+")
 _LETTERS = re.compile(r"[^\W\d_]")
 #: Letters of other scripts than Latin and Greek, which mathematics uses.
 _FOREIGN = re.compile(r"[^\W\d_\u0000-\u03ff\u1d00-\u1fff\u2100-\u214f\U0001d400-\U0001d7ff]")
-_FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$\n]*\$|\\\[.*?\\\]|\\\(.*?\\\)|\\[A-Za-z]+|https?://\S+|`[^`\n]*`", re.DOTALL)
+#: Where a formula, code or an address begins; of those that end in a sign of their own only the beginning.
+_FORMULA = re.compile(r"\$\$|\$[^$\n]*\$|\\[\[(]|\\[A-Za-z]+|https?://\S+|`[^`\n]*`")
+_CLOSES = {"$$": "$$", "\\[": "\\]", "\\(": "\\)"}
 _WORD = re.compile(r"[^\W\d_]+")
 _ODD = re.compile(r"[\ufffd\u0000-\u0008\u000e-\u001f\ue000-\uf8ff]")
 _VOWELS = re.compile(r"[aeiouyàáâäãåèéêëìíîïòóôöõùúûüýÿœæ]", re.IGNORECASE)
@@ -93,10 +95,13 @@ def find_loop(output: str) -> Loop | None:
 def _periodic(text: str) -> Loop | None:
     """A loop with a fixed period: the shortest p with which the end repeats often and long enough."""
     backwards = text[-_TAIL:][::-1]
+    letter = _LETTERS.search(backwards)
+    if letter is None:
+        return None
     matches = z_function(backwards)
-    for period in range(1, len(backwards) // _REPEATS + 1):
+    for period in range(letter.end(), len(backwards) // _REPEATS + 1):
         length = matches[period] + period
-        if length >= max(_LOOP, _REPEATS * period) and _LETTERS.search(backwards[:period]):
+        if length >= max(_LOOP, _REPEATS * period):
             start = len(text) - length
             while start > 0 and text[start - 1] == text[start - 1 + period]:
                 start -= 1
@@ -148,13 +153,31 @@ def _gibberish(output: str) -> float:
     """Share of letters in words that no language has: no vowel, capitals inside, endless; odd characters count as
     letters. Formulas, code and addresses are left out.
     """
-    text = _FORMULA.sub(" ", output)
+    text = _without_formulas(output)
     total = bad = 0
     for word in _WORD.findall(text):
         total += len(word)
         bad += len(word) if _strange(word) else 0
     odd = len(_ODD.findall(text))
     return (bad + odd) / (total + odd) if total + odd else 0.0
+
+
+def _without_formulas(text: str) -> str:
+    """Text with a blank in place of each formula, piece of code and address."""
+    parts, end, last = [], 0, {opens: text.rfind(closes) for opens, closes in _CLOSES.items()}
+    position = 0
+    while found := _FORMULA.search(text, position):
+        position = found.end()
+        opens = found[0]
+        if opens in _CLOSES:
+            # One look from the end for each sign: what is never closed is not searched for again and again.
+            if last[opens] >= position:
+                position = text.index(_CLOSES[opens], position) + 2
+            elif opens != "$$":  # which is an empty formula
+                continue
+        parts.append(text[end : found.start()])
+        end = position
+    return " ".join([*parts, text[end:]])
 
 
 def _strange(word: str) -> bool:

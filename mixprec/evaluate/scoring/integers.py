@@ -15,10 +15,12 @@ _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\s)(?=\d{3}(?:\D|$))")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:\s*/\s*\d+)?(?![\w]*\d)")
 _WHOLE = re.compile(r"-?\d+")
 _UNITS = re.compile(
-    r"\^?\s*\{?\s*\\circ\s*\}?|°|\\?%|\\?(?<!\\b)p?mod\b\s*\{?\s*\d+\}?"
+    r"\^?\s*(?:\{\s*)?\\circ\s*\}?|°|\\?%|\\?(?<!\\b)p?mod\b\s*\{?\s*\d+\}?"
     r"|(?<![A-Za-z])(?:\\text\{)?\s?[a-z]{2,}\}?\^\{?[23]\}?"  # cm^2
     r"|\^\{?\\(?:text|mathrm)\{(?:st|nd|rd|th)\}\}?"
 )
+#: Characters of a formula that is computed.
+_LONGEST_FORMULA = 1_000
 #: Words of a formula: no part of what it computes.
 _IN_WORDS = re.compile(r"\\(?:text|mathrm|textrm|mbox)\s*\{[^{}\d]*\}|(?<![\\A-Za-z])[A-Za-z]{2,}")
 #: What makes another number of the one beside it; a letter may be a unit.
@@ -103,6 +105,8 @@ def in_box(content: str) -> str:
 
 def _computed(formula: str) -> str | None:
     """The integer that a formula comes to, units and words aside; None where it isn't one."""
+    if len(formula) > _LONGEST_FORMULA:
+        return None
     bare = _UNITS.sub(" ", formula.replace("{,}", ",").replace(r"\,", " "))
     bare = _IN_WORDS.sub(" ", bare)
     found = arithmetic.value(bare)

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 #: End-of-text tokens that some engines leave in their output.
 _SPECIAL = re.compile(r"<[|｜][^<>\n]{1,40}[|｜]>|</?s>|</?br ?/?>|</(?:final_)?answer>")
 _TAGGED = re.compile(r"<(?:final_)?answer>", re.I)
+#: Blanks in a row that rules have to look at; many look from each on.
+_MOST_BLANKS = 40
+_BLANKS = re.compile(rf"\s{{{_MOST_BLANKS},}}")
 #: Backslash letters that someone read as escapes: ``\f`` of ``\frac``, ``\t`` of ``\text``, ``\b`` of ``\boxed``.
 _ESCAPES = re.compile("\x0c(?=rac|box)|\t(?=ext|frac|imes|frac)|\x08(?=oxed|inom|f\\{)|\x0b(?=ec)")
 _ESCAPED = {"\x0c": "\\f", "\t": "\\t", "\x08": "\\b", "\x0b": "\\v"}
@@ -34,12 +37,14 @@ _LONGEST_BOX = 400
 _BOX = re.compile(r"boxed\s*(?=\{)|(?<=\\)boxed\s+(?=\w)")
 _BARE_BOX = re.compile(r"\w+")
 _SENTENCE = re.compile(
-    r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b(?:Mr|Dr|St|Jr|Sr|No|vs)\.)(?<!\b(?:Mrs|Inc|Ltd)\.)(?<!\b(?:Bros|Corp|Prof)\.)[\"'”’*)\]]*\s+(?=[\W_]*[A-Z0-9])|\n+"
+    r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b(?:Mr|Dr|St|Jr|Sr|No|vs)\.)(?<!\b(?:Mrs|Inc|Ltd)\.)(?<!\b(?:Bros|Corp|Prof)\.)[\"'”’*)\]]*\s+(?=[\W_]{0,40}[A-Z0-9])|\n+"
 )
 
 
 def mend(text: str) -> str:
-    """Without special tokens, and with the backslashes of LaTeX that were read as control characters."""
+    """Without special tokens and blanks without end, and with the backslashes of LaTeX that were read as control
+    characters."""
+    text = _BLANKS.sub(lambda match: match[0][:_MOST_BLANKS], text)
     if "<" in text:
         text = _TAGGED.sub("\nAnswer: ", _SPECIAL.sub(" ", text))
     if any(escape in text for escape in _ESCAPED):

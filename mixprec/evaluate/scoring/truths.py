@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -31,6 +32,8 @@ _SUBJECTS = (
     ),
     re.compile(r"\bit\b", re.I),
 )
+#: Subjects of one sentence that are looked at.
+_MOST_SUBJECTS = 50
 _ANY_SUBJECT = re.compile("|".join(each.pattern for each in _SUBJECTS[:2]), re.I)
 #: A letter or a yes or no, in a box or behind a label.
 _SHORT = re.compile(r"^\W*(?:(?P<True>T|yes)|(?P<False>F|no)|(?P<Uncertain>U))(?:$|[.,;:)}\]])", re.I)
@@ -153,7 +156,7 @@ def _quoted(conclusion: str) -> re.Pattern[str]:
 
 def _of_conclusion(sentence: str, subjects: re.Pattern[str]) -> str | None:
     """The verdict of a sentence on one of the subjects, None where it only supposes or speaks of something else."""
-    for subject in subjects.finditer(sentence):
+    for subject in itertools.islice(subjects.finditer(sentence), _MOST_SUBJECTS):
         if _supposes(sentence[: subject.start()]):
             return None
         if truth := of_predicate(sentence[subject.end() :]):
