@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +49,7 @@ def alone(verb: Callable[..., None]) -> Callable[..., None]:
     def held(**options: Any) -> None:
         from mixprec import locks
 
-        with locks.folder(options["to"]):
+        with locks.folder(options["to"]) if options["to"] else nullcontext():
             verb(**options)
 
     return held

@@ -1,8 +1,9 @@
-"""Verbs on benchmarks: bench, tables."""
+"""Verbs on benchmarks: bench, score, tables."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,8 +69,6 @@ def bench(
     from mixprec.evaluate import bench as running
     from mixprec.evaluate.engines import templates
     from mixprec.evaluate.spec import ProtocolSpec
-    from mixprec.report.benchmarks import at_k_table, overview
-    from mixprec.report.terminal import rich_table
 
     protocol = checked(
         ProtocolSpec,
@@ -84,7 +83,7 @@ def bench(
         limit=limit,
         think_tags=tuple(think_tags or ()),
     )
-    labels = {"model": model.rpartition("/")[2], **_labels(label or ())}
+    labels = {"model": model.rpartition("/")[2], **_pairs("--label", label or (), "compression='4-bit AWQ'")}
     base = _baseline(baseline) if baseline else None
     if protocol.prompts == "chat" and not url:
         templates.require(model, revision, "--prompts chat", "give --prompts paper, and prompts go in as they are")
@@ -106,9 +105,110 @@ def bench(
             lambda: _local(protocol, model, revision, dtype, device), questions, protocol, identity, to, "bench"
         )
     artifacts.write_json(to / "benchmarks.json", {"labels": labels, **found})
-    entries = {labels["model"]: running.brief(found)}
-    moved = {labels["model"]: running.differences(base, found)} if base else None
-    out.print(rich_table(overview(entries, moved, brief=True), f"{to / 'benchmarks.json'}"))
+    _show(found, labels["model"], base, f"{to / 'benchmarks.json'}")
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec score outputs.jsonl --benchmark folio --files data/benchmarks --out results/mine",
+        "mixprec score seed0.jsonl seed1.jsonl seed2.jsonl --benchmark aime_2024 --out results/mine",
+        "mixprec score samples_aime24.jsonl --benchmark aime_2024 --baseline results/original/benchmarks.json",
+        "mixprec score answers.jsonl --benchmark musique --key output=said.last --key id=question.number",
+        "mixprec score results/original   (what mixprec bench generated, scored again)",
+    )
+)
+@alone
+def score(
+    outputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="JSONL, JSON, parquet or a folder; several are several passes, or parts of one.", metavar="FILE…"
+        ),
+    ],
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="One benchmark; several times. Default: as rows or files are named.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder that benchmarks.json goes to.")] = None,
+    files: Annotated[Path | None, typer.Option(help="Folder with aime_2024.jsonl …; default: the hub.")] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="Where a plain file has what: output=said.last; several times.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="paper: the prompt opened the thinking; chat: it didn't. Default: as rows say.")
+    ] = None,
+    first_index: Annotated[int, typer.Option(help="Number of the first question where rows are counted.")] = 0,
+    repeats: Annotated[bool, typer.Option(help="Rows that repeat a question are further passes.")] = False,
+    partial: Annotated[bool, typer.Option(help="Leave out rows that match no question.")] = False,
+    in_order: Annotated[
+        bool, typer.Option(help="Rows without id, index and prompt are in the questions' order.")
+    ] = False,
+    tokenizer: Annotated[str | None, typer.Option(help="Count tokens with it: folder, hub id or bundled name.")] = None,
+    think_tags: ThinkTags = None,
+    label: Annotated[list[str] | None, typer.Option(help="For tables: compression='4-bit AWQ'; several times.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="benchmarks.json to compare with, question by question.")
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Score outputs that exist, from any tool: bench's statistics and diagnosis, without a model or a server.
+
+    Read are mixprec's generations, lm-eval's samples, lighteval's details, OpenAI's batch files, numbered texts, and
+    plain JSON lines with an id, an index or a prompt, an output and, if known, how it ended.
+    """
+    from mixprec import artifacts
+    from mixprec.evaluate import existing
+    from mixprec.evaluate import outputs as reading
+    from mixprec.evaluate.outputs import Options, benchmarks_in
+    from mixprec.evaluate.spec import ProtocolSpec
+
+    checked(ProtocolSpec, "score", think_tags=tuple(think_tags or ()), prompts=prompts or "paper")
+    base = _baseline(baseline) if baseline else None
+    keys = _pairs("--key", key or (), "output=said.last")
+    found = [file for path in outputs for file in reading.read(path, keys)]
+    names = list(dict.fromkeys(benchmark or benchmarks_in(found)))
+    questions = {name: existing.questions_of(name, _source(name, files, data), data) for name in names}
+    options = Options(first_index, repeats, partial, in_order)
+    count = _counter(tokenizer) if tokenizer else None
+    result = existing.score_files(found, questions, prompts, think_tags or (), options, count)
+    labels = {"model": outputs[0].stem, **_pairs("--label", label or (), "compression='4-bit AWQ'")}
+    for sentence in existing.sentences(result["outputs"]):
+        out.print(sentence, markup=False, highlight=False)
+    if to:
+        artifacts.write_json(to / "benchmarks.json", {"labels": labels, **result})
+    _show(result, labels["model"], base, str(to / "benchmarks.json" if to else outputs[0]))
+
+
+def _source(name: str, files: Path | None, data: Path | None) -> str | None:
+    """Where a benchmark's questions are: ``--files``, else the data folder, else the hub."""
+    from mixprec.evaluate.benchmarks import find
+    from mixprec.recipe import DATA_VARIABLE
+
+    if files:
+        return str(files / find(name).file)
+    return f"data:benchmarks/{find(name).file}" if data or os.environ.get(DATA_VARIABLE) else None
+
+
+def _counter(name: str) -> Callable[[str], int]:
+    """What counts the tokens of a text."""
+    import sys
+
+    from mixprec import models
+
+    tokenizer = models.load_tokenizer(name, models.resolve(name), None, sys.maxsize)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _show(found: dict[str, Any], name: str, base: dict[str, Any] | None, title: str) -> None:
+    """A result in the terminal, with differences to a baseline."""
+    from mixprec.evaluate import bench as running
+    from mixprec.report.benchmarks import at_k_table, overview
+    from mixprec.report.terminal import rich_table
+
+    entries = {name: running.brief(found)}
+    moved = {name: running.differences(base, found)} if base else None
+    for each in sorted(set(entries[name]) - set(moved[name]) - {"average"}) if moved else ():
+        out.print(f"{each}: not compared with the baseline, which has other questions", markup=False, highlight=False)
+    out.print(rich_table(overview(entries, moved, brief=True), title))
     if (more := at_k_table(entries)).rows:
         out.print(rich_table(more, "Several samples of each question"))
 
@@ -133,12 +233,13 @@ def _baseline(path: Path) -> dict[str, Any]:
     return found
 
 
-def _labels(given: tuple[str, ...] | list[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given]
-    wrong = next((text for text, (_, equals, _) in zip(given, pairs, strict=True) if not equals), None)
+def _pairs(option: str, given: Iterable[str], example: str) -> dict[str, str]:
+    """Name and text of an option that is given several times as name=text."""
+    pairs = [(text, text.partition("=")) for text in given]
+    wrong = next((text for text, (_, equals, _) in pairs if not equals), None)
     if wrong is not None:
-        raise UserError(f"--label {wrong!r}: write name=text, for example compression='4-bit AWQ'")
-    return {name: text for name, _, text in pairs}
+        raise UserError(f"{option} {wrong!r}: write name=text, for example {example}")
+    return {name: value for _, (name, _, value) in pairs}
 
 
 def _server(url: str, model: str, key: str | None, **wait: Any) -> Any:

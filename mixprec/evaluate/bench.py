@@ -12,9 +12,10 @@ from mixprec import artifacts, thinking
 from mixprec.evaluate import accuracy, compute, diagnosis
 from mixprec.evaluate.accuracy import Sample
 from mixprec.evaluate.benchmarks import Question, Retrieval, digest, find, is_papers, load
-from mixprec.evaluate.engines.base import Engine, Request, derived_seed
+from mixprec.evaluate.engines.base import Engine, Finish, Request, derived_seed
 from mixprec.evaluate.generations import GenerationFile, Key, Origin, Record
 from mixprec.evaluate.scoring import RULES, Verdict, score
+from mixprec.evaluate.scoring.sections import split
 from mixprec.evaluate.spec import BenchmarkSpec, ProtocolSpec
 from mixprec.progress import Generating, generating
 
@@ -127,9 +128,9 @@ def result(
 
 
 def _score(question: Question, record: Record, protocol: ProtocolSpec) -> Verdict:
-    """The engine knows whether an output came to its own end; scoring need not guess."""
-    opened = protocol.prompts == "paper"
-    return score(question, record.output, record.finish == "stop", opened, protocol.tags)
+    """An engine knows whether an output came to its own end; where nobody does, scoring reads it from the text."""
+    finished = None if record.finish is None else record.finish == "stop"
+    return score(question, record.output, finished, protocol.prompts == "paper", protocol.tags)
 
 
 def _benchmark(questions: Sequence[Question], records: Mapping[Key, Record], protocol: ProtocolSpec) -> dict[str, Any]:
@@ -173,10 +174,21 @@ def _diagnose(
     pairs = [(question, record) for question in questions for record in outputs[question.id]]
     paper, tags = protocol.prompts == "paper", protocol.tags
     found = [
-        diagnosis.diagnose(record.output, record.finish, question.prompt if paper else question.message, tags)
+        diagnosis.diagnose(
+            record.output,
+            record.finish or _guess(record.output, protocol),
+            question.prompt if paper else question.message,
+            tags,
+        )
         for question, record in pairs
     ]
     return diagnosis.summarise(found, [record.tokens for _, record in pairs])
+
+
+def _guess(output: str, protocol: ProtocolSpec) -> Finish:
+    """How an output ended, told from its text."""
+    ended = not output.strip() or split(output, None, protocol.prompts == "paper", protocol.tags).ended
+    return "stop" if ended else "length"
 
 
 def _compute(

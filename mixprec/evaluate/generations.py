@@ -45,10 +45,10 @@ class Origin(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One generation as its line has it; ``tokens`` is None where a server didn't count."""
+    """One output; ``tokens`` is None where a server didn't count, ``finish`` where nobody wrote down how it ended."""
 
     output: str
-    finish: Finish
+    finish: Finish | None
     tokens: int | None
     prompt_tokens: int | None
 

@@ -37,7 +37,9 @@ _CLOSING = tuple(".!?。)]}\"'”’*>|")
 #: A direct reply or a labelled answer of so few words needs no full stop, if it doesn't end in mid-phrase.
 _SHORT = 15
 _LABELLED_WORDS = 8
-_MID_PHRASE = re.compile(r"(?:\b(?:a|an|the|of|to|about|and|or|is|was|in|on|at|by|from|for|with)|[,:;(=+/-]|\\\w*)$")
+_MID_PHRASE = re.compile(
+    r"(?:\b(?:a|an|the|of|to|about|and|or|is|was|in|on|at|by|from|for|with|that|which|but|because)|[,:;(=+/-]|\\\w*)$"
+)
 #: How a thinking begins, and what it says on the way: never a text that is an answer.
 _THINKING_BEGINS = re.compile(
     r"^\W*(?:okay|ok|alright|all right|hmm+|wait|well,|got it|let me|let's see|(?:so|first),? (?:let|we|i)\b|i\b"
