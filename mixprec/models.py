@@ -33,8 +33,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from mixprec import artifacts, locks, modules
-from mixprec.checkpoint.gguf import parts
+from mixprec import artifacts, locks, modelfiles, modules
+from mixprec.checkpoint.gguf import parts, tokenizer_in
 from mixprec.checkpoint.gguf.complete import check_rope, check_tensors
 from mixprec.encoding import Encoder, declared_bos
 from mixprec.errors import UserError
@@ -147,6 +147,7 @@ def _convert(path: Path, first: Path, target: Path) -> None:
             check_tensors(path, reader, config)
             check_rope(path, reader, config)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
+            tokenizer_in.complete(tokenizer, reader)
             model = AutoModelForCausalLM.from_pretrained(
                 path.parent, **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
             )
@@ -356,13 +357,7 @@ def identity(model_id: str, revision: str | None = None) -> str:
     where = resolve(model_id)
     if not Path(where).is_dir():
         return f"{where}@{revision or 'main'}"
-    return _folder_identity(where)
-
-
-@functools.cache
-def _folder_identity(folder: str) -> str:
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix in {".json", ".safetensors", ".gguf"})
-    return artifacts.fingerprint([(path.name, artifacts.sha256_file(path)) for path in files])
+    return modelfiles.identity(Path(where))
 
 
 def _first_line(problem: BaseException) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixprec import artifacts, locks
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
-from mixprec.checkpoint.integrity import README, seal, verify
+from mixprec.checkpoint.integrity import seal, verify
 from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.reader import Checkpoint
 from mixprec.checkpoint.shards import stored_dtype
@@ -21,6 +21,7 @@ from mixprec.checkpoint.target import (
     write_side_files,
 )
 from mixprec.errors import UserError
+from mixprec.modelfiles import README
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize
 from mixprec.plan.schema import ModulePlan, Plan

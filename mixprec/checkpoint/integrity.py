@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from mixprec import artifacts
-from mixprec.checkpoint.target import CARD, write_json
+from mixprec.checkpoint.target import write_json
 from mixprec.errors import UserError
-
-#: The model card: for people, and results are added to it later.
-README = "README.md"
+from mixprec.modelfiles import CARD, README
 
 
 def digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """File name -> sha256 and bytes, of all files but mixprec.json itself and the model card."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (CARD, README))
-    return {path.name: {"sha256": artifacts.sha256_file(path), "bytes": path.stat().st_size} for path in files}
+    """Path within the folder -> sha256 and bytes, of all files but mixprec.json itself and the model card.
+
+    Results are added to the card later.
+    """
+    own = (folder / CARD, folder / README)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": artifacts.sha256_file(path), "bytes": path.stat().st_size}
+        for path in files
+    }
 
 
 def card_of(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mixprec.checkpoint.integrity import README
+from mixprec.modelfiles import README
 from mixprec.modules import Inventory
 from mixprec.plan import bits
 from mixprec.plan.schema import Plan

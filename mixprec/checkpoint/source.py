@@ -11,13 +11,11 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import PretrainedConfig
 
-from mixprec import artifacts, models
+from mixprec import artifacts, modelfiles, models
 from mixprec.errors import UserError
+from mixprec.modelfiles import INDEX, SIDE_FILES
 
 SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-#: Files beside the weights that belong to a model: configuration, tokenizer, chat template, licence.
-SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*", "USE_POLICY*")
 _WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
 #: Types of weights that can be compressed, by their names in safetensors.
@@ -54,8 +52,7 @@ class Source:
 
     def side_files(self) -> list[Path]:
         """The files that go with the weights, in order of their names."""
-        found = {path for pattern in SIDE_FILES for path in self.folder.glob(pattern) if path.is_file()}
-        return sorted(path for path in found if path.name != INDEX)
+        return modelfiles.side_files(self.folder)
 
 
 def fetch(model_id: str, revision: str | None = None) -> Path:

@@ -12,16 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from mixprec import artifacts
-from mixprec.checkpoint.source import INDEX, Source
+from mixprec import artifacts, modelfiles
+from mixprec.checkpoint.source import Source
 from mixprec.errors import UserError
+from mixprec.modelfiles import CARD, INDEX
 from mixprec.numerics.codebook import CodebookQuantized
 from mixprec.numerics.formats import AnyFormat
 from mixprec.numerics.ggml import GgmlQuantized
 from mixprec.numerics.groupwise import Quantized
-
-#: What a folder was made from; its presence says that mixprec made the folder.
-CARD = "mixprec.json"
+from mixprec.progress import console
 
 
 class CompressedModule(NamedTuple):
@@ -89,13 +88,17 @@ def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mappi
 
 
 def write_side_files(folder: Path, source: Source) -> None:
-    """Copy tokenizer, chat template, generation configuration, licence and what else goes with ``source``.
+    """Copy tokenizer, chat templates, generation configuration, licence and what else goes with ``source``.
 
-    What is in the folder already, such as a configuration that names packed modules, stays.
+    What is in the folder already, such as a configuration that names packed modules, stays. Says what is left behind.
     """
     for path in source.side_files():
-        if path.name != CARD and not (folder / path.name).exists():
-            shutil.copyfile(path, folder / path.name)
+        copy = folder / path.relative_to(source.folder)
+        if not copy.exists():
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
+    for sentence in modelfiles.said_of_the_rest(source.folder):
+        console.print(f"{source.folder}: {sentence}", markup=False)
 
 
 def write_index(folder: Path, written: Mapping[str, Mapping[str, int]]) -> None:

@@ -16,7 +16,7 @@ from mixprec import artifacts, locks, models, modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.dense import DENSE
-from mixprec.checkpoint.integrity import README, seal
+from mixprec.checkpoint.integrity import seal
 from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch, open_source
 from mixprec.checkpoint.target import blocks_folder, check_space, check_target, write_side_files
@@ -25,6 +25,7 @@ from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.walk import Job, Walk
 from mixprec.errors import UserError
+from mixprec.modelfiles import README
 from mixprec.modules import Inventory
 from mixprec.plan.schema import Plan, check_modules
 

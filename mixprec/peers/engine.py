@@ -18,13 +18,14 @@ from torch import Tensor
 from mixprec import artifacts, locks, models, modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.dense import DENSE
-from mixprec.checkpoint.integrity import README, seal
+from mixprec.checkpoint.integrity import seal
 from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.source import Source, fetch, open_source
 from mixprec.checkpoint.target import check_space, check_target
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.errors import UserError
 from mixprec.export import TARGETS
+from mixprec.modelfiles import INDEX, README
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import Keep
 from mixprec.peers import METHODS, client
@@ -115,6 +116,8 @@ def compress(
     with locks.target(out), artifacts.atomic_path(out) as made, tempfile.TemporaryDirectory() as name:
         work = Path(name)
         job: dict[str, Any] = {"peer": peer.name, "model": str(source.folder), "out": str(made), "dtype": dtype}
+        beside = [each.relative_to(source.folder).as_posix() for each in source.side_files()]
+        job["files"] = [*source.shards, *([INDEX] if source.sharded else []), *beside]
         job |= {"settings": dict(peer.settings), "threads": torch.get_num_threads(), **request}
         if "plan_text" in job:
             job["plan"] = str(work / "plan")

@@ -8,12 +8,12 @@ from typing import Any
 
 from mixprec import artifacts, models
 from mixprec.calibration.data import Calibration
-from mixprec.checkpoint.integrity import README
 from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.source import fetch
 from mixprec.compress.module import ModuleReport, summarise
 from mixprec.compress.stream import compress
 from mixprec.evaluate import bench
+from mixprec.modelfiles import README
 from mixprec.peers import engine
 from mixprec.peers.engine import Peer
 from mixprec.pipeline.benchmarks import Benchmarks, labels_of

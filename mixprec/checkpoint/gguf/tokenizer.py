@@ -6,13 +6,15 @@ tokenizer.json whose splitting is none of these would be read wrongly, and is re
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import gguf
 from transformers import PretrainedConfig
 
-from mixprec import artifacts
+from mixprec import artifacts, modelfiles, models
 from mixprec.checkpoint.gguf import sentencepiece
 from mixprec.errors import UserError
 
@@ -83,10 +85,23 @@ def _steps(pre: Any) -> tuple[str, ...] | None:
     return None
 
 
-def add(writer: gguf.GGUFWriter, folder: Path, config: PretrainedConfig) -> None:
+def head_of(folder: Path, config: PretrainedConfig) -> tuple[int, ...]:
+    """The token in front of every text, as mixprec encodes it; empty for models that have none.
+
+    Raises UserError where there are several: llama.cpp knows BOS only.
+    """
+    head = models.load_encoder(str(folder), rows=config.vocab_size).head
+    if len(head) > 1:
+        raise UserError(
+            f"{folder}: every text begins with {len(head)} tokens, llama.cpp puts one in front; write dense"
+        )
+    return head
+
+
+def add(writer: gguf.GGUFWriter, folder: Path, config: PretrainedConfig, head: Sequence[int]) -> None:
     """Put the tokenizer in ``folder`` into ``writer``; the vocabulary is filled up to the embedding's rows.
 
-    Raises UserError as ``read`` does.
+    ``head``: from ``head_of``. Raises UserError as ``read`` does.
     """
     data = read(folder)
     tokens, types = _vocabulary(data, config.vocab_size)
@@ -106,17 +121,30 @@ def add(writer: gguf.GGUFWriter, folder: Path, config: PretrainedConfig) -> None
     writer.add_token_types([int(kind) for kind in types])
     settings = _json(folder / "tokenizer_config.json")
     ids = {token: number for number, token in enumerate(tokens)}
-    for kind, put in _SPECIAL.items():
-        number = _special(kind, settings, ids, config)
-        if number is not None:
-            getattr(writer, put)(number)
-    first, last = _template(data.get("post_processor"))
-    writer.add_add_bos_token(first)
-    writer.add_add_eos_token(last)
-    template = folder / "chat_template.jinja"
-    text = artifacts.read_text(template) if template.is_file() else settings.get("chat_template")
-    if isinstance(text, str):
-        writer.add_chat_template(text)
+    found = {kind: _special(kind, settings, ids, config) for kind in _SPECIAL}
+    numbers = {kind: number for kind, number in found.items() if number is not None}
+    if head:
+        numbers["bos"] = head[0]  # llama.cpp puts the token of this name in front
+    for kind, number in numbers.items():
+        getattr(writer, _SPECIAL[kind])(number)
+    writer.add_add_bos_token(bool(head))
+    writer.add_add_eos_token(False)  # a text that is continued has no end behind it
+    _add_templates(writer, modelfiles.chat_templates(folder))
+
+
+def _add_templates(writer: gguf.GGUFWriter, templates: Mapping[str, str]) -> None:
+    """The default template under the name that every reader knows, others under names of their own."""
+    names = {_LETTERS.sub("_", name): name for name in sorted(templates) if name != "default"}
+    for written, name in names.items():
+        writer.add_string(gguf.Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=written), templates[name])
+    if names:
+        writer.add_array(gguf.Keys.Tokenizer.CHAT_TEMPLATES, list(names))
+    if "default" in templates:
+        writer.add_chat_template(templates["default"])
+
+
+#: What names of templates in GGUF have not.
+_LETTERS: Final = re.compile(r"[^A-Za-z0-9]")
 
 
 _SPECIAL: Final = {
@@ -153,12 +181,3 @@ def _special(kind: str, settings: dict[str, Any], ids: dict[str, int], config: P
     number = getattr(config, f"{kind}_token_id", None)
     number = number[0] if isinstance(number, list) and number else number
     return number if isinstance(number, int) and 0 <= number < len(ids) else None
-
-
-def _template(post: Any) -> tuple[bool, bool]:
-    """Whether a special token goes in front of a text, and behind it."""
-    if isinstance(post, dict) and post.get("type") == "Sequence":
-        found = [_template(part) for part in post.get("processors", [])]
-        return any(first for first, _ in found), any(last for _, last in found)
-    single = post.get("single", []) if isinstance(post, dict) and post.get("type") == "TemplateProcessing" else []
-    return bool(single) and "SpecialToken" in single[0], bool(single) and "SpecialToken" in single[-1]

@@ -8,7 +8,7 @@ tensor is in memory at a time. config.json and the tokenizer lie beside the file
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -73,6 +73,7 @@ def check(source: Source, config: PretrainedConfig, outside: Outside = Outside()
     """
     check_possible(outside, calibrated=False)
     tokenizer.read(source.folder)
+    tokenizer.head_of(source.folder, config)
     names = gguf_names(config)
     for name in source.tensors:
         if name not in names and not left_out(name, config):
@@ -114,7 +115,7 @@ def size(plan: Plan, inventory: Inventory, config: PretrainedConfig, outside: Ou
     if folder is not None and not (folder / "tokenizer.json").is_file():
         folder = None
     with tempfile.TemporaryDirectory() as scratch:
-        writer = _writer(Path(scratch) / FILE, tensors, config, folder)
+        writer = _writer(Path(scratch) / FILE, tensors, config, folder, head=())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -132,7 +133,8 @@ def _padded(count: int) -> int:
 def finish(job: Finish, outside: Outside = Outside()) -> None:
     """Write the file from the finished blocks and the source, and put config.json beside it."""
     tensors = list(entries(job, outside))
-    writer = _writer(job.folder / FILE, tensors, job.config, job.source.folder)
+    head = tokenizer.head_of(job.source.folder, job.config)
+    writer = _writer(job.folder / FILE, tensors, job.config, job.source.folder, head)
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -148,14 +150,18 @@ def finish(job: Finish, outside: Outside = Outside()) -> None:
 
 
 def _writer(
-    path: Path, entries: list[Entry], config: PretrainedConfig, tokenizer_folder: Path | None
+    path: Path,
+    entries: list[Entry],
+    config: PretrainedConfig,
+    tokenizer_folder: Path | None,
+    head: Sequence[int],
 ) -> gguf.GGUFWriter:
     """A writer with metadata, tokenizer and the tensors' names, types and shapes."""
     architecture = ARCHITECTURES[config.model_type]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     metadata.add(writer, config, Path(config.name_or_path or config.model_type).name)
     if tokenizer_folder is not None:
-        tokenizer.add(writer, tokenizer_folder, config)
+        tokenizer.add(writer, tokenizer_folder, config, head)
     for entry in entries:
         writer.add_tensor_info(entry.name, entry.shape, np.dtype(np.float32), entry.bytes, raw_dtype=entry.kind)
     return writer

@@ -9,6 +9,7 @@ Keys of JOB
     method       gptq, gptaq, awq, rtn, sparsegpt, autoround, as far as the peer has it (docs/peers.md)
     model, out   folders: a safetensors checkpoint; where the dense one goes, which must not be there
                  or allocate: no checkpoint, only which module gets which format; autoround and modelopt
+    files        what belongs to the checkpoint, by paths within ``model``; default: all files, none in folders
     budgets      for allocate: code bits per weight, a list; candidates: [{bits, group_size, symmetric}, …]
     calibration  a safetensors file with ``tokens`` (sequences, tokens) int64, used as they are; null for none
     plan         a file from mixprec export-plan, for this peer and method
@@ -77,7 +78,7 @@ def main() -> None:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if job["method"] != "allocate":
-        write_dense(Path(job["model"]), out, adapter.weights(loaded))
+        write_dense(Path(job["model"]), out, adapter.weights(loaded), job.get("files"))
     if job.get("packed"):  # last: saving may pack the model where it is
         adapter.save(loaded, job["packed"])
     found = {key: settings.pop(key) for key in ("plans", "seconds_each") if key in settings}
@@ -126,18 +127,22 @@ def load_model(job: dict[str, Any]) -> Any:
     return AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype, local_files_only=True).eval()
 
 
-def write_dense(source: Path, out: Path, weights: dict[str, Any]) -> None:
-    """Copy a checkpoint with other values under the same names, in the same types; a complete folder or none."""
+def write_dense(source: Path, out: Path, weights: dict[str, Any], files: list[str] | None = None) -> None:
+    """Copy a checkpoint with other values under the same names, in the same types; a complete folder or none.
+
+    ``files``: which of them, by their paths in ``source``; default: all but folders.
+    """
     from safetensors import safe_open
     from safetensors.torch import save_file
 
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for path in sorted(source.iterdir()):
+    for file in files or sorted(path.name for path in source.iterdir() if path.is_file()):
+        path = source / file
         if path.suffix != ".safetensors":
-            if path.is_file():
-                shutil.copy2(path, part / path.name)
+            (part / file).parent.mkdir(exist_ok=True)
+            shutil.copy2(path, part / file)
             continue
         with safe_open(path, framework="pt") as shard:
             tensors = {name: replaced(shard.get_tensor(name), name, weights) for name in shard.keys()}  # noqa: SIM118
