@@ -229,7 +229,7 @@ def ablation_figures(found: Mapping[str, Any] | None) -> dict[str, Any]:
     for row in predicted:
         if row["target"] != "all" and row["scores_of"] in ("all", row["target"]):
             split.setdefault(row["target"], {})[f"{row['scorer']}, {row['scores_of']}"] = row["spearman"]
-    values = (top["spearman"], top["spearman_ci"], top["scorer"], paper)
+    values = (top["spearman"], top["spearman_ci_passages"], top["scorer"], paper)
     return {**dict(zip(names, values, strict=True)), "spearman_by_behaviour": split}
 
 

@@ -198,8 +198,13 @@ def singles(
         "spearman_best_scorer": on_all[best]["spearman"],
         "best_scorer": best,
         **{
-            key: {name: row[key] for name, row in on_all.items()}
-            for key in ("spearman", "spearman_ci", "kendall", "top10_overlap")
+            key: {name: row[of_row] for name, row in on_all.items()}
+            for key, of_row in (
+                ("spearman", "spearman"),
+                ("spearman_ci", "spearman_ci_passages"),
+                ("kendall", "kendall"),
+                ("top10_overlap", "top10_overlap"),
+            )
         },
         "spearman_behaviours": behaviours,
         "spearman_ceiling": ceiling(work / "cells"),

@@ -196,6 +196,9 @@ def test_annotating_counts_what_it_skips(mix: Cli, preset: str) -> None:
     shown = good(mix("annotate", "bundled:held_out", "--preset", preset, "--out", "spans.jsonl"))
     assert "skipped:" in shown
     assert ("aligned against the released rule" in shown) == (preset == "aligned")
+    # Cues read the trace alone: there is no annotation that two rules could read differently.
+    heard = good(mix("annotate", "traces.jsonl", "--preset", preset, "--annotator", "cues", "--out", "spans.jsonl"))
+    assert "against" not in heard
 
 
 def test_a_trace_without_spans_is_counted(mix: Cli, tmp_path: Path) -> None:

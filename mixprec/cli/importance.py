@@ -101,8 +101,8 @@ def annotate(
         table.add_row(behaviour, str(count), str(summary.traces_with[behaviour]))
     out.print(table)
     out.print(f"traces without a span: {summary.traces_without_span}; skipped: {summary.skipped or 'none'}")
-    if preset == "aligned":
-        outcomes = spans.compare_rules(store.load(traces)) if annotator == "given" else {}
+    if preset == "aligned" and annotator == "given":
+        outcomes = spans.compare_rules(store.load(traces))
         table = Table("behaviour", *spans.OUTCOMES, title="aligned against the released rule")
         for behaviour, counts in outcomes.items():
             table.add_row(behaviour, *(str(counts[outcome]) for outcome in spans.OUTCOMES))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -35,7 +35,6 @@ def run(
     from mixprec import artifacts, pipeline
     from mixprec import recipe as recipes
     from mixprec.parsing import dump_yaml
-    from mixprec.report.terminal import print_summary
 
     path = recipes.find(recipe)
     chosen = recipes.load(path, change or ())
@@ -44,8 +43,23 @@ def run(
         text = dump_yaml(chosen.model_dump(mode="json", exclude_defaults=True))
     folder = to or Path("runs") / path.stem
     summary = pipeline.Run(chosen, text, path.stem, folder, data).run()
+    _print_run(summary, folder)
+
+
+def _print_run(summary: Mapping[str, Any], folder: Path) -> None:
+    """A run's tables and pages."""
+    from mixprec import artifacts
+    from mixprec.report.terminal import print_ablation, print_summary
+
+    pages = summary.get("pages") or {}
     print_summary(summary, out)
+    if "ablation" in pages:
+        out.print()
+        print_ablation(artifacts.read_versioned(folder / pages["ablation"] / "ablation.json"), out)
+    out.print()
     out.print(str(folder / "report.html"), style="bold", soft_wrap=True)
+    for name, where in pages.items():
+        out.print(str(folder / where / f"{name}.html"), soft_wrap=True)
 
 
 @app.command(
@@ -265,11 +279,9 @@ def report(
     """Write a run's report.html and pictures again, and print its table."""
     from mixprec import artifacts, locks
     from mixprec.report.html import write_report
-    from mixprec.report.terminal import print_summary
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of a run")
     with locks.folder(folder):
-        page = write_report(folder)
-    print_summary(artifacts.read_versioned(folder / "summary.json"), out)
-    out.print(str(page), style="bold", soft_wrap=True)
+        write_report(folder)
+    _print_run(artifacts.read_versioned(folder / "summary.json"), folder)

@@ -118,8 +118,7 @@ def ablate(
     from mixprec import recipe as recipes
     from mixprec.importance import artifact
     from mixprec.pipeline import Run, damage
-    from mixprec.report.ablation import cells_table, ranking_table
-    from mixprec.report.terminal import rich_table
+    from mixprec.report.terminal import print_ablation
 
     path = recipes.find(recipe)
     chosen = recipes.load(path, override or [])
@@ -132,7 +131,5 @@ def ablate(
     processes.leave()
     if not processes.is_main():
         return
-    out.print(rich_table(cells_table(result), "Largest damage"))
-    if result["validity"]:
-        out.print(rich_table(ranking_table(result), "Predicted against measured KL"))
+    print_ablation(result, out)
     out.print(f"{to / 'ablation.json'}, ablation.html", soft_wrap=True)

@@ -30,6 +30,7 @@ def summary(
         "variants": rows,
         "differences": _differences(run, list(rows)) if evaluator else {},
         "benchmarks": _benchmarks(run, rows) if benchmarks else None,
+        "pages": {name: name for name in ("sensitivity", "ablation") if getattr(run.recipe, name) is not None},
         "behaviours": artifact.top_modules(importance) if importance else {},
     }
 

@@ -60,6 +60,15 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+#: Scorers whose names say less than what they are.
+_SCORERS = {"importance": "Importance × weight error"}
+
+
+def scorer(name: str) -> str:
+    """A scorer's name for readers: ``importance`` is the paper's importance times the relative weight error."""
+    return _SCORERS.get(name) or words(name)
+
+
 def words(name: str) -> str:
     """A name from a file as words: ``adding_knowledge`` reads ``Adding knowledge``; formats (``w3g64``) stay."""
     if any(character.isdigit() for character in name):

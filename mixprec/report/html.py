@@ -20,22 +20,27 @@ from mixprec.report.benchmarks import at_k_table, overview, protocol_line, resul
 from mixprec.report.charts import behaviours_figure, variants_figure
 from mixprec.report.compare import verdict
 from mixprec.report.compute import compute_figure
-from mixprec.report.formatting import integer, percent, plural, significant, words
+from mixprec.report.formatting import integer, percent, plural, scorer, significant, words
 from mixprec.report.grids import OUTLINE, Grids, importance_grids, summary_line
 from mixprec.report.heatmap import interactive_heatmap, still_heatmap
 from mixprec.report.quality import quality_table
 from mixprec.report.rankings import preset_table, stability_table
 from mixprec.report.style import DARK, LIGHT, Theme, render, save_figure
 from mixprec.report.tables import Cell, Column, Table, behaviour_table, top_modules_table, variant_table
+from mixprec.report.validity import cells_table, ranking_table, reading, scatter
 
 #: What a page may ask of an importance artifact that doesn't say.
 _IMPORTANCE = {"preset": "", "compared_preset": "", "cut_traces": 0, "resamples": 0}
+
+#: Cells of an ablation that the report lists.
+_CELLS = 10
 
 
 def write_report(run: Path) -> Path:
     """Write report.html, importance.png and .svg, and variants.png into a run's folder; gives the page.
 
-    Reads summary.json, and importance/importance.json and recipe.yaml where they are. The same inputs give
+    Reads summary.json, importance/importance.json and recipe.yaml where they are, and the ablation that summary.json
+    names. The same inputs give
     the same bytes. A picture that this run has no numbers for is removed: none of an earlier run stays.
 
     Raises UserError where an input is missing, broken or of another schema version, or the disk is full.
@@ -46,18 +51,24 @@ def write_report(run: Path) -> Path:
     recipe_path = run / "recipe.yaml"
     recipe = artifacts.read_text(recipe_path) if recipe_path.exists() else None
 
+    pages: Mapping[str, str] = summary.get("pages") or {}
+    ablation = artifacts.read_versioned(run / pages["ablation"] / "ablation.json") if "ablation" in pages else None
+
     still = still_heatmap(importance_grids(importance)) if importance else None
     _save_or_remove(run / "importance", still, ("png", "svg"))
     _save_or_remove(run / "variants", variants_figure(summary), ("png",))
     page = run / "report.html"
-    artifacts.write_text(page, render_report(summary, importance, recipe))
+    artifacts.write_text(page, render_report(summary, importance, recipe, ablation))
     return page
 
 
 def render_report(
-    summary: Mapping[str, Any], importance: Mapping[str, Any] | None = None, recipe: str | None = None
+    summary: Mapping[str, Any],
+    importance: Mapping[str, Any] | None = None,
+    recipe: str | None = None,
+    ablation: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page as text, from a loaded summary, importance artifact and recipe YAML; parts may be absent."""
+    """The page as text, from a loaded summary, importance artifact, recipe YAML and ablation; parts may be absent."""
     benchmarks, results = summary.get("benchmarks") or {}, results_of(summary)
     return render_page(
         "template.html.j2",
@@ -89,9 +100,22 @@ def render_report(
             )
             if (drawn := _both_themes(figure, summary))
         ],
+        ablation=_ablation(ablation) if ablation else None,
+        pages={name: f"{folder}/{name}.html" for name, folder in (summary.get("pages") or {}).items()},
         provenance=flatten(summary.get("provenance") or {}),
         recipe=recipe,
     )
+
+
+def _ablation(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report shows of an ablation; its own page has the rest."""
+    return {
+        "method": result["method"],
+        "cells": cells_table(result, _CELLS),
+        "ranking": ranking_table(result),
+        "reading": reading(result),
+        "figure": _both_themes(scatter, result),
+    }
 
 
 def render_page(template: str, **values: Any) -> str:
@@ -105,7 +129,8 @@ def render_page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "words": words, "plural": plural, "integer": integer, "percent": percent, "significant": significant
+        "words": words, "plural": plural, "integer": integer, "percent": percent, "significant": significant,
+        "scorer": scorer,
     }  # fmt: skip
     return environment.get_template(template).render(light=LIGHT, dark=DARK, outline=OUTLINE, **values)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from mixprec.importance import artifact
 from mixprec.importance.shift import Kind, Place, ordinal
+from mixprec.numerics import chance
 from mixprec.report.formatting import ABSENT, integer, percent, significant, words
 from mixprec.report.tables import Cell, Column, Table
 
@@ -76,7 +77,7 @@ def agreement_table(shift: Mapping[str, Any]) -> Table:
     """Per behaviour how much importance moved, and how alike both models rank the modules."""
     columns = [Column("behaviour", numeric=False), Column("moved"), Column("Spearman"), Column("top-ten overlap")]
     rows = [
-        [Cell(words(behaviour)), Cell(percent(entry["moved"])), *_agreement(entry)]
+        [Cell(words(behaviour)), Cell(percent(entry["moved"])), *_agreement(entry, len(shift["modules"]))]
         for behaviour, entry in shift["behaviours"].items()
     ]
     return Table(columns, rows)
@@ -89,7 +90,7 @@ def between_table(shift: Mapping[str, Any]) -> Table:
         for entry in shift["between"][model]:
             one, other = entry["behaviours"]
             cells = pairs.setdefault((one, other), [[Cell(ABSENT)] * 2, [Cell(ABSENT)] * 2])
-            cells[side] = _agreement(entry)
+            cells[side] = _agreement(entry, len(shift["modules"]))
     columns = [Column("behaviours", numeric=False)]
     for model in ("first", "second"):
         columns += [Column("Spearman", model), Column("top-ten overlap", model)]
@@ -102,7 +103,7 @@ def between_table(shift: Mapping[str, Any]) -> Table:
 def preset_table(importance: Mapping[str, Any]) -> Table:
     """How far another preset ranks the modules alike."""
     rows = [
-        [Cell(words(behaviour)), *_agreement(entry)]
+        [Cell(words(behaviour)), *_agreement(entry, len(importance["modules"]))]
         for behaviour, entry in (importance.get("comparison") or {}).items()
     ]
     return Table([Column("behaviour", numeric=False), Column("Spearman"), Column("top-ten overlap")], rows)
@@ -115,14 +116,20 @@ def stability_table(importance: Mapping[str, Any]) -> Table:
         found = entry.get("stability")
         if found:
             worst = f"{significant(found['spearman_p5'], 2)} or less in 5%"
-            overlap = Cell(f"{found['top10_overlap_mean']:.1f} of {artifact.TOP}")
+            overlap = _overlap(f"{found['top10_overlap_mean']:.1f}", len(importance["modules"]))
             rows.append([Cell(words(behaviour)), Cell(significant(found["spearman_mean"], 2), worst), overlap])
     return Table([Column("behaviour", numeric=False), Column("Spearman"), Column("top-ten overlap")], rows)
 
 
-def _agreement(entry: Mapping[str, Any]) -> list[Cell]:
+def _agreement(entry: Mapping[str, Any], modules: int) -> list[Cell]:
     overlap = entry.get(f"top{artifact.TOP}_overlap")
     return [
         Cell(significant(entry.get("spearman"), 2)),
-        Cell(ABSENT if overlap is None else f"{integer(overlap)} of {artifact.TOP}"),
+        Cell(ABSENT) if overlap is None else _overlap(integer(overlap), modules),
     ]
+
+
+def _overlap(shown: str, modules: int) -> Cell:
+    """An overlap of top lists beside that of two random lists of as many modules."""
+    by_chance = chance.of_overlap(modules, artifact.TOP, 0)
+    return Cell(f"{shown} of {by_chance.size}", f"chance {significant(by_chance.expected, 2)}")

@@ -16,9 +16,12 @@ from mixprec.escaping import visible
 from mixprec.report.benchmarks import overview, results_of
 from mixprec.report.compare import verdict
 from mixprec.report.tables import Cell, Table, top_modules_table, variant_table
+from mixprec.report.validity import cells_table, ranking_table, reading
 
 #: Blanks between two columns.
 _GAP = 2
+#: Cells of an ablation that are listed.
+_CELLS = 10
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
@@ -34,6 +37,15 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
             console.print()
     for sentence in verdict(summary):
         console.print(Text(f"• {visible(sentence)}"))
+
+
+def print_ablation(result: Mapping[str, Any], console: Console) -> None:
+    """Print what sets of modules cost and how well each scorer had predicted it, of a loaded ablation.json."""
+    console.print(rich_table(cells_table(result, _CELLS), "Largest damage"))
+    if result["validity"]:
+        console.print()
+        console.print(rich_table(ranking_table(result), "Predicted against measured KL"))
+        console.print(Text(reading(result)))
 
 
 def rich_table(table: Table, title: str | None = None) -> ConsoleRenderable:

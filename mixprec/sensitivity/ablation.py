@@ -24,7 +24,7 @@ from mixprec.sensitivity import cells, validity
 from mixprec.sensitivity.cells import CONTROL, Cell, Result
 from mixprec.sensitivity.measured import Restarts
 from mixprec.sensitivity.passages import Scored, inside
-from mixprec.sensitivity.run import Subject
+from mixprec.sensitivity.run import Subject, importance_alone
 from mixprec.sensitivity.spec import AblationSpec
 from mixprec.traces.store import BEHAVIOURS
 
@@ -67,7 +67,8 @@ def ablate(
     tables: Sequence[Sensitivity],
     folder: Path,
 ) -> dict[str, Any]:
-    """Measure all cells and judge the ``tables`` by those of single modules; returns what ablation.json holds.
+    """Measure all cells and judge the ``tables`` by those of single modules, and importance alone where there is one;
+    returns what ablation.json holds.
 
     Under a launcher processes share the cells. Finished ones in ``folder`` are not measured again.
     """
@@ -78,6 +79,8 @@ def ablate(
     with bar("ablate", len(wanted), "cells") as advance:
         known = cells.measure(wanted, candidates, restarts, measured_on, folder, advance)
     found: Mapping[Cell, Result] = {cell: known[cell] for cell in wanted}
+    choices = [str(choice) for choice in spec.formats]
+    tables = [*tables, *importance_alone(subject, list(measured_on[0].weights), choices)]
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
         "model": subject.model_id,

@@ -42,6 +42,9 @@ from mixprec.sensitivity.spec import GRADIENT, Scorer, SensitivitySpec
 from mixprec.sensitivity.sweep import State
 from mixprec.traces.spans import AnnotatedTrace
 
+#: In ablation.json: the paper's importance as it is, which is no scorer.
+IMPORTANCE_ALONE = "importance_alone"
+
 
 @dataclass
 class Subject:
@@ -219,6 +222,31 @@ def gradient_state(spec: SensitivitySpec) -> State:
 def _has_slopes(spec: SensitivitySpec) -> bool:
     """Whether a sweep has the gradients that first_order needs: the mean of random ones is no slope of anything."""
     return any(row.loss in ("kl", "loss") for row in gradient_rows(spec, [ALL]))
+
+
+def importance_alone(subject: Subject, targets: Sequence[str], choices: Sequence[str]) -> list[Sensitivity]:
+    """RI itself as tables, the same in every format: to judge it beside the scorer importance, which multiplies it with
+    the weight error. No budget can use it. None of the tables where importance.json has no span of a target.
+    """
+    found = []
+    for target in targets:
+        shares = relative_importance(subject, target)
+        if shares is not None:
+            scores = {
+                module.address: dict.fromkeys(choices, share)
+                for module, share in zip(subject.inventory.linears, shares.tolist(), strict=True)
+            }
+            found.append(
+                Sensitivity(
+                    model=subject.model_id,
+                    identity=subject.identity,
+                    scorer=IMPORTANCE_ALONE,
+                    target=target,
+                    method=subject.method,
+                    scores=scores,
+                )
+            )
+    return found
 
 
 def relative_importance(subject: Subject, target: str) -> Tensor | None:

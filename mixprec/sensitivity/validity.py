@@ -1,6 +1,8 @@
 """Is a ranking right? Predicted damage of single modules against measured damage: rank correlations and top lists.
 
-Intervals come from resampling the passages that damage was measured on: how far the agreement would change on others.
+Intervals come from resampling modules and passages, each by itself and with replacement (Owen, "The pigeonhole
+bootstrap", Annals of Applied Statistics 2007): how far the agreement would change on other modules of this kind and
+other passages. Those over passages alone take the modules as given, and say nothing about how few they are.
 """
 
 from __future__ import annotations
@@ -9,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau, rankdata
 
 from mixprec.evaluate.metrics import LEVEL, SEED
+from mixprec.numerics import chance
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.sensitivity.cells import METRICS, Cell, Result
 
@@ -31,10 +34,28 @@ def agreement(scores: np.ndarray, damage: np.ndarray) -> Agreement:
     """How alike scores and damage (M,) rank modules; all None where one of them is the same everywhere."""
     if len(scores) < 2 or np.ptp(scores) == 0 or np.ptp(damage) == 0:
         return Agreement(None, None, None)
-    tops = [set(np.argsort(-values, kind="stable")[:TOP].tolist()) for values in (scores, damage)]
-    return Agreement(
-        float(spearmanr(scores, damage).statistic), float(kendalltau(scores, damage).statistic), len(tops[0] & tops[1])
-    )
+    overlap = int((_top(scores) & _top(damage)).sum())
+    return Agreement(float(_spearman(scores, damage)), _kendall(scores, damage), overlap)
+
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Over the last axis; NaN where one of both is the same everywhere."""
+    ranks = [rankdata(values, axis=-1) for values in (one, other)]
+    a, b = (values - values.mean(-1, keepdims=True) for values in ranks)
+    with np.errstate(invalid="ignore"):
+        found: np.ndarray = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return found
+
+
+def _kendall(one: np.ndarray, other: np.ndarray) -> float:
+    """NaN where one of both is the same everywhere."""
+    return float(kendalltau(one, other, method="asymptotic").statistic)  # its exact p-value, unused, costs most
+
+
+def _top(values: np.ndarray) -> np.ndarray:
+    """Which are among the TOP of the last axis; of equal ones the first."""
+    found: np.ndarray = rankdata(-values, method="ordinal", axis=-1) <= TOP
+    return found
 
 
 def judge(tables: Sequence[Sensitivity], found: Mapping[Cell, Result], resamples: int) -> list[dict[str, Any]]:
@@ -74,6 +95,12 @@ def draws(passages: int, resamples: int) -> np.ndarray:
     return random.multinomial(passages, [1 / passages] * passages, size=resamples)
 
 
+def picks(modules: int, resamples: int) -> np.ndarray:
+    """(resamples, modules): which modules each draw with replacement has."""
+    found: np.ndarray = np.random.default_rng(SEED + 1).integers(modules, size=(resamples, modules))
+    return found
+
+
 def means(results: Sequence[Result], metric: str, target: str, counts: np.ndarray) -> np.ndarray:
     """(draws, cells) means per token, passages counting ``counts`` (draws, passages); NaN where no token counts."""
     sums = np.array([result.sums[metric][target] for result in results])
@@ -86,27 +113,41 @@ def means(results: Sequence[Result], metric: str, target: str, counts: np.ndarra
 def _with_intervals(
     scores: np.ndarray, results: Sequence[Result], metric: str, target: str, resamples: int
 ) -> dict[str, Any]:
+    """Agreement with intervals over modules and passages, and over passages alone."""
     passages = len(results[0].counts[target])
     damage = means(results, metric, target, np.ones((1, passages)))[0]
-    if np.isnan(damage).any():
-        return dict.fromkeys(("spearman", "spearman_ci", "kendall", "kendall_ci", f"top{TOP}_overlap"))
-    point = agreement(scores, damage)
-    drawn = []
-    if passages > 1 and point.spearman is not None:
-        resampled = means(results, metric, target, draws(passages, resamples))
-        drawn = [agreement(scores, row) for row in resampled if not np.isnan(row).any()]
+    point = Agreement(None, None, None) if np.isnan(damage).any() else agreement(scores, damage)
+    known = point.spearman is not None
+    resampled = means(results, metric, target, draws(passages, resamples if known else 0))  # (draws, M)
+    resampled = resampled[~np.isnan(resampled).any(1)]  # without draws that have no token of the target
+    chosen = picks(len(scores), len(resampled))
+    both = scores[chosen], np.take_along_axis(resampled, chosen, 1)
+    others = resampled if passages > 1 else resampled[:0]
     return {
         "spearman": point.spearman,
-        "spearman_ci": _interval([each.spearman for each in drawn]),
+        "spearman_ci": _interval(_spearman(*both)),
+        "spearman_ci_passages": _interval(_spearman(np.broadcast_to(scores, others.shape), others)),
         "kendall": point.kendall,
-        "kendall_ci": _interval([each.kendall for each in drawn]),
-        f"top{TOP}_overlap": point.overlap,
-        f"top{TOP}_overlap_ci": _interval([each.overlap for each in drawn]),
+        "kendall_ci": _interval([_kendall(*pair) for pair in zip(*both, strict=True)]),
+        **_overlap(point.overlap, len(scores)),
+        f"top{TOP}_overlap_ci_passages": _interval((_top(scores) & _top(others)).sum(1)),
     }
 
 
-def _interval(values: Sequence[float | None]) -> list[float] | None:
-    known = [value for value in values if value is not None]
+def _overlap(seen: int | None, modules: int) -> dict[str, Any]:
+    """The overlap beside what chance gives: of how many, its mean, and how likely chance gives at least as much."""
+    by_chance = None if seen is None else chance.of_overlap(modules, TOP, seen)
+    return {
+        f"top{TOP}_overlap": seen,
+        f"top{TOP}_overlap_of": min(TOP, modules),
+        f"top{TOP}_overlap_chance": by_chance and by_chance.expected,
+        f"top{TOP}_overlap_chance_of_as_many": by_chance and by_chance.probability,
+    }
+
+
+def _interval(values: Sequence[float] | np.ndarray) -> list[float] | None:
+    """The middle of the ``values`` that are no NaN; None with fewer than two."""
+    known = [value for value in values if not np.isnan(value)]
     if len(known) < 2:
         return None
     tail = (1 - LEVEL) / 2
@@ -124,7 +165,7 @@ def cell_rows(found: Mapping[Cell, Result], resamples: int) -> list[dict[str, An
                 drawn = means([result], metric, target, draws(len(counts), resamples))[:, 0]
                 row[metric][target] = {
                     "mean": result.mean(metric, target) if sum(counts) else None,
-                    "ci": _interval([float(v) for v in drawn if not np.isnan(v)]) if len(counts) > 1 else None,
+                    "ci": _interval(drawn) if len(counts) > 1 else None,
                 }
         rows.append(row)
     return rows

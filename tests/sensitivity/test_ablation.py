@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import spearmanr
 from scoring import Tiny
@@ -63,6 +64,33 @@ def test_the_verb_measures_every_module_and_judges_the_scores(tiny: Tiny, tmp_pa
     CliRunner().invoke(app, ["ablate", str(path), "--out", str(out)], catch_exceptions=False)
     assert {file: file.read_bytes() for file in files} == files
     assert json.loads((out / "ablation.json").read_text()) == result
+
+
+def test_a_run_shows_its_ablation_and_importance_with_and_without_weight_error(tiny: Tiny, tmp_path: Path) -> None:
+    traces = {"source": str(tmp_path / "t.jsonl")}
+    path, out = write(tmp_path, str(tiny.folder), traces=traces, importance={"resamples": 0}), tmp_path / "out"
+    run = CliRunner().invoke(app, ["run", str(path), "--out", str(out)], catch_exceptions=False)
+    result = json.loads((out / "ablation" / "ablation.json").read_text())
+    judged = {row["scorer"]: row for row in result["validity"] if row["metric"] == "kl" and row["target"] == "all"}
+    importance = json.loads((out / "importance" / "importance.json").read_text())
+    shares = np.mean([np.array(e["scores"]) / sum(e["scores"]) for e in importance["behaviours"].values()], axis=0)
+    kl = [row["kl"]["all"]["mean"] for row in result["cells"] if len(row["modules"]) == 1]
+    assert judged["importance_alone"]["spearman"] == pytest.approx(spearmanr(shares, kl).statistic)
+    assert judged["importance"]["spearman"] != judged["importance_alone"]["spearman"]
+    report = (out / "report.html").read_text()
+    for text in ("Importance × weight error", "Importance alone", "chance 7.1", "over modules and passages"):
+        assert text in report and text in (out / "ablation" / "ablation.html").read_text()
+    assert '<a href="ablation/ablation.html">' in report and '<a href="sensitivity/sensitivity.html">' in report
+    for text in ("Largest damage", "Importance alone", f"{out}/ablation/ablation.html", f"{out}/sensitivity/"):
+        assert text in run.output.replace("\n", "")
+    again = CliRunner().invoke(app, ["report", str(out)], catch_exceptions=False)
+    assert "Largest damage" in again.output
+
+    # Without it in the recipe, what an earlier one left in the folder is not this run's.
+    write(tmp_path, str(tiny.folder), traces=traces, importance={"resamples": 0}, ablation=None)
+    run = CliRunner().invoke(app, ["run", str(path), "--out", str(out)], catch_exceptions=False)
+    assert "ablation" not in (out / "report.html").read_text().partition("<h3>Recipe</h3>")[0]
+    assert "Largest damage" not in run.output
 
 
 @pytest.mark.parametrize(
