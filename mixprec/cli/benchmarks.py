@@ -194,8 +194,8 @@ def _counter(name: str) -> Callable[[str], int]:
 
     from mixprec import models
 
-    tokenizer = models.load_tokenizer(name, models.resolve(name), None, sys.maxsize)
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    encoder = models.load_encoder(name, rows=sys.maxsize)
+    return lambda text: len(encoder.piece(text).ids)
 
 
 def _show(found: dict[str, Any], name: str, base: dict[str, Any] | None, title: str) -> None:

@@ -76,7 +76,7 @@ class GenerationFile:
                     f"{where}: {name} is {row.get(name)!r}, this run has {wanted!r}; its generations can't be put "
                     "together with these: give another --out, or the settings that they were made with"
                 )
-        key, record = _parse(row, where)
+        key, record = parse(row, where)
         if key in self.done:
             raise UserError(f"{where}: question {key.id!r} with seed {key.seed} stands twice; remove one of the lines")
         self.done[key] = record
@@ -94,7 +94,8 @@ class GenerationFile:
         return [key for key in keys if key not in self.done]
 
 
-def _parse(row: dict[str, Any], where: str) -> tuple[Key, Record]:
+def parse(row: Mapping[str, Any], where: str) -> tuple[Key, Record]:
+    """A line's key and record. Raises UserError where it lacks one of their values or has another type there."""
     kinds = {"id": str, "seed": int, "output": str, "finish": str}
     for name, kind in kinds.items():
         if not isinstance(row.get(name), kind) or isinstance(row[name], bool):

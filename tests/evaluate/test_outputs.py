@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_bench import FOLIO, Known, answer, run
 from typer.testing import CliRunner
 
@@ -311,6 +313,47 @@ def test_counting_from_one_and_rows_without_names(asked: list[Question], tmp_pat
         score([write(tmp_path / "c.jsonl", [{"output": ""}] * 11)], asked, Options(in_order=True))
 
 
+JUNK = st.sampled_from(
+    [None, 5, 1.5, True, "", "x", "[1", [], [None], [[]], {}, {"text": 3}, ["a", 3], [{"role": "user"}]]
+)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_any_row_is_read_or_refused(name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Values of other types are refused by name, or hold no output; nothing else is raised."""
+    rows = [dict(FORMATS[name](number, "prompt")) for number in range(2)]
+    for key in data.draw(st.sets(st.sampled_from(sorted(rows[1])))):
+        rows[1][key] = data.draw(JUNK)
+    path = write(tmp_path_factory.mktemp("junk") / "a.jsonl", rows)
+    try:
+        [file] = outputs.read(path)
+    except UserError as problem:
+        assert "a.jsonl" in str(problem)
+    else:
+        assert all(isinstance(each.text, str) for row in file.rows for each in row.outputs)
+
+
+def test_lines_by_another_name(asked: list[Question], tmp_path: Path) -> None:
+    rows = [{"id": q.id, "output": said(0)} for q in asked]
+    assert len(outputs.read(write(tmp_path / "a.json", rows))[0].rows) == 12
+    (tmp_path / "b.jsonl").write_text(json.dumps(rows, indent=1))
+    assert len(outputs.read(tmp_path / "b.jsonl")[0].rows) == 12
+    mixed = write(tmp_path / "c.jsonl", [FORMATS["lm-eval"](0, "p"), rows[0]])
+    with pytest.raises(UserError, match=r"c.jsonl:2: the first row is one of samples of lm-eval, this one isn't"):
+        outputs.read(mixed)
+
+
+def test_a_file_called_after_another_benchmark(asked: list[Question], tmp_path: Path) -> None:
+    rows = [{"id": q.id, "output": said(0)} for q in asked]
+    path = write(tmp_path / "musique_and_more.jsonl", rows)
+    assert score([path], asked)["benchmarks"]["folio"]["outcomes"]["correct"] == 4
+    named = write(tmp_path / "b.jsonl", [{**row, "benchmark": "MuSiQue100"} for row in rows])
+    with pytest.raises(UserError, match="no outputs to folio"):
+        score([named], asked)
+
+
 def test_keys_of_ones_own(asked: list[Question], tmp_path: Path) -> None:
     rows = [{"q": {"n": q.id}, "said": {"last": said(0)}, "text": "the question", "why": "limit"} for q in asked]
     path = write(tmp_path / "a.jsonl", rows)
@@ -364,6 +407,18 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     part = write(tmp_path / "part_folio.jsonl", rows[:6])
     less = cli_run(str(part), *words[1:3], "--baseline", str(tmp_path / "out" / "benchmarks.json"))
     assert "folio: not compared with the baseline, which has other questions" in " ".join(less.output.split())
+
+
+def test_tokens_are_counted_by_a_tokenizer(folder: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "folio.jsonl", [{"id": 100 + n, "output": "a b c", "tokens": 9} for n in range(6)])
+    write(path, [*artifacts.read_jsonl(path), *({"id": 106 + n, "output": "a b c"} for n in range(6))])
+    words = [str(path), "--data", str(folder), "--out", str(tmp_path / "out"), "--tokenizer", str(tiny_checkpoint)]
+    assert cli_run(*words).exit_code == 0
+    tokens = artifacts.read_versioned(tmp_path / "out" / "benchmarks.json")["benchmarks"]["folio"]["diagnosis"][
+        "tokens"
+    ]
+    assert tokens["n"] == 12
+    assert tokens["total"] > 54
 
 
 @pytest.mark.parametrize(

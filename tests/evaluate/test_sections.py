@@ -64,6 +64,7 @@ ENDED: list[tuple[Kind, str, str]] = [
     ("truth", "Rex barks. Therefore, the conclusion that Rex is a brown dog is uncertain.\n" * 5, "Uncertain"),
     ("words", "The role of King George in the film was played by Colin Firth, an actor.\n" * 5, "Colin Firth"),
     ("words", "Colin Firth", "Colin Firth"),
+    ("words", "I believe that the role of the king in this film from 2010 was played by Colin Firth.", "Colin Firth"),
 ]  # fmt: skip
 
 

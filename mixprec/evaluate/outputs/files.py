@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mixprec import artifacts
+from mixprec import artifacts, parsing
 from mixprec.errors import UserError
 from mixprec.evaluate.outputs.formats import FORMATS, PLAIN, plain_keys
 from mixprec.evaluate.outputs.rows import Output, Row
@@ -59,6 +59,9 @@ def _file(path: Path, given: Mapping[str, str]) -> OutputFile:
     _, sample = data[0]
     kind = PLAIN if given else next(each for each in FORMATS if each.told(sample))
     keys = plain_keys(data, given, path) if kind is PLAIN else {}
+    strange = next((where for where, row in data if not kind.told(row)), None)
+    if strange is not None:
+        raise UserError(f"{strange}: the first row is one of {kind.name}, this one isn't; give each file one format")
     rows = [kind.read(row, where, keys) for where, row in data]
     kept = tuple(row for row in rows if row is not None)
     if not kept:
@@ -70,7 +73,7 @@ def _rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     """The rows of a file, each with the place that messages name."""
     if path.suffix == ".parquet":
         return [(f"{path}: row {number}", row) for number, row in enumerate(_parquet(path), 1)]
-    if path.suffix != ".json":
+    if _has_lines(path):
         return [(f"{path}:{number}", row) for number, row in enumerate(artifacts.read_jsonl(path), 1)]
     data = artifacts.read_json(path)
     if isinstance(data, dict):
@@ -85,6 +88,18 @@ def _rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
         raise UserError(f"{path}: expected a list of objects, or an object of outputs by id")
     return [(f"{path}: row {number}", row) for number, row in enumerate(data, 1)]
+
+
+def _has_lines(path: Path) -> bool:
+    """Whether a file is JSON lines rather than JSON: as its first line tells, whatever it is called."""
+    first, _, rest = artifacts.read_text(path).strip().partition("\n")
+    if first.startswith("["):
+        return False
+    try:
+        whole = isinstance(parsing.parse_json(first, finite=False), dict)
+    except parsing.Malformed:
+        return first.strip() != "{" and path.suffix != ".json"
+    return whole and (bool(rest.strip()) or path.suffix != ".json")
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mixprec import parsing, thinking
 from mixprec.errors import UserError
+from mixprec.evaluate import generations
 from mixprec.evaluate.outputs.rows import (
     KEYS,
     Output,
     Row,
     count_of,
-    finish_of,
     first,
     integer_of,
     name_of,
@@ -37,9 +38,10 @@ class Format(NamedTuple):
 
 
 def _read_ours(row: Mapping[str, Any], where: str, _: Mapping[str, str]) -> Row:
-    output = Output(text_of(row["output"], where), finish_of(row["finish"], where), count_of(row.get("tokens"), where))
-    origin = {key: row.get(key) for key in ("rows", "model", "prompts", "sampling")}
-    return Row(where, (output,), str(row["id"]), seed=row["seed"], benchmark=row["benchmark"], origin=origin)
+    key, record = generations.parse(row, where)
+    output = Output(record.output, record.finish, record.tokens)
+    origin = {name: row.get(name) for name in ("rows", "model", "prompts", "sampling")}
+    return Row(where, (output,), key.id, seed=key.seed, benchmark=name_of(row["benchmark"]), origin=origin)
 
 
 # --- lm-evaluation-harness: --log_samples -----------------------------------------------------------------------------
@@ -50,22 +52,24 @@ def _read_lm_eval(row: Mapping[str, Any], where: str, _: Mapping[str, str]) -> R
     resps = row["resps"]
     while isinstance(resps, list) and len(resps) == 1 and isinstance(resps[0], list):
         resps = resps[0]
-    flat = [part for each in resps for part in (each if isinstance(each, list) else [each])] if resps else []
+    if not isinstance(resps, list) or not resps:
+        return None
+    flat = [part for each in resps for part in (each if isinstance(each, list) else [each])]
     if not flat:
         return None
     doc = row["doc"] if isinstance(row["doc"], Mapping) else {}
-    question = doc.get("question")
-    if isinstance(question, str) and question.startswith('{"id": '):  # a task of mixprec.evaluate.lm_eval_tasks
-        doc = {**doc, **parsing.parse_json(question)}
-    arguments = row.get("arguments")
-    request = next(iter(arguments.values()), None) if isinstance(arguments, Mapping) else (arguments or [None])[0]
-    prompt = next(iter(request.values()), None) if isinstance(request, Mapping) else (request or [None])[0]
+    if {"prompt", "answer", "question"} == set(doc):  # a task of mixprec.evaluate.lm_eval_tasks
+        with suppress(parsing.Malformed, TypeError):
+            doc = dict(parsing.parse_json(doc["question"]))
+    prompt = row.get("arguments")
+    while isinstance(prompt, Mapping | list):  # the first argument of the first request
+        prompt = next(iter(prompt.values() if isinstance(prompt, Mapping) else prompt), None)
     return Row(
         where,
         tuple(Output(text_of(each, where)) for each in flat),
         name_of(first(doc, KEYS["id"])),
         integer_of(row.get("doc_id")),
-        str(prompt) if isinstance(prompt, str) else None,
+        prompt if isinstance(prompt, str) else None,
         raw=isinstance(prompt, str),
     )
 
@@ -76,12 +80,12 @@ def _read_lm_eval(row: Mapping[str, Any], where: str, _: Mapping[str, str]) -> R
 def _read_lighteval(row: Mapping[str, Any], where: str, _: Mapping[str, str]) -> Row | None:
     """``doc`` and ``model_response``; in older versions ``full_prompt`` and ``predictions``, as Python's repr too."""
     old = "predictions" in row
-    response = {"text": row["predictions"]} if old else _literal(row["model_response"], where)
-    doc = {"query": row.get("full_prompt")} if old else _literal(row["doc"], where)
+    response = {"text": row["predictions"]} if old else _object(row["model_response"], where)
+    doc = {"query": row.get("full_prompt")} if old else _object(row["doc"], where)
     texts = _literal(response.get("text"), where)
-    texts = [texts] if isinstance(texts, str) else texts or []
-    thoughts = _literal(response.get("reasonings"), where) or []
-    tokens = _literal(row.get("cont_tokens") if old else response.get("output_tokens"), where) or []
+    texts = texts if isinstance(texts, list) else [texts] * (texts is not None)
+    thoughts = _literal(response.get("reasonings"), where)
+    tokens = _literal(row.get("cont_tokens") if old else response.get("output_tokens"), where)
     outputs = [
         Output(
             thinking.joined(str(thought), text_of(text, where)) if thought else text_of(text, where),
@@ -112,8 +116,15 @@ def _literal(value: Any, where: str) -> Any:
         raise UserError(f"{where}: details that can't be read: {value[:60]!r}") from None
 
 
-def _padded(values: Sequence[Any], like: Sequence[Any]) -> Sequence[Any]:
-    return values if len(values) == len(like) else [None] * len(like)
+def _object(value: Any, where: str) -> Mapping[str, Any]:
+    found = _literal(value, where)
+    if not isinstance(found, Mapping):
+        raise UserError(f"{where}: details that are no object: {str(value)[:60]!r}")
+    return found
+
+
+def _padded(values: Any, like: Sequence[Any]) -> Sequence[Any]:
+    return values if isinstance(values, list) and len(values) == len(like) else [None] * len(like)
 
 
 # --- OpenAI: batch files and completions ------------------------------------------------------------------------------
@@ -124,7 +135,8 @@ def _read_batch(row: Mapping[str, Any], where: str, _: Mapping[str, str]) -> Row
     response = row["response"]
     if not isinstance(response, Mapping) or response.get("status_code", 200) != 200:
         return None
-    made = _read_completion(response.get("body") or {}, where, {})
+    body = response.get("body")
+    made = _read_completion(body, where, {}) if isinstance(body, Mapping) else None
     return made and made._replace(id=str(row["custom_id"]))
 
 

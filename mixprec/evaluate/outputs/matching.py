@@ -71,7 +71,12 @@ def _benchmark_of(row: Row, file: OutputFile) -> str | None:
 def _named(text: str) -> str | None:
     """The benchmark that a name speaks of: ``AIME_2024``, ``samples_mixprec_folio_2026.jsonl``, ``MuSiQue100``."""
     letters = re.sub(r"[^a-z0-9]", "", text.lower())
-    short = {"musique_rag": "musiquerag", "aime_2024": "aime(?:20)?24", "temporal_sequences": "temporalsequences"}
+    short = {
+        "aime_2024": "aime(?:20)?24",
+        "folio": "(?<!port)folio",
+        "temporal_sequences": "temporalsequences",
+        "musique_rag": "musiquerag",
+    }
     found = [name for name in reversed(BENCHMARKS) if re.search(short.get(name, name), letters)]
     return found[0] if found else None
 
@@ -89,6 +94,8 @@ def match(
     """
     ours = [(file, [row for row in file.rows if _belongs(row, file, benchmark, several)]) for file in files]
     ours = [(file, rows) for file, rows in ours if rows]
+    if not ours and not several:  # what a file is called says less than --benchmark
+        ours = [(file, list(file.rows)) for file in files if not any(_named(row.benchmark or "") for row in file.rows)]
     if not ours:
         raise UserError(f"{files[0].path}: no outputs to {benchmark} in {_count(len(files), 'file')}")
     _check_origin([row for _, rows in ours for row in rows], benchmark, questions)

@@ -42,7 +42,8 @@ _MID_PHRASE = re.compile(
 )
 #: How a thinking begins, and what it says on the way: never a text that is an answer.
 _THINKING_BEGINS = re.compile(
-    r"^\W*(?:okay|ok|alright|all right|hmm+|wait|well,|got it|let me|let's see|(?:so|first),? (?:let|we|i)\b|i\b"
+    r"^\W*(?:okay|ok|alright|all right|hmm+|wait|well,|got it|let me|let's see|(?:so|first),? (?:let|we|i)\b"
+    r"|i(?:['’](?:m|ll|ve)| am| will| need| have| should| want| start)\b(?! sorry| not able| unable| afraid)"
     r"|we (?:need|have) to|we(?:'re| are) (?:asked|told|given)|(?:the )?user\b)",
     re.I,
 )
