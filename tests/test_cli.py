@@ -197,7 +197,7 @@ def test_annotating_counts_what_it_skips(mix: Cli, preset: str) -> None:
     assert "skipped:" in shown
     assert ("aligned against the released rule" in shown) == (preset == "aligned")
     # Cues read the trace alone: there is no annotation that two rules could read differently.
-    heard = good(mix("annotate", "traces.jsonl", "--preset", preset, "--annotator", "cues", "--out", "spans.jsonl"))
+    heard = good(mix("annotate", "bundled:held_out", "--preset", preset, "--annotator", "cues", "--out", "spans.jsonl"))
     assert "against" not in heard
 
 
