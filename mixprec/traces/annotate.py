@@ -8,6 +8,7 @@ Three rules say what to make of that.
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import re
 from collections import Counter
@@ -40,6 +41,7 @@ _TAG = re.compile(rf"[\[{{]\s*{_QUOTE}([^\[\]\n\"“”]{{1,60}}){_QUOTE}\s*\]")
 _NUMBER_TAG = re.compile(rf"{_TAG.pattern}|\[([0-5])\]")
 _STRICT_TAG = re.compile(r'\["[^"\]\n]+"\]')
 _SECTION = re.compile(rf'\["({"|".join(LABELS)})"\](.*?)\["end-section"\]', re.DOTALL)
+_CLOSES = '["end-section"]'
 _FENCE = re.compile(r"^```\w*[ \t]*$", re.MULTILINE)
 _NUMBERING = re.compile(r"^\d+[.):]?\s*")
 _END = "end-section"
@@ -71,7 +73,9 @@ def parse(annotated: str, rule: Rule) -> Parsed:
     """
     if rule == "aligned":
         return _parse_tags(annotated)
-    matches = list(_SECTION.finditer(annotated))
+    # Behind the last end of a section none closes: to look for it from each label on would take quadratic time.
+    closed = annotated.rfind(_CLOSES) + len(_CLOSES) if _CLOSES in annotated else 0
+    matches = list(_SECTION.finditer(annotated, 0, closed))
     segments = [_segment(LABELS[match[1]], match[2], match.start(2)) for match in matches]
     skipped = _unread_tags(annotated, matches)
     kept = []
@@ -87,11 +91,11 @@ def parse(annotated: str, rule: Rule) -> Parsed:
 
 def _unread_tags(annotated: str, sections: Sequence[re.Match[str]]) -> Counter[str]:
     """Tags that open no section and lie in none, so that what they label is lost."""
-    inside = [range(*section.span()) for section in sections]
+    starts, ends = [section.start() for section in sections], [0, *(section.end() for section in sections)]
     return Counter(
         "unclosed" if label in LABELS else "unknown_label"
         for label, start, _ in _tags(annotated)
-        if label != _END and not any(start in section for section in inside)
+        if label != _END and start >= ends[bisect.bisect_right(starts, start)]
     )
 
 
@@ -140,7 +144,7 @@ def normalise_label(label: str) -> str | None:
     and misspellings (``exampe-testing``) are seen through.
     """
     tidy = _tidy(label)
-    if tidy.isdecimal() and int(tidy) < len(_NUMBERED):
+    if tidy.isdecimal() and len(tidy) < 5 and int(tidy) < len(_NUMBERED):
         return _NUMBERED[int(tidy)]
     near = difflib.get_close_matches(_NUMBERING.sub("", tidy).strip("-"), LABELS, n=1, cutoff=_NEAR)
     return LABELS[near[0]] if near else None
