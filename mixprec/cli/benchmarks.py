@@ -221,10 +221,10 @@ def _from(name: str, files: Path | None, embedder: str | None) -> dict[str, Any]
 
 
 def _baseline(path: Path) -> dict[str, Any]:
-    from mixprec import artifacts
     from mixprec.evaluate.scoring import RULES
+    from mixprec.report.shapes import read_benchmarks
 
-    found = artifacts.read_versioned(path)
+    found = read_benchmarks(path)
     if found.get("scoring_rules") != RULES:
         raise UserError(
             f"--baseline {path}: scored by rules {found.get('scoring_rules')}, not {RULES}; run the command that made "
@@ -273,10 +273,11 @@ def tables(
     from mixprec import artifacts
     from mixprec.report import paper
     from mixprec.report.render import FORMATS
+    from mixprec.report.shapes import read_benchmarks
     from mixprec.report.terminal import rich_table
 
     paths = [path for each in results for path in _result_files(each)]
-    found = [artifacts.read_versioned(path) for path in paths]
+    found = [read_benchmarks(path) for path in paths]
     _scored_alike(paths, found)
     made = paper.table(table, found)
     if format == "terminal" and to is None:
@@ -305,14 +306,14 @@ def _scored_alike(paths: list[Path], found: list[dict[str, Any]]) -> None:
 
 def _result_files(where: Path) -> list[Path]:
     """The benchmarks.json of a file, a folder, or a run's variants in the recipe's order."""
-    from mixprec import artifacts
+    from mixprec.report.shapes import read_summary
 
     if where.is_file():
         return [where]
     if (where / "benchmarks.json").is_file():
         return [where / "benchmarks.json"]
     if (where / "summary.json").is_file():
-        names = artifacts.read_object(where / "summary.json").get("variants") or {}
+        names = read_summary(where / "summary.json").get("variants") or {}
         paths = [where / "variants" / name / "benchmarks.json" for name in names]
         if any(path.is_file() for path in paths):
             return [path for path in paths if path.is_file()]

@@ -277,11 +277,12 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
 ) -> None:
     """Write a run's report.html and pictures again, and print its table."""
-    from mixprec import artifacts, locks
+    from mixprec import locks
     from mixprec.report.html import write_report
+    from mixprec.report.shapes import read_summary
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of a run")
     with locks.folder(folder):
         write_report(folder)
-    _print_run(artifacts.read_versioned(folder / "summary.json"), folder)
+    _print_run(read_summary(folder / "summary.json"), folder)

@@ -2,18 +2,71 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, RootModel
 from scipy.stats import rankdata, spearmanr
 
 from mixprec import artifacts, modules
 from mixprec.errors import UserError
+from mixprec.shapes import Count, Number, Pair, Ranks, Shape, check
 
 #: Length of the lists of most important modules, and of the overlaps between them.
 TOP = 10
+
+
+class _Module(Shape):
+    address: str
+    label: str
+    layer: Annotated[int, Field(ge=0, le=1000)]
+    kind: str
+
+
+class _Stability(Shape):
+    spearman_mean: Number | None
+    spearman_p5: Number | None
+    top10_overlap_mean: Number
+
+
+class _Behaviour(Shape):
+    traces: Count | None = None
+    spans: Count
+    tokens: Count | None = None
+    scores: list[Any]
+    intervals: list[Pair | None] | None = None
+    rank_intervals: list[Ranks | None] | None = None
+    stability: _Stability | None = None
+
+
+class _Agreement(Shape):
+    spearman: Number | None = None
+    top10_overlap: Count | None = None
+
+
+class _Importance(Shape):
+    preset: str = ""
+    compared_preset: str | None = None
+    options: dict[str, Any] | None = None
+    traces: Count | None = None
+    modules: list[_Module]
+    behaviours: dict[str, _Behaviour]
+    resamples: Count | None = None
+    skipped: dict[str, Count] | None = None
+    cut_traces: Count | None = None
+    comparison: dict[str, _Agreement] | None = None
+    provenance: dict[str, Any] | None = None
+
+
+class _Report(Shape):
+    scale: Annotated[float, Field(gt=0, lt=1e30)] | None = None
+
+
+class _Quality(RootModel[dict[str, _Report]]):
+    """quality.json."""
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -27,7 +80,10 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is no importance.json; 'mixprec attribute' and 'mixprec run' write one")
     for behaviour, entry in behaviours.items():
         check_scores(entry, behaviour, len(modules), str(path))
-    return data
+        for key in ("intervals", "rank_intervals"):
+            if isinstance(entry.get(key), list) and len(entry[key]) != len(modules):
+                raise UserError(f"{path}: behaviours.{behaviour}.{key} has not one value for each module")
+    return check(data, path, _Importance)
 
 
 def _are_modules(rows: Sequence[Any]) -> bool:
@@ -43,13 +99,17 @@ def check_scores(entry: Any, behaviour: str, count: int, where: str) -> np.ndarr
     key = f"{where}: behaviours.{behaviour}.scores"
     if not isinstance(entry, Mapping):
         raise UserError(f"{key} is missing; run `mixprec attribute` again")
-    scores = entry.get("scores") or [0.0] * count
+    scores = entry.get("scores") or ([0.0] * count if not entry.get("spans") else [])
+    if not isinstance(scores, list | np.ndarray):
+        raise UserError(f"{key} is no list; run `mixprec attribute` again")
     if len(scores) != count:
         raise UserError(f"{key} has {len(scores)} values for {count} modules; run `mixprec attribute` again")
     for index, score in enumerate(scores):
         # NaN compares false, and a bool is an int.
-        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score < float("inf"):
-            raise UserError(f"{key}[{index}] is {score!r}, no number from 0 on; run `mixprec attribute` again")
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score < 1e300:
+            raise UserError(
+                f"{key}[{index}] is {reprlib.repr(score)}, no number from 0 on; run `mixprec attribute` again"
+            )
     return np.array(scores, dtype=float)
 
 
@@ -68,12 +128,12 @@ def awq_scales(path: Path) -> dict[str, float]:
 
     Raises UserError for a file without such scales.
     """
-    data = artifacts.read_json(path)
-    reports = data if isinstance(data, dict) else {}
+    reports = artifacts.read_object(path)
+    check(reports, path, _Quality)
     scales = {
         "{}_{}".format(*modules.parse_address(address)): float(report["scale"])
         for address, report in reports.items()
-        if isinstance(report, dict) and report.get("scale") is not None
+        if report.get("scale") is not None
     }
     if not scales:
         raise UserError(f"{path}: holds no AWQ scales; it is quality.json of a variant with method awq that is wanted")

@@ -121,7 +121,7 @@ def _limits(panels: Iterable[Entries]) -> tuple[float, float]:
     bounds = [bound for entry in entries for bound in entry.get("kl_mean_ci") or ()]
     # An interval may reach 0, which a log axis does not; it then ends at the axis' left end.
     low = min(point for point in points + bounds if point >= min(points) / 10)
-    steps = [step * 10.0**power for power in range(-12, 12) for step in (1, 1.5, 2, 3, 4, 5, 6, 8)]
+    steps = [step * 10.0**power for power in range(-300, 20) for step in (1, 1.5, 2, 3, 4, 5, 6, 8)]
     return max(s for s in steps if s < low), min(s for s in steps if s > max(points + bounds))
 
 

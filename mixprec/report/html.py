@@ -25,6 +25,7 @@ from mixprec.report.grids import OUTLINE, Grids, importance_grids, summary_line
 from mixprec.report.heatmap import interactive_heatmap, still_heatmap
 from mixprec.report.quality import quality_table
 from mixprec.report.rankings import preset_table, stability_table
+from mixprec.report.shapes import read_summary
 from mixprec.report.style import DARK, LIGHT, Theme, render, save_figure
 from mixprec.report.tables import Cell, Column, Table, behaviour_table, top_modules_table, variant_table
 from mixprec.report.validity import cells_table, ranking_table, reading, scatter
@@ -45,7 +46,7 @@ def write_report(run: Path) -> Path:
 
     Raises UserError where an input is missing, broken or of another schema version, or the disk is full.
     """
-    summary = artifacts.read_versioned(run / "summary.json")
+    summary = read_summary(run / "summary.json")
     importance_path = run / "importance" / "importance.json"
     importance = artifact.load(importance_path) if importance_path.exists() else None
     recipe_path = run / "recipe.yaml"

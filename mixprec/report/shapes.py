@@ -1,0 +1,190 @@
+"""What reports and tables read in summary.json and benchmarks.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from mixprec import artifacts
+from mixprec.shapes import Count, Number, Pair, Ranks, Shape, check
+
+
+class _Measured(Shape):
+    tokens: Count | None = None
+    passages: Count | None = None
+    perplexity: Number | None = None
+    kl_mean: Number | None = None
+    kl_mean_ci: Pair | None = None
+    kl_median: Number | None = None
+    kl_p99: Number | None = None
+    top1_agreement: Number | None = None
+
+
+class _Score(Shape):
+    mean: Number | None
+    ci: Pair | None = None
+
+
+class _Counted(_Score):
+    se: Number | None
+    n: Count
+    seeds: Count
+
+
+class _Tokens(Shape):
+    mean: Number
+
+
+class _Thinking(Shape):
+    open: Count
+
+
+class _Diagnosis(Shape):
+    n: Count
+    cut: Count
+    collapsed: Count
+    thinking: _Thinking
+    gibberish: Number | None
+    tokens: _Tokens | None
+
+
+class _Outcomes(Shape):
+    none: Count
+
+
+class _Lengths(Shape):
+    short: Number | None
+    long: Number | None
+    ratio: Number | None
+    short_ci: Pair | None
+    long_ci: Pair | None
+    n: Count
+
+
+class _Compute(Shape):
+    shares: dict[str, dict[str, _Lengths]]
+
+
+class _Answers(Shape):
+    accuracy: list[Number] | None = None
+    em: list[Number] | None = None
+    f1: list[Number] | None = None
+
+
+class _Result(Shape):
+    title: str
+    rows: str
+    paper_questions: bool
+    accuracy: _Counted | None = None
+    em: _Counted | None = None
+    f1: _Counted | None = None
+    at_k: dict[str, _Score]
+    outcomes: _Outcomes
+    diagnosis: _Diagnosis
+    compute: _Compute
+    per_question: dict[str, _Answers] | None = None
+
+
+class _Protocol(Shape):
+    seeds: list[int]
+    prompts: str
+    limit: Count | None
+    max_new_tokens: Count
+    temperature: Number
+    top_p: Number
+
+
+class Benchmarks(Shape):
+    """benchmarks.json."""
+
+    labels: dict[str, str] = Field(default_factory=dict)
+    scoring_rules: Count | None = None
+    benchmarks: dict[str, _Result]
+    average: _Score | None = None
+
+
+class _Difference(Shape):
+    difference: Number | None = None
+    kl_difference: Number | None = None
+    ci: Pair | None = None
+
+
+class _AllBenchmarks(Shape):
+    protocol: _Protocol | None = None
+    baseline: str = ""
+    differences: dict[str, dict[str, dict[str, _Difference]]] | None = None
+
+
+class _Worst(Shape):
+    label: str
+    error: Number
+
+
+class _Quality(Shape):
+    weight_error: Number | None
+    worst_weight: _Worst | None
+    output_error: Number | None
+    worst_output: _Worst | None
+    zeros: Number | None
+    retries: Count
+    fallbacks: Count
+
+
+class _Variant(_Measured):
+    description: str | None = None
+    engine: str | None = None
+    methods: list[str] | None = None
+    modules_quantized: Count | None = None
+    code_bits: Number | None = None
+    effective_bits: Number | None = None
+    bytes: Count | None = None
+    bytes_on_disk: Count | None = None
+    quality: _Quality | None = None
+    text: _Measured | None = None
+    behaviours: dict[str, _Measured | None] | None = None
+    benchmarks: dict[str, _Result | _Score] | None = None
+
+
+class _Evaluation(Shape):
+    traces: _Measured | None = None
+    text: _Measured | None = None
+    skipped: dict[str, Count] | None = None
+
+
+class _Module(Shape):
+    label: str
+    relative: Number | None = None
+    rank_interval: Ranks | None = None
+
+
+class _Behaviour(Shape):
+    top_modules: list[_Module] | None = None
+
+
+class Summary(Shape):
+    """summary.json."""
+
+    recipe: str = ""
+    title: str = ""
+    model: str = ""
+    evaluation: _Evaluation | None = None
+    variants: dict[str, _Variant] | None = None
+    differences: dict[str, dict[str, _Difference]] | None = None
+    benchmarks: _AllBenchmarks | None = None
+    behaviours: dict[str, _Behaviour] | None = None
+    provenance: dict[str, Any] | None = None
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read summary.json.
+
+    Raises UserError where it is missing, broken, of another schema version or shape.
+    """
+    return check(artifacts.read_versioned(path), path, Summary)
+
+
+def read_benchmarks(path: Path) -> dict[str, Any]:
+    """Read benchmarks.json; raises as ``read_summary``."""
+    return check(artifacts.read_versioned(path), path, Benchmarks)
