@@ -49,6 +49,7 @@ _ELEMENTS = (
     "seed:think",  # Seed-OSS
     "longcat_think",
 )
+_HARMONY = r"(?:(?:end\|>\s*<\|)?start\|>assistant\s*<\|)?"  # what may stand between "<|" and "channel|>"
 TAGS: tuple[Tag, ...] = (
     *map(_element, _ELEMENTS),
     Tag("[THINK]", r"\[(?i:THINK)\]", r"\[/(?i:THINK)\]"),  # Magistral
@@ -68,17 +69,13 @@ TAGS: tuple[Tag, ...] = (
         r"Here(?: is|['’]s) my response:",
         paired=True,
     ),
-    Tag(  # gpt-oss
+    # gpt-oss. Where the tokenizer left its special tokens out, the channel's name begins the text.
+    Tag(
         "<|channel|>analysis",
-        r"<\|(?:(?:end\|>\s*<\|)?start\|>assistant\s*<\|)?channel\|>\s*(?:analysis|commentary)\b(?:[^<>]{0,80}<\|message\|>)?",
-        r"<\|(?:(?:end\|>\s*<\|)?start\|>assistant\s*<\|)?channel\|>\s*final\b[^<>]{0,80}"
-        r"(?:<\|constrain\|>[^<>]{0,80})?<\|message\|>",
-        apart=True,
-    ),
-    Tag(  # gpt-oss where the tokenizer left its special tokens out: the channel's name begins the text
-        "analysis",
-        r"a(?:nalysis(?<![\s\S]analysis)(?=[^\s.,:;)'’-]|\s+[A-Z])|ssistant(?:analysis|commentary)(?=[^\s.,:;)]|\s+[A-Z]))",
-        r"assistantfinal",
+        rf"<\|{_HARMONY}channel\|>\s*(?:analysis|commentary)\b(?:[^<>]{{0,80}}<\|message\|>)?"
+        r"|analysis(?<![\s\S]analysis)(?:<\|message\|>|(?=[^\s.,:;)'’-]|\s+[A-Z]))"
+        r"|assistant(?:analysis|commentary)(?=[^\s.,:;)]|\s+[A-Z])",
+        rf"<\|{_HARMONY}channel\|>\s*final\b[^<>]{{0,80}}(?:<\|constrain\|>[^<>]{{0,80}})?<\|message\|>|assistantfinal",
         apart=True,
     ),
 )

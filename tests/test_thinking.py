@@ -42,6 +42,7 @@ MODELS = {
     "harmony without its tokens": "analysisIt is 12.assistantfinal{a}",
     "harmony without its tokens, with a tool": "analysisRun it.assistantcommentary to=functions.run json12"
     "assistantanalysisIt is 12.assistantfinal{a}",
+    "harmony, its channel opened by the template": "analysis<|message|>It is 12.<|end|>" + HARMONY + "{a}",
     "twice": "<think>It is 12.</think>\nSo 13.\n<think>No.</think>\n{a}",
     "nested": "<think>It is <think>12.</think> Or 13.</think>{a}",
     "nothing behind the last": "<think>It is 12.</think>{a}<think>Yes.</think>\n",
@@ -166,4 +167,5 @@ def test_any_mixture_has_parts(output: str) -> None:
 def test_the_search_can_skip(tag: thinking.Tag) -> None:
     """Each expression begins with a literal character, so that text without it is passed over."""
     for source in (tag.open, tag.close):
-        assert re.match(r"\\[^\w]|[^\\(\[.*+?^$|]", source), source
+        for alternative in re.split(r"\|(?=<|analysis|assistant)", source):
+            assert re.match(r"\\[^\w]|[^\\(\[.*+?^$|]", alternative), source

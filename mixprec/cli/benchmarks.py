@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 ThinkTags = Annotated[
     list[str] | None, typer.Option(help="Further tags around the thinking, '<plan>,</plan>'; several times.")
 ]
+Label = Annotated[list[str] | None, typer.Option(help="For tables: compression='4-bit AWQ'; several times.")]
+Baseline = Annotated[Path | None, typer.Option(help="benchmarks.json to compare with, question by question.")]
+Files = Annotated[Path | None, typer.Option(help="Folder with aime_2024.jsonl …; default: the hub.")]
 _ALL = ["aime_2024", "folio", "temporal_sequences", "musique"]
 
 
@@ -34,7 +37,7 @@ def bench(
     model: Annotated[str, typer.Argument(help="Folder, hub id or bundled name; with --url the server's name for it.")],
     to: Annotated[Path, typer.Option("--out", help="Folder of generations and benchmarks.json.")],
     benchmark: Annotated[list[str] | None, typer.Option(help="One benchmark; several times. Default: four.")] = None,
-    files: Annotated[Path | None, typer.Option(help="Folder with aime_2024.jsonl …; default: the hub.")] = None,
+    files: Files = None,
     embedder: Annotated[str | None, typer.Option(help="musique_rag: embedding model, a hub id or a folder.")] = None,
     engine: Annotated[str, typer.Option(help="transformers or vllm; not with --url.")] = "transformers",
     batch: Annotated[int, typer.Option(min=1, help="transformers: outputs at once.")] = 16,
@@ -52,10 +55,8 @@ def bench(
     top_p: float = 0.95,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of each benchmark.")] = None,
     think_tags: ThinkTags = None,
-    label: Annotated[list[str] | None, typer.Option(help="For tables: compression='4-bit AWQ'; several times.")] = None,
-    baseline: Annotated[
-        Path | None, typer.Option(help="benchmarks.json to compare with, question by question.")
-    ] = None,
+    label: Label = None,
+    baseline: Baseline = None,
     data: Data = None,
     revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
     dtype: Dtype = "float32",
@@ -129,7 +130,7 @@ def score(
         list[str] | None, typer.Option(help="One benchmark; several times. Default: as rows or files are named.")
     ] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Folder that benchmarks.json goes to.")] = None,
-    files: Annotated[Path | None, typer.Option(help="Folder with aime_2024.jsonl …; default: the hub.")] = None,
+    files: Files = None,
     key: Annotated[
         list[str] | None, typer.Option(help="Where a plain file has what: output=said.last; several times.")
     ] = None,
@@ -144,10 +145,8 @@ def score(
     ] = False,
     tokenizer: Annotated[str | None, typer.Option(help="Count tokens with it: folder, hub id or bundled name.")] = None,
     think_tags: ThinkTags = None,
-    label: Annotated[list[str] | None, typer.Option(help="For tables: compression='4-bit AWQ'; several times.")] = None,
-    baseline: Annotated[
-        Path | None, typer.Option(help="benchmarks.json to compare with, question by question.")
-    ] = None,
+    label: Label = None,
+    baseline: Baseline = None,
     data: Data = None,
 ) -> None:
     """Score outputs that exist, from any tool: bench's statistics and diagnosis, without a model or a server.

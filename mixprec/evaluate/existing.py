@@ -117,7 +117,7 @@ def sentences(described: Mapping[str, Any]) -> list[str]:
         keys = ", ".join(f"{role} from {key!r}" for role, key in file["keys"].items())
         said.append(f"{file['file']}: {file['format']}, {file['rows']} rows{f' ({keys})' if keys else ''}")
         if file["without_output"]:
-            said.append(f"{file['file']}: {file['without_output']} rows hold no output: left out")
+            said.append(f"{file['file']}: rows without an output, left out: {file['without_output']}")
     for name, each in described["benchmarks"].items():
         for file, way in each["matched_by"].items():
             passes = ", ".join(map(str, each["passes"][file]))

@@ -207,3 +207,17 @@ def test_a_template_that_opens_the_thinking(opens: bool, protocol: ProtocolSpec,
         {"correct": 0, "wrong": 0, "none": 24} if opens else {"correct": 8, "wrong": 16, "none": 0}
     )
     assert folio["diagnosis"]["thinking"] == {"closed": 0, "open": 24 * opens, "absent": 24 * (not opens)}
+
+
+def test_a_users_tags_are_read_again_without_generating(protocol: ProtocolSpec, tmp_path: Path) -> None:
+    """Tags belong to scoring: outputs that are there are scored anew, and the result says by which tags."""
+    chat = protocol.model_copy(update={"prompts": "chat", "benchmarks": protocol.benchmarks[:1]})
+    run(chat, tmp_path / "out", Known(lambda _: ("<plan>\\boxed{True}</plan>\nI can't say.", "stop")))
+    tagged = chat.model_copy(update={"think_tags": ("<plan>,</plan>",)})
+    found = bench.run(
+        lambda: pytest.fail("an engine"), bench.load_questions(tagged, None), tagged, "m", tmp_path / "out", "test"
+    )
+    assert found["protocol"]["think_tags"] == ["<plan>,</plan>"]
+    assert found["benchmarks"]["folio"]["diagnosis"]["tags"] == {"<plan>": 24}
+    with pytest.raises(ValidationError, match=r"write what opens and what closes a thinking"):
+        ProtocolSpec.model_validate({"think_tags": ["<plan>"]})

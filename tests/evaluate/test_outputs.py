@@ -259,7 +259,7 @@ def test_what_is_missing_is_told(asked: list[Question], tmp_path: Path) -> None:
     for sentence in (
         "2 of 12 questions have no output: left out, not counted as wrong",
         "3 of 12 questions lack an output in some pass",
-        "b.jsonl: 1 rows hold no output",
+        "b.jsonl: rows without an output, left out: 1",
         "14 of 14 outputs don't say how they ended",
         "14 of 14 have no token count: lengths in characters",
     ):
@@ -290,9 +290,13 @@ def test_rows_that_are_refused(change: Row, words: str, asked: list[Question], t
 
 
 def test_another_order_is_seen_by_the_prompts(asked: list[Question], tmp_path: Path) -> None:
-    rows = [{"index": n, "prompt": q.message, "output": said(n)} for n, q in enumerate(asked[::-1])]
-    with pytest.raises(UserError, match=r"a.jsonl:1: is '100' by its index, but its prompt is that of '111'"):
-        score([write(tmp_path / "a.jsonl", rows)], asked)
+    rows = [{"index": n, "prompt": q.message, "output": f"**Answer:** {q.answer}"} for n, q in enumerate(asked[::-1])]
+    found = score([write(tmp_path / "a.jsonl", rows)], asked)
+    assert found["outputs"]["benchmarks"]["folio"]["matched_by"] == {"a.jsonl": "prompt"}
+    assert found["benchmarks"]["folio"]["outcomes"]["correct"] == 12
+    rows = [{"id": q.id, "prompt": asked[n - 1].message, "output": said(n)} for n, q in enumerate(asked)]
+    with pytest.raises(UserError, match=r"c.jsonl:1: is '100' by its id, but its prompt is that of '111'"):
+        score([write(tmp_path / "c.jsonl", rows)], asked)
     rows = [{"index": n, "prompt": f"Of another benchmark {n}", "output": said(n)} for n in range(12)]
     path = write(tmp_path / "b.jsonl", rows)
     with pytest.raises(UserError, match=r"12 rows of 12 match no question .*their prompts are none of its questions"):

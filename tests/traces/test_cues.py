@@ -47,6 +47,17 @@ def test_without_reasoning_there_is_nothing_to_annotate(output: str) -> None:
     assert annotate_with_cues(trace(output)) == ""
 
 
+@pytest.mark.parametrize(
+    "form",
+    ["<think>\n{}</think>\n4", "<think>\n{}", "[THINK]{}[/THINK]4", "analysis{}assistantfinal4", "{}</seed:think>4"],
+)
+def test_tags_are_no_reasoning(form: str) -> None:
+    """What opens or closes a thinking belongs to no behaviour, whichever model's it is."""
+    reasoning = OUTPUT.partition("</think>")[0]
+    bare, tagged = (parse(annotate_with_cues(trace(each)), "released") for each in (reasoning, form.format(reasoning)))
+    assert tagged.segments == bare.segments
+
+
 @given(st.text(alphabet="aW.?!\n ,’", max_size=60))
 def test_sections_cover_the_reasoning_word_for_word(output: str) -> None:
     annotated = replace(trace(output), annotated=annotate_with_cues(trace(output)))

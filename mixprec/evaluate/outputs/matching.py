@@ -222,8 +222,8 @@ class _Prompts:
         return found[0] if len(found) == 1 else None
 
     def agreeing(self, row: Row, question: Question | None) -> Question | None:
-        """The question that a number stands for, unless the row's prompt is none of the benchmark's."""
-        return question if row.prompt is None or self.of(row) else None
+        """The question that a number stands for, unless the row's prompt is another's: tools count their own rows."""
+        return question if row.prompt is None or question in self.of(row) else None
 
 
 def _cores(question: Question) -> tuple[str, ...]:
