@@ -552,7 +552,7 @@ WORDS = [
     (WHEN, "The Battle of Hastings was fought in the year 1066 in Sussex.", "1066"),
     (WHEN, "**Answer:** The Battle of Hastings was fought in 1066.", "1066"),
     (MANY, "The capital of Freedonia has approximately 1,335,907 people.", "1,335,907"),
-    (MANY, "About 1.3 million people live in the capital of Freedonia, as of 2020 or so.", "2020"),
+    (MANY, "About 1.3 million people live in the capital of Freedonia, as of 2020 or so.", "1.3 million"),
     (MANY, "**Answer:** 1,335,907", "1,335,907"),
     (
         "What record label does the spouse of the performer belong to?",

@@ -9,11 +9,14 @@ from collections.abc import Iterable
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+#: A time of day has one spelling: "5:00 AM", "5 a.m." and "5am" are the same.
+_TIME = re.compile(r"\b(\d{1,2})(?::00)?\s*([ap])\.?\s?m\b")
 
 
 def normalise(text: str) -> str:
-    """Lower case, without ASCII punctuation, articles and surplus blanks."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    """Lower case, without ASCII punctuation, articles and surplus blanks; times of day in one spelling."""
+    text = _TIME.sub(r"\1\2m", text.lower())
+    return " ".join(_ARTICLES.sub(" ", text.translate(_PUNCTUATION)).split())
 
 
 def exact_match(answer: str, golds: Iterable[str]) -> float:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import unicodedata
 
-from mixprec.evaluate.scoring.text import plain
+from mixprec.evaluate.scoring.clauses import AGAINST, IDLE, Part, anchors, claimed, content, named, stem
+from mixprec.evaluate.scoring.text import plain, sentences
 
 _MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
+_NUMBERED = r"one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
 _DATE = re.compile(
-    rf"(?:\d{{1,2}}(?:st|nd|rd|th)?\s+(?:of\s+)?)?"
-    rf"\b(?:{_MONTHS})\b(?:\s+\d{{1,2}}(?:st|nd|rd|th)?\b)?(?:,?\s+\d{{3,4}}\b)?"
-    r"|\b\d{1,2}(?:st|nd|rd|th)\s+century(?:\s+(?:BCE?|AD|CE)\b)?"
-    r"|\b\d{3,4}s?(?:\s*[-–]\s*\d{2,4}\b)?(?:\s+(?:BCE?|AD|CE)\b)?",
+    rf"(?:(?<!\d)\d{{1,2}}(?:st|nd|rd|th)?\s+(?:of\s+)?)?"
+    rf"(?<![a-z])(?:{_MONTHS})\b(?:\s+\d{{1,2}}(?:st|nd|rd|th)?\b)?(?:,?\s+\d{{3,4}}(?!\d))?"
+    r"|(?<!\d)\d{1,2}(?:st|nd|rd|th)\s+century(?:\s+(?:BCE?|AD|CE)\b)?"
+    r"|(?<![\d,.])\d{3,4}(?!\d|,\d)s?(?:\s*[-–]\s*\d{2,4}(?!\d))?(?:\s+(?:BCE?|AD|CE)\b)?",
     re.I,
 )
+_TIME = re.compile(r"(?<![\d:])\d{1,2}(?::\d{2})?\s*(?:[ap]\.?\s?m\b\.?|o['’]clock)|\b(?:noon|midnight)\b", re.I)
+_SPAN = re.compile(rf"\b(?:\d+|{_NUMBERED})[- ](?:years?|months?|weeks?|days?|hours?|minutes?|decades?)\b", re.I)
 _COUNT = re.compile(
     r"(?:\d[\d,]*\s*(?:to|[-–])\s*)?\d[\d,]*(?:\.\d+)?(?:\s+(?:thousand|million|billion|trillion))?"
-    r"|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|a dozen)\b"
-    r"(?:\s+(?:hundred|thousand|million|billion))?",
+    r"(?:\s(?:mi|km|kg|ft|lbs?)\b)?"
+    rf"|\b(?:{_NUMBERED}|a dozen)\b(?:\s+(?:hundred|thousand|million|billion))?",
     re.I,
 )
-_WHEN = re.compile(r"\bwhen\b|\b(?:what|which) (?:\w+ )?(?:year|date|day|century|decade)\b|\bdate of\b", re.I)
+_WHEN = re.compile(
+    r"(?<![a-z] )\bwhen\b|\b(?:what|which) (?:\w+ )?(?:year|date|day|century|decade)\b|\bdate of\b", re.I
+)
+_WHAT_TIME = re.compile(r"\b(?:what|which) (?:time|hour)\b", re.I)
+_HOW_LONG = re.compile(r"\bhow long\b", re.I)
 _HOW_MANY = re.compile(r"\bhow (?:many|much)\b|\bpopulation of\b", re.I)
+_KINDS = ((_WHAT_TIME, _TIME), (_HOW_LONG, _SPAN), (_WHEN, _DATE), (_HOW_MANY, _COUNT))
 _HEDGE = re.compile(
     r"^(?:(?:approximately|about|around|roughly|likely|probably|possibly|most likely|called|known as|named|located in|"
     r"in|on|at|by|of|to|from|for|with|as|is|was|are|were|the year|that|also|it['’]s|it|he|she|they|his|her|"
@@ -33,23 +40,32 @@ _HEDGE = re.compile(
 #: A verb and its preposition in front of a name or number: "sung by The Beatles".
 _LED = re.compile(r"^(?:[a-z'’]+\s+){0,3}(?:by|at|in|on|from|to|of|as|is|was)\s+(?=[\"“]?[A-Z0-9])")
 _ASIDE = re.compile(r"\s\([^()]*\)")
-_TOKEN = re.compile(r"\d[\d,.]*\d|[^\s,;:()\"“”]+|[,;:()]")
+_TOKEN = re.compile(r"\d[\d,.:]*\d|[^\s,;:()\"“”]+|[,;:()]")
 _WORD = re.compile(r"\w+")
-#: Words that carry no meaning of their own, and those of the prompt's closing sentence.
-_IDLE = frozenset(
-    """
-    a an the is are was were be been has have had do does did of in on at by to for from with and or as that this it its
-    his her their he she they who whose which what when where why how final answer question should number words possible
-    """.split()  # noqa: SIM905
-)
 _APPOSITIVES = frozenset({"a", "an", "the", "who", "whose", "which", "where", "and", "but", "in", "as"})
-_APPOSITIVE = re.compile(r", (?:an?|the|who|which|where)\b")
+_APPOSITIVE = re.compile(r", (?:an?|the|who(?:se)?|which|where|also|among|elected|born|one|now|from|in|[a-z]+ed)\b")
 #: What stands between the parts of "1898 and 1959".
 _PARTED = re.compile(r"\s*(?:,|,?\s+(?:and|or)|&)\s+")
 _SINCE = re.compile(r"\s+(?:since|from|until)\s+\d[^,]*$")
-_WHO = re.compile(r"\bwho(?:m|se)?\b", re.I)
-#: A name in a longer stretch of words.
-_NAME = re.compile(r"[A-Z][\w.'’-]*(?:\s+(?:(?:of|de|da|van|von|the|al|bin|la|le)\s+){0,2}[A-Z][\w.'’-]*)*")
+#: Between clauses; what puts a date beside the claim; and what a sentence begins with that says nothing.
+_CLAUSE = re.compile(r"[,;]\s|\s[–—]\s|\b(?:and|but|who|which|while|whereas|although|though)\b", re.I)
+_LONGEST_CLAUSE = 200
+_BESIDE = re.compile(
+    r"\b(?:before|after|until|till|than|to|as of|aged|born(?:\s(?:in|on))?)\s+(?:about\s+|around\s+)?$", re.I
+)
+_OPENS = re.compile(r"(?:it|this|that|they|he|she|we|you|at|in|on|from)\b", re.I)
+#: A short text that is a sentence, by one of its words.
+_VERBAL = re.compile(r"(?<=[a-z] )(?:[a-z]+ed|began|became|begins?|starts?|opens?|is|was|are|were)\b")
+_CJK = re.compile(r"[\u4e00-\u9fff]")
+_MEANING, _MEANS = re.compile(r"\bmeaning\b"), re.compile(r"\b(?:means|meaning is|refers to|it is) [\"“]?(.{1,80})$")
+_ASKS_WHO, _LOWER_LEAD = re.compile(r"who\b", re.I), re.compile(r"^(?:(?:the )?[a-z]+ ){1,3}(?=[A-Z])")
+_HEADINGS = frozenset({"s", "name", "nam", "person", "actor", "actress", "singer", "plac", "city", "year", "dat"})
+_ASKS = re.compile(r"\b(?:who(?:m|se)?|wh(?:at|ich|ere|en|y)|how)\b", re.I)
+_WHERE = re.compile(r"\bwhere\b|\b(?:location|origin|place) of\b", re.I)
+#: Questions that no name answers.
+_NO_NAME = re.compile(
+    r"\b(?:why|how)\b|\bfor\W*$|\btalking about\b|\bdoing\b|\bmeaning\b|\bfield of\b|\b(?:what|which) year\b", re.I
+)
 _ASKED_NOUN = re.compile(r"\b(?:who|what|which)\s+(?:is|was|are|were)\s+the\s+(\w+)", re.I)
 #: An aside between commas, in front of the sentence's verb.
 _INSERTED = re.compile(r", (?:an?|the|who|whose|which|where)\b([^,]{1,80}),(?= (?:is|was|are|were|has|had|[a-z]+ed)\b)")
@@ -69,13 +85,7 @@ _SAID_OF = re.compile(
 
 def tidy(text: str) -> str:
     """Without mark-up, quotes and the full stop around it."""
-    return plain(text).strip(" .,;:!\"“”'’")
-
-
-@functools.lru_cache(maxsize=1024)
-def content(text: str) -> frozenset[str]:
-    """The words of a text that carry its meaning, without plural and case."""
-    return frozenset(word for token in _WORD.findall(text) if (word := _stem(token)) not in _IDLE)
+    return plain(text).strip(" .,;:!\"“”'’。，、！；：「」《》→")
 
 
 def without_aside(text: str) -> str:
@@ -86,11 +96,12 @@ def without_aside(text: str) -> str:
 def beyond(answer: str, question: str) -> str:
     """The dates or numbers of a marked answer to a "when" or "how many", without the question's words around them."""
     wanted = kind_of(question)
-    typed = _typed(answer, wanted) if wanted else []
-    return typed[0] if len(typed) == 1 and content(answer) <= content(question) | content(typed[0]) else answer
+    found = _typed(answer, wanted) if wanted else []
+    known = content(question) | content(found[0].text) if len(found) == 1 else frozenset()
+    return found[0].text if found and content(answer) <= known else answer
 
 
-def _typed(text: str, wanted: re.Pattern[str]) -> list[str]:
+def _typed(text: str, wanted: re.Pattern[str]) -> list[Part]:
     """The dates or numbers in a text; those that only a comma or "and" parts are one answer."""
     runs: list[tuple[int, int]] = []
     for match in wanted.finditer(text):
@@ -98,40 +109,73 @@ def _typed(text: str, wanted: re.Pattern[str]) -> list[str]:
             runs[-1] = (runs[-1][0], match.end())
         else:
             runs.append(match.span())
-    return [text[start:end] for start, end in runs]
+    return [Part(text[start:end], start, end) for start, end in runs]
+
+
+def typed(text: str, question: str) -> str | None:
+    """The date, time or number that a text gives to a question after one, None where it has none or none is asked for.
+
+    Of several the one beside the question's words, else the last; those of the question last of all.
+    """
+    wanted = kind_of(question)
+    found = _typed(text, wanted) if wanted else []
+    asked = content(question)
+    known = anchors(content(focus(question)))
+
+    def rank(part: Part) -> tuple[bool, int, int]:
+        first = max(0, part.start - _LONGEST_CLAUSE)
+        start = max((each.end() for each in _CLAUSE.finditer(text, first, part.start)), default=first)
+        ends = _CLAUSE.search(text, part.end, part.end + _LONGEST_CLAUSE)
+        clause = text[start : ends.start() if ends else part.end + _LONGEST_CLAUSE]
+        words = {stem(each) for each in _WORD.findall(clause) if each.islower()}
+        against = bool(_BESIDE.search(text[first : part.start])) or bool(words & (AGAINST - known))
+        return not content(part.text) <= asked, bool(words & known) - 2 * against, part.start
+
+    return max(found, key=rank).text.strip() if found else None
+
+
+def focus(question: str) -> str:
+    """The sentence of a question that asks."""
+    return next((each for each in reversed(sentences(question)) if _ASKS.search(each)), question)
 
 
 def shortened(sentence: str, question: str) -> str:
     """What a sentence says beyond the question: its last stretch of words that the question doesn't have.
 
-    A "when" is answered by the sentence's last date, a "how many" by its last number, those of the question aside.
-    Short texts, and sentences that don't speak in the question's words, stay whole.
+    A "when" is answered by the date beside the question's words, a "how many" by such a number; what asks after a
+    name by a name, if the sentence has a new one. Short texts, and sentences that don't speak in the question's words,
+    stay whole.
     """
-    text = without_aside(sentence)
+    text = claimed(without_aside(sentence))
     asked = content(question)
-    wanted = kind_of(question)
-    typed = _typed(text, wanted) if wanted else []
-    bare = content(_HEDGE.sub("", text))
-    if typed and (len(text.split()) > _FEW or bare <= asked | content(" ".join(typed))):
-        return next((each for each in reversed(typed) if not content(each) <= asked), typed[-1])
+    found = typed(text, question)
+    few = len(text.split()) <= _FEW and not _OPENS.match(text) and not _CJK.search(text)
+    if found and (
+        not few
+        or kind_of(question) is _SPAN
+        or _VERBAL.search(text)
+        or content(_HEDGE.sub("", text)) <= asked | content(found)
+    ):
+        return found
     heading, colon, rest = text.partition(": ")
-    if colon and rest and len(heading.split()) <= _FEW and content(heading) <= asked:
+    if colon and rest and len(heading.split()) <= _FEW and content(heading) <= anchors(asked) | _HEADINGS:
         return shortened(rest, question)
-    if len(text.split()) <= _FEW and not _VERB.search(text):
+    if few and not _VERB.search(text):
         return text
-    if (named := _equated(text, question)) and not content(named) <= asked:
-        return named
+    if (equated := _equated(text, question)) and not content(equated) <= asked:
+        return _LOWER_LEAD.sub("", equated) if _ASKS_WHO.match(question) else equated
+    asks = focus(question)
+    if (meant := _MEANS.search(text)) and _MEANING.search(question):
+        return tidy(meant[1])
+    if not _NO_NAME.search(asks) and (name := named(text, question, bool(_WHERE.search(asks)))):
+        return tidy(name)
     known = len(content(text) & asked)
     if known < 2 and (said := tidy(_HEDGE.sub("", _SAID_OF.sub("", text)))) != text:
         return tidy(_LED.sub("", _APPOSITIVE.split(said)[0]))
     if not known:
         return text
     stretches = [found for each in _stretches(text, asked) if (found := tidy(_LED.sub("", _HEDGE.sub("", each))))]
-    if not stretches:
-        return text
-    last = _SINCE.sub("", stretches[-1])
-    names = _NAME.findall(last) if _WHO.search(question) else []
-    return names[-1] if names and len(last.split()) > _FEW else last
+    return _SINCE.sub("", stretches[-1]) if stretches else text
 
 
 def _equated(text: str, question: str) -> str | None:
@@ -149,7 +193,9 @@ def _equated(text: str, question: str) -> str | None:
 
 def kind_of(question: str) -> re.Pattern[str] | None:
     """What an answer to a "when" or a "how many" looks like, None for other questions."""
-    return _DATE if _WHEN.search(question) else _COUNT if _HOW_MANY.search(question) else None
+    asks = focus(question)
+    head = _ASKS.search(asks)
+    return next((kind for words, kind in _KINDS if words.search(asks, head.start() if head else 0)), None)
 
 
 def _stretches(text: str, asked: frozenset[str]) -> list[str]:
@@ -173,38 +219,21 @@ def _stretches(text: str, asked: frozenset[str]) -> list[str]:
             known = False  # a name begins with a word of the question: "Chiang Hsiao-wu" though Chiang was asked about
         if token in ";:()" or known or (token == "," and after.lower() in _VERBS):
             runs.append([])
-        elif runs[-1] or (_stem(token) not in _IDLE and token != ","):
+        elif runs[-1] or (stem(token) not in IDLE and token != ","):
             runs[-1].append(token)
     return [_joined(run) for run in runs if _says_something(run)]
 
 
 def _is_known(token: str, asked: frozenset[str]) -> bool:
     words = _WORD.findall(token)
-    return bool(words) and all(_stem(word) in asked for word in words)
+    return bool(words) and all(stem(word) in asked for word in words)
 
 
 def _says_something(run: list[str]) -> bool:
-    return any(_stem(token) not in _IDLE and token != "," for token in run)
+    return any(stem(token) not in IDLE and token != "," for token in run)
 
 
 def _joined(run: list[str]) -> str:
-    while run and (_stem(run[-1]) in _IDLE or run[-1] == ","):
+    while run and (stem(run[-1]) in IDLE or run[-1] == ","):
         run = run[:-1]
     return " ".join(run).replace(" ,", ",")
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def _stem(token: str) -> str:
-    """A word without case, accents and its commonest endings, so that "followed" meets "follow"."""
-    letters = unicodedata.normalize("NFKD", token)
-    word = (
-        "".join(each for each in letters if not unicodedata.combining(each))
-        .lower()
-        .strip(".!?*'’\"")
-        .removesuffix("'s")
-        .removesuffix("’s")
-    )
-    if len(word) < 5:
-        return word
-    ending = next((each for each in ("ing", "ed", "es", "s") if word.endswith(each)), "")
-    return word.removesuffix(ending).removesuffix("e")

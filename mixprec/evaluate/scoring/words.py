@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from mixprec.evaluate.benchmarks.schema import Question
+from mixprec.evaluate.scoring.clauses import claimed, content, denied
 from mixprec.evaluate.scoring.labels import labelled
 from mixprec.evaluate.scoring.refusals import cannot_tell, only_denies
-from mixprec.evaluate.scoring.shorten import beyond, content, kind_of, shortened, tidy, without_aside
+from mixprec.evaluate.scoring.shorten import beyond, focus, kind_of, shortened, tidy, typed, without_aside
 from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences, without_concession
 from mixprec.evaluate.scoring.verdict import Candidate
 
@@ -26,7 +27,11 @@ _DECLINES = re.compile(
     re.I,
 )
 _EMPTY = re.compile(r"unknown|n/?a|none|unclear|undetermined|uncertain|not (?:\w+ )?(?:known|available)", re.I)
-_CONCLUDES = re.compile(r"^\W*(?:so|thus|therefore|hence|in conclusion|in summary|finally|to conclude)\b", re.I)
+_CONCLUDES = re.compile(
+    r"^\W*(?:so|thus|therefore|hence|in conclusion|in summary|finally|to conclude|"
+    r"for the purposes? of this (?:answer|question))\b",
+    re.I,
+)
 _BARE_NUMBER = re.compile(r"[\d\s.,/–-]+")
 #: A remark on the answer, as "(Word count: 2)".
 _NOTE = re.compile(r"\([^()]*\)\.?")
@@ -58,12 +63,20 @@ def weak(text: str, question: Question) -> Candidate | None:
     said = [each for each in said if not _NOTE.fullmatch(each)] or said
     if not said or says_nothing(said[-1]) or _refuses(text):
         return None
+    said = [each for each in said if not denied(each)] or said
     last = [each for each in said if _CONCLUDES.match(each)][-1:]
-    chosen = last[0] if last else _last_step(said, content(question.asked))
+    chosen = last[0] if last else _dated(said, question.asked) or _last_step(said, content(question.asked))
     if says_nothing(chosen):
         return None
     found = shortened(_CONCLUDES.sub("", chosen), question.asked)
     return Candidate(found, "sentence") if found else None
+
+
+def _dated(said: list[str], asked: str) -> str | None:
+    """Where a date or number is asked for, the last of the sentences with one that share most with the question."""
+    words = content(focus(asked))
+    found = [each for each in said if typed(claimed(each), asked)]
+    return max(reversed(found), key=lambda each: len(content(each) & words), default=None)
 
 
 def _last_step(said: list[str], asked: frozenset[str]) -> str:
@@ -102,9 +115,13 @@ def _marked(text: str, question: Question) -> str | None:
     One of the kind that was asked for goes before: a date for a "when"; for a "who" or "what" a name before a number.
     """
     asked = content(question.asked)
-    found = [each for marked in bold(text) if (each := without_aside(marked)) and not says_nothing(each)]
+    found = [each for marked in bold(claimed(text)) if (each := without_aside(marked)) and not says_nothing(each)]
     ends = found[-1] if found and text.rstrip(" .\n").endswith("**") and content(found[-1]) else None
     new = [each for each in found if not content(each) <= asked]
     wanted = kind_of(question.asked)
+    if wanted and (new or ends) and not any(map(wanted.search, new)):
+        said = typed(claimed(plain(text[-_LONGEST_SENTENCE:])), question.asked)
+        if said and not content(said) <= asked:
+            return said
     fitting = [each for each in new if (wanted.search(each) if wanted else not _BARE_NUMBER.fullmatch(each))]
     return beyond(fitting[-1], question.asked) if fitting else new[-1] if new else ends
