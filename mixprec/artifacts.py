@@ -246,16 +246,16 @@ def read_versioned(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text file.
+    """Read a UTF-8 text file; the mark that Windows puts in front (BOM) is no part of the text.
 
     Raises UserError where the file is missing or no UTF-8 text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as problem:
         raise UserError(f"{path}: can't be read ({problem.strerror})") from None
     except UnicodeDecodeError as problem:
-        raise UserError(f"{path}: not UTF-8 text (byte {problem.start}: {problem.reason})") from None
+        raise UserError(f"{path}: not UTF-8 text (byte {problem.start}: {problem.reason}); save it as UTF-8") from None
     except ValueError as problem:  # a zero byte in the path
         raise UserError(f"{str(path)!r}: can't be read ({problem})") from None
 

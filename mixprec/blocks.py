@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from mixprec import artifacts, models
-from mixprec.checkpoint.source import Source, check_finite, fetch, open_source
+from mixprec.checkpoint.reader import open_original
+from mixprec.checkpoint.source import Source, check_computable, check_finite, fetch
 from mixprec.errors import UserError
 from mixprec.modules import EMBEDDING, HEAD, NORM
 
@@ -41,7 +42,7 @@ class Blocks:
     def block(self, index: int) -> Iterator[nn.Module]:
         """A block with its weights; they go at the end.
 
-        Raises UserError where weights are missing, of another shape, NaN or infinite.
+        Raises UserError where weights are NaN or infinite, or of a type that can't be computed with.
         """
         block = self.model.model.layers[index]
         fill(block, f"model.layers.{index}.", self.source, self.device)
@@ -66,13 +67,13 @@ def open_blocks(
     if device == "auto":
         raise UserError("device: auto spreads weights over several GPUs; streamed ones need one device, such as cuda")
     chosen = models.dtype_of(dtype)
-    folder = fetch(model_id, revision)
-    config, source = models.load_config(str(folder)), open_source(folder)
+    opened = open_original(fetch(model_id, revision))
+    config, source = opened.shapes, opened.source
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=chosen).eval()
     model.model.rotary_emb.to(device)
     for name in outside:
-        if name == HEAD and f"{HEAD}.weight" not in source.tensors and config.tie_word_embeddings:
+        if name == HEAD and config.tie_word_embeddings:
             model.lm_head.weight = model.get_input_embeddings().weight
         else:
             fill(model.get_submodule(name), f"{name}.", source, device)
@@ -80,23 +81,19 @@ def open_blocks(
 
 
 def fill(module: nn.Module, prefix: str, source: Source, device: str) -> None:
-    """Read a module's weights, whose names in the checkpoint begin with ``prefix``; its own dtype is kept."""
+    """Read a module's weights, whose names in the checkpoint begin with ``prefix``; its own dtype is kept.
+
+    Raises UserError for types that can't be computed with, and values that are NaN or infinite.
+    """
     wanted = module.state_dict()
-    missing = [prefix + name for name in wanted if prefix + name not in source.tensors]
-    if missing:
-        raise UserError(f"{source.folder}: {len(missing)} weights are missing, first {missing[0]}")
     tensors: dict[str, Tensor] = {}
     for shard in sorted({source.tensors[prefix + name].shard for name in wanted}):
         with artifacts.open_tensors(source.folder / shard) as file:
             for name, empty in wanted.items():
                 if source.tensors[prefix + name].shard == shard:
+                    check_computable(source, prefix + name)
                     tensors[name] = file.get_tensor(prefix + name).to(device=device, dtype=empty.dtype)
     for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise UserError(
-                f"{source.folder}: {prefix}{name} has the shape {tuple(tensor.shape)}, "
-                f"config.json asks for {tuple(wanted[name].shape)}"
-            )
         check_finite(f"{source.folder}: {prefix}{name}", tensor)
     module.load_state_dict(tensors, assign=True)
     module.requires_grad_(False)

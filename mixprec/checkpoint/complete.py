@@ -66,7 +66,9 @@ def _renamed(missing: Sequence[str], unread: Sequence[str]) -> str | None:
 
 
 def _same(one: str, other: str) -> bool:
-    return one.endswith(f".{other}") or other.endswith(f".{one}")
+    """Whether two names differ in their beginnings alone."""
+    ends = [name.partition("layers.")[2] for name in (one, other)]
+    return one.endswith(f".{other}") or other.endswith(f".{one}") or (ends[0] != "" and ends[0] == ends[1])
 
 
 def _difference(missing: Sequence[str], unread: Sequence[str], config: PretrainedConfig) -> str:

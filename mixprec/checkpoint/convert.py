@@ -48,6 +48,9 @@ def convert(
             f"{checkpoint.path}: blocks of llama.cpp's types are no codes and scales of another format; compress the "
             "original with the plan in this checkpoint's mixprec.json instead"
         )
+    beyond = checkpoint.packing.notes if checkpoint.packing else ()
+    if beyond:
+        raise UserError(f"{checkpoint.path}: {beyond[0]}, and would be lost; no format written here has it")
     plan = plan_of(checkpoint)
     if not plan.changed:
         raise UserError(f"{checkpoint.path}: holds no packed modules: there is nothing to convert; compress it instead")

@@ -7,7 +7,7 @@ Used by inspect, diff and convert, and to evaluate packed checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,19 +18,37 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mixprec import artifacts, models, modules
-from mixprec.checkpoint import compressed_tensors, gptq, quantized
+from mixprec.checkpoint import compressed_tensors, gptq, kinds, quantization
+from mixprec.checkpoint.complete import check_complete, is_computed
 from mixprec.checkpoint.patterns import Matcher
 from mixprec.checkpoint.shards import CONFIG
 from mixprec.checkpoint.source import FLOATS, Source, open_source
 from mixprec.errors import UserError
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics import packing
-from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, Format, Keep
+from mixprec.numerics.formats import KEEP, AnyFormat, Format, Keep
 from mixprec.numerics.groupwise import Quantized, dequantize
 
-#: Classes that a linear module is of, in the order in which compressed-tensors tries targets.
-_CLASSES = ("Linear", "Module")
-_SUFFIXES = {compressed_tensors.PACKED: "compressed-tensors", gptq.CODES: "gptq", "weight": "dense"}
+#: What a packed module has in the place of its weight -> the format that has it so.
+_SUFFIXES = {compressed_tensors.PACKED: "compressed-tensors", gptq.CODES: "gptq"}
+_COLUMNS = "weight_g_idx"
+#: All tensors that a packed weight can lie in.
+_PARTS = frozenset(
+    {
+        *(
+            compressed_tensors.PACKED,
+            compressed_tensors.SCALE,
+            compressed_tensors.SHAPE,
+            compressed_tensors.ZERO,
+            _COLUMNS,
+        ),
+        *(gptq.CODES, gptq.ZEROS, gptq.SCALES, gptq.INDEX),
+    }
+)
+#: Scales of what runtimes quantize while they run.
+_RUN_TIME = frozenset(
+    f"{what}_{kind}" for what in ("input", "output", "q", "k", "v") for kind in ("scale", "zero_point", "global_scale")
+)
 
 
 @dataclass(frozen=True)
@@ -60,12 +78,26 @@ class Checkpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.source: Source = open_source(path)
-        self.config: dict[str, Any] = artifacts.read_object(path / CONFIG, finite=False)
-        self.quantization: dict[str, Any] = quantized.check(self.config.get("quantization_config"), path / CONFIG)
         self._patterns = Matcher(path / CONFIG)
         self.shapes: PretrainedConfig = models.load_config(str(path))
+        self.config: dict[str, Any] = artifacts.read_object(path / CONFIG, finite=False)
+        self.packing = quantization.read(path, self.config)
+        self.source: Source = open_source(path)
         self.inventory: Inventory = modules.inventory(self.shapes)
+        self._check()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not read here: what runtimes quantize besides, and buffers that models compute themselves."""
+        computed = [name for name in self.source.tensors if is_computed(name)]
+        said = (
+            [f"{len(computed)} tensors are computed from {CONFIG}, not read, such as {computed[0]}"] if computed else []
+        )
+        return (*self._unsimulated, *said)
+
+    @property
+    def _unsimulated(self) -> tuple[str, ...]:
+        return () if self.packing is None else self.packing.notes
 
     @cached_property
     def layouts(self) -> dict[str, Layout]:
@@ -99,17 +131,26 @@ class Checkpoint:
         try:
             if layout.container == "gptq":
                 tensors.setdefault(gptq.INDEX, torch.zeros(module.in_features, dtype=torch.int32))
-                shifted = self.quantization.get("checkpoint_format", "gptq") != "gptq_v2"
-                return gptq.unpack_codes(tensors, layout.format, shifted=shifted)
+                assert isinstance(self.packing, quantization.Gptq)
+                self._check_zeros(module, tensors, layout.format)
+                return gptq.unpack_codes(tensors, layout.format, shifted=self.packing.shifted)
             return compressed_tensors.unpack_codes(_unpadded(tensors, layout.format, module), layout.format)
         except (KeyError, RuntimeError) as problem:
             raise UserError(
                 f"{self.path}: {module.address}: can't be unpacked as {layout.format} ({problem})"
             ) from None
 
+    def _check_zeros(self, module: LinearModule, tensors: Mapping[str, Tensor], format: Format) -> None:
+        """Some readers of GPTQ add the zero points of a symmetric grid, others pass over them: they have to be one."""
+        if format.symmetric and gptq.ZEROS in tensors:
+            zeros = packing.unpack(tensors[gptq.ZEROS], format.bits, module.out_features)
+            shifted = isinstance(self.packing, quantization.Gptq) and self.packing.shifted
+            if (zeros != 2 ** (format.bits - 1) - shifted).any():
+                raise UserError(f"{self.path}: {module.address}.{gptq.ZEROS} are not those of a symmetric grid")
+
     def order(self, module: LinearModule) -> Tensor | None:
         """Columns sorted by their groups, where they don't lie so already (GPTQ's act order); else None."""
-        name = {"gptq": gptq.INDEX, "compressed-tensors": "weight_g_idx"}.get(self.layouts[module.address].container)
+        name = {"gptq": gptq.INDEX, "compressed-tensors": _COLUMNS}.get(self.layouts[module.address].container)
         if name is None or f"{module.address}.{name}" not in self.source.tensors:
             return None
         index = self.tensor(f"{module.address}.{name}")
@@ -139,96 +180,126 @@ class Checkpoint:
     def _tensors(self, module: LinearModule) -> dict[str, Tensor]:
         return {name.removeprefix(f"{module.address}."): self.tensor(name) for name in self.names(module)}
 
+    def _check(self) -> None:
+        """All tensors of the model are there and no others, packed ones in the place of their weights."""
+        packed = {module.address: module for module in self.inventory.linears if self._container(module) != "dense"}
+        found = {name: info.shape for name, info in self.source.tensors.items() if not self._is_packing(name, packed)}
+        found |= {module.weight_name: (module.out_features, module.in_features) for module in packed.values()}
+        other = quantization.by_files(self.path) if self.packing is None else None
+        try:
+            check_complete(self.path, found, self.shapes)
+        except UserError as problem:
+            if other is None:
+                raise
+            raise UserError(f"{problem}; it looks quantized by {other}: {quantization.REMEDY}") from None
+        if packed and self.packing is None:
+            by = f"; {other} is not read" if other else ""
+            raise UserError(f"{self.path}: {next(iter(packed))} is packed, {CONFIG} has no quantization_config{by}")
+
+    def _is_packing(self, name: str, packed: Container[str]) -> bool:
+        """Whether a tensor is one of those that hold a packed weight, or belongs to what runtimes quantize besides."""
+        module, _, part = name.rpartition(".")
+        return (module in packed and part in _PARTS) or (bool(self._unsimulated) and part in _RUN_TIME)
+
+    def _container(self, module: LinearModule) -> str:
+        """The format of a module's tensors; that of one without any is dense."""
+        names = (f"{module.address}.{part}" for part in _SUFFIXES)
+        return next((_SUFFIXES[name.rpartition(".")[2]] for name in names if name in self.source.tensors), "dense")
+
     def _layout(self, module: LinearModule) -> Layout:
-        names = self.names(module)
-        local = {name.removeprefix(f"{module.address}.") for name in names}
-        container = next((found for suffix, found in _SUFFIXES.items() if suffix in local), None)
-        if container is None:
-            found = ", ".join(sorted(local)) or "none"
-            raise UserError(
-                f"{self.path}: {module.address}: no tensors that are read here, found {found}; dense weights, "
-                "compressed-tensors (pack-quantized) and GPTQ are"
-            )
-        size = sum(self.source.tensors[name].bytes for name in names)
+        container = self._container(module)
+        size = sum(self.source.tensors[name].bytes for name in self.names(module))
+        said = self.packing.grid(module.address, self._patterns) if self.packing else None
         if container == "dense":
             info = self.source.tensors[module.weight_name]
             if info.dtype not in FLOATS:
-                raise UserError(f"{self.path / info.shard}: {module.weight_name} is stored as {info.dtype}, no float")
-            self._check_shape(module.weight_name, (module.out_features, module.in_features))
+                raise UserError(
+                    f"{self.path / info.shard}: {module.weight_name} is stored as {info.dtype}; weights must be "
+                    f"{', '.join(FLOATS)} (is this checkpoint quantized already?)"
+                )
+            if said is not None:
+                raise UserError(
+                    f"{self.path / CONFIG}: quantization_config means {module.address}, whose weight is not packed: "
+                    "runtimes would find nothing to load; mend it, or make the checkpoint again"
+                )
             return Layout(container, KEEP, size, info.dtype.lower())
-        said = self._gptq(module) if container == "gptq" else self._group(module)
-        for name, shapes in _shapes(container, module, said).items():
+        if said is None:
+            raise UserError(
+                f"{self.path / CONFIG}: quantization_config does not mean {module.address}, which is packed"
+            )
+        format = self._format(module, said)
+        for name, shapes in _shapes(container, module, format).items():
             self._check_shape(f"{module.address}.{name}", *shapes)
-        return Layout(container, said, size)
+        return Layout(container, format, size)
 
     def _check_shape(self, name: str, *shapes: tuple[int, ...]) -> None:
-        info = self.source.tensors.get(name)  # what is missing is told by whoever needs it
-        if info and info.shape not in shapes:
+        info = self.source.tensors.get(name)
+        if info is None:
+            raise UserError(f"{self.path}: {name} is missing; fetch the whole checkpoint again")
+        if info.shape not in shapes:
             found, wanted = (" x ".join(map(str, shape)) for shape in (info.shape, shapes[0]))
             where = self.path / info.shard
             raise UserError(f"{where}: {name} is {found}, {CONFIG} asks for {wanted}: they are not of one checkpoint")
 
-    def _gptq(self, module: LinearModule) -> Format:
-        said = dict(self.quantization)
-        for pattern, overrides in (self.quantization.get("dynamic") or {}).items():
-            if not pattern.startswith("-:") and self._patterns.match(pattern.removeprefix("+:"), module.address):
-                said |= overrides
-                break
-        return self._format(module, said.get("bits"), said.get("group_size"), said.get("sym"))
-
-    def _group(self, module: LinearModule) -> Format:
-        groups = (self.quantization.get("config_groups") or {}).values()
-        by_target = {target: group for group in groups for target in group.get("targets", ())}
-        target = self._target(by_target, module.address)
-        if target is None:
-            raise UserError(f"{self.path / CONFIG}: config_groups: none matches {module.address}, which is packed")
-        weights = by_target[target].get("weights") or {}
-        size = weights.get("group_size") if weights.get("strategy") == "group" else WHOLE_ROW
-        return self._format(module, weights.get("num_bits"), size, weights.get("symmetric"))
-
-    def _target(self, targets: Collection[str], address: str) -> str | None:
-        """Of those that match the one that compressed-tensors takes (match_targets): a name before a pattern before a
-        class."""
-        if address in targets:
-            return address
-        for target in sorted(targets):
-            if target.startswith("re:") and self._patterns.match(target.removeprefix("re:"), address):
-                return target
-        return next((name for name in _CLASSES if name in targets), None)
-
-    def _format(self, module: LinearModule, bits: object, group: object, symmetric: object) -> Format:
+    def _format(self, module: LinearModule, said: quantization.Grid) -> Format:
         try:
-            assert isinstance(bits, int)
-            assert isinstance(group, int)
-            return Format(bits, group, symmetric is not False)  # both formats' default
-        except (AssertionError, ValueError):
+            return Format(*said)
+        except ValueError:
+            bits, group, _ = said
             where = self.path / CONFIG
             raise UserError(f"{where}: {module.address}: {bits} bits in groups of {group} are not read here") from None
 
 
-def _shapes(container: str, module: LinearModule, format: Format) -> dict[str, Sequence[tuple[int, int]]]:
+def _shapes(container: str, module: LinearModule, format: Format) -> dict[str, Sequence[tuple[int, ...]]]:
     """Name within the module -> shapes of codes and scales that its format allows, the usual one first."""
     rows, columns = module.out_features, module.in_features
     words, groups = packing.words(columns, format.bits), format.groups(columns)
     if container == "gptq":
-        return {gptq.CODES: [(words, rows)], gptq.SCALES: [(groups, rows)]}
+        zeros = (groups, packing.words(rows, format.bits))
+        found: dict[str, Sequence[tuple[int, ...]]] = {gptq.CODES: [(words, rows)], gptq.SCALES: [(groups, rows)]}
+        return found if format.symmetric else found | {gptq.ZEROS: [zeros]}
     packed = [(rows, words), (rows, _padded_words(columns, format.bits))]
-    return {compressed_tensors.PACKED: packed, compressed_tensors.SCALE: [(rows, groups)]}
+    found = {
+        compressed_tensors.PACKED: packed,
+        compressed_tensors.SCALE: [(rows, groups)],
+        compressed_tensors.SHAPE: [(2,)],
+    }
+    zeros = (packing.words(rows, format.bits), groups)
+    return found if format.symmetric else found | {compressed_tensors.ZERO: [zeros]}
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in a folder, or a GGUF file.
 
-    Raises UserError where it isn't one that is read here.
+    Raises UserError where it isn't one that is read here, is incomplete, or holds what nobody reads.
     """
     # Built on this module.
     from mixprec.checkpoint.gguf.checkpoint import GgufCheckpoint
     from mixprec.checkpoint.gguf.parts import gguf_in
 
+    path = path.expanduser()
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    problem = kinds.of_folder(path) if path.is_dir() else kinds.of_file(path, any_name=True)
+    if problem is not None:
+        raise UserError(f"{path}: {problem}")
     file = gguf_in(path)
     return Checkpoint(path) if file is None else GgufCheckpoint(path, file)
+
+
+def open_original(folder: Path) -> Checkpoint:
+    """The checkpoint in ``folder`` as one that is to be compressed, or read block by block: its weights are there.
+
+    Raises UserError as ``open_checkpoint`` does, and where it is quantized already.
+    """
+    found = open_checkpoint(folder)
+    if found.packing is not None:
+        by = quantization.described(quantization.find(found.config) or {})
+        raise UserError(f"{folder}: quantized already by {by}; give the original model")
+    if found.container == "gguf":
+        raise UserError(f"{folder}: its weights are in a GGUF file; give that file itself, or the original model")
+    assert all(layout.container == "dense" for layout in found.layouts.values())  # looking at them finds other types
+    return found
 
 
 def _padded_words(columns: int, bits: int) -> int:

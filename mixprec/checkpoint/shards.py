@@ -17,6 +17,7 @@ from transformers import PretrainedConfig
 from mixprec import artifacts
 from mixprec.checkpoint.base import Finish
 from mixprec.checkpoint.source import (
+    BITS,
     FLOATS,
     SINGLE,
     Source,
@@ -33,10 +34,9 @@ from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.plan.schema import Plan
 
 CONFIG = "config.json"
-#: Types by their names in safetensors, in the order in which it writes tensors; those of a type go by name.
+#: Types of what is written, by their names in safetensors.
 _NAMES = {
     torch.int64: "I64",
-    torch.float64: "F64",
     torch.float32: "F32",
     torch.int32: "I32",
     torch.bfloat16: "BF16",
@@ -116,9 +116,9 @@ def _metadata(source: Source | None, shard: str) -> Mapping[str, str]:
 def _file_bytes(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> int:
     """Bytes of a safetensors file: eight for the header's length, the header filled up to eight, the tensors."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    order = {name: position for position, name in enumerate(_NAMES.values())}
+    order = list(BITS)
     start = 0
-    for name, info in sorted(tensors.items(), key=lambda item: (order.get(item[1].dtype, len(order)), item[0])):
+    for name, info in sorted(tensors.items(), key=lambda item: (order.index(item[1].dtype), item[0])):
         end = start + info.bytes
         header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [start, end]}
         start = end
@@ -147,14 +147,23 @@ def finish(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:
 
 
 def write_config(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:
-    """The source's config.json, byte for byte where it gets no ``quantization_config``."""
-    text = artifacts.read_text(job.source.folder / CONFIG)
-    config = artifacts.read_object(job.source.folder / CONFIG, finite=False)
-    if quantization_config is not None or "quantization_config" in config:
-        config.pop("quantization_config", None)
-        config |= {"quantization_config": quantization_config} if quantization_config is not None else {}
-        text = json.dumps(config, indent=2) + "\n"
+    """The source's config.json, byte for byte where nothing in it changes."""
+    made = described(job, quantization_config)
+    same = made == artifacts.read_object(job.source.folder / CONFIG, finite=False)
+    text = artifacts.read_text(job.source.folder / CONFIG) if same else json.dumps(made, indent=2) + "\n"
     (job.folder / CONFIG).write_text(text, encoding="utf-8")
+
+
+def described(job: Finish, quantization_config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The source's config.json as the new checkpoint has it: with ``quantization_config`` or without one, and with the
+    head tied to the embedding where the tensors are."""
+    made = artifacts.read_object(job.source.folder / CONFIG, finite=False)
+    made.pop("quantization_config", None)
+    if quantization_config is not None:
+        made["quantization_config"] = quantization_config
+    if made.get("tie_word_embeddings", type(job.config)().tie_word_embeddings) != job.config.tie_word_embeddings:
+        made["tie_word_embeddings"] = job.config.tie_word_embeddings
+    return made
 
 
 def _replaced(job: Finish) -> dict[str, list[tuple[str, Path]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from huggingface_hub import snapshot_download
 from transformers import PretrainedConfig
 
 from mixprec import artifacts, modelfiles, models
+from mixprec.checkpoint import kinds
+from mixprec.checkpoint.complete import EMBEDDING_WEIGHT, HEAD_WEIGHT
+from mixprec.checkpoint.gguf import parts
 from mixprec.errors import UserError
 from mixprec.modelfiles import INDEX, SIDE_FILES
 
@@ -20,7 +24,20 @@ _WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
 #: Types of weights that can be compressed, by their names in safetensors.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-_ITEMSIZE = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+#: Types that can be computed with.
+COMPUTABLE = FLOATS | {"F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+#: Types that torch can't look for infinite values in as they are.
+_NARROW = (torch.float8_e4m3fn, torch.float8_e5m2)
+#: Bits of an element of every type that safetensors has (0.8), in the order in which it writes tensors.
+BITS = {
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+    **dict.fromkeys(("F32", "U32", "I32"), 32),
+    **dict.fromkeys(("BF16", "F16", "U16", "I16"), 16),
+    **dict.fromkeys(("F8_E5M2FNUZ", "F8_E4M3FNUZ", "F8_E8M0", "F8_E4M3", "F8_E5M2", "I8", "U8"), 8),
+    **dict.fromkeys(("F6_E3M2", "F6_E2M3"), 6),
+    "F4": 4,
+    "BOOL": 8,
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +51,7 @@ class TensorInfo:
     @property
     def bytes(self) -> int:
         """Its bytes without the header's."""
-        return math.prod(self.shape) * _ITEMSIZE.get(self.dtype, 1)
+        return math.prod(self.shape) * BITS[self.dtype] // 8
 
 
 @dataclass(frozen=True)
@@ -77,9 +94,15 @@ def at_hand(config: PretrainedConfig) -> Path | None:
     """The folder of the checkpoint that ``config`` was read from, if it lies on this machine; downloads nothing."""
     try:
         where = models.resolve(config.name_or_path)
-        if Path(where).is_dir():
-            return Path(where)
-        return Path(snapshot_download(where, revision=getattr(config, "_commit_hash", None), local_files_only=True))
+    except UserError:
+        return None
+    return Path(where) if Path(where).is_dir() else cached(where, getattr(config, "_commit_hash", None))
+
+
+def cached(hub_id: str, revision: str | None) -> Path | None:
+    """The folder of a hub id's checkpoint in the hub's cache; None where there is none."""
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
     except Exception:  # the hub raises many kinds; all mean that there is none
         return None
 
@@ -87,18 +110,28 @@ def at_hand(config: PretrainedConfig) -> Path | None:
 def open_source(folder: Path) -> Source:
     """List a checkpoint's tensors from the headers of its files.
 
-    Raises UserError for missing, broken or truncated files, and where the index and the files disagree.
+    Raises UserError for missing, broken or truncated files, types that are not known, and where the index and the files
+    disagree.
     """
     if (folder / SINGLE).is_file():
+        if (folder / INDEX).is_file():
+            raise UserError(f"{folder}: both {SINGLE} and {INDEX}, and runtimes differ in what they load; remove one")
         return Source(folder, (SINGLE,), _headers(folder / SINGLE))
     if not (folder / INDEX).is_file():
-        raise UserError(f"{folder}: neither {SINGLE} nor {INDEX}; only safetensors checkpoints are read")
+        raise UserError(f"{folder}: neither {SINGLE} nor {INDEX}: {kinds.missing_weights(folder)}")
     index = _read_index(folder / INDEX)
     shards = tuple(sorted(set(index.values())))
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise UserError(f"{folder / INDEX}: names {', '.join(missing)}, which is not there; fetch it again")
-    tensors = {name: info for shard in shards for name, info in _headers(folder / shard).items()}
+    tensors: dict[str, TensorInfo] = {}
+    for shard in shards:
+        held = _headers(folder / shard)
+        for name in held.keys() & tensors.keys():
+            raise UserError(
+                f"{folder}: {name} is in {tensors[name].shard} and in {shard}; fetch the shards of one model"
+            )
+        tensors |= held
     for name, shard in index.items():
         if name not in tensors or tensors[name].shard != shard:
             raise UserError(f"{folder / INDEX}: {name} should be in {shard}, which doesn't hold it; fetch both again")
@@ -120,12 +153,57 @@ def _read_index(path: Path) -> dict[str, str]:
 def _headers(path: Path) -> dict[str, TensorInfo]:
     with artifacts.open_tensors(path) as file:
         slices = {name: file.get_slice(name) for name in sorted(file.keys())}
-        return {name: TensorInfo(path.name, tuple(item.get_shape()), item.get_dtype()) for name, item in slices.items()}
+        found = {
+            name: TensorInfo(path.name, tuple(item.get_shape()), item.get_dtype()) for name, item in slices.items()
+        }
+    for name, info in found.items():
+        if info.dtype not in BITS or info.dtype.startswith("F6_"):  # torch has no type of 6 bits to copy them with
+            raise UserError(f"{path}: {name} is of the type {info.dtype}, which is not read here")
+    return found
+
+
+def tied(folder: Path, config: PretrainedConfig) -> bool:
+    """Whether the head is the embedding: by the tensors in ``folder``, by ``config`` where there are none.
+
+    A head of its own that is stored is used, whatever config.json says (as transformers does); one that equals the
+    embedding in every bit is the embedding.
+    """
+    try:
+        file = parts.gguf_in(folder)
+        if file is not None:
+            return all(tensor.name != "output.weight" for tensor in parts.read(file).tensors)
+        found = open_source(folder).tensors if config.tie_word_embeddings else {}
+    except UserError:  # who reads the weights says what is wrong with them
+        return bool(config.tie_word_embeddings)
+    one, other = (found.get(name) for name in (EMBEDDING_WEIGHT, HEAD_WEIGHT))
+    if one is None or other is None:
+        return bool(config.tie_word_embeddings)
+    states = [(folder / info.shard).stat() for info in (one, other)]
+    changed = tuple(number for state in states for number in (state.st_ino, state.st_size, state.st_mtime_ns))
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and _equal(folder, one.shard, other.shard, changed)
+
+
+@functools.lru_cache
+def _equal(folder: Path, one: str, other: str, changed: tuple[int, ...]) -> bool:
+    """Embedding and head in two shards, bit by bit; ``changed``: what tells that a shard is another."""
+    with artifacts.open_tensors(folder / one) as first, artifacts.open_tensors(folder / other) as second:
+        embedding, head = first.get_tensor(EMBEDDING_WEIGHT), second.get_tensor(HEAD_WEIGHT)
+    return torch.equal(embedding.view(torch.uint8), head.view(torch.uint8))
+
+
+def check_computable(source: Source, name: str) -> None:
+    """Raises UserError for a tensor of a type that says nothing without what belongs to it, such as integers."""
+    info = source.tensors[name]
+    if info.dtype not in COMPUTABLE:
+        known = ", ".join(COMPUTABLE)
+        raise UserError(f"{source.folder / info.shard}: {name} is stored as {info.dtype}; computed with are {known}")
 
 
 def check_finite(where: str, tensor: torch.Tensor) -> None:
-    """Raises UserError naming ``where`` for NaN or infinite values; passes integers."""
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+    """Raises UserError naming ``where`` for NaN or infinite values; passes types that have none."""
+    if tensor.dtype in _NARROW:
+        tensor = tensor.float()
+    if tensor.dtype.is_floating_point and tensor.dtype in COMPUTABLE.values() and not torch.isfinite(tensor).all():
         raise UserError(f"{where}: holds NaN or infinite values; the checkpoint is broken, fetch it again")
 
 

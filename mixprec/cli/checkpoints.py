@@ -152,6 +152,8 @@ def inspect(
     out.print(str(checkpoint), soft_wrap=True)
     out.print(rich_table(written_table(rows, every)))
     out.print(f"{len(rows)} linear modules, {on_disk(rows):.4f} bits per weight on disk")
+    for note in found.notes:
+        out.print(note, soft_wrap=True)
     out.print("checksums: as written" if known else "checksums: none in this checkpoint")
     if picture:
         bits, what = _drawn(rows)
@@ -169,6 +171,7 @@ def _verified(checkpoint: Path) -> tuple[Any, bool]:
 
     if str(checkpoint) == models.BUNDLED:
         checkpoint = Path(models.resolve(models.BUNDLED))
+    checkpoint = checkpoint.expanduser()
     known = checkpoint.is_dir() and verify(checkpoint)
     return open_checkpoint(checkpoint), known
 
@@ -220,7 +223,8 @@ def diff(
     if to:
         artifacts.write_json(to, {address: difference._asdict() for address, difference in found.items()})
     listed = list(found.values())
-    out.print(f"A: {first} ({a.container})\nB: {second} ({b.container})", soft_wrap=True)
+    for name, path, checkpoint in (("A", first, a), ("B", second, b)):
+        out.print("; ".join([f"{name}: {path} ({checkpoint.container})", *checkpoint.notes]), soft_wrap=True)
     out.print(rich_table(formats_table(listed), "‖B − A‖ / ‖A‖ of the weights"))
     apart = worst_table(listed, worst)
     if apart.rows:

@@ -156,13 +156,15 @@ def evaluate(
         known = predictions.load(saved, everything)
         hidden = fidelity.hidden_states(first, everything, "evaluate")
         found = predictions.compare(everything, hidden, head, known)
+        notes = first.notes
     else:
         original = list(fidelity.hidden_states(first, everything, "original"))
         del first
         loaded = models.load(checkpoint, dtype=dtype, device=device)
         hidden = fidelity.hidden_states(loaded, everything, "evaluate")
         found = fidelity.compare(everything, hidden, models.head(loaded.model), original, head)
-    result = metrics.evaluate_all(on_traces, on_text, found)
+        notes = loaded.notes
+    result = metrics.evaluate_all(on_traces, on_text, found, notes)
     if to:
         artifacts.write_json(to, result)
     table = Table("tokens of", "n", "perplexity", "KL mean", "KL median", "KL p99", "top-1", title=checkpoint)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mixprec import artifacts
-from mixprec.checkpoint.source import check_finite, open_source
+from mixprec.checkpoint.reader import open_original
+from mixprec.checkpoint.source import check_finite
 from mixprec.modules import Inventory
 from mixprec.numerics.spectrum import hill_alpha
 
@@ -16,7 +17,7 @@ def alphas(folder: Path, inventory: Inventory, advance: Callable[[int], None] = 
 
     ``advance`` is told of every module. Raises UserError for broken files, and weights that are NaN or infinite.
     """
-    source = open_source(folder)
+    source = open_original(folder).source
     found = {}
     for module in inventory.linears:
         path = source.folder / source.tensors[module.weight_name].shard

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 
-from mixprec import artifacts, locks, models, modules
+from mixprec import artifacts, locks, models
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import seal
 from mixprec.checkpoint.modelcard import model_card
-from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch, open_source
+from mixprec.checkpoint.reader import open_original
+from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch
 from mixprec.checkpoint.target import blocks_folder, check_space, check_target, write_side_files
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
@@ -56,13 +57,11 @@ def compress(
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
     """
     out = out.resolve()  # a link to a folder elsewhere stays
-    source = open_source(fetch(model_id, revision))
-    config = models.load_config(str(source.folder))
-    inventory = modules.inventory(config)
+    opened = open_original(fetch(model_id, revision))
+    source, config, inventory = opened.source, opened.shapes, opened.inventory
     check_modules(plan, inventory, f"plan for {plan.model}")
     check_plan(format, plan, inventory, config)
     format.check(source, config)
-    check_weights(source, inventory)
     check_target(out, source.folder)
     check_space(out, space(format, plan, inventory, config, source))
     check_outside(source)
@@ -95,30 +94,6 @@ def compress(
             seal(folder, card)
         artifacts.remove(work)
     return {address: walk.reports[address] for address in plan.modules}
-
-
-def check_weights(source: Source, inventory: Inventory) -> None:
-    """Every linear module's weight is in the checkpoint, in its configured shape, in floating point.
-
-    Raises UserError naming the tensor.
-    """
-    for module in inventory.linears:
-        info = source.tensors.get(module.weight_name)
-        if info is None:
-            raise UserError(
-                f"{source.folder}: has no {module.weight_name}, which config.json asks for "
-                "(is this checkpoint compressed already?)"
-            )
-        if info.shape != (module.out_features, module.in_features):
-            raise UserError(
-                f"{source.folder / info.shard}: {module.weight_name} has the shape {info.shape}, "
-                f"config.json asks for {(module.out_features, module.in_features)}"
-            )
-        if info.dtype not in FLOATS:
-            raise UserError(
-                f"{source.folder / info.shard}: {module.weight_name} is stored as {info.dtype}; "
-                f"weights must be {', '.join(FLOATS)} (is this checkpoint compressed already?)"
-            )
 
 
 def check_dtype(source: Source, inventory: Inventory, dtype: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mixprec import artifacts, blocks, modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import CheckpointFormat
-from mixprec.checkpoint.source import FLOATS, Source
+from mixprec.checkpoint.source import COMPUTABLE, FLOATS, Source
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.compress.block import BlockResult, Flow, Group, compress_block
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
@@ -151,10 +151,11 @@ class Walk:
         return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
     def _stored(self, layer: int) -> dict[str, torch.dtype]:
-        """A block's parameters, by name within it, and their types in the checkpoint."""
+        """A block's parameters that can be computed with, by name within it, and their types in the checkpoint."""
         prefix = f"model.layers.{layer - 1}."
         tensors = self._job.source.tensors.items()
-        return {name.removeprefix(prefix): FLOATS[info.dtype] for name, info in tensors if name.startswith(prefix)}
+        known = {name: COMPUTABLE.get(info.dtype) for name, info in tensors if name.startswith(prefix)}
+        return {name.removeprefix(prefix): dtype for name, dtype in known.items() if dtype is not None}
 
     def _report(self, reports: Mapping[str, ModuleReport]) -> None:
         self.reports |= reports

@@ -79,9 +79,14 @@ def kl_difference(first: Sequence[Mapping[str, float]], second: Sequence[Mapping
 
 
 def evaluate_all(
-    trace_passages: Sequence[Passage], text_passages: Sequence[Passage], results: Sequence[TokenFidelity]
+    trace_passages: Sequence[Passage],
+    text_passages: Sequence[Passage],
+    results: Sequence[TokenFidelity],
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The result of one model: over traces, over text, per behaviour; ``results`` has the traces first.
+
+    ``notes``: what is to be said of the model, such as what runtimes compute that is not measured here.
 
     kl_by_passage: what paired comparisons need, of the traces, or of the text where there are none.
     """
@@ -91,4 +96,5 @@ def evaluate_all(
         "text": summarise(on_text),
         "behaviours": per_behaviour(trace_passages, on_traces),
         "kl_by_passage": [{"tokens": len(r.kl), "kl_sum": float(r.kl.sum())} for r in on_traces or on_text],
+        **({"notes": list(notes)} if notes else {}),
     }

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixprec import artifacts, locks, models, modules
+from mixprec import artifacts, locks, models
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import seal
 from mixprec.checkpoint.modelcard import model_card
+from mixprec.checkpoint.reader import open_original
 from mixprec.checkpoint.source import Source, fetch, open_source
 from mixprec.checkpoint.target import check_space, check_target
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
@@ -100,9 +101,8 @@ def compress(
     environment that isn't there, and where the peer fails.
     """
     out = out.resolve()  # a link to a folder elsewhere stays
-    source = open_source(fetch(model_id, revision))
-    config = models.load_config(str(source.folder))
-    inventory = modules.inventory(config)
+    opened = open_original(fetch(model_id, revision))
+    source, config, inventory = opened.source, opened.shapes, opened.inventory
     check_modules(plan, inventory, f"plan for {plan.model}")
     check_target(out, source.folder)
     check_space(out, DENSE.bytes(plan, inventory, config))

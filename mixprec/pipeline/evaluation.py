@@ -63,13 +63,15 @@ class Evaluator:
         """The metrics of the model in ``where``, for the summary: over traces at the top, then text, behaviours."""
 
         def make() -> None:
+            notes: tuple[str, ...] = ()
             if where == self.run.recipe.model.id:
                 found = fidelity.compare(self.all, self.reference, self.head, self.reference, self.head)
             else:
                 loaded = self.run.load(where)
+                notes = loaded.notes
                 hidden = fidelity.hidden_states(loaded, self.all, f"evaluate {name}")
                 found = fidelity.compare(self.all, hidden, models.head(loaded.model), self.reference, self.head)
-            artifacts.write_json(path, metrics.evaluate_all(self.on_traces, self.on_text, found))
+            artifacts.write_json(path, metrics.evaluate_all(self.on_traces, self.on_text, found, notes))
 
         self.run.stages.do(f"evaluate/{name}", [self.stamp, stamp], [path], make)
         result = artifacts.read_json(path)

@@ -24,6 +24,7 @@ def explain(
     ``scores``: tables for budgets, in the place of those that the recipe names.
     """
     config = models.load_config(chosen.model.id, chosen.model.revision)
+    loadable.check_model(chosen, planned=True)
     inventory = modules.inventory(config)
     form = chosen.checkpoint.written
     rows: dict[str, dict[str, Any]] = {}

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from transformers import PretrainedConfig
 
+from mixprec import models
 from mixprec.checkpoint.base import check_plan
 from mixprec.checkpoint.check import Target, require
+from mixprec.checkpoint.kinds import has_weights
+from mixprec.checkpoint.reader import open_checkpoint, open_original
 from mixprec.errors import UserError
 from mixprec.modules import Inventory
+from mixprec.numerics.formats import KEEP
 from mixprec.plan.budget import budget_problem
-from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
+from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, needs_spectra, tables_wanted
 from mixprec.plan.schema import Plan
 from mixprec.recipe import Recipe
 from mixprec.sensitivity.ablation import cells_of
@@ -19,6 +25,27 @@ def target_of(chosen: Recipe) -> Target | None:
     """The runtime that a recipe names, or None."""
     spec = chosen.checkpoint
     return None if spec.runtime is None else Target(spec.runtime, spec.format, spec.version, spec.device)
+
+
+def check_model(chosen: Recipe, *, planned: bool = False) -> None:
+    """The recipe's model, where it is a folder, is a whole checkpoint, and not quantized already where a variant
+    compresses it; what is only ``planned`` needs no weights.
+
+    Raises UserError as reader.open_original does. Files on the hub are looked at when they are there.
+    """
+    folder = Path(models.resolve(chosen.model.id))
+    if not folder.is_dir() or (planned and not has_weights(folder)):
+        return
+    compresses = any(_compresses(variant.plan) for variant in chosen.all_variants.values())
+    try:
+        open_original(folder) if compresses else open_checkpoint(folder)
+    except UserError as problem:
+        raise UserError(f"model.id: {str(problem).removeprefix('model.id: ')}") from None
+
+
+def _compresses(plan: PlanSpec) -> bool:
+    """Whether a plan may change a module."""
+    return plan.default != KEEP or plan.sparsity is not None or bool(plan.rules)
 
 
 def check_known(chosen: Recipe, inventory: Inventory, config: PretrainedConfig) -> None:

@@ -26,6 +26,7 @@ class Run(Context):
 
         Raises UserError where another process is at work in the folder, and for links in it that would be written.
         """
+        loadable.check_model(self.recipe)
         loadable.check_known(self.recipe, self.inventory, self.config)
         with locks.folder(self.out):
             for name in self.recipe.all_variants:

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mixprec import models, modules
+from mixprec.checkpoint import quantization
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.patterns import Matcher
-from mixprec.checkpoint.reader import Checkpoint, open_checkpoint
+from mixprec.checkpoint.reader import open_checkpoint
 from mixprec.compress.stream import compress
 from mixprec.errors import UserError
 
@@ -198,10 +199,8 @@ def test_endless_patterns_are_refused(
     st.sampled_from(NAMES),
 )
 def test_the_most_specific_target_is_taken_as_compressed_tensors_does(targets: list[str], name: str) -> None:
-    reading = Checkpoint.__new__(Checkpoint)
-    reading._patterns = Matcher("config.json")
     theirs = match_targets(name, nn.Linear(1, 1), targets)
-    assert reading._target(targets, name) == (theirs[0] if theirs else None)
+    assert quantization.target(targets, name, Matcher("config.json")) == (theirs[0] if theirs else None)
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a missing module": (
         lambda f: change(f, lambda t: t.pop(f"{UP}.weight")),
-        f"has no {UP}.weight",
+        f"1 weights are missing, first {UP}.weight",
     ),
     "a truncated file": (
         lambda f: os.truncate(f / "model.safetensors", 5000),
@@ -203,7 +203,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: os.truncate(f / "model.safetensors", 0),
         "model.safetensors: broken safetensors file",
     ),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "only safetensors checkpoints are read"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "there are no weights; fetch them"),
 }
 
 

@@ -35,7 +35,7 @@ class GgufCheckpoint(Checkpoint):
         self.path = path
         self.file = open_gguf(file)
         self.config: dict[str, Any] = {}
-        self.quantization: dict[str, Any] = {}
+        self.packing = None
         described = (path / CONFIG).is_file()
         self.shapes = models.load_config(str(path)) if described else _config(file)
         self.inventory = modules.inventory(self.shapes)
@@ -45,6 +45,11 @@ class GgufCheckpoint(Checkpoint):
     def layouts(self) -> dict[str, Layout]:
         """Address -> layout, in the model's order."""
         return {module.address: self._layout(module) for module in self.inventory.linears}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing in the file goes unread."""
+        return ()
 
     @property
     def container(self) -> str:

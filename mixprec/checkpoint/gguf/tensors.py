@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 
 from mixprec import artifacts, modules
 from mixprec.checkpoint.base import Finish
+from mixprec.checkpoint.complete import HEAD_WEIGHT, is_computed
 from mixprec.checkpoint.gguf import metadata
 from mixprec.checkpoint.gguf.names import gguf_names, reordered, shifted
 from mixprec.checkpoint.source import FLOATS, check_finite
@@ -138,7 +139,7 @@ def _kind(key: str, dtype: str, dimensions: int) -> gguf.GGMLQuantizationType:
     _, packed, kind = key.partition(PACKED)
     if packed:
         return ggml_type(kind)
-    return _DTYPES[FLOATS[dtype] if dimensions > 1 else torch.float32]
+    return _DTYPES[FLOATS[dtype]] if dimensions > 1 else _DTYPES[torch.float32]
 
 
 def _loader(
@@ -160,5 +161,4 @@ def _loader(
 
 def left_out(name: str, config: PretrainedConfig) -> bool:
     """Tensors that are computed, or stored twice."""
-    tied = config.tie_word_embeddings and name == f"{modules.HEAD}.weight"
-    return tied or name.endswith("rotary_emb.inv_freq")
+    return (bool(config.tie_word_embeddings) and name == HEAD_WEIGHT) or is_computed(name)

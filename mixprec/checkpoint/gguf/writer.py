@@ -24,8 +24,8 @@ from mixprec.checkpoint.base import CheckpointFormat, Finish
 from mixprec.checkpoint.gguf import metadata, tokenizer
 from mixprec.checkpoint.gguf.names import ARCHITECTURES, gguf_names
 from mixprec.checkpoint.gguf.tensors import PACKED, Entry, Outside, entries, left_out, predicted
-from mixprec.checkpoint.shards import CONFIG
-from mixprec.checkpoint.source import Source, at_hand
+from mixprec.checkpoint.shards import CONFIG, described
+from mixprec.checkpoint.source import COMPUTABLE, FLOATS, Source, at_hand
 from mixprec.checkpoint.target import CompressedModule, write_json
 from mixprec.compress.ggml import check_possible
 from mixprec.errors import UserError
@@ -75,9 +75,13 @@ def check(source: Source, config: PretrainedConfig, outside: Outside = Outside()
     tokenizer.read(source.folder)
     tokenizer.head_of(source.folder, config)
     names = gguf_names(config)
-    for name in source.tensors:
-        if name not in names and not left_out(name, config):
+    for name, info in source.tensors.items():
+        if left_out(name, config):
+            continue
+        if name not in names:
             raise UserError(f"{source.folder}: {name}: llama.cpp's {config.model_type} has no such tensor")
+        if info.dtype not in (FLOATS if len(info.shape) > 1 else COMPUTABLE):
+            raise UserError(f"{source.folder}: {name} is stored as {info.dtype}, which GGUF files don't hold")
 
 
 def pack(module: CompressedModule, plan: Plan) -> dict[str, Tensor]:
@@ -144,9 +148,7 @@ def finish(job: Finish, outside: Outside = Outside()) -> None:
     finally:
         writer.close()
     artifacts.share(job.folder / FILE)
-    said = artifacts.read_object(job.source.folder / CONFIG, finite=False)
-    said.pop("quantization_config", None)  # of a packed source: what the file holds needs none
-    write_json(job.folder / CONFIG, said)
+    write_json(job.folder / CONFIG, described(job, None))
 
 
 def _writer(
