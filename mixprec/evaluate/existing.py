@@ -121,7 +121,7 @@ def sentences(described: Mapping[str, Any]) -> list[str]:
     for name, each in described["benchmarks"].items():
         for file, way in each["matched_by"].items():
             passes = ", ".join(map(str, each["passes"][file]))
-            unsure = " alone: the order must be the benchmark's own" if way in _UNSURE else ""
+            unsure = " alone: it must count the benchmark's rows in their order" if way in _UNSURE else ""
             said.append(f"{name}: {file} is pass {passes}, matched by {way}{unsure}")
         whole = each["questions"] + each["missing"] + each["incomplete"]
         notes = [

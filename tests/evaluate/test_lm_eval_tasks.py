@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from mixprec import artifacts
-from mixprec.evaluate import benchmarks, lm_eval_tasks
+from mixprec.evaluate import benchmarks, existing, lm_eval_tasks, outputs
 
 TASKS = sorted(lm_eval_tasks.FOLDER.glob("*.yaml"))
 
@@ -94,3 +94,9 @@ def test_the_harness_runs_our_tasks(shared_data: Path, tiny_checkpoint: Path, tm
     rows = sorted(artifacts.read_jsonl(samples), key=lambda row: row["doc_id"])
     assert [row["arguments"]["gen_args_0"]["arg_0"] for row in rows] == [question.prompt for question in asked]
     assert sum(row["acc"] for row in rows) / 2 == found["acc,none"]
+    # mixprec score reads the same file, and says the same of it.
+    questions = existing.questions_of("folio", str(shared_data / "benchmarks" / "folio.jsonl"), None)
+    again = existing.score_files(outputs.read(samples), {"folio": questions}, None, (), outputs.Options())
+    assert again["benchmarks"]["folio"]["accuracy"]["mean"] == found["acc,none"]
+    assert again["outputs"]["benchmarks"]["folio"]["matched_by"] == {samples.name: "id and prompt"}
+    assert again["protocol"]["prompts"] == "paper"

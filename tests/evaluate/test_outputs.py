@@ -191,7 +191,7 @@ def test_the_papers_numbered_texts(asked: list[Question], tmp_path: Path) -> Non
     assert benchmarks_in(files) == ["folio"]
     found = score([tmp_path], asked)
     assert found["benchmarks"]["folio"]["outcomes"]["correct"] == 4
-    assert "the order must be the benchmark's own" in " ".join(existing.sentences(found["outputs"]))
+    assert "it must count the benchmark's rows in their order" in " ".join(existing.sentences(found["outputs"]))
 
 
 def test_generations_scored_again_are_bench(folder: Path, asked: list[Question], tmp_path: Path) -> None:
@@ -304,11 +304,33 @@ def test_another_order_is_seen_by_the_prompts(asked: list[Question], tmp_path: P
     assert score([path], asked, keys={"prompt": ""})["outputs"]["benchmarks"]["folio"]["questions"] == 12
 
 
+def test_prompts_with_examples_in_front(asked: list[Question], tmp_path: Path) -> None:
+    """Questions of the benchmark may stand there as examples: then the id decides, and the prompt alone doesn't."""
+    shots = [f"{asked[n - 1].message}\nFalse\n\n{q.message}" for n, q in enumerate(asked)]
+    rows = [{"id": q.id, "prompt": shot, "output": said(0)} for q, shot in zip(asked, shots, strict=True)]
+    found = score([write(tmp_path / "a.jsonl", rows)], asked)
+    assert found["outputs"]["benchmarks"]["folio"]["matched_by"] == {"a.jsonl": "id and prompt"}
+    with pytest.raises(UserError, match="match no question"):
+        score([write(tmp_path / "b.jsonl", [{"prompt": shot, "output": ""} for shot in shots])], asked)
+
+
+def test_generations_and_other_outputs_are_not_mixed(folder: Path, asked: list[Question], tmp_path: Path) -> None:
+    source = {"name": "folio", "source": str(folder / "benchmarks" / "folio.jsonl")}
+    run(ProtocolSpec.model_validate({"benchmarks": [source], "seeds": [0]}), tmp_path / "out", Known(answer))
+    other = write(tmp_path / "b.jsonl", [{"id": q.id, "output": "", "seed": 1} for q in asked])
+    with pytest.raises(UserError, match=r"b.jsonl:1: is none of mixprec's generations"):
+        score([tmp_path / "out", other], asked)
+
+
 def test_counting_from_one_and_rows_without_names(asked: list[Question], tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"index": n + 1, "output": said(n)} for n in range(12)])
     with pytest.raises(UserError, match=r"match no question .*--first-index 1"):
         score([path], asked)
-    assert score([path], asked, Options(first=1))["benchmarks"]["folio"]["outcomes"]["correct"] == 4
+    for key in ("index", "id"):  # left out alone, the last would put all others off by one
+        write(path, [{key: n + 1, "output": said(n)} for n in range(12)])
+        with pytest.raises(UserError, match=r"match no question .*--first-index 1"):
+            score([path], asked, Options(partial=True))
+        assert score([path], asked, Options(first=1))["benchmarks"]["folio"]["outcomes"]["correct"] == 4
     bare = write(tmp_path / "b.jsonl", [{"output": said(n)} for n in range(12)])
     with pytest.raises(UserError, match=r"have no id, index or prompt.*--in-order"):
         score([bare], asked)

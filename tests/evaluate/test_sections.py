@@ -106,3 +106,26 @@ def test_released_thinking_that_is_cut(shared_data: Path) -> None:
                 read += score(questions[trace["index"]], thought[:end]).outcome != "none"
     assert cuts > 250
     assert read / cuts < 0.01, f"{read} of {cuts}"
+
+
+#: Around the thinking of a released output: other models' tags.
+OTHERS = [
+    "<thinking>{}</thinking>{}",
+    "{}</seed:think>{}",
+    "[THINK]{}[/THINK]{}",
+    "analysis{}assistantfinal{}",
+    "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>",
+]
+
+
+@pytest.mark.parametrize("form", OTHERS)
+def test_released_outputs_in_other_tags(form: str, shared_data: Path) -> None:
+    """A verdict doesn't depend on the tags."""
+    for folder, name in FOLDERS.items():
+        questions = benchmarks.load(name, str(shared_data / "benchmarks" / f"{name}.jsonl"))
+        for trace in artifacts.read_jsonl(shared_data / "r1_distill_llama_8b_awq_traces" / "traces.jsonl"):
+            thought, close, said = trace["output"].rpartition("</think>")
+            if trace["dataset"] == folder and close:
+                question = questions[trace["index"]]
+                verdict = score(question, form.format(thought, said), finished=True)
+                assert verdict == score(question, trace["output"], finished=True)

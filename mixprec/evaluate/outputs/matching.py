@@ -13,7 +13,7 @@ from mixprec.errors import UserError
 from mixprec.evaluate.benchmarks import BENCHMARKS, Question, digest
 from mixprec.evaluate.generations import Key, Record
 from mixprec.evaluate.outputs.files import OutputFile
-from mixprec.evaluate.outputs.rows import Row
+from mixprec.evaluate.outputs.rows import Row, integer_of
 from mixprec.evaluate.scoring.text import mend
 
 _PREMISES = re.compile(r"Premise: (.*?)\n\*{7}", re.DOTALL)
@@ -109,8 +109,9 @@ def match(
     unmatched = 0
     for file, rows in ours:
         way, found, strange = _to_questions(rows, questions, options)
-        if strange and not options.partial:
-            raise UserError(_strange(strange, rows, way, benchmark, questions))
+        problem = _strange(strange, rows, way, benchmark, questions) if strange else ""
+        if strange and ("--first-index" in problem or not options.partial):  # left out, the others would be off by one
+            raise UserError(problem)
         unmatched += len(strange)
         made = _passes(found, seeded == {True}, options)
         shift = 0 if seeded == {True} else _free(made, records)
@@ -142,6 +143,9 @@ def _belongs(row: Row, file: OutputFile, benchmark: str, several: bool) -> bool:
 def _check_origin(rows: Sequence[Row], benchmark: str, questions: Sequence[Question]) -> None:
     """Generations of our own say which questions and which model they were made from."""
     known = [row for row in rows if row.origin is not None]
+    if known and len(known) < len(rows):
+        other = next(row for row in rows if row.origin is None)
+        raise UserError(f"{other.where}: is none of mixprec's generations, {known[0].where} is; score them one by one")
     wanted = digest(questions)
     for row in known:
         assert row.origin is not None and known[0].origin is not None
@@ -190,9 +194,10 @@ def _to_questions(
     for row, question in best[1]:
         asked = prompts.of(row)
         if asked and question not in asked:
+            other = prompts.only(row) or asked[0]
             raise UserError(
-                f"{row.where}: is {question.id!r} by its {best[0]}, but its prompt is that of {asked[0].id!r}; the "
-                "rows are in another order, or of another version of the benchmark"
+                f"{row.where}: is {question.id!r} by its {best[0]}, but its prompt is that of {other.id!r}; the rows are "
+                "in another order, or of another version of the benchmark"
             )
     confirmed = best[0] != "prompt" and bool(best[1]) and all(prompts.of(row) for row, _ in best[1])
     return (f"{best[0]} and prompt" if confirmed else best[0], *best[1:])
@@ -206,20 +211,20 @@ class _Prompts:
         self._known: dict[str, list[Question]] = {}
 
     def of(self, row: Row) -> list[Question]:
-        """The questions whose text stands in a row's prompt; where one holds another, the longest."""
+        """The questions whose text stands in a row's prompt, also among examples in front of the question."""
         if row.prompt is None:
             return []
         if row.prompt not in self._known:
             prompt = _letters(row.prompt)
-            held = [(sum(map(len, cores)), q) for q, cores in self._texts if all(core in prompt for core in cores)]
-            most = max((size for size, _ in held), default=0)
-            self._known[row.prompt] = [question for size, question in held if size == most]
+            self._known[row.prompt] = [q for q, cores in self._texts if all(core in prompt for core in cores)]
         return self._known[row.prompt]
 
     def only(self, row: Row) -> Question | None:
-        """The one question that a prompt asks."""
-        found = self.of(row)
-        return found[0] if len(found) == 1 else None
+        """The one question that a prompt asks; of those whose text is a part of another's, the longer."""
+        held = self.of(row)
+        found = [(cores, question) for question, cores in self._texts if question in held]
+        whole = [q for cores, q in found if not any(cores != other and _within(cores, other) for other, _ in found)]
+        return whole[0] if len(whole) == 1 else None
 
     def agreeing(self, row: Row, question: Question | None) -> Question | None:
         """The question that a number stands for, unless the row's prompt is another's: tools count their own rows."""
@@ -236,6 +241,10 @@ def _cores(question: Question) -> tuple[str, ...]:
     return (_letters(str(question.extra.get("question") or message)),)
 
 
+def _within(parts: Sequence[str], whole: Sequence[str]) -> bool:
+    return all(part in each for part, each in zip(parts, whole, strict=True))
+
+
 def _letters(text: str) -> str:
     """Letters and digits alone, with the LaTeX that someone read as control characters."""
     return re.sub(r"[\W_]+", "", mend(text)).lower()
@@ -244,14 +253,15 @@ def _letters(text: str) -> str:
 def _strange(
     strange: Sequence[Row], rows: Sequence[Row], way: str, benchmark: str, questions: Sequence[Question]
 ) -> str:
+    counted = {integer_of(row.id) if row.number is None else row.number for row in rows}
     names = ", ".join(repr(row.id if row.id is not None else row.number) for row in strange[:3])
     hint = "they have no id, index or prompt; where they are in the questions' order: --in-order"
     if any(row.id is not None or row.number is not None for row in strange):
         hint = f"as {names}; its {len(questions)} questions are named as {questions[0].id!r}"
         if any(row.prompt is not None for row in strange):
             hint += "; their prompts are none of its questions"
-        if {row.number for row in rows} >= set(range(1, len(rows) + 1)):
-            hint += "; where an index counts from 1: --first-index 1"
+        if counted == set(range(1, len(questions) + 1)):
+            hint += "; where they count from 1: --first-index 1"
     where = f"{strange[0].where}: {_count(len(strange), 'row')} of {len(rows)} match no question of {benchmark}"
     return f"{where} (matched by {way}): {hint}. --partial leaves such rows out"
 
