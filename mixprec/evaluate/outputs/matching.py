@@ -196,8 +196,8 @@ def _to_questions(
         if asked and question not in asked:
             other = prompts.only(row) or asked[0]
             raise UserError(
-                f"{row.where}: is {question.id!r} by its {best[0]}, but its prompt is that of {other.id!r}; the rows are "
-                "in another order, or of another version of the benchmark"
+                f"{row.where}: is {question.id!r} by its {best[0]}, but its prompt is that of {other.id!r}; the rows "
+                "are in another order, or of another version of the benchmark"
             )
     confirmed = best[0] != "prompt" and bool(best[1]) and all(prompts.of(row) for row, _ in best[1])
     return (f"{best[0]} and prompt" if confirmed else best[0], *best[1:])
