@@ -57,8 +57,8 @@ def score_files(
         think_tags=tuple(think_tags),
     )
     records = {name: _counted(each.records, count) for name, each in found.items()}
-    hashes = [artifacts.sha256_file(each.path) for each in files if each.path.is_file()]
-    model = origin["model"] if origin else f"outputs:{artifacts.fingerprint(hashes)}"
+    texts = [[(key.id, key.seed, record.output) for key, record in each.items()] for each in records.values()]
+    model = origin["model"] if origin else f"outputs:{artifacts.fingerprint(texts)}"
     result = bench.result({name: each.asked for name, each in found.items()}, records, protocol, model)
     sampling = origin["sampling"] if origin else dict.fromkeys(("max_new_tokens", "temperature", "top_p"))
     described = {name: _described(each, records[name]) for name, each in found.items()}
@@ -105,8 +105,10 @@ def _described(found: Matched, records: Mapping[Key, Record]) -> dict[str, Any]:
         "outputs": len(used),
         "finish_unknown": sum(record.finish is None for record in used),
         "tokens_unknown": sum(record.tokens is None for record in used),
-        "matched_by": {Path(name).name: way for name, (way, _) in found.ways.items()},
-        "passes": {Path(name).name: list(passes) for name, (_, passes) in found.ways.items()},
+        "files": [
+            {"file": Path(name).name, "matched_by": way, "passes": list(passes)}
+            for name, (way, passes) in found.ways.items()
+        ],
     }
 
 
@@ -119,10 +121,10 @@ def sentences(described: Mapping[str, Any]) -> list[str]:
         if file["without_output"]:
             said.append(f"{file['file']}: rows without an output, left out: {file['without_output']}")
     for name, each in described["benchmarks"].items():
-        for file, way in each["matched_by"].items():
-            passes = ", ".join(map(str, each["passes"][file]))
+        for file in each["files"]:
+            passes, way = ", ".join(map(str, file["passes"])), file["matched_by"]
             unsure = " alone: it must count the benchmark's rows in their order" if way in _UNSURE else ""
-            said.append(f"{name}: {file} is pass {passes}, matched by {way}{unsure}")
+            said.append(f"{name}: {file['file']} is pass {passes}, matched by {way}{unsure}")
         whole = each["questions"] + each["missing"] + each["incomplete"]
         notes = [
             (each["missing"], f"of {whole} questions have no output: left out, not counted as wrong"),

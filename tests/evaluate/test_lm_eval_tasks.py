@@ -98,5 +98,5 @@ def test_the_harness_runs_our_tasks(shared_data: Path, tiny_checkpoint: Path, tm
     questions = existing.questions_of("folio", str(shared_data / "benchmarks" / "folio.jsonl"), None)
     again = existing.score_files(outputs.read(samples), {"folio": questions}, None, (), outputs.Options())
     assert again["benchmarks"]["folio"]["accuracy"]["mean"] == found["acc,none"]
-    assert again["outputs"]["benchmarks"]["folio"]["matched_by"] == {samples.name: "id and prompt"}
+    assert again["outputs"]["benchmarks"]["folio"]["files"][0]["matched_by"] == "id and prompt"
     assert again["protocol"]["prompts"] == "paper"

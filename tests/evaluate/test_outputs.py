@@ -99,6 +99,10 @@ FORMATS: dict[str, Callable[[int, str], Row]] = {
         "choices": [{"index": 0, "message": {"role": "assistant", "content": said(n)}, "finish_reason": "stop"}],
         "usage": {"completion_tokens": 7},
     },
+    "completions with the question's id": lambda n, p: {
+        "id": str(100 + n),
+        "choices": [{"text": said(n), "finish_reason": "stop"}],
+    },
     "completions": lambda n, p: {"index": n, "choices": [{"text": said(n), "finish_reason": "length"}]},
     "conversation": lambda n, p: {
         "messages": [{"role": "user", "content": p}, {"role": "assistant", "content": said(n)}]
@@ -150,6 +154,25 @@ def test_thinking_in_a_field_of_its_own(asked: list[Question], tmp_path: Path) -
     assert score([write(tmp_path / "b.jsonl", batch)], asked)["benchmarks"]["folio"]["outcomes"]["none"] == 12
 
 
+def test_messages_in_parts(asked: list[Question], tmp_path: Path) -> None:
+    parts = [{"type": "thinking", "thinking": "It is false."}, {"type": "text", "text": "**Answer:** True"}]
+    rows: list[Row] = [
+        {"custom_id": q.id, "response": {"body": {"choices": [{"message": {"content": parts}}]}}} for q in asked
+    ]
+    # The same by OpenAI's responses.
+    made = [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "It is false."}]}]
+    made += [{"type": "message", "content": [{"type": "output_text", "text": "**Answer:** True"}]}]
+    body = {"output": made, "status": "completed", "usage": {"output_tokens": 8}}
+    for number in range(6):
+        rows[number] = {"custom_id": asked[number].id, "response": {"status_code": 200, "body": body}}
+    rows[11] = {"custom_id": "111", "response": None, "error": {"message": "overloaded"}}
+    found = score([write(tmp_path / "a.jsonl", rows)], asked)
+    assert found["benchmarks"]["folio"]["diagnosis"]["thinking"]["closed"] == 11
+    assert found["benchmarks"]["folio"]["outcomes"] == {"correct": 4, "wrong": 7, "none": 0}
+    told = found["outputs"]
+    assert (told["files"][0]["without_output"], told["benchmarks"]["folio"]["finish_unknown"]) == (1, 5)
+
+
 def test_parquet(asked: list[Question], tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: pip install 'mixprec[parquet]'")
     arrow = pytest.importorskip("pyarrow")
@@ -157,7 +180,7 @@ def test_parquet(asked: list[Question], tmp_path: Path) -> None:
     parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "details.parquet")
     found = score([tmp_path / "details.parquet"], asked)
     assert found["benchmarks"]["folio"]["outcomes"]["correct"] == 4
-    assert found["outputs"]["benchmarks"]["folio"]["matched_by"] == {"details.parquet": "index and prompt"}
+    assert found["outputs"]["benchmarks"]["folio"]["files"][0]["matched_by"] == "index and prompt"
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UserError, match=r"broken.parquet: can't be read as parquet"):
         outputs.read(tmp_path / "broken.parquet")
@@ -292,7 +315,7 @@ def test_rows_that_are_refused(change: Row, words: str, asked: list[Question], t
 def test_another_order_is_seen_by_the_prompts(asked: list[Question], tmp_path: Path) -> None:
     rows = [{"index": n, "prompt": q.message, "output": f"**Answer:** {q.answer}"} for n, q in enumerate(asked[::-1])]
     found = score([write(tmp_path / "a.jsonl", rows)], asked)
-    assert found["outputs"]["benchmarks"]["folio"]["matched_by"] == {"a.jsonl": "prompt"}
+    assert found["outputs"]["benchmarks"]["folio"]["files"][0]["matched_by"] == "prompt"
     assert found["benchmarks"]["folio"]["outcomes"]["correct"] == 12
     rows = [{"id": q.id, "prompt": asked[n - 1].message, "output": said(n)} for n, q in enumerate(asked)]
     with pytest.raises(UserError, match=r"c.jsonl:1: is '100' by its id, but its prompt is that of '111'"):
@@ -309,7 +332,7 @@ def test_prompts_with_examples_in_front(asked: list[Question], tmp_path: Path) -
     shots = [f"{asked[n - 1].message}\nFalse\n\n{q.message}" for n, q in enumerate(asked)]
     rows = [{"id": q.id, "prompt": shot, "output": said(0)} for q, shot in zip(asked, shots, strict=True)]
     found = score([write(tmp_path / "a.jsonl", rows)], asked)
-    assert found["outputs"]["benchmarks"]["folio"]["matched_by"] == {"a.jsonl": "id and prompt"}
+    assert found["outputs"]["benchmarks"]["folio"]["files"][0]["matched_by"] == "id and prompt"
     with pytest.raises(UserError, match="match no question"):
         score([write(tmp_path / "b.jsonl", [{"prompt": shot, "output": ""} for shot in shots])], asked)
 

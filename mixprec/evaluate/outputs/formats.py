@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -130,6 +131,9 @@ def _padded(values: Any, like: Sequence[Any]) -> Sequence[Any]:
 # --- OpenAI: batch files and completions ------------------------------------------------------------------------------
 
 
+_SERVERS = re.compile(r"(?:chatcmpl|cmpl|gen|resp|req|msg|batch)[-_]")
+
+
 def _read_batch(row: Mapping[str, Any], where: str, _: Mapping[str, str]) -> Row | None:
     """A request that failed has no response, or a status that isn't 200."""
     response = row["response"]
@@ -141,16 +145,20 @@ def _read_batch(row: Mapping[str, Any], where: str, _: Mapping[str, str]) -> Row
 
 
 def _read_completion(row: Mapping[str, Any], where: str, _: Mapping[str, str]) -> Row | None:
-    """Completions of chats and of texts; their ``id`` is the server's and says nothing of the question."""
-    choices = row.get("choices")
-    if not isinstance(choices, list) or not choices:
+    """Completions of chats and of texts, and responses; an ``id`` of the server's says nothing of the question."""
+    key = next((name for name in ("choices", "output") if isinstance(row.get(name), list) and row[name]), None)
+    if key is None:
         return None
-    outputs = tuple(outputs_under({"choices": choices}, "choices", where))
-    used = first(row, ("usage.completion_tokens",))
+    given = {
+        "finish": row.get("status") if row.get("status") == "completed" else first(row, ("incomplete_details.reason",))
+    }
+    outputs = tuple(outputs_under({key: row[key], **(given if key == "output" else {})}, key, where))
+    used = first(row, ("usage.completion_tokens", "usage.output_tokens"))
     if len(outputs) == 1:
         outputs = (outputs[0]._replace(tokens=count_of(used, where)),)
     others = {role: first(row, KEYS[role]) for role in ("index", "prompt", "seed")}
-    name = name_of(first(row, ("custom_id", "question_id")))
+    name = name_of(first(row, ("custom_id", "question_id", "id")))
+    name = None if name and _SERVERS.match(name) else name
     return Row(
         where, outputs, name, integer_of(others["index"]), prompt_of(others["prompt"]), integer_of(others["seed"])
     )
@@ -191,10 +199,10 @@ def _read_plain(row: Mapping[str, Any], where: str, keys: Mapping[str, str]) -> 
     prompt = prompt_of(found.get("prompt")) or prompt_of(messages)
     seed = found.get("seed")
     if seed is not None and integer_of(seed) is None:
-        raise UserError(f"{where}: key {keys['seed']!r}: {seed!r} is no integer; passes are numbered")
+        raise UserError(f"{where}: key {keys['seed']!r}: {seed!r} is no integer; --key seed= passes it over")
     index = found.get("index")
     if index is not None and integer_of(index) is None:
-        raise UserError(f"{where}: key {keys['index']!r}: {index!r} is no integer; rows are counted from 0")
+        raise UserError(f"{where}: key {keys['index']!r}: {index!r} is no integer; --key index= passes it over")
     benchmark = found.get("benchmark")
     named = benchmark if isinstance(benchmark, str) else None
     return Row(where, outputs, name_of(found.get("id")), integer_of(index), prompt, integer_of(seed), named)

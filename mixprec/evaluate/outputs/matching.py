@@ -127,7 +127,7 @@ def match(
     if not asked:
         raise UserError(
             f"{files[0].path}: no question of {benchmark} has an output in each of the {len(seeds)} passes; score them "
-            "one by one"
+            "one by one, or where seeds are no passes: --key seed="
         )
     missing = sum(counts[question.id] == 0 for question in questions)
     return Matched(asked, records, seeds, missing, len(questions) - missing - len(asked), unmatched, ways)

@@ -16,7 +16,7 @@ KEYS: dict[str, tuple[str, ...]] = {
         *("id", "ID", "question_id", "qid", "example_id", "problem_id", "unique_id", "uid", "custom_id", "task_id"),
         *("doc.id", "metadata.id"),
     ),
-    "index": ("index", "idx", "doc_id", "question_index", "row", "row_index", "i", "number"),
+    "index": ("index", "idx", "doc_id", "question_index", "row", "row_index"),
     "output": (
         *("output", "response", "generation", "completion", "generated_text", "output_text", "model_output"),
         *("model_response", "raw_output", "prediction", "text", "content", "outputs", "responses", "generations"),
@@ -32,14 +32,16 @@ KEYS: dict[str, tuple[str, ...]] = {
     ),
     "thinking": ("reasoning_content", "reasoning", "thinking", "thought"),
     "prompt": ("prompt", "full_prompt", "question", "problem", "input", "query", "instruction"),
-    "seed": ("seed", "pass", "epoch", "run", "repeat", "trial", "sample_index"),
+    "seed": ("seed", "epoch", "repeat", "trial", "sample_index"),
     "benchmark": ("benchmark", "dataset", "task", "task_name"),
 }
 #: Words for the ways in which a generation ends.
 _FINISHES: dict[str, Finish] = {
     **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "word", "end"), "stop"),
     **dict.fromkeys(("finished", "completed", "complete", "done"), "stop"),
-    **dict.fromkeys(("length", "limit", "max_tokens", "max_length", "max_new_tokens", "token_limit"), "length"),
+    **dict.fromkeys(
+        ("length", "limit", "max_tokens", "max_output_tokens", "max_length", "max_new_tokens", "token_limit"), "length"
+    ),
 }
 _UNKNOWN = ("", "null", "none", "unknown")
 
@@ -81,6 +83,9 @@ def outputs_under(
         value = value[-1] if value[-1]["role"] == "assistant" else None
         if value is None:
             return
+    if isinstance(value, list) and value and all(isinstance(each, Mapping) and "type" in each for each in value):
+        thought, text = ("".join(_parts(value, kinds)) for kinds in (_THOUGHT, _SAID))
+        row, value = {"reasoning": thought, **row}, text
     if isinstance(value, str):
         names = {role: ((keys or {}).get(role),) if keys else KEYS[role] for role in ("thinking", "finish", "tokens")}
         thought, finish, tokens = (first(row, tuple(filter(None, names[role]))) for role in names)
@@ -105,6 +110,19 @@ def outputs_under(
             yield from outputs_under({**own, key: each}, key, where, keys)
     else:
         raise UserError(f"{where}: key {key!r} holds {type(value).__name__}, no text")
+
+
+_THOUGHT, _SAID = ("thinking", "reasoning", "reasoning_text", "summary_text"), ("text", "output_text")
+
+
+def _parts(value: Any, kinds: Sequence[str]) -> Iterator[str]:
+    """The texts of some kinds in a message of parts, and in messages of such."""
+    for part in value if isinstance(value, list) else ():
+        if isinstance(part, Mapping):
+            said = first(part, ("text", "thinking")) if part.get("type") in kinds else None
+            yield from [said] if isinstance(said, str) else []
+            for inside in ("content", "summary"):
+                yield from _parts(part.get(inside), kinds)
 
 
 def output_key(row: Mapping[str, Any]) -> str | None:
