@@ -72,6 +72,7 @@ class Case(NamedTuple):
 
 CASES = (
     Case("run/summary.json", ("report run", "tables run --table 1")),
+    Case("run/ablation/ablation.json", ("report run",)),
     Case("run/importance/importance.json", (
         "report run", "rank run/importance/importance.json", "shift run/importance/importance.json again.json --out s",
         "plan r.yaml --variant least --importance run/importance/importance.json",
@@ -104,6 +105,24 @@ CASES = (
 )  # fmt: skip
 #: What verbs write, beside what they read.
 WRITTEN = ("s", "a", "b", "dense", "s.jsonl", "t.jsonl")
+
+
+_MEANS = {"all": {"mean": 0.1, "ci": [0.0, 0.2]}, "backtracking": {"mean": 0.1, "ci": None}}
+ABLATION = {
+    "schema_version": 1,
+    "method": "rtn",
+    "tokens": {"all": 9, "backtracking": 3},
+    "cells": [
+        {"name": name, "format": "w2g16", "kl": _MEANS, "disagreement": _MEANS, "nll_increase": _MEANS}
+        for name in ("1_q", "1_k", "1_v")
+    ],
+    "scores": {"fisher, all": {"1_q, w2g16": 1.0, "1_k, w2g16": 2.0, "1_v, w2g16": 3.0}},
+    "validity": [
+        {"scorer": "fisher", "scores_of": "all", "format": "w2g16", "metric": "kl", "target": "all", "spearman": 0.5,
+         "spearman_ci": [0.1, 0.7], "spearman_ci_passages": [0.1, 0.7], "kendall": 0.5, "kendall_ci": [0.1, 0.7],
+         "top10_overlap": 3, "top10_overlap_of": 3, "top10_overlap_chance": 3.0, "modules": 3}
+    ],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +160,9 @@ def made(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     pipeline.Run(recipe.load(path), path.read_text(), "r", folder / "run", None).run()
     shutil.copy(folder / "run" / "importance" / "importance.json", folder / "again.json")
     shutil.copy(next((folder / "run").rglob("spans.jsonl")), folder / "spans.jsonl")
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    artifacts.write_json(folder / "run" / "summary.json", summary | {"pages": {"ablation": "ablation"}})
+    artifacts.write_json(folder / "run" / "ablation" / "ablation.json", ABLATION)
     inventory = modules.inventory(models.load_config(str(llama)))
     addresses = [module.address for module in inventory.linears]
     report = {

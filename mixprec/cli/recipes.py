@@ -48,14 +48,14 @@ def run(
 
 def _print_run(summary: Mapping[str, Any], folder: Path) -> None:
     """A run's tables and pages."""
-    from mixprec import artifacts
+    from mixprec.report.shapes import read_ablation
     from mixprec.report.terminal import print_ablation, print_summary
 
     pages = summary.get("pages") or {}
     print_summary(summary, out)
     if "ablation" in pages:
         out.print()
-        print_ablation(artifacts.read_versioned(folder / pages["ablation"] / "ablation.json"), out)
+        print_ablation(read_ablation(folder / pages["ablation"] / "ablation.json"), out)
     out.print()
     out.print(str(folder / "report.html"), style="bold", soft_wrap=True)
     for name, where in pages.items():

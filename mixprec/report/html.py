@@ -25,7 +25,7 @@ from mixprec.report.grids import OUTLINE, Grids, importance_grids, summary_line
 from mixprec.report.heatmap import interactive_heatmap, still_heatmap
 from mixprec.report.quality import quality_table
 from mixprec.report.rankings import preset_table, stability_table
-from mixprec.report.shapes import read_summary
+from mixprec.report.shapes import read_ablation, read_summary
 from mixprec.report.style import DARK, LIGHT, Theme, render, save_figure
 from mixprec.report.tables import Cell, Column, Table, behaviour_table, top_modules_table, variant_table
 from mixprec.report.validity import cells_table, ranking_table, reading, scatter
@@ -53,7 +53,7 @@ def write_report(run: Path) -> Path:
     recipe = artifacts.read_text(recipe_path) if recipe_path.exists() else None
 
     pages: Mapping[str, str] = summary.get("pages") or {}
-    ablation = artifacts.read_versioned(run / pages["ablation"] / "ablation.json") if "ablation" in pages else None
+    ablation = read_ablation(run / pages["ablation"] / "ablation.json") if "ablation" in pages else None
 
     still = still_heatmap(importance_grids(importance)) if importance else None
     _save_or_remove(run / "importance", still, ("png", "svg"))

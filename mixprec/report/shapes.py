@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mixprec import artifacts
 from mixprec.shapes import Count, Number, Pair, Ranks, Shape, check
@@ -163,6 +163,56 @@ class _Behaviour(Shape):
     top_modules: list[_Module] | None = None
 
 
+class _Mean(Shape):
+    mean: Number | None
+    ci: Pair | None = None
+
+
+class _Cell(Shape):
+    name: str
+    format: str
+    kl: dict[str, _Mean]
+    disagreement: dict[str, _Mean]
+    nll_increase: dict[str, _Mean]
+
+
+class _Validity(Shape):
+    scorer: str
+    scores_of: str
+    format: str
+    metric: str
+    target: str
+    spearman: Number | None
+    spearman_ci: Pair | None
+    spearman_ci_passages: Pair | None
+    kendall: Number | None
+    kendall_ci: Pair | None
+    top10_overlap: Count | None
+    top10_overlap_of: Count | None
+    top10_overlap_chance: Number | None
+    modules: Count
+
+
+class Ablation(Shape):
+    """ablation.json."""
+
+    method: str
+    tokens: dict[str, Number]
+    cells: list[_Cell]
+    validity: list[_Validity]
+    scores: dict[str, dict[str, Number]]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Ablation:
+        for cell in self.cells:
+            if (
+                not {"all", *self.tokens} <= cell.kl.keys()
+                or "all" not in cell.disagreement.keys() & cell.nll_increase.keys()
+            ):
+                raise ValueError(f"cells: {cell.name}: a target of tokens is missing")
+        return self
+
+
 class Summary(Shape):
     """summary.json."""
 
@@ -175,6 +225,8 @@ class Summary(Shape):
     benchmarks: _AllBenchmarks | None = None
     behaviours: dict[str, _Behaviour] | None = None
     provenance: dict[str, Any] | None = None
+    # Folders in the run: a page links to them.
+    pages: dict[str, Annotated[str, Field(pattern=r"^[a-z]+$")]] | None = None
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -188,3 +240,8 @@ def read_summary(path: Path) -> dict[str, Any]:
 def read_benchmarks(path: Path) -> dict[str, Any]:
     """Read benchmarks.json; raises as ``read_summary``."""
     return check(artifacts.read_versioned(path), path, Benchmarks)
+
+
+def read_ablation(path: Path) -> dict[str, Any]:
+    """Read ablation.json; raises as ``read_summary``."""
+    return check(artifacts.read_versioned(path), path, Ablation)

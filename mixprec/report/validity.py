@@ -112,7 +112,7 @@ def scatter(result: Mapping[str, Any], theme: Theme = LIGHT) -> Figure | None:
     """Predicted against measured KL on log axes, a panel per scorer, a point per module and format; None without."""
     measured = {f"{row['name']}, {row['format']}": row["kl"]["all"]["mean"] for row in result["cells"]}
     panels = {
-        name: [(score, measured[cell]) for cell, score in scores.items() if score and measured[cell]]
+        name: [(score, measured[cell]) for cell, score in scores.items() if score and measured.get(cell)]
         for name, scores in result["scores"].items()
         if name.endswith(", all") and not name.startswith("measured")
     }
