@@ -6,9 +6,10 @@ Without a launcher there is one process, which is the main one, and nothing here
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mixprec.errors import UserError
@@ -69,11 +70,14 @@ def _state(device: str | None = None) -> Any:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Let the main process of each machine go through the block before the others: it fills caches."""
+    """Let the main process of all machines go through the block before the others: it fills the run's folder.
+
+    There is one such folder for all machines, so one process of each machine would be too many.
+    """
     if count() == 1:
         yield
         return
-    with _translated(), _state().local_main_process_first():
+    with _translated(), _state().main_process_first():
         yield
 
 
@@ -82,6 +86,16 @@ def wait() -> None:
     if count() > 1:
         with _translated():
             _state().wait_for_everyone()
+
+
+def check_shared(paths: Iterable[Path]) -> None:
+    """Raises UserError where what another process has written is not there: it lies on another machine's disk."""
+    for path in paths if count() > 1 else ():
+        if not path.exists():
+            raise UserError(
+                f"{path}: another process has written it, but it is not there; all machines need one folder for the "
+                "run: give --out on storage that they share"
+            )
 
 
 def agree(value: T) -> T:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import mixprec
-from mixprec import artifacts
+from mixprec import artifacts, processes
+from mixprec.errors import UserError
 
 
 class Stages:
@@ -25,6 +26,11 @@ class Stages:
         marker = self.run / ".stages" / f"{name.replace('/', '-')}.json"
         stamp = artifacts.fingerprint(mixprec.__version__, artifacts.SCHEMA_VERSION, name, inputs)
         if not self._is_done(marker, stamp, outputs):
+            if not processes.is_main():
+                raise UserError(
+                    f"{self.run}: the main process's stage {name} is not there; all machines need one folder for the "
+                    "run: give --out on storage that they share"
+                )
             artifacts.remove(marker)
             make()
             sizes = {str(path.relative_to(self.run)): _size(path) for path in outputs}

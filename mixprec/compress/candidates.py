@@ -39,6 +39,10 @@ class Candidates:
     def __init__(self, folder: Path, names: Sequence[str], digest: str) -> None:
         self.folder, self.names, self.digest = folder, tuple(names), digest
 
+    def files(self, inventory: modules.Inventory) -> list[Path]:
+        """Where the candidates of a model's blocks lie."""
+        return [_file(self.folder, layer) for layer in sorted({module.layer for module in inventory.linears})]
+
     def block(self, layer: int, names: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]]:
         """Address -> candidate -> restored weight (out, in) in its stored type, of the block ``layer``, 1-based.
 

@@ -87,6 +87,7 @@ def run(
         for number in _attribute(loaded, layouts, options, mine):
             advance(len(mine[number].ids))
     processes.wait()
+    processes.check_shared(path for task in tasks for path in task.paths)
 
 
 def work_of(task: Task) -> int:

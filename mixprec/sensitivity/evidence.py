@@ -79,11 +79,16 @@ def gather(
         advance(len(here))
 
 
+def files(folder: Path, count: int) -> list[Path]:
+    """Where the sums of passages 0 to ``count`` − 1 lie."""
+    return [_file(folder, number) for number in range(count)]
+
+
 def load(folder: Path, count: int, addresses: Sequence[str], rows: Sequence[Row]) -> Evidence:
     """Read what ``gather`` left of passages 0 to ``count`` − 1."""
     parts: dict[str, list[Tensor]] = {name: [] for name in ModuleSums._fields}
-    for number in range(count):
-        tensors, _ = artifacts.load_tensors(_file(folder, number))
+    for file in files(folder, count):
+        tensors, _ = artifacts.load_tensors(file)
         for name, found in parts.items():
             found.append(torch.stack([tensors[f"{address}|{name}"] for address in addresses]))
     return Evidence(tuple(rows), **{name: torch.stack(found) for name, found in parts.items()})

@@ -96,8 +96,17 @@ class Subject:
         return from_behaviours(self.traces, encoder, spec.behaviours, spec.samples, longest, spec.seed)
 
     def candidates(self, treatments: Mapping[str, Treatment]) -> Candidates:
-        """All modules in all candidates; by the main process, the others wait."""
-        with processes.main_first(), bar("candidates", len(self.inventory.linears), "modules") as advance:
+        """All modules in all candidates, made by the main process of all machines; the others wait.
+
+        Raises UserError where another machine doesn't see what it made.
+        """
+        digest = processes.agree(self._solved(treatments) if processes.is_main() else "")
+        found = Candidates(self.folder / "candidates", list(treatments), digest)
+        processes.check_shared(found.files(self.inventory))
+        return found
+
+    def _solved(self, treatments: Mapping[str, Treatment]) -> str:
+        with bar("candidates", len(self.inventory.linears), "modules") as advance:
             return solving.make(
                 self.open(EMBEDDING, NORM),
                 self.identity,
@@ -107,7 +116,7 @@ class Subject:
                 self.options,
                 self.folder / "candidates",
                 advance,
-            )
+            ).digest
 
 
 def score(subject: Subject, spec: SensitivitySpec, candidates: Candidates | None = None) -> dict[str, Sensitivity]:
@@ -177,6 +186,7 @@ def _predicted(
         with bar("sensitivity", len(mine), "passages") as advance:
             evidence.gather(opened, candidates, scored, mine, rows, state, subject.folder / "sums", advance)
         processes.wait()
+        processes.check_shared(evidence.files(subject.folder / "sums", len(scored)))
         known = evidence.load(subject.folder / "sums", len(scored), addresses, rows)
     errors = evidence.errors(opened, candidates, addresses)
     found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
