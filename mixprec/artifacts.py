@@ -28,8 +28,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import mixprec
-from mixprec import parsing
+from mixprec import parsing, seals
 from mixprec.errors import UserError, from_disk
+from mixprec.progress import console
 
 SCHEMA_VERSION = 1
 _PROVENANCE_PACKAGES = ("torch", "transformers", "safetensors", "numpy")
@@ -195,17 +196,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON atomically: two-space indent, non-ASCII kept, NaN refused."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, data: Any, *, seal: bool = True) -> None:
+    """Write JSON atomically: two-space indent, non-ASCII kept, NaN refused; an object with its seal (seals.py)."""
+    whole = seals.sealed(data) if seal and isinstance(data, Mapping) else data
+    write_text(path, json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, *, finite: bool = True) -> Any:
     """Read JSON. ``finite``: NaN and Infinity, which ``write_json`` never writes, are refused.
 
-    Raises UserError where the file is missing or is no JSON that ``parsing.parse_json`` reads.
+    Raises UserError where the file is missing, is no JSON that ``parsing.parse_json`` reads, or not what was sealed.
     """
-    return parse_json(read_text(path), path, finite=finite)
+    return seals.opened(parse_json(read_text(path), path, finite=finite), path)
 
 
 def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:
@@ -261,8 +263,17 @@ def read_text(path: Path) -> str:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object per line, atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    """Write one JSON object per line, each with its seal, atomically."""
+    write_text(path, "".join(_line(row) + "\n" for row in rows))
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Append a JSON object with its seal as one line, as ``append_line`` does."""
+    append_line(path, _line(row))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(seals.sealed(row), ensure_ascii=False, allow_nan=False)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -297,10 +308,10 @@ def mend_lines(path: Path, begins: bytes) -> None:
             file.truncate()
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object per line; blank lines are passed over.
+def read_jsonl(path: Path, *, sealed: bool = False) -> list[dict[str, Any]]:
+    """Read one JSON object per line; blank lines are passed over. ``sealed``: rows keep their seals for the caller.
 
-    Raises UserError naming file and line where a line is no JSON object.
+    Raises UserError naming file and line where a line is no JSON object, or not what was sealed.
     """
     rows = []
     # Not str.splitlines: model output may hold U+2028 or form feeds, which JSON leaves unescaped.
@@ -313,19 +324,36 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}:{number}: {problem}; one object per line") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-        rows.append(row)
+        rows.append(row if sealed else seals.opened(row, f"{path}:{number}"))
     return rows
 
 
+def rows_left(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows that an earlier run has left in a JSON lines file. What a kill left half is passed over, a row that was
+    changed since too, with a sentence: both are made again."""
+    for number, line in enumerate(read_text(path).split("\n") if path.is_file() else (), 1):
+        try:
+            row = seals.opened(parsing.parse_json(line), f"{path}:{number}")
+        except parsing.Malformed:
+            continue
+        except UserError:
+            console.print(f"{path}:{number}: was changed or damaged since it was written; made again", soft_wrap=True)
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a safetensors file atomically; ``metadata`` values are stored as JSON strings."""
+    """Write a safetensors file with its seal atomically; ``metadata`` values are stored as JSON strings."""
+    stored = {key: json.dumps(value, ensure_ascii=False) for key, value in (metadata or {}).items()}
     with atomic_path(path) as temporary:
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()},
             temporary,
-            metadata={key: json.dumps(value, ensure_ascii=False) for key, value in (metadata or {}).items()},
+            metadata=stored | {seals.KEY: seals.BLANK},
         )
         _sort_header(temporary)
+        seals.seal_tensors(temporary)
         share(temporary)
 
 
@@ -351,10 +379,12 @@ def share(path: Path) -> None:
 def open_tensors(path: Path) -> Iterator[Any]:
     """Open a safetensors file for lazy reading.
 
-    Raises UserError where the file is missing, can't be read, is truncated or no safetensors file.
+    Raises UserError where the file is missing, can't be read, is truncated, no safetensors file, or not what was
+    sealed.
     """
     try:
         opened = safe_open(path, framework="pt")
+        seals.check_tensors(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as problem:
@@ -372,10 +402,26 @@ def _broken(path: Path, problem: SafetensorError) -> UserError:
     return from_disk(problem, path) or UserError(f"{path}: broken safetensors file ({problem}); fetch or make it again")
 
 
+def is_made(path: Path, stamp: str) -> bool:
+    """Whether a finished safetensors file with ``stamp`` in its metadata is there.
+
+    A file that was changed or damaged since it was written is none; that is said.
+    """
+    if not path.is_file():
+        return False
+    try:
+        with open_tensors(path) as file:
+            return bool((file.metadata() or {}).get("stamp") == json.dumps(stamp))
+    except UserError:
+        console.print(f"{path}: was changed or damaged since it was written; made again", soft_wrap=True)
+        return False
+
+
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a whole safetensors file: tensors and metadata (JSON strings decoded)."""
     with open_tensors(path) as file:
-        metadata = {key: parse_json(value, f"{path}: {key}") for key, value in (file.metadata() or {}).items()}
+        stored = {key: value for key, value in (file.metadata() or {}).items() if key != seals.KEY}
+        metadata = {key: parse_json(value, f"{path}: {key}") for key, value in stored.items()}
         return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (no mapping)
 
 
@@ -386,16 +432,17 @@ def sha256_file(path: Path) -> str:
     """
     try:
         found = path.stat()
-        return _sha256(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        # All that the file system knows of the content; not the name, so that a finished folder may get its own.
+        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if state not in _digests:
+            with path.open("rb") as file:
+                _digests[state] = hashlib.file_digest(file, "sha256").hexdigest()
+        return _digests[state]
     except OSError as problem:
         raise UserError(f"{path}: can't be read ({problem.strerror})") from None
 
 
-@functools.lru_cache(maxsize=65_536)
-def _sha256(path: Path, *state: int) -> str:
-    """``state``: all that the file system knows of the file's content, so that a changed file is read again."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+_digests: dict[tuple[int, ...], str] = {}
 
 
 def fingerprint(*parts: Any) -> str:

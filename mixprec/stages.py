@@ -9,6 +9,7 @@ from typing import Any
 import mixprec
 from mixprec import artifacts, processes
 from mixprec.errors import UserError
+from mixprec.progress import console
 
 
 class Stages:
@@ -33,23 +34,40 @@ class Stages:
                 )
             artifacts.remove(marker)
             make()
-            sizes = {str(path.relative_to(self.run)): _size(path) for path in outputs}
-            artifacts.write_json(marker, {"fingerprint": stamp, "outputs": sizes})
+            artifacts.write_json(marker, {"fingerprint": stamp, "outputs": self._digests(outputs)})
         return stamp
 
     def _is_done(self, marker: Path, stamp: str, outputs: Sequence[Path]) -> bool:
+        """Whether the outputs are what equal inputs made, byte for byte; what was changed since is said."""
         if not marker.is_file() or not all(path.exists() for path in outputs):
             return False
-        done = artifacts.read_json(marker)
-        sizes = {str(path.relative_to(self.run)): _size(path) for path in outputs}
-        return bool(done == {"fingerprint": stamp, "outputs": sizes})
+        try:
+            done = artifacts.read_object(marker)
+        except UserError as problem:
+            console.print(f"{problem}; its stage is made again", soft_wrap=True)
+            return False
+        if done.get("fingerprint") != stamp:
+            return False
+        known, found = done.get("outputs"), self._digests(outputs)
+        if known == found:
+            return True
+        before = known if isinstance(known, dict) else {}
+        changed = sorted(name for name in before.keys() | found.keys() if before.get(name) != found.get(name))
+        console.print(
+            f"{self.run / changed[0]}: is not what was written (edited, damaged, added or removed"
+            f"{f'; {len(changed) - 1} more files too' if len(changed) > 1 else ''}); made again",
+            soft_wrap=True,
+        )
+        return False
 
+    def _digests(self, outputs: Sequence[Path]) -> dict[str, str]:
+        """Name in the run's folder -> SHA-256 of every file.
 
-def _size(path: Path) -> int:
-    """Bytes of a file or of all files in a folder: an output that was cut or lost a file is made again.
-
-    A checkpoint's model card doesn't count: results are added to it later.
-    """
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    files = [file for file in files if file.name != "README.md"]
-    return sum(file.stat().st_size for file in files)
+        A checkpoint's model card doesn't count: results are added to it later.
+        """
+        files = [file for path in outputs for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+        return {
+            file.relative_to(self.run).as_posix(): artifacts.sha256_file(file)
+            for file in files
+            if file.is_file() and file.name != "README.md"
+        }

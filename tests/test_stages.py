@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,14 @@ import pytest
 
 import mixprec
 from mixprec.stages import Stages
+
+
+def flip(path: Path) -> None:
+    """Change one bit, and neither size nor times."""
+    times, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 class Counted:
@@ -56,7 +65,20 @@ def test_another_version_does_everything_again(counted: Counted, monkeypatch: py
     assert counted.count == 2
 
 
-@pytest.mark.parametrize("harm", ["remove file", "remove folder", "cut file", "file of folder", "marker"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "remove file",
+        "remove folder",
+        "cut file",
+        "file of folder",
+        "marker",
+        "bit",
+        "bit of folder",
+        "bit of marker",
+        "added",
+    ],
+)
 def test_harmed_outputs_are_made_again(counted: Counted, tmp_path: Path, harm: str) -> None:
     counted.do()
     match harm:
@@ -70,7 +92,29 @@ def test_harmed_outputs_are_made_again(counted: Counted, tmp_path: Path, harm: s
             (counted.folder / "a").unlink()
         case "marker":
             shutil.rmtree(tmp_path / ".stages")
+        case "bit":
+            flip(counted.file)
+        case "bit of folder":
+            flip(counted.folder / "b")
+        case "bit of marker":
+            flip(tmp_path / ".stages" / "x-y.json")
+        case "added":
+            (counted.folder / "c").touch()
     counted.do()
+    counted.do()
+    assert counted.count == 2
+
+
+def test_what_was_changed_is_named(counted: Counted, capsys: pytest.CaptureFixture[str]) -> None:
+    counted.do()
+    counted.do()
+    assert not capsys.readouterr().err
+    flip(counted.folder / "a")
+    counted.do()
+    assert (
+        "folder/a: is not what was written (edited, damaged, added or removed); made again" in capsys.readouterr().err
+    )
+    (counted.folder / "README.md").touch()  # a model card, to which results are added
     counted.do()
     assert counted.count == 2
 

@@ -221,7 +221,7 @@ def diff(
     with bar("diff", len(a.inventory.linears), "modules") as advance:
         found = compare(a, b, advance)
     if to:
-        artifacts.write_json(to, {address: difference._asdict() for address, difference in found.items()})
+        artifacts.write_json(to, {address: difference._asdict() for address, difference in found.items()}, seal=False)
     listed = list(found.values())
     for name, path, checkpoint in (("A", first, a), ("B", second, b)):
         out.print("; ".join([f"{name}: {path} ({checkpoint.container})", *checkpoint.notes]), soft_wrap=True)

@@ -7,7 +7,6 @@ which a killed run goes on, and which every scorer reads: the error that is scor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -94,7 +93,7 @@ def make(
     groups: dict[int, list[Group]] = {}
     for group in modules.fused_groups(inventory):
         groups.setdefault(group[0].layer, []).append(group)
-    done = [layer for layer in groups if _is_done(_file(folder, layer), stamp)]
+    done = [layer for layer in groups if artifacts.is_made(_file(folder, layer), stamp)]
     if len(done) < len(groups):
         _walk(opened, groups, done, treatments, calibration, options, folder, stamp, advance)
     else:
@@ -236,10 +235,3 @@ def _awq(
 
 def _file(folder: Path, layer: int) -> Path:
     return folder / f"{layer:05d}.safetensors"
-
-
-def _is_done(file: Path, stamp: str) -> bool:
-    if not file.is_file():
-        return False
-    with artifacts.open_tensors(file) as opened:
-        return (opened.metadata() or {}).get("stamp") == json.dumps(stamp)

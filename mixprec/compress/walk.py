@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -103,7 +102,7 @@ class Walk:
     def _compress(self, opened: blocks.Blocks, layer: int, groups: list[Group], flow: Flow | None) -> Flow | None:
         file = self._folder / f"{layer:05d}.safetensors"
         self.files.append(file)
-        if self._is_done(file):
+        if artifacts.is_made(file, self._stamp):
             tensors, metadata = artifacts.load_tensors(file)
             self._report({address: ModuleReport(**report) for address, report in metadata["reports"].items()})
             return None if flow is None else self._pass(opened, layer, flow, self._restored(tensors, layer))
@@ -131,13 +130,6 @@ class Walk:
             tensors |= {key: tensor.cpu() for key, tensor in packed.items()}
         reports = {address: report._asdict() for address, report in result.reports.items()}
         artifacts.save_tensors(file, tensors, {"stamp": self._stamp, "reports": reports})
-
-    def _is_done(self, file: Path) -> bool:
-        """Whether a finished file of this very job is there."""
-        if not file.is_file():
-            return False
-        with artifacts.open_tensors(file) as opened:
-            return (opened.metadata() or {}).get("stamp") == json.dumps(self._stamp)
 
     def _restored(self, tensors: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
         """The parameters that a finished block's tensors stand for, by their names within the block."""

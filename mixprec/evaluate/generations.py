@@ -5,13 +5,12 @@ A run that was killed goes on behind the last line; a file that was made from so
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mixprec import artifacts
+from mixprec import artifacts, seals
 from mixprec.errors import UserError
 from mixprec.evaluate.engines.base import Finish, Generation, Sampling
 
@@ -66,7 +65,7 @@ class GenerationFile:
         self.done: dict[Key, Record] = {}
         if path.is_file() and path.stat().st_size:
             artifacts.mend_lines(path, _BEGINS)
-            for number, row in enumerate(artifacts.read_jsonl(path), 1):
+            for number, row in enumerate(artifacts.read_jsonl(path, sealed=True), 1):
                 self._take(row, f"{path}:{number}")
 
     def _take(self, row: dict[str, Any], where: str) -> None:
@@ -77,6 +76,7 @@ class GenerationFile:
                     "together with these: give another --out, or the settings that they were made with"
                 )
         key, record = parse(row, where)
+        seals.opened(row, where)  # last, as what else is wrong with a line can be told with more words
         if key in self.done:
             raise UserError(f"{where}: question {key.id!r} with seed {key.seed} stands twice; remove one of the lines")
         self.done[key] = record
@@ -86,7 +86,7 @@ class GenerationFile:
         record = Record(made.output, made.finish, made.tokens, made.prompt_tokens)
         row = {"benchmark": self._origin.benchmark, "id": key.id, "seed": key.seed}  # begins as _BEGINS says
         row |= self._origin.described | {"engine": dict(engine)} | record._asdict()
-        artifacts.append_line(self.path, json.dumps(row, ensure_ascii=False))
+        artifacts.append_row(self.path, row)
         self.done[key] = record
 
     def left(self, keys: Iterable[Key]) -> list[Key]:

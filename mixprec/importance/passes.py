@@ -80,7 +80,7 @@ def run(
     Returns when all files are there, in every process.
     """
     # All processes have to split the same list, so the main one's view of the folder counts.
-    done = processes.agree([all(statistics.is_done(path, task.stamp) for path in task.paths) for task in tasks])
+    done = processes.agree([all(artifacts.is_made(path, task.stamp) for path in task.paths) for task in tasks])
     left = [task for task, is_done in zip(tasks, done, strict=True) if not is_done]
     mine = [left[number] for number in share([work_of(task) for task in left], processes.rank(), processes.count())]
     with bar("attribute", sum(len(task.ids) for task in mine), "tokens") as advance:

@@ -145,14 +145,6 @@ def load(path: Path, preset: str, columns: slice = slice(None), rows: slice = sl
     return TraceStatistics(tokens, activations, {preset: data})
 
 
-def is_done(path: Path, stamp: str) -> bool:
-    """Whether a finished file with this stamp is there."""
-    if not path.is_file():
-        return False
-    with artifacts.open_tensors(path) as file:
-        return (file.metadata() or {}).get("stamp") == f'"{stamp}"'
-
-
 def paths(folder: Path, count: int) -> Sequence[Path]:
     """Where the statistics of trace 0 … count - 1 lie."""
     return [folder / f"{index:05d}.safetensors" for index in range(count)]

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import artifacts
+from mixprec import artifacts, seals
 
 _NAMES = {torch.int64: "I64", torch.float64: "F64", torch.float32: "F32"}
 
@@ -76,6 +76,7 @@ def create(path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, Any])
             file.write(header)
             file.truncate(size)
             yield TensorFile(file, shapes, offsets)
+        seals.seal_tensors(temporary)
         artifacts.share(temporary)
 
 
@@ -86,7 +87,8 @@ def _header(
 
     Format: https://huggingface.co/docs/safetensors: 8 bytes of length, JSON, the tensors one behind the other.
     """
-    entries: dict[str, Any] = {"__metadata__": {k: json.dumps(v, ensure_ascii=False) for k, v in metadata.items()}}
+    stored = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    entries: dict[str, Any] = {"__metadata__": stored | {seals.KEY: seals.BLANK}}
     begins, end = {}, 0
     for name in names:
         begins[name], end = end, end + shapes[name].nbytes

@@ -9,16 +9,16 @@ again, takes the same steps without measuring twice.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from mixprec import artifacts, parsing
+from mixprec import artifacts
 from mixprec.joint.assembled import Assembled, Kl
 from mixprec.joint.linear import changes
 from mixprec.plan.budget import Problem
@@ -64,14 +64,11 @@ class Journal:
         self._model: Assembled | None = None
         self._at: Chosen | None = None
         self._known: dict[Chosen, Kl] = {}
-        for line in artifacts.read_text(path).splitlines() if path.is_file() else ():
-            try:
-                row = parsing.parse_json(line)
+        for row in artifacts.rows_left(path):
+            with suppress(KeyError, TypeError, ValueError):  # none of ours
                 if row["stamp"] == stamp:
                     kl = Kl(*(torch.tensor(row[name], dtype=torch.float64) for name in Kl._fields))
                     self._known[tuple(row["chosen"])] = kl
-            except (ValueError, KeyError, TypeError):
-                continue  # half a line, which a kill leaves, or none of ours
 
     def knows(self, chosen: Chosen) -> bool:
         """Whether a plan was measured already."""
@@ -87,7 +84,7 @@ class Journal:
                 self._at = base
             found = self._model.try_out(self._difference(chosen, base)) if chosen != base else self._model.now()
             row = {"stamp": self._stamp, "chosen": chosen, **{k: v.tolist() for k, v in found._asdict().items()}}
-            artifacts.append_line(self._path, json.dumps(row, allow_nan=False))
+            artifacts.append_row(self._path, row)
             self._known[chosen] = found
         return self._known[chosen]
 

@@ -5,15 +5,15 @@ A killed run goes on with the next cell; several processes share the cells, each
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mixprec import artifacts, parsing, processes
+from mixprec import artifacts, processes
 from mixprec.compress.candidates import Candidates
 from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.importance.parallel import share
@@ -106,7 +106,7 @@ def _sums(
 
 def _write(folder: Path, stamp: str, cell: Cell, result: Result) -> None:
     row = {"stamp": stamp, "cell": cell._asdict(), **result._asdict()}
-    artifacts.append_line(folder / f"{processes.rank()}.jsonl", json.dumps(row, ensure_ascii=False, allow_nan=False))
+    artifacts.append_row(folder / f"{processes.rank()}.jsonl", row)
 
 
 def _mend(path: Path) -> None:
@@ -116,20 +116,12 @@ def _mend(path: Path) -> None:
 
 
 def _read(folder: Path, stamp: str) -> dict[Cell, Result]:
-    """Finished cells; half a line, which a kill leaves, is none."""
+    """Finished cells."""
     found = {}
     for path in sorted(folder.glob("*.jsonl")):
-        for line in artifacts.read_text(path).split("\n"):
-            row = _parsed(line)
-            if row and row["stamp"] == stamp:
-                cell = Cell(row["cell"]["name"], row["cell"]["candidate"], tuple(row["cell"]["addresses"]))
-                found[cell] = Result(row["sums"], row["counts"])
+        for row in artifacts.rows_left(path):
+            with suppress(KeyError, TypeError):  # none of ours
+                if row["stamp"] == stamp:
+                    cell = Cell(row["cell"]["name"], row["cell"]["candidate"], tuple(row["cell"]["addresses"]))
+                    found[cell] = Result(row["sums"], row["counts"])
     return found
-
-
-def _parsed(line: str) -> Mapping[str, Any] | None:
-    try:
-        row = parsing.parse_json(line)
-    except parsing.Malformed:
-        return None
-    return row if isinstance(row, dict) else None

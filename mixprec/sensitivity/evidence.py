@@ -6,7 +6,6 @@ passages, several processes share them, and intervals come from resampling them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -65,8 +64,8 @@ def gather(
 ) -> None:
     """Sweep over the passages ``scored`` with the numbers ``mine``, but for those whose files are there."""
     stamps = _stamps(candidates, scored, rows, state)
-    advance(len([number for number in mine if _is_done(_file(folder, number), stamps[number])]))
-    left = [number for number in mine if not _is_done(_file(folder, number), stamps[number])]
+    left = [number for number in mine if not artifacts.is_made(_file(folder, number), stamps[number])]
+    advance(len(mine) - len(left))
     for start in range(0, len(left), TOGETHER):
         here = left[start : start + TOGETHER]
         for number, found in zip(here, sweep(opened, candidates, [scored[n] for n in here], rows, state), strict=True):
@@ -126,10 +125,3 @@ def _stamps(candidates: Candidates, scored: Sequence[Scored], rows: Sequence[Row
 
 def _file(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.safetensors"
-
-
-def _is_done(file: Path, stamp: str) -> bool:
-    if not file.is_file():
-        return False
-    with artifacts.open_tensors(file) as opened:
-        return (opened.metadata() or {}).get("stamp") == json.dumps(stamp)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +82,7 @@ class Recorder:
         row: dict[str, Any] = {"dataset": trace.dataset, "id": local_id(trace.id, trace.dataset)}  # as _ROW says
         row |= {"prompt": trace.prompt, "output": trace.output}
         row[_MADE] = self._making._asdict() | {_ASKED: _digest(self._asked[trace.id])}
-        artifacts.append_line(self._path, json.dumps(row, ensure_ascii=False))
+        artifacts.append_row(self._path, row)
         self.done.add(trace.id)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from reference import layout_of, naive_importance, tiny_model
 
+from mixprec import artifacts
 from mixprec.importance import scores, statistics
 from mixprec.importance.engine import Job, Layout, run_trace
 from mixprec.importance.options import PRESETS, AttributionOptions
@@ -98,6 +99,6 @@ def test_a_behaviour_without_spans_scores_zero_not_nan(tmp_path: Path) -> None:
 def test_statistics_are_redone_only_with_another_stamp(tmp_path: Path) -> None:
     model = tiny_model("llama")
     paths = run(model, layout_of(model), tmp_path)
-    assert statistics.is_done(paths[0], "stamp")
-    assert not statistics.is_done(paths[0], "another")
-    assert not statistics.is_done(tmp_path / "none", "stamp")
+    assert artifacts.is_made(paths[0], "stamp")
+    assert not artifacts.is_made(paths[0], "another")
+    assert not artifacts.is_made(tmp_path / "none", "stamp")
