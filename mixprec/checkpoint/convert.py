@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def convert(
     Raises UserError for what would lose something: a format that can't hold a module, reordered columns, weights that
     a 16-bit format would round; and for a target that mixprec did not make.
     """
-    out = out.resolve()  # a link to a folder elsewhere stays
+    out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
     verify(checkpoint.path)
     if checkpoint.container == "gguf":
         raise UserError(

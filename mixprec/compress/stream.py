@@ -8,6 +8,7 @@ checkpoint is put together from them and from what the source has, file by file.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -56,7 +57,7 @@ def compress(
     Raises UserError for a plan that doesn't fit the checkpoint or ``format``, or needs calibration data and has none,
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
     """
-    out = out.resolve()  # a link to a folder elsewhere stays
+    out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
     opened = open_original(fetch(model_id, revision))
     source, config, inventory = opened.source, opened.shapes, opened.inventory
     check_modules(plan, inventory, f"plan for {plan.model}")

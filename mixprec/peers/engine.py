@@ -6,6 +6,7 @@ what it made of them is read back as values, so that it is evaluated, compared a
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def compress(
     Raises UserError for a plan that the peer can't carry out, calibration data that is missing or weighted, an
     environment that isn't there, and where the peer fails.
     """
-    out = out.resolve()  # a link to a folder elsewhere stays
+    out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
     opened = open_original(fetch(model_id, revision))
     source, config, inventory = opened.source, opened.shapes, opened.inventory
     check_modules(plan, inventory, f"plan for {plan.model}")
