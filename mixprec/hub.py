@@ -1,15 +1,61 @@
-"""Hub datasets, through the ``datasets`` package, which is an extra."""
+"""The hub: which commit of a model is meant, and datasets, through the ``datasets`` package, which is an extra."""
 
 from __future__ import annotations
 
+import functools
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.file_download import repo_folder_name
+
 from mixprec.errors import UserError
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _INSTALL = "pip install 'mixprec[hub]'"
+
+
+def commit(repository: str, revision: str | None = None) -> str:
+    """The commit that a branch or tag of a model's repository stands for; ``main`` by default.
+
+    Looked up once per process, so that all of a run sees one commit (``forget``). Without network it is the commit that
+    this machine fetched last under that name. Raises UserError where neither the hub nor the cache knows one.
+    """
+    name = revision or "main"
+    return name if _COMMIT.fullmatch(name) else _found(repository, name)
+
+
+def forget() -> None:
+    """A new run looks up its commits anew: branches move."""
+    _found.cache_clear()
+
+
+@functools.cache
+def _found(repository: str, name: str) -> str:
+    try:
+        reason, found = "the hub names no commit", HfApi().model_info(repository, revision=name, timeout=20).sha
+    except (RepositoryNotFoundError, RevisionNotFoundError) as problem:
+        reason = type(problem).__name__
+        raise UserError(
+            f"revision {name} of {repository}: the hub has none that you may read ({reason}); check both names, or log "
+            "in (hf auth login)"
+        ) from None
+    except Exception as problem:  # offline, no network, a server in trouble: of many kinds
+        reason, found = (str(problem).strip() or type(problem).__name__).splitlines()[0], None
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+    fetched = folder / "refs" / name
+    if found is None and fetched.is_file():
+        found = fetched.read_text(encoding="utf-8").strip()
+    if found is None:
+        raise UserError(
+            f"revision {name} of {repository}: not in the hub's cache on this machine, and the hub can't be asked "
+            f"({reason}); check the name and the network, or give a local folder"
+        )
+    return found
 
 
 def load_dataset(

@@ -33,7 +33,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from mixprec import artifacts, locks, modelfiles, modules
+from mixprec import artifacts, hub, locks, modelfiles, modules
 from mixprec.checkpoint import kinds
 from mixprec.checkpoint.complete import expected
 from mixprec.checkpoint.gguf import parts, tokenizer_in
@@ -116,6 +116,32 @@ def resolve(model_id: str) -> str:
     if model_id.count("/") == 1 and not model_id.startswith((".", "/", "~")):
         return model_id
     raise UserError(f"model.id: {model_id!r} is no folder, no .gguf file, no hub id (owner/name) and not {BUNDLED!r}")
+
+
+def commit(model_id: str, revision: str | None = None) -> str | None:
+    """The commit of the hub's repository that is meant; None for what lies on this machine.
+
+    Raises UserError where it can't be found, and for a revision of what has none.
+    """
+    where = resolve(model_id)
+    if not Path(where).is_dir():
+        return _on_hub(model_id, where, revision)
+    if revision is not None:
+        raise UserError(f"model.revision: {revision!r}: {model_id} lies on this machine and has no revisions")
+    return None
+
+
+def _on_hub(model_id: str, where: str, revision: str | None) -> str:
+    try:
+        return hub.commit(where, revision)
+    except UserError as problem:
+        raise UserError(f"model.id: {model_id}: {problem}") from None
+
+
+def origin(model_id: str, revision: str | None = None) -> dict[str, Any]:
+    """What provenance says of where a model comes from: id, the revision that was asked for, and its commit."""
+    found = commit(model_id, revision)
+    return {"model": model_id, "revision": revision} | ({} if found is None else {"commit": found})
 
 
 def _bundled_gguf() -> Path:
@@ -214,6 +240,10 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
     else:
         where = resolve(model_id)
         try:
+            revision = commit(model_id, revision)
+        except UserError as problem:
+            raise UserError(f"{problem}; known without the hub: {', '.join(shapes)}") from None
+        try:
             if Path(where).is_dir():
                 artifacts.read_object(
                     Path(where) / "config.json", finite=False
@@ -223,10 +253,10 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
         except UserError as problem:
             raise UserError(f"model.id: {model_id}: {problem}") from None
         except Exception as problem:  # values of wrong types break it in many ways
-            known = "" if Path(where).is_dir() else f"; known without the hub: {', '.join(shapes)}"
-            raise UserError(f"model.id: {model_id}: no usable configuration ({_first_line(problem)}){known}") from None
+            raise UserError(f"model.id: {model_id}: no usable configuration ({_first_line(problem)})") from None
         _tie(config, where, revision)
     config.name_or_path = model_id
+    config._commit_hash = revision  # where its files are looked for (checkpoint.source.at_hand)
     modules.check_architecture(config, f"model.id: {model_id}")
     return config
 
@@ -333,7 +363,7 @@ def load_encoder(model_id: str, revision: str | None = None, rows: int | None = 
 
     Raises UserError where there is no tokenizer, it gives no character offsets, or it belongs to another model.
     """
-    where = resolve(model_id)
+    where, revision = resolve(model_id), commit(model_id, revision)
     rows = load_config(model_id, revision).vocab_size if rows is None else rows
     try:
         with _quiet():
@@ -378,10 +408,13 @@ def head(model: Any) -> Head:
 
 
 def identity(model_id: str, revision: str | None = None) -> str:
-    """What a run's fingerprint knows a model by: sha256 over a folder's files, or hub id@revision."""
-    where = resolve(model_id)
-    if not Path(where).is_dir():
-        return f"{where}@{revision or 'main'}"
+    """What a run's fingerprint knows a model by: sha256 over a folder's files, or hub id@commit.
+
+    Raises UserError as ``commit`` does.
+    """
+    where, found = resolve(model_id), commit(model_id, revision)
+    if found is not None:
+        return f"{where}@{found}"
     return modelfiles.identity(Path(where))
 
 

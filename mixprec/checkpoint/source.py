@@ -77,11 +77,11 @@ def fetch(model_id: str, revision: str | None = None) -> Path:
 
     Raises UserError for an unknown model, and for a hub id that is not cached where there is no network.
     """
-    where = models.resolve(model_id)
-    if Path(where).is_dir():
+    where, commit = models.resolve(model_id), models.commit(model_id, revision)
+    if commit is None:
         return Path(where)
     try:
-        return Path(snapshot_download(where, revision=revision, allow_patterns=[*_WEIGHTS, *SIDE_FILES]))
+        return Path(snapshot_download(where, revision=commit, allow_patterns=[*_WEIGHTS, *SIDE_FILES]))
     except Exception as problem:  # the hub raises many kinds; all mean that there is no checkpoint
         reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         raise UserError(

@@ -76,7 +76,7 @@ def compress(
     if job.seen:
         check_dtype(source, inventory, dtype)
     card = artifacts.provenance(
-        source={"model": model_id, "revision": revision, "identity": models.identity(str(source.folder))},
+        source=models.origin(model_id, revision) | {"identity": models.identity(str(source.folder))},
         plan=plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
         compress={"dtype": dtype, "device": device, **options.model_dump()},

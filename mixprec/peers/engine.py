@@ -110,7 +110,7 @@ def compress(
     request = peer.request(plan, inventory)
     _check_calibration(peer, plan, calibration)
     card = artifacts.provenance(
-        source={"model": model_id, "revision": revision, "identity": models.identity(str(source.folder))},
+        source=models.origin(model_id, revision) | {"identity": models.identity(str(source.folder))},
         plan=plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from transformers import PretrainedConfig
 
-from mixprec import artifacts, models, modules, recipe
+from mixprec import artifacts, hub, models, modules, recipe
 from mixprec.calibration import data as calibration_data
 from mixprec.checkpoint.source import fetch
 from mixprec.compress import spectra
@@ -28,11 +29,31 @@ class Context:
         self.out = out
         self.data = recipe.data_folder(chosen, data)
         self.stages = Stages(out)
+        hub.forget()
 
     @cached_property
     def identity(self) -> str:
         """Fingerprint of the model's files."""
         return models.identity(self.recipe.model.id, self.recipe.model.revision)
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """Where the model comes from: id, revision and, of a model on the hub, its commit."""
+        return models.origin(self.recipe.model.id, self.recipe.model.revision)
+
+    def tell_moved(self) -> None:
+        """Say why a run is made anew where its branch on the hub moved since the last run in this folder."""
+        path, now = self.out / ".stages" / "origin.json", self.origin
+        if "commit" not in now:
+            return
+        before = artifacts.read_object(path) if path.is_file() else now
+        if all(before.get(key) == now[key] for key in ("model", "revision")) and before.get("commit") != now["commit"]:
+            console.print(
+                f"{now['model']}: {now['revision'] or 'main'} moved from {str(before.get('commit'))[:12]} to "
+                f"{now['commit'][:12]} since the last run in {self.out}: all that depends on the model is made anew",
+                markup=False,
+            )
+        artifacts.write_json(path, now)
 
     @cached_property
     def inventory(self) -> modules.Inventory:

@@ -34,6 +34,7 @@ class Run(Context):
             return self._run()
 
     def _run(self) -> dict[str, Any]:
+        self.tell_moved()
         benchmarks = self._benchmarks()
         artifacts.write_text(self.out / "recipe.yaml", self.text)
         found, stamp = importance(self)
@@ -47,12 +48,17 @@ class Run(Context):
         rows = {name: variant(self, name, plan, evaluator, benchmarks) for name, plan in plans.items()}
         result = summary(self, found, rows, evaluator, benchmarks) | {
             "provenance": artifacts.provenance(
-                model=self.identity, importance=stamp, recipe=artifacts.fingerprint(self.text)
+                model=self.identity, importance=stamp, recipe=artifacts.fingerprint(self.text), **self._commit
             )
         }
         artifacts.write_json(self.out / "summary.json", result)
         write_report(self.out)
         return result
+
+    @property
+    def _commit(self) -> dict[str, Any]:
+        """Of a model on the hub: the revision that the recipe names, and the commit that it stood for."""
+        return {key: self.origin[key] for key in ("revision", "commit")} if "commit" in self.origin else {}
 
     def _benchmarks(self) -> Benchmarks | None:
         """Questions and the chat template are read first: what is wrong with them is told before any work."""

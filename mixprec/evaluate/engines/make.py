@@ -25,6 +25,6 @@ def make(spec: EngineSpec, model_id: str, *, dtype: str, device: str, revision: 
     options: dict[str, Any] = {"tensor_parallel_size": spec.gpus, "gpu_memory_utilization": spec.memory}
     if spec.max_context:
         options["max_model_len"] = spec.max_context
-    if revision:
-        options["revision"] = revision
+    if commit := models.commit(model_id, revision):
+        options["revision"] = commit
     return VllmEngine(models.resolve(model_id), dtype, **options)
