@@ -41,7 +41,7 @@ def _found(repository: str, name: str) -> str:
     except (RepositoryNotFoundError, RevisionNotFoundError) as problem:
         reason = type(problem).__name__
         raise UserError(
-            f"revision {name} of {repository}: the hub has none that you may read ({reason}); check both names, or log "
+            f"revision {name}: the hub has none that you may read ({reason}); check both names, or log "
             "in (hf auth login)"
         ) from None
     except Exception as problem:  # offline, no network, a server in trouble: of many kinds
@@ -52,7 +52,7 @@ def _found(repository: str, name: str) -> str:
         found = fetched.read_text(encoding="utf-8").strip()
     if found is None:
         raise UserError(
-            f"revision {name} of {repository}: not in the hub's cache on this machine, and the hub can't be asked "
+            f"revision {name}: not in the hub's cache on this machine, and the hub can't be asked "
             f"({reason}); check the name and the network, or give a local folder"
         )
     return found
