@@ -60,8 +60,9 @@ def tie(block: nn.Module, architecture: str, group: Group) -> Tensor | None:
     source = SCALE_SOURCES[architecture][group]
     if source not in KINDS.values():
         return None
-    width = _linear(block, group[0]).in_features
-    channels = torch.arange(width)
+    linear = _linear(block, group[0])
+    width = linear.in_features
+    channels = torch.arange(width, device=linear.weight.device)
     if source != KINDS["v"]:
         return channels
     attention = block.get_submodule("self_attn")
