@@ -66,6 +66,7 @@ def open_blocks(
     """
     if device == "auto":
         raise UserError("device: auto spreads weights over several GPUs; streamed ones need one device, such as cuda")
+    models.check_device(device)
     chosen = models.dtype_of(dtype)
     opened = open_original(fetch(model_id, revision))
     config, source = opened.shapes, opened.source

@@ -287,6 +287,7 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
     from mixprec.checkpoint.source import fetch  # it looks for models here
 
     chosen = dtype_of(dtype)
+    check_device(device)
     folder = fetch(model_id, revision)
     opened = _opened(folder)
     encoder = load_encoder(model_id, revision, opened.shapes.vocab_size)
@@ -342,6 +343,33 @@ def _opened(folder: Path) -> Checkpoint:
     for note in opened.notes:
         console.print(f"{folder}: {note}")
     return opened
+
+
+def check_device(name: str) -> None:
+    """Raises UserError for a device that torch does not know, or that is not in this machine."""
+    if name == "auto":
+        return
+    try:
+        device = torch.device(name)
+        there = device.type == "cpu" or _has(device)
+    except RuntimeError:
+        raise UserError(f"device: {name!r} is none; write cpu, cuda, mps, or auto for several GPUs") from None
+    if not there:
+        raise UserError(f"device: {name} is not in this machine, or this build of torch can't use it; write cpu")
+
+
+def _has(device: torch.device) -> bool:
+    module = torch.get_device_module(device)
+    return bool(module.is_available()) and (device.index or 0) < module.device_count()
+
+
+def check_float64(device: str, what: str) -> None:
+    """Raises UserError for a ``device`` that has no float64, in which ``what`` is computed."""
+    if device.partition(":")[0] == "mps":
+        raise UserError(
+            f"device: {device}: {what} needs float64, which this device doesn't have; use cpu or cuda. "
+            "Attribution, traces and benchmarks run on mps"
+        )
 
 
 def one_device(name: str) -> str:

@@ -32,7 +32,7 @@ RecipeName = Annotated[str, typer.Argument(help="Recipe file, or its name in 'mi
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a key: --set model.dtype=bfloat16")]
 Data = Annotated[Path | None, typer.Option(help="Folder of data: sources (or MIXPREC_DATA).")]
 Model = Annotated[str, typer.Option(help="Bundled name, hub id, folder or GGUF file.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for several GPUs.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps (attribute, trace, bench), or auto for several GPUs.")]
 Dtype = Annotated[str, typer.Option(help="Type to compute in: float32, bfloat16, float16.")]
 SpanRule = Annotated[str, typer.Option(help="How annotations become spans: paper, released or aligned.")]
 

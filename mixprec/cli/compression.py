@@ -55,6 +55,7 @@ def compress(
     from mixprec.plan.schema import load_plan
     from mixprec.progress import bar
 
+    models.check_float64(device, "compress")
     form = checkpoint_format(format)
     plan_data = artifacts.read_json(plan_file)
     if not isinstance(plan_data, dict) or not isinstance(plan_data.get("model"), str):
@@ -130,6 +131,7 @@ def evaluate(
     from mixprec.evaluate import reference as predictions
     from mixprec.recipe import EvaluateSpec, TracesSpec
 
+    models.check_float64(device, "evaluate")
     spec = checked(
         EvaluateSpec,
         "evaluate",

@@ -39,7 +39,7 @@ def mean_squares(
 
                 def add(group: int, inputs: Tensor, sums: list[Tensor] = sums, rows: slice = rows) -> None:
                     weighted = inputs.float().square() * weights[rows].to(inputs.device)[..., None]
-                    sums[group] += weighted.sum((0, 1)).double().cpu()
+                    sums[group] += weighted.sum((0, 1)).cpu().double()
 
                 with watching(block, here, add):
                     parts.append(block(hidden[rows], **contexts[layer - 1]))

@@ -63,7 +63,7 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     joined = torch.nn.functional.pad(stream.reshape(rows, octets, bits), (0, _OCTET - bits)).contiguous()
     wide = joined.view(torch.int64)
     mask = 2**bits - 1
-    codes = torch.empty(rows, octets, _OCTET, dtype=torch.uint8)
+    codes = torch.empty(rows, octets, _OCTET, dtype=torch.uint8, device=packed.device)
     for place in range(_OCTET):
         codes[..., place] = ((wide[..., 0] >> (bits * place)) & mask).to(torch.uint8)
     return codes.view(rows, -1)[:, :count].contiguous()

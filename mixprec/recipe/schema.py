@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from mixprec import models
 from mixprec.errors import UserError
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.peers import METHODS, Engine
@@ -50,6 +51,7 @@ class Recipe(Part):
                 raise ValueError(f"variant {name} ranks modules by importance; add importance: {{}} and traces")
             if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or name[0] == ".":
                 raise ValueError(f"variant {name!r}: use letters, digits, - _ . in names; they become folders")
+        self._check_device()
         self._check_engines()
         calibrated = self._calibrated()
         if calibrated and self.compress.calibration is None:
@@ -64,6 +66,14 @@ class Recipe(Part):
         if not (self.importance or self.sensitivity or self.ablation or self.all_variants):
             raise ValueError("nothing to do; give importance, sensitivity, ablation, plan or variants")
         return self
+
+    def _check_device(self) -> None:
+        for what, part in (("ablation", self.ablation), ("sensitivity", self.sensitivity), ("plan", self.all_variants)):
+            if part:
+                try:
+                    models.check_float64(self.model.device, what)
+                except UserError as problem:
+                    raise ValueError(f"model.{problem}") from None
 
     def _check_ablation(self) -> None:
         spec = self.ablation
