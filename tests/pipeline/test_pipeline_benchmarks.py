@@ -10,7 +10,7 @@ import pytest
 import tiny
 from typer.testing import CliRunner
 
-from mixprec import models, modules, pipeline, recipe
+from mixprec import artifacts, models, modules, pipeline, recipe
 from mixprec.cli import app
 from mixprec.errors import UserError
 from mixprec.pipeline import benchmarks
@@ -98,7 +98,7 @@ def test_the_verb(tiny_checkpoint: Path, questions: Path, tmp_path: Path) -> Non
 
     text = bench("first")
     assert "FOLIO" in text and "5 × 1" in text
-    made = json.loads((tmp_path / "first" / "benchmarks.json").read_text())
+    made = artifacts.read_json(tmp_path / "first" / "benchmarks.json")
     assert made["benchmarks"]["folio"]["diagnosis"]["tokens"]["n"] == 5
     base = str(tmp_path / "first" / "benchmarks.json")
     bench("second", "--temperature", "0", "--baseline", base, "--label", "compression=4-bit AWQ")
