@@ -117,7 +117,8 @@ def sentences(described: Mapping[str, Any]) -> list[str]:
     said = []
     for file in described["files"]:
         keys = ", ".join(f"{role} from {key!r}" for role, key in file["keys"].items())
-        said.append(f"{file['file']}: {file['format']}, {file['rows']} rows{f' ({keys})' if keys else ''}")
+        rows = f"{file['rows']} row" + "s" * (file["rows"] != 1)
+        said.append(f"{file['file']}: {file['format']}, {rows}{f' ({keys})' if keys else ''}")
         if file["without_output"]:
             said.append(f"{file['file']}: rows without an output, left out: {file['without_output']}")
     for name, each in described["benchmarks"].items():
