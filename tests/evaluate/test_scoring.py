@@ -373,6 +373,11 @@ TRUTHS = [
     ("Therefore, the conclusion is **logically true**.", "True"),
     ("Thus, it must be true.", "True"),
     ("So it's false.", "False"),
+    ("It is true. Without premise 2, it would be uncertain.", "True"),
+    ("The conclusion is true. Premise 3 says so. Without it, it would be uncertain.", "True"),
+    ("The conclusion is false. Otherwise, it would be uncertain.", "False"),
+    ("Without premise 3 it would be uncertain, but with it, it is true.", "True"),
+    ("Without more information, it would be uncertain.", "Uncertain"),
 ]
 
 
@@ -523,6 +528,8 @@ LETTERS = [
     ("The only available slot is from 7 a.m. to 11 a.m.", "B"),
     ("<answer>(B)</answer>", "B"),
     ("The answer's letter is B", "B"),
+    ("The answer is (B) or (A); since she was home from 6pm to 9pm, it is (B).", "B"),
+    ("Answer: (B) or (A), but it must be (B).", "B"),
 ]
 
 

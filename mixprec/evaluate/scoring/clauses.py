@@ -12,6 +12,15 @@ from typing import NamedTuple
 _DENIED = re.compile(
     r"(?:\b(?:not|never)\b|n['’]t\b)(?!\s+only\b)[^,;:()。，]{0,160}?(?=\s+but\b|[,;:()。，]|\.?$)|不是[^，。]*[，。]\s*而是"
 )
+#: "X is not his spouse": of a denied clause the subject goes too.
+_UNDONE = re.compile(
+    r"(?<![^,;:()])[^,;:()\0]{0,160}\b(?:is|was|are|were|did|does|do|has|had|have|could|would|will|be)\s*\0(?!\s*but\b)"
+)
+_OTHERS = re.compile(
+    r"^\W*(?:some|many|most|people|others|it is often)\b[^,]{0,120}"
+    r"\b(?:believed?|say|said|think|thought|claim(?:ed)?|assumed?)\b[^,]{0,120},\s+but\s+",
+    re.I,
+)
 _COMPARED = re.compile(
     r",?\s*\b(?:rather than|instead of|unlike|as opposed to|other than|in contrast to|contrary to|different from|"
     r"(?:long|shortly|\w+ years?) (?:before|after)|(?:less|more|other) than(?!\s+(?:\w+\s+)?\d))\b[^,;]{0,120}",
@@ -35,7 +44,7 @@ _NAME = re.compile(rf"(?<![A-Za-zÀ-ɏ0-9]){_ONE}(?:(?:,\s+{_ONE}){{0,4}},?\s+(?
 _QUOTED = re.compile(r"[\"“「《]([^\"“”「」《》]{2,80})(?:[\"”」》]|$)")
 _TOKEN = re.compile(r"\w+")
 _NOUN = re.compile(
-    r"(?:\b(?:the|an?|its|his|her|their|whose|only|this|that|main|official)|['’]s)\s+"
+    r"(?:\b(?:the|an?|its|his|her|their|whose|only|another|one|this|that|main|official)|(?<!\bhe)(?<!\bshe)(?<!\bit)(?<!\bwho)(?<!\bthat)['’]s)\s+"
     r"(?:(?!is\b|was\b|are\b|were\b|has\b|had\b)[\w-]+\s+){0,2}$",
     re.I,
 )
@@ -65,7 +74,7 @@ _DESCRIBED = r"(?:(?!from|with|near|into)[a-z]{4,}\s+)?"
 _INSERTED = re.compile(r",\s+(?:an?|the|who|whose|which|where)\b([^,]{1,80}),(?=\s+[a-z])")
 _APPENDED = re.compile(
     r",\s+(?:an?|the|who|whose|which|where|(?:for|in|of|with) wh(?:ich|om)|in|at|near|between|located|based|"
-    r"south|north|east|west)\b([^,]*)$"
+    r"south|north|east|west|also|formerly|later|now|once)\b([^,]*)$"
 )
 _SET_OFF = re.compile(rf",\s+{_DESCRIBED}$")
 _DIRECTLY = re.compile(rf",?\s+(?:the\s+)?{_DESCRIBED}$")
@@ -118,7 +127,8 @@ def denied(sentence: str) -> bool:
 
 def claimed(sentence: str) -> str:
     """A sentence without what it denies and what it compares with."""
-    return _COMPARED.sub(" ", _DENIED.sub(" ", sentence)).replace("  ", " ").strip()
+    sentence = _UNDONE.sub("", _DENIED.sub("\0", _OTHERS.sub("", sentence))).replace("\0", " ")
+    return _COMPARED.sub(" ", sentence).replace("  ", " ").strip(" ,;")
 
 
 #: What ends something; a date beside it is none of its beginning.
@@ -181,7 +191,7 @@ def names(text: str) -> list[Part]:
             name = first[1]
         apposed = last >= 0 and _APPOSED.fullmatch(text, last, start)
         last = match.end()
-        possessive = name.endswith(("'s", "’s"))
+        possessive = name.endswith(("'s", "’s", "'", "’"))
         demonym = _DEMONYM.match(name) and re.match(r"\s+[a-z]", text[match.end() :])
         if not (apposed or possessive or demonym or name.lower() in _OPENERS):
             found.append(Part(name if name.endswith("Inc.") else name.rstrip("."), start, match.end()))
@@ -201,8 +211,9 @@ def named(text: str, question: str, place: bool) -> str | None:
     if not new:
         return None
     # "Her husband, X, was on the Y": X only says who that is.
-    apart = [each for each in new if not (_SET_OFF.search(text[: each.start]) and text[each.end :].startswith(","))]
-    new = apart or new
+    sought = _HEAD.search(question)
+    head = anchors(content(sought[1] or sought[2])) if sought else frozenset[str]()
+    new = [each for each in new if not _set_off(text, each, head)] or new
     known = anchors(asked)
     words = [
         match
@@ -212,29 +223,38 @@ def named(text: str, question: str, place: bool) -> str | None:
     aside = set()
     for word in reversed(words):
         for name in (each for each in new if each.start >= word.end() and each not in aside):
-            if len(new) > 1 and _of_another(text, word, name, question):
+            if len(new) > 1 and _of_another(text, word, name, question, head):
                 aside.add(name)
             elif _near(text[word.end() : name.start], known):
                 return _whole(text, name, asked)
             else:
                 break
+    new = [each for each in new if each not in aside] or new
+    new = [each for each in new if not content(each.text) & (asked - head)] or new
     led = {each: match[1].lower() for each in new if (match := _LED.search(text[: each.start]))}
     if place:
         return _whole(text, ([each for each in new if led.get(each) in _PLACED] or new)[0], asked)
     return _whole(text, ([each for each in new if each not in led] or new)[-1], asked)
 
 
-def _of_another(text: str, word: re.Match[str], name: Part, question: str) -> bool:
+def _set_off(text: str, name: Part, head: AbstractSet[str]) -> bool:
+    """Whether commas set a name off behind a noun that isn't asked for: "her husband, X, was on the Y"."""
+    before = _SET_OFF.search(text[: name.start])
+    if not before or not text[name.end :].startswith(","):
+        return False
+    noun = _TOKEN.findall(text[: before.start()])[-1:]
+    return not noun or stem(noun[0]) not in head
+
+
+def _of_another(text: str, word: re.Match[str], name: Part, question: str, head: AbstractSet[str]) -> bool:
     """Whether a name only says which thing is meant ("the castle in X", "her husband X"), and that isn't asked for."""
     between = text[word.end() : name.start]
     noun = re.escape(word[0])
     if _ADJOINED.match(between) and _NOUN.search(text[: word.start()]):
         asks = rf"\b{noun}\s+(?:of|in|at|for)\s+(?:what|which)\b|\b(?:what|which)\s+(?:\w+\s+){{0,2}}{noun}\b"
         return not re.search(asks, question, re.I)
-    head = _HEAD.search(question)
-    if not (head and _DIRECTLY.fullmatch(between) and _NOUN.search(text[: word.start()])):
-        return False
-    return stem(word[0]) not in anchors(content(head[1] or head[2]))
+    direct = _DIRECTLY.fullmatch(between) and _NOUN.search(text[: word.start()])
+    return bool(direct and head) and stem(word[0]) not in head
 
 
 def _near(between: str, known: AbstractSet[str]) -> bool:

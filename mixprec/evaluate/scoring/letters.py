@@ -28,6 +28,8 @@ _JOINED = re.compile(
     r"\(?\b([A-Z])\b\)?(?:\s+\d[^()]{0,30})?\s*(?:,|/|or|and|&)\s*\(?\b([A-Z])\b\)?"
     r"(?!\s*[a-z]|,?\s*(?:and |or )?\(?[A-Z]\b)"
 )
+#: "(A) or (B); since …, it is (B)".
+_DECIDED = re.compile(r"\b(?:it|answer|option)\s+(?:is|must be|has to be)\s+\(?([A-Z])\b\)?\W*$")
 #: "(A), (C) and (D)": what is ruled out together.
 _SEVERAL = re.compile(r"\([A-Z]\)(?:,\s*\([A-Z]\))*,?\s+and\s+\([A-Z]\)")
 #: Sentences that name the answer, the surest first.
@@ -162,7 +164,8 @@ def of_phrase(phrase: str, options: Mapping[str, str]) -> str | None:
         claim = rest
     joined = _JOINED.search(claim)
     if joined and joined[1] in options and joined[2] in options and joined[1] != joined[2]:
-        return f"{joined[1]} or {joined[2]}"
+        decided = _DECIDED.search(phrase, joined.end())
+        return decided[1] if decided else f"{joined[1]} or {joined[2]}"
     leading = _LEADING.match(claim)
     if leading and leading[1] in options:
         return leading[1]

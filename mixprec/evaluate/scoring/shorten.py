@@ -11,9 +11,9 @@ _MONTHS = "january|february|march|april|may|june|july|august|september|october|n
 _NUMBERED = r"one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
 _DATE = re.compile(
     rf"(?:(?<!\d)\d{{1,2}}(?:st|nd|rd|th)?\s+(?:of\s+)?)?"
-    rf"(?<![a-z])(?:{_MONTHS})\b(?:\s+\d{{1,2}}(?:st|nd|rd|th)?\b)?(?:,?\s+\d{{3,4}}(?!\d))?"
+    rf"(?<![a-z])(?:{_MONTHS})\b(?:\s+\d{{1,2}}(?:st|nd|rd|th)?\b)?(?:,?\s+\d{{3,4}}(?!\d)(?:\s+(?:BCE?|AD|CE)\b)?)?"
     r"|(?<!\d)\d{1,2}(?:st|nd|rd|th)\s+century(?:\s+(?:BCE?|AD|CE)\b)?"
-    r"|(?<![\d,.])\d{3,4}(?!\d|,\d)s?(?:\s*[-–]\s*\d{2,4}(?!\d))?(?:\s+(?:BCE?|AD|CE)\b)?",
+    r"|(?<![\d,.])\d{3,4}(?!\d|,\d|st|nd|rd|th)s?(?:\s*[-–]\s*\d{2,4}(?!\d))?(?:\s+(?:BCE?|AD|CE)\b)?",
     re.I,
 )
 _TIME = re.compile(r"(?<![\d:])\d{1,2}(?::\d{2})?\s*(?:[ap]\.?\s?m\b\.?|o['’]clock)|\b(?:noon|midnight)\b", re.I)
@@ -54,6 +54,7 @@ _BESIDE = re.compile(
     r"\b(?:before|after|until|till|than|to|as of|aged|born(?:\s(?:in|on))?)\s+(?:about\s+|around\s+)?$", re.I
 )
 _OPENS = re.compile(r"(?:it|this|that|they|he|she|we|you|at|in|on|from)\b", re.I)
+_POINTS = re.compile(r"\s(?:it|there|him|her|them|this|that|so)$")
 #: A short text that is a sentence, by one of its words.
 _VERBAL = re.compile(r"(?<=[a-z] )(?:[a-z]+ed|began|became|begins?|starts?|opens?|is|was|are|were)\b")
 _CJK = re.compile(r"[\u4e00-\u9fff]")
@@ -149,7 +150,7 @@ def shortened(sentence: str, question: str) -> str:
     text = claimed(without_aside(sentence))
     asked = content(question)
     found = typed(text, question)
-    few = len(text.split()) <= _FEW and not _OPENS.match(text) and not _CJK.search(text)
+    few = len(text.split()) <= _FEW and not (_OPENS.match(text) or _POINTS.search(text) or _CJK.search(text))
     if found and (
         not few
         or kind_of(question) is _SPAN

@@ -43,6 +43,12 @@ _SUPPOSED = re.compile(
 )
 #: "The premises don't say whether he barks, so …": what follows is no supposition.
 _ASKED = re.compile(r"(?<=\w )(?:whether|if)\b[^,;]*[,;]\s*(?:and\s+)?(?:so|therefore|thus|hence)\b", re.I)
+#: What would hold if a premise were missing: "Without it, it would be uncertain."
+_COUNTER = re.compile(
+    r"^\W*(?:without (?:it|this|that|them|(?:the )?(?:\w+ )?premise(?: \d+)?)\b|otherwise\b|(?:were|had) it not\b),?"
+    r"[^,;]{0,80},?[^,;]{0,40}\bwould\b[^,;]{0,80}(?:$|[,;]\s*but\b)",
+    re.I,
+)
 #: A sentence that is nothing but a verdict.
 _ALONE = re.compile(r"^\W*(true|false|uncertain)\W*$", re.I)
 #: A verdict that stands in front, with a remark behind.
@@ -141,7 +147,8 @@ def of_phrase(phrase: str, question: Question) -> str | None:
 def _sentences(text: str, question: Question) -> list[str]:
     """The sentences made plain, without the conclusion where they quote it: its words are no verdicts."""
     said = sentences(_without_conclusion(text, question))
-    return [without_concession(plain(sentence)[:_LONGEST]) for sentence in said]
+    told = [without_concession(plain(sentence)[:_LONGEST]) for sentence in said]
+    return [claim for each in told if (claim := _COUNTER.sub("", each)) or not each]
 
 
 def _without_conclusion(text: str, question: Question) -> str:
