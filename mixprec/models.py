@@ -97,9 +97,7 @@ def resolve(model_id: str) -> str:
     """
     if model_id == BUNDLED:
         return str(_from_gguf(_bundled_gguf(), BUNDLED))
-    path = Path(model_id)
-    if str(path).startswith("~"):  # Path("./~") is Path("~"), which another reader would take for the home folder
-        path = path.expanduser() if model_id.startswith("~") else path.absolute()
+    path = _path(model_id)
     if path.is_dir():
         problem = kinds.of_folder(path)
         if problem is not None:
@@ -111,11 +109,25 @@ def resolve(model_id: str) -> str:
         raise UserError(f"model.id: {model_id}: {problem}")
     if parts.is_gguf(path):
         return str(_from_gguf(path, parts.model_name(path)))
+    if model_id.startswith(("http:", "https:")):
+        raise UserError(f"model.id: {model_id}: is an address; give the hub id (owner/name), or a folder")
     if "\\" in model_id:
         raise UserError(f"model.id: {model_id!r} is no folder here; paths are written with /, also on Windows")
     if model_id.count("/") == 1 and not model_id.startswith((".", "/", "~")):
         return model_id
     raise UserError(f"model.id: {model_id!r} is no folder, no .gguf file, no hub id (owner/name) and not {BUNDLED!r}")
+
+
+def _path(model_id: str) -> Path:
+    path = Path(model_id)
+    if not str(path).startswith("~"):
+        return path
+    if not model_id.startswith("~"):
+        return path.absolute()  # Path("./~") is Path("~"), which other readers take for the home folder
+    try:
+        return path.expanduser()
+    except RuntimeError as problem:  # no such user
+        raise UserError(f"model.id: {model_id}: {str(problem).rstrip('.')}") from None
 
 
 def commit(model_id: str, revision: str | None = None) -> str | None:

@@ -277,7 +277,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
     from mixprec.checkpoint.gguf.checkpoint import GgufCheckpoint
     from mixprec.checkpoint.gguf.parts import gguf_in
 
-    path = path.expanduser()
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     problem = kinds.of_folder(path) if path.is_dir() else kinds.of_file(path, any_name=True)

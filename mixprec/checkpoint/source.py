@@ -75,19 +75,25 @@ class Source:
 def fetch(model_id: str, revision: str | None = None) -> Path:
     """The folder with the checkpoint of ``model_id``; a hub id is downloaded into the hub's cache.
 
-    Raises UserError for an unknown model, and for a hub id that is not cached where there is no network.
+    Raises UserError for an unknown model, a hub id that is not cached where there is no network, one without weights
+    that are read.
     """
     where, commit = models.resolve(model_id), models.commit(model_id, revision)
     if commit is None:
         return Path(where)
     try:
-        return Path(snapshot_download(where, revision=commit, allow_patterns=[*_WEIGHTS, *SIDE_FILES]))
+        folder = Path(snapshot_download(where, revision=commit, allow_patterns=[*_WEIGHTS, *SIDE_FILES]))
     except Exception as problem:  # the hub raises many kinds; all mean that there is no checkpoint
         reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         raise UserError(
             f"model.id: {model_id}: can't be fetched from the hub ({reason}); "
             "check the name and the network, or give a local folder"
         ) from None
+    lacking = None if kinds.has_weights(folder) else f"no {SINGLE} in this repository; other weights are not read"
+    found = kinds.of_folder(folder) or lacking
+    if found is not None:
+        raise UserError(f"model.id: {model_id}: {found}")
+    return folder
 
 
 def at_hand(config: PretrainedConfig) -> Path | None:

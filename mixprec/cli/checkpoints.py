@@ -171,7 +171,8 @@ def _verified(checkpoint: Path) -> tuple[Any, bool]:
 
     if str(checkpoint) == models.BUNDLED:
         checkpoint = Path(models.resolve(models.BUNDLED))
-    checkpoint = checkpoint.expanduser()
+    if not checkpoint.exists() and str(checkpoint).startswith("~/"):
+        checkpoint = checkpoint.expanduser()  # as recipes and other verbs do; shells do so where it isn't quoted
     known = checkpoint.is_dir() and verify(checkpoint)
     return open_checkpoint(checkpoint), known
 

@@ -143,7 +143,7 @@ def _bytes_on_disk(folder: Path) -> int | None:
     """Bytes of a checkpoint's files of weights; None for a model on the hub."""
     if not folder.is_dir():
         return None
-    return sum(path.stat().st_size for kind in ("*.safetensors", "*.gguf") for path in folder.glob(kind))
+    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix.lower() in (".safetensors", ".gguf"))
 
 
 def _write_card(run: Context, plan: Plan, checkpoint: Path, row: Mapping[str, Any]) -> None:

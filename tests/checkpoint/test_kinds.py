@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -224,6 +227,50 @@ def test_files_that_are_no_models(tmp_path: Path, name: str, content: bytes, mes
 def test_paths_of_windows(name: str) -> None:
     with pytest.raises(UserError, match="paths are written with /"):
         models.resolve(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("https://huggingface.co/owner/name", r"is an address; give the hub id \(owner/name\)"),
+        ("~nobody-of-this-name/model", "(?i)could not determine home|can't determine home"),
+    ],
+)
+def test_names_that_are_no_paths(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        models.resolve(name)
+
+
+_OFFLINE = """
+import sys
+from mixprec import models
+from mixprec.errors import UserError
+for name in ("owner/model", "owner/adapter", "owner/pickle"):
+    try:
+        print(models.load_config(name).tie_word_embeddings, models.load(name).model.config.tie_word_embeddings)
+    except UserError as problem:
+        print(problem)
+"""
+
+
+def test_models_in_the_hubs_cache(whole: Path, tmp_path: Path) -> None:
+    """Without a network: the tensors decide about tying there too, and what is no model is named."""
+    kinds = {"model": lambda folder: config(folder, tie_word_embeddings=True), "adapter": adapter, "pickle": pickled}
+    for name, change in kinds.items():
+        root = tmp_path / "hub" / f"models--owner--{name}"
+        (root / "refs").mkdir(parents=True)
+        (root / "refs" / "main").write_text("a" * 40)
+        change(shutil.copytree(whole, root / "snapshots" / ("a" * 40)))
+    found = subprocess.run(
+        [sys.executable, "-c", _OFFLINE],
+        env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert found[0] == "False False"
+    assert "model.id: owner/adapter: an adapter (LORA) for owner/base" in found[1]
+    assert "model.id: owner/pickle: weights in pytorch_model.bin, pickles" in found[2]
 
 
 NAMES = [
