@@ -20,6 +20,8 @@ Shape = tuple[int, ...]
 
 EMBEDDING_WEIGHT: Final = f"{EMBEDDING}.weight"
 HEAD_WEIGHT: Final = f"{HEAD}.weight"
+#: Names among which those are looked for that differ in their beginnings alone: a stranger's file may have millions.
+_LOOKED_AT: Final = 200
 #: Buffers that old versions of transformers saved: they are computed from the configuration.
 _COMPUTED: Final = re.compile(r"(.+\.)?rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)")
 
@@ -55,10 +57,10 @@ def check_complete(where: object, found: Mapping[str, Shape], config: Pretrained
 
 def _renamed(missing: Sequence[str], unread: Sequence[str]) -> str | None:
     """What to do where the tensors are there under other names: a prefix is lacking, or there is one too many."""
-    theirs = next((name for name in unread for mine in missing if _same(name, mine)), None)
+    pairs = ((name, mine) for name in unread[:_LOOKED_AT] for mine in missing[:_LOOKED_AT] if _same(name, mine))
+    theirs, ours = next(pairs, (None, None))
     if theirs is None:
         return None
-    ours = next(name for name in missing if _same(theirs, name))
     return (
         f"its tensors have other names: {theirs} is {ours} in this architecture, as if a part of a model had been "
         "saved, or a larger one; load the original with transformers' AutoModelForCausalLM, and save it again"

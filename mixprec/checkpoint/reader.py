@@ -32,19 +32,21 @@ from mixprec.numerics.groupwise import Quantized, dequantize
 #: What a packed module has in the place of its weight -> the format that has it so.
 _SUFFIXES = {compressed_tensors.PACKED: "compressed-tensors", gptq.CODES: "gptq"}
 _COLUMNS = "weight_g_idx"
-#: All tensors that a packed weight can lie in.
-_PARTS = frozenset(
-    {
-        *(
+#: Where all groups lie one after the other, nothing need say which column is in which.
+_OPTIONAL = (_COLUMNS, gptq.INDEX)
+#: Format -> all tensors that a packed weight can lie in, by their names within the module.
+_PARTS = {
+    "compressed-tensors": frozenset(
+        {
             compressed_tensors.PACKED,
             compressed_tensors.SCALE,
             compressed_tensors.SHAPE,
             compressed_tensors.ZERO,
             _COLUMNS,
-        ),
-        *(gptq.CODES, gptq.ZEROS, gptq.SCALES, gptq.INDEX),
-    }
-)
+        }
+    ),
+    "gptq": frozenset({gptq.CODES, gptq.ZEROS, gptq.SCALES, gptq.INDEX}),
+}
 #: Scales of what runtimes quantize while they run.
 _RUN_TIME = frozenset(
     f"{what}_{kind}" for what in ("input", "output", "q", "k", "v") for kind in ("scale", "zero_point", "global_scale")
@@ -182,9 +184,14 @@ class Checkpoint:
 
     def _check(self) -> None:
         """All tensors of the model are there and no others, packed ones in the place of their weights."""
-        packed = {module.address: module for module in self.inventory.linears if self._container(module) != "dense"}
+        containers = {module.address: self._container(module) for module in self.inventory.linears}
+        packed = {address: _PARTS[container] for address, container in containers.items() if container != "dense"}
         found = {name: info.shape for name, info in self.source.tensors.items() if not self._is_packing(name, packed)}
-        found |= {module.weight_name: (module.out_features, module.in_features) for module in packed.values()}
+        for address in packed:
+            module = self.inventory[address]
+            if module.weight_name in found:
+                raise UserError(f"{self.path}: {address} is there packed and as a weight; fetch one checkpoint's files")
+            found[module.weight_name] = (module.out_features, module.in_features)
         other = quantization.by_files(self.path) if self.packing is None else None
         try:
             check_complete(self.path, found, self.shapes)
@@ -196,10 +203,17 @@ class Checkpoint:
             by = f"; {other} is not read" if other else ""
             raise UserError(f"{self.path}: {next(iter(packed))} is packed, {CONFIG} has no quantization_config{by}")
 
-    def _is_packing(self, name: str, packed: Container[str]) -> bool:
-        """Whether a tensor is one of those that hold a packed weight, or belongs to what runtimes quantize besides."""
+    def _is_packing(self, name: str, packed: Mapping[str, Container[str]]) -> bool:
+        """Whether a tensor is one of those that hold a packed weight, or belongs to what runtimes quantize besides.
+
+        AutoGPTQ writes biases of zeros where the architecture has none.
+        """
         module, _, part = name.rpartition(".")
-        return (module in packed and part in _PARTS) or (bool(self._unsimulated) and part in _RUN_TIME)
+        if module in packed and part in packed[module]:
+            return True
+        if module in packed and part == "bias" and name not in self.inventory.other:
+            return not self.tensor(name).any()
+        return bool(self._unsimulated) and part in _RUN_TIME
 
     def _container(self, module: LinearModule) -> str:
         """The format of a module's tensors; that of one without any is dense."""
@@ -223,18 +237,21 @@ class Checkpoint:
                     "runtimes would find nothing to load; mend it, or make the checkpoint again"
                 )
             return Layout(container, KEEP, size, info.dtype.lower())
+        where = f"{self.path / CONFIG}: quantization_config"
         if said is None:
-            raise UserError(
-                f"{self.path / CONFIG}: quantization_config does not mean {module.address}, which is packed"
-            )
+            raise UserError(f"{where} does not mean {module.address}, which is packed")
+        if self.packing is not None and container != self.packing.quant_method:
+            raise UserError(f"{where} is of {self.packing.quant_method}, {module.address} is packed as {container}")
         format = self._format(module, said)
         for name, shapes in _shapes(container, module, format).items():
-            self._check_shape(f"{module.address}.{name}", *shapes)
+            self._check_shape(f"{module.address}.{name}", *shapes, optional=name in _OPTIONAL)
         return Layout(container, format, size)
 
-    def _check_shape(self, name: str, *shapes: tuple[int, ...]) -> None:
+    def _check_shape(self, name: str, *shapes: tuple[int, ...], optional: bool) -> None:
         info = self.source.tensors.get(name)
         if info is None:
+            if optional:
+                return
             raise UserError(f"{self.path}: {name} is missing; fetch the whole checkpoint again")
         if info.shape not in shapes:
             found, wanted = (" x ".join(map(str, shape)) for shape in (info.shape, shapes[0]))
@@ -255,14 +272,17 @@ def _shapes(container: str, module: LinearModule, format: Format) -> dict[str, S
     rows, columns = module.out_features, module.in_features
     words, groups = packing.words(columns, format.bits), format.groups(columns)
     if container == "gptq":
-        zeros = (groups, packing.words(rows, format.bits))
-        found: dict[str, Sequence[tuple[int, ...]]] = {gptq.CODES: [(words, rows)], gptq.SCALES: [(groups, rows)]}
-        return found if format.symmetric else found | {gptq.ZEROS: [zeros]}
-    packed = [(rows, words), (rows, _padded_words(columns, format.bits))]
-    found = {
-        compressed_tensors.PACKED: packed,
+        return {
+            gptq.CODES: [(words, rows)],
+            gptq.SCALES: [(groups, rows)],
+            gptq.ZEROS: [(groups, packing.words(rows, format.bits))],
+            gptq.INDEX: [(columns,)],
+        }
+    found: dict[str, Sequence[tuple[int, ...]]] = {
+        compressed_tensors.PACKED: [(rows, words), (rows, _padded_words(columns, format.bits))],
         compressed_tensors.SCALE: [(rows, groups)],
         compressed_tensors.SHAPE: [(2,)],
+        _COLUMNS: [(columns,)],
     }
     zeros = (packing.words(rows, format.bits), groups)
     return found if format.symmetric else found | {compressed_tensors.ZERO: [zeros]}

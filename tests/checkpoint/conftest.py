@@ -2,15 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from plan_made import plan_for
 from tiny import build
 
-from mixprec import models, modules
-from mixprec.plan.rules import PlanSpec, build_plan
-from mixprec.plan.schema import Method, Plan
+from mixprec.plan.schema import Plan
 
 MakeSource = Callable[..., Path]
 
@@ -35,13 +33,6 @@ def source(tmp_path: Path) -> MakeSource:
         return tmp_path / name
 
     return make
-
-
-def plan_for(folder: Path, default: str, method: Method = "rtn", **rules: Any) -> Plan:
-    """A plan for the model in ``folder``; a rule is selector=format, or selector={format, method}."""
-    inventory = modules.inventory(models.load_config(str(folder)))
-    said = [{"match": match, **(rule if isinstance(rule, dict) else {"format": rule})} for match, rule in rules.items()]
-    return build_plan(PlanSpec.model_validate({"default": default, "rules": said}), inventory, str(folder), method)
 
 
 @pytest.fixture

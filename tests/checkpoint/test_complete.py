@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import plan_for
+from plan_made import plan_for
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from conftest import plan_for
+from plan_made import plan_for
 
 from mixprec import models
 from mixprec.checkpoint.compare import diff

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import plan_for
+from plan_made import plan_for
 from safetensors.torch import load_file, save_file
 from tiny import TEXT
 from typer.testing import CliRunner
@@ -189,6 +189,66 @@ def test_zero_points_of_a_symmetric_checkpoint_are_the_middle(packed: Callable[[
     found = open_checkpoint(folder)
     with pytest.raises(UserError, match=r"up_proj\.qzeros are not those of a symmetric grid"):
         found.weight(found.inventory["model.layers.0.mlp.up_proj"])
+
+
+def retensor(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    """Change the tensors of a folder with one file."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+Q = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("format", "change", "message"),
+    [
+        (CT, lambda t: t.update({f"{Q}.weight": torch.ones(64, 64)}), "q_proj is there packed and as a weight"),
+        (CT, lambda t: t.update({f"{Q}.scales": torch.ones(2, 64)}), r"llama does not read, first .*q_proj\.scales"),
+        (CT, lambda t: t.pop(f"{Q}.weight_shape"), r"q_proj\.weight_shape is missing"),
+        (
+            CT,
+            lambda t: t.pop(f"{Q}.weight_packed"),
+            r"1 weights are missing, first .*q_proj\.weight; 2 tensors are there",
+        ),
+        (CT, lambda t: t.update({f"{Q}.weight_g_idx": torch.ones(63)}), r"q_proj\.weight_g_idx is 63, .* asks for 64"),
+        (GPTQ, lambda t: t.update({f"{Q}.g_idx": torch.ones(63).int()}), r"q_proj\.g_idx is 63, .* asks for 64"),
+        (GPTQ, lambda t: t.pop(f"{Q}.qzeros"), r"q_proj\.qzeros is missing"),
+        (GPTQ, lambda t: t.update({f"{Q}.bias": torch.ones(64)}), r"llama does not read, first .*q_proj\.bias"),
+        (GPTQ, lambda t: t.update({"lm_head.qweight": torch.ones(8, 64)}), "does not read, first lm_head.qweight"),
+    ],
+)
+def test_tensors_of_packed_modules(
+    packed: Callable[[str], Path], format: str, change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    folder = retensor(packed(format), change)
+    for read in (lambda: open_checkpoint(folder).layouts, lambda: models.load(str(folder))):
+        with pytest.raises(UserError, match=message):
+            read()
+
+
+def test_biases_of_zeros_are_none(packed: Callable[[str], Path]) -> None:
+    """AutoGPTQ writes them where the architecture has none."""
+    folder = packed(GPTQ)
+    before = models.load(str(folder)).model(torch.arange(2, 20)[None]).logits
+    retensor(folder, lambda tensors: tensors.update({f"{Q}.bias": torch.zeros(64)}))
+    assert torch.equal(models.load(str(folder)).model(torch.arange(2, 20)[None]).logits, before)
+
+
+def test_a_configuration_of_the_other_format(packed: Callable[[str], Path], tmp_path: Path) -> None:
+    compress(
+        str(packed(CT).parent / "source"),
+        plan_for(tmp_path / "source", "w4g32"),
+        tmp_path / "gptq",
+        format=FORMATS[GPTQ],
+    )
+    (tmp_path / "gptq" / "mixprec.json").unlink()
+    other = json.loads((tmp_path / CT / "config.json").read_text())
+    (tmp_path / "gptq" / "config.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match=r"quantization_config is of compressed-tensors, .*q_proj is packed as gptq"):
+        _ = open_checkpoint(tmp_path / "gptq").layouts
 
 
 SAID: list[tuple[tuple[str, ...], Any, str]] = [

@@ -1,0 +1,17 @@
+"""Plans for the tiny sources of these tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mixprec import models, modules
+from mixprec.plan.rules import PlanSpec, build_plan
+from mixprec.plan.schema import Method, Plan
+
+
+def plan_for(folder: Path, default: str, method: Method = "rtn", **rules: Any) -> Plan:
+    """A plan for the model in ``folder``; a rule is selector=format, or selector={format, method}."""
+    inventory = modules.inventory(models.load_config(str(folder)))
+    said = [{"match": match, **(rule if isinstance(rule, dict) else {"format": rule})} for match, rule in rules.items()]
+    return build_plan(PlanSpec.model_validate({"default": default, "rules": said}), inventory, str(folder), method)
