@@ -75,8 +75,6 @@ _FREE: Final = frozenset(
         "use_exllama",
     }
 )
-
-
 #: Classes that a linear module is of, in the order in which compressed-tensors tries targets.
 _CLASSES: Final = ("Linear", "Module")
 #: Columns that share a scale; -1 (GPTQ's) is a whole row. No row is wider than what 32 bits count.
@@ -87,7 +85,7 @@ class Grid(NamedTuple):
     """What config.json says of a packed module."""
 
     bits: int
-    group_size: _GroupSize
+    group_size: int
     symmetric: bool
 
 
@@ -248,8 +246,9 @@ def target(targets: Collection[str], address: str, patterns: Matcher) -> str | N
 def find(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a config.json says of quantization, wherever it stands; None where it says nothing.
 
-    Raises UserError where that is no object.
+    Raises UserError where that is no object, or two places say different things.
     """
+    said: dict[str, dict[str, Any]] = {}
     for place in _PLACES:
         found: Any = config
         for key in place:
@@ -257,8 +256,12 @@ def find(config: Mapping[str, Any]) -> dict[str, Any] | None:
         if found is not None and not isinstance(found, dict):
             raise UserError(f"{'.'.join(place)}: expected a JSON object, found {type(found).__name__}")
         if found:
-            return dict(found)
-    return None
+            said[".".join(place)] = found
+    first = next(iter(said), None)
+    for name, other in said.items():
+        if first is not None and other != said[first]:
+            raise UserError(f"{name} says something else than {first}; remove the one that is wrong")
+    return None if first is None else dict(said[first])
 
 
 def described(said: Mapping[str, Any]) -> str:
@@ -273,10 +276,8 @@ def described(said: Mapping[str, Any]) -> str:
 def _formats(said: Mapping[str, Any]) -> set[str]:
     """The formats that compressed-tensors' configuration names, for all groups and for single ones."""
     groups = said.get("config_groups")
-    each = groups.values() if isinstance(groups, dict) and said.get("quant_method") == "compressed-tensors" else ()
-    named = [said.get("format") if said.get("quant_method") == "compressed-tensors" else None]
-    named += [group.get("format") for group in each if isinstance(group, dict)]
-    return {str(name) for name in named if name is not None}
+    each = [group for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
+    return {str(named["format"]) for named in (said, *each) if named.get("format") is not None}
 
 
 def by_files(folder: Path) -> str | None:
@@ -296,7 +297,8 @@ def read(folder: Path, config: Mapping[str, Any]) -> CompressedTensors | Gptq | 
     if said is None:
         return None
     method = said.get("quant_method")
-    if method not in ("compressed-tensors", "gptq") or _formats(said) - _PACKED or "quantization_config" not in config:
+    readable = method == "gptq" or (method == "compressed-tensors" and _formats(said) <= _PACKED)
+    if not readable or "quantization_config" not in config:
         raise UserError(f"{folder}: quantized already by {described(said)}, which is not read here; {REMEDY}")
     schema: type[CompressedTensors | Gptq] = CompressedTensors
     if method == "gptq":

@@ -152,6 +152,17 @@ def test_a_quantization_config_in_other_places(packed: Callable[[str], Path], ke
         open_checkpoint(folder)
 
 
+def test_two_places_that_differ(packed: Callable[[str], Path]) -> None:
+    folder = packed(CT)
+    config = json.loads((folder / "config.json").read_text())
+    same = config | {"compression_config": config["quantization_config"]}
+    (folder / "config.json").write_text(json.dumps(same))
+    assert open_checkpoint(folder).container == CT
+    (folder / "config.json").write_text(json.dumps(config | {"compression_config": {"transform_config": ROTATION}}))
+    with pytest.raises(UserError, match="compression_config says something else than quantization_config"):
+        open_checkpoint(folder)
+
+
 @pytest.mark.parametrize(
     ("name", "by"),
     [("quantize_config.json", "GPTQ"), ("quant_config.json", "AWQ"), ("hf_quant_config.json", "ModelOpt")],
