@@ -46,7 +46,12 @@ _STEM = 180
 
 
 def stem_of(path: Path) -> str:
-    """The name of ``path`` as a part of other names: a long one is cut and told apart by its digest."""
+    """The name of ``path`` as a part of other names: a long one is cut and told apart by its digest.
+
+    Raises UserError for a path without a name: this folder, or the root.
+    """
+    if not path.name:
+        raise UserError(f"{path}: is a folder and has no name of its own here; give a name with --out")
     name = os.fsencode(path.name)
     if len(name) <= _STEM:
         return path.name
@@ -161,7 +166,8 @@ def _flush(path: Path) -> None:
             _flush(entry)
         _sync_folder(path)
     else:
-        with path.open("rb+") as file:
+        # Some systems sync only what is open for writing; a copy of a read-only file can't be.
+        with path.open("rb+" if os.access(path, os.W_OK) else "rb") as file:
             os.fsync(file.fileno())
 
 

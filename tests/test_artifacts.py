@@ -237,6 +237,20 @@ def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
+@pytest.mark.parametrize("path", [".", "/"])
+def test_a_path_without_a_name_takes_no_file(path: str) -> None:
+    with pytest.raises(UserError, match="is a folder and has no name of its own here"):
+        artifacts.write_text(Path(path), "text")
+
+
+def test_what_is_copied_from_a_read_only_file_is_flushed_too(tmp_path: Path) -> None:
+    with artifacts.atomic_path(tmp_path / "a") as folder:
+        folder.mkdir()
+        (folder / "b").write_text("text")
+        (folder / "b").chmod(0o444)
+    assert names(tmp_path / "a") == ["b"]
+
+
 def test_appending_to_a_full_disk() -> None:
     full = Path("/dev/full")
     if not full.is_char_device():
