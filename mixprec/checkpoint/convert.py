@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from mixprec import artifacts, locks
+from mixprec.checkpoint import modelcard
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.integrity import seal, verify
-from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.reader import Checkpoint
 from mixprec.checkpoint.shards import stored_dtype
 from mixprec.checkpoint.target import (
@@ -35,15 +35,22 @@ def plan_of(checkpoint: Checkpoint) -> Plan:
 
 
 def convert(
-    checkpoint: Checkpoint, format: CheckpointFormat, out: Path, advance: Callable[[int], object] = lambda _: None
+    checkpoint: Checkpoint,
+    format: CheckpointFormat,
+    out: Path,
+    advance: Callable[[int], object] = lambda _: None,
+    base_model: str | None = None,
 ) -> None:
     """Write ``checkpoint`` as ``format`` into the folder ``out``, module by module.
+
+    ``base_model``: id on the hub of the model that was quantized, for the card.
 
     Raises UserError for what would lose something: a format that can't hold a module, reordered columns, weights that
     a 16-bit format would round; and for a target that mixprec did not make.
     """
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
     verify(checkpoint.path)
+    modelcard.base_model(checkpoint.path.name, checkpoint.path, base_model)
     if checkpoint.container == "gguf":
         raise UserError(
             f"{checkpoint.path}: blocks of llama.cpp's types are no codes and scales of another format; compress the "
@@ -79,7 +86,8 @@ def convert(
                 checkpoint={"format": format.name},
             )
             write_side_files(folder, checkpoint.source)
-            text = model_card(plan, checkpoint.inventory, checkpoint.path, format.name)
+            told = modelcard.Told(base_model)
+            text = modelcard.model_card(plan, checkpoint.inventory, checkpoint.shapes, checkpoint.path, format, told)
             (folder / README).write_text(text, encoding="utf-8")
             seal(folder, card)
         artifacts.remove(work)

@@ -17,7 +17,7 @@ from mixprec.checkpoint import kinds
 from mixprec.checkpoint.complete import EMBEDDING_WEIGHT, HEAD_WEIGHT
 from mixprec.checkpoint.gguf import parts
 from mixprec.errors import UserError
-from mixprec.modelfiles import INDEX, SIDE_FILES
+from mixprec.modelfiles import INDEX, README, SIDE_FILES
 
 SINGLE = "model.safetensors"
 _WEIGHTS = ("model.safetensors", "model-*.safetensors")
@@ -82,7 +82,7 @@ def fetch(model_id: str, revision: str | None = None) -> Path:
     if commit is None:
         return Path(where)
     try:
-        folder = Path(snapshot_download(where, revision=commit, allow_patterns=[*_WEIGHTS, *SIDE_FILES]))
+        folder = Path(snapshot_download(where, revision=commit, allow_patterns=[*_WEIGHTS, *SIDE_FILES, README]))
     except Exception as problem:  # the hub raises many kinds; all mean that there is no checkpoint
         reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         raise UserError(

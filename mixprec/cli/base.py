@@ -35,6 +35,9 @@ Model = Annotated[str, typer.Option(help="Bundled name, hub id, folder or GGUF f
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps (attribute, trace, bench), or auto for several GPUs.")]
 Dtype = Annotated[str, typer.Option(help="Type to compute in: float32, bfloat16, float16.")]
 SpanRule = Annotated[str, typer.Option(help="How annotations become spans: paper, released or aligned.")]
+BaseModel = Annotated[
+    str | None, typer.Option(metavar="OWNER/NAME", help="The model's id on the hub, for the card of a local one.")
+]
 
 
 def epilog(*examples: str) -> str:

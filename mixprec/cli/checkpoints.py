@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from mixprec.cli.base import app, epilog, out
+from mixprec.cli.base import BaseModel, app, epilog, out
 from mixprec.errors import UserError
 
 if TYPE_CHECKING:
@@ -242,6 +242,7 @@ def convert(
     checkpoint: Folder,
     format: Annotated[Written, typer.Option(help="What it becomes.")],
     to: Annotated[Path, typer.Option("--out", help="Folder of the new checkpoint.")],
+    base_model: BaseModel = None,
     repository: ToHub = None,
 ) -> None:
     """Write a packed checkpoint in another packed format: the same codes and scales, or a refusal."""
@@ -253,7 +254,7 @@ def convert(
 
     found = open_checkpoint(checkpoint)
     with bar("convert", len(found.inventory.linears), "modules") as advance:
-        write(found, checkpoint_format(format.value), to, advance)
+        write(found, checkpoint_format(format.value), to, advance, base_model)
     out.print(f"{to}: {found.container} as {format.value}", soft_wrap=True)
     if repository:
         out.print(push(to, repository), soft_wrap=True)

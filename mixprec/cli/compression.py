@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from mixprec.cli.base import Device, Dtype, SpanRule, app, calibrated, checked, epilog, out
+from mixprec.cli.base import BaseModel, Device, Dtype, SpanRule, app, calibrated, checked, epilog, out
 from mixprec.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def compress(
     dtype: Dtype = "float32",
     device: Device = "cpu",
     format: Annotated[str, typer.Option(help="dense, compressed-tensors, gptq or gguf.")] = "dense",
+    base_model: BaseModel = None,
     repository: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it afterwards.")
     ] = None,
@@ -83,6 +84,7 @@ def compress(
             device=device,
             format=form,
             on_module=lambda *_: advance(1),
+            base_model=base_model,
         )
     if repository:
         out.print(hub.push(to, repository), soft_wrap=True)

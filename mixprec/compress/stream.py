@@ -15,10 +15,10 @@ import torch
 
 from mixprec import artifacts, locks, models
 from mixprec.calibration.data import Calibration
+from mixprec.checkpoint import modelcard
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import seal
-from mixprec.checkpoint.modelcard import model_card
 from mixprec.checkpoint.reader import open_original
 from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch
 from mixprec.checkpoint.target import blocks_folder, check_space, check_target, write_side_files
@@ -44,6 +44,7 @@ def compress(
     device: str = "cpu",
     format: CheckpointFormat = DENSE,
     on_module: OnModule | None = None,
+    base_model: str | None = None,
 ) -> dict[str, ModuleReport]:
     """Write the checkpoint ``out``: ``model_id`` with its linear modules compressed as ``plan`` says.
 
@@ -52,7 +53,7 @@ def compress(
     Modules that the plan keeps and all other tensors are copied byte for byte, but for norms and biases that AWQ folds
     a scale into. The folder has the source's shards (of formats that have shards), configuration and tokenizer, and
     mixprec.json with plan and provenance; it appears when it is complete.
-    Returns address -> report in the plan's order.
+    ``base_model``: the model's id on the hub, for the card. Returns address -> report in the plan's order.
 
     Raises UserError for a plan that doesn't fit the checkpoint or ``format``, or needs calibration data and has none,
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
@@ -60,6 +61,7 @@ def compress(
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
     opened = open_original(fetch(model_id, revision))
     source, config, inventory = opened.source, opened.shapes, opened.inventory
+    modelcard.base_model(plan.model, source.folder, base_model)
     check_modules(plan, inventory, f"plan for {plan.model}")
     check_plan(format, plan, inventory, config)
     format.check(source, config)
@@ -90,7 +92,8 @@ def compress(
             folder.mkdir()
             format.finish(Finish(source, walk.files, folder, plan, inventory, config))
             write_side_files(folder, source)
-            text = model_card(plan, inventory, source.folder, format.name)
+            told = modelcard.Told(base_model, calibration.described if calibration else None)
+            text = modelcard.model_card(plan, inventory, config, source.folder, format, told)
             (folder / README).write_text(text, encoding="utf-8")
             seal(folder, card)
         artifacts.remove(work)

@@ -20,7 +20,7 @@ from mixprec import artifacts, locks, models
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import seal
-from mixprec.checkpoint.modelcard import model_card
+from mixprec.checkpoint.modelcard import Told, model_card
 from mixprec.checkpoint.reader import open_original
 from mixprec.checkpoint.source import Source, fetch, open_source
 from mixprec.checkpoint.target import check_space, check_target
@@ -129,7 +129,8 @@ def compress(
         # Neither times nor memory: the same inputs give the same bytes.
         card["engine"] = {key: result[key] for key in ("peer", "method", "versions", "settings")}
         reports = _reports(plan, source, open_source(made), job["method"], on_module)
-        artifacts.write_text(made / README, model_card(plan, inventory, source.folder, "dense"))
+        told = Told(calibration=calibration.described if calibration else None)
+        artifacts.write_text(made / README, model_card(plan, inventory, config, source.folder, DENSE, told))
         seal(made, {**card, "checkpoint": {"format": "dense"}})
     return reports
 

@@ -8,6 +8,7 @@ from mixprec import artifacts, locks
 from mixprec.evaluate.engines import templates
 from mixprec.pipeline import damage, loadable
 from mixprec.pipeline.benchmarks import Benchmarks
+from mixprec.pipeline.cards import write_cards
 from mixprec.pipeline.context import Context
 from mixprec.pipeline.evaluation import Evaluator
 from mixprec.pipeline.importance import importance
@@ -46,6 +47,7 @@ class Run(Context):
         spec = self.recipe.evaluate
         evaluator = Evaluator(self) if spec and (spec.traces or spec.text) and plans else None
         rows = {name: variant(self, name, plan, evaluator, benchmarks) for name, plan in plans.items()}
+        write_cards(self, plans, rows, evaluator.described if evaluator else None)
         result = summary(self, found, rows, evaluator, benchmarks) | {
             "provenance": artifacts.provenance(
                 model=self.identity, importance=stamp, recipe=artifacts.fingerprint(self.text), **self._commit

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mixprec import artifacts, models
 from mixprec.calibration.data import Calibration
-from mixprec.checkpoint.modelcard import model_card
-from mixprec.checkpoint.source import fetch
 from mixprec.compress.module import ModuleReport, summarise
 from mixprec.compress.stream import compress
 from mixprec.evaluate import bench
-from mixprec.modelfiles import README
 from mixprec.peers import engine
 from mixprec.peers.engine import Peer
 from mixprec.pipeline.benchmarks import Benchmarks, labels_of
@@ -30,17 +26,14 @@ def variant(
     """Compress and evaluate one variant; returns its row of the summary."""
     folder = run.out / "variants" / name
     save_plan(folder / "plan.json", plan)
-    checkpoint = folder / "checkpoint"
     stamp = _compressed(run, name, plan, folder)
-    where = str(checkpoint) if plan.changed else run.recipe.model.id
+    where = str(folder / "checkpoint") if plan.changed else run.recipe.model.id
     row = _described(run, name, plan, where)
     if evaluator:
         row |= evaluator.evaluate(name, where, stamp, folder / "result.json")
     if benchmarks:
         labels = labels_of(plan, run.inventory, row["description"])
         row["benchmarks"] = bench.brief(benchmarks.evaluate(name, where, stamp, folder, labels))
-    if plan.changed:
-        _write_card(run, plan, checkpoint, row)
     return row
 
 
@@ -115,6 +108,7 @@ def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Pa
                 device=models.one_device(spec.device),
                 format=run.recipe.checkpoint.written,
                 on_module=lambda *_: advance(1),
+                base_model=spec.base_model,
             )
     artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})
 
@@ -144,11 +138,3 @@ def _bytes_on_disk(folder: Path) -> int | None:
     if not folder.is_dir():
         return None
     return sum(path.stat().st_size for path in folder.iterdir() if path.suffix.lower() in (".safetensors", ".gguf"))
-
-
-def _write_card(run: Context, plan: Plan, checkpoint: Path, row: Mapping[str, Any]) -> None:
-    """The checkpoint's model card, with recipe and results."""
-    source = fetch(run.recipe.model.id, run.recipe.model.revision)
-    form = run.recipe.checkpoint.format
-    text = model_card(plan, run.inventory, source, form, recipe=run.text, results=row)
-    artifacts.write_text(checkpoint / README, text)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.formats import FormatName, checkpoint_format
+from mixprec.checkpoint.modelcard import checked_id
 from mixprec.checkpoint.runtimes import DeviceName, RuntimeName
 from mixprec.compress.options import SolveOptions
 from mixprec.errors import UserError
@@ -33,6 +34,15 @@ class ModelSpec(Part):
     revision: str | None = Field(None, description="hub revision; pin it")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type computed in")
     device: str = Field("cpu", description="cpu, cuda, mps, or auto for several GPUs")
+    base_model: str | None = Field(None, description="id on the hub, for the model card of a local folder or GGUF file")
+
+    @field_validator("base_model")
+    @classmethod
+    def _id(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else checked_id(value)
+        except UserError as problem:
+            raise ValueError(str(problem)) from None
 
 
 class TracesSpec(Part):
