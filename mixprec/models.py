@@ -6,6 +6,7 @@ everything behind this file sees a folder or a hub id.
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import io
@@ -222,7 +223,7 @@ def _convert(path: Path, first: Path, target: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
             tokenizer_in.complete(tokenizer, reader)
             model = AutoModelForCausalLM.from_pretrained(
-                path.parent, **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+                path.parent, **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float16
             )
         except UserError:
             raise
@@ -230,8 +231,8 @@ def _convert(path: Path, first: Path, target: Path) -> None:
             raise UserError(f"{path}: transformers can't read this GGUF file ({_first_line(problem)})") from None
         _unmark(model)
         # float16, not bfloat16: a Q4_1 value is scale * code + minimum with a float16 scale and minimum, and
-        # three more bits of mantissa keep it closer.
-        model.half().save_pretrained(folder)
+        # three more bits of mantissa keep it closer. Each tensor is rounded as it is read: never are all in float32.
+        model.save_pretrained(folder)
         for file in folder.glob("*.safetensors"):
             artifacts.share(file)
         tokenizer.save_pretrained(folder)
@@ -241,7 +242,7 @@ def _convert(path: Path, first: Path, target: Path) -> None:
 
 
 def _unmark(model: Any) -> None:
-    """transformers still marks a dequantized model as quantized, which forbids .half() and saving."""
+    """transformers still marks a dequantized model as quantized, which forbids saving."""
     model.hf_quantizer = None
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
@@ -459,6 +460,11 @@ class Head:
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.cap(self.projection(hidden))
+
+    def apart(self) -> Head:
+        """The head with weights of its own, for when the model goes: a weight that was read from a file keeps all of
+        the file in memory."""
+        return Head(copy.deepcopy(self.projection), self.softcap)
 
     def cap(self, scores: torch.Tensor) -> torch.Tensor:
         """Logits of the projection's output."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,3 +199,39 @@ def test_the_head_makes_the_models_logits(architecture: str, options: dict[str, 
         model.lm_head.weight.mul_(20)  # so that the cap is felt
         hidden = model.model(input_ids=ids).last_hidden_state
         torch.testing.assert_close(models.head(model)(hidden), model(input_ids=ids).logits)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="asks Linux what is mapped into memory")
+def test_a_head_apart_keeps_nothing_of_its_models_files_in_memory(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    loaded = models.load(str(folder))
+    states = torch.randn(3, 32)
+    kept = models.head(loaded.model)
+    apart, expected = kept.apart(), kept(states)
+
+    def mapped() -> bool:
+        gc.collect()
+        return str(folder) in Path("/proc/self/maps").read_text()
+
+    del loaded
+    assert mapped()  # by the head's weight
+    del kept
+    assert not mapped()
+    assert torch.equal(apart(states), expected)
+
+
+@pytest.mark.slow
+def test_converting_a_gguf_takes_the_weights_and_a_tensor_or_two(tmp_path: Path) -> None:
+    script = (
+        "import resource\nfrom mixprec import models\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\nfolder = models.resolve(models.BUNDLED)\n"
+        "print(folder, (peak() - before) * 1024)"
+    )
+    environment = {**os.environ, "MIXPREC_CACHE": str(tmp_path)}
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    folder, peak = found.stdout.split()[-2:]
+    weights = (Path(folder) / "model.safetensors").stat().st_size
+    embedding = 49_152 * 576 * 4
+    # The file is mapped into memory too, and a tensor is there quantized, in float32 and in float16.
+    assert int(peak) < 1.5 * weights + 3 * embedding

@@ -160,6 +160,6 @@ def _mixed(drawn: Sequence[_Drawn], spec: CalibrationSpec, front: Sequence[int])
     return Calibration(tokens, weights, described, digest)
 
 
-def warnings(calibration: Calibration, widest_input: int, hidden: int | None = None) -> list[str]:
+def warnings(calibration: Calibration, widest_input: int | None, hidden: int | None = None) -> list[str]:
     """What a user should know before compressing with this set: see ``diagnosis.warn``."""
     return warn(calibration.described["figures"], widest_input, hidden)

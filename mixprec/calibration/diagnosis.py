@@ -41,10 +41,11 @@ def diagnose(tokens: Tensor, weights: Tensor | None) -> dict[str, Any]:
     }
 
 
-def warn(figures: dict[str, Any], widest_input: int, hidden: int | None = None) -> list[str]:
+def warn(figures: dict[str, Any], widest_input: int | None, hidden: int | None = None) -> list[str]:
     """What a user should know before compressing: one sentence or two for each doubt, none for a good set.
 
-    ``figures``: those of ``diagnose``. ``widest_input``: inputs of the widest linear module that is compressed.
+    ``figures``: those of ``diagnose``. ``widest_input``: inputs of the widest linear module that is compressed;
+    None where no method solves with their second moments.
     ``hidden``: inputs of the first block, whose variety is that of the tokens alone.
     """
     found = []
@@ -52,12 +53,12 @@ def warn(figures: dict[str, Any], widest_input: int, hidden: int | None = None) 
     size = f"{figures['tokens']:,} tokens"
     if effective < 0.99 * figures["tokens"]:
         size += f", by their weights worth {effective:,.0f},"
-    if effective < widest_input:
+    if widest_input is not None and effective < widest_input:
         found.append(
             f"calibration: {size} for inputs of {widest_input:,}: the Hessian is singular, and damping alone decides "
             f"the rest; give {ENOUGH * widest_input:,} tokens or more (samples x tokens)"
         )
-    elif effective < ENOUGH * widest_input:
+    elif widest_input is not None and effective < ENOUGH * widest_input:
         found.append(
             f"calibration: {size} for inputs of {widest_input:,}, {effective / widest_input:.1f} times as many; GPTQ "
             f"may overfit them and be worse than rtn on other text; give {ENOUGH * widest_input:,} or more"

@@ -80,8 +80,12 @@ def calibrated(
     samples: int,
     tokens: int,
     seed: int,
+    solves: bool,
 ) -> Calibration:
-    """The calibration set of a verb's options, with warnings about it in the terminal."""
+    """The calibration set of a verb's options, with warnings about it in the terminal.
+
+    ``solves``: whether any method solves with the second moments of the inputs.
+    """
     from mixprec import models, modules
     from mixprec.calibration import data
     from mixprec.calibration.spec import CalibrationSpec
@@ -92,7 +96,8 @@ def calibrated(
     config = models.load_config(model, revision)
     encoder = models.load_encoder(model, revision, config.vocab_size)
     found = data.load(spec, encoder, str, config.max_position_embeddings)
-    for warning in data.warnings(found, modules.inventory(config).widest_input, config.hidden_size):
+    widest = modules.inventory(config).widest_input if solves else None
+    for warning in data.warnings(found, widest, config.hidden_size):
         console.print(warning)
     return found
 

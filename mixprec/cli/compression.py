@@ -53,7 +53,7 @@ def compress(
     from mixprec.checkpoint.formats import checkpoint_format
     from mixprec.compress import stream
     from mixprec.compress.options import SolveOptions
-    from mixprec.plan.schema import load_plan
+    from mixprec.plan.schema import NEEDS_HESSIAN, load_plan
     from mixprec.progress import bar
 
     models.check_float64(device, "compress")
@@ -70,7 +70,15 @@ def compress(
     calibration = None
     if text or traces:
         calibration = calibrated(
-            "compress", where, revision, text=text, traces=traces, samples=samples, tokens=tokens, seed=seed
+            "compress",
+            where,
+            revision,
+            text=text,
+            traces=traces,
+            samples=samples,
+            tokens=tokens,
+            seed=seed,
+            solves=bool(made.methods & NEEDS_HESSIAN),
         )
     with bar("compress", len(made.modules), "modules") as advance:
         reports = stream.compress(
@@ -163,6 +171,7 @@ def evaluate(
         notes = first.notes
     else:
         original = list(fidelity.hidden_states(first, everything, "original"))
+        head = head.apart()
         del first
         loaded = models.load(checkpoint, dtype=dtype, device=device)
         hidden = fidelity.hidden_states(loaded, everything, "evaluate")

@@ -87,7 +87,17 @@ def imatrix(
         raise UserError("imatrix: no data; give --text FILE or --traces bundled:attribution")
     config = models.load_config(model, revision)
     check_names(config)
-    found = calibrated("imatrix", model, revision, text=text, traces=traces, samples=samples, tokens=tokens, seed=seed)
+    found = calibrated(
+        "imatrix",
+        model,
+        revision,
+        text=text,
+        traces=traces,
+        samples=samples,
+        tokens=tokens,
+        seed=seed,
+        solves=False,
+    )
     inventory = modules.inventory(config)
     outside = (modules.EMBEDDING, modules.NORM)
     opened = blocks.open_blocks(model, revision=revision, dtype=dtype, device=device, outside=outside)

@@ -13,6 +13,7 @@ from mixprec.calibration import data as calibration_data
 from mixprec.checkpoint.source import fetch
 from mixprec.compress import spectra
 from mixprec.pipeline.annotating import annotate_traces
+from mixprec.plan.schema import NEEDS_HESSIAN
 from mixprec.progress import bar, console
 from mixprec.recipe import Recipe, TracesSpec
 from mixprec.stages import Stages
@@ -75,7 +76,8 @@ class Context:
         found = calibration_data.load(
             spec, encoder, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
         )
-        for warning in calibration_data.warnings(found, self.inventory.widest_input, config.hidden_size):
+        widest = self.inventory.widest_input if self.recipe.methods & NEEDS_HESSIAN else None
+        for warning in calibration_data.warnings(found, widest, config.hidden_size):
             console.print(warning)
         known = {source["sha256"] for source in found.described["sources"] if "sha256" in source}
         for source in self._evaluated():

@@ -42,7 +42,7 @@ class Evaluator:
         }
         texts = artifacts.fingerprint([passage.tokens.tolist() for passage in self.all])
         self.stamp = artifacts.fingerprint(run.computing, stamp, texts)
-        self.head = models.head(run.original.model)
+        self.head = models.head(run.original.model).apart()
         self.reference = self._reference()
         # From here on only the original's head is needed: its body's memory is for the variants.
         del run.__dict__["original"]

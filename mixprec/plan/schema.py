@@ -31,6 +31,8 @@ from mixprec.numerics.sparsity import Sparsity, parse_sparsity
 Method = Literal["rtn", "gptq", "gptaq", "awq", "anyk", "ggml", "sparsegpt", "wanda", "magnitude"]
 #: Methods that look at a linear's inputs; the others need no calibration data.
 NEEDS_INPUTS: frozenset[Method] = frozenset({"gptq", "gptaq", "awq", "anyk", "sparsegpt", "wanda"})
+#: Methods that solve with all second moments of the inputs; the others that look at inputs take each one by itself.
+NEEDS_HESSIAN: frozenset[Method] = frozenset({"gptq", "gptaq", "awq", "sparsegpt"})
 #: Methods that look at a linear's inputs where there is calibration data.
 USES_INPUTS: frozenset[Method] = NEEDS_INPUTS | {"ggml"}
 #: Methods that set weights to zero.

@@ -10,7 +10,7 @@ from mixprec.numerics.formats import GgmlFormat
 from mixprec.peers import METHODS, Engine
 from mixprec.plan.budgetspec import SENSITIVITY
 from mixprec.plan.rules import PlanSpec, needs_importance, tables_wanted
-from mixprec.plan.schema import NEEDS_INPUTS, Treatment
+from mixprec.plan.schema import NEEDS_INPUTS, Method, Treatment
 from mixprec.recipe.parts import (
     CheckpointSpec,
     CompressSpec,
@@ -162,6 +162,14 @@ class Recipe(Part):
                 raise ValueError(
                     f"variant {name}: what engine {engine} makes is written dense; leave out checkpoint.format"
                 )
+
+    @property
+    def methods(self) -> set[Method]:
+        """The methods that the plans, and what single modules are solved for, name."""
+        variants = self.all_variants.values()
+        named = {rule.method for variant in variants for rule in variant.plan.rules if rule.method}
+        solved = {treatment.method for treatment in self.candidates().values()}
+        return named | solved | {variant.plan.method or self.compress.method for variant in variants}
 
     def _calibrated(self) -> list[str]:
         """Methods in the plans, and engines, that need calibration data."""

@@ -66,6 +66,10 @@ def test_each_doubt_is_told_once(changes: dict[str, Any], message: str) -> None:
     assert message in line
 
 
+def test_methods_without_a_hessian_are_not_told_of_one() -> None:
+    assert warn(GOOD | {"tokens": 1_000, "effective_tokens": 1_000.0}, None, 576) == []
+
+
 def test_warnings_of_a_set(load: Any, text: Path) -> None:
     found = load(text=str(text), samples=4, tokens=32)
     assert found.described["figures"] == diagnose(found.tokens, None)

@@ -194,3 +194,23 @@ def test_a_recipe_does_not_change() -> None:
     chosen = recipe.Recipe.model_validate(MINIMAL)
     with pytest.raises(ValidationError):
         chosen.title = "x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("parts", "methods"),
+    [
+        ({}, {"rtn"}),
+        ({"compress": {"method": "magnitude"}, "plan": {"default": "keep", "sparsity": 0.5}}, {"magnitude"}),
+        (
+            {"plan": {"default": "w3g64", "rules": [{"match": "last_up", "format": "w4g64", "method": "gptq"}]}},
+            {"rtn", "gptq"},
+        ),
+        ({"plan": None, "sensitivity": {"formats": ["w3g64"], "method": "awq"}}, {"awq"}),
+        ({"plan": {"default": "w3g64", "method": "gptaq"}}, {"gptaq"}),
+    ],
+)
+def test_the_methods_that_a_recipe_names(tmp_path: Path, parts: dict[str, Any], methods: set[str]) -> None:
+    """A warning about the Hessian is for those that have one."""
+    calibration = {"calibration": {"traces": "bundled:attribution", "samples": 4, "tokens": 16}}
+    compress = calibration | parts.get("compress", {})
+    assert recipe.load(write(tmp_path, MINIMAL | parts | {"compress": compress})).methods == methods
