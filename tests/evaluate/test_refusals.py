@@ -87,6 +87,7 @@ def test_uncertain_is_right_where_it_is_the_label() -> None:
         ("\\boxed{\\text{None of the given times}}\n\nWait, 7am is free: \\boxed{B}", "B"),
         ("It cannot be determined from premise 1 alone. With premise 2 the correct option is (B).", "B"),
         ("The correct answer is (B). There is no other available time.", "B"),
+        ("She could not have gone at any of the given times.", "none of the options"),
         ("Option (D) was checked.\n\nTherefore, none of the given times are possible.", "none of the options"),
         ("Looking at option (D), she was out. The answer is that no valid time exists.", "none of the options"),
     ],
@@ -125,6 +126,8 @@ ROWS = {
     "* {o} → {v}": "",
     "({k}) {o} ({v})": "",
     "**{k}:** {v}\n": "",
+    "- ({k}) {v}": "",
+    "- ({k}) {o}: nobody said where she was. **{v}**": "",
 }
 
 

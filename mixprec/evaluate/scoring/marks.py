@@ -29,6 +29,8 @@ _CHECKBOX = re.compile(r"^\W*?\[(?P<good>[xX])?\s*\]")
 _SEPARATOR = re.compile(r"[:：→⇒]|[-=]>|\s[–—-]\s")
 _CLOSING = re.compile(r"\(([^()]{1,40})\)\W*$")
 _BULLET = re.compile(r"^(?:\d{1,2}[.)]|[-+•])\s+(?!\[)")
+_BOLD_END = re.compile(r"\*\*([^*]{1,40})\*\*\W*$")
+_LETTER = re.compile(r"(\([A-Z]\)|[A-Z][).])\s+(.*)")
 _RULE = re.compile(r"[\s|:+-]+")
 _LONGEST, _MOST = 300, 200
 
@@ -114,9 +116,13 @@ def _of_line(line: str, read: Read) -> Iterator[tuple[str, bool]]:
     else:
         parts = ((bare[: each.start()], bare[each.end() :]) for each in _SEPARATOR.finditer(bare))
         told = next(((label, said) for label, rest in parts if (said := _leads(rest)) is not None), None)
-        closing = _CLOSING.search(bare)
-        if not told and closing and (said := _leads(closing[1])) is not None:
-            told = bare[: closing.start()], said
+        for ending, within in ((_CLOSING, bare), (_BOLD_END, line)):
+            closing = ending.search(within)
+            if not told and closing and (said := _leads(_bare(closing[1]))) is not None:
+                told = _bare(within[: closing.start()]), said
+        behind = _LETTER.match(bare)
+        if not told and behind and (said := _whole(behind[2])) is not None:
+            told = behind[1], said
         if not told:
             return
         label, good = told

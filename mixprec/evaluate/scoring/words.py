@@ -47,7 +47,8 @@ def strong(text: str, question: Question) -> Candidate | None:
         marked = _marked(each.text, question)
         if not marked and says_nothing(each.text):
             return None
-        return Candidate(marked or shortened(each.text, question.asked), "labelled")
+        if found := marked or shortened(each.text, question.asked):
+            return Candidate(found, "labelled")
     for paragraph in reversed(text.split("\n\n")):
         if marked := _marked(paragraph, question):
             return Candidate(marked, "bold")
