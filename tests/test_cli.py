@@ -497,3 +497,23 @@ def test_a_full_disk(tiny_checkpoint: Path, traces: Path, tmp_path: Path) -> Non
     assert done.returncode == 2, done.stderr
     assert "the disk is full; free some space and run the same command again" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_in_a_folder_of_markup_ends_well(mix: Cli, tiny_checkpoint: Path, traces: Path, tmp_path: Path) -> None:
+    """Brackets in paths, titles and labels are text; control characters are shown."""
+    folder = tmp_path / "[" / "b]" / "[bold]:smile:"
+    folder.mkdir(parents=True)
+    tiny.write_recipe(folder / "[red].yaml", tiny_checkpoint, traces, title="[/b]\x1b[31m <b>|`", importance=None,
+                      variants={"uniform": {"plan": {"default": "w2g16"}}})  # fmt: skip
+    shown = good(mix("run", folder / "[red].yaml", "--out", folder / "[run]"))
+    assert str(folder / "[run]" / "report.html") in shown.replace("\n", "")
+    for verb in (
+        ["report", folder / "[run]"],
+        ["validate", folder / "[red].yaml"],
+        ["explain", folder / "[red].yaml"],
+    ):
+        assert "\x1b" not in good(mix(*verb))
+    assert "<b>|" not in (folder / "[run]" / "report.html").read_text()
+    wrong = mix("run", folder / "[no].yaml")
+    assert wrong.code == 2
+    assert "[no].yaml" in wrong.errors.replace("\n", "")
