@@ -18,10 +18,12 @@ from torch import Tensor
 
 from mixprec import artifacts, locks, models
 from mixprec.calibration.data import Calibration
+from mixprec.checkpoint.base import Finish
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import seal
 from mixprec.checkpoint.modelcard import Told, model_card
 from mixprec.checkpoint.reader import open_original
+from mixprec.checkpoint.shards import write_config
 from mixprec.checkpoint.source import Source, fetch, open_source
 from mixprec.checkpoint.target import check_space, check_target
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
@@ -128,6 +130,7 @@ def compress(
         result = client.run_peer(job, log=out.with_name("peer.log"))
         # Neither times nor memory: the same inputs give the same bytes.
         card["engine"] = {key: result[key] for key in ("peer", "method", "versions", "settings")}
+        write_config(Finish(source, (), made, plan, inventory, config), None)  # a head of its own is no tied one
         reports = _reports(plan, source, open_source(made), job["method"], on_module)
         told = Told(calibration=calibration.described if calibration else None)
         artifacts.write_text(made / README, model_card(plan, inventory, config, source.folder, DENSE, told))

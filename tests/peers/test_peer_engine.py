@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,21 @@ def test_a_peer_that_fails_leaves_its_words_and_no_checkpoint(
         engine.compress(Peer("modelopt", {}), str(tiny_checkpoint), plan_of(tiny_checkpoint, default="w4g16"), out)
     assert [path.name for path in out.parent.iterdir()] == ["peer.log"]
     assert "No module named 'torch'" in (out.parent / "peer.log").read_text(encoding="utf-8")
+
+
+def test_a_head_of_its_own_is_not_tied_in_what_a_peer_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer is not here; it copies config.json, which says that the head is the embedding."""
+
+    def copied(job: Mapping[str, Any], log: Path) -> dict[str, Any]:
+        shutil.copytree(job["model"], job["out"])
+        return {"peer": "modelopt", "method": "rtn", "versions": {}, "settings": {}}
+
+    source = tiny.write_checkpoint(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    monkeypatch.setattr(client, "run_peer", copied)
+    engine.compress(Peer("modelopt", {}), str(source), plan_of(source, default="w4g16"), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
