@@ -5,15 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from plan_made import plan_for
+from plan_made import WIDE, plan_for
 from tiny import build
 
 from mixprec.plan.schema import Plan
 
 MakeSource = Callable[..., Path]
-
-#: Every matrix has rows and columns in multiples of 32, as GPTQ's readers want.
-WIDE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 
 
 @pytest.fixture

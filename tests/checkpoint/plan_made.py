@@ -1,4 +1,4 @@
-"""Plans for the tiny sources of these tests."""
+"""Tiny sources of these tests, and plans for them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 from mixprec import models, modules
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Method, Plan
+
+#: Every matrix has rows and columns in multiples of 32, as GPTQ's readers want.
+WIDE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 
 
 def plan_for(folder: Path, default: str, method: Method = "rtn", **rules: Any) -> Plan:

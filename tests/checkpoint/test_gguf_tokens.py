@@ -12,8 +12,8 @@ import pieces
 import pytest
 import tiny
 import torch
-from conftest import WIDE, plan_for
 from llamacpp import needs_llamacpp, opened
+from plan_made import WIDE, plan_for
 from tokenizers import Regex, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
