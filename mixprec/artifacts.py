@@ -303,7 +303,7 @@ def mend_lines(path: Path, begins: bytes) -> None:
     """
     tail = path.read_bytes().rpartition(b"\n")[2]
     try:
-        whole = isinstance(json.loads(tail), dict)
+        whole = isinstance(parsing.parse_json(tail.decode("utf-8"), finite=False), dict)
     except ValueError:
         whole = False
     with path.open("r+b") as file:

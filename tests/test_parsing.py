@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixprec import artifacts, parsing, recipe
+from mixprec import artifacts, models, parsing, recipe
 from mixprec.errors import UserError
 from mixprec.parsing import Malformed, dump_yaml, parse_json, parse_yaml
 
@@ -224,3 +224,21 @@ def test_a_pattern_needs_no_quotes(tmp_path: Path) -> None:
     )
     assert str(recipe.load(path).all_variants["compressed"].plan.sparsity) == "2:4"
     assert str(recipe.load(path, ["plan.sparsity=1:4"]).all_variants["compressed"].plan.sparsity) == "1:4"
+
+
+def test_half_a_line_of_brackets_is_half_a_line(tmp_path: Path) -> None:
+    """A last row that is no row, however deep, stays for the reader to refuse; one that begins as ours goes."""
+    path = tmp_path / "g.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + b"[" * 100_000)
+    artifacts.mend_lines(path, b'{"a": ')
+    with pytest.raises(UserError, match=r"g\.jsonl:2: nested"):
+        artifacts.read_jsonl(path)
+    path.write_bytes(b'{"a": 1}\n{"a": ' + b"[" * 100_000)
+    artifacts.mend_lines(path, b'{"a": ')
+    assert artifacts.read_jsonl(path) == [{"a": 1}]
+
+
+def test_an_adapter_of_brackets_is_still_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="an adapter"):
+        models.load(str(tmp_path))

@@ -5,11 +5,11 @@ Nothing is loaded: names of files, and the first bytes of some.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from mixprec import parsing
 from mixprec.checkpoint.gguf.parts import gguf_in, is_gguf
 
 _CONFIG: Final = "config.json"
@@ -139,7 +139,7 @@ def _without_config(folder: Path, names: set[str]) -> str:
 
 def _adapter(folder: Path) -> str:
     try:
-        said = json.loads((folder / _ADAPTER).read_bytes())
+        said = parsing.parse_json((folder / _ADAPTER).read_bytes().decode("utf-8"), finite=False)
     except ValueError:
         said = {}
     said = said if isinstance(said, dict) else {}
