@@ -13,6 +13,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -171,6 +172,46 @@ def _bundled_gguf() -> Path:
     return path
 
 
+class Unconverted(UserError):
+    """A GGUF model that is not converted yet, inside ``without_converting``."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: is not converted yet")
+        self.path = path
+
+
+_converting: ContextVar[bool] = ContextVar("converting", default=True)
+
+
+@contextmanager
+def without_converting() -> Iterator[None]:
+    """Inside, GGUF models are known by their headers alone: ``load_config`` works, ``resolve`` raises Unconverted."""
+    before = _converting.set(False)
+    try:
+        yield
+    finally:
+        _converting.reset(before)
+
+
+def _of_header(path: Path, model_id: str) -> PretrainedConfig:
+    """The configuration that the conversion of a GGUF file will have."""
+    file = parts.files_of(path)[0]
+    with _quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
+        try:
+            reader = gguf.GGUFReader(file)
+            config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+            modules.check_architecture(config, str(path))
+            check_tensors(path, reader, config)
+            check_rope(path, reader, config)
+        except UserError:
+            raise
+        except Exception as problem:  # a damaged file breaks the reader in many ways
+            raise UserError(f"model.id: {model_id}: no usable configuration ({_first_line(problem)})") from None
+    config.tie_word_embeddings = "output.weight" not in {tensor.name for tensor in reader.tensors}
+    config.dtype = torch.float16
+    return config
+
+
 def _from_gguf(path: Path, name: str) -> Path:
     """Convert a GGUF model, all of its parts, to a 16-bit safetensors checkpoint in the cache, once per content."""
     files = parts.files_of(path)
@@ -182,6 +223,8 @@ def _from_gguf(path: Path, name: str) -> Path:
         )
     target = cache_folder() / "models" / f"{name}-{artifacts.fingerprint(_CONVERSION, *digests)[:12]}"
     if not _is_converted(target):
+        if not _converting.get():
+            raise Unconverted(path)
         # Several processes need it at once where a first run starts many: one converts, the others wait for it.
         with locks.once(target, "MIXPREC_CACHE"):
             if not _is_converted(target):
@@ -273,6 +316,8 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
     if model_id in shapes:
         shape = dict(shapes[model_id])
         config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+    elif (header := unconverted(model_id)) is not None:
+        config = _of_header(header, model_id)
     else:
         where = resolve(model_id)
         try:
@@ -295,6 +340,17 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
     config._commit_hash = revision  # where its files are looked for (checkpoint.source.at_hand)
     modules.check_architecture(config, f"model.id: {model_id}")
     return config
+
+
+def unconverted(model_id: str) -> Path | None:
+    """The GGUF file of a model that may not be converted now; None for all others."""
+    if _converting.get():
+        return None
+    try:
+        resolve(model_id)
+    except Unconverted as found:
+        return found.path
+    return None
 
 
 def _tie(config: PretrainedConfig, where: str, revision: str | None) -> None:

@@ -517,3 +517,11 @@ def test_a_run_in_a_folder_of_markup_ends_well(mix: Cli, tiny_checkpoint: Path, 
     wrong = mix("run", folder / "[no].yaml")
     assert wrong.code == 2
     assert "[no].yaml" in wrong.errors.replace("\n", "")
+
+
+def test_explain_and_validate_convert_no_gguf(mix: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    converted = good(mix("explain", "quickstart"))
+    monkeypatch.setenv("MIXPREC_CACHE", str(tmp_path / "cache"))
+    assert good(mix("explain", "quickstart")) == converted
+    good(mix("validate", "quickstart"))
+    assert not (tmp_path / "cache").exists()

@@ -180,7 +180,8 @@ def _print_cost(
     from mixprec.report.costs import about, cost_table
     from mixprec.report.terminal import rich_table
 
-    config = models.load_config(model, revision)
+    with models.without_converting():
+        config = models.load_config(model, revision)
     tokens = min(limit or config.max_position_embeddings, config.max_position_embeddings, PAPER_CORPUS.longest)
     found = cost(config, dtype, tokens, presets)
     out.print()

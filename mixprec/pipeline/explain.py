@@ -16,6 +16,7 @@ from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tabl
 from mixprec.recipe import Recipe
 
 
+@models.without_converting()
 def explain(
     chosen: Recipe, importance: Importance | None, scores: Sequence[Path] | None = None
 ) -> dict[str, dict[str, Any]]:

@@ -33,6 +33,8 @@ def check_model(chosen: Recipe, *, planned: bool = False) -> None:
 
     Raises UserError as reader.open_original does. Files on the hub are looked at when they are there.
     """
+    if models.unconverted(chosen.model.id) is not None:
+        return  # its header was checked when the configuration was read
     folder = Path(models.resolve(chosen.model.id))
     if not folder.is_dir() or (planned and not has_weights(folder)):
         return
