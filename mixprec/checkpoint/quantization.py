@@ -91,7 +91,10 @@ class Grid(NamedTuple):
 
 def _nothing(value: Any) -> None:
     if value and not (isinstance(value, dict) and value.get("format") == "dense"):
-        raise ValueError(f"{reprlib.repr(value)} changes what runtimes compute, in a way that is not read here")
+        raise ValueError(
+            f"{reprlib.repr(value)[:80]} changes what runtimes compute, in a way that is not read here; "
+            "give a checkpoint without it"
+        )
 
 
 #: What may be there only if it is empty.
