@@ -525,3 +525,26 @@ def test_explain_and_validate_convert_no_gguf(mix: Cli, monkeypatch: pytest.Monk
     assert good(mix("explain", "quickstart")) == converted
     good(mix("validate", "quickstart"))
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("sensitivity r.yaml --out s --scorer measured", "the recipe says scorer, so the option would be ignored"),
+        ("sensitivity r.yaml --out s --format w2g16 --samples 16", "the recipe says format, samples, so"),
+        ("sensitivity --out s --set model.dtype=bfloat16 --format w2g16 --text t", "--set changes a recipe's keys"),
+        ("pareto r.yaml --run --scores s.json", "--scores: with --run"),
+        ("pareto r.yaml --run --importance i.json", "--importance: with --run"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    mix: Cli, tiny_checkpoint: Path, traces: Path, tmp_path: Path, arguments: str, message: str
+) -> None:
+    calibration = {"traces": str(traces), "samples": 2, "tokens": 32}
+    budget = {"effective_bits": 3, "candidates": ["w2g16", "w4g16"], "scores": "sensitivity"}
+    tiny.write_recipe(
+        tmp_path / "r.yaml", tiny_checkpoint, traces,
+        compress={"method": "gptq", "calibration": calibration}, sensitivity={"formats": ["w2g16", "w4g16"]},
+        variants={"b": {"plan": {"budget": budget}}},
+    )  # fmt: skip
+    refused(mix(*arguments.split()), message)

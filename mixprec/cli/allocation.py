@@ -52,6 +52,12 @@ def pareto(
     path = recipes.find(recipe)
     chosen = recipes.load(path, change or ())
     name = _variant(chosen, variant)
+    if measured and (scores or importance):
+        option = "--scores" if scores else "--importance"
+        raise UserError(
+            f"{option}: with --run the recipe's own stages make scores and importance, so the file would be ignored; "
+            "leave one of both out"
+        )
     folder = to or Path("runs") / f"{path.stem}_pareto"
     wanted = sizes(first, last, step)
     if measured:

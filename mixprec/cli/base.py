@@ -58,6 +58,12 @@ def alone(verb: Callable[..., None]) -> Callable[..., None]:
     return held
 
 
+def typed_options(context: typer.Context) -> set[str]:
+    """Names of the parameters that stand on the command line; all others have their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
 def checked(kind: Any, verb: str, **values: Any) -> Any:
     """A recipe's part from options, with the recipe's checks."""
     from pydantic import ValidationError

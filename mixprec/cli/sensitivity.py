@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixprec import processes
-from mixprec.cli.base import Data, Device, Dtype, Model, Overrides, alone, app, checked, epilog, out
+from mixprec.cli.base import Data, Device, Dtype, Model, Overrides, alone, app, checked, epilog, out, typed_options
 from mixprec.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 )
 @alone
 def sensitivity(
+    context: typer.Context,
     to: Annotated[Path, typer.Option("--out", help="Folder of the tables.")],
     recipe: Annotated[str | None, typer.Argument(help="A recipe with sensitivity; else options say all.")] = None,
     override: Overrides = None,
@@ -53,6 +54,14 @@ def sensitivity(
     from mixprec.report.terminal import rich_table
     from mixprec.sensitivity import run
 
+    typed = typed_options(context)
+    if recipe is not None and (ignored := sorted(typed - {"recipe", "to", "override", "data", "importance"})):
+        raise UserError(
+            f"mixprec sensitivity {recipe}: the recipe says {', '.join(ignored)}, so the option would be ignored; "
+            "change the recipe, or its keys with --set"
+        )
+    if recipe is None and override:
+        raise UserError("mixprec sensitivity: --set changes a recipe's keys; give a RECIPE, or the options instead")
     device = processes.join(device)
     if recipe is not None:
         chosen = _from_recipe(recipe, override or [])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
+from pydantic import Strict as Exact
 
 from mixprec import artifacts
 from mixprec.errors import UserError, from_pydantic
@@ -87,7 +88,7 @@ class Sensitivity(Strict):
     method: Method = Field(description="the method whose error was scored")
     calibration: str | None = Field(None, description="digest of the calibration tokens; None where none were used")
     settings: dict[str, Any] = Field({}, description="what else the scores depend on")
-    scores: dict[str, dict[str, float]]
+    scores: dict[str, dict[str, Annotated[float, Exact()]]]
 
     @field_validator("scores")
     @classmethod

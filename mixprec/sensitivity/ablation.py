@@ -16,6 +16,7 @@ import torch
 
 from mixprec import artifacts, models
 from mixprec.compress.candidates import Candidates
+from mixprec.errors import UserError
 from mixprec.evaluate.passages import Passage
 from mixprec.modules import Inventory, LinearModule, select
 from mixprec.plan.sensitivity import ALL, Sensitivity
@@ -32,13 +33,17 @@ from mixprec.traces.store import BEHAVIOURS
 def cells_of(spec: AblationSpec, inventory: Inventory) -> list[Cell]:
     """All sets in all formats, in order; a set that is one module of ``each`` is not measured twice.
 
-    Raises UserError for selectors that match nothing.
+    Raises UserError for selectors that match nothing, and for a set that has another module's name.
     """
     found: dict[tuple[str, ...], str] = {}
     if spec.each is not None:
         found |= {(module.address,): module.label for module in _joined(inventory, spec.each)}
     for name, selectors in spec.sets.items():
-        found.setdefault(tuple(module.address for module in _joined(inventory, selectors)), name)
+        addresses = tuple(module.address for module in _joined(inventory, selectors))
+        taken = next((known for known, its in found.items() if its == name and known != addresses), None)
+        if taken is not None:
+            raise UserError(f"ablation.sets: {name}: the module {taken[0]} has this name too; choose another one")
+        found.setdefault(addresses, name)
     return [Cell(name, str(choice), addresses) for choice in spec.formats for addresses, name in found.items()]
 
 

@@ -44,6 +44,16 @@ def test_sets_become_cells_and_none_is_there_twice(tiny: Tiny) -> None:
     ]  # fmt: skip
 
 
+def test_a_set_that_has_the_name_of_another_module_is_refused(tiny: Tiny) -> None:
+    spec = AblationSpec(each="*_*", sets={"1_up": "2_mlp"}, formats=["w2g16"])  # type: ignore[arg-type]
+    with pytest.raises(
+        UserError, match=r"ablation.sets: 1_up: the module model.layers.0.mlp.up_proj has this name too"
+    ):
+        cells_of(spec, tiny.inventory)
+    same = AblationSpec(each="*_*", sets={"1_up": "1_up"}, formats=["w2g16"])  # type: ignore[arg-type]
+    assert len(cells_of(same, tiny.inventory)) == 14
+
+
 def test_the_verb_measures_every_module_and_judges_the_scores(tiny: Tiny, tmp_path: Path) -> None:
     path, out = write(tmp_path, str(tiny.folder)), tmp_path / "out"
     CliRunner().invoke(app, ["ablate", str(path), "--out", str(out)], catch_exceptions=False)
