@@ -63,11 +63,14 @@ FORMATS = ("w3g64", "w4g64")
 #: Ours: name -> method, format, sparsity.
 OURS = {
     **{f"{method}_{form}": (method, form, None) for form in FORMATS for method in ("rtn", "gptq", "gptaq", "awq")},
+    **{f"awq_released_{form}": ("awq", form, None) for form in FORMATS},
     "anyk_any4g64": ("anyk", "any4g64", None),
     "anyk_any3g64": ("anyk", "any3g64", None),
     **{f"{method}_50": (method, "keep", "0.5") for method in ("sparsegpt", "wanda", "magnitude")},
     "sparsegpt_24": ("sparsegpt", "keep", "2:4"),
 }
+#: Settings of ours that aren't the defaults: q and k unclipped, as in released AWQ.
+SETTINGS = {f"awq_released_{form}": {"clip": "released"} for form in FORMATS}
 #: Peers: name -> peer, method, format, sparsity.
 THEIRS = {
     **{f"llmcompressor_{m}_{form}": ("llmcompressor", m, form, None) for m in ("gptq", "awq") for form in FORMATS},
@@ -165,7 +168,8 @@ class Bench:
         """In a process of its own, so that its peak memory is its own."""
         method, form, sparsity = OURS[name]
         job = {"method": method, "format": form, "sparsity": sparsity, "tokens": str(self.tokens),
-               "out": str(checkpoint), "threads": self.arguments.threads}  # fmt: skip
+               "out": str(checkpoint), "threads": self.arguments.threads,
+               "options": SETTINGS.get(name, {})}  # fmt: skip
         return self.once(name, job)
 
     @staticmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -16,9 +18,10 @@ class SolveOptions(BaseModel):
     act_order: bool = Field(True, description="gptq, gptaq: columns of large inputs first, groups staying together")
     grid_search: bool = Field(True, description="gptq, gptaq: shrink each group's grid where that costs less")
     refine: int = Field(5, ge=0, description="sparsegpt: steps that move what is left all at once; 0: the paper's")
-    clip: bool = Field(True, description="awq: clip each group where that lowers the output error; not for q and k")
+    clip: bool | Literal["released"] = Field(
+        True, description="awq: clip each group where that lowers the output error; released: all but q and k"
+    )
 
     def clips(self, kind: str) -> bool:
-        """Whether AWQ clips modules of ``kind``: as in released code all but q and k, whose outputs' errors say little
-        about those of attention weights."""
-        return self.clip and kind not in ("q", "k")
+        """Whether AWQ clips modules of ``kind``. Released AWQ leaves q and k out."""
+        return self.clip is True or (self.clip == "released" and kind not in ("q", "k"))

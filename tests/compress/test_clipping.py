@@ -151,7 +151,7 @@ def test_a_group_of_zeros_and_a_hessian_of_another_width() -> None:
         search_clip(weight, hessian[:8, :8], Format(3, 8))
 
 
-def test_awq_clips_all_but_q_and_k() -> None:
+def test_what_awq_clips() -> None:
     weight, hessian = problem(24, 16, 0, torch.float32)
     weights = {f"model.layers.0.self_attn.{kind}_proj": weight for kind in "qkv"}
     statistics = InputStatistics(hessian, hessian.diagonal().sqrt(), 32)
@@ -162,5 +162,6 @@ def test_awq_clips_all_but_q_and_k() -> None:
         grids = [each.quantized.grid for each in found.values() if isinstance(each.quantized, Quantized)]
         return [not torch.equal(grid.scales, fit(weight, Format(3, 8)).scales) for grid in grids]
 
-    assert clipped(SolveOptions()) == [False, False, True]
+    assert clipped(SolveOptions()) == [True, True, True]
+    assert clipped(SolveOptions(clip="released")) == [False, False, True]
     assert clipped(SolveOptions(clip=False)) == [False, False, False]
