@@ -232,6 +232,8 @@ def _some(labels: Sequence[str]) -> str:
 def _calibration(described: Mapping[str, Any] | None) -> str:
     if described is None:
         return "## Calibration data\n\nNone."
+    if "samples" not in described:
+        return "## Calibration data\n\nTokens that were given as they are; where they come from is not known."
     names = [_source(each) for each in described.get("sources") or ()]
     return (
         f"## Calibration data\n\n{described['samples']} samples of {described['tokens']} tokens, "
