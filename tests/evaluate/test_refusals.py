@@ -90,10 +90,19 @@ def test_uncertain_is_right_where_it_is_the_label() -> None:
         ("She could not have gone at any of the given times.", "none of the options"),
         ("Option (D) was checked.\n\nTherefore, none of the given times are possible.", "none of the options"),
         ("Looking at option (D), she was out. The answer is that no valid time exists.", "none of the options"),
+        ("The answer is that no option is correct.", "none of the options"),
     ],
 )
 def test_refusals_beside_answers(text: str, expected: str) -> None:
     assert score(ask("letter", "B"), THOUGHT + text).answer == expected
+
+
+@pytest.mark.parametrize("held", ["?", " ", "...", "\\ldots", "\\text{?}", "\\_\\_"])
+@pytest.mark.parametrize("kind", RULE)
+def test_a_box_without_an_answer_in_it_is_none(kind: Kind, held: str) -> None:
+    box = f"\\boxed{{{held}}}"
+    assert score(ask(kind, "B", message=WHO), f"Hmm.\n</think>\n\n{box}", finished=True).outcome == "none"
+    assert score(ask("letter", "B"), f"Hmm.\n</think>\n\nIt is \\boxed{{B}}.\n\n{box}").answer == "B"
 
 
 VERDICTS = [

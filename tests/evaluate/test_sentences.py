@@ -29,13 +29,14 @@ def test_sentence(row: dict[str, Any], shared_data: Path) -> None:
     assert (verdict.outcome == "correct") == row["correct"], verdict
 
 
-PLAYED, FOUNDED, OPENS, WIFE, TEAM, PLACE = (
+PLAYED, FOUNDED, OPENS, WIFE, TEAM, PLACE, OWNER = (
     "Who played the pilot in The Long Way Home?",
     "When was the club that plays at Hill Park founded?",
     "What time of day do shops open in the state where Lake Anna is?",
     "Who is the wife of the man who built Anna Bridge?",
     "What team was Ann Miller's husband on?",
     "Where was the designer of the Anna Bridge educated?",
+    "Who is the owner of Anna Steel?",
 )
 
 
@@ -68,6 +69,17 @@ PLAYED, FOUNDED, OPENS, WIFE, TEAM, PLACE = (
         (TEAM, "He was on the Lake Rovers, who beat the Hill Town Rovers.", "Lake Rovers"),
         ("What company was formed after the merger of Anna Steel?", "It became United Steel in 1961.", "United Steel"),
         (PLACE, "John Day was educated at the University of Leeds, in England.", "University of Leeds"),
+        (PLAYED, "In the film, Ada Stone plays the pilot alongside Mary Lee.", "Ada Stone"),
+        (PLAYED, "The pilot, who is called Mary Lee, was played by Ada Stone.", "Ada Stone"),
+        (FOUNDED, "Hill Town was founded in 1864, although its ground dates to the 1870s.", "1864"),
+        (OPENS, "They are open between 5 a.m. and 1 a.m.", "5 a.m."),
+        (WIFE, "The man who did not marry is John Day; his wife is Ada Stone.", "Ada Stone"),
+        (OWNER, "It formerly belonged to Old Steel, but now its owner is United Steel.", "United Steel"),
+        (OWNER, "The current owner is United Steel, Leeds.", "United Steel"),
+        ("Who is the mayor of Hill Town?", "The mayor is Mayor Ada Stone.", "Ada Stone"),
+        ("In which county is Hill Town?", "Hill Town lies on Lake Anna in Stone County.", "Stone County"),
+        ("How many people live in Hill Town?", "Hill Town has 12,400 residents, from 1980 on.", "12,400"),
+        ("Who were the founders?", "They were miners, old soldiers and free men.", "miners, old soldiers and free men"),
         (PLACE, "He was educated at Leeds, near the University of York.", "Leeds"),
     ],
 )
@@ -79,3 +91,5 @@ def test_a_time_of_day_has_one_spelling() -> None:
     assert normalise("5:00 AM") == normalise("5 a.m.") == normalise("5am") == normalise("5 AM")
     assert len({normalise(each) for each in ("5:30 AM", "5 AM", "5 PM", "15 AM")}) == 4
     assert normalise("5 amps") == "5 amps"
+    assert normalise("5 o'clock in the morning") == normalise("5:00 in the morning") == "5am"
+    assert normalise("5 in the evening") == normalise("5 o’clock in the afternoon") == "5pm"

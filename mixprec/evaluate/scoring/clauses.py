@@ -21,6 +21,16 @@ _OTHERS = re.compile(
     r"\b(?:believed?|say|said|think|thought|claim(?:ed)?|assumed?)\b[^,]{0,120},\s+but\s+",
     re.I,
 )
+#: "the team that would not play is X": such a clause only says which thing is meant.
+_WHICH_NOT = re.compile(
+    r"(?<=\w)\s(?:that|who|which)\s+(?:\w+\s+){0,2}?(?:not|\w+n['’]t)\s[^,;:()]{0,80}?(?=\s(?:is|was|are|were)\s)"
+)
+#: "It used to belong to X, but today …": what counts stands behind.
+_FORMER = re.compile(
+    r"^[^,;]{0,160}\b(?:used to|formerly|previously|once)\b[^,;]{0,120},\s+but\s+"
+    r"(?=(?:it\s+)?(?:is\s+)?(?:now|today|currently)\b)",
+    re.I,
+)
 _COMPARED = re.compile(
     r",?\s*\b(?:rather than|instead of|unlike|as opposed to|other than|in contrast to|contrary to|different from|"
     r"(?:long|shortly|\w+ years?) (?:before|after)|(?:less|more|other) than(?!\s+(?:\w+\s+)?\d))\b[^,;]{0,120}",
@@ -43,8 +53,11 @@ _ONE = rf"{_CAP}(?:\s+(?:{_PARTICLE}\s+){{0,2}}{_CAP}|\s+-\s+{_CAP}){{0,8}}"
 _NAME = re.compile(rf"(?<![A-Za-zÀ-ɏ0-9]){_ONE}(?:(?:,\s+{_ONE}){{0,4}},?\s+(?:and|or|&)\s+(?:the\s+)?{_ONE})?")
 _QUOTED = re.compile(r"[\"“「《]([^\"“”「」《》]{2,80})(?:[\"”」》]|$)")
 _TOKEN = re.compile(r"\w+")
+_TITLE = re.compile(
+    r"(?:President|King|Queen|Mayor|Governor|Senator|Judge|Captain|Coach|Pope|Professor)(?=\s[A-Z](?!\w*\sof\b))"
+)
 _NOUN = re.compile(
-    r"(?:\b(?:the|an?|its|his|her|their|whose|only|another|one|this|that|main|official)|(?<!\bhe)(?<!\bshe)(?<!\bit)(?<!\bwho)(?<!\bthat)['’]s)\s+"
+    r"(?:\b(?:(?:became|elected|appointed)(?=\s+(?!part\b|member\b))|the|an?|its|his|her|their|whose|only|another|one|this|that|main|official)|(?<!\bhe)(?<!\bshe)(?<!\bit)(?<!\bwho)(?<!\bthat)['’]s)\s+"
     r"(?:(?!is\b|was\b|are\b|were\b|has\b|had\b)[\w-]+\s+){0,2}$",
     re.I,
 )
@@ -73,9 +86,12 @@ _PARTICIPLE = re.compile(r"[a-z]+ed\b")
 _DESCRIBED = r"(?:(?!from|with|near|into)[a-z]{4,}\s+)?"
 _INSERTED = re.compile(r",\s+(?:an?|the|who|whose|which|where)\b([^,]{1,80}),(?=\s+[a-z])")
 _APPENDED = re.compile(
-    r",\s+(?:an?|the|who|whose|which|where|(?:for|in|of|with) wh(?:ich|om)|in|at|near|between|located|based|"
+    r",\s+(?:an?|the|who|whose|which|where|"
+    r"(?:for|in|of|with|under|by|at|from|on|to|during|through) wh(?:ich|om|ose)|in|at|near|between|located|based|"
     r"south|north|east|west|also|formerly|later|now|once)\b([^,]*)$"
 )
+#: ", a Nashville label" says of a name what it is.
+_SORT = re.compile(r",\s+an?\s+(?:[\w-]+\s+){0,3}[a-z]+\W*$")
 _SET_OFF = re.compile(rf",\s+{_DESCRIBED}$")
 _DIRECTLY = re.compile(rf",?\s+(?:the\s+)?{_DESCRIBED}$")
 #: What a question asks for: "what record label does …", "who is the wife of …".
@@ -84,6 +100,11 @@ _HEAD = re.compile(
     r"|\b(?:who|what|where)(?:['’]s|\s+(?:is|was|are|were))\s+the\s+((?:name\s+of\s+the\s+)?(?:\w+\s+){1,2})",
     re.I,
 )
+#: "Who played …", "X, who has played …", but not "X was played by".
+_WHO_DID = re.compile(
+    r"\W*who\s+(?!is\b|was\b|are\b|were\b|has\b|had\b|did\b|does\b|do\b)([a-z]+(?:s|ed)|wrote|won|led|sang)\b", re.I
+)
+_DOES = re.compile(r"(?:,?\s+who)?\s+(?:(?:also|has|had|first)\s+)?([a-z]+)\b(?!\s+by\b)")
 _DEMONYM = re.compile(r"[A-Z][a-z]+(?:an|ish|ese|ch)$")
 _APPOSED = re.compile(r",\s+(?:\d+\w+\s+)?$")
 _LOWER = re.compile(r"\b[a-z]+\b")
@@ -116,7 +137,7 @@ def stem(token: str) -> str:
     )
     if len(word) < 5:
         return word
-    ending = next((each for each in ("ing", "ed", "es", "s") if word.endswith(each)), "")
+    ending = next((each for each in ("ing", "ed", "er", "es", "s") if word.endswith(each)), "")
     return word.removesuffix(ending).removesuffix("e")
 
 
@@ -127,7 +148,8 @@ def denied(sentence: str) -> bool:
 
 def claimed(sentence: str) -> str:
     """A sentence without what it denies and what it compares with."""
-    sentence = _UNDONE.sub("", _DENIED.sub("\0", _OTHERS.sub("", sentence))).replace("\0", " ")
+    sentence = _WHICH_NOT.sub("", _FORMER.sub("", _OTHERS.sub("", sentence)))
+    sentence = _UNDONE.sub("", _DENIED.sub("\0", sentence)).replace("\0", " ")
     return _COMPARED.sub(" ", sentence).replace("  ", " ").strip(" ,;")
 
 
@@ -156,6 +178,7 @@ _ALIKE = [
         "mean means meaning stand stands short",
         "birthplace birth born",
         "release released published issued",
+        "population people inhabitants residents live",
     )
 ]
 
@@ -163,11 +186,18 @@ _ALIKE = [
 def main(sentence: str, asked: AbstractSet[str]) -> str:
     """A claim without the clauses in front of it and behind it that only add something."""
     bare = _BEHIND.sub("", sentence)
-    bare = bare if len(bare.split()) > 2 else sentence
+    bare = bare if len(bare.split()) > 2 or names(bare) else sentence
     known = anchors(asked)
+    bare = _SORT.sub("", bare)
     bare = _APPENDED.sub(lambda match: match[0] if content(match[1]) & known else "", bare)
     bare = _INSERTED.sub(lambda match: match[0] if content(match[1]) & known else "", bare)
     return _FRONT.sub("", bare) or bare
+
+
+def main_end(sentence: str) -> int:
+    """Where a clause begins that stands behind the claim: ", although parts are from the 1590s"."""
+    behind = _BEHIND.search(sentence)
+    return behind.start() if behind else len(sentence)
 
 
 def anchors(asked: AbstractSet[str]) -> frozenset[str]:
@@ -214,12 +244,17 @@ def named(text: str, question: str, place: bool) -> str | None:
     sought = _HEAD.search(question)
     head = anchors(content(sought[1] or sought[2])) if sought else frozenset[str]()
     new = [each for each in new if not _set_off(text, each, head)] or new
+    new = [each for each in new if not any(content(each.text) < content(other.text) for other in new)]
+    led = {each: match[1].lower() for each in new if (match := _LED.search(text[: each.start]))}
+    new = [each for each in new if each in led and content(each.text) & head] or new  # "in Berrien County"
     known = anchors(asked)
     words = [
         match
         for match in _TOKEN.finditer(text)
         if stem(match[0]) in known and not any(each.start <= match.start() < each.end for each in new)
     ]
+    if doer := _doer(text, new, question):
+        return _whole(text, doer, asked)
     aside = set()
     for word in reversed(words):
         for name in (each for each in new if each.start >= word.end() and each not in aside):
@@ -231,10 +266,28 @@ def named(text: str, question: str, place: bool) -> str | None:
                 break
     new = [each for each in new if each not in aside] or new
     new = [each for each in new if not content(each.text) & (asked - head)] or new
-    led = {each: match[1].lower() for each in new if (match := _LED.search(text[: each.start]))}
     if place:
         return _whole(text, ([each for each in new if led.get(each) in _PLACED] or new)[0], asked)
     return _whole(text, ([each for each in new if each not in led] or new)[-1], asked)
+
+
+def _doer(text: str, new: list[Part], question: str) -> Part | None:
+    """The subject of the verb of a "who played X": the name right in front of it; None where there is none."""
+    verb = _WHO_DID.match(question)
+    if not verb:
+        return None
+    alike = anchors({stem(verb[1])})
+    for each in new:
+        does = _DOES.match(text, each.end)
+        if does and stem(does[1]) in alike:
+            return each
+    return None
+
+
+def untitled(name: str, asked: AbstractSet[str]) -> str:
+    """A name without a title that the question has: "President Ada Stone"."""
+    titled = _TITLE.match(name)
+    return name[titled.end() :].lstrip() if titled and stem(titled[0]) in asked else name
 
 
 def _set_off(text: str, name: Part, head: AbstractSet[str]) -> bool:

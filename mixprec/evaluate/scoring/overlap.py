@@ -9,13 +9,15 @@ from collections.abc import Iterable
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-#: A time of day has one spelling: "5:00 AM", "5 a.m." and "5am" are the same.
+#: A time of day has one spelling: "5:00 AM", "5 a.m.", "5am" and "5 o'clock in the morning" are the same.
 _TIME = re.compile(r"\b(\d{1,2})(?::00)?\s*([ap])\.?\s?m\b")
+_OF_DAY = re.compile(r"\b(\d{1,2})(?::00)?(?:\s*o['’]clock)?\s+in the (?:(morning)|afternoon|evening)\b")
 
 
 def normalise(text: str) -> str:
     """Lower case, without ASCII punctuation, articles and surplus blanks; times of day in one spelling."""
-    text = _TIME.sub(r"\1\2m", text.lower())
+    text = _OF_DAY.sub(lambda match: f"{match[1]} {'am' if match[2] else 'pm'}", text.lower())
+    text = _TIME.sub(r"\1\2m", text)
     return " ".join(_ARTICLES.sub(" ", text.translate(_PUNCTUATION)).split())
 
 

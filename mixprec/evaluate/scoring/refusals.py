@@ -26,7 +26,7 @@ _QUALITY = (
 _DENIES = re.compile(
     rf"^\W*none\W*$|\bnone of (?:the|these|those|them|its)\b(?! (?:other|others|premises|people|witnesses)\b)"
     rf"|\bno (?:{_QUALITY} ){{1,3}}{_THING}\b(?! but\b)"
-    rf"|^\W*(?:there (?:is|are|was|were) )?no {_THING}\b(?!\s+(?:but|conflicts?|zones?|left)\b)"
+    rf"|(?:^\W*|\bthat )(?:there (?:is|are|was|were) )?no {_THING}\b(?!\s+(?:but|conflicts?|zones?|left)\b)"
     rf"|(?:\bnot|n't|\bcannot)\b[^.,;]{{0,60}}\b(?:any|one) of (?:the|these) (?:{_QUALITY} )?{_THING}\b"
     rf"|\bnot (?:listed|among|in|one of) (?:any of )?(?:the|these|those)? ?(?:\w+ )?{_THING}\b"
     rf"|\b(?:answer|time) is not (?:listed|given|provided|there)\b"

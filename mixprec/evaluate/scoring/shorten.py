@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import re
 
-from mixprec.evaluate.scoring.clauses import AGAINST, IDLE, Part, anchors, claimed, content, named, stem
+from mixprec.evaluate.scoring.clauses import (
+    AGAINST,
+    IDLE,
+    Part,
+    anchors,
+    claimed,
+    content,
+    main_end,
+    named,
+    stem,
+    untitled,
+)
 from mixprec.evaluate.scoring.text import plain, sentences
 
 _MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
@@ -16,7 +27,13 @@ _DATE = re.compile(
     r"|(?<![\d,.])\d{3,4}(?!\d|,\d|st|nd|rd|th)s?(?:\s*[-–]\s*\d{2,4}(?!\d))?(?:\s+(?:BCE?|AD|CE)\b)?",
     re.I,
 )
-_TIME = re.compile(r"(?<![\d:])\d{1,2}(?::\d{2})?\s*(?:[ap]\.?\s?m\b\.?|o['’]clock)|\b(?:noon|midnight)\b", re.I)
+_TIME = re.compile(
+    r"(?<![\d:])\d{1,2}(?::\d{2})?\s*(?:[ap]\.?\s?m\b\.?|o['’]clock(?:\sin the (?:morning|afternoon|evening))?)"
+    r"|\b(?:noon|midnight)\b",
+    re.I,
+)
+#: "Between 5am and 1am" is "from 5am to 1am": it begins at the first.
+_BETWEEN = re.compile(rf"\bbetween ({_TIME.pattern}) and\b", re.I)
 _SPAN = re.compile(rf"\b(?:\d+|{_NUMBERED})[- ](?:years?|months?|weeks?|days?|hours?|minutes?|decades?)\b", re.I)
 _COUNT = re.compile(
     r"(?:\d[\d,]*\s*(?:to|[-–])\s*)?\d[\d,]*(?:\.\d+)?(?:\s+(?:thousand|million|billion|trillion))?"
@@ -24,12 +41,14 @@ _COUNT = re.compile(
     rf"|\b(?:{_NUMBERED}|a dozen)\b(?:\s+(?:hundred|thousand|million|billion))?",
     re.I,
 )
+#: A number that may be a year: beside others it is no count.
+_YEAR = re.compile(r"1[5-9]\d\d|20\d\d")
 _WHEN = re.compile(
     r"(?<![a-z] )\bwhen\b|\b(?:what|which) (?:\w+ )?(?:year|date|day|century|decade)\b|\bdate of\b", re.I
 )
 _WHAT_TIME = re.compile(r"\b(?:what|which) (?:time|hour)\b", re.I)
 _HOW_LONG = re.compile(r"\bhow long\b", re.I)
-_HOW_MANY = re.compile(r"\bhow (?:many|much)\b|\bpopulation of\b", re.I)
+_HOW_MANY = re.compile(r"\b(?:how|who) (?:many|much)\b|\b(?:population|number) of\b|\blimit on\b", re.I)
 _KINDS = ((_WHAT_TIME, _TIME), (_HOW_LONG, _SPAN), (_WHEN, _DATE), (_HOW_MANY, _COUNT))
 _HEDGE = re.compile(
     r"^(?:(?:approximately|about|around|roughly|likely|probably|possibly|most likely|called|known as|named|located in|"
@@ -44,6 +63,8 @@ _TOKEN = re.compile(r"\d[\d,.:]*\d|[^\s,;:()\"“”]+|[,;:()]")
 _WORD = re.compile(r"\w+")
 _APPOSITIVES = frozenset({"a", "an", "the", "who", "whose", "which", "where", "and", "but", "in", "as"})
 _APPOSITIVE = re.compile(r", (?:an?|the|who(?:se)?|which|where|also|among|elected|born|one|now|from|in|[a-z]+ed)\b")
+#: A place's state or country, a person's rank: ", Wisconsin", ", Duke of Edinburgh"; an enumeration has two of them.
+_WITHIN = re.compile(r"(?<=\w), (?!(?:[JS]r|Inc|Ltd)\b)[A-Z][^,]{0,60}$")
 #: What stands between the parts of "1898 and 1959".
 _PARTED = re.compile(r"\s*(?:,|,?\s+(?:and|or)|&)\s+")
 _SINCE = re.compile(r"\s+(?:since|from|until)\s+\d[^,]*$")
@@ -56,10 +77,15 @@ _BESIDE = re.compile(
 _OPENS = re.compile(r"(?:it|this|that|they|he|she|we|you|at|in|on|from)\b", re.I)
 _POINTS = re.compile(r"\s(?:it|there|him|her|them|this|that|so)$")
 #: A short text that is a sentence, by one of its words.
-_VERBAL = re.compile(r"(?<=[a-z] )(?:[a-z]+ed|began|became|begins?|starts?|opens?|is|was|are|were)\b")
+_VERBAL = re.compile(r"(?<=[a-z] )(?:[a-z]+ed|began|became|begins?|starts?|opens?|dates?|is|was|are|were)\b")
 _CJK = re.compile(r"[\u4e00-\u9fff]")
 _MEANING, _MEANS = re.compile(r"\bmeaning\b"), re.compile(r"\b(?:means|meaning is|refers to|it is) [\"“]?(.{1,80})$")
 _ASKS_WHO, _LOWER_LEAD = re.compile(r"who\b", re.I), re.compile(r"^(?:(?:the )?[a-z]+ ){1,3}(?=[A-Z])")
+#: "They were a, b and c".
+_LISTED = re.compile(
+    r"(?:they|these|those) (?:are|were) ((?![a-z]+ed\b)(?:[^,;]{1,40}, ){1,8}(?:[^,;]{1,40} )?(?:and|or) [^,;]{1,40})$",
+    re.I,
+)
 _HEADINGS = frozenset({"s", "name", "nam", "person", "actor", "actress", "singer", "plac", "city", "year", "dat"})
 _ASKS = re.compile(r"\b(?:who(?:m|se)?|wh(?:at|ich|ere|en|y)|how)\b", re.I)
 _WHERE = re.compile(r"\bwhere\b|\b(?:location|origin|place) of\b", re.I)
@@ -116,21 +142,25 @@ def _typed(text: str, wanted: re.Pattern[str]) -> list[Part]:
 def typed(text: str, question: str) -> str | None:
     """The date, time or number that a text gives to a question after one, None where it has none or none is asked for.
 
-    Of several the one beside the question's words, else the last; those of the question last of all.
+    Of several the one beside the question's words; else one that is no decade, or no year for a number; else the last.
+    Those of the question go last of all.
     """
     wanted = kind_of(question)
+    text = _BETWEEN.sub(r"from \1 to", text)
     found = _typed(text, wanted) if wanted else []
     asked = content(question)
     known = anchors(content(focus(question)))
+    end = main_end(text)
 
-    def rank(part: Part) -> tuple[bool, int, int]:
+    def rank(part: Part) -> tuple[bool, int, bool, int]:
         first = max(0, part.start - _LONGEST_CLAUSE)
         start = max((each.end() for each in _CLAUSE.finditer(text, first, part.start)), default=first)
         ends = _CLAUSE.search(text, part.end, part.end + _LONGEST_CLAUSE)
         clause = text[start : ends.start() if ends else part.end + _LONGEST_CLAUSE]
         words = {stem(each) for each in _WORD.findall(clause) if each.islower()}
-        against = bool(_BESIDE.search(text[first : part.start])) or bool(words & (AGAINST - known))
-        return not content(part.text) <= asked, bool(words & known) - 2 * against, part.start
+        against = bool(_BESIDE.search(text[first : part.start]) or words & (AGAINST - known)) or part.start > end
+        vague = bool(_YEAR.fullmatch(part.text)) if wanted is _COUNT else part.text.endswith("0s")
+        return not content(part.text) <= asked, bool(words & known) - 2 * against, not vague, part.start
 
     return max(found, key=rank).text.strip() if found else None
 
@@ -164,12 +194,14 @@ def shortened(sentence: str, question: str) -> str:
     if few and not _VERB.search(text):
         return text
     if (equated := _equated(text, question)) and not content(equated) <= asked:
-        return _LOWER_LEAD.sub("", equated) if _ASKS_WHO.match(question) else equated
+        return untitled(_LOWER_LEAD.sub("", equated), asked) if _ASKS_WHO.match(question) else equated
     asks = focus(question)
     if (meant := _MEANS.search(text)) and _MEANING.search(question):
         return tidy(meant[1])
+    if listed := _LISTED.match(text):
+        return tidy(listed[1])
     if not _NO_NAME.search(asks) and (name := named(text, question, bool(_WHERE.search(asks)))):
-        return tidy(name)
+        return untitled(tidy(name), asked)
     known = len(content(text) & asked)
     if known < 2 and (said := tidy(_HEDGE.sub("", _SAID_OF.sub("", text)))) != text:
         return tidy(_LED.sub("", _APPOSITIVE.split(said)[0]))
@@ -184,11 +216,12 @@ def _equated(text: str, question: str) -> str | None:
     noun = _ASKED_NOUN.search(question)
     if not noun:
         return None
-    the_noun, aside = rf"the {re.escape(noun[1])}\b", r"(?:, [^,]+,)? (?:is|was|are|were)"
+    the_noun = rf"the (?:[a-z]+ )?{re.escape(noun[1])}\b"
+    aside = r"(?:, [^,]+,)? (?:is|was|are|were)"
     if found := re.match(rf"([^,]{{1,60}}?){aside} {the_noun}", text, re.I):
         return tidy(found[1])
     if found := re.match(rf"{the_noun}[^,]*?{aside} (?!(?:in|at|on|from)\b)(.+)", text, re.I):
-        return tidy(_HEDGE.sub("", _APPOSITIVE.split(found[1])[0]))
+        return tidy(_HEDGE.sub("", _WITHIN.sub("", _APPOSITIVE.split(found[1])[0])))
     return None
 
 

@@ -35,6 +35,8 @@ _CONCEDES = re.compile(
 _MOST_BOXES = 20
 _LONGEST_BOX = 400
 _BOX = re.compile(r"boxed\s*(?=\{)|(?<=\\)boxed\s+(?=\w)")
+#: A box with nothing in it yet: "?", "…", "\\ldots".
+_BLANK_BOX = re.compile(r"\\boxed\s*\{(?:[\s?._…{}~$]|\\(?:text|[lc]?dots|_|,|;|\s))*\}")
 _BARE_BOX = re.compile(r"\w+")
 _SENTENCE = re.compile(
     r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b(?:Mr|Dr|St|Jr|Sr|No|vs)\.)(?<!\b(?:Mrs|Inc|Ltd)\.)(?<!\b(?:Bros|Corp|Prof)\.)[\"'”’*)\]]*\s+(?=[\W_]{0,40}[A-Z0-9])|\n+"
@@ -42,14 +44,14 @@ _SENTENCE = re.compile(
 
 
 def mend(text: str) -> str:
-    """Without special tokens and blanks without end, and with the backslashes of LaTeX that were read as control
-    characters."""
+    """Without special tokens, boxes that hold nothing and blanks without end, and with the backslashes of LaTeX that
+    were read as control characters."""
     text = _BLANKS.sub(lambda match: match[0][:_MOST_BLANKS], text)
     if "<" in text:
         text = _TAGGED.sub("\nAnswer: ", _SPECIAL.sub(" ", text))
     if any(escape in text for escape in _ESCAPED):
         text = _ESCAPES.sub(lambda match: _ESCAPED[match[0]], text)
-    return text
+    return _BLANK_BOX.sub("", text)
 
 
 def plain(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mixprec.evaluate.benchmarks.schema import Question
-from mixprec.evaluate.scoring.clauses import claimed, content, denied
+from mixprec.evaluate.scoring.clauses import anchors, claimed, content, denied
 from mixprec.evaluate.scoring.labels import labelled
 from mixprec.evaluate.scoring.refusals import cannot_tell, only_denies
 from mixprec.evaluate.scoring.shorten import beyond, focus, kind_of, shortened, tidy, typed, without_aside
@@ -66,7 +66,7 @@ def weak(text: str, question: Question) -> Candidate | None:
         return None
     said = [each for each in said if not denied(each)] or said
     last = [each for each in said if _CONCLUDES.match(each)][-1:]
-    chosen = last[0] if last else _dated(said, question.asked) or _last_step(said, content(question.asked))
+    chosen = last[0] if last else _dated(said, question.asked) or _last_step(said, anchors(content(question.asked)))
     if says_nothing(chosen):
         return None
     found = shortened(_CONCLUDES.sub("", chosen), question.asked)
@@ -81,7 +81,7 @@ def _dated(said: list[str], asked: str) -> str | None:
 
 
 def _last_step(said: list[str], asked: frozenset[str]) -> str:
-    """The last sentence that takes up a word of the question for the first time: there a chain of steps arrives.
+    """The last sentence with a word of the question, or its like, that no sentence before has: there a chain arrives.
 
     What stands behind it only tells more. The last sentence where none has any of the question's words.
     """
