@@ -369,6 +369,14 @@ def known_shapes() -> dict[str, dict[str, Any]]:
     return dict(yaml.safe_load(text))
 
 
+def check(model_id: str, revision: str | None = None) -> None:
+    """Raises UserError for what ``load`` refuses by its files' names and headers, and for its tokenizer."""
+    from mixprec.checkpoint.source import fetch  # it looks for models here
+
+    opened = _opened(fetch(model_id, revision))
+    load_encoder(model_id, revision, opened.shapes.vocab_size)
+
+
 def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None) -> LoadedModel:
     """Load weights and tokenizer for inference.
 
@@ -382,6 +390,8 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
     check_device(device)
     folder = fetch(model_id, revision)
     opened = _opened(folder)
+    for note in opened.notes:
+        console.print(f"{folder}: {note}")
     encoder = load_encoder(model_id, revision, opened.shapes.vocab_size)
     packed = opened.container != "dense"
     # Only a model's own class takes weights that come from no file.
@@ -432,8 +442,6 @@ def _opened(folder: Path) -> Checkpoint:
                 check_computable(opened.source, name)
     except UserError as problem:
         raise UserError(f"model.id: {str(problem).removeprefix('model.id: ')}") from None
-    for note in opened.notes:
-        console.print(f"{folder}: {note}")
     return opened
 
 

@@ -288,7 +288,7 @@ def test_bad_traces(mix: Cli, tmp_path: Path, case: str) -> None:
         ("attribute spans.jsonl --out imp --model MODEL --dtype int4", "'int4' is not one of float32"),
         ("attribute spans.jsonl --out imp --model MODEL --preset x --compare y", "2 problems"),
         ("attribute spans.jsonl --out imp --model gpt2", "architecture 'gpt2' is not supported; supported: llama"),
-        ("attribute spans.jsonl --out imp --model junk.gguf", "junk.gguf: transformers can't read this GGUF file"),
+        ("attribute spans.jsonl --out imp --model junk.gguf", "junk.gguf: truncated or damaged GGUF file"),
         ("attribute spans.jsonl --out imp --model folder", "no config.json in this folder"),
         ("attribute spans.jsonl --out imp --model MODEL --max-tokens 2", "'beyond_context'"),
         ("trace gone.jsonl --out t.jsonl --model MODEL", "gone.jsonl: can't be read"),
@@ -440,7 +440,7 @@ def test_broken_models(mix: Cli, tiny_checkpoint: Path, traces: Path, tmp_path: 
     if damage == "cut":
         weights = (model / "model.safetensors").read_bytes()
         (model / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-        expected = "SafetensorError"
+        expected = "broken safetensors file"
     else:
         (model / "tokenizer.json").unlink()
         (model / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
@@ -456,6 +456,11 @@ def test_another_models_checkpoint(mix: Cli, tiny_checkpoint: Path, traces: Path
         for file in tiny_checkpoint.glob("tokenizer*"):
             shutil.copyfile(file, other / file.name)
         assert mix("evaluate", other, "--reference", tiny_checkpoint, "--traces", traces).code == 2
+
+
+def test_a_checkpoint_is_looked_at_before_its_original(mix: Cli, traces: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    refused(mix("evaluate", "broken", "--reference", "nowhere", "--traces", traces), "broken")
 
 
 def test_usage_errors(mix: Cli) -> None:

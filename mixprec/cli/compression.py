@@ -150,6 +150,7 @@ def evaluate(
         text_tokens=text_tokens,
     )
     saved = Path(reference) if reference.endswith(".safetensors") else None
+    models.check(checkpoint)  # the original comes first, and takes long
     # Predictions of the original hold its tokens, which the model's own tokenizer must give again.
     first = models.load(checkpoint if saved or save_reference else reference, dtype=dtype, device=device)
     annotated = pipeline.annotate_traces(TracesSpec(source=traces, preset=spec.traces.preset), traces) if traces else []
