@@ -123,25 +123,25 @@ def score(
     outputs: Annotated[
         list[Path],
         typer.Argument(
-            help="JSONL, JSON, parquet or a folder; several are several passes, or parts of one.", metavar="FILE…"
+            help="JSONL, JSON, parquet or a folder. Several are further passes, or parts of one pass.", metavar="FILE…"
         ),
     ],
     benchmark: Annotated[
-        list[str] | None, typer.Option(help="One benchmark; several times. Default: as rows or files are named.")
+        list[str] | None, typer.Option(help="One benchmark; several times. Default: what rows or file names say.")
     ] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Folder that benchmarks.json goes to.")] = None,
     files: Files = None,
     key: Annotated[
-        list[str] | None, typer.Option(help="Where a plain file has what: output=said.last; several times.")
+        list[str] | None, typer.Option(help="Which key of a plain file holds what: output=said.last; several times.")
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="paper: the prompt opened the thinking; chat: it didn't. Default: as rows say.")
+        str | None, typer.Option(help="paper: the prompt opened the thinking; chat: it didn't. Default: what rows say.")
     ] = None,
-    first_index: Annotated[int, typer.Option(help="Number of the first question where rows are counted.")] = 0,
-    repeats: Annotated[bool, typer.Option(help="Rows that repeat a question are further passes.")] = False,
+    first_index: Annotated[int, typer.Option(help="Number of the first question in the file's index.")] = 0,
+    repeats: Annotated[bool, typer.Option(help="Take rows that repeat a question as further passes.")] = False,
     partial: Annotated[bool, typer.Option(help="Leave out rows that match no question.")] = False,
     in_order: Annotated[
-        bool, typer.Option(help="Rows without id, index and prompt are in the questions' order.")
+        bool, typer.Option(help="Take rows without id, index and prompt in the questions' order.")
     ] = False,
     tokenizer: Annotated[str | None, typer.Option(help="Count tokens with it: folder, hub id or bundled name.")] = None,
     think_tags: ThinkTags = None,
@@ -151,8 +151,9 @@ def score(
 ) -> None:
     """Score outputs that exist, from any tool: bench's statistics and diagnosis, without a model or a server.
 
-    Read are mixprec's generations, lm-eval's samples, lighteval's details, OpenAI's batch files, numbered texts, and
-    plain JSON lines with an id, an index or a prompt, an output and, if known, how it ended.
+    It reads mixprec's, lm-eval's and lighteval's outputs, OpenAI's batch files, numbered texts and plain JSON lines.
+
+    A plain line has an output; an id, an index or a prompt; and, if known, how the output ended.
     """
     from mixprec import artifacts
     from mixprec.evaluate import existing
@@ -164,6 +165,7 @@ def score(
     base = _baseline(baseline) if baseline else None
     keys = _pairs("--key", key or (), "output=said.last")
     found = [file for path in outputs for file in reading.read(path, keys)]
+    existing.check_different([file.path for file in found])
     names = list(dict.fromkeys(benchmark or benchmarks_in(found)))
     questions = {name: existing.questions_of(name, _source(name, files, data), data) for name in names}
     options = Options(first_index, repeats, partial, in_order)
@@ -174,7 +176,8 @@ def score(
         out.print(sentence, markup=False, highlight=False)
     if to:
         artifacts.write_json(to / "benchmarks.json", {"labels": labels, **result})
-    _show(result, labels["model"], base, str(to / "benchmarks.json" if to else outputs[0]))
+    more = f" and {len(outputs) - 1} more" * (len(outputs) > 1)
+    _show(result, labels["model"], base, str(to / "benchmarks.json") if to else f"{outputs[0]}{more}")
 
 
 def _source(name: str, files: Path | None, data: Path | None) -> str | None:
@@ -193,7 +196,10 @@ def _counter(name: str) -> Callable[[str], int]:
 
     from mixprec import models
 
-    encoder = models.load_encoder(name, rows=sys.maxsize)
+    try:
+        encoder = models.load_encoder(name, rows=sys.maxsize)
+    except UserError as problem:
+        raise UserError(f"--tokenizer: {str(problem).removeprefix('model.id: ')}") from None
     return lambda text: len(encoder.piece(text).ids)
 
 
@@ -206,7 +212,8 @@ def _show(found: dict[str, Any], name: str, base: dict[str, Any] | None, title: 
     entries = {name: running.brief(found)}
     moved = {name: running.differences(base, found)} if base else None
     for each in sorted(set(entries[name]) - set(moved[name]) - {"average"}) if moved else ():
-        out.print(f"{each}: not compared with the baseline, which has other questions", markup=False, highlight=False)
+        reason = "has other questions" if base and each in base["benchmarks"] else "lacks it"
+        out.print(f"{each}: not compared with the baseline, which {reason}", markup=False, highlight=False)
     out.print(rich_table(overview(entries, moved, brief=True), title))
     if (more := at_k_table(entries)).rows:
         out.print(rich_table(more, "Several samples of each question"))

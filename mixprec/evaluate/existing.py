@@ -28,6 +28,15 @@ def questions_of(name: str, source: str | None, data: Path | None) -> list[Quest
     return [dataclasses.replace(each, benchmark=name) for each in benchmarks.load(plain, source, data=data)]
 
 
+def check_different(paths: Sequence[Path]) -> None:
+    """Raises UserError where a file is given twice: a second pass of the same outputs would be none."""
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        if path.resolve() in seen:
+            raise UserError(f"{path}: given twice (also as {seen[path.resolve()]}); give each file once")
+        seen[path.resolve()] = path
+
+
 def score_files(
     files: Sequence[OutputFile],
     questions: bench.Questions,
@@ -103,6 +112,7 @@ def _described(found: Matched, records: Mapping[Key, Record]) -> dict[str, Any]:
         "incomplete": found.incomplete,
         "unmatched_rows": found.unmatched,
         "outputs": len(used),
+        "repeated": sum(_repeats(found, records, question) for question in found.asked),
         "finish_unknown": sum(record.finish is None for record in used),
         "tokens_unknown": sum(record.tokens is None for record in used),
         "files": [
@@ -110,6 +120,11 @@ def _described(found: Matched, records: Mapping[Key, Record]) -> dict[str, Any]:
             for name, (way, passes) in found.ways.items()
         ],
     }
+
+
+def _repeats(found: Matched, records: Mapping[Key, Record], question: Question) -> bool:
+    """Whether a question has one output, word for word, in several passes."""
+    return len({records[Key(question.id, seed)].output for seed in found.seeds}) < len(found.seeds)
 
 
 def sentences(described: Mapping[str, Any]) -> list[str]:
@@ -125,11 +140,13 @@ def sentences(described: Mapping[str, Any]) -> list[str]:
         for file in each["files"]:
             passes, way = ", ".join(map(str, file["passes"])), file["matched_by"]
             unsure = " alone: it must count the benchmark's rows in their order" if way in _UNSURE else ""
-            said.append(f"{name}: {file['file']} is pass {passes}, matched by {way}{unsure}")
+            which = f"pass{'es' * (len(file['passes']) > 1)} {passes}"
+            said.append(f"{name}: {file['file']} holds {which}, matched by {way}{unsure}")
         whole = each["questions"] + each["missing"] + each["incomplete"]
         notes = [
             (each["missing"], f"of {whole} questions have no output: left out, not counted as wrong"),
             (each["incomplete"], f"of {whole} questions lack an output in some pass: left out"),
+            (each["repeated"], f"of {each['questions']} questions have the same output in several passes"),
             (each["unmatched_rows"], "rows match no question: left out"),
             (each["finish_unknown"], f"of {each['outputs']} outputs don't say how they ended: told from the text"),
             (each["tokens_unknown"], f"of {each['outputs']} have no token count: lengths in characters (--tokenizer)"),

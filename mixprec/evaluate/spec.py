@@ -86,7 +86,7 @@ class ProtocolSpec(_Part):
         try:
             thinking.parsed(value)
         except UserError as problem:
-            raise ValueError(str(problem)) from None
+            raise ValueError(str(problem).removeprefix("think_tags: ")) from None
         return value
 
     @property

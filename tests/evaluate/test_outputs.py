@@ -64,6 +64,7 @@ FORMATS: dict[str, Callable[[int, str], Row]] = {
     "id": lambda n, p: {"id": 100 + n, "output": said(n)},
     "id as text": lambda n, p: {"question_id": str(100 + n), "response": said(n), "finish_reason": "stop"},
     "id behind the benchmark": lambda n, p: {"id": f"folio/{100 + n}", "output": said(n)},
+    "id behind a word": lambda n, p: {"id": f"run-2|{100 + n}", "output": said(n)},
     "index": lambda n, p: {"index": n, "completion": said(n), "truncated": False},
     "an id that counts": lambda n, p: {"id": n, "generation": said(n)},
     "a request that counts": lambda n, p: {"id": f"request-{n}", "text": said(n)},
@@ -292,12 +293,12 @@ def test_what_is_missing_is_told(asked: list[Question], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"id": "999"}, r"1 row of 12 match no question of folio \(matched by id\): as '999'; .*--partial"),
+        ({"id": "999"}, r"1 row of 12 match no question of folio \(matched by id\): for example '999'; .*--partial"),
         ({"finish_reason": "content_filter"}, r"a.jsonl:1: an output finished by 'content_filter'"),
         ({"tokens": "many"}, r"'many' is no number of tokens"),
         ({"seed": "one"}, r"'seed': 'one' is no integer"),
         ({"index": "x"}, r"'index': 'x' is no integer"),
-        ({"output": 5}, r"key 'output' holds int, no text"),
+        ({"output": 5}, r"key 'output' holds int, not text"),
         ({"output": {"a": 1}}, r"key 'output': an object without a text; it has a"),
     ],
 )
@@ -322,7 +323,7 @@ def test_another_order_is_seen_by_the_prompts(asked: list[Question], tmp_path: P
         score([write(tmp_path / "c.jsonl", rows)], asked)
     rows = [{"index": n, "prompt": f"Of another benchmark {n}", "output": said(n)} for n in range(12)]
     path = write(tmp_path / "b.jsonl", rows)
-    with pytest.raises(UserError, match=r"12 rows of 12 match no question .*their prompts are none of its questions"):
+    with pytest.raises(UserError, match=r"12 rows of 12 match no question .*their prompts hold none of its questions"):
         score([path], asked)
     assert score([path], asked, keys={"prompt": ""})["outputs"]["benchmarks"]["folio"]["questions"] == 12
 
@@ -403,6 +404,27 @@ def test_a_file_called_after_another_benchmark(asked: list[Question], tmp_path: 
         score([named], asked)
 
 
+def test_ids_that_others_put_something_in_front_of(tmp_path: Path) -> None:
+    rows = [{"ID": f"2024-II-{n}", "Problem": f"What is {n} + 1?", "Answer": n + 1} for n in (4, 12)]
+    asked = existing.questions_of("aime_2024", str(write(tmp_path / "aime_2024.jsonl", rows)), None)
+    given = [{"id": f"aime_2024-{row['ID']}", "output": f"\\boxed{{{row['Answer']}}}"} for row in reversed(rows)]
+    files = outputs.read(write(tmp_path / "a.jsonl", given))
+    found = existing.score_files(files, {"aime_2024": asked}, None, (), Options())
+    assert found["benchmarks"]["aime_2024"]["accuracy"]["mean"] == 1
+    assert found["outputs"]["benchmarks"]["aime_2024"]["files"][0]["matched_by"] == "end of the id"
+
+
+def test_passes_that_say_the_same_are_told(asked: list[Question], tmp_path: Path) -> None:
+    """A copy under another name is no second pass of the model; greedy passes may repeat each other."""
+    rows = [{"id": 100 + n, "output": said(n) + " " * (n == 0)} for n in range(12)]
+    other = [{"id": 100 + n, "output": said(n)} for n in range(12)]
+    found = score([write(tmp_path / "a.jsonl", rows), write(tmp_path / "b.jsonl", other)], asked)
+    assert found["outputs"]["benchmarks"]["folio"]["repeated"] == 11
+    told = existing.sentences(found["outputs"])
+    assert "folio: 11 of 12 questions have the same output in several passes" in told
+    assert "folio: b.jsonl holds pass 1, matched by id" in told
+
+
 def test_keys_of_ones_own(asked: list[Question], tmp_path: Path) -> None:
     rows = [{"q": {"n": q.id}, "said": {"last": said(0)}, "text": "the question", "why": "limit"} for q in asked]
     path = write(tmp_path / "a.jsonl", rows)
@@ -480,10 +502,22 @@ def test_tokens_are_counted_by_a_tokenizer(folder: Path, tiny_checkpoint: Path, 
         (["a.jsonl", "--benchmark", "folio", "--key", "output"], "write name=text"),
         (["a.jsonl", "--benchmark", "folio", "--prompts", "raw"], "prompts"),
         (["empty.jsonl", "--benchmark", "folio"], "no rows in this file"),
+        (["a.jsonl", "./a.jsonl", "--benchmark", "folio"], "a.jsonl: given twice"),
+        (["a.csv", "--benchmark", "folio"], "a.csv: a table; save it as JSON lines"),
+        (["a.jsonl.gz", "--benchmark", "folio"], "unpack it first"),
+        (["bare.jsonl", "--benchmark", "folio"], "no outputs found; its first row is empty"),
+        (["a.jsonl", "--benchmark", "folio", "--benchmark", "aime_2024"], "score one at a time"),
+        (["a.jsonl", "--benchmark", "folio", "--tokenizer", "none"], "--tokenizer: 'none' is no folder"),
     ],
 )
-def test_mistakes(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes(
+    words: list[str], message: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MIXPREC_DATA", str(folder))
+    write(folder / "benchmarks" / "aime_2024.jsonl", [{"ID": "2024-I-1", "Problem": "1 + 1", "Answer": 2}])
+    for name, text in (("a.csv", "id,output"), ("a.jsonl.gz", "x"), ("bare.jsonl", "{}")):
+        (tmp_path / name).write_text(text)
     write(tmp_path / "a.jsonl", [{"id": "1", "output": "x"}])
     (tmp_path / "empty.jsonl").write_text("")
     done = cli_run(*words)

@@ -12,6 +12,18 @@ from mixprec.errors import UserError
 from mixprec.evaluate.outputs.formats import FORMATS, PLAIN, plain_keys
 from mixprec.evaluate.outputs.rows import Output, Row
 
+#: What some files are that hold outputs, but not as they are read.
+_OTHERS = {
+    **dict.fromkeys(
+        (".gz", ".zst", ".bz2", ".xz", ".zip", ".tar", ".tgz"), "compressed or an archive; unpack it first"
+    ),
+    **dict.fromkeys(
+        (".csv", ".tsv", ".xlsx"), "a table; save it as JSON lines: one object with id and output per line"
+    ),
+    **dict.fromkeys(
+        (".eval", ".pkl", ".pt", ".arrow"), "of a format that isn't read; save it as JSON lines or parquet"
+    ),
+}
 _INSTALL = "pip install 'mixprec[parquet]'"
 
 
@@ -53,6 +65,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _file(path: Path, given: Mapping[str, str]) -> OutputFile:
+    if other := _OTHERS.get(path.suffix.lower()):
+        raise UserError(f"{path}: {other}")
     data = _rows(path)
     if not data:
         raise UserError(f"{path}: no rows in this file")

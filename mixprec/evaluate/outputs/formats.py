@@ -184,9 +184,8 @@ def plain_keys(data: Iterable[tuple[str, Mapping[str, Any]]], given: Mapping[str
         elif role in given:
             raise UserError(f"{path}: --key {role}={given[role]}: no row has it; they have {names_in(rows[0])}")
     if "output" not in found:
-        raise UserError(
-            f"{path}: no outputs found; its rows have the keys {names_in(rows[0])}; say which: --key output=NAME"
-        )
+        held = f"its rows have the keys {names_in(rows[0])}" if rows[0] else "its first row is empty"
+        raise UserError(f"{path}: no outputs found; {held}; say which key holds text: --key output=NAME")
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mixprec import thinking
@@ -16,6 +16,7 @@ from mixprec.evaluate.outputs.files import OutputFile
 from mixprec.evaluate.outputs.rows import Row, integer_of
 from mixprec.evaluate.scoring.text import mend
 
+_LONGEST_ID = 100
 _PREMISES = re.compile(r"Premise: (.*?)\n\*{7}", re.DOTALL)
 
 
@@ -97,7 +98,13 @@ def match(
     if not ours and not several:  # what a file is called says less than --benchmark
         ours = [(file, list(file.rows)) for file in files if not any(_named(row.benchmark or "") for row in file.rows)]
     if not ours:
-        raise UserError(f"{files[0].path}: no outputs to {benchmark} in {_count(len(files), 'file')}")
+        problem = f"{files[0].path}: no outputs to {benchmark} in {_count(len(files), 'file')}"
+        if several:
+            problem += (
+                "; of several benchmarks rows (key 'benchmark') or files' names say which is theirs: "
+                "name them, or score one at a time"
+            )
+        raise UserError(problem)
     _check_origin([row for _, rows in ours for row in rows], benchmark, questions)
     seeded = {row.seed is not None for _, rows in ours for row in rows}
     if len(seeded) > 1:
@@ -168,7 +175,7 @@ def _to_questions(
     prompts = _Prompts(questions)
     ways: list[tuple[str, Callable[[Row], Question | None]]] = [
         ("id", lambda row: by_id.get(row.id or "")),
-        ("end of the id", lambda row: by_id.get(re.split(r"[/:|\s]", row.id or "")[-1])),  # "folio/1014"
+        ("end of the id", lambda row: next((by_id[end] for end in _ends(row.id or "") if end in by_id), None)),
         ("index", lambda row: prompts.agreeing(row, numbers.get(str(row.number)))),
         ("id as an index", lambda row: prompts.agreeing(row, numbers.get(row.id or ""))),
         ("prompt", prompts.only),
@@ -201,6 +208,12 @@ def _to_questions(
             )
     confirmed = best[0] != "prompt" and bool(best[1]) and all(prompts.of(row) for row, _ in best[1])
     return (f"{best[0]} and prompt" if confirmed else best[0], *best[1:])
+
+
+def _ends(name: str) -> Iterator[str]:
+    """What may be a question's id at the end of a name: "folio/1014", "aime-2024-II-4"; "request-12" only counts."""
+    for sign in re.finditer(r"[/:|\s]|[-_.](?!\d+$)", name[-_LONGEST_ID:]):
+        yield name[-_LONGEST_ID:][sign.end() :]
 
 
 class _Prompts:
@@ -257,9 +270,9 @@ def _strange(
     names = ", ".join(repr(row.id if row.id is not None else row.number) for row in strange[:3])
     hint = "they have no id, index or prompt; where they are in the questions' order: --in-order"
     if any(row.id is not None or row.number is not None for row in strange):
-        hint = f"as {names}; its {len(questions)} questions are named as {questions[0].id!r}"
+        hint = f"for example {names}; its {len(questions)} questions have names like {questions[0].id!r}"
         if any(row.prompt is not None for row in strange):
-            hint += "; their prompts are none of its questions"
+            hint += "; their prompts hold none of its questions"
         if counted == set(range(1, len(questions) + 1)):
             hint += "; where they count from 1: --first-index 1"
     where = f"{strange[0].where}: {_count(len(strange), 'row')} of {len(rows)} match no question of {benchmark}"

@@ -109,7 +109,7 @@ def outputs_under(
             }
             yield from outputs_under({**own, key: each}, key, where, keys)
     else:
-        raise UserError(f"{where}: key {key!r} holds {type(value).__name__}, no text")
+        raise UserError(f"{where}: key {key!r} holds {type(value).__name__}, not text")
 
 
 _THOUGHT, _SAID = ("thinking", "reasoning", "reasoning_text", "summary_text"), ("text", "output_text")
