@@ -91,6 +91,9 @@ def test_uncertain_is_right_where_it_is_the_label() -> None:
         ("Option (D) was checked.\n\nTherefore, none of the given times are possible.", "none of the options"),
         ("Looking at option (D), she was out. The answer is that no valid time exists.", "none of the options"),
         ("The answer is that no option is correct.", "none of the options"),
+        ("By the timeline, there is no time when she could have gone.", "none of the options"),
+        ("\\boxed{\\emptyset}", "none of the options"),
+        ("(A) is eliminated because she was out.\n(C) is eliminated.\n(D) is eliminated.\n(B) remains.", "B"),
     ],
 )
 def test_refusals_beside_answers(text: str, expected: str) -> None:
@@ -121,6 +124,7 @@ VERDICTS = [
     ("free", "busy"),
     ("Available", "Occupied"),
     ("✅ Yes", "❌ No"),
+    ("👉 **Yes!**", "👉 No."),
     ("No conflict ✅", "Conflict ❌"),
 ]
 #: ``{k}`` the letter, ``{o}`` its time, ``{v}`` its verdict; what stands in front of the rows.

@@ -17,7 +17,7 @@ _VERDICT = re.compile(
     r"taken|closed|mismatch|rejected|ruled out|conflicts?|overlaps?|(?:not|isn't|wasn't|cannot|can't) \w+|"
     r"(?:does|do|did)(?:n't| not) (?:match|fit|work))"
     r"|yes|true|possible|valid|match(?:es)?|fits?|free|available|feasible|correct|right|works?|viable|suitable|plausible|"
-    r"unoccupied|accepted)\b",
+    r"unoccupied|accepted|remains?|(?<=is )left)\b",
     re.I,
 )
 #: Columns in whose cells "yes" speaks against a row.
@@ -26,7 +26,7 @@ _TURNED = re.compile(
     re.I,
 )
 _CHECKBOX = re.compile(r"^\W*?\[(?P<good>[xX])?\s*\]")
-_SEPARATOR = re.compile(r"[:：→⇒]|[-=]>|\s[–—-]\s")
+_SEPARATOR = re.compile(r"[:：→⇒⟹➡➜👉]|[-=]>|\s[–—-]\s")
 _CLOSING = re.compile(r"\(([^()]{1,40})\)\W*$")
 _BULLET = re.compile(r"^(?:\d{1,2}[.)]|[-+•])\s+(?!\[)")
 _BOLD_END = re.compile(r"\*\*([^*]{1,40})\*\*\W*$")
@@ -138,6 +138,7 @@ def _whole(cell: str) -> bool | None:
     """The verdict that a cell is, None where it is more or something else."""
     if marks := {mark["bad"] is None for mark in _MARK.finditer(cell)}:
         return marks.pop() if len(marks) == 1 and len(cell) <= 40 else None
+    cell = cell.lstrip(" 👉➜")
     found = _VERDICT.match(cell)
     return found["bad"] is None if found and not cell[found.end() :].strip(" .!") else None
 

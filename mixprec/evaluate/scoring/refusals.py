@@ -27,11 +27,12 @@ _DENIES = re.compile(
     rf"^\W*none\W*$|\bnone of (?:the|these|those|them|its)\b(?! (?:other|others|premises|people|witnesses)\b)"
     rf"|\bno (?:{_QUALITY} ){{1,3}}{_THING}\b(?! but\b)"
     rf"|(?:^\W*|\bthat )(?:there (?:is|are|was|were) )?no {_THING}\b(?!\s+(?:but|conflicts?|zones?|left)\b)"
+    rf"|\bthere (?:is|was|are|were) no {_THING} (?:when|that|which|at which|in which|for)\b(?! (?:conflict|overlap))"
     rf"|(?:\bnot|n't|\bcannot)\b[^.,;]{{0,60}}\b(?:any|one) of (?:the|these) (?:{_QUALITY} )?{_THING}\b"
     rf"|\bnot (?:listed|among|in|one of) (?:any of )?(?:the|these|those)? ?(?:\w+ )?{_THING}\b"
     rf"|\b(?:answer|time) is not (?:listed|given|provided|there)\b"
     rf"|^\W*(?:does not exist|no answer|never|not possible|impossible)\W*$"
-    r"|以上(?:都|皆)(?:不|非)|没有(?:正确|可能)|无解",
+    r"|以上(?:都|皆)(?:不|非)|没有(?:正确|可能)|无解|^\W*(?:emptyset|varnothing)\W*$|^\W*∅\W*$",
     re.I,
 )
 _CANNOT_TELL = re.compile(
