@@ -67,6 +67,7 @@ _FREE: Final = frozenset(
         "model_seqlen",
         "module_name_preceding_first_block",
         "mse",
+        "pack_impl",
         "pad_token_id",
         "static_groups",
         "tokenizer",
@@ -144,7 +145,8 @@ class CompressedTensors(_Strict):
     quant_method: Literal["compressed-tensors"]
     format: Literal["pack-quantized", "mixed-precision"]
     config_groups: dict[str, Group]
-    quantization_status: Literal["compressed"] = "compressed"
+    # Before 0.9 packed weights were called frozen: both say that the codes are final.
+    quantization_status: Literal["compressed", "frozen"] = "compressed"
     ignore: list[str] | None = None
     kv_cache_scheme: dict[str, Any] | None = None
     transform_config: _Nothing = None
@@ -197,6 +199,7 @@ class Gptq(_Strict):
     """GPTQ as AutoGPTQ, GPTQModel and transformers write it."""
 
     quant_method: Literal["gptq"]
+    method: Literal["gptq"] | None = None
     bits: int
     group_size: _GroupSize
     sym: bool = True

@@ -120,7 +120,8 @@ def open_source(folder: Path) -> Source:
     disagree.
     """
     if (folder / SINGLE).is_file():
-        if (folder / INDEX).is_file():
+        # Some tools, such as mlx-lm, write an index of one file too.
+        if (folder / INDEX).is_file() and set(_read_index(folder / INDEX).values()) != {SINGLE}:
             raise UserError(f"{folder}: both {SINGLE} and {INDEX}, and runtimes differ in what they load; remove one")
         return Source(folder, (SINGLE,), _headers(folder / SINGLE))
     if not (folder / INDEX).is_file():

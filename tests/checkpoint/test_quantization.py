@@ -57,7 +57,7 @@ REFUSED: list[tuple[str, tuple[str, ...], Any, str]] = [
     (CT, ("transform_config",), ROTATION, r"transform_config: .* changes what runtimes compute"),
     (CT, ("sparsity_config",), {"format": "sparse-24-bitmask"}, r"sparsity_config: .* changes what runtimes compute"),
     (CT, ("new_key",), 1, "new_key: unknown key"),
-    (CT, ("quantization_status",), "frozen", "quantization_status: 'frozen'"),
+    (CT, ("quantization_status",), "initialized", "quantization_status: 'initialized'"),
     (CT, ("format",), "nvfp4-pack-quantized", "quantized already by compressed-tensors, nvfp4-pack-quantized"),
     (CT, ("format",), "marlin-24", "quantized already by compressed-tensors, marlin-24"),
     (CT, (*GROUP, "format"), "int-quantized", "quantized already by compressed-tensors"),
@@ -78,6 +78,7 @@ REFUSED: list[tuple[str, tuple[str, ...], Any, str]] = [
     (GPTQ, ("checkpoint_format",), "marlin", "checkpoint_format: 'marlin'"),
     (GPTQ, ("format",), "bitblas", "format: 'bitblas'"),
     (GPTQ, ("pack_dtype",), "int8", "pack_dtype: 'int8'"),
+    (GPTQ, ("method",), "qqq", "method: 'qqq'"),
     (GPTQ, ("new_key",), 1, "new_key: unknown key"),
     (GPTQ, ("dynamic",), {"+:.*": {"adapter": 1}}, "unknown key"),
     (GPTQ, ("dynamic",), {}, r"dynamic|means model\.layers\.1\.mlp\.down_proj, whose weight is not packed"),
@@ -116,6 +117,7 @@ HARMLESS: list[tuple[str, tuple[str, ...], Any]] = [
     (CT, ("version",), "0.9.0"),
     (CT, ("kv_cache_scheme",), None),
     (CT, ("global_compression_ratio",), 1.7),
+    (CT, ("quantization_status",), "frozen"),
     (CT, ("format",), "mixed-precision"),
     (CT, (*GROUP, "weights", "observer"), "mse"),
     (CT, (*GROUP, "weights", "observer_kwargs"), {}),
@@ -126,6 +128,8 @@ HARMLESS: list[tuple[str, tuple[str, ...], Any]] = [
     (GPTQ, ("meta",), {"quantizer": ["gptqmodel:4.0"], "anything": 1}),
     (GPTQ, ("exllama_config",), {"version": 1}),
     (GPTQ, ("lm_head",), None),
+    (GPTQ, ("method",), "gptq"),
+    (GPTQ, ("pack_impl",), "cpu"),
     (GPTQ, ("adapter",), None),
 ]
 

@@ -99,3 +99,13 @@ def test_a_hub_model_without_network(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         UserError, match=r"mixprec-tests/no-such-model: revision main: not in the hub's cache.*local folder"
     ):
         fetch("mixprec-tests/no-such-model")
+
+
+def test_an_index_of_the_one_file_is_no_second_model(sharded: Path) -> None:
+    (sharded / A).rename(sharded / "model.safetensors")
+    with pytest.raises(UserError, match=r"both model\.safetensors and model\.safetensors\.index\.json"):
+        open_source(sharded)
+    write_index(sharded, {"a": "model.safetensors", "b": "model.safetensors"})
+    source = open_source(sharded)
+    assert source.shards == ("model.safetensors",)
+    assert not source.sharded
