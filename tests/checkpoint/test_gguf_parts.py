@@ -176,12 +176,21 @@ def test_incomplete_files_and_tensors_that_nobody_reads(
     assert not list(cache.rglob("*.safetensors"))
 
 
-def test_a_scaled_rotary_embedding_that_transformers_passes_over(whole: Path, tmp_path: Path) -> None:
+def test_a_factor_alone_scales_the_rotary_embedding_as_linear(whole: Path, tmp_path: Path) -> None:
+    file = rewrite(whole, tmp_path / "linear.gguf", more=lambda writer: writer.add_rope_scaling_factor(4.0))
+    assert models.load_config(str(file)).rope_parameters | {"rope_theta": 1} == {
+        "rope_type": "linear",
+        "factor": 4.0,
+        "rope_theta": 1,
+    }
+
+
+def test_a_scaled_rotary_embedding_that_is_not_read(whole: Path, tmp_path: Path) -> None:
     def more(writer: gguf.GGUFWriter) -> None:
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(4.0)
 
     file = rewrite(whole, tmp_path / "yarn.gguf", more=more)
-    with pytest.raises(UserError, match=r"rotary embedding is scaled \(llama\.rope\.scaling\.type: yarn\)"):
+    with pytest.raises(UserError, match="scale the rotary embedding as yarn by 4, its configuration as none"):
         models.load(str(file))
     assert open_checkpoint(file).layouts  # its weights can be read all the same

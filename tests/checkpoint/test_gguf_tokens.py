@@ -34,7 +34,7 @@ def words(post: Any = None, llama3: bool = False) -> PreTrainedTokenizerFast:
     core = tiny.tokenizer(bos=False).backend_tokenizer
     if llama3:
         data = json.loads(core.to_str())
-        data["model"]["ignore_merges"] = True
+        data["model"] |= {"ignore_merges": True, "merges": data["model"]["merges"][:20]}  # longer tokens go without
         core = type(core).from_str(json.dumps(data))
         split = pre_tokenizers.Split(Regex(_LLAMA3), "isolated")
         core.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
@@ -97,6 +97,20 @@ def test_files_that_dont_say_whether_bos_goes_in_front(
     with opened(alone) as other:
         assert models.load_encoder(str(alone))(TEXT).ids == other.encode(TEXT, special=True)
     assert models.load_encoder(str(alone)).head == ((0,) if llama3 else ())
+
+
+@pytest.mark.parametrize("pre", ["deepseek-llm", "default", ""])
+def test_ways_to_split_text_that_transformers_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pre: str
+) -> None:
+    """It takes GPT-2's in their place, and says nothing."""
+    add = gguf.GGUFWriter.add_tokenizer_pre
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tokenizer_pre", lambda self, _: add(self, pre) if pre else None)
+    alone = written(tmp_path, words())
+    with pytest.raises(
+        UserError, match=r"alone\.gguf: how its tokenizer splits text \(.*\) is not read from GGUF files"
+    ):
+        models.load_encoder(str(alone))
 
 
 def test_two_tokens_in_front_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import PretrainedConfig
 
 from mixprec import models, modules
 from mixprec.checkpoint.gguf import parts
-from mixprec.checkpoint.gguf.complete import check_rope, check_tensors
+from mixprec.checkpoint.gguf.complete import check_rope, check_tensors, config_in
 from mixprec.checkpoint.gguf.reader import GgufTensor, open_gguf
 from mixprec.checkpoint.reader import Checkpoint, Layout
 from mixprec.checkpoint.shards import CONFIG
@@ -37,7 +37,7 @@ class GgufCheckpoint(Checkpoint):
         self.config: dict[str, Any] = {}
         self.packing = None
         described = (path / CONFIG).is_file()
-        self.shapes = models.load_config(str(path)) if described else _config(file)
+        self.shapes = models.load_config(str(path)) if described else _config(file, self.file.reader)
         self.inventory = modules.inventory(self.shapes)
         check_tensors(file, self.file.reader, self.shapes)
 
@@ -98,15 +98,13 @@ class GgufCheckpoint(Checkpoint):
         return Layout("gguf", GgmlFormat(found.kind), found.bytes)
 
 
-def _config(file: Path) -> Any:
-    """What transformers makes of a file's metadata."""
+def _config(file: Path, reader: Any) -> PretrainedConfig:
+    """The configuration that a file's metadata amount to."""
     try:
         with parts.one_reader():
-            config = AutoConfig.from_pretrained(file.parent, gguf_file=parts.files_of(file)[0].name)
+            return config_in(file, reader)
     except UserError:
         raise
-    except Exception as problem:  # it raises many kinds
+    except Exception as problem:  # transformers raises many kinds
         first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         raise UserError(f"{file}: transformers can't read its metadata ({first})") from None
-    modules.check_architecture(config, str(file))
-    return config

@@ -1,21 +1,34 @@
 """Whether a GGUF model is whole, and nothing in it goes unread: looked at in its headers, before transformers reads it.
 
-transformers fills missing tensors with random numbers, passes over those that it doesn't know, and over the metadata of
-scaled rotary embeddings, with which llama.cpp computes another function.
+transformers fills missing tensors with random numbers, and passes over those that it doesn't know and over part of the
+metadata, with which llama.cpp computes another function.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
+from mixprec import modules
 from mixprec.checkpoint.complete import check_complete, expected
-from mixprec.checkpoint.gguf import metadata
+from mixprec.checkpoint.gguf import metadata, parts
 from mixprec.checkpoint.gguf.names import names_in
 from mixprec.errors import UserError
+
+
+def config_in(path: Path, reader: Any) -> PretrainedConfig:
+    """The configuration of the GGUF model at ``path``, which ``reader`` (parts.read) reads; its sizes are not checked.
+
+    Raises UserError where its architecture is not supported.
+    """
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=parts.files_of(path)[0].name)
+    modules.check_architecture(config, str(path))
+    metadata.complete(config, reader)
+    return config
 
 
 def check_tensors(path: Path, reader: Any, config: PretrainedConfig) -> None:
@@ -35,20 +48,22 @@ def check_tensors(path: Path, reader: Any, config: PretrainedConfig) -> None:
 
 def check_rope(path: Path, reader: Any, config: PretrainedConfig) -> None:
     """Raises UserError where llama.cpp would scale rotary frequencies in another way than ``config`` says."""
-    remedy = "which transformers does not read from GGUF files; give the original checkpoint"
-    factors = next((t.data for t in reader.tensors if t.name == metadata.ROPE_TENSOR), None)
-    wanted = metadata.rope_factors(config)
+    factors, wanted = metadata.rope_tensor(reader), metadata.rope_factors(config)
     if factors is not None:
         plain = np.ones_like(factors) if wanted is None else wanted.numpy()
         if factors.shape != plain.shape or not np.allclose(factors, plain, rtol=1e-3):
-            raise UserError(f"{path}: {metadata.ROPE_TENSOR} scales the rotary embedding, {remedy}")
+            raise UserError(
+                f"{path}: {metadata.ROPE_TENSOR} scales the rotary embedding in another way than Llama 3, which is not "
+                "read; give the original checkpoint"
+            )
     elif wanted is not None:
         raise UserError(f"{path}: {metadata.ROPE_TENSOR} is missing, config.json asks for scaled rotary embeddings")
-    key = f"{_architecture(reader)}.rope.scaling.type"
-    said = reader.get_field(key)
-    kind = "none" if said is None else str(said.contents())
-    if kind != "none" and metadata.rope_type(config) != kind:
-        raise UserError(f"{path}: the rotary embedding is scaled ({key}: {kind}), {remedy}")
+    said, asked = metadata.scaling(reader), metadata.scaling_of(config)
+    if said.kind != asked.kind or not math.isclose(said.factor, asked.factor, rel_tol=1e-3):
+        raise UserError(
+            f"{path}: its metadata scale the rotary embedding as {said}, its configuration as {asked}; "
+            "give the original checkpoint"
+        )
 
 
 def _architecture(reader: Any) -> str:

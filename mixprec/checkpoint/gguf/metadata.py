@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
 import torch
@@ -15,8 +15,10 @@ ROPE_TENSOR = "rope_freqs.weight"
 _ROPES = ("default", "linear", "llama3")
 #: What llama.cpp computes Gemma 3 with: every sixth layer attends to everything, the others turn by this base.
 _PERIOD, _SLIDING_BASE = 6, 10_000
-#: It knows Gemma 3 27B, whose attention is scaled in another way, by its layers.
-_LAYERS_27B = 62
+#: It knows Gemma 2 and 3 27B, whose attention is scaled in another way, by their layers.
+_LAYERS_27B = {"gemma2": 46, "gemma3_text": 62}
+#: Llama 3's scaling of rotary frequencies but for its factor, the same from 3.1 to 3.3.
+_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
 def problem(config: PretrainedConfig) -> str | None:
@@ -51,13 +53,67 @@ def _gemma_problem(config: PretrainedConfig) -> str | None:
     sliding = config.rope_parameters["sliding_attention"]
     if sliding != {"rope_type": "default", "rope_theta": _SLIDING_BASE}:
         return f"llama.cpp turns within sliding windows by base {_SLIDING_BASE}, this model has {sliding}"
-    width = config.hidden_size // config.num_attention_heads if len(layers) == _LAYERS_27B else head_dim(config)
+    width = _attention_scalar(config)
     if config.query_pre_attn_scalar != width:
         return f"query_pre_attn_scalar: llama.cpp computes with {width}, this model has {config.query_pre_attn_scalar}"
     for key in ("attention_bias", "attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
         if getattr(config, key, None):
             return f"{key}: llama.cpp's Gemma 3 has none"
     return None
+
+
+def _attention_scalar(config: PretrainedConfig) -> int:
+    """What llama.cpp divides Gemma's attention by, squared."""
+    if config.num_hidden_layers == _LAYERS_27B[config.model_type]:
+        return int(config.hidden_size // config.num_attention_heads)
+    return head_dim(config)
+
+
+def complete(config: PretrainedConfig, reader: Any) -> None:
+    """Give ``config``, as transformers makes it of a file's metadata, what it leaves out: heads' widths, Gemma's
+    attention and scaled rotary embeddings, as llama.cpp computes them."""
+    width = _said(reader, "attention.key_length")
+    if width is not None and hasattr(config, "head_dim"):
+        config.head_dim = int(width)
+    if config.model_type in _LAYERS_27B:
+        config.query_pre_attn_scalar = _attention_scalar(config)
+    scaled, factors = scaling(reader), rope_tensor(reader)
+    if scaled.kind == "linear":
+        _rope(config).update(rope_type="linear", factor=scaled.factor)
+    elif factors is not None and factors.max() > 1:
+        _rope(config).update(rope_type="llama3", factor=float(factors.max()), **_LLAMA3)
+
+
+class Scaling(NamedTuple):
+    """How all rotary frequencies are scaled, and what they are divided by."""
+
+    kind: str
+    factor: float
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "none" else f"{self.kind} by {self.factor:g}"
+
+
+def scaling(reader: Any) -> Scaling:
+    """What a file's metadata say; llama.cpp takes a factor alone for linear."""
+    factor = _said(reader, "rope.scaling.factor") or _said(reader, "rope.scale_linear") or 1.0
+    kind = str(_said(reader, "rope.scaling.type") or "linear")
+    return Scaling("none", 1.0) if kind == "none" or (kind, factor) == ("linear", 1.0) else Scaling(kind, factor)
+
+
+def scaling_of(config: PretrainedConfig) -> Scaling:
+    """What the metadata of a file with this configuration have to say: Llama 3's scaling is in a tensor."""
+    return Scaling("linear", _rope(config)["factor"]) if rope_type(config) == "linear" else Scaling("none", 1.0)
+
+
+def rope_tensor(reader: Any) -> Any:
+    """(head_dim / 2,) float32 of a file: what each rotary frequency is divided by besides; None where it has none."""
+    return next((tensor.data for tensor in reader.tensors if tensor.name == ROPE_TENSOR), None)
+
+
+def _said(reader: Any, key: str) -> Any:
+    field = reader.get_field(f"{reader.get_field('general.architecture').contents()}.{key}")
+    return None if field is None else field.contents()
 
 
 def add(writer: gguf.GGUFWriter, config: PretrainedConfig, name: str) -> None:
@@ -115,7 +171,8 @@ def rope_type(config: PretrainedConfig) -> str:
 
 def _rope(config: PretrainedConfig) -> dict[str, Any]:
     """Of the layers that attend to everything, where others have another."""
-    return dict(config.rope_parameters.get("full_attention", config.rope_parameters))
+    found: dict[str, Any] = config.rope_parameters.get("full_attention", config.rope_parameters)
+    return found
 
 
 def _window(config: PretrainedConfig) -> bool:

@@ -1,25 +1,45 @@
 """What transformers leaves out when it reads a GGUF file's tokenizer: whether BOS goes in front where the file doesn't
-say, whether a space does, and chat templates that have names."""
+say, whether a space does, that Llama 3 keeps pieces that are tokens, and chat templates that have names."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import gguf
 from tokenizers import decoders, pre_tokenizers
 
-#: Ways to split text for which llama.cpp puts BOS in front unless the file says otherwise (src/llama-vocab.cpp).
-_BOS_UNLESS_SAID: Final = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral"})
+from mixprec.errors import UserError
+
+#: Ways to split text for which llama.cpp keeps pieces that are tokens, whatever the merges, and puts BOS in front
+#: unless the file says otherwise (src/llama-vocab.cpp).
+_LLAMA3: Final = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral"})
+#: Ways to split text that transformers' default, GPT-2's regular expression, agrees with. SmolLM splits digits off too,
+#: but its merges have none.
+_GPT2: Final = frozenset({"gpt-2", "smollm"})
 _SPACE: Final = "▁"
 
 
-def complete(tokenizer: Any, reader: gguf.GGUFReader) -> None:
-    """Give ``tokenizer``, as transformers made it of a file, what else the file says."""
+def complete(tokenizer: Any, reader: gguf.GGUFReader, path: Path) -> None:
+    """Give ``tokenizer``, as transformers made it of the file ``path``, what else the file says.
+
+    Raises UserError where transformers would split text in another way than the file says.
+    """
     keys = gguf.Keys.Tokenizer
     model, pre = _said(reader, keys.MODEL), _said(reader, keys.PRE)
-    if _said(reader, keys.ADD_BOS) is None and model == "gpt2" and pre in _BOS_UNLESS_SAID:
-        tokenizer.add_bos_token = True
     core = tokenizer.backend_tokenizer
+    steps = str(core.pre_tokenizer)
+    if model == "gpt2" and ("ByteLevel" not in steps or ("Split" not in steps and pre not in _GPT2)):
+        raise UserError(
+            f"{path}: how its tokenizer splits text ({keys.PRE}: {pre}) is not read from GGUF files; give the original "
+            "checkpoint"
+        )
+    if model == "gpt2" and pre in _LLAMA3:
+        if _said(reader, keys.ADD_BOS) is None:
+            tokenizer.add_bos_token = True
+        merging = core.model
+        merging.ignore_merges = True
+        core.model = merging
     if model == "llama" and _said(reader, keys.ADD_PREFIX) is False:
         core.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme="never", split=False)
         core.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
