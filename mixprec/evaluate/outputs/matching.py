@@ -54,6 +54,10 @@ class _Found(NamedTuple):
     question: Question
 
 
+#: What rows are known by, and what gives a row's question.
+_Way = tuple[str, Callable[[Row], Question | None]]
+
+
 def benchmarks_in(files: Sequence[OutputFile]) -> list[str]:
     """The benchmarks that rows, or else files, are named after, in the catalogue's order.
 
@@ -93,23 +97,9 @@ def match(
     for rows that match no question, questions that are answered twice in a pass, and what was made from other
     questions.
     """
-    ours = [(file, [row for row in file.rows if _belongs(row, file, benchmark, several)]) for file in files]
-    ours = [(file, rows) for file, rows in ours if rows]
-    if not ours and not several:  # what a file is called says less than --benchmark
-        ours = [(file, list(file.rows)) for file in files if not any(_named(row.benchmark or "") for row in file.rows)]
-    if not ours:
-        problem = f"{files[0].path}: no outputs to {benchmark} in {_count(len(files), 'file')}"
-        if several:
-            problem += (
-                "; of several benchmarks rows (key 'benchmark') or files' names say which is theirs: "
-                "name them, or score one at a time"
-            )
-        raise UserError(problem)
+    ours = _chosen(files, benchmark, several)
     _check_origin([row for _, rows in ours for row in rows], benchmark, questions)
-    seeded = {row.seed is not None for _, rows in ours for row in rows}
-    if len(seeded) > 1:
-        row = next(row for _, rows in ours for row in rows if row.seed is None)
-        raise UserError(f"{row.where}: has no seed, other rows have one; give all of them one, or none")
+    seeded = _seeded([row for _, rows in ours for row in rows])
     records: dict[Key, Record] = {}
     places: dict[Key, str] = {}
     ways: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -120,8 +110,8 @@ def match(
         if strange and ("--first-index" in problem or not options.partial):  # left out, the others would be off by one
             raise UserError(problem)
         unmatched += len(strange)
-        made = _passes(found, seeded == {True}, options)
-        shift = 0 if seeded == {True} else _free(made, records)
+        made = _passes(found, seeded, options)
+        shift = 0 if seeded else _free(made, records)
         for (name, number), (row, record) in made.items():
             key = Key(name, number + shift)
             if key in places:
@@ -138,6 +128,31 @@ def match(
         )
     missing = sum(counts[question.id] == 0 for question in questions)
     return Matched(asked, records, seeds, missing, len(questions) - missing - len(asked), unmatched, ways)
+
+
+def _chosen(files: Sequence[OutputFile], benchmark: str, several: bool) -> list[tuple[OutputFile, list[Row]]]:
+    """The files with rows to a benchmark, and these rows. Raises UserError where there are none."""
+    ours = [(file, [row for row in file.rows if _belongs(row, file, benchmark, several)]) for file in files]
+    ours = [(file, rows) for file, rows in ours if rows]
+    if not ours and not several:  # what a file is called says less than --benchmark
+        ours = [(file, list(file.rows)) for file in files if not any(_named(row.benchmark or "") for row in file.rows)]
+    if not ours:
+        problem = f"{files[0].path}: no outputs to {benchmark} in {_count(len(files), 'file')}"
+        if several:
+            problem += (
+                "; of several benchmarks rows (key 'benchmark') or files' names say which is theirs: "
+                "name them, or score one at a time"
+            )
+        raise UserError(problem)
+    return ours
+
+
+def _seeded(rows: Sequence[Row]) -> bool:
+    """Whether rows name their seeds. Raises UserError where only some do."""
+    without = [row for row in rows if row.seed is None]
+    if without and len(without) < len(rows):
+        raise UserError(f"{without[0].where}: has no seed, other rows have one; give all of them one, or none")
+    return not without
 
 
 def _belongs(row: Row, file: OutputFile, benchmark: str, several: bool) -> bool:
@@ -170,10 +185,25 @@ def _to_questions(
     rows: Sequence[Row], questions: Sequence[Question], options: Options
 ) -> tuple[str, list[_Found], list[Row]]:
     """By what a file's rows are known, those that match a question, and those that match none."""
+    prompts = _Prompts(questions)
+    best: tuple[str, list[_Found], list[Row]] = ("id", [], list(rows))
+    for way, of in _ways(rows, questions, options, prompts):
+        found = [(row, of(row)) for row in rows]
+        hits = [_Found(row, question) for row, question in found if question is not None]
+        if len(hits) > len(best[1]):
+            best = (way, hits, [row for row, question in found if question is None])
+        if not best[2]:
+            break
+    _check_prompts(best[1], best[0], prompts)
+    confirmed = best[0] != "prompt" and bool(best[1]) and all(prompts.of(row) for row, _ in best[1])
+    return (f"{best[0]} and prompt" if confirmed else best[0], *best[1:])
+
+
+def _ways(rows: Sequence[Row], questions: Sequence[Question], options: Options, prompts: _Prompts) -> list[_Way]:
+    """What rows may be known by, in the order in which it is tried: a name, and what finds a row's question by it."""
     by_id = {question.id: question for question in questions}
     numbers = {str(number + options.first): question for number, question in enumerate(questions)}
-    prompts = _Prompts(questions)
-    ways: list[tuple[str, Callable[[Row], Question | None]]] = [
+    ways: list[_Way] = [
         ("id", lambda row: by_id.get(row.id or "")),
         ("end of the id", lambda row: next((by_id[end] for end in _ends(row.id or "") if end in by_id), None)),
         ("index", lambda row: prompts.agreeing(row, numbers.get(str(row.number)))),
@@ -189,25 +219,20 @@ def _to_questions(
         if len(rows) != len(questions):
             raise UserError(f"{rows[0].where}: {len(rows)} rows without names, not {len(questions)} as the questions")
         place = {row.where: question for row, question in zip(rows, questions, strict=True)}
-        ways = [("order", lambda row: place[row.where])]
-    best: tuple[str, list[_Found], list[Row]] = ("id", [], list(rows))
-    for way, of in ways:
-        found = [(row, of(row)) for row in rows]
-        hits = [_Found(row, question) for row, question in found if question is not None]
-        if len(hits) > len(best[1]):
-            best = (way, hits, [row for row, question in found if question is None])
-        if not best[2]:
-            break
-    for row, question in best[1]:
+        return [("order", lambda row: place[row.where])]
+    return ways
+
+
+def _check_prompts(found: Sequence[_Found], way: str, prompts: _Prompts) -> None:
+    """Raises UserError for a row whose prompt is that of another question."""
+    for row, question in found:
         asked = prompts.of(row)
         if asked and question not in asked:
             other = prompts.only(row) or asked[0]
             raise UserError(
-                f"{row.where}: is {question.id!r} by its {best[0]}, but its prompt is that of {other.id!r}; the rows "
+                f"{row.where}: is {question.id!r} by its {way}, but its prompt is that of {other.id!r}; the rows "
                 "are in another order, or of another version of the benchmark"
             )
-    confirmed = best[0] != "prompt" and bool(best[1]) and all(prompts.of(row) for row, _ in best[1])
-    return (f"{best[0]} and prompt" if confirmed else best[0], *best[1:])
 
 
 def _ends(name: str) -> Iterator[str]:
