@@ -280,7 +280,7 @@ def _convert(path: Path, first: Path, target: Path) -> None:
         model.save_pretrained(folder)
         for file in folder.glob("*.safetensors"):
             artifacts.share(file)
-        tokenizer.save_pretrained(folder)
+        tokenizer_in.save(tokenizer, folder, path)
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         digests = {file.relative_to(folder).as_posix(): artifacts.sha256_file(file) for file in files}
         artifacts.write_json(folder / _CHECKSUMS, digests)

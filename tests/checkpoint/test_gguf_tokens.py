@@ -43,10 +43,11 @@ def words(post: Any = None, llama3: bool = False) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
 
 
-def written(folder: Path, tokenizer: PreTrainedTokenizerFast, **settings: Any) -> Path:
-    """A GGUF file of a tiny Llama with this tokenizer; its source lies in ``folder``/source."""
+def written(folder: Path, tokenizer: PreTrainedTokenizerFast, kind: str = "llama", **settings: Any) -> Path:
+    """A GGUF file of a tiny model with this tokenizer; its source lies in ``folder``/source."""
     source = folder / "source"
-    tiny.build("llama", **WIDE).model.to(torch.bfloat16).save_pretrained(source)
+    shape = WIDE | ({"query_pre_attn_scalar": WIDE["head_dim"]} if kind == "gemma3_text" else {})
+    tiny.build(kind, **shape).model.to(torch.bfloat16).save_pretrained(source)
     tokenizer.save_pretrained(source)
     path = source / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
@@ -109,6 +110,15 @@ def test_ways_to_split_text_that_transformers_does_not_know(
     alone = written(tmp_path, words())
     with pytest.raises(
         UserError, match=r"alone\.gguf: how its tokenizer splits text \(.*\) is not read from GGUF files"
+    ):
+        models.load_encoder(str(alone))
+
+
+def test_a_tokenizer_that_transformers_reads_back_as_another(tmp_path: Path) -> None:
+    """It takes Gemma's class for Gemma's architecture, whatever the file has."""
+    alone = written(tmp_path, words(), "gemma3_text")
+    with pytest.raises(
+        UserError, match=r"alone\.gguf: its tokenizer is of another kind than transformers has for this"
     ):
         models.load_encoder(str(alone))
 

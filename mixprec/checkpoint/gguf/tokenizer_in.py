@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import gguf
 from tokenizers import decoders, pre_tokenizers
+from transformers import AutoTokenizer
 
 from mixprec.errors import UserError
 
@@ -18,6 +19,7 @@ _LLAMA3: Final = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "falco
 #: but its merges have none.
 _GPT2: Final = frozenset({"gpt-2", "smollm"})
 _SPACE: Final = "▁"
+_PROBE: Final = "A word,  (two) don't: 1234.5\n\tÉté 数"
 
 
 def complete(tokenizer: Any, reader: gguf.GGUFReader, path: Path) -> None:
@@ -48,6 +50,28 @@ def complete(tokenizer: Any, reader: gguf.GGUFReader, path: Path) -> None:
     if named:
         default = {"default": tokenizer.chat_template} if tokenizer.chat_template else {}
         tokenizer.chat_template = default | {name: text for name, text in named.items() if text is not None}
+
+
+def save(tokenizer: Any, folder: Path, path: Path) -> None:
+    """Write ``tokenizer``, which is that of the file ``path``, into ``folder``.
+
+    Raises UserError where transformers makes other tokens when it reads it back, as the kind that its architecture has.
+    """
+    tokenizer.save_pretrained(folder)
+    before, after = (_tokens(each) for each in (tokenizer, AutoTokenizer.from_pretrained(folder)))
+    if before is None or before != after:
+        raise UserError(
+            f"{path}: its tokenizer is of another kind than transformers has for this architecture, and would make "
+            "other tokens; give the original checkpoint"
+        )
+
+
+def _tokens(tokenizer: Any) -> list[int] | None:
+    """Ids of a text that tokenizers of different kinds read differently; None where one can't read it."""
+    try:
+        return list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
+    except Exception:  # of the tokenizers package, for characters that no token has
+        return None
 
 
 def _said(reader: gguf.GGUFReader, key: str) -> Any:
