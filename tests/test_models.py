@@ -72,7 +72,7 @@ UP = "model.layers.1.mlp.up_proj.weight"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (lambda f: _change_weights(f, lambda t: t[UP][0, 0].fill_(math.nan)), f"{UP} holds NaN or infinite"),
     "infinite": (lambda f: _change_weights(f, lambda t: t[UP][0, 0].fill_(-math.inf)), f"{UP} holds NaN or infinite"),
-    "missing": (lambda f: _change_weights(f, lambda t: t.pop(UP)), f"1 weights are missing, first {UP}"),
+    "missing": (lambda f: _change_weights(f, lambda t: t.pop(UP)), f"missing weights: 1, first {UP}"),
     "shape": (
         lambda f: _change_weights(f, lambda t: t.update({UP: torch.ones(3, 4)})),
         rf"{UP} has the shape \(3, 4\), config.json asks for \(48, 32\)",

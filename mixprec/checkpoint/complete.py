@@ -1,7 +1,7 @@
 """Whether a checkpoint is its model, whole and nothing else: the tensors that config.json asks for, in their shapes.
 
-transformers fills what is missing with random numbers and passes over what it doesn't know, and says so only in a log.
-Looked at before any work, in headers alone.
+transformers fills what is missing with random numbers, passes over what it doesn't know, and says so only in a log.
+This check reads headers alone, before any work.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Shape = tuple[int, ...]
 
 EMBEDDING_WEIGHT: Final = f"{EMBEDDING}.weight"
 HEAD_WEIGHT: Final = f"{HEAD}.weight"
-#: Names among which those are looked for that differ in their beginnings alone: a stranger's file may have millions.
+#: At most so many names are compared to find a prefix that differs: a stranger's file may have millions.
 _LOOKED_AT: Final = 200
-#: Buffers that old versions of transformers saved: they are computed from the configuration.
+#: Buffers that old versions of transformers saved; models compute them from the configuration.
 _COMPUTED: Final = re.compile(r"(.+\.)?rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)")
 
 
 def is_computed(name: str) -> bool:
-    """Whether a tensor is one that models compute and don't read, so that it may be there or not."""
+    """Whether models compute this tensor themselves; a checkpoint may hold it or not."""
     return _COMPUTED.fullmatch(name) is not None
 
 
@@ -39,10 +39,10 @@ def expected(config: PretrainedConfig) -> dict[str, Shape]:
 
 
 def check_complete(where: object, found: Mapping[str, Shape], config: PretrainedConfig) -> None:
-    """``found``, name -> shape, are the tensors of ``config``'s model; ``where``: the file or folder, for errors.
+    """Check that ``found`` (name -> shape) holds the tensors of ``config``'s model; ``where`` names it in errors.
 
     A tied head may be there or not, and so may buffers that models compute.
-    Raises UserError naming what is missing, what nobody reads, or the shape that is another.
+    Raises UserError naming what is missing, what the model does not read, or the first shape that differs.
     """
     wanted = expected(config)
     optional = {HEAD_WEIGHT} if config.tie_word_embeddings else set()
@@ -56,7 +56,7 @@ def check_complete(where: object, found: Mapping[str, Shape], config: Pretrained
 
 
 def _renamed(missing: Sequence[str], unread: Sequence[str]) -> str | None:
-    """What to do where the tensors are there under other names: a prefix is lacking, or there is one too many."""
+    """What to do where a prefix is lacking in the names, or one too many; None where they differ otherwise."""
     pairs = ((name, mine) for name in unread[:_LOOKED_AT] for mine in missing[:_LOOKED_AT] if _same(name, mine))
     theirs, ours = next(pairs, (None, None))
     if theirs is None:
@@ -76,9 +76,9 @@ def _same(one: str, other: str) -> bool:
 def _difference(missing: Sequence[str], unread: Sequence[str], config: PretrainedConfig) -> str:
     said = []
     if missing:
-        said.append(f"{len(missing)} weights are missing, first {missing[0]}")
+        said.append(f"missing weights: {len(missing)}, first {missing[0]}")
     if missing == [HEAD_WEIGHT]:
         said.append("config.json says that the head is not tied to the embedding (tie_word_embeddings)")
     if unread:
-        said.append(f"{len(unread)} tensors are there that {config.model_type} does not read, first {unread[0]}")
+        said.append(f"tensors that {config.model_type} does not read: {len(unread)}, first {unread[0]}")
     return "; ".join([*said, "fetch the whole checkpoint again, or mend config.json"])

@@ -1,6 +1,6 @@
-"""What a path is that is no checkpoint that is read here: in its user's words, with the remedy.
+"""Why a path is no checkpoint that mixprec reads: what it is instead, and what to do.
 
-Nothing is loaded: names of files, and the first bytes of some.
+Looks at names of files and the first bytes of some; loads nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from mixprec.checkpoint.gguf.parts import gguf_in, is_gguf
 _CONFIG: Final = "config.json"
 _WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json")
 _ADAPTER: Final = "adapter_config.json"
-#: Files that a tokenizer's vocabulary lies in.
+#: Files that hold a tokenizer's vocabulary.
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 _LFS: Final = b"version https://git-lfs"
-#: Bytes that a pointer of git-lfs never has more of.
+#: No pointer of git-lfs is longer.
 _POINTER_BYTES: Final = 1024
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
-#: Suffix -> whose weights these are.
+#: Suffix -> what such a file holds.
 _FOREIGN: Final = {
     ".onnx": "ONNX",
     ".h5": "TensorFlow",
@@ -36,7 +36,7 @@ _SAVE: Final = "load it with transformers' AutoModelForCausalLM and save it with
 
 
 def of_folder(folder: Path) -> str | None:
-    """Why a folder is no checkpoint that is read, and what to do; None where nothing speaks against it.
+    """Why a folder is no checkpoint that is read, and what to do; None where it is one.
 
     A folder with a configuration alone passes: plans need no weights.
     """
@@ -55,12 +55,12 @@ def of_folder(folder: Path) -> str | None:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether there are weights in files that are read here."""
+    """Whether a folder holds weights in files that mixprec reads."""
     return any((folder / name).is_file() for name in _WEIGHTS) or gguf_in(folder) is not None
 
 
 def missing_weights(folder: Path) -> str:
-    """What to do about a folder that has none."""
+    """What to do about a folder without weights."""
     unfinished = any(folder.rglob("*.incomplete"))
     return "the download was not finished; fetch it again" if unfinished else "there are no weights; fetch them"
 
@@ -98,7 +98,7 @@ def is_pointer(path: Path) -> bool:
 
 
 def _other_weights(folder: Path, files: Iterable[Path]) -> str | None:
-    """Weights that are there, but not as they are read."""
+    """What to say of weights in files that mixprec does not read; None where there are none."""
     names = [path.name for path in files]
     if _ADAPTER in names:
         return _adapter(folder)

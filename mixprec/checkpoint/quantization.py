@@ -1,7 +1,7 @@
 """What a checkpoint's ``quantization_config`` asks for: the two formats that are read, and refusals of all else.
 
-A key that nobody here understands may change what runtimes compute, so it is refused. Activations and caches that
-runtimes quantize are no business of the weights: they are not simulated, and that is said (``notes``).
+An unknown key may change what runtimes compute, so it is refused. Quantized activations and caches leave the weights as
+they are: they are not simulated, and ``notes`` says so.
 Keys as in compressed-tensors 0.19 (QuantizationConfig), transformers 5 (GPTQConfig) and GPTQModel (QuantizeConfig).
 """
 
@@ -43,9 +43,9 @@ _NAMES: Final = {
 REMEDY: Final = (
     "give the original model; packed weights are read of compressed-tensors (pack-quantized), GPTQ and GGUF files"
 )
-#: Formats of compressed-tensors: mixed ones name that of each group there.
+#: Formats of compressed-tensors; in mixed ones each group names its own.
 _PACKED: Final = frozenset({"pack-quantized", "mixed-precision"})
-#: Keys of GPTQ that say how codes were found, or which kernel runs them: the codes are what they are.
+#: Keys of GPTQ that say how codes were found or which kernel runs them; neither changes the codes.
 _FREE: Final = frozenset(
     {
         "act_group_aware",
@@ -78,7 +78,7 @@ _FREE: Final = frozenset(
 )
 #: Classes that a linear module is of, in the order in which compressed-tensors tries targets.
 _CLASSES: Final = ("Linear", "Module")
-#: Columns that share a scale; -1 (GPTQ's) is a whole row. No row is wider than what 32 bits count.
+#: Columns that share a scale; -1 (GPTQ's) is a whole row. 32 bits count the columns of any row.
 _GroupSize = Annotated[int, Field(ge=-1, lt=2**31)]
 
 
@@ -98,7 +98,7 @@ def _nothing(value: Any) -> None:
         )
 
 
-#: What may be there only if it is empty.
+#: A key that is allowed only where it is empty.
 _Nothing = Annotated[None, BeforeValidator(_nothing)]
 
 

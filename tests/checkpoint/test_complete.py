@@ -75,15 +75,15 @@ def renamed(pattern: str, by: str) -> Callable[[Tensors], Tensors]:
 
 
 FAULTS: dict[str, tuple[Callable[[Tensors], Tensors | None], dict[str, Any], str]] = {
-    "a weight is missing": (drop(UP), {}, f"1 weights are missing, first {UP}"),
-    "a norm is missing": (drop(NORM), {}, f"1 weights are missing, first {NORM}"),
-    "the embedding is missing": (drop(EMBEDDING), {}, f"1 weights are missing, first {EMBEDDING}"),
+    "a weight is missing": (drop(UP), {}, f"missing weights: 1, first {UP}"),
+    "a norm is missing": (drop(NORM), {}, f"missing weights: 1, first {NORM}"),
+    "the embedding is missing": (drop(EMBEDDING), {}, f"missing weights: 1, first {EMBEDDING}"),
     "the head is missing": (drop(HEAD), {}, rf"first {HEAD}; config\.json says that the head is not tied"),
-    "only the head of a tied pair": (drop(EMBEDDING), {"tie_word_embeddings": True}, f"missing, first {EMBEDDING}"),
-    "a bias that nobody reads": (add(Q_BIAS, 64), {}, f"1 tensors are there that llama does not read, first {Q_BIAS}"),
-    "a third layer": (add(MORE, 64), {}, f"1 tensors are there that llama does not read, first {MORE}"),
+    "only the head of a tied pair": (drop(EMBEDDING), {"tie_word_embeddings": True}, f"weights: 1, first {EMBEDDING}"),
+    "a bias that nobody reads": (add(Q_BIAS, 64), {}, f"tensors that llama does not read: 1, first {Q_BIAS}"),
+    "a third layer": (add(MORE, 64), {}, f"tensors that llama does not read: 1, first {MORE}"),
     "another shape of a norm": (add(NORM, 63), {}, r"has the shape \(63,\), config\.json asks for \(64,\)"),
-    "fewer layers configured": (add(NORM, 64), {"num_hidden_layers": 1}, "9 tensors are there that llama does not"),
+    "fewer layers configured": (add(NORM, 64), {"num_hidden_layers": 1}, "tensors that llama does not read: 9"),
     "names of the base model": (
         renamed(r"^model\.", ""),
         {"architectures": ["LlamaModel"]},

@@ -160,10 +160,10 @@ def added(name: str, *shape: int) -> Callable[[Tensors], Iterable[tuple[str, np.
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("blk.1.ffn_up.weight"), r"1 weights are missing, first model\.layers\.1\.mlp\.up_proj\.weight"),
-        (without("token_embd.weight"), r"1 weights are missing, first model\.embed_tokens\.weight"),
-        (added("blk.0.attn_q.bias", 64), r"1 tensors are there that llama does not read, first blk\.0\.attn_q\.bias"),
-        (added("blk.2.attn_norm.weight", 64), r"does not read, first blk\.2\.attn_norm\.weight"),
+        (without("blk.1.ffn_up.weight"), r"missing weights: 1, first model\.layers\.1\.mlp\.up_proj\.weight"),
+        (without("token_embd.weight"), r"missing weights: 1, first model\.embed_tokens\.weight"),
+        (added("blk.0.attn_q.bias", 64), r"tensors that llama does not read: 1, first blk\.0\.attn_q\.bias"),
+        (added("blk.2.attn_norm.weight", 64), r"does not read: 1, first blk\.2\.attn_norm\.weight"),
         (added("rope_freqs.weight", 8), r"rope_freqs\.weight scales the rotary embedding.*give the original"),
     ],
 )

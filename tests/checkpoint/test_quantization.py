@@ -221,18 +221,18 @@ Q = "model.layers.0.self_attn.q_proj"
     ("format", "change", "message"),
     [
         (CT, lambda t: t.update({f"{Q}.weight": torch.ones(64, 64)}), "q_proj is there packed and as a weight"),
-        (CT, lambda t: t.update({f"{Q}.scales": torch.ones(2, 64)}), r"llama does not read, first .*q_proj\.scales"),
+        (CT, lambda t: t.update({f"{Q}.scales": torch.ones(2, 64)}), r"llama does not read: 1, first .*q_proj\.scales"),
         (CT, lambda t: t.pop(f"{Q}.weight_shape"), r"q_proj\.weight_shape is missing"),
         (
             CT,
             lambda t: t.pop(f"{Q}.weight_packed"),
-            r"1 weights are missing, first .*q_proj\.weight; 2 tensors are there",
+            r"missing weights: 1, first .*q_proj\.weight; tensors that llama does not read: 2",
         ),
         (CT, lambda t: t.update({f"{Q}.weight_g_idx": torch.ones(63)}), r"q_proj\.weight_g_idx is 63, .* asks for 64"),
         (GPTQ, lambda t: t.update({f"{Q}.g_idx": torch.ones(63).int()}), r"q_proj\.g_idx is 63, .* asks for 64"),
         (GPTQ, lambda t: t.pop(f"{Q}.qzeros"), r"q_proj\.qzeros is missing"),
-        (GPTQ, lambda t: t.update({f"{Q}.bias": torch.ones(64)}), r"llama does not read, first .*q_proj\.bias"),
-        (GPTQ, lambda t: t.update({"lm_head.qweight": torch.ones(8, 64)}), "does not read, first lm_head.qweight"),
+        (GPTQ, lambda t: t.update({f"{Q}.bias": torch.ones(64)}), r"llama does not read: 1, first .*q_proj\.bias"),
+        (GPTQ, lambda t: t.update({"lm_head.qweight": torch.ones(8, 64)}), "does not read: 1, first lm_head.qweight"),
     ],
 )
 def test_tensors_of_packed_modules(
@@ -300,7 +300,7 @@ def test_scales_of_activations_without_a_word_about_them(packed: Callable[[str],
     folder = packed(CT)
     edit = load_file(folder / "model.safetensors") | {"model.layers.0.self_attn.q_proj.input_scale": torch.ones(1)}
     save_file(edit, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"1 tensors are there that llama does not read, first .*input_scale"):
+    with pytest.raises(UserError, match=r"tensors that llama does not read: 1, first .*input_scale"):
         open_checkpoint(folder)
 
 

@@ -193,7 +193,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a missing module": (
         lambda f: change(f, lambda t: t.pop(f"{UP}.weight")),
-        f"1 weights are missing, first {UP}.weight",
+        f"missing weights: 1, first {UP}.weight",
     ),
     "a truncated file": (
         lambda f: os.truncate(f / "model.safetensors", 5000),

@@ -124,7 +124,7 @@ def test_what_is_wrong_with_a_checkpoint_is_told(tmp_path: Path) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
     weights = load_file(folder / "model.safetensors")
     for broken, message in (
-        ({}, f"1 weights are missing, first {name}"),
+        ({}, f"missing weights: 1, first {name}"),
         ({name: torch.zeros(3, 3)}, r"has the shape \(3, 3\)"),
         ({name: torch.full((48, 32), torch.nan)}, "NaN"),
     ):
