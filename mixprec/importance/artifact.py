@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, RootModel
+from pydantic import Field, RootModel, model_validator
 from scipy.stats import rankdata, spearmanr
 
 from mixprec import artifacts, modules
@@ -22,8 +22,14 @@ TOP = 10
 class _Module(Shape):
     address: str
     label: str
-    layer: Annotated[int, Field(ge=0, le=1000)]
+    layer: Annotated[int, Field(ge=0, le=1000)] | None
     kind: str
+
+    @model_validator(mode="after")
+    def _linear_in_a_layer(self) -> _Module:
+        if self.layer is None and self.kind in modules.KINDS:
+            raise ValueError(f"layer: {self.address} is a linear module and needs one")
+        return self
 
 
 class _Stability(Shape):

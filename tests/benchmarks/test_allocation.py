@@ -129,7 +129,7 @@ def test_ranks_are_those_of_the_best_scorer_and_the_papers(allocation: ModuleTyp
             "scores_of": of,
             "metric": "kl",
             "spearman": spearman,
-            "spearman_ci": ci,
+            "spearman_ci_passages": ci,
         }
 
     rows = [row("fisher", "all", 0.8), row("importance", "all", 0.1), row("first_order", "all", None)]

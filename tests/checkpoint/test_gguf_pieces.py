@@ -73,7 +73,7 @@ def test_in_the_file(tmp_path: Path) -> None:
     pieces.tokenizer(False, 384, "<table>", "▁▁▁▁▁", "<image>").save_pretrained(tmp_path)
     config = AutoConfig.for_model("llama", vocab_size=383)
     writer = gguf.GGUFWriter(tmp_path / "out.gguf", "llama")
-    tokenizer.add(writer, tmp_path, config)
+    tokenizer.add(writer, tmp_path, config, ())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -23,7 +23,8 @@ def test_moments_are_those_of_float64(dtype: torch.dtype, weighted: bool) -> Non
     exact = inputs.double().flatten(0, 1)
     shares = torch.ones(800, dtype=torch.float64) if weights is None else weights.double().flatten()
     hessian = (exact * shares[:, None]).T @ exact / shares.sum()
-    assert (found.hessian - hessian).abs().max() < 1e-6 * hessian.abs().max()
+    # float32 sums of 800 products: how they are blocked, and so their last digits, differs between processors.
+    assert (found.hessian - hessian).abs().max() < 1e-5 * hessian.abs().max()
     torch.testing.assert_close(found.mean_abs.double(), (exact.abs().T @ shares) / shares.sum(), rtol=1e-5, atol=0)
     assert found.tokens == int((shares > 0).sum())
 
