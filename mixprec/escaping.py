@@ -28,9 +28,14 @@ def one_line(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
+def markdown_cell(text: str) -> str:
+    """Text in a table's cell of Markdown (CommonMark and GitHub's tables), on one line, read as it stands."""
+    return _MARKDOWN.sub(lambda found: "&lt;" if found[0] == "<" else f"\\{found[0]}", one_line(text))
+
+
 def markdown(text: str) -> str:
-    """Text in a line or a table's cell of Markdown (CommonMark and GitHub's tables), on one line, read as it stands."""
-    plain = _MARKDOWN.sub(lambda found: "&lt;" if found[0] == "<" else f"\\{found[0]}", one_line(text))
+    """Text in a line of Markdown, or at its beginning, where a cell's text needs less."""
+    plain = markdown_cell(text)
     return _BLOCK.sub(lambda found: found[0] + "\\" if found[0].isdigit() else f"\\{found[0]}", plain)
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mixprec.escaping import markdown
+from mixprec.escaping import markdown_cell
 from mixprec.report.compare import compressed
 from mixprec.report.formatting import (
     ABSENT,
@@ -208,12 +208,12 @@ def to_markdown(table: Table) -> str:
     if not table.rows:
         return ""
     titles = [f"{column.group}: {column.title}" if column.group else column.title for column in table.columns]
-    lines = [[markdown(title) for title in titles], ["--:" if column.numeric else ":--" for column in table.columns]]
+    lines = [[markdown_cell(title) for title in titles], ["--:" if column.numeric else ":--" for column in table.columns]]
     for row in table.rows:
         lines.append([_markdown_cell(cell) for cell in row])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text, note = markdown(cell.text), markdown(cell.note)
+    text, note = markdown_cell(cell.text), markdown_cell(cell.note)
     return (f"**{text}**" if cell.strong else text) + (f" {note}" if note else "")
