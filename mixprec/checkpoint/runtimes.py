@@ -72,7 +72,10 @@ _AVX512 = "a CPU with AVX-512, and float16 or bfloat16: vLLM's 4-bit kernel is i
 #: (runtime, first version, checkpoint format, on a GPU) -> what it loads; the newest version that fits counts.
 _LOADERS: Final[dict[tuple[str, tuple[int, ...], str, bool], Loader]] = {
     ("vllm", (0, 32), "compressed-tensors", True): Loader(
-        fused=True, capability=75, needs="humming, for bits other than 4 and 8, zero points in 8 bits, other groups"
+        fused=True,
+        capability=75,
+        needs="humming where a module has bits other than 4 and 8, 8 bits with zero points, or groups other than 32, 64 "
+        "and 128",
     ),
     ("vllm", (0, 32), "compressed-tensors", False): Loader(
         frozenset({4}), frozenset({4}), multiple=32, fused=True, needs=_AVX512

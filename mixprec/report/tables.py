@@ -208,7 +208,10 @@ def to_markdown(table: Table) -> str:
     if not table.rows:
         return ""
     titles = [f"{column.group}: {column.title}" if column.group else column.title for column in table.columns]
-    lines = [[markdown_cell(title) for title in titles], ["--:" if column.numeric else ":--" for column in table.columns]]
+    lines = [
+        [markdown_cell(title) for title in titles],
+        ["--:" if column.numeric else ":--" for column in table.columns],
+    ]
     for row in table.rows:
         lines.append([_markdown_cell(cell) for cell in row])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
