@@ -10,6 +10,7 @@ import gguf
 from tokenizers import decoders, pre_tokenizers
 from transformers import AutoTokenizer
 
+from mixprec.encoding import Encoder
 from mixprec.errors import UserError
 
 #: Ways to split text for which llama.cpp keeps pieces that are tokens, whatever the merges, and puts BOS in front
@@ -69,7 +70,7 @@ def save(tokenizer: Any, folder: Path, path: Path) -> None:
 def _tokens(tokenizer: Any) -> list[int] | None:
     """Ids of a text that tokenizers of different kinds read differently; None where one can't read it."""
     try:
-        return list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
+        return Encoder(tokenizer, rows=len(tokenizer)).piece(_PROBE).ids
     except Exception:  # of the tokenizers package, for characters that no token has
         return None
 
