@@ -74,8 +74,8 @@ _LOADERS: Final[dict[tuple[str, tuple[int, ...], str, bool], Loader]] = {
     ("vllm", (0, 32), "compressed-tensors", True): Loader(
         fused=True,
         capability=75,
-        needs="humming where a module has bits other than 4 and 8, 8 bits with zero points, or groups other than 32, 64 "
-        "and 128",
+        needs="humming where a module has bits other than 4 and 8, 8 bits with zero points, or groups other than "
+        "32, 64 and 128",
     ),
     ("vllm", (0, 32), "compressed-tensors", False): Loader(
         frozenset({4}), frozenset({4}), multiple=32, fused=True, needs=_AVX512
