@@ -165,7 +165,7 @@ class _Behaviour(Shape):
 
 class _Mean(Shape):
     mean: Number | None
-    ci: Pair | None = None
+    ci: Pair | None
 
 
 class _Cell(Shape):
