@@ -6,10 +6,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from mixprec import artifacts
 from mixprec.checkpoint.target import write_json
 from mixprec.errors import UserError
 from mixprec.modelfiles import CARD, README
+from mixprec.shapes import Count, Shape, check
+
+
+class _File(Shape):
+    sha256: str
+    bytes: Count
+
+
+class _Line(Shape):
+    format: str
+    sparsity: str | None = None
+
+
+class _Plan(Shape):
+    modules: dict[str, _Line] = Field(default_factory=dict)
+
+
+class _Card(Shape):
+    files: dict[str, _File] | None = None
+    plan: _Plan = _Plan()
 
 
 def digests(folder: Path) -> dict[str, dict[str, Any]]:
@@ -28,14 +50,14 @@ def digests(folder: Path) -> dict[str, dict[str, Any]]:
 def card_of(folder: Path) -> dict[str, Any]:
     """What mixprec.json says; empty where there is none.
 
-    Raises UserError where it is broken.
+    Raises UserError where it is broken, or what is read of it has another shape.
     """
     if not (folder / CARD).is_file():
         return {}
     card = artifacts.read_json(folder / CARD)
-    if not isinstance(card, dict) or not all(isinstance(card.get(key, {}), dict) for key in ("files", "plan")):
+    if not isinstance(card, dict):
         raise UserError(f"{folder / CARD}: was not written by mixprec, or damaged; make the checkpoint again")
-    return card
+    return check(card, folder / CARD, _Card)
 
 
 def verify(folder: Path) -> bool:
