@@ -504,6 +504,8 @@ def load_encoder(model_id: str, revision: str | None = None, rows: int | None = 
         if lacking is not None:
             raise UserError(f"model.id: {model_id}: {lacking}") from None
         raise UserError(f"model.id: {model_id}: can't be loaded from {where} ({_first_line(problem)})") from None
+    if isinstance(tokenizer.model_max_length, bool) or not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(f"model.id: {model_id}: tokenizer_config.json: model_max_length is no number")
     if not tokenizer.is_fast:
         raise UserError(
             f"model.id: {model_id}: its tokenizer gives no character offsets; "

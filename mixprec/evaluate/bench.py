@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixprec import artifacts, thinking
+from mixprec.errors import UserError
 from mixprec.evaluate import accuracy, compute, diagnosis
 from mixprec.evaluate.accuracy import Sample
 from mixprec.evaluate.benchmarks import Question, Retrieval, digest, find, is_papers, load
@@ -209,6 +210,14 @@ def _compute(
     }
 
 
+def _of_questions(entry: Mapping[str, Any], name: str, metric: str) -> dict[str, Any]:
+    """Question -> what a metric gave it. Raises UserError where a result doesn't say it."""
+    rows = entry.get("per_question") or {}
+    if not rows or any(metric not in each for each in rows.values()):
+        raise UserError(f"benchmarks.{name}.per_question: lacks {metric} of a question; run the benchmark again")
+    return {key: each[metric] for key, each in rows.items()}
+
+
 def differences(baseline: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Benchmark -> metric -> paired difference of a result to the baseline's, where both had the same questions."""
     found: dict[str, Any] = {}
@@ -217,10 +226,7 @@ def differences(baseline: Mapping[str, Any], other: Mapping[str, Any]) -> dict[s
         if base is None or base["rows"] != entry["rows"]:
             continue
         found[name] = {
-            metric: accuracy.difference(
-                {key: each[metric] for key, each in entry["per_question"].items()},
-                {key: each[metric] for key, each in base["per_question"].items()},
-            )
+            metric: accuracy.difference(_of_questions(entry, name, metric), _of_questions(base, name, metric))
             for metric in ("accuracy", "em", "f1")
             if metric in entry
         }

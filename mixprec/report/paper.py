@@ -174,7 +174,7 @@ def _lengths(share: float) -> Callable[[Sequence[Result], Sequence[str]], tuple[
 
 def _part(result: Result, name: str, metric: str, share: float) -> Mapping[str, Any] | None:
     entry = result["benchmarks"].get(name)
-    return entry["compute"]["shares"][str(share)].get(metric) if entry else None
+    return entry["compute"]["shares"].get(str(share), {}).get(metric) if entry else None
 
 
 def _pair(entry: Mapping[str, Any] | None) -> list[Cell]:

@@ -62,6 +62,12 @@ class _Lengths(Shape):
     long_ci: Pair | None
     n: Count
 
+    @model_validator(mode="after")
+    def _all_or_none(self) -> _Lengths:
+        if len({part is None for part in (self.short, self.long, self.ratio, self.short_ci, self.long_ci)}) > 1:
+            raise ValueError("short, long, ratio and their intervals are all numbers, or all null")
+        return self
+
 
 class _Compute(Shape):
     shares: dict[str, dict[str, _Lengths]]
