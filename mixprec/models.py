@@ -198,10 +198,7 @@ def _of_header(path: Path, model_id: str) -> PretrainedConfig:
     file = parts.files_of(path)[0]
     with _quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
         try:
-            reader = gguf.GGUFReader(file)
-            config = config_in(path, reader)
-            check_tensors(path, reader, config)
-            check_rope(path, reader, config)
+            reader, config = _checked(path, file)
         except UserError:
             raise
         except Exception as problem:  # a damaged file breaks the reader in many ways
@@ -209,6 +206,15 @@ def _of_header(path: Path, model_id: str) -> PretrainedConfig:
     config.tie_word_embeddings = "output.weight" not in {tensor.name for tensor in reader.tensors}
     config.dtype = torch.float16
     return config
+
+
+def _checked(path: Path, first: Path) -> tuple[Any, PretrainedConfig]:
+    """The reader of a GGUF model, whose first part is ``first``, and its configuration, once both fit."""
+    reader = gguf.GGUFReader(first)
+    config = config_in(path, reader)
+    check_tensors(path, reader, config)
+    check_rope(path, reader, config)
+    return reader, config
 
 
 def _from_gguf(path: Path, name: str) -> Path:
@@ -239,9 +245,7 @@ _CHECKSUMS = ".checksums"
 
 
 def _is_converted(target: Path) -> bool:
-    """Whether a conversion is in the cache, byte for byte as it was written where it has checksums."""
-    if not (target / _CHECKSUMS).is_file():
-        return target.is_dir()  # of an earlier mixprec
+    """Whether a conversion is in the cache, byte for byte as it was written."""
     try:
         known = artifacts.read_object(target / _CHECKSUMS)
         return all(artifacts.sha256_file(target / name) == digest for name, digest in known.items())
@@ -257,10 +261,7 @@ def _convert(path: Path, first: Path, target: Path) -> None:
     # The GGUF reader's own bar listens to no setting of transformers.
     with publish as folder, _quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
         try:
-            reader = gguf.GGUFReader(first)
-            config = config_in(path, reader)
-            check_tensors(path, reader, config)
-            check_rope(path, reader, config)
+            reader, config = _checked(path, first)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
             tokenizer_in.complete(tokenizer, reader, path)
             model = AutoModelForCausalLM.from_pretrained(
@@ -328,9 +329,8 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
             raise UserError(f"{problem}; known without the hub: {', '.join(shapes)}") from None
         try:
             if Path(where).is_dir():
-                artifacts.read_object(
-                    Path(where) / "config.json", finite=False
-                )  # says what is wrong, and in which line
+                # Says what is wrong, and in which line.
+                artifacts.read_object(Path(where) / "config.json", finite=False)
             with _quiet():
                 config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
         except UserError as problem:
