@@ -20,6 +20,11 @@ class UserError(Exception):
     """Bad input: the message names file, key, value and remedy. Exit code 2, no stack trace."""
 
 
+def reason(problem: BaseException) -> str:
+    """The first line of what another package says; its kind where it says nothing."""
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
+
+
 _REFUSED = "can't be {done} ({reason}); {remedy}"
 #: What operating systems refuse to do with files for reasons that the user can mend, by error number.
 _FILE_PROBLEMS = {

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
-from mixprec.errors import UserError
+from mixprec.errors import UserError, reason
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _INSTALL = "pip install 'mixprec[hub]'"
@@ -37,15 +37,14 @@ def forget() -> None:
 @functools.cache
 def _found(repository: str, name: str) -> str:
     try:
-        reason, found = "the hub names no commit", HfApi().model_info(repository, revision=name, timeout=20).sha
+        why, found = "the hub names no commit", HfApi().model_info(repository, revision=name, timeout=20).sha
     except (RepositoryNotFoundError, RevisionNotFoundError) as problem:
-        reason = type(problem).__name__
         raise UserError(
-            f"revision {name}: the hub has none that you may read ({reason}); check both names, or log "
+            f"revision {name}: the hub has none that you may read ({type(problem).__name__}); check both names, or log "
             "in (hf auth login)"
         ) from None
     except Exception as problem:  # offline, no network, a server in trouble: of many kinds
-        reason, found = (str(problem).strip() or type(problem).__name__).splitlines()[0], None
+        why, found = reason(problem), None
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
     fetched = folder / "refs" / name
     if found is None and fetched.is_file():
@@ -53,7 +52,7 @@ def _found(repository: str, name: str) -> str:
     if found is None:
         raise UserError(
             f"revision {name}: not in the hub's cache on this machine, and the hub can't be asked "
-            f"({reason}); check the name and the network, or give a local folder"
+            f"({why}); check the name and the network, or give a local folder"
         )
     return found
 

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from mixprec.checkpoint.integrity import verify
-from mixprec.errors import UserError
+from mixprec.errors import UserError, reason
 
 
 def push(folder: Path, repository: str, api: Any = None) -> str:
@@ -24,7 +24,6 @@ def push(folder: Path, repository: str, api: Any = None) -> str:
         chosen.create_repo(repository, private=True, exist_ok=True)
         commit = chosen.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Written by mixprec")
     except Exception as problem:  # the hub raises many kinds: no token, no right, no network
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         remedy = "check the token (hf auth login) and the network"
-        raise UserError(f"--push-to-hub: {repository}: {reason}; {remedy}") from None
+        raise UserError(f"--push-to-hub: {repository}: {reason(problem)}; {remedy}") from None
     return str(getattr(commit, "commit_url", repository))

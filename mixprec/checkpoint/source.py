@@ -16,7 +16,7 @@ from mixprec import artifacts, modelfiles, models
 from mixprec.checkpoint import kinds
 from mixprec.checkpoint.complete import EMBEDDING_WEIGHT, HEAD_WEIGHT
 from mixprec.checkpoint.gguf import parts
-from mixprec.errors import UserError
+from mixprec.errors import UserError, reason
 from mixprec.modelfiles import INDEX, README, SIDE_FILES
 
 SINGLE = "model.safetensors"
@@ -84,9 +84,8 @@ def fetch(model_id: str, revision: str | None = None) -> Path:
     try:
         folder = Path(snapshot_download(where, revision=commit, allow_patterns=[*_WEIGHTS, *SIDE_FILES, README]))
     except Exception as problem:  # the hub raises many kinds; all mean that there is no checkpoint
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         raise UserError(
-            f"model.id: {model_id}: can't be fetched from the hub ({reason}); "
+            f"model.id: {model_id}: can't be fetched from the hub ({reason(problem)}); "
             "check the name and the network, or give a local folder"
         ) from None
     lacking = None if kinds.has_weights(folder) else f"no {SINGLE} in this repository; other weights are not read"

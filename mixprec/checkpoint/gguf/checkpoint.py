@@ -17,7 +17,7 @@ from mixprec.checkpoint.gguf.complete import check_rope, check_tensors, config_i
 from mixprec.checkpoint.gguf.reader import GgufTensor, open_gguf
 from mixprec.checkpoint.reader import Checkpoint, Layout
 from mixprec.checkpoint.shards import CONFIG
-from mixprec.errors import UserError
+from mixprec.errors import UserError, reason
 from mixprec.modules import LinearModule
 from mixprec.numerics.formats import GGML, KEEP, GgmlFormat
 from mixprec.numerics.groupwise import Quantized
@@ -106,5 +106,4 @@ def _config(file: Path, reader: Any) -> PretrainedConfig:
     except UserError:
         raise
     except Exception as problem:  # transformers raises many kinds
-        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise UserError(f"{file}: transformers can't read its metadata ({first})") from None
+        raise UserError(f"{file}: transformers can't read its metadata ({reason(problem)})") from None

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import gguf
 
-from mixprec.errors import UserError
+from mixprec.errors import UserError, reason
 
 _MAGIC: Final = b"GGUF"
 _PART: Final = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE)
@@ -106,8 +106,7 @@ def _read_one(path: Path) -> Any:
     try:
         return _Reader(path)
     except Exception as problem:  # damage shows in many ways
-        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise UserError(f"{path}: truncated or damaged GGUF file ({first}); make or fetch it again") from None
+        raise UserError(f"{path}: truncated or damaged GGUF file ({reason(problem)}); make or fetch it again") from None
 
 
 def _number(reader: Any, key: str, default: int) -> int:

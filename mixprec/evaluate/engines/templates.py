@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from mixprec import models
-from mixprec.errors import UserError
+from mixprec.errors import UserError, reason
 
 
 def templated(tokenizer: Any, prompt: str) -> str:
@@ -21,8 +21,7 @@ def templated(tokenizer: Any, prompt: str) -> str:
     try:
         return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
     except Exception as problem:  # a template is a program, and fails in as many ways
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise UserError(f"the tokenizer's chat template can't be filled in ({reason})") from None
+        raise UserError(f"the tokenizer's chat template can't be filled in ({reason(problem)})") from None
 
 
 def require(model: str, revision: str | None, asked: str, instead: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mixprec import artifacts, parsing
-from mixprec.errors import UserError
+from mixprec.errors import UserError, reason
 from mixprec.evaluate.outputs.formats import FORMATS, PLAIN, plain_keys
 from mixprec.evaluate.outputs.rows import Output, Row
 
@@ -124,8 +124,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = library.read_table(path).to_pylist()
     except Exception as problem:  # pyarrow raises its own kinds for broken files
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]
-        raise UserError(f"{path}: can't be read as parquet ({reason})") from None
+        raise UserError(f"{path}: can't be read as parquet ({reason(problem)[:200]})") from None
     return rows
 
 
