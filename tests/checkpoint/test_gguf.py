@@ -20,7 +20,7 @@ from tiny import TEXT
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 from typer.testing import CliRunner
 
-from mixprec import artifacts, models, modules
+from mixprec import artifacts, conversion, models, modules
 from mixprec.checkpoint import compare
 from mixprec.checkpoint.base import CheckpointFormat, check_plan
 from mixprec.checkpoint.convert import convert
@@ -452,7 +452,7 @@ def test_a_file_on_its_own_is_the_same_model(tmp_path: Path, monkeypatch: pytest
     source = write(tmp_path / "source", name)
     packed = made(source, {"default": "q8_0", "method": "ggml"}, tmp_path / "gguf")
     alone = Path(shutil.copy(packed / FILE, tmp_path / "alone.gguf"))
-    with models.without_converting():
+    with conversion.without_converting():
         header = models.load_config(str(alone))
     original, converted = (models.load(str(path)).model for path in (packed, alone))
     for key in ("rope_parameters", "head_dim", "query_pre_attn_scalar"):
