@@ -24,6 +24,9 @@ BLANK = "0" * 64
 _SEAL = re.compile(rb'"mixprec_sha256":"([0-9a-f]{64})"')
 _CHUNK = 1 << 20
 
+#: Where a file lies on the disk, its size and its times.
+State = tuple[int, int, int, int, int]
+
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
     """``data``, which JSON can hold, and its seal.
@@ -53,9 +56,20 @@ def _of(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def state(path: Path) -> State:
+    """All that the file system knows of a file's content; not the name, so that a finished folder may get its own.
+
+    What was read of a file is known as long as this stays the same. Raises OSError as ``Path.stat``.
+    """
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def seal_tensors(path: Path) -> None:
     """Write the seal of a safetensors file over the BLANK under KEY of its metadata."""
-    digest, _, where = _digest(path) or (BLANK, BLANK, 0)
+    found = _digest(path)
+    assert found is not None, f"{path} has no place for a seal"
+    digest, _, where = found
     with path.open("rb+") as file:
         file.seek(where)
         file.write(digest.encode())
@@ -63,8 +77,7 @@ def seal_tensors(path: Path) -> None:
 
 def check_tensors(path: Path) -> None:
     """Raises UserError where a safetensors file isn't what was sealed; reads a file that stays as it is once."""
-    found = path.stat()
-    if not _intact(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns):
+    if not _intact(path, state(path)):
         raise UserError(
             f"{path}: its values are not those that were written; make it anew (remove it, and run the command that "
             "made it)"
@@ -72,7 +85,7 @@ def check_tensors(path: Path) -> None:
 
 
 @functools.lru_cache(maxsize=65_536)
-def _intact(path: Path, *state: int) -> bool:
+def _intact(path: Path, _: State) -> bool:
     found = _digest(path)
     return found is None or found[0] == found[1]
 

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import PretrainedConfig
 
-from mixprec import artifacts, modelfiles, models
+from mixprec import artifacts, modelfiles, models, seals
 from mixprec.checkpoint import kinds
 from mixprec.checkpoint.complete import EMBEDDING_WEIGHT, HEAD_WEIGHT
 from mixprec.checkpoint.gguf import parts
@@ -184,14 +184,13 @@ def tied(folder: Path, config: PretrainedConfig) -> bool:
     one, other = (found.get(name) for name in (EMBEDDING_WEIGHT, HEAD_WEIGHT))
     if one is None or other is None:
         return bool(config.tie_word_embeddings)
-    states = [(folder / info.shard).stat() for info in (one, other)]
-    changed = tuple(number for state in states for number in (state.st_ino, state.st_size, state.st_mtime_ns))
-    return (one.dtype, one.shape) == (other.dtype, other.shape) and _equal(folder, one.shard, other.shard, changed)
+    states = tuple(seals.state(folder / info.shard) for info in (one, other))
+    return (one.dtype, one.shape) == (other.dtype, other.shape) and _equal(folder, one.shard, other.shard, states)
 
 
 @functools.lru_cache
-def _equal(folder: Path, one: str, other: str, changed: tuple[int, ...]) -> bool:
-    """Embedding and head in two shards, bit by bit; ``changed``: what tells that a shard is another."""
+def _equal(folder: Path, one: str, other: str, _: tuple[seals.State, ...]) -> bool:
+    """Embedding and head in two shards, bit by bit."""
     with artifacts.open_tensors(folder / one) as first, artifacts.open_tensors(folder / other) as second:
         embedding, head = first.get_tensor(EMBEDDING_WEIGHT), second.get_tensor(HEAD_WEIGHT)
     return torch.equal(embedding.view(torch.uint8), head.view(torch.uint8))
