@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from mixprec.errors import UserError
 from mixprec.progress import PlainConsole
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from mixprec.calibration.data import Calibration
+    from mixprec.modules import Inventory
+    from mixprec.plan.schema import Plan
 
 # Heavy imports (torch, transformers) stay inside the verbs, so that --help and mistakes answer at once.
 
@@ -74,6 +79,21 @@ def checked(kind: Any, verb: str, **values: Any) -> Any:
         return kind.model_validate(values)
     except ValidationError as problem:
         raise from_pydantic(problem, f"mixprec {verb}", kind) from None
+
+
+def read_plan(
+    file: Path, model: str | None = None, revision: str | None = None
+) -> tuple[Plan, PretrainedConfig, Inventory]:
+    """A plan.json, with configuration and modules of its model, which lies at ``model`` or where the plan says."""
+    from mixprec import artifacts, models, modules
+    from mixprec.plan.schema import load_plan
+
+    data = artifacts.read_json(file)
+    if not isinstance(data, dict) or not isinstance(data.get("model"), str):
+        raise UserError(f"{file}: key 'model' is missing; is this a plan.json, from 'mixprec plan'?")
+    config = models.load_config(model or data["model"], revision)
+    inventory = modules.inventory(config)
+    return load_plan(file, inventory), config, inventory
 
 
 def calibrated(

@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from mixprec.cli.base import BaseModel, app, epilog, out
+from mixprec.cli.base import BaseModel, app, epilog, out, read_plan
 from mixprec.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,18 +83,13 @@ def check(
 
 def _plans(what: str, variant: str | None) -> tuple[dict[str, Plan], Any, Any, str]:
     """Name -> plan; configuration, inventory, and the checkpoint format that is meant."""
-    from mixprec import artifacts, models, modules
+    from mixprec import models, modules
     from mixprec import recipe as recipes
     from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
-    from mixprec.plan.schema import load_plan
 
     if Path(what).suffix == ".json":
-        data = artifacts.read_json(Path(what))
-        if not isinstance(data, dict) or not isinstance(data.get("model"), str):
-            raise UserError(f"{what}: key 'model' is missing; is this a plan.json, from 'mixprec plan'?")
-        config = models.load_config(data["model"])
-        inventory = modules.inventory(config)
-        return {what: load_plan(Path(what), inventory)}, config, inventory, "compressed-tensors"
+        made, config, inventory = read_plan(Path(what))
+        return {what: made}, config, inventory, "compressed-tensors"
     chosen = recipes.load(recipes.find(what))
     config = models.load_config(chosen.model.id, chosen.model.revision)
     inventory = modules.inventory(config)

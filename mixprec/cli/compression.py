@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from mixprec.cli.base import BaseModel, Device, Dtype, SpanRule, app, calibrated, checked, epilog, out
-from mixprec.errors import UserError
+from mixprec.cli.base import BaseModel, Device, Dtype, SpanRule, app, calibrated, checked, epilog, out, read_plan
 
 if TYPE_CHECKING:
     from mixprec.compress.module import ModuleReport
@@ -48,23 +47,18 @@ def compress(
 
     A killed run goes on with the first block that is missing.
     """
-    from mixprec import artifacts, models, modules
+    from mixprec import models
     from mixprec.checkpoint import hub
     from mixprec.checkpoint.formats import checkpoint_format
     from mixprec.compress import stream
     from mixprec.compress.options import SolveOptions
-    from mixprec.plan.schema import NEEDS_HESSIAN, load_plan
+    from mixprec.plan.schema import NEEDS_HESSIAN
     from mixprec.progress import bar
 
     models.check_float64(device, "compress")
     form = checkpoint_format(format)
-    plan_data = artifacts.read_json(plan_file)
-    if not isinstance(plan_data, dict) or not isinstance(plan_data.get("model"), str):
-        raise UserError(f"{plan_file}: key 'model' is missing; is this a plan.json, from 'mixprec plan'?")
-    where = model or plan_data["model"]
-    config = models.load_config(where, revision)
-    inventory = modules.inventory(config)
-    made = load_plan(plan_file, inventory)
+    made, _, _ = read_plan(plan_file, model, revision)
+    where = model or made.model
     given = {"damping": damping} if damping is not None else {}
     options = checked(SolveOptions, "compress", act_order=act_order, **given)
     calibration = None
@@ -181,12 +175,17 @@ def evaluate(
     result = metrics.evaluate_all(on_traces, on_text, found, notes)
     if to:
         artifacts.write_json(to, result)
-    table = Table("tokens of", "n", "perplexity", "KL mean", "KL median", "KL p99", "top-1", title=checkpoint)
+    out.print(_fidelity(result, checkpoint))
+    if skipped:
+        out.print(f"skipped: {dict(sorted(skipped.items()))}")
+
+
+def _fidelity(result: Mapping[str, Any], title: str) -> Table:
+    """How close the model is to its original, by what the tokens belong to."""
+    table = Table("tokens of", "n", "perplexity", "KL mean", "KL median", "KL p99", "top-1", title=title)
     rows = {"traces": result["traces"], "text": result["text"], **(result["behaviours"] or {})}
     for name, row in rows.items():
         if row:
             values = (row[key] for key in ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1_agreement"))
             table.add_row(name, str(row["tokens"]), *(f"{value:.4g}" for value in values))
-    out.print(table)
-    if skipped:
-        out.print(f"skipped: {dict(sorted(skipped.items()))}")
+    return table

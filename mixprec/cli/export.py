@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mixprec.cli.base import Device, Dtype, Model, app, calibrated, epilog, out
+from mixprec.cli.base import Device, Dtype, Model, app, calibrated, epilog, out, read_plan
 from mixprec.errors import UserError
 
 
@@ -39,15 +39,10 @@ def export_plan(
     revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
 ) -> None:
     """Write a plan in another quantizer's own syntax."""
-    from mixprec import artifacts, models, modules
+    from mixprec import artifacts
     from mixprec.export import TARGETS
-    from mixprec.plan.schema import load_plan
 
-    data = artifacts.read_json(plan_file)
-    if not isinstance(data, dict) or not isinstance(data.get("model"), str):
-        raise UserError(f"{plan_file}: key 'model' is missing; is this a plan.json, from 'mixprec plan'?")
-    inventory = modules.inventory(models.load_config(model or data["model"], revision))
-    made = load_plan(plan_file, inventory)
+    made, _, inventory = read_plan(plan_file, model, revision)
     try:
         text = TARGETS[to](made, inventory, method or made.method)
     except UserError as problem:
