@@ -41,8 +41,7 @@ def test_yaml_that_we_write_is_read_back_by_us_and_by_yaml_1_1(data: Any) -> Non
 @given(PLAIN)
 def test_json_is_yaml(data: Any) -> None:
     text = json.dumps({"data": data})
-    if "1e" not in text.replace("e+", "e").replace("E", "e"):
-        assert parse_yaml(text) == {"data": data}
+    assert parse_yaml(text) == {"data": data}
 
 
 @pytest.mark.parametrize(

@@ -166,17 +166,18 @@ class Recipe(Part):
     @property
     def methods(self) -> set[Method]:
         """The methods that the plans, and what single modules are solved for, name."""
+        return self._planned | {treatment.method for treatment in self.candidates().values()}
+
+    @property
+    def _planned(self) -> set[Method]:
         variants = self.all_variants.values()
         named = {rule.method for variant in variants for rule in variant.plan.rules if rule.method}
-        solved = {treatment.method for treatment in self.candidates().values()}
-        return named | solved | {variant.plan.method or self.compress.method for variant in variants}
+        return named | {variant.plan.method or self.compress.method for variant in variants}
 
     def _calibrated(self) -> list[str]:
         """Methods in the plans, and engines, that need calibration data."""
-        variants = self.all_variants.values()
-        named = {rule.method for variant in variants for rule in variant.plan.rules if rule.method}
-        methods = (named | {variant.plan.method or self.compress.method for variant in variants}) & NEEDS_INPUTS
-        engines = {self.engine_of(variant) for variant in variants} & {"autoround"}
+        engines = {self.engine_of(variant) for variant in self.all_variants.values()} & {"autoround"}
+        methods = self._planned & NEEDS_INPUTS
         return [*(f"method {method}" for method in sorted(methods)), *(f"engine {engine}" for engine in engines)]
 
     def engine_of(self, variant: Variant) -> Engine:

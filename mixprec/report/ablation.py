@@ -34,6 +34,6 @@ def render_ablation(result: Mapping[str, Any]) -> str:
         reading=reading(result),
         validity=validity_table(result, ("kl",)),
         others=validity_table(result, ("disagreement", "nll_increase")),
-        cells=cells_table(result),
+        cells=cells_table(result, listed=40),
         tokens={words(target): integer(round(count)) for target, count in result["tokens"].items()},
     )

@@ -151,10 +151,10 @@ def shift_grids(shift: Mapping[str, Any], kind: Kind) -> Grids:
 def arrange(measure: Measure, modules: Sequence[Mapping[str, Any]], columns: Iterable[Values]) -> Grids:
     """Put every module's value into its cell; ranks count from 1, ties in the order of the modules."""
     kinds = list(dict.fromkeys(module["kind"] for module in modules))
-    layers = max((max(module["layer"] or 1, 1) for module in modules), default=0)
-    # What belongs to no layer (layer 0: embeddings, head) is alone in its row: its cell is the first.
-    cells = [(kinds.index(module["kind"]), max(module["layer"] or 1, 1) - 1) for module in modules]
-    rows, places = np.array([c[0] for c in cells], int), np.array([c[1] for c in cells], int)
+    # What belongs to no layer (embeddings, head: 0 or none) is alone in its row: its cell is the first.
+    places = np.array([(module["layer"] or 1) - 1 for module in modules], int)
+    rows = np.array([kinds.index(module["kind"]) for module in modules], int)
+    layers = int(places.max(initial=-1)) + 1
 
     def grid(values: Any, empty: Any, dtype: Any) -> np.ndarray:
         filled = np.full((len(kinds), layers), empty, dtype=dtype)

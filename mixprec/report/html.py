@@ -33,16 +33,13 @@ from mixprec.report.validity import cells_table, ranking_table, reading, scatter
 #: What a page may ask of an importance artifact that doesn't say.
 _IMPORTANCE = {"preset": "", "compared_preset": "", "cut_traces": 0, "resamples": 0}
 
-#: Cells of an ablation that the report lists.
-_CELLS = 10
-
 
 def write_report(run: Path) -> Path:
     """Write report.html, importance.png and .svg, and variants.png into a run's folder; gives the page.
 
     Reads summary.json, importance/importance.json and recipe.yaml where they are, and the ablation that summary.json
-    names. The same inputs give
-    the same bytes. A picture that this run has no numbers for is removed: none of an earlier run stays.
+    names. The same inputs give the same bytes. A picture that this run has no numbers for is removed: none of an
+    earlier run stays.
 
     Raises UserError where an input is missing, broken or of another schema version, or the disk is full.
     """
@@ -112,7 +109,7 @@ def _ablation(result: Mapping[str, Any]) -> dict[str, Any]:
     """What the report shows of an ablation; its own page has the rest."""
     return {
         "method": result["method"],
-        "cells": cells_table(result, _CELLS),
+        "cells": cells_table(result),
         "ranking": ranking_table(result),
         "reading": reading(result),
         "figure": _both_themes(scatter, result),

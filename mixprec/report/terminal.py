@@ -20,8 +20,6 @@ from mixprec.report.validity import cells_table, ranking_table, reading
 
 #: Blanks between two columns.
 _GAP = 2
-#: Cells of an ablation that are listed.
-_CELLS = 10
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
@@ -41,7 +39,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
 
 def print_ablation(result: Mapping[str, Any], console: Console) -> None:
     """Print what sets of modules cost and how well each scorer had predicted it, of a loaded ablation.json."""
-    console.print(rich_table(cells_table(result, _CELLS), "Largest damage"))
+    console.print(rich_table(cells_table(result), "Largest damage"))
     if result["validity"]:
         console.print()
         console.print(rich_table(ranking_table(result), "Predicted against measured KL"))

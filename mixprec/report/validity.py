@@ -15,8 +15,6 @@ from mixprec.report.formatting import ABSENT, integer, interval, percent, scorer
 from mixprec.report.style import LIGHT, Theme, rc
 from mixprec.report.tables import Cell, Column, Table
 
-#: Cells that are listed, those with the largest KL.
-_LISTED = 40
 _TOP = "top10_overlap"
 
 
@@ -86,7 +84,7 @@ def _best_first(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(result["validity"], key=_order)
 
 
-def cells_table(result: Mapping[str, Any], listed: int = _LISTED) -> Table:
+def cells_table(result: Mapping[str, Any], listed: int = 10) -> Table:
     """The ``listed`` cells with the largest KL, with all metrics over all tokens, and KL per behaviour."""
     behaviours = [target for target in result["tokens"] if target != "all"]
     columns = [Column("modules", numeric=False), Column("format", numeric=False), Column("KL")]
