@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from allocation import BUDGETS, CANDIDATES, PEERS, SCALES, SPARSITIES
 
-from mixprec import artifacts, models, modules, pipeline
+from mixprec import models, modules, pipeline
 from mixprec.calibration import data
 from mixprec.calibration.data import Calibration
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.checkpoint.source import fetch
 from mixprec.compress import spectra
+from mixprec.core import artifacts
 from mixprec.evaluate import fidelity, metrics, passages
 from mixprec.importance import artifact
 from mixprec.importance.attribute import attribute

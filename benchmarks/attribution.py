@@ -147,7 +147,8 @@ def attribute(loaded: Any, trace: Any, preset: Any, most: int, path: Path) -> No
 def measure_time(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from mixprec import models, progress
+    from mixprec import models
+    from mixprec.core import progress
 
     progress.console.quiet = True
     torch.set_num_threads(1)
@@ -319,7 +320,8 @@ def measure_memory(arguments: argparse.Namespace) -> dict[str, Any]:
     import psutil
     import torch
 
-    from mixprec import models, progress
+    from mixprec import models
+    from mixprec.core import progress
     from mixprec.importance import attribute as stage
     from mixprec.traces import spans
 

@@ -22,10 +22,11 @@ from typing import Any
 import psutil
 import torch
 
-from mixprec import artifacts, models, modules
+from mixprec import models, modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.stream import compress
+from mixprec.core import artifacts
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import load_plan
 

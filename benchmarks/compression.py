@@ -122,9 +122,10 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         import torch
 
-        from mixprec import artifacts, models
+        from mixprec import models
         from mixprec.calibration import data
         from mixprec.calibration.spec import CalibrationSpec
+        from mixprec.core import artifacts
 
         torch.set_num_threads(arguments.threads)
         self.arguments = arguments
@@ -188,7 +189,8 @@ class Bench:
         import torch
         from large_checkpoint import SHAPE, write
 
-        from mixprec import artifacts, models
+        from mixprec import models
+        from mixprec.core import artifacts
 
         source, tokens = self.work / "large_source", self.work / "large.safetensors"
         write(source, LARGE_BLOCKS)

@@ -11,7 +11,7 @@ import json
 import time
 from pathlib import Path
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 
 
 def main() -> None:

@@ -125,7 +125,7 @@ def score(folder: Path, preset: str, alias: bool) -> tuple[Any, Any]:
 
 def columns(folder: Path) -> Iterator[tuple[str, slice]]:
     """Where each module's output lies in the statistics: in the artifact's order, as wide as its steering vectors."""
-    from mixprec import artifacts
+    from mixprec.core import artifacts
     from mixprec.importance import artifact
 
     made = artifact.load(folder / "importance.json")

@@ -15,10 +15,11 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from mixprec import artifacts, models
+from mixprec import models
 from mixprec.checkpoint.reader import open_original
 from mixprec.checkpoint.source import Source, check_computable, check_finite, fetch
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.modules import EMBEDDING, HEAD, NORM
 
 #: What lies outside the blocks.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 
 class Encoded(NamedTuple):

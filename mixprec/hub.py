@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
-from mixprec.errors import UserError, reason
+from mixprec.core.errors import UserError, reason
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _INSTALL = "pip install 'mixprec[hub]'"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mixprec import artifacts
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 
 #: What mixprec writes into a checkpoint: what it was made from.
 CARD = "mixprec.json"

@@ -25,14 +25,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mixprec import artifacts, conversion, hub, modelfiles, modules
+from mixprec import conversion, hub, modelfiles, modules
 from mixprec.checkpoint import kinds
 from mixprec.checkpoint.complete import expected
 from mixprec.checkpoint.gguf import parts
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
+from mixprec.core.progress import console
+from mixprec.core.upstream import first_line, quiet
 from mixprec.encoding import Encoder, declared_bos
-from mixprec.errors import UserError
-from mixprec.progress import console
-from mixprec.upstream import first_line, quiet
 
 if TYPE_CHECKING:
     from mixprec.checkpoint.reader import Checkpoint

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 #: Linear modules of one decoder block in the order of the paper's heatmap rows: kind -> path within the block.
 KINDS = {

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 #: ``closed``: a thinking ended, and what stands outside is the answer. ``open``: one began and never ended.
 State = Literal["closed", "open", "absent"]

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.traces.spans import ALL_BEHAVIOURS, AnnotatedTrace, load_spans
 
 

@@ -6,8 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from mixprec import artifacts
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.report.compare import verdict
 from mixprec.report.tables import to_markdown, variant_table
 

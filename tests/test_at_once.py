@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from mixprec import cli, locks, models, modules
+from mixprec import cli, models, modules
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress.stream import compress
+from mixprec.core import locks
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import load_plan, save_plan
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from mixprec import cli, pipeline, recipe
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "gptq": {"default": "w3g16"},

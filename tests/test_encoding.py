@@ -22,8 +22,8 @@ import mixprec
 from mixprec import encoding, models
 from mixprec.calibration import data, sources
 from mixprec.calibration.spec import CalibrationSpec
+from mixprec.core.errors import UserError
 from mixprec.encoding import Encoder, missing, windows
-from mixprec.errors import UserError
 from mixprec.evaluate import passages
 from mixprec.evaluate.engines.base import Request, Sampling
 from mixprec.evaluate.engines.transformers import TransformersEngine

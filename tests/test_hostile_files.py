@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import pytest
 import tiny
 
-from mixprec import artifacts, cli, models, modules, pipeline, recipe, seals
+from mixprec import cli, models, modules, pipeline, recipe
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.compress.stream import compress
+from mixprec.core import artifacts, seals
 from mixprec.plan import sensitivity
 from mixprec.plan.schema import ModulePlan, Plan
 

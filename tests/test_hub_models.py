@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from mixprec import hub, models
 from mixprec.calibration import data
 from mixprec.checkpoint.source import at_hand, fetch
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.importance import streaming
 from mixprec.pipeline.run import Run
 from mixprec.recipe import load

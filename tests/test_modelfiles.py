@@ -15,7 +15,7 @@ from mixprec.checkpoint import integrity, reader
 from mixprec.checkpoint.convert import convert
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress import stream
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.plan.rules import PlanSpec, build_plan
 
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}

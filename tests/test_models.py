@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import build, write_checkpoint
 
-from mixprec import artifacts, models, modules
-from mixprec.errors import UserError
+from mixprec import models, modules
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 
 
 def test_a_loaded_model_is_ready_for_inference(tiny_checkpoint: Path) -> None:

@@ -12,7 +12,7 @@ from tiny import SHAPE, build
 from transformers import AutoConfig
 
 from mixprec import models, modules
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 LAYERS = 12
 INVENTORY = modules.inventory(AutoConfig.for_model("llama", **{**SHAPE, "num_hidden_layers": LAYERS, "vocab_size": 64}))

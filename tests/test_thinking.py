@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixprec import thinking
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.thinking import TAGS, opening, parsed, parts, reasoning
 
 HARMONY = "<|start|>assistant<|channel|>final<|message|>"

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import artifacts
 from mixprec.calibration import sources
 from mixprec.calibration.diagnosis import diagnose, warn
 from mixprec.calibration.sources import Locate, Reading
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.calibration.windows import Stream, Window, apportion, counting, cut, looping, shuffled
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.encoding import Encoder
-from mixprec.errors import UserError
 
 
 class Calibration(NamedTuple):

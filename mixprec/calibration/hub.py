@@ -7,7 +7,7 @@ from typing import Any
 
 from mixprec import hub
 from mixprec.calibration.spec import HubSource
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 
 def rows(source: HubSource) -> list[str]:

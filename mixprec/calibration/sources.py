@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import artifacts
 from mixprec.calibration import hub
 from mixprec.calibration.spec import HELD_OUT, WHY_HELD_OUT, HubSource, TextSource, TraceSource
 from mixprec.calibration.windows import Stream, shuffled
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.encoding import Encoder, missing
-from mixprec.errors import UserError
 from mixprec.traces import cues, spans, store
 from mixprec.traces.spans import AnnotatedTrace, token_spans
 

@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from mixprec.checkpoint.source import Source
 from mixprec.checkpoint.target import CompressedModule
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory, LinearModule
 from mixprec.plan.schema import Plan
 

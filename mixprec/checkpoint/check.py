@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from mixprec.checkpoint import integers
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.runtimes import DEVICES, Loader, loader
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory, LinearModule, fused_groups
 from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, Format, GgmlFormat, Keep
 from mixprec.plan.schema import Method, ModulePlan, Plan

@@ -9,7 +9,7 @@ import torch
 
 from mixprec.checkpoint.reader import Checkpoint
 from mixprec.compress.module import relative_error
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 
 class Difference(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.modules import EMBEDDING, HEAD
 
 Shape = tuple[int, ...]

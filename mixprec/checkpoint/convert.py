@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mixprec import artifacts, locks
 from mixprec.checkpoint import modelcard
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.integrity import seal, verify
@@ -21,7 +20,8 @@ from mixprec.checkpoint.target import (
     check_target,
     write_side_files,
 )
-from mixprec.errors import UserError
+from mixprec.core import artifacts, locks
+from mixprec.core.errors import UserError
 from mixprec.modelfiles import README
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize

@@ -9,7 +9,7 @@ from mixprec.checkpoint.compressed_tensors import COMPRESSED_TENSORS
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.gguf.writer import gguf_format
 from mixprec.checkpoint.gptq import GPTQ
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.numerics.formats import GgmlFormat
 
 FormatName = Literal["dense", "compressed-tensors", "gptq", "gguf"]

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import HfApi
 
 from mixprec.checkpoint.integrity import verify
-from mixprec.errors import UserError, reason
+from mixprec.core.errors import UserError, reason
 
 
 def push(folder: Path, repository: str, api: Any = None) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import Field
 
-from mixprec import artifacts
 from mixprec.checkpoint.target import write_json
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
+from mixprec.core.shapes import Count, Shape, check
 from mixprec.modelfiles import CARD, README
-from mixprec.shapes import Count, Shape, check
 
 
 class _File(Shape):

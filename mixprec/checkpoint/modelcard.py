@@ -22,8 +22,8 @@ from mixprec.checkpoint import check
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.licences import front_matter, licence_of
 from mixprec.checkpoint.runtimes import RUNTIMES
-from mixprec.errors import UserError
-from mixprec.escaping import markdown, markdown_block, markdown_code
+from mixprec.core.errors import UserError
+from mixprec.core.escaping import markdown, markdown_block, markdown_code
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import CodebookFormat, Format
 from mixprec.plan import bits

@@ -12,7 +12,7 @@ import time
 
 import regex
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 #: Seconds of computing that all matches of one file may take together; thousands of sensible ones take milliseconds.
 BUDGET = 10.0

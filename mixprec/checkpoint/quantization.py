@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mixprec.checkpoint.patterns import Matcher
-from mixprec.errors import UserError, from_pydantic
+from mixprec.core.errors import UserError, from_pydantic
 from mixprec.numerics.formats import WHOLE_ROW
 
 CONFIG: Final = "config.json"

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec import artifacts, models, modules
+from mixprec import models, modules
 from mixprec.checkpoint import compressed_tensors, gptq, kinds, quantization
 from mixprec.checkpoint.complete import check_complete, is_computed
 from mixprec.checkpoint.patterns import Matcher
 from mixprec.checkpoint.shards import CONFIG
 from mixprec.checkpoint.source import FLOATS, Source, open_source
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics import packing
 from mixprec.numerics.formats import KEEP, AnyFormat, Format, Keep

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 RuntimeName = Literal["transformers", "vllm", "llama.cpp"]
 RUNTIMES: Final[tuple[str, ...]] = get_args(RuntimeName)

@@ -14,7 +14,6 @@ import torch
 from safetensors import safe_open
 from transformers import PretrainedConfig
 
-from mixprec import artifacts
 from mixprec.checkpoint.base import Finish
 from mixprec.checkpoint.source import (
     BITS,
@@ -28,7 +27,8 @@ from mixprec.checkpoint.source import (
     read_shard,
 )
 from mixprec.checkpoint.target import write_index, write_shard
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.plan.schema import Plan

@@ -12,11 +12,12 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import PretrainedConfig
 
-from mixprec import artifacts, modelfiles, models, seals
+from mixprec import modelfiles, models
 from mixprec.checkpoint import kinds
 from mixprec.checkpoint.complete import EMBEDDING_WEIGHT, HEAD_WEIGHT
 from mixprec.checkpoint.gguf import parts
-from mixprec.errors import UserError, reason
+from mixprec.core import artifacts, seals
+from mixprec.core.errors import UserError, reason
 from mixprec.modelfiles import INDEX, README, SIDE_FILES
 
 SINGLE = "model.safetensors"

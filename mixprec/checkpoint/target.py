@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from mixprec import artifacts, modelfiles
+from mixprec import modelfiles
 from mixprec.checkpoint.source import Source
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
+from mixprec.core.progress import console
 from mixprec.modelfiles import CARD, INDEX
 from mixprec.numerics.codebook import CodebookQuantized
 from mixprec.numerics.formats import AnyFormat
 from mixprec.numerics.ggml import GgmlQuantized
 from mixprec.numerics.groupwise import Quantized
-from mixprec.progress import console
 
 
 class CompressedModule(NamedTuple):

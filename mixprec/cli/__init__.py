@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from mixprec import __version__, processes
+from mixprec import __version__
 from mixprec.cli.base import app, out
-from mixprec.errors import UserError, from_disk
-from mixprec.progress import PlainConsole
+from mixprec.core import processes
+from mixprec.core.errors import UserError, from_disk
+from mixprec.core.progress import PlainConsole
 
 # Importing them registers their verbs, in the order of --help.
 # isort: off

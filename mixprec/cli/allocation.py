@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scores_in
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +43,8 @@ def pareto(
     change: Overrides = None,
 ) -> None:
     """Draw size against damage: a plan for each budget from 2.5 to 4.5 bits, beside one format for all modules."""
-    from mixprec import artifacts, locks
     from mixprec import recipe as recipes
+    from mixprec.core import artifacts, locks
     from mixprec.plan.pareto import sizes
     from mixprec.report.pareto import pareto_figure
     from mixprec.report.style import save_figure
@@ -132,8 +132,9 @@ def _row(point: Point) -> dict[str, Any]:
 
 def _measured(chosen: Recipe, name: str, wanted: Sequence[float], folder: Path, data: Path | None) -> Any:
     """Every plan as a variant of one run."""
-    from mixprec import artifacts, pipeline
-    from mixprec.parsing import dump_yaml
+    from mixprec import pipeline
+    from mixprec.core import artifacts
+    from mixprec.core.parsing import dump_yaml
     from mixprec.plan.pareto import at, counted
     from mixprec.plan.rules import PlanSpec
     from mixprec.plan.schema import Plan

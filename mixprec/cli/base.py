@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from mixprec.errors import UserError
-from mixprec.progress import PlainConsole
+from mixprec.core.errors import UserError
+from mixprec.core.progress import PlainConsole
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -55,7 +55,7 @@ def alone(verb: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def held(**options: Any) -> None:
-        from mixprec import locks
+        from mixprec.core import locks
 
         with locks.folder(options["to"]) if options["to"] else nullcontext():
             verb(**options)
@@ -73,7 +73,7 @@ def checked(kind: Any, verb: str, **values: Any) -> Any:
     """A recipe's part from options, with the recipe's checks."""
     from pydantic import ValidationError
 
-    from mixprec.errors import from_pydantic
+    from mixprec.core.errors import from_pydantic
 
     try:
         return kind.model_validate(values)
@@ -85,7 +85,8 @@ def read_plan(
     file: Path, model: str | None = None, revision: str | None = None
 ) -> tuple[Plan, PretrainedConfig, Inventory]:
     """A plan.json, with configuration and modules of its model, which lies at ``model`` or where the plan says."""
-    from mixprec import artifacts, models, modules
+    from mixprec import models, modules
+    from mixprec.core import artifacts
     from mixprec.plan.schema import load_plan
 
     data = artifacts.read_json(file)
@@ -115,7 +116,7 @@ def calibrated(
     from mixprec import models, modules
     from mixprec.calibration import data
     from mixprec.calibration.spec import CalibrationSpec
-    from mixprec.progress import console
+    from mixprec.core.progress import console
 
     sources = [{"text": text}] * bool(text) + [{"traces": traces}] * bool(traces)
     spec = checked(CalibrationSpec, verb, sources=sources, samples=samples, tokens=tokens, seed=seed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixprec.cli.base import Data, Device, Dtype, alone, app, checked, epilog, out
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 if TYPE_CHECKING:
     from mixprec.evaluate.spec import ProtocolSpec
@@ -66,7 +66,8 @@ def bench(
 
     Every output is kept as soon as it is there; the same command goes on where a killed run was.
     """
-    from mixprec import artifacts, models
+    from mixprec import models
+    from mixprec.core import artifacts
     from mixprec.evaluate import bench as running
     from mixprec.evaluate.engines import templates
     from mixprec.evaluate.spec import ProtocolSpec
@@ -155,7 +156,7 @@ def score(
 
     A plain line has an output; an id, an index or a prompt; and, if known, how the output ended.
     """
-    from mixprec import artifacts
+    from mixprec.core import artifacts
     from mixprec.evaluate import existing
     from mixprec.evaluate import outputs as reading
     from mixprec.evaluate.outputs import Options, benchmarks_in
@@ -276,7 +277,7 @@ def tables(
     """Put results on benchmarks side by side in the layout of one of the paper's tables, with intervals and n."""
     import sys
 
-    from mixprec import artifacts
+    from mixprec.core import artifacts
     from mixprec.report import paper
     from mixprec.report.render import FORMATS
     from mixprec.report.shapes import read_benchmarks

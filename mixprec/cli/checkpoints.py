@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from mixprec.cli.base import BaseModel, app, epilog, out, read_plan
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 if TYPE_CHECKING:
     from mixprec.checkpoint.check import Target, Verdict
@@ -133,7 +133,7 @@ def inspect(
     every: Annotated[bool, typer.Option("--all", help="A line for every module, not for every format.")] = False,
 ) -> None:
     """Show how each linear module lies in a checkpoint, whoever wrote it: format and bits on disk."""
-    from mixprec import artifacts
+    from mixprec.core import artifacts
     from mixprec.report.layout import LayoutRow, layout_figure, on_disk, written_table
     from mixprec.report.terminal import rich_table
 
@@ -207,9 +207,9 @@ def diff(
     to: Annotated[Path | None, typer.Option("--out", help="All modules, as JSON.")] = None,
 ) -> None:
     """Compare two checkpoints module by module, whoever wrote them: formats, bits on disk, weights."""
-    from mixprec import artifacts
     from mixprec.checkpoint.compare import diff as compare
-    from mixprec.progress import bar
+    from mixprec.core import artifacts
+    from mixprec.core.progress import bar
     from mixprec.report.layout import formats_table, worst_table
     from mixprec.report.terminal import rich_table
 
@@ -245,7 +245,7 @@ def convert(
     from mixprec.checkpoint.formats import checkpoint_format
     from mixprec.checkpoint.hub import push
     from mixprec.checkpoint.reader import open_checkpoint
-    from mixprec.progress import bar
+    from mixprec.core.progress import bar
 
     found = open_checkpoint(checkpoint)
     with bar("convert", len(found.inventory.linears), "modules") as advance:

@@ -52,8 +52,8 @@ def compress(
     from mixprec.checkpoint.formats import checkpoint_format
     from mixprec.compress import stream
     from mixprec.compress.options import SolveOptions
+    from mixprec.core.progress import bar
     from mixprec.plan.schema import NEEDS_HESSIAN
-    from mixprec.progress import bar
 
     models.check_float64(device, "compress")
     form = checkpoint_format(format)
@@ -130,7 +130,8 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Compare a compressed model with its original: perplexity, KL, agreement, per behaviour too."""
-    from mixprec import artifacts, models, pipeline
+    from mixprec import models, pipeline
+    from mixprec.core import artifacts
     from mixprec.evaluate import fidelity, metrics, passages
     from mixprec.evaluate import reference as predictions
     from mixprec.recipe import EvaluateSpec, TracesSpec

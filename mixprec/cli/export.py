@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mixprec.cli.base import Device, Dtype, Model, app, calibrated, epilog, out, read_plan
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 
 class Target(StrEnum):
@@ -39,7 +39,7 @@ def export_plan(
     revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
 ) -> None:
     """Write a plan in another quantizer's own syntax."""
-    from mixprec import artifacts
+    from mixprec.core import artifacts
     from mixprec.export import TARGETS
 
     made, _, inventory = read_plan(plan_file, model, revision)
@@ -76,7 +76,7 @@ def imatrix(
     from mixprec import blocks, models, modules
     from mixprec.checkpoint.gguf.imatrix import check_names, write_imatrix
     from mixprec.compress.inputs import mean_squares
-    from mixprec.progress import bar
+    from mixprec.core.progress import bar
 
     if not text and not traces:
         raise UserError("imatrix: no data; give --text FILE or --traces bundled:attribution")

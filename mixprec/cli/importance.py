@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mixprec import processes
 from mixprec.cli.base import Device, Dtype, Model, SpanRule, alone, app, checked, epilog, out
-from mixprec.errors import UserError
+from mixprec.core import processes
+from mixprec.core.errors import UserError
 
 
 @app.command(
@@ -39,11 +39,12 @@ def trace(
     """
     from collections import Counter
 
-    from mixprec import locks, models
+    from mixprec import models
+    from mixprec.core import locks
+    from mixprec.core.progress import console, generating
     from mixprec.evaluate.engines import templates
     from mixprec.evaluate.engines.base import Sampling
     from mixprec.evaluate.engines.transformers import TransformersEngine
-    from mixprec.progress import console, generating
     from mixprec.traces.generate import by_id, generate, load_prompts
     from mixprec.traces.recorder import Making, Recorder
 
@@ -140,7 +141,8 @@ def attribute(
     device: Device = "cpu",
 ) -> None:
     """Compute the importance of every linear module for the four behaviours."""
-    from mixprec import artifacts, models, progress
+    from mixprec import models
+    from mixprec.core import artifacts, progress
     from mixprec.importance import artifact, streaming
     from mixprec.importance import attribute as stage
     from mixprec.recipe import ImportanceSpec

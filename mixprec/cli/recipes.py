@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scores_in
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 if TYPE_CHECKING:
     from mixprec.recipe import Recipe
@@ -32,9 +32,10 @@ def run(
     change: Overrides = None,
 ) -> None:
     """Run a recipe from end to end. What is already there is kept; a killed run continues."""
-    from mixprec import artifacts, pipeline
+    from mixprec import pipeline
     from mixprec import recipe as recipes
-    from mixprec.parsing import dump_yaml
+    from mixprec.core import artifacts
+    from mixprec.core.parsing import dump_yaml
 
     path = recipes.find(recipe)
     chosen = recipes.load(path, change or ())
@@ -263,8 +264,8 @@ def cp(
     to: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes.")],
 ) -> None:
     """Copy a recipe, to change it."""
-    from mixprec import artifacts
     from mixprec import recipe as recipes
+    from mixprec.core import artifacts
 
     source = recipes.find(recipe)
     if to.exists():
@@ -278,7 +279,7 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
 ) -> None:
     """Write a run's report.html and pictures again, and print its table."""
-    from mixprec import locks
+    from mixprec.core import locks
     from mixprec.report.html import write_report
     from mixprec.report.shapes import read_summary
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixprec import processes
 from mixprec.cli.base import Data, Device, Dtype, Model, Overrides, alone, app, checked, epilog, out, typed_options
-from mixprec.errors import UserError
+from mixprec.core import processes
+from mixprec.core.errors import UserError
 
 if TYPE_CHECKING:
     from mixprec.recipe import Recipe

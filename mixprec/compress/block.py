@@ -20,7 +20,7 @@ from mixprec.compress import awq, folding
 from mixprec.compress.methods import GroupInputs, Solved, solve
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.compress.options import SolveOptions
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.modules import LinearModule
 from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.numerics.groupwise import scale_dtype_of

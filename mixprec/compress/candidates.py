@@ -13,14 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mixprec import artifacts, blocks, modules
+from mixprec import blocks, modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.source import FLOATS
 from mixprec.compress import awq, folding
 from mixprec.compress.block import Group, watching
 from mixprec.compress.methods import GroupInputs, solve
 from mixprec.compress.options import SolveOptions
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.numerics.groupwise import scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics, InputSums
 from mixprec.plan.schema import USES_INPUTS, Treatment

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.numerics.ggml import GgmlQuantized, ggml_type
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mixprec import blocks, modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.block import Group, watching
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory
 
 

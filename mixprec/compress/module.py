@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.numerics.hessian import relative_output_error
 from mixprec.plan.schema import PRUNERS
 

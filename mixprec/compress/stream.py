@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mixprec import artifacts, locks, models
+from mixprec import models
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint import modelcard
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
@@ -26,7 +26,8 @@ from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.walk import Job, Walk
-from mixprec.errors import UserError
+from mixprec.core import artifacts, locks
+from mixprec.core.errors import UserError
 from mixprec.modelfiles import README
 from mixprec.modules import Inventory
 from mixprec.plan.schema import Plan, check_modules

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mixprec import artifacts, thinking
-from mixprec.errors import UserError
+from mixprec import thinking
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
+from mixprec.core.progress import Generating, generating
 from mixprec.evaluate import accuracy, compute, diagnosis
 from mixprec.evaluate.accuracy import Sample
 from mixprec.evaluate.benchmarks import Question, Retrieval, digest, find, is_papers, load
@@ -18,7 +20,6 @@ from mixprec.evaluate.generations import GenerationFile, Key, Origin, Record
 from mixprec.evaluate.scoring import RULES, Verdict, score
 from mixprec.evaluate.scoring.sections import split
 from mixprec.evaluate.spec import BenchmarkSpec, ProtocolSpec
-from mixprec.progress import Generating, generating
 
 #: The numbers that a benchmark's metric gives: name -> a verdict's value.
 METRICS: dict[str, dict[str, Callable[[Verdict], float]]] = {

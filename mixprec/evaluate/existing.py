@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixprec import artifacts
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.evaluate import bench, benchmarks, outputs
 from mixprec.evaluate.benchmarks import Question
 from mixprec.evaluate.generations import Key, Record

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
+from mixprec.core.progress import bar
 from mixprec.evaluate.passages import Passage
 from mixprec.models import Head, LoadedModel
-from mixprec.progress import bar
 
 #: Positions whose logits exist at once: 256 x 50,000 words x 4 bytes is 50 MB.
 CHUNK = 256

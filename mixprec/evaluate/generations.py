@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mixprec import artifacts, seals
-from mixprec.errors import UserError
+from mixprec.core import artifacts, seals
+from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Finish, Generation, Sampling
 
 #: What every line begins with, and the keys that it has besides those of Made.

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import artifacts
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.encoding import Encoder, windows
-from mixprec.errors import UserError
 from mixprec.traces.spans import AnnotatedTrace, TokenSpan, token_spans
 
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import artifacts
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.evaluate.fidelity import CHUNK, TokenFidelity
 from mixprec.evaluate.passages import Passage
 from mixprec.models import Head

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from mixprec import thinking
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Sampling
 
 #: Benchmarks by name; ``mixprec.evaluate.benchmarks`` has them. With their sizes, for ``mixprec explain``.

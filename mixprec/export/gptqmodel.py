@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.export.names import regexes
 from mixprec.export.support import Support, base_format, gathered
 from mixprec.modules import Inventory, fused_groups

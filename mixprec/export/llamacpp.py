@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gguf
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.export.names import regexes
 from mixprec.export.support import Support, gathered
 from mixprec.modules import Inventory

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.export.names import regexes
 from mixprec.export.support import Support, base_format, gathered
 from mixprec.modules import HEAD, Inventory, fused_groups

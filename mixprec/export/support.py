@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, Format, Keep
 from mixprec.plan.schema import Plan, check_modules

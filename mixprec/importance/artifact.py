@@ -11,9 +11,10 @@ import numpy as np
 from pydantic import Field, RootModel, model_validator
 from scipy.stats import rankdata, spearmanr
 
-from mixprec import artifacts, modules
-from mixprec.errors import UserError
-from mixprec.shapes import Count, Number, Pair, Ranks, Shape, check
+from mixprec import modules
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
+from mixprec.core.shapes import Count, Number, Pair, Ranks, Shape, check
 
 #: Length of the lists of most important modules, and of the overlaps between them.
 TOP = 10

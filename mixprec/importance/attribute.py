@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mixprec import artifacts, modules, processes
-from mixprec.errors import UserError
+from mixprec import modules
+from mixprec.core import artifacts, processes
+from mixprec.core.errors import UserError
+from mixprec.core.progress import bar
 from mixprec.importance import artifact, bootstrap, passes, scores, statistics
 from mixprec.importance.engine import Layout
 from mixprec.importance.options import RESAMPLES, AttributionOptions, Preset
 from mixprec.models import LoadedModel
-from mixprec.progress import bar
 from mixprec.traces.spans import AnnotatedTrace
 from mixprec.traces.store import BEHAVIOURS
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import artifacts, processes
-from mixprec.errors import UserError
+from mixprec.core import artifacts, processes
+from mixprec.core.errors import UserError
+from mixprec.core.progress import bar
 from mixprec.importance import statistics, streaming
 from mixprec.importance.engine import Job, Layout, run_trace
 from mixprec.importance.options import AttributionOptions
@@ -20,7 +21,6 @@ from mixprec.importance.outputs import accumulation_dtype
 from mixprec.importance.parallel import share
 from mixprec.importance.windows import Work, plan_work
 from mixprec.models import LoadedModel
-from mixprec.progress import bar
 from mixprec.traces.spans import AnnotatedTrace, token_spans
 from mixprec.traces.store import BEHAVIOURS
 

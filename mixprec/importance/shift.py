@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mixprec import artifacts, modules
-from mixprec.errors import UserError
+from mixprec import modules
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.importance import artifact
 
 #: Which part of a shift: where the second model lost importance (what the paper draws), gained it, or both.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 from mixprec.importance.options import AttributionOptions
 from mixprec.importance.tensorfile import Shape, TensorFile, create
 from mixprec.importance.windows import Work

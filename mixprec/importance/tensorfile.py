@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import artifacts, seals
+from mixprec.core import artifacts, seals
 
 _NAMES = {torch.int64: "I64", torch.float64: "F64", torch.float32: "F32"}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mixprec import blocks, models, modules
 from mixprec.compress.candidates import Candidates
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.models import LoadedModel
 from mixprec.plan.sensitivity import Choice
 from mixprec.sensitivity.passages import Scored

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 from mixprec.joint.assembled import Assembled, Kl
 from mixprec.joint.linear import changes
 from mixprec.plan.budget import Problem

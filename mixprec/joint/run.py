@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mixprec import artifacts, models
+from mixprec import models
 from mixprec.compress.candidates import Candidates
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
+from mixprec.core.progress import bar
 from mixprec.joint.assembled import Assembled
 from mixprec.joint.exchange import Exchanged, Journal, described, exchange
 from mixprec.joint.linear import slopes
@@ -26,7 +28,6 @@ from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.knapsack import solve
 from mixprec.plan.schema import Method, Plan, save_plan
 from mixprec.plan.sensitivity import ALL, Choice, Sensitivity
-from mixprec.progress import bar
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.run import Subject, file_name
 from mixprec.sensitivity.spec import SensitivitySpec

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 MIN_BITS, MAX_BITS = 2, 8
 #: Code books of more bits would take more space than they save in error.

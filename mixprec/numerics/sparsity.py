@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 #: Weights that compete with one another: those of a row, or all of a matrix.
 Scope = Literal["row", "matrix"]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 RUNNER = Path(__file__).resolve().parent / "runner" / "run.py"
 ROOT = Path(__file__).resolve().parents[2]

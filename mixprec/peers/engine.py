@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixprec import artifacts, locks, models
+from mixprec import models
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import Finish
 from mixprec.checkpoint.dense import DENSE
@@ -27,7 +27,8 @@ from mixprec.checkpoint.shards import write_config
 from mixprec.checkpoint.source import Source, fetch, open_source
 from mixprec.checkpoint.target import check_space, check_target
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
-from mixprec.errors import UserError
+from mixprec.core import artifacts, locks
+from mixprec.core.errors import UserError
 from mixprec.export import TARGETS
 from mixprec.modelfiles import INDEX, README
 from mixprec.modules import Inventory

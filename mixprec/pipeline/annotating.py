@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mixprec.errors import UserError
-from mixprec.progress import bar
+from mixprec.core.errors import UserError
+from mixprec.core.progress import bar
 from mixprec.recipe import TracesSpec
 from mixprec.traces import cues, spans, store
 

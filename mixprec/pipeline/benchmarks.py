@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mixprec import artifacts
+from mixprec.core import artifacts
+from mixprec.core.stages import Stages
 from mixprec.evaluate import bench
 from mixprec.evaluate.benchmarks import digest
 from mixprec.evaluate.engines.make import make
@@ -16,7 +17,6 @@ from mixprec.modules import Inventory
 from mixprec.numerics.formats import CodebookFormat, Format
 from mixprec.plan.schema import Plan
 from mixprec.recipe import ModelSpec
-from mixprec.stages import Stages
 
 
 class Benchmarks:

@@ -7,10 +7,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from mixprec import artifacts
 from mixprec.checkpoint.integrity import card_of
 from mixprec.checkpoint.modelcard import Told, model_card
 from mixprec.checkpoint.source import fetch
+from mixprec.core import artifacts
 from mixprec.evaluate.benchmarks import find
 from mixprec.modelfiles import README
 from mixprec.pipeline.context import Context

@@ -8,15 +8,16 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from mixprec import artifacts, hub, models, modules, recipe
+from mixprec import hub, models, modules, recipe
 from mixprec.calibration import data as calibration_data
 from mixprec.checkpoint.source import fetch
 from mixprec.compress import spectra
+from mixprec.core import artifacts
+from mixprec.core.progress import bar, console
+from mixprec.core.stages import Stages
 from mixprec.pipeline.annotating import annotate_traces
 from mixprec.plan.schema import NEEDS_HESSIAN
-from mixprec.progress import bar, console
 from mixprec.recipe import Recipe, TracesSpec
-from mixprec.stages import Stages
 from mixprec.traces import spans, store
 
 

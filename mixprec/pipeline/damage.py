@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mixprec import artifacts, models, processes, recipe
+from mixprec import models, recipe
+from mixprec.core import artifacts, processes
 from mixprec.evaluate import passages
 from mixprec.pipeline.context import Context
 from mixprec.report.ablation import write_ablation

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mixprec import artifacts, models, recipe
+from mixprec import models, recipe
+from mixprec.core import artifacts
 from mixprec.evaluate import fidelity, metrics, passages
 from mixprec.pipeline.context import Context
 from mixprec.traces import spans

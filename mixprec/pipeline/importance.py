@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 from mixprec.importance import artifact, streaming
 from mixprec.importance.attribute import attribute
 from mixprec.pipeline.context import Context

@@ -11,7 +11,7 @@ from mixprec.checkpoint.base import check_plan
 from mixprec.checkpoint.check import Target, require
 from mixprec.checkpoint.kinds import has_weights
 from mixprec.checkpoint.reader import open_checkpoint, open_original
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import KEEP
 from mixprec.plan.budget import budget_problem

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mixprec import models, modules
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.importance import artifact
 from mixprec.joint import run as joint
 from mixprec.pipeline import damage

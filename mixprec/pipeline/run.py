@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mixprec import artifacts, locks
+from mixprec.core import artifacts, locks
 from mixprec.evaluate.engines import templates
 from mixprec.pipeline import damage, loadable
 from mixprec.pipeline.benchmarks import Benchmarks

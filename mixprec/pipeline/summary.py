@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 from mixprec.evaluate import bench, metrics
 from mixprec.importance import artifact
 from mixprec.pipeline.benchmarks import Benchmarks, baseline_of

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mixprec import artifacts, models
+from mixprec import models
 from mixprec.calibration.data import Calibration
 from mixprec.compress.module import ModuleReport, summarise
 from mixprec.compress.stream import compress
+from mixprec.core import artifacts
+from mixprec.core.progress import bar
 from mixprec.evaluate import bench
 from mixprec.peers import engine
 from mixprec.peers.engine import Peer
@@ -17,7 +19,6 @@ from mixprec.pipeline.context import Context
 from mixprec.pipeline.evaluation import Evaluator
 from mixprec.plan import bits
 from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Plan, save_plan
-from mixprec.progress import bar
 
 
 def variant(

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from mixprec.errors import UserError, from_pydantic
+from mixprec.core.errors import UserError, from_pydantic
 from mixprec.modules import FUSED, Inventory, LinearModule, select
 from mixprec.plan import bits, controls, mixtures
 from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory
 from mixprec.plan import bits
 from mixprec.plan.budget import as_plan, budget_plan, pins

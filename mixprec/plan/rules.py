@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
-from mixprec.errors import UserError, from_pydantic
+from mixprec.core.errors import UserError, from_pydantic
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.sparsity import Sparsity
 from mixprec.plan.alphapruning import EPSILON, allocate, by_block

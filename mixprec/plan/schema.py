@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
 
-from mixprec import artifacts
-from mixprec.errors import UserError, from_pydantic
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError, from_pydantic
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import (
     GGML,

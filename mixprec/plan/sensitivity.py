@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
 from pydantic import Strict as Exact
 
-from mixprec import artifacts
-from mixprec.errors import UserError, from_pydantic
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError, from_pydantic
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import KEEP, AnyFormat, parse_format
 from mixprec.numerics.sparsity import Sparsity, parse_sparsity

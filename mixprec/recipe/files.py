@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mixprec import artifacts, parsing
-from mixprec.errors import UserError, from_pydantic
+from mixprec.core import artifacts, parsing
+from mixprec.core.errors import UserError, from_pydantic
 from mixprec.recipe.schema import Recipe
 
 #: Prefix of sources that lie in the data folder: ``data:calibration/wikitext2_raw_test.txt``.

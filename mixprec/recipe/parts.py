@@ -12,7 +12,7 @@ from mixprec.checkpoint.formats import FormatName, checkpoint_format
 from mixprec.checkpoint.modelcard import checked_id
 from mixprec.checkpoint.runtimes import DeviceName, RuntimeName
 from mixprec.compress.options import SolveOptions
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
 from mixprec.peers import Engine

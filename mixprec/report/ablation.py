@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 from mixprec.report.formatting import integer, words
 from mixprec.report.html import data_uri, render_page
 from mixprec.report.style import render, save_figure

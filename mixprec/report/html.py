@@ -13,8 +13,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
-from mixprec import artifacts
-from mixprec.escaping import visible
+from mixprec.core import artifacts
+from mixprec.core.escaping import visible
 from mixprec.importance import artifact
 from mixprec.report.benchmarks import at_k_table, overview, protocol_line, results_of
 from mixprec.report.charts import behaviours_figure, variants_figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.report.benchmarks import score
 from mixprec.report.formatting import ABSENT
 from mixprec.report.tables import Cell, Column, Table

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from markupsafe import escape
 
-from mixprec.escaping import csv_cell, visible
+from mixprec.core.escaping import csv_cell, visible
 from mixprec.report.tables import Cell, Table, to_markdown
 
 _LATEX = str.maketrans(

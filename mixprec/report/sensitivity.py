@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mixprec import artifacts, modules
+from mixprec import modules
+from mixprec.core import artifacts
 from mixprec.plan.sensitivity import ALL, Sensitivity
 from mixprec.report.formatting import integer, percent, significant, words
 from mixprec.report.grids import Grids, Measure, Values, arrange

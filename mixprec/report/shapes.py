@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from mixprec import artifacts
-from mixprec.shapes import Count, Number, Pair, Ranks, Shape, check
+from mixprec.core import artifacts
+from mixprec.core.shapes import Count, Number, Pair, Ranks, Shape, check
 
 
 class _Measured(Shape):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 from mixprec.importance.shift import Kind
 from mixprec.report.grids import shift_grids
 from mixprec.report.heatmap import still_heatmap

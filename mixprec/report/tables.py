@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mixprec.escaping import markdown_cell
+from mixprec.core.escaping import markdown_cell
 from mixprec.report.compare import compressed
 from mixprec.report.formatting import (
     ABSENT,

@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, ConsoleRenderable, JustifyMeth
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from mixprec.escaping import visible
+from mixprec.core.escaping import visible
 from mixprec.report.benchmarks import overview, results_of
 from mixprec.report.compare import verdict
 from mixprec.report.tables import Cell, Table, top_modules_table, variant_table

@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
-from mixprec import artifacts, models
+from mixprec import models
 from mixprec.compress.candidates import Candidates
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
+from mixprec.core.progress import bar
 from mixprec.evaluate.passages import Passage
 from mixprec.modules import Inventory, LinearModule, select
 from mixprec.plan.sensitivity import ALL, Sensitivity
-from mixprec.progress import bar
 from mixprec.sensitivity import cells, validity
 from mixprec.sensitivity.cells import CONTROL, Cell, Result
 from mixprec.sensitivity.measured import Restarts

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import artifacts, processes
 from mixprec.compress.candidates import Candidates
+from mixprec.core import artifacts, processes
 from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.importance.parallel import share
 from mixprec.sensitivity.measured import Restarts

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import artifacts, blocks
+from mixprec import blocks
 from mixprec.compress.candidates import Candidates
+from mixprec.core import artifacts
 from mixprec.sensitivity.gradients import Row
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import ModuleSums

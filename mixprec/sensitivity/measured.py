@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mixprec import blocks, models, modules
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.models import LoadedModel
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mixprec.calibration.data import Calibration
+from mixprec.core.errors import UserError
 from mixprec.encoding import Encoder
-from mixprec.errors import UserError
 from mixprec.evaluate.passages import Passage, from_traces
 from mixprec.plan.sensitivity import ALL
 from mixprec.traces.spans import AnnotatedTrace

@@ -20,19 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixprec import artifacts, blocks, models, modules, processes
+from mixprec import blocks, models, modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress import candidates as solving
 from mixprec.compress.candidates import Candidates
 from mixprec.compress.options import SolveOptions
-from mixprec.errors import UserError
+from mixprec.core import artifacts, processes
+from mixprec.core.errors import UserError
+from mixprec.core.progress import bar
 from mixprec.importance import artifact
 from mixprec.importance.parallel import share
 from mixprec.modules import EMBEDDING, NORM
 from mixprec.plan import sensitivity
 from mixprec.plan.schema import Method, Treatment
 from mixprec.plan.sensitivity import ALL, Sensitivity
-from mixprec.progress import bar
 from mixprec.sensitivity import cells, evidence, scorers
 from mixprec.sensitivity.cells import Cell
 from mixprec.sensitivity.gradients import Row

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.sensitivity.evidence import Errors, Evidence
 from mixprec.sensitivity.gradients import Loss
 from mixprec.sensitivity.spec import Scorer

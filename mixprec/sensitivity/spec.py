@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mixprec.calibration.spec import Behaviour
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.plan.rules import Selectors
 from mixprec.plan.schema import Method, Strict, Treatment
 from mixprec.plan.sensitivity import Choice, ChoiceText

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from mixprec import artifacts
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
+from mixprec.core.progress import Generating
 from mixprec.evaluate.engines.base import Engine, Request, Sampling, derived_seed
-from mixprec.progress import Generating
 from mixprec.traces.store import Trace
 
 

@@ -14,8 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mixprec import artifacts
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.traces import store
 from mixprec.traces.alignment import Place, align
 from mixprec.traces.annotate import Parsed, Rule, Segment, parse

@@ -7,8 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mixprec import artifacts
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 
 #: Trace sets that ship with mixprec; ``data: bundled:attribution`` in a recipe.
 BUNDLED_SETS = ("attribution", "held_out")

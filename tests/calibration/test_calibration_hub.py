@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 WORDS = tiny.tokenizer(bos=False)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

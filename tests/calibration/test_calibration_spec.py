@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from mixprec.calibration.spec import Behaviour, CalibrationSpec, HubSource, TextSource, TraceSource
-from mixprec.errors import UserError, from_pydantic
+from mixprec.core.errors import UserError, from_pydantic
 from mixprec.traces import spans
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

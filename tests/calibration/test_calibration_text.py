@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from mixprec import artifacts, models
+from mixprec import models
 from mixprec.calibration import data, sources
 from mixprec.calibration.spec import CalibrationSpec
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.encoding import Encoder
-from mixprec.errors import UserError
 
 WORDS = tiny.tokenizer(bos=False)
 WITH_BOS = tiny.tokenizer(bos=True)

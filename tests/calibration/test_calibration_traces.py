@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from mixprec.calibration import data
 from mixprec.calibration.spec import CalibrationSpec
+from mixprec.core.errors import UserError
 from mixprec.encoding import Encoder
-from mixprec.errors import UserError
 from mixprec.traces import cues, spans, store
 from mixprec.traces.spans import AnnotatedTrace, CharSpan
 from mixprec.traces.store import Trace

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from mixprec import models, modules
 from mixprec.checkpoint.check import Target, Verdict, check, differences, require
 from mixprec.cli import app
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan, load_plan, save_plan
 

@@ -17,7 +17,7 @@ from mixprec import models, modules
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.compress import stream
 from mixprec.compress.stream import compress
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.numerics.formats import Format, Keep
 from mixprec.numerics.groupwise import dequantize, quantize
 from mixprec.plan.schema import Plan

@@ -23,7 +23,7 @@ from mixprec.checkpoint.reader import open_checkpoint
 from mixprec.checkpoint.source import BITS, open_source
 from mixprec.compress.spectra import alphas
 from mixprec.compress.stream import compress
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.plan import bits
 
 MakeSource = Callable[..., Path]

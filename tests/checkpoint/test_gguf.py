@@ -20,7 +20,7 @@ from tiny import TEXT
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 from typer.testing import CliRunner
 
-from mixprec import artifacts, conversion, models, modules
+from mixprec import conversion, models, modules
 from mixprec.checkpoint import compare
 from mixprec.checkpoint.base import CheckpointFormat, check_plan
 from mixprec.checkpoint.convert import convert
@@ -33,8 +33,9 @@ from mixprec.checkpoint.gguf.writer import FILE
 from mixprec.checkpoint.reader import open_checkpoint
 from mixprec.cli import app
 from mixprec.compress.stream import compress
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.encoding import Encoder
-from mixprec.errors import UserError
 from mixprec.numerics.formats import GGML, GgmlFormat
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan

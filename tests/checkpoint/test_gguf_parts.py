@@ -20,7 +20,7 @@ from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.gguf.parts import files_of
 from mixprec.checkpoint.reader import open_checkpoint
 from mixprec.compress.stream import compress
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 Tensors = Sequence[gguf.ReaderTensor]
 
@@ -140,7 +140,7 @@ def test_parts_of_other_names_or_of_several_models(whole: Path, split: list[Path
 
 def test_a_cache_of_another_reading_is_not_used(split: list[Path], cache: Path) -> None:
     """Version 0.1.0 took the first part alone for the model, and named what it made after that part's hash."""
-    from mixprec.artifacts import sha256_file
+    from mixprec.core.artifacts import sha256_file
 
     old = cache / "models" / f"{split[0].stem}-{sha256_file(split[0])[:12]}"
     old.mkdir(parents=True)

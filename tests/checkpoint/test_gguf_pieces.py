@@ -21,7 +21,7 @@ from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.gguf import sentencepiece, tokenizer
 from mixprec.checkpoint.gguf.writer import FILE
 from mixprec.compress.stream import compress
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.plan.rules import PlanSpec, build_plan
 
 #: Words that the tokenizers know, what they have only bytes for, spaces and line breaks, special and added tokens.

@@ -21,7 +21,7 @@ from mixprec import models
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.gguf.tokenizer import _LLAMA3
 from mixprec.compress import stream
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 TEXT = "Six apples and 1234 pears."
 

@@ -22,7 +22,7 @@ from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.patterns import Matcher
 from mixprec.checkpoint.reader import open_checkpoint
 from mixprec.compress.stream import compress
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 MakeSource = Callable[..., Path]
 Planner = Callable[..., Any]

@@ -17,7 +17,7 @@ from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.gguf.imatrix import write_imatrix
 from mixprec.cli import app
 from mixprec.compress.inputs import mean_squares
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from tiny import TEXT, TRACES, write_checkpoint, write_recipe, write_traces
 from typer.testing import CliRunner
 
-from mixprec import artifacts, models, parsing
+from mixprec import models
 from mixprec.checkpoint.reader import open_checkpoint
 from mixprec.cli import app
-from mixprec.errors import UserError
+from mixprec.core import artifacts, parsing
+from mixprec.core.errors import UserError
 
 SHORT: dict[str, Any] = {
     "plan": {"default": "w4g16"},
@@ -244,7 +245,7 @@ def test_names_that_are_no_paths(name: str, message: str) -> None:
 _OFFLINE = """
 import sys
 from mixprec import models
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 for name in ("owner/model", "owner/adapter", "owner/pickle"):
     try:
         print(models.load_config(name).tie_word_embeddings, models.load(name).model.config.tie_word_embeddings)

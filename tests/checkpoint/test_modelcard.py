@@ -16,7 +16,7 @@ from mixprec.checkpoint import licences
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.modelcard import Told, base_model, model_card
 from mixprec.cli import app
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.pipeline.cards import evaluated
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan

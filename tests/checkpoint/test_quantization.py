@@ -20,7 +20,7 @@ from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.reader import open_checkpoint, open_original
 from mixprec.cli import app
 from mixprec.compress.stream import compress
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 MakeSource = Callable[..., Path]
 CT, GPTQ = "compressed-tensors", "gptq"

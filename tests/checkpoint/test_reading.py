@@ -29,7 +29,7 @@ from mixprec.checkpoint.target import CARD, check_target
 from mixprec.cli import app
 from mixprec.compress import stream
 from mixprec.compress.stream import compress
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.models import load_config
 from mixprec.modules import inventory
 from mixprec.numerics.formats import Format

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from mixprec.checkpoint.source import fetch, open_source, read_shard
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 

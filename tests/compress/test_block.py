@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from mixprec import artifacts, models, modules
+from mixprec import models, modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.gptaq import gptaq
 from mixprec.compress.gptq import gptq
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.stream import compress
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize
 from mixprec.numerics.hessian import factorize

@@ -11,7 +11,7 @@ import torch
 
 from mixprec.compress import ggml as quantizers
 from mixprec.compress.ggml import check_possible, ggml, library_path, needs_library
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.numerics.formats import GGML, KEEP, GgmlFormat
 from mixprec.numerics.ggml import dequantize_ggml, ggml_type
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from mixprec import models, modules
 from mixprec.compress.module import KEPT, ModuleReport
 from mixprec.compress.stream import compress
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.plan.bits import account
 from mixprec.plan.schema import Plan
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mixprec import blocks, cli, models
 from mixprec import recipe as recipes
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "meta"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate import bench, spec
 from mixprec.evaluate.benchmarks import BENCHMARKS
 from mixprec.evaluate.engines.base import Generation, Request, Sampling

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from mixprec import artifacts
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.evaluate import benchmarks
 
 #: The benchmarks as the shared traces call them.

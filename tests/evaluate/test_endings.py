@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from test_scoring import OPTIONS, THOUGHT
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 from mixprec.evaluate import benchmarks
 from mixprec.evaluate.benchmarks import Question
 from mixprec.evaluate.scoring import score

@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from mixprec import models
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate import fidelity
 from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.evaluate.passages import Passage

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Generation, Sampling
 from mixprec.evaluate.generations import GenerationFile, Key, Origin, Record
 

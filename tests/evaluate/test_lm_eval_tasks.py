@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 from mixprec.evaluate import benchmarks, existing, lm_eval_tasks, outputs
 
 TASKS = sorted(lm_eval_tasks.FOLDER.glob("*.yaml"))

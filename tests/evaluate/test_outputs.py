@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from test_bench import FOLIO, Known, answer, run
 from typer.testing import CliRunner
 
-from mixprec import artifacts, cli
-from mixprec.errors import UserError
+from mixprec import cli
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.evaluate import bench, existing, outputs
 from mixprec.evaluate.benchmarks import Question
 from mixprec.evaluate.outputs import Options, benchmarks_in

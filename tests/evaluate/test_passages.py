@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate import passages
 from mixprec.traces.spans import AnnotatedTrace, CharSpan, TokenSpan, char_spans
 from mixprec.traces.store import Trace

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mixprec import models
 from mixprec.cli import app
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate import fidelity, reference
 from mixprec.evaluate.passages import Passage
 

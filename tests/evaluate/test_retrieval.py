@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate import benchmarks
 from mixprec.evaluate.benchmarks import Retrieval
 from mixprec.evaluate.benchmarks.retrieval import corpus, nearest, recall

@@ -10,7 +10,7 @@ import pytest
 from test_benchmarks import FOLDERS
 from test_scoring import WHO, ask
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 from mixprec.evaluate import benchmarks
 from mixprec.evaluate.benchmarks.schema import Kind
 from mixprec.evaluate.scoring import score

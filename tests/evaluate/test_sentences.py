@@ -13,7 +13,7 @@ import pytest
 from test_endings import musique
 from test_scoring import ask
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 from mixprec.evaluate.scoring import score
 from mixprec.evaluate.scoring.overlap import normalise
 

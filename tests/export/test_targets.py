@@ -16,7 +16,7 @@ from transformers import AutoConfig
 
 from mixprec import modules
 from mixprec.cli.export import Target
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.export import TARGETS, llamacpp
 from mixprec.modules import HEAD, Inventory
 from mixprec.numerics.formats import Keep, parse_format

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mixprec import artifacts, modules
+from mixprec import modules
+from mixprec.core import artifacts
 from mixprec.importance import streaming
 from mixprec.importance.engine import Job, Layout, run_trace
 from mixprec.importance.outputs import accumulation_dtype

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.importance import artifact
 
 SCORES = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=40)

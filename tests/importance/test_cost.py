@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from mixprec import models
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.importance import cost, engine
 from mixprec.importance.attention import KeyValueCache, trace_attention
 from mixprec.importance.cost import PAPER_CORPUS, Corpus, Shape

@@ -9,7 +9,7 @@ import pytest
 import torch
 from reference import layout_of, naive_importance, tiny_model
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 from mixprec.importance import scores, statistics
 from mixprec.importance.engine import Job, Layout, run_trace
 from mixprec.importance.options import PRESETS, AttributionOptions

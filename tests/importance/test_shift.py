@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixprec import modules
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.importance import artifact
 from mixprec.importance.shift import between_behaviours, find_places, ordinal, places, shift
 

@@ -24,7 +24,7 @@ from tiny import TRACES, write_checkpoint
 
 from mixprec import models
 from mixprec.checkpoint.source import open_source
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.importance import streaming
 from mixprec.importance.engine import Job, Layout
 from mixprec.importance.streaming import StreamedModel

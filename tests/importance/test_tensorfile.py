@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from mixprec import artifacts
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.importance.tensorfile import Shape, create
 
 pieces = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6), st.integers(1, 4), st.integers(-9, 9)), max_size=12)

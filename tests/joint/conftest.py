@@ -5,10 +5,11 @@ import tiny
 import torch
 from planning import TEXTS, Made
 
-from mixprec import artifacts, blocks, models, modules
+from mixprec import blocks, models, modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress import candidates as solving
 from mixprec.compress.options import SolveOptions
+from mixprec.core import artifacts
 from mixprec.modules import EMBEDDING, NORM
 from mixprec.plan.budget import budget_problem
 from mixprec.plan.budgetspec import BudgetSpec

@@ -13,7 +13,7 @@ import torch
 from planning import Made
 
 from mixprec import models
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate import fidelity
 from mixprec.evaluate.passages import Passage
 from mixprec.joint.assembled import Assembled, Kl

@@ -11,9 +11,10 @@ import tiny
 import yaml
 from planning import TEXTS
 
-from mixprec import artifacts, models, modules, pipeline
+from mixprec import models, modules, pipeline
 from mixprec import recipe as recipes
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.joint import exchange
 from mixprec.plan import bits
 from mixprec.plan.schema import load_plan

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.numerics.sparsity import Sparsity, lowest, mask, parse_sparsity, pattern_zeros
 
 fractions = st.floats(0, 1, exclude_min=True, exclude_max=True)

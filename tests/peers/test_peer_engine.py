@@ -21,10 +21,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mixprec import artifacts, models, modules, pipeline, recipe
+from mixprec import models, modules, pipeline, recipe
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint import integrity
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.peers import client, engine
 from mixprec.peers.engine import Peer
 from mixprec.plan.rules import PlanSpec, build_plan

@@ -11,7 +11,7 @@ import yaml
 
 from mixprec import pipeline
 from mixprec import recipe as recipes
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.plan.schema import Method
 
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -19,9 +19,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mixprec import pipeline, recipe
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
+from mixprec.core.stages import Stages
 from mixprec.importance import statistics
-from mixprec.stages import Stages
 from mixprec.traces.store import BEHAVIOURS
 
 STAGES = [

@@ -10,9 +10,10 @@ import pytest
 import tiny
 from typer.testing import CliRunner
 
-from mixprec import artifacts, models, modules, pipeline, recipe
+from mixprec import models, modules, pipeline, recipe
 from mixprec.cli import app
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.pipeline import benchmarks
 from mixprec.plan.rules import PlanSpec, build_plan
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mixprec import models
 from mixprec.compress.anyk import anyk
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory, LinearModule, inventory
 from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, CodebookFormat, Format
 from mixprec.numerics.groupwise import quantize

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory, LinearModule, address
 from mixprec.plan import bits
 from mixprec.plan.budget import budget_plan, budget_problem, importance_table, size_of

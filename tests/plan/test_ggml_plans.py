@@ -12,7 +12,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from mixprec import modules
 from mixprec.checkpoint.formats import FORMATS
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.export import llamacpp
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import GGML, GgmlFormat, parse_format

@@ -8,7 +8,7 @@ import pytest
 from transformers import LlamaConfig
 
 from mixprec import modules
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory
 from mixprec.plan import bits, mixtures
 from mixprec.plan.budget import budget_plan

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mixprec.cli import app
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.models import BUNDLED, identity, load_config
 from mixprec.modules import Inventory, inventory
 from mixprec.plan.budgetspec import BudgetSpec

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mixprec.errors import UserError, from_pydantic
+from mixprec.core.errors import UserError, from_pydantic
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import KEEP, Format
 from mixprec.plan.rules import Importance, PlanSpec, RandomMatch, Rule, build_plan, needs_importance

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import KEEP, Format
 from mixprec.plan.schema import ModulePlan, Plan, dumps, load_plan, save_plan

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
+from mixprec.core.seals import KEY
 from mixprec.modules import Inventory, LinearModule, address
 from mixprec.plan.sensitivity import Choice, Sensitivity, combine, load, parse_choice, save
-from mixprec.seals import KEY
 
 MODULES = tuple(LinearModule(address(1, kind), 1, kind, 8, 8) for kind in ("q", "k", "up"))
 INVENTORY = Inventory(MODULES, {})

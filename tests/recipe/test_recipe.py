@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mixprec import recipe
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 MINIMAL: dict[str, Any] = {"model": {"id": "m"}, "plan": {"default": "w3g64"}}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mixprec import cli, models
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.importance.cost import cost
 from mixprec.report.costs import about, cost_table
 from mixprec.report.tables import to_markdown

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import QuadMesh
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.importance.shift import KINDS, Kind, shift
 from mixprec.report.formatting import significant
 from mixprec.report.grids import Grids, Measure, importance_grids, layer_ticks, scale_ticks, shift_grids

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.report.html import flatten, render_report, write_report
 
 RECIPE = "# mixprec run recipes/quickstart.yaml\nmodel: {id: <bundled> & more}\n"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.report import paper
 from mixprec.report.benchmarks import overview
 from mixprec.report.compute import compute_figure

@@ -10,7 +10,7 @@ from test_html import HOSTILE, Page
 from typer.testing import CliRunner
 
 from mixprec import cli
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.importance.shift import KINDS, Kind, shift
 from mixprec.report.shift import render_shift, write_shift
 

@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import torch
 
-from mixprec import artifacts, blocks, modules
+from mixprec import blocks, modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.candidates import Candidates
 from mixprec.compress.options import SolveOptions
+from mixprec.core import artifacts
 from mixprec.plan.schema import Treatment
 from mixprec.sensitivity.passages import Scored
 

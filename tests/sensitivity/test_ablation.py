@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from mixprec import recipe
 from mixprec.cli import app
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.plan import sensitivity
 from mixprec.sensitivity.ablation import cells_of
 from mixprec.sensitivity.spec import AblationSpec

@@ -19,7 +19,8 @@ from tiny import write_traces
 _PROGRAM = """
 import os, sys
 from pathlib import Path
-from mixprec import artifacts, cli, processes
+from mixprec import cli
+from mixprec.core import artifacts, processes
 publish, log = artifacts.atomic_path, Path(os.environ["LOG"])
 def logged(path, *rest, **more):
     with log.open("a") as file:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from mixprec import models, recipe
 from mixprec.cli import app
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.plan import sensitivity
 from mixprec.sensitivity import scorers
 from mixprec.sensitivity.evidence import Errors, Evidence

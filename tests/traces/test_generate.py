@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mixprec import models
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Sampling
 from mixprec.evaluate.engines.transformers import TransformersEngine
 from mixprec.traces.generate import Prompt, generate

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mixprec import artifacts
+from mixprec.core import artifacts
 from mixprec.traces import spans, store
 from mixprec.traces.annotate import LABELS, parse
 from mixprec.traces.matching import longest_block

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixprec import models
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.traces import spans
 from mixprec.traces.spans import AnnotatedTrace, CharSpan, TokenSpan
 from mixprec.traces.store import Trace

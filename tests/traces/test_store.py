@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.traces import store
 from mixprec.traces.recorder import Making, Recorder
 from mixprec.traces.store import Trace

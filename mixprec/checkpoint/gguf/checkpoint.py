@@ -17,7 +17,7 @@ from mixprec.checkpoint.gguf.complete import check_rope, check_tensors, config_i
 from mixprec.checkpoint.gguf.reader import GgufTensor, open_gguf
 from mixprec.checkpoint.reader import Checkpoint, Layout
 from mixprec.checkpoint.shards import CONFIG
-from mixprec.errors import UserError, reason
+from mixprec.core.errors import UserError, reason
 from mixprec.modules import LinearModule
 from mixprec.numerics.formats import GGML, KEEP, GgmlFormat
 from mixprec.numerics.groupwise import Quantized

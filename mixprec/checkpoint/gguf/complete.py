@@ -17,7 +17,7 @@ from mixprec import modules
 from mixprec.checkpoint.complete import check_complete, expected
 from mixprec.checkpoint.gguf import metadata, parts
 from mixprec.checkpoint.gguf.names import names_in
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 
 def config_in(path: Path, reader: Any) -> PretrainedConfig:

@@ -13,9 +13,9 @@ import numpy as np
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec import artifacts
 from mixprec.checkpoint.gguf.names import ARCHITECTURES, gguf_names
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import gguf
 
-from mixprec.errors import UserError, reason
+from mixprec.core.errors import UserError, reason
 
 _MAGIC: Final = b"GGUF"
 _PART: Final = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.gguf)", re.IGNORECASE)

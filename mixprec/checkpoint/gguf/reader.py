@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mixprec.checkpoint.gguf import parts
 from mixprec.checkpoint.gguf.names import gguf_names, reordered, shifted
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 #: Architectures as GGUF names them -> model_type.
 _MODEL_TYPES: Final = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}

@@ -14,9 +14,10 @@ from typing import Any, Final
 import gguf
 from transformers import PretrainedConfig
 
-from mixprec import artifacts, modelfiles, models
+from mixprec import modelfiles, models
 from mixprec.checkpoint.gguf import sentencepiece
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

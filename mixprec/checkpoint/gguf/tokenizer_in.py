@@ -10,8 +10,8 @@ import gguf
 from tokenizers import decoders, pre_tokenizers
 from transformers import AutoTokenizer
 
+from mixprec.core.errors import UserError
 from mixprec.encoding import Encoder
-from mixprec.errors import UserError
 
 #: Ways to split text for which llama.cpp keeps pieces that are tokens, whatever the merges, and puts BOS in front
 #: unless the file says otherwise (src/llama-vocab.cpp).

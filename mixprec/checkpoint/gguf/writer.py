@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec import artifacts
 from mixprec.checkpoint.base import CheckpointFormat, Finish
 from mixprec.checkpoint.gguf import metadata, tokenizer
 from mixprec.checkpoint.gguf.names import ARCHITECTURES, gguf_names
@@ -28,7 +27,8 @@ from mixprec.checkpoint.shards import CONFIG, described
 from mixprec.checkpoint.source import COMPUTABLE, FLOATS, Source, at_hand
 from mixprec.checkpoint.target import CompressedModule, write_json
 from mixprec.compress.ggml import check_possible
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import GGML, CodebookFormat, Format, GgmlFormat
 from mixprec.numerics.ggml import GgmlQuantized, dequantize_ggml, exact_type, from_grid

@@ -8,8 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mixprec import artifacts, hub
-from mixprec.errors import UserError
+from mixprec import hub
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.evaluate.benchmarks import questions
 from mixprec.evaluate.benchmarks.schema import Benchmark, HubOrigin, Question, Row
 

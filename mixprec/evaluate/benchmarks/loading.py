@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mixprec import recipe
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.benchmarks import catalogue
 from mixprec.evaluate.benchmarks.retrieval import Retrieval, with_nearest
 from mixprec.evaluate.benchmarks.schema import Question

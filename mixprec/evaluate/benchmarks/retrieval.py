@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixprec import artifacts
-from mixprec.errors import UserError
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
 from mixprec.evaluate.benchmarks.questions import with_passages
 from mixprec.evaluate.benchmarks.schema import Question
 from mixprec.evaluate.spec import EMBEDDER, NEAREST

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 #: How an answer is scored: an integer, one of three truth values, the letter of an option, or a few words.
 Kind = Literal["integer", "truth", "letter", "words"]

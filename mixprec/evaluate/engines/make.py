@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mixprec import models
+from mixprec.core.progress import console
 from mixprec.evaluate.engines.base import Engine
 from mixprec.evaluate.spec import EngineSpec
-from mixprec.progress import console
 
 
 def make(spec: EngineSpec, model_id: str, *, dtype: str, device: str, revision: str | None = None) -> Engine:

@@ -27,8 +27,9 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from mixprec import escaping, parsing, thinking
-from mixprec.errors import UserError
+from mixprec import thinking
+from mixprec.core import escaping, parsing
+from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Finish, Generation, OnTokens, Request, Sampling, nothing
 
 #: Answers after which the same request may succeed: busy, too early, too many, and the server's own faults.

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from mixprec import models
-from mixprec.errors import UserError, reason
+from mixprec.core.errors import UserError, reason
 
 
 def templated(tokenizer: Any, prompt: str) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.engines import cache as caches
 from mixprec.evaluate.engines.base import Generation, OnTokens, Request, Sampling, nothing
 from mixprec.evaluate.engines.sampling import draw

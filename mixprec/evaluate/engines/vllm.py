@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mixprec.core.errors import UserError
 from mixprec.encoding import Encoder, declared_bos
-from mixprec.errors import UserError
 from mixprec.evaluate.engines.base import Generation, OnTokens, Request, Sampling, nothing
 from mixprec.evaluate.engines.templates import templated
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mixprec import artifacts, parsing
-from mixprec.errors import UserError, reason
+from mixprec.core import artifacts, parsing
+from mixprec.core.errors import UserError, reason
 from mixprec.evaluate.outputs.formats import FORMATS, PLAIN, plain_keys
 from mixprec.evaluate.outputs.rows import Output, Row
 

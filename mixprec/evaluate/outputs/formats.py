@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mixprec import parsing, thinking
-from mixprec.errors import UserError
+from mixprec import thinking
+from mixprec.core import parsing
+from mixprec.core.errors import UserError
 from mixprec.evaluate import generations
 from mixprec.evaluate.outputs.rows import (
     KEYS,

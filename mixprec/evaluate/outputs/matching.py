@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mixprec import thinking
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.benchmarks import BENCHMARKS, Question, digest
 from mixprec.evaluate.generations import Key, Record
 from mixprec.evaluate.outputs.files import OutputFile

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mixprec import thinking
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Finish
 
 #: What a plain row says, and the keys that it may say it under; those in front go before. A point leads inside.

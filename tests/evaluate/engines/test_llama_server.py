@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mixprec import models
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate import bench
 from mixprec.evaluate.engines.base import Generation, Request, Sampling
 from mixprec.evaluate.engines.openai import OpenAIEngine, Server

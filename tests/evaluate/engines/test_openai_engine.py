@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.engines import openai
 from mixprec.evaluate.engines.base import Generation, Request, Sampling
 from mixprec.evaluate.engines.openai import OpenAIEngine, Server

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.templates import templated
 
 NAMED = {"default": "<{{ messages[0].content }}>", "tool_use": "TOOLS"}

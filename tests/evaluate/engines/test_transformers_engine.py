@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.engines import transformers as engine_module
 from mixprec.evaluate.engines.base import Generation, Request, Sampling, derived_seed
 from mixprec.evaluate.engines.transformers import TransformersEngine

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 from mixprec.evaluate.engines import vllm
 from mixprec.evaluate.engines.base import Generation, Request, Sampling
 from mixprec.evaluate.engines.make import make

@@ -28,9 +28,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import mixprec
-from mixprec import parsing, seals
-from mixprec.errors import UserError, from_disk
-from mixprec.progress import console
+from mixprec.core import parsing, seals
+from mixprec.core.errors import UserError, from_disk
+from mixprec.core.progress import console
 
 SCHEMA_VERSION = 1
 _PROVENANCE_PACKAGES = ("torch", "transformers", "safetensors", "numpy")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table as RichTable
 
-from mixprec.escaping import csv_cell, markdown, markdown_block, markdown_code, one_line, visible
-from mixprec.progress import PlainConsole, bar
+from mixprec.core.escaping import csv_cell, markdown, markdown_block, markdown_code, one_line, visible
+from mixprec.core.progress import PlainConsole, bar
 from mixprec.report.html import render_report
 from mixprec.report.render import to_csv, to_html, to_latex
 from mixprec.report.tables import Cell, Column, Table, to_markdown

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 T = TypeVar("T")
 

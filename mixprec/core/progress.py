@@ -23,8 +23,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from mixprec import processes
-from mixprec.escaping import visible
+from mixprec.core import processes
+from mixprec.core.escaping import visible
 
 
 class PlainConsole(Console):

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mixprec.errors import UserError
+from mixprec.core.errors import UserError
 
 KEY = "mixprec_sha256"
 #: Stands in a file's metadata until the rest of the file is known, and in its place where the file is hashed.

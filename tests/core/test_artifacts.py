@@ -20,8 +20,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mixprec import artifacts, locks
-from mixprec.errors import UserError
+from mixprec.core import artifacts, locks
+from mixprec.core.errors import UserError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -67,7 +67,7 @@ def leave(path: Path, *, folder: bool) -> None:
     code = f"""
 import os, sys
 from pathlib import Path
-from mixprec import artifacts
+from mixprec.core import artifacts
 path = Path({str(path)!r})
 with artifacts.atomic_path(path) as temporary:
     temporary.mkdir() if {folder} else None
@@ -186,7 +186,7 @@ def test_a_folder_with_a_mount_in_it_stays(tmp_path: Path) -> None:
     (tmp_path / "run" / "deep" / "mount").mkdir(parents=True)
     if shutil.which("unshare") is None or subprocess.run([*inside, mount, tmp_path], check=False).returncode:
         pytest.skip("needs unshare and the right to mount")
-    code = "import sys; from pathlib import Path; from mixprec import artifacts; artifacts.remove(Path(sys.argv[1]))"
+    code = "import sys; from pathlib import Path; from mixprec.core import artifacts; artifacts.remove(Path(sys.argv[1]))"
     command = [*inside, mount + 'exec "$@"', tmp_path, sys.executable, "-c", code, tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "is mounted there, and would lose its files; unmount it first" in done.stderr

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from mixprec import progress
-from mixprec.progress import Generating
+from mixprec.core import progress
+from mixprec.core.progress import Generating
 
 
 class Clock:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import mixprec
-from mixprec import artifacts, processes
-from mixprec.errors import UserError
-from mixprec.progress import console
+from mixprec.core import artifacts, processes
+from mixprec.core.errors import UserError
+from mixprec.core.progress import console
 
 
 class Stages:

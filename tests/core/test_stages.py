@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import mixprec
-from mixprec.stages import Stages
+from mixprec.core.stages import Stages
 
 
 def flip(path: Path) -> None:

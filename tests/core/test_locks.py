@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from mixprec import artifacts, locks
-from mixprec.errors import UserError
+from mixprec.core import artifacts, locks
+from mixprec.core.errors import UserError
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from mixprec import locks
+from mixprec.core import locks
 with getattr(locks, sys.argv[1])(Path(sys.argv[2])):
     print("held", flush=True)
     time.sleep(300)
@@ -79,7 +79,7 @@ def test_who_waits_gets_what_the_winner_made(tmp_path: Path, hold: Hold, capsys:
     code = """
 import sys
 from pathlib import Path
-from mixprec import artifacts, locks
+from mixprec.core import artifacts, locks
 target = Path(sys.argv[1])
 for _ in range(200):
     with locks.once(target, "MIXPREC_CACHE"):

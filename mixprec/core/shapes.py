@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mixprec.errors import from_pydantic
+from mixprec.core.errors import from_pydantic
 
 #: Larger than any size in bytes, smaller than what charts and formats can't hold.
 _HUGE = 10**18

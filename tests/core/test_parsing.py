@@ -11,9 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixprec import artifacts, models, parsing, recipe
-from mixprec.errors import UserError
-from mixprec.parsing import Malformed, dump_yaml, parse_json, parse_yaml
+from mixprec import models, recipe
+from mixprec.core import artifacts, parsing
+from mixprec.core.errors import UserError
+from mixprec.core.parsing import Malformed, dump_yaml, parse_json, parse_yaml
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from mixprec import artifacts, seals
-from mixprec.errors import UserError
+from mixprec.core import artifacts, seals
+from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Generation, Sampling
 from mixprec.evaluate.generations import GenerationFile, Key, Origin
 from mixprec.importance import artifact

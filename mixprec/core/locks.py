@@ -18,9 +18,9 @@ from pathlib import Path
 
 from filelock import lock_descriptor
 
-from mixprec import artifacts, processes
-from mixprec.errors import UserError, from_disk
-from mixprec.progress import console
+from mixprec.core import artifacts, processes
+from mixprec.core.errors import UserError, from_disk
+from mixprec.core.progress import console
 
 #: A file system without locks says one of these.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)

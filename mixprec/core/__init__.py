@@ -1,0 +1,1 @@
+"""What stands under everything: errors, files, locks, stages, processes, progress. Imports nothing else of mixprec."""
