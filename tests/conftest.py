@@ -10,8 +10,15 @@ import torch
 from tiny import write_checkpoint
 
 from mixprec import models
+from mixprec.core import progress
 
 torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Notices go to standard error, as on the command line: tests read them there. Python alone is quiet."""
+    monkeypatch.setattr(progress.console, "quiet", False)
 
 
 @pytest.fixture(scope="session")

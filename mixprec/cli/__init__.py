@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mixprec import __version__
 from mixprec.cli.base import app, out
-from mixprec.core import processes
+from mixprec.core import processes, progress
 from mixprec.core.errors import UserError, from_disk
 from mixprec.core.progress import PlainConsole
 
@@ -49,6 +49,7 @@ def _main(
 def main() -> None:
     """Entry point. Exit codes: 0 done, 2 the user's error, 130 Ctrl-C or SIGTERM, 1 ours (with its trace)."""
     errors = PlainConsole(stderr=True)
+    progress.speak()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or pipe without UTF-8 ends no run that has done its work
         sys.stdout.reconfigure(errors="backslashreplace")
     if processes.count() == 1:  # a launcher ends its processes itself, also where they wait for one another

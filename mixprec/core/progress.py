@@ -1,13 +1,20 @@
-"""One look for every progress bar: what, how far, time spent, time left. Goes to standard error."""
+"""How far the work is, and what it has to say meanwhile.
+
+From Python mixprec is quiet: a function that works for long takes a ``progress`` callback, which gets a ``Step`` each
+time that something is done; notices go to the logger ``mixprec``. The command line calls ``speak``: then every step
+has one look, a bar with what, how far, time spent and time left, and bars and notices go to standard error.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import (
@@ -37,8 +44,64 @@ class PlainConsole(Console):
         return super().render_str(visible(text), **options)
 
 
-#: Of several processes the main one speaks.
-console = PlainConsole(stderr=True, quiet=not processes.is_main())
+class _Notices(PlainConsole):
+    """Standard error after ``speak``; before it, notices go to the logger."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if self.quiet and processes.is_main():
+            _log.info(" ".join(map(str, objects)))
+        super().print(*objects, **options)
+
+
+_log = logging.getLogger("mixprec")
+console = _Notices(stderr=True, quiet=True)
+
+
+def speak() -> None:
+    """Show bars and notices on standard error from now on; of several processes the main one does."""
+    console.quiet = not processes.is_main()
+
+
+class Step(NamedTuple):
+    """How far a piece of work is: ``done`` of ``total`` units."""
+
+    what: str
+    done: int
+    total: int
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.done} of {self.total} {self.unit}"
+
+
+#: Called with every step of a piece of work, the first one with nothing done.
+OnStep = Callable[[Step], None]
+_listener: ContextVar[OnStep | None] = ContextVar("mixprec_progress", default=None)
+
+
+@contextmanager
+def telling(listener: OnStep | None) -> Iterator[None]:
+    """Let ``listener`` hear of all steps inside, in the place of bars; None: whoever hears of them already does."""
+    if listener is None:
+        yield
+        return
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def _counting(listener: OnStep, what: str, total: int, unit: str, done: int = 0) -> Callable[[int], None]:
+    """What moves a count on and tells ``listener``."""
+
+    def advance(more: int) -> None:
+        nonlocal done
+        done += more
+        listener(Step(what, done, total, unit))
+
+    advance(0)
+    return advance
 
 
 @contextmanager
@@ -47,6 +110,9 @@ def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], Non
 
     On a terminal that can't redraw (a log file) one line is printed at the end.
     """
+    if (listener := _listener.get()) is not None:
+        yield _counting(listener, description, total, unit)
+        return
     with Progress(
         TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(),
@@ -154,6 +220,10 @@ def generating(description: str, total: int, limit: int, known: Sequence[int | N
     ``limit``: most tokens of an output; ``known``: lengths of the outputs that are there, None where nobody counted.
     """
     seen = Generating(total - len(known), limit, [count for count in known if count is not None])
+    if (listener := _listener.get()) is not None:
+        seen.on_output = _counting(listener, description, total, "outputs", len(known))
+        yield seen
+        return
     description = visible(description)
     name = description if len(description) <= _NAME else description[: _NAME - 1] + "…"
     with Progress(

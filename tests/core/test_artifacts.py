@@ -186,7 +186,9 @@ def test_a_folder_with_a_mount_in_it_stays(tmp_path: Path) -> None:
     (tmp_path / "run" / "deep" / "mount").mkdir(parents=True)
     if shutil.which("unshare") is None or subprocess.run([*inside, mount, tmp_path], check=False).returncode:
         pytest.skip("needs unshare and the right to mount")
-    code = "import sys; from pathlib import Path; from mixprec.core import artifacts; artifacts.remove(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from mixprec.core import artifacts; artifacts.remove(Path(sys.argv[1]))"
+    )
     command = [*inside, mount + 'exec "$@"', tmp_path, sys.executable, "-c", code, tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "is mounted there, and would lose its files; unmount it first" in done.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -86,3 +88,41 @@ def test_one_line_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == 1
     for part in ("benchmarks only_lea…", "3/480 outputs", "13.9k tokens/s", "left "):
         assert part in lines[0]
+
+
+def test_a_listener_hears_every_step_and_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[progress.Step] = []
+    with progress.telling(heard.append):
+        with progress.bar("solve", 5, "modules") as advance:
+            advance(2)
+            advance(3)
+        with progress.generating("bench", 3, 100, [7]) as seen:
+            seen.output(20)
+    assert [step.done for step in heard] == [0, 2, 5, 1, 2]
+    assert str(heard[2]) == "solve: 5 of 5 modules" and heard[-1].unit == "outputs"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_listener_that_raises_stops_the_work_and_hears_no_more() -> None:
+    def stop(step: progress.Step) -> None:
+        if step.done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), progress.telling(stop), progress.bar("solve", 5, "modules") as advance:
+        advance(1)
+    with progress.bar("solve", 1, "modules") as advance:
+        advance(1)
+
+
+def test_python_is_quiet_and_tells_the_logger(caplog: pytest.LogCaptureFixture) -> None:
+    script = (
+        "from mixprec.core import progress\n"
+        "with progress.bar('solve', 2, 'modules') as advance: advance(2)\n"
+        "progress.console.print('loading a model')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    quiet = progress._Notices(stderr=True, quiet=True)
+    with caplog.at_level("INFO", logger="mixprec"):
+        quiet.print("loading a model", soft_wrap=True)
+    assert caplog.messages == ["loading a model"]
