@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mixprec import blocks, modules
+from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.source import FLOATS
 from mixprec.compress import awq, folding
@@ -25,6 +25,7 @@ from mixprec.core.errors import UserError
 from mixprec.numerics.groupwise import scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics, InputSums
 from mixprec.plan.schema import USES_INPUTS, Treatment
+from mixprec.walk import blocks
 
 #: Candidate's name -> what it does to a module.
 Treatments = Mapping[str, Treatment]

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mixprec import blocks, modules
+from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.block import Group, watching
 from mixprec.core.errors import UserError
 from mixprec.modules import Inventory
+from mixprec.walk import blocks
 
 
 @torch.no_grad()

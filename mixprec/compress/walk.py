@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mixprec import blocks, modules
+from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.source import COMPUTABLE, FLOATS, Source
@@ -20,6 +20,7 @@ from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
 from mixprec.modules import EMBEDDING, NORM, Inventory
 from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Method, Plan
+from mixprec.walk import blocks
 
 
 class Job(NamedTuple):

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from mixprec import models
-from mixprec.blocks import Blocks, block_inputs, open_blocks
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
 from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, Gradients, Job, loss_gradient, release_memory
 from mixprec.importance.options import SWEEP_GB
 from mixprec.importance.outputs import Layout, RowSums, SpanGradients, accumulation_dtype
 from mixprec.importance.windows import Batch, pack
 from mixprec.modules import EMBEDDING, HEAD, NORM
+from mixprec.walk.blocks import Blocks, block_inputs, open_blocks
 
 
 @dataclass(frozen=True)

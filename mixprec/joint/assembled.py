@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mixprec import blocks, models, modules
+from mixprec import models, modules
 from mixprec.compress.candidates import Candidates
 from mixprec.core.errors import UserError
 from mixprec.models import LoadedModel
 from mixprec.plan.sensitivity import Choice
 from mixprec.sensitivity.passages import Scored
+from mixprec.walk import blocks
 
 #: Positions whose logits exist at once.
 _CHUNK = 128

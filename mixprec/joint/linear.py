@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mixprec import blocks
 from mixprec.compress.candidates import Candidates
 from mixprec.plan.budget import Problem
 from mixprec.plan.sensitivity import Choice, Sensitivity
 from mixprec.sensitivity.gradients import Row
 from mixprec.sensitivity.passages import Scored, counted
 from mixprec.sensitivity.sweep import State, sweep
+from mixprec.walk import blocks
 
 #: Name of the plan's own weights among the candidates.
 _PLAN = "plan"

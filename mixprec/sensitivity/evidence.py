@@ -13,13 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import blocks
 from mixprec.compress.candidates import Candidates
 from mixprec.core import artifacts
 from mixprec.sensitivity.gradients import Row
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import ModuleSums
 from mixprec.sensitivity.sweep import State, sweep
+from mixprec.walk import blocks
 
 #: Passages of one sweep: the weights are read twice for all of them.
 TOGETHER = 4

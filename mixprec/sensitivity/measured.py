@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixprec import blocks, models, modules
+from mixprec import models, modules
 from mixprec.core.errors import UserError
 from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.models import LoadedModel
+from mixprec.walk import blocks
 
 #: Positions whose logits exist at once.
 _CHUNK = 128

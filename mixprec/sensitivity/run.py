@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixprec import blocks, models, modules
+from mixprec import models, modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress import candidates as solving
 from mixprec.compress.candidates import Candidates
@@ -42,6 +42,7 @@ from mixprec.sensitivity.passages import Scored, counted, from_behaviours, from_
 from mixprec.sensitivity.spec import GRADIENT, Scorer, SensitivitySpec
 from mixprec.sensitivity.sweep import State
 from mixprec.traces.spans import AnnotatedTrace
+from mixprec.walk import blocks
 
 #: In ablation.json: the paper's importance as it is, which is no scorer.
 IMPORTANCE_ALONE = "importance_alone"

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mixprec import blocks, modules
+from mixprec import modules
 from mixprec.compress.candidates import Candidates
 from mixprec.importance.engine import release_memory
 from mixprec.sensitivity.gradients import Row, at_hidden
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import ModuleSums, module_sums
+from mixprec.walk import blocks
 
 
 class State(NamedTuple):

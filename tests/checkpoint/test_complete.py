@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from mixprec import blocks, models, modules
+from mixprec import models, modules
 from mixprec.checkpoint.compare import diff
 from mixprec.checkpoint.convert import convert
 from mixprec.checkpoint.formats import FORMATS
@@ -25,6 +25,7 @@ from mixprec.compress.spectra import alphas
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.plan import bits
+from mixprec.walk import blocks
 
 MakeSource = Callable[..., Path]
 Tensors = dict[str, Tensor]

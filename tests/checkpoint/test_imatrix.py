@@ -12,12 +12,13 @@ from tiny import TEXT, write_checkpoint
 from torch import nn
 from typer.testing import CliRunner
 
-from mixprec import blocks, models, modules
+from mixprec import models, modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.gguf.imatrix import write_imatrix
 from mixprec.cli import app
 from mixprec.compress.inputs import mean_squares
 from mixprec.core.errors import UserError
+from mixprec.walk import blocks
 
 
 @pytest.mark.parametrize("weighted", [False, True])

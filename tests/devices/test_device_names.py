@@ -10,9 +10,10 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from mixprec import blocks, cli, models
+from mixprec import cli, models
 from mixprec import recipe as recipes
 from mixprec.core.errors import UserError
+from mixprec.walk import blocks
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "meta"])

@@ -5,7 +5,7 @@ import tiny
 import torch
 from planning import TEXTS, Made
 
-from mixprec import blocks, models, modules
+from mixprec import models, modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress import candidates as solving
 from mixprec.compress.options import SolveOptions
@@ -15,6 +15,7 @@ from mixprec.plan.budget import budget_problem
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.schema import Treatment
 from mixprec.sensitivity.passages import Scored
+from mixprec.walk import blocks
 
 
 @pytest.fixture(scope="session")

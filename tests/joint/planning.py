@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from mixprec import blocks, models, modules
+from mixprec import models, modules
 from mixprec.compress.candidates import Candidates
 from mixprec.plan.budget import Problem
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.sensitivity.passages import Scored
+from mixprec.walk import blocks
 
 TEXTS = ("w2g16", "w3g16", "w4g16")
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from scoring import OPTIONS, TREATMENTS, Tiny, calibrating
 
-from mixprec import blocks, models, modules
+from mixprec import models, modules
 from mixprec.compress import candidates as solving
+from mixprec.walk import blocks
 
 
 @pytest.fixture(scope="session")

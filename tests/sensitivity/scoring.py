@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 import torch
 
-from mixprec import blocks, modules
+from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.candidates import Candidates
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
 from mixprec.plan.schema import Treatment
 from mixprec.sensitivity.passages import Scored
+from mixprec.walk import blocks
 
 TREATMENTS = {
     "w2g16": Treatment(format="w2g16", method="gptq"),

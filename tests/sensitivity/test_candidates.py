@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 from scoring import OPTIONS, TREATMENTS, Tiny, calibrating
 
-from mixprec import blocks, models, modules
+from mixprec import models, modules
 from mixprec.compress import candidates as solving
 from mixprec.compress.stream import compress
 from mixprec.numerics.hessian import output_error
 from mixprec.numerics.statistics import InputSums
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Treatment
+from mixprec.walk import blocks
 
 
 @pytest.mark.parametrize("label", ["1_q", "1_up", "2_down"])
