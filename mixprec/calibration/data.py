@@ -6,6 +6,7 @@ Nothing is changed silently: a source that has fewer windows than it should give
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,8 @@ from mixprec.core.errors import UserError
 from mixprec.encoding import Encoder
 
 
-class Calibration(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Calibration:
     """Samples that go through the model, each on its own.
 
     tokens: (N, T) int64. weights: (N, T) float32, how much each token counts in the statistics, or None for all the

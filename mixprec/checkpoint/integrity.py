@@ -34,6 +34,13 @@ class _Card(Shape):
     plan: _Plan = _Plan()
 
 
+def weight_bytes(folder: Path) -> int | None:
+    """Bytes of a checkpoint's files of weights; None for a model on the hub."""
+    if not folder.is_dir():
+        return None
+    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix.lower() in (".safetensors", ".gguf"))
+
+
 def digests(folder: Path) -> dict[str, dict[str, Any]]:
     """Path within the folder -> sha256 and bytes, of all files but mixprec.json itself and the model card.
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mixprec.core import artifacts
 from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.evaluate.passages import Passage
 from mixprec.traces.store import BEHAVIOURS
@@ -92,6 +93,7 @@ def evaluate_all(
     """
     on_traces, on_text = results[: len(trace_passages)], results[len(trace_passages) :]
     return {
+        "schema_version": artifacts.SCHEMA_VERSION,
         "traces": summarise(on_traces),
         "text": summarise(on_text),
         "behaviours": per_behaviour(trace_passages, on_traces),

@@ -181,13 +181,14 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def top_modules(importance: Mapping[str, Any]) -> dict[str, Any]:
-    """Per behaviour its spans and its highest modules, with scores, shares of the total and intervals of the rank."""
+def top_modules(importance: Mapping[str, Any], count: int = TOP) -> dict[str, Any]:
+    """Per behaviour its spans and its ``count`` highest modules, with scores, shares of the total and intervals of the
+    rank."""
     modules = importance["modules"]
     found = {}
     for behaviour, entry in importance["behaviours"].items():
         shares = relative(entry["scores"])
-        order = np.argsort(ranks(entry["scores"]))[:TOP]
+        order = np.argsort(ranks(entry["scores"]))[:count]
         intervals = entry.get("rank_intervals")
         found[behaviour] = {
             "spans": entry["spans"],

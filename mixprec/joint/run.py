@@ -29,7 +29,7 @@ from mixprec.plan.knapsack import solve
 from mixprec.plan.schema import Method, Plan, save_plan
 from mixprec.plan.sensitivity import ALL, Choice, Sensitivity
 from mixprec.sensitivity.passages import Scored
-from mixprec.sensitivity.run import Subject, file_name
+from mixprec.sensitivity.run import Subject
 from mixprec.sensitivity.spec import SensitivitySpec
 
 #: Scorers whose plans are measured as starts, besides the one that the budget names.
@@ -96,7 +96,7 @@ def _others(subject: Subject, problem: Problem, weights: Mapping[str, float], me
     """The solver's plans for the scorers that the sweep left tables of."""
     found = []
     for scorer in _STARTS:
-        paths = [subject.folder / file_name(scorer, target) for target in weights]
+        paths = [subject.folder / sensitivity.file_name(scorer, target) for target in weights]
         if not all(path.is_file() for path in paths):
             continue
         tables = [sensitivity.load(path, subject.inventory, subject.identity) for path in paths]
@@ -124,7 +124,7 @@ def _start(problem: Problem, plan: Plan) -> tuple[int, ...]:
 
 def _fisher(subject: Subject, weights: Mapping[str, float]) -> Sensitivity:
     """The Fisher scores that the sweep left, the targets weighed relative to the weights' sum."""
-    paths = [subject.folder / file_name("fisher", target) for target in weights]
+    paths = [subject.folder / sensitivity.file_name("fisher", target) for target in weights]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise UserError(

@@ -9,6 +9,7 @@ from mixprec import models, recipe
 from mixprec.core import artifacts, processes
 from mixprec.evaluate import passages
 from mixprec.pipeline.context import Context
+from mixprec.plan.sensitivity import file_name
 from mixprec.report.ablation import write_ablation
 from mixprec.report.sensitivity import write_sensitivity
 from mixprec.sensitivity import ablation
@@ -57,7 +58,7 @@ def score(run: Context, importance: dict[str, Any] | None, stamp: str | None) ->
     return run.stages.do(
         "sensitivity",
         [*run.computing, stamp, *solving, spec.model_dump(mode="json")],
-        [folder / scoring.file_name(spec.scorer, target) for target in ("all", *spec.behaviours)],
+        [folder / file_name(spec.scorer, target) for target in ("all", *spec.behaviours)],
         make,
     )
 

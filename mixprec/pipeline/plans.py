@@ -18,7 +18,6 @@ from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, needs_spe
 from mixprec.plan.schema import Plan, load_plan, save_plan
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.recipe.parts import ModelSpec
-from mixprec.sensitivity import run as scoring
 
 
 def plan_of(run: Context, name: str, spec: PlanSpec, importance: dict[str, Any] | None, scored: str | None) -> Plan:
@@ -61,7 +60,7 @@ def _table(run: Context, spec: PlanSpec) -> Sensitivity | None:
     if not own or scored is None:
         return table_for(spec, run.inventory, lambda: run.identity)
     folder = run.out / "sensitivity"
-    paths = [folder / scoring.file_name(scored.scorer, target) for target in ("all", *scored.behaviours)]
+    paths = [folder / sensitivity.file_name(scored.scorer, target) for target in ("all", *scored.behaviours)]
     return table_for(spec, run.inventory, lambda: run.identity, paths)
 
 

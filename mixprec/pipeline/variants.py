@@ -7,6 +7,7 @@ from typing import Any
 
 from mixprec import models
 from mixprec.calibration.data import Calibration
+from mixprec.checkpoint.integrity import weight_bytes
 from mixprec.compress.module import ModuleReport, summarise
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts
@@ -129,13 +130,6 @@ def _described(run: Context, name: str, plan: Plan, where: str) -> dict[str, Any
         "code_bits": account.code_bits,
         "effective_bits": account.effective_bits,
         "bytes": account.packed_bytes,
-        "bytes_on_disk": _bytes_on_disk(Path(models.resolve(where))),
+        "bytes_on_disk": weight_bytes(Path(models.resolve(where))),
         "quality": summarise({labels[address]: ModuleReport(**report) for address, report in reports.items()}),
     }
-
-
-def _bytes_on_disk(folder: Path) -> int | None:
-    """Bytes of a checkpoint's files of weights; None for a model on the hub."""
-    if not folder.is_dir():
-        return None
-    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix.lower() in (".safetensors", ".gguf"))

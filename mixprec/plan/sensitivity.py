@@ -132,6 +132,11 @@ class Sensitivity(Strict):
         return artifacts.fingerprint(self.model_dump(mode="json"))
 
 
+def file_name(scorer: str, target: str = ALL) -> str:
+    """Of a table in the folder of sensitivities."""
+    return f"{scorer}.json" if target == ALL else f"{scorer}_{target}.json"
+
+
 def save(path: Path, table: Sensitivity) -> None:
     """Write a table atomically."""
     artifacts.write_json(path, table.model_dump(mode="json"))

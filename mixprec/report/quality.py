@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mixprec.compress.module import ModuleReport
 from mixprec.report.formatting import ABSENT, percent
 from mixprec.report.tables import Cell, Column, Table
 
@@ -35,3 +36,16 @@ def _share(value: float | None) -> Cell:
 def _worst(entry: Mapping[str, Any], kind: str) -> Cell:
     worst = entry[f"worst_{kind}"]
     return Cell(worst["label"], percent(worst["error"])) if worst else Cell(ABSENT)
+
+
+def worst_table(reports: Mapping[str, ModuleReport], count: int = 5) -> Table:
+    """The modules with the largest errors of their outputs, or of their weights where no method looked at inputs."""
+    titles = ("module", "format", "method", "weight error", "output error", "retries")
+    worst = sorted(reports.items(), key=lambda item: -(item[1].output_error or item[1].relative_error))[:count]
+    rows = []
+    for address, report in worst:
+        error = ABSENT if report.output_error is None else f"{report.output_error:.4f}"
+        method = f"{report.method}, then {report.fallback}" if report.fallback else report.method
+        texts = (address, report.format, method, f"{report.relative_error:.4f}", error, str(report.retries))
+        rows.append([Cell(text) for text in texts])
+    return Table([Column(title, numeric=index > 2) for index, title in enumerate(titles)], rows)

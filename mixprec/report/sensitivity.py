@@ -62,10 +62,10 @@ def damage_grids(table: Sensitivity) -> Grids:
     return arrange(Measure("damage"), listed, columns)
 
 
-def table_of_damage(table: Sensitivity) -> Table:
-    """The modules with the largest damage in the first format, with that in all formats."""
+def table_of_damage(table: Sensitivity, count: int = _TOP) -> Table:
+    """The ``count`` modules with the largest damage in the first format, with that in all formats."""
     names = choices(table)
-    ranked = sorted(table.scores, key=lambda address: -table.scores[address].get(names[0], 0.0))[:_TOP]
+    ranked = sorted(table.scores, key=lambda address: -table.scores[address].get(names[0], 0.0))[:count]
     rows = []
     for number, address in enumerate(ranked, 1):
         layer, kind = modules.parse_address(address)

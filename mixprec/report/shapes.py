@@ -123,6 +123,32 @@ class _AllBenchmarks(Shape):
     differences: dict[str, dict[str, dict[str, _Difference]]] | None = None
 
 
+class _Fidelity(Shape):
+    tokens: Count
+    passages: Count
+    perplexity: Number
+    kl_mean: Number
+    kl_mean_ci: Pair | None
+    kl_median: Number
+    kl_p99: Number
+    top1_agreement: Number
+
+
+class Fidelity(Shape):
+    """result.json."""
+
+    traces: _Fidelity | None
+    text: _Fidelity | None
+    behaviours: dict[str, _Fidelity | None] | None
+    notes: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _something(self) -> Fidelity:
+        if self.traces is None and self.text is None:
+            raise ValueError("traces, text: one of them has to be measured")
+        return self
+
+
 class _Worst(Shape):
     label: str
     error: Number
@@ -246,6 +272,11 @@ def read_summary(path: Path) -> dict[str, Any]:
 def read_benchmarks(path: Path) -> dict[str, Any]:
     """Read benchmarks.json; raises as ``read_summary``."""
     return check(artifacts.read_versioned(path), path, Benchmarks)
+
+
+def read_fidelity(path: Path) -> dict[str, Any]:
+    """Read result.json; raises as ``read_summary``."""
+    return check(artifacts.read_versioned(path), path, Fidelity)
 
 
 def read_ablation(path: Path) -> dict[str, Any]:

@@ -140,13 +140,8 @@ def score(subject: Subject, spec: SensitivitySpec, candidates: Candidates | None
     if processes.is_main():
         for name, by_target in tables.items():
             for target, table in by_target.items():
-                sensitivity.save(subject.folder / file_name(name, target), table)
+                sensitivity.save(subject.folder / sensitivity.file_name(name, target), table)
     return tables[spec.scorer]
-
-
-def file_name(scorer: str, target: str = ALL) -> str:
-    """Of a table in the folder of sensitivities."""
-    return f"{scorer}.json" if target == ALL else f"{scorer}_{target}.json"
 
 
 def load_all(subject: Subject) -> list[Sensitivity]:

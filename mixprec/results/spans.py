@@ -1,0 +1,65 @@
+"""Traces with the spans in which they show a behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mixprec.report.formatting import integer, words
+from mixprec.report.tables import Cell, Column, Table
+from mixprec.results.base import Result
+from mixprec.traces import spans
+from mixprec.traces.spans import AnnotatedTrace
+
+
+@dataclass(frozen=True, repr=False)
+class Spans(Result):
+    """spans.jsonl as a value: a sequence of annotated traces."""
+
+    traces: tuple[AnnotatedTrace, ...]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Spans:
+        """Read spans.jsonl. Raises UserError as spans.load_spans does."""
+        return cls(tuple(spans.load_spans(Path(path))))
+
+    def save(self, path: str | Path) -> None:
+        """Write spans.jsonl."""
+        spans.save_spans(Path(path), self.traces)
+
+    @cached_property
+    def summary(self) -> spans.Summary:
+        """How many spans there are, and what was skipped, by reason."""
+        return spans.summarise(self.traces)
+
+    def __len__(self) -> int:
+        return len(self.traces)
+
+    def __iter__(self) -> Iterator[AnnotatedTrace]:
+        return iter(self.traces)
+
+    def tables(self) -> Mapping[str, Table]:
+        columns = [Column("behaviour", numeric=False), Column("spans"), Column("traces")]
+        rows = [
+            [Cell(words(name)), Cell(integer(count)), Cell(integer(self.summary.traces_with[name]))]
+            for name, count in self.summary.spans.items()
+        ]
+        return {f"{len(self.traces)} traces": Table(columns, rows)}
+
+    def notes(self) -> list[str]:
+        skipped = self.summary.skipped or "none"
+        return [f"traces without a span: {self.summary.traces_without_span}; skipped: {skipped}"]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per span."""
+        return [
+            {"trace": each.trace.id, **span._asdict(), "text": each.trace.text[span.start : span.end]}
+            for each in self.traces
+            for span in each.spans
+        ]
+
+    def __repr__(self) -> str:
+        return f"Spans({len(self.traces)} traces, {sum(self.summary.spans.values())} spans)"
