@@ -1,0 +1,314 @@
+"""The decoder's map: what a model is made of, as data. No other file knows names of modules.
+
+Sizes are arithmetic on a configuration's keys by the tables of ``models/arch/``: no weight, and no torch. The names
+of a model's modules and parameters are those of the tensors in its checkpoint.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from mixprec.core.errors import UserError
+from mixprec.decoder.arch import FAMILIES
+from mixprec.decoder.arch.family import Family, Shared, Sizes
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_Index = TypeVar("_Index")
+
+_SIZES: Final = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+#: Where they are null, they follow from others.
+_OPTIONAL: Final = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+#: Keys of a configuration -> the largest number that is taken for a model's: more would be built for hours.
+_MOST: Final = {
+    "num_hidden_layers": 1_000,
+    **dict.fromkeys((*_SIZES, "num_key_value_heads", "head_dim"), 2**24),
+    "max_position_embeddings": 2**40,
+}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One matrix (out_features, in_features) that a plan gives a format to.
+
+    ``address`` model.layers.31.mlp.up_proj, ``layer`` 32 (1-based), ``kind`` up. It is a view of a tensor: of
+    ``parameter``, by its name within ``block`` (model.layers.31), the matrix of one ``expert`` of those stacked in it,
+    and of that the ``rows`` (first, behind the last); None: all of them.
+    """
+
+    address: str
+    layer: int
+    kind: str
+    out_features: int
+    in_features: int
+    block: str
+    parameter: str
+    expert: int | None = None
+    rows: tuple[int, int] | None = None
+
+    @property
+    def label(self) -> str:
+        """The paper's label, 1-based: ``32_up``."""
+        return f"{self.layer}_{self.kind}"
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, the bias not counted."""
+        return self.out_features * self.in_features
+
+    @property
+    def weight_name(self) -> str:
+        """Name of its tensor in the model and in a checkpoint."""
+        return f"{self.block}.{self.parameter}"
+
+    @property
+    def module(self) -> str:
+        """Name, within the block, of the module that holds the tensor and receives the linear's input."""
+        return self.parameter.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A scale folds into a norm's weight. ``path``: within the block; ``offset``: what it adds to its weight."""
+
+    path: str
+    offset: float
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A scale folds into rows of a linear, heads of ``head`` rows, each of which ``share`` heads of channels read."""
+
+    linear: Linear
+    head: int = 1
+    share: int = 1
+
+    def of(self, channel: _Index) -> _Index:
+        """The row that a channel (or a tensor of them) comes from."""
+        index: Any = channel
+        found: _Index = index // self.head // self.share * self.head + index % self.head
+        return found
+
+
+@dataclass(frozen=True)
+class Group:
+    """Linears of a block that receive one tensor, in the order of the block.
+
+    ``source``: where a scale on that tensor folds; None: nowhere that is known. ``fused``: full name of the one matrix
+    that runtimes make of them; None where they don't.
+    """
+
+    linears: tuple[Linear, ...]
+    source: Norm | Rows | None = None
+    fused: str | None = None
+
+    def __iter__(self) -> Iterator[Linear]:
+        return iter(self.linears)
+
+    def __len__(self) -> int:
+        return len(self.linears)
+
+    def __getitem__(self, index: int) -> Linear:
+        return self.linears[index]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One decoder block. ``layer``: 1-based; ``path``: model.layers.31. ``groups`` in the order in which they work.
+
+    ``norms``: of hidden states, by path within the block; ``head_norms``: those within attention.
+    """
+
+    layer: int
+    path: str
+    groups: tuple[Group, ...]
+    norms: tuple[str, ...] = ()
+    head_norms: tuple[str, ...] = ()
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """The block's linears in order."""
+        return tuple(linear for group in self.groups for linear in group)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A model's blocks and what lies around them, by full names.
+
+    ``blocks_path``: the list of blocks. ``other``: parameters that are no linear's weight (embedding, norms, biases, a
+    head of its own) -> number of elements. ``width``: of hidden states. ``tied``: the head is the embedding.
+    """
+
+    architecture: str
+    blocks: tuple[Block, ...]
+    other: Mapping[str, int]
+    blocks_path: str
+    embedding: str
+    rotary: str
+    norm: str
+    head: str
+    width: int
+    vocabulary: int
+    tied: bool
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Linears that share their input, block by block."""
+        return tuple(group for block in self.blocks for group in block.groups)
+
+    @cached_property
+    def linears(self) -> tuple[Linear, ...]:
+        """All linear modules, in order."""
+        return tuple(linear for group in self.groups for linear in group)
+
+    @cached_property
+    def _by_address(self) -> dict[str, Linear]:
+        return {linear.address: linear for linear in self.linears}
+
+    def __getitem__(self, address: str) -> Linear:
+        return self._by_address[address]
+
+    @property
+    def layers(self) -> int:
+        """Number of decoder blocks."""
+        return len(self.blocks)
+
+    @property
+    def widest_input(self) -> int:
+        """Input columns of the widest linear module."""
+        return max(linear.in_features for linear in self.linears)
+
+    @property
+    def parameters(self) -> int:
+        """Number of all parameters, tied ones once."""
+        return sum(linear.weights for linear in self.linears) + sum(self.other.values())
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """Embedding, norms of hidden states and head, in order -> width of their outputs."""
+        norms = (f"{block.path}.{norm}" for block in self.blocks for norm in block.norms)
+        return dict.fromkeys((self.embedding, *norms, self.norm), self.width) | {self.head: self.vocabulary}
+
+    def alone(self, linear: Linear) -> Decoder:
+        """The map of a model that has no other parameters than this linear's."""
+        block = Block(linear.layer, linear.block, (Group((linear,)),))
+        return replace(self, blocks=(block,), other={})
+
+
+def decoder_of(config: PretrainedConfig | Mapping[str, Any], where: str | None = None) -> Decoder:
+    """The map of the model that ``config`` describes, an object of transformers or what config.json holds.
+
+    ``where`` says in errors which model it is.
+
+    Raises UserError for an unsupported architecture, and for sizes that no model has.
+    """
+    where = where or getattr(config, "name_or_path", "") or "model"
+    check_architecture(config, where)
+    read = _reader(config)
+    family = FAMILIES[read("model_type")]
+    heads = read("num_attention_heads")
+    shared = read("num_key_value_heads") or heads
+    head = read("head_dim") or read("hidden_size") // heads
+    sizes = Sizes(read("hidden_size"), read("intermediate_size"), heads * head, shared * head, head, read("vocab_size"))
+    biased = {
+        row.kind: bool(read(row.bias) if isinstance(row.bias, str) else row.bias)
+        for rows in family.parts.values()
+        for row in rows
+    }
+    tied = bool(read("tie_word_embeddings"))
+    blocks = tuple(_block(family, sizes, index) for index in range(read("num_hidden_layers")))
+    return Decoder(
+        architecture=read("model_type"),
+        blocks=blocks,
+        other=_others(family, sizes, biased, len(blocks), tied),
+        blocks_path=family.blocks,
+        embedding=family.embedding,
+        rotary=family.rotary,
+        norm=family.norm,
+        head=family.head,
+        width=sizes.hidden,
+        vocabulary=sizes.vocabulary,
+        tied=tied,
+    )
+
+
+def check_architecture(config: PretrainedConfig | Mapping[str, Any], where: str) -> None:
+    """Refuse decoders that no table describes.
+
+    Raises UserError listing the supported architectures, or for a size that no model has; ``where`` says which model
+    it was.
+    """
+    read = _reader(config)
+    if read("model_type") not in tuple(FAMILIES):  # a file may hold what can't be a key
+        raise UserError(
+            f"{where}: architecture {read('model_type')!r} is not supported; supported: {', '.join(FAMILIES)}"
+        )
+    for key, most in _MOST.items():
+        value = read(key)
+        if value is None and key in _OPTIONAL:
+            continue
+        if not (isinstance(value, int) and 1 <= value <= most):
+            raise UserError(f"{where}: config.json: {key}: {reprlib.repr(value)} is no number from 1 to {most:,}")
+
+
+def _reader(config: Any) -> Callable[[str], Any]:
+    """A key's value, or the family's where it isn't there."""
+    values = config if isinstance(config, Mapping) else vars(config) | {"model_type": config.model_type}
+    name = values.get("model_type")
+    family = FAMILIES.get(name) if isinstance(name, str) else None
+    return lambda key: values.get(key, family.defaults.get(key) if family else None)
+
+
+def _block(family: Family, sizes: Sizes, index: int) -> Block:
+    path = f"{family.blocks}.{index}"
+    linears = {
+        row.kind: Linear(
+            address=f"{path}.{row.path}",
+            layer=index + 1,
+            kind=row.kind,
+            out_features=getattr(sizes, row.out),
+            in_features=getattr(sizes, row.into),
+            block=path,
+            parameter=f"{row.path}.weight",
+        )
+        for rows in family.parts.values()
+        for row in rows
+    }
+    groups = tuple(
+        Group(
+            tuple(linears[kind] for kind in shared.kinds),
+            _source(family, shared, linears, sizes),
+            shared.fused and f"{path}.{shared.fused}",
+        )
+        for shared in family.shared
+    )
+    return Block(index + 1, path, groups, family.norms, family.head_norms)
+
+
+def _source(family: Family, shared: Shared, linears: Mapping[str, Linear], sizes: Sizes) -> Norm | Rows | None:
+    if shared.norm is not None:
+        return Norm(shared.norm, family.offset)
+    if shared.rows is None:
+        return None
+    source = linears[shared.rows]
+    return Rows(source, sizes.head, sizes.query // sizes.key) if shared.heads else Rows(source)
+
+
+def _others(family: Family, sizes: Sizes, biased: Mapping[str, bool], layers: int, tied: bool) -> dict[str, int]:
+    """Parameters without the linears' weights, in the order in which a model names them -> number of elements."""
+    inside: dict[str, int] = {}
+    for part, rows in family.parts.items():
+        inside |= {f"{row.path}.bias": getattr(sizes, row.out) for row in rows if biased[row.kind]}
+        if part == "attn":
+            inside |= {f"{norm}.weight": sizes.head for norm in family.head_norms}
+    inside |= {f"{norm}.weight": sizes.hidden for norm in family.norms}
+    found = {f"{family.embedding}.weight": sizes.vocabulary * sizes.hidden}
+    for index in range(layers):
+        found |= {f"{family.blocks}.{index}.{name}": size for name, size in inside.items()}
+    found[f"{family.norm}.weight"] = sizes.hidden
+    return found if tied else found | {f"{family.head}.weight": sizes.vocabulary * sizes.hidden}

@@ -1,0 +1,38 @@
+"""The map's names looked up in a model of torch: its modules, and every linear's matrix as a view."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from mixprec.decoder.decoder import Decoder, Linear, decoder_of
+
+
+def weight_of(block: nn.Module, linear: Linear) -> Tensor:
+    """The matrix (out, in) of a linear of ``block``: a view, so that what is copied into it is in the model."""
+    found: Tensor = block.get_parameter(linear.parameter)
+    if linear.expert is not None:
+        found = found[linear.expert]
+    return found if linear.rows is None else found[slice(*linear.rows)]
+
+
+def module_of(block: nn.Module, linear: Linear) -> nn.Module:
+    """The module of ``block`` that receives the linear's input."""
+    return block.get_submodule(linear.module)
+
+
+def blocks_of(model: nn.Module, decoder: Decoder) -> nn.ModuleList:
+    """The model's list of decoder blocks."""
+    return cast(nn.ModuleList, model.get_submodule(decoder.blocks_path))
+
+
+def linears_of(model: Any) -> dict[str, nn.Linear]:
+    """Address -> linear module of a loaded model, in order."""
+    decoder = decoder_of(model.config)
+    blocks = blocks_of(model, decoder)
+    return {
+        linear.address: cast(nn.Linear, module_of(block, linear))
+        for block, known in zip(blocks, decoder.blocks, strict=True)
+        for linear in known.linears
+    }

@@ -1,0 +1,197 @@
+"""The decoder's map agrees with the models that transformers builds: names, sizes, groups, sources of scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import SHAPE, build
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from mixprec.core.errors import UserError
+from mixprec.decoder.arch import FAMILIES
+from mixprec.decoder.decoder import Decoder, Linear, Norm, Rows, decoder_of
+from mixprec.decoder.observe import observed_groups
+from mixprec.decoder.weights import blocks_of, linears_of, module_of, weight_of
+
+families = pytest.mark.parametrize("architecture", FAMILIES)
+
+
+def parameters(decoder: Decoder) -> dict[str, int]:
+    """Name -> number of elements of everything that the map lists."""
+    return {linear.weight_name: linear.weights for linear in decoder.linears} | dict(decoder.other)
+
+
+@st.composite
+def sizes(draw: st.DrawFn) -> dict[str, Any]:
+    """Keys of a configuration that sizes and biases depend on; what may be left out is left out at times."""
+    shared, heads = draw(st.sampled_from([(1, 1), (1, 4), (2, 4), (3, 6), (4, 4)]))
+    found = {
+        "hidden_size": heads * 2 * draw(st.integers(1, 6)),
+        "intermediate_size": draw(st.integers(1, 50)),
+        "num_hidden_layers": draw(st.integers(1, 3)),
+        "num_attention_heads": heads,
+        "num_key_value_heads": shared,
+        "vocab_size": draw(st.integers(1, 70)),
+        "pad_token_id": None,
+    }
+    optional = {
+        "head_dim": st.sampled_from([2, 8, 10]),
+        "attention_bias": st.booleans(),
+        "mlp_bias": st.booleans(),
+        "tie_word_embeddings": st.booleans(),
+    }
+    return found | {key: draw(values) for key, values in optional.items() if draw(st.booleans())}
+
+
+@families
+@settings(deadline=None, max_examples=25)
+@given(sizes())
+def test_sizes_by_arithmetic_are_those_of_the_model(architecture: str, given: Mapping[str, Any]) -> None:
+    config = AutoConfig.for_model(architecture, **given)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    decoder = decoder_of(config)
+    assert decoder == decoder_of({"model_type": architecture, **given})  # what a file may hold, with nothing filled in
+    assert parameters(decoder) == {name: parameter.numel() for name, parameter in model.named_parameters()}
+    assert [name for name in parameters(decoder) if name in decoder.other] == list(decoder.other)
+    assert decoder.parameters == model.num_parameters()
+    assert [(each.out_features, each.in_features) for each in decoder.linears] == [
+        (linear.out_features, linear.in_features) for linear in linears_of(model).values()
+    ]
+    widths = {name: getattr(module, "embedding_dim", None) or module.weight.shape[0] for name, module in (
+        (name, model.get_submodule(name)) for name in decoder.outputs
+    )}  # fmt: skip
+    assert decoder.outputs == widths
+
+
+@families
+def test_what_a_file_leaves_out_is_what_transformers_takes(architecture: str) -> None:
+    assert decoder_of({"model_type": architecture}) == decoder_of(AutoConfig.for_model(architecture))
+
+
+@families
+def test_groups_are_the_linears_that_are_seen_to_receive_one_tensor(architecture: str) -> None:
+    config = AutoConfig.for_model(architecture, **SHAPE)
+    assert [tuple(linear.module for linear in group) for group in decoder_of(config).blocks[0].groups] == (
+        observed_groups(config)
+    )
+
+
+@families
+def test_sources_are_what_the_inputs_of_a_group_come_from(architecture: str) -> None:
+    # A channel of a group's input moves when its source's moves, and with no other norm or linear between the two.
+    loaded = build(architecture, num_hidden_layers=1)
+    known, decoder = decoder_of(loaded.model.config).blocks[0], decoder_of(loaded.model.config)
+    block = blocks_of(loaded.model, decoder)[0]
+    called: list[str] = []
+    for name, module in block.named_modules():
+        if not list(module.children()):
+            module.register_forward_pre_hook(lambda _module, _inputs, name=name: called.append(name))
+    # A block's modules in the order in which they run, per-head norms, dropout and activations left out.
+    hidden = torch.randn(1, 3, SHAPE["hidden_size"])
+    angles = (torch.ones(1, 3, SHAPE["head_dim"]), torch.zeros(1, 3, SHAPE["head_dim"]))
+    block(hidden, position_embeddings=angles, attention_mask=None)
+    order = [name for name in called if name in {*known.norms, *(linear.module for linear in known.linears)}]
+    assert sorted(order) == sorted({*known.norms, *(linear.module for linear in known.linears)})
+    for group in known.groups:
+        if isinstance(group.source, Norm):
+            assert order[min(order.index(linear.module) for linear in group) - 1] == group.source.path
+    assert [group.source.linear.kind for group in known.groups if isinstance(group.source, Rows)] == ["v", "up"]
+
+
+@families
+@pytest.mark.parametrize("kind", ["o", "down"])
+def test_a_row_of_a_source_is_the_only_one_that_its_channels_come_from(architecture: str, kind: str) -> None:
+    loaded = build(architecture, num_hidden_layers=1, seed=3)
+    decoder = decoder_of(loaded.model.config)
+    block = blocks_of(loaded.model, decoder)[0]
+    group = next(group for group in decoder.groups if group[0].kind == kind)
+    assert isinstance(group.source, Rows)
+    rows = group.source.of(torch.arange(group[0].in_features))
+    seen: list[torch.Tensor] = []
+    module_of(block, group[0]).register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].clone()))
+    with torch.no_grad():
+        for _ in range(2):
+            loaded.model(torch.arange(5)[None])
+            weight_of(block, group.source.linear)[1] *= 2
+    moved = (seen[0] != seen[1]).any(1)[0]
+    assert moved.nonzero().flatten().tolist() == (rows == 1).nonzero().flatten().tolist() != []
+
+
+@families
+def test_norms_that_add_to_their_weight(architecture: str) -> None:
+    model = build(architecture).model
+    decoder = decoder_of(model.config)
+    norm = model.get_submodule(decoder.norm)
+    norm.weight.data.zero_()
+    moved = norm(torch.ones(1, SHAPE["hidden_size"])).abs().max() > 0
+    source = decoder.groups[0].source
+    assert isinstance(source, Norm)
+    assert source.offset == float(moved)
+
+
+def test_fused_matrices_have_the_names_that_vllm_gives_them() -> None:
+    groups = decoder_of({"model_type": "llama"}).blocks[2].groups
+    assert [group.fused for group in groups] == [
+        "model.layers.2.self_attn.qkv_proj", None, "model.layers.2.mlp.gate_up_proj", None
+    ]  # fmt: skip
+
+
+class _Experts(nn.Module):
+    """Stacked experts, gate and up in one parameter, as transformers keeps them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.randn(3, 8, 4))
+
+
+def test_a_matrix_is_a_view_of_an_expert_and_of_rows() -> None:
+    block = nn.ModuleDict({"experts": _Experts()})
+    up = Linear("b.experts.2.up", 1, "up", 4, 4, "b", "experts.gate_up_proj", expert=2, rows=(4, 8))
+    stored = block["experts"].gate_up_proj
+    assert weight_of(block, up).equal(stored[2, 4:])
+    with torch.no_grad():
+        weight_of(block, up).zero_()
+    assert not stored[2, 4:].any() and stored[2, :4].all() and stored[:2].all()
+    assert module_of(block, up) is block["experts"]
+    assert up.weight_name == "b.experts.gate_up_proj"
+
+
+def test_a_map_of_one_linear_alone() -> None:
+    decoder = decoder_of({"model_type": "llama"})
+    alone = decoder.alone(decoder["model.layers.3.mlp.up_proj"])
+    assert [linear.label for linear in alone.linears] == ["4_up"]
+    assert alone.parameters == 4096 * 11008
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_type": "gpt2"}, r"'gpt2' is not supported; supported: llama, qwen2, qwen3, mistral, gemma"),
+        ({"model_type": None}, r"None is not supported"),
+        ({"model_type": ["llama"]}, r"\['llama'\] is not supported"),
+        ({"hidden_size": None}, r"hidden_size: None is no number from 1 to 16,777,216"),
+        ({"vocab_size": "x"}, r"vocab_size: 'x' is no number"),
+        ({"num_hidden_layers": 1_001}, r"num_hidden_layers: 1001 is no number from 1 to 1,000"),
+        ({"head_dim": 0}, r"head_dim: 0 is no number"),
+    ],
+)
+def test_what_no_map_can_be_made_of_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=f"^here: .*{said}"):
+        decoder_of({"model_type": "llama", **changes}, "here")
+
+
+def test_a_decoder_is_data() -> None:
+    decoder = decoder_of({"model_type": "qwen3"})
+    assert replace(decoder) == decoder
+    assert decoder["model.layers.0.mlp.up_proj"].label == "1_up"
+    with pytest.raises(KeyError):
+        decoder["model.layers.99.mlp.up_proj"]
