@@ -16,17 +16,21 @@ from typing import Any
 import torch
 from allocation import BUDGETS, CANDIDATES, PEERS, SCALES, SPARSITIES
 
-from mixprec import models, modules, pipeline
+from mixprec import modules, pipeline
 from mixprec.calibration import data
 from mixprec.calibration.data import Calibration
 from mixprec.calibration.spec import CalibrationSpec
-from mixprec.checkpoint.source import fetch
 from mixprec.compress import spectra
 from mixprec.core import artifacts
 from mixprec.evaluate import fidelity, metrics, passages
 from mixprec.importance import artifact
 from mixprec.importance.attribute import attribute
 from mixprec.joint import run as joint
+from mixprec.models import locate
+from mixprec.models.config import load_config
+from mixprec.models.head import Head
+from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.locate import fetch
 from mixprec.peers import client
 from mixprec.plan import bits, sensitivity
 from mixprec.plan.budget import as_plan, budget_plan
@@ -63,7 +67,7 @@ class Bench:
         #: Samples that are scored, from the first one on, and that exchanges are measured on, behind them.
         self.few = min(8, count // 2)
         self.work.mkdir(parents=True, exist_ok=True)
-        self.inventory = modules.inventory(models.load_config(self.model))
+        self.inventory = modules.inventory(load_config(self.model))
         self.tokens = self.work / "calibration.safetensors"
         if not self.tokens.is_file():
             text = str(Path(arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")
@@ -75,8 +79,8 @@ class Bench:
         self._reference: list[Any] | None = None
 
     @cached_property
-    def original(self) -> models.LoadedModel:
-        return models.load(self.model)
+    def original(self) -> LoadedModel:
+        return load_model(self.model)
 
     def subject(self, folder: str, method: Any = "gptq", **more: Any) -> scoring.Subject:
         """What is scored, its files in a folder of the work."""
@@ -123,7 +127,7 @@ class Bench:
     def peer(self, name: str) -> dict[str, Any] | None:
         """A peer's allocator on all budgets; None where its environment is not there, or it fails."""
         grid = [{"bits": int(text[1]), "group_size": 64, "symmetric": True} for text in CANDIDATES]
-        job = {"peer": PEERS[name], "method": "allocate", "model": models.resolve(self.model),
+        job = {"peer": PEERS[name], "method": "allocate", "model": locate.resolve(self.model),
                "out": str(self.work / "none"), "calibration": str(self.tokens), "threads": self.arguments.threads,
                "budgets": [float(budget) - SCALES for budget in BUDGETS], "candidates": grid}  # fmt: skip
         try:
@@ -150,7 +154,7 @@ class Bench:
         if not path.is_file():
             spec = TracesSpec(source="bundled:attribution")
             found = pipeline.annotate_traces(spec, spec.source)
-            identity = models.identity(self.model)
+            identity = locate.identity(self.model)
             attribute(self.original, found, path.parent, presets=("paper",), identity=identity, resamples=0)
         return artifact.load(path)
 
@@ -305,12 +309,12 @@ class Bench:
         """KL and perplexity on the held-out traces and WikiText test, and per behaviour."""
         wiki = str(Path(self.arguments.data) / "calibration" / "wikitext2_raw_test.txt")
         text = passages.from_text(wiki, self.original.encoder, 512, self.arguments.passages)
-        everything, head = [*self.traces, *text], models.head(self.original.model)
+        everything, head = [*self.traces, *text], Head.of(self.original.model)
         if self._reference is None:
             self._reference = list(fidelity.hidden_states(self.original, everything, "original"))
-        loaded = models.load(str(checkpoint))
+        loaded = load_model(str(checkpoint))
         hidden = fidelity.hidden_states(loaded, everything, "evaluate")
-        found = fidelity.compare(everything, hidden, models.head(loaded.model), self._reference, head)
+        found = fidelity.compare(everything, hidden, Head.of(loaded.model), self._reference, head)
         on = {"traces": found[: len(self.traces)], "wikitext": found[len(self.traces) :], "both": found}
         return {
             "evaluation": {name: metrics.summarise(results) for name, results in on.items()},

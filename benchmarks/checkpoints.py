@@ -39,12 +39,16 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from machine import timed, write
 from transformers import AutoModelForCausalLM
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.checkpoint.formats import FORMATS
-from mixprec.checkpoint.reader import open_checkpoint
+from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.checkpoint.target import CARD
 from mixprec.compress.stream import compress
 from mixprec.evaluate import passages
+from mixprec.models.config import load_config
+from mixprec.models.load import load_model
+from mixprec.models.locate import BUNDLED
+from mixprec.models.tokenizer import load_encoder
 from mixprec.numerics import packing
 from mixprec.peers import client
 from mixprec.plan.rules import PlanSpec, build_plan
@@ -107,9 +111,9 @@ class Run:
 
     def __init__(self, work: Path, quick: bool) -> None:
         self.work, self.quick = work, quick
-        config = models.load_config(models.BUNDLED)
+        config = load_config(BUNDLED)
         self.config, self.inventory = config, modules.inventory(config)
-        encoder = models.load_encoder(models.BUNDLED, None, config.vocab_size)
+        encoder = load_encoder(BUNDLED, None, config.vocab_size)
         texts = passages.from_text("bundled:held_out", encoder, 128, 1 if quick else 3)
         self.passages = [passage.tokens.tolist() for passage in texts]
         self.prompt = self.passages[0][:32]
@@ -122,9 +126,9 @@ class Run:
         """The checkpoint of a case, written and measured."""
         case = CASES[name]
         spec = PlanSpec.model_validate({"default": case.default, "rules": list(case.rules)})
-        plan = build_plan(spec, self.inventory, models.BUNDLED, "rtn")
+        plan = build_plan(spec, self.inventory, BUNDLED, "rtn")
         if not (self.folder(name) / CARD).is_file():
-            compress(models.BUNDLED, plan, self.folder(name), format=FORMATS[case.format])
+            compress(BUNDLED, plan, self.folder(name), format=FORMATS[case.format])
         on_disk = sum(path.stat().st_size for path in self.folder(name).glob("*.safetensors"))
         predicted = FORMATS[case.format].bytes(plan, self.inventory, self.config)
         self.predicted_error = max(self.predicted_error, abs(on_disk / predicted - 1))
@@ -139,7 +143,7 @@ class Run:
     @torch.no_grad()
     def own(self, name: str, dtype: str) -> dict[str, Any]:
         """What mixprec itself makes of a checkpoint."""
-        return self.answers(models.load(str(self.folder(name)), dtype=dtype).model)
+        return self.answers(load_model(str(self.folder(name)), dtype=dtype).model)
 
     @torch.no_grad()
     def answers(self, model: Any) -> dict[str, Any]:
@@ -215,7 +219,7 @@ def pack_speed_ratio(bits: int, repeats: int) -> float:
 
 
 def _config() -> Any:
-    return models.load_config(models.BUNDLED)
+    return load_config(BUNDLED)
 
 
 def measure(run: Run) -> dict[str, Any]:

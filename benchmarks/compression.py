@@ -122,17 +122,18 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace) -> None:
         import torch
 
-        from mixprec import models
         from mixprec.calibration import data
         from mixprec.calibration.spec import CalibrationSpec
         from mixprec.core import artifacts
+        from mixprec.models.load import load_model
+        from mixprec.models.locate import BUNDLED
 
         torch.set_num_threads(arguments.threads)
         self.arguments = arguments
         self.samples = 16 if arguments.quick else 32
         self.work = Path(arguments.work) / f"{self.samples}x512"
         self.work.mkdir(parents=True, exist_ok=True)
-        self.original = models.load(models.BUNDLED)
+        self.original = load_model(BUNDLED)
         text = str(Path(arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")
         spec = CalibrationSpec.model_validate({"text": text, "samples": self.samples, "tokens": 512})
         self.calibration = data.load(spec, self.original.encoder, str, self.original.context)
@@ -153,9 +154,10 @@ class Bench:
             return
         checkpoint = self.work / name
         if name == "original":
-            from mixprec import models
+            from mixprec.models import locate
+            from mixprec.models.locate import BUNDLED
 
-            row, where = {"seconds": None}, Path(models.resolve(models.BUNDLED))
+            row, where = {"seconds": None}, Path(locate.resolve(BUNDLED))
         else:
             found = self.ours(name, checkpoint) if name in OURS else self.theirs(name, checkpoint)
             if found is None:
@@ -189,12 +191,12 @@ class Bench:
         import torch
         from large_checkpoint import SHAPE, write
 
-        from mixprec import models
         from mixprec.core import artifacts
+        from mixprec.models.config import load_config
 
         source, tokens = self.work / "large_source", self.work / "large.safetensors"
         write(source, LARGE_BLOCKS)
-        vocabulary = models.load_config(SHAPE).vocab_size
+        vocabulary = load_config(SHAPE).vocab_size
         ids = torch.randint(vocabulary, (32, 512), generator=torch.Generator().manual_seed(0))
         artifacts.save_tensors(tokens, {"tokens": ids})
         job = {"method": "gptq", "format": "w3g128", "sparsity": None, "tokens": str(tokens), "model": str(source),
@@ -206,8 +208,10 @@ class Bench:
 
     def evaluate(self, checkpoint: Path) -> dict[str, Any]:
         """Perplexity and KL on WikiText test and on the held-out traces."""
-        from mixprec import models, pipeline
+        from mixprec import pipeline
         from mixprec.evaluate import fidelity, metrics, passages
+        from mixprec.models.head import Head
+        from mixprec.models.load import load_model
         from mixprec.recipe import TracesSpec
 
         spec = TracesSpec(source="bundled:held_out")
@@ -216,12 +220,12 @@ class Bench:
         )
         wiki = str(Path(self.arguments.data) / "calibration" / "wikitext2_raw_test.txt")
         text = passages.from_text(wiki, self.original.encoder, 512, self.arguments.passages)
-        everything, head = [*traces, *text], models.head(self.original.model)
+        everything, head = [*traces, *text], Head.of(self.original.model)
         if self.reference is None:
             self.reference = list(fidelity.hidden_states(self.original, everything, "original"))
-        loaded = models.load(str(checkpoint))
+        loaded = load_model(str(checkpoint))
         hidden = fidelity.hidden_states(loaded, everything, "evaluate")
-        found = fidelity.compare(everything, hidden, models.head(loaded.model), self.reference, head)
+        found = fidelity.compare(everything, hidden, Head.of(loaded.model), self.reference, head)
         on = {"traces": found[: len(traces)], "wikitext": found[len(traces) :], "both": found}
         return {
             "evaluation": {name: metrics.summarise(results) for name, results in on.items()},
@@ -230,14 +234,15 @@ class Bench:
 
     def theirs(self, name: str, checkpoint: Path) -> dict[str, Any] | None:
         """A peer in its environment, with its own settings; None where that is not there or the peer fails."""
-        from mixprec import models
+        from mixprec.models import locate
+        from mixprec.models.locate import BUNDLED
         from mixprec.numerics.formats import Format, parse_format
         from mixprec.peers import client
 
         peer, method, form, sparsity = THEIRS[name]
         format = parse_format(form)
         job: dict[str, Any] = {
-            "peer": peer, "method": method, "model": models.resolve(models.BUNDLED), "out": str(checkpoint),
+            "peer": peer, "method": method, "model": locate.resolve(BUNDLED), "out": str(checkpoint),
             "calibration": str(self.tokens), "threads": self.arguments.threads,
         }  # fmt: skip
         if isinstance(format, Format):

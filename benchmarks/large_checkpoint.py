@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from mixprec import models
+from mixprec.models.config import load_config
 
 SHAPE = "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
 
 
 def write(folder: Path, blocks: int) -> None:
     """bfloat16, one file a block and one for the rest; weights as large as a trained model's."""
-    config = models.load_config(SHAPE)
+    config = load_config(SHAPE)
     config.num_hidden_layers = blocks
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from allocation_jobs import calibration
 
-from mixprec import models
+from mixprec.models.load import load_model
 from mixprec.plan.budget import budget_plan
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.sensitivity import run as scoring
@@ -55,7 +55,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def forward(model: str, subject: scoring.Subject, spec: SensitivitySpec) -> float:
     """CPU seconds of a plain forward pass over the passages that were scored, logits included."""
-    loaded = models.load(model)
+    loaded = load_model(model)
     started = time.process_time()
     for each in subject.scored(spec):
         loaded.model(input_ids=each.tokens[None], use_cache=False)

@@ -96,15 +96,16 @@ def study(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 def prepare(arguments: argparse.Namespace, work: Path) -> tuple[Any, Any]:
     """What is scored and how."""
-    from mixprec import models
     from mixprec.calibration import data
     from mixprec.calibration.spec import CalibrationSpec
+    from mixprec.models.config import load_config
+    from mixprec.models.tokenizer import load_encoder
     from mixprec.sensitivity.run import Subject
     from mixprec.sensitivity.spec import SensitivitySpec
     from mixprec.traces.store import BEHAVIOURS
 
-    config = models.load_config(MODEL)
-    encoder = models.load_encoder(MODEL, None, config.vocab_size)
+    config = load_config(MODEL)
+    encoder = load_encoder(MODEL, None, config.vocab_size)
     size = {"samples": 2, "tokens": 128} if arguments.quick else {"samples": 16, "tokens": 512}
     calibrating = CalibrationSpec.model_validate({"traces": "bundled:attribution", **size})
     calibration = data.load(calibrating, encoder, str, config.max_position_embeddings)
@@ -128,21 +129,22 @@ def annotated(source: str) -> Any:
 
 def attribute(subject: Any, folder: Path, quick: bool) -> Path:
     """The paper's importance on the attribution traces."""
-    from mixprec import models
     from mixprec.importance import attribute as stage
+    from mixprec.models.load import load_model
 
     traces = subject.traces[:2] if quick else subject.traces
-    loaded = models.load(subject.model_id)
+    loaded = load_model(subject.model_id)
     stage.attribute(loaded, traces, folder, presets=("paper",), identity=subject.identity, resamples=0)
     return folder / "importance.json"
 
 
 def passages(subject: Any, source: str, first: int | None) -> list[Any]:
-    from mixprec import models
     from mixprec.evaluate.passages import from_traces
+    from mixprec.models.config import load_config
+    from mixprec.models.tokenizer import load_encoder
 
-    config = models.load_config(subject.model_id)
-    encoder = models.load_encoder(subject.model_id, None, config.vocab_size)
+    config = load_config(subject.model_id)
+    encoder = load_encoder(subject.model_id, None, config.vocab_size)
     return from_traces(annotated(source)[:first], encoder, config.max_position_embeddings)[0]
 
 
@@ -236,15 +238,15 @@ def targeted(
     subject: Any, candidates: Any, tables: Sequence[Any], held_out: Sequence[Any], behaviours: Sequence[str]
 ) -> dict[str, Any]:
     """Plans of one size by a behaviour's scores and by all tokens', on the behaviour's spans."""
-    from mixprec import models
     from mixprec.evaluate.metrics import bootstrap_mean
+    from mixprec.models.load import load_model
     from mixprec.plan.budget import BudgetSpec, budget_plan
     from mixprec.sensitivity.measured import Restarts
     from mixprec.sensitivity.passages import inside
 
     fisher = {table.target: table for table in tables if table.scorer == "fisher"}
     spec = BudgetSpec.model_validate({"effective_bits": BUDGET, "candidates": FORMATS})
-    restarts = Restarts(models.load(subject.model_id), [passage.tokens for passage in held_out])
+    restarts = Restarts(load_model(subject.model_id), [passage.tokens for passage in held_out])
     kl = {}
     for target, table in fisher.items():
         plan = budget_plan(spec, subject.inventory, subject.model_id, "gptq", table)
@@ -273,9 +275,9 @@ def forward(subject: Any, scored: Sequence[Any]) -> float:
     """CPU seconds of one forward pass over the scored tokens, head included."""
     import torch
 
-    from mixprec import models
+    from mixprec.models.load import load_model
 
-    model = models.load(subject.model_id).model
+    model = load_model(subject.model_id).model
 
     def run() -> None:
         with torch.no_grad():

@@ -9,8 +9,9 @@ import pytest
 import torch
 from tiny import write_checkpoint
 
-from mixprec import models
 from mixprec.core import progress
+from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.locate import BUNDLED
 
 torch.manual_seed(0)
 
@@ -31,9 +32,9 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> models.LoadedModel:
+def smollm2() -> LoadedModel:
     """The embedded model in float32."""
-    return models.load(models.BUNDLED)
+    return load_model(BUNDLED)
 
 
 @pytest.fixture(scope="session")

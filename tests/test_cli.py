@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 import tiny
 import typer
-from transformers import GPT2Config
+from transformers import AutoModelForCausalLM, GPT2Config
 
 import mixprec
-from mixprec import cli, models, pipeline, recipe
+from mixprec import cli, pipeline, recipe
 from mixprec.traces import store
 
 VERBS = {
@@ -402,7 +402,7 @@ def test_a_chat_template_that_is_not_there_is_told_before_weights_are_read(
     words = tiny.tokenizer()
     words.chat_template = template
     words.save_pretrained(model)
-    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("weights are read"))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights are read"))
     (tmp_path / "folio.jsonl").write_text('{"example_id": 1, "premises": "A.", "conclusion": "A.", "label": "True"}')
     tiny.write_recipe(
         tmp_path / "r.yaml", model, traces,

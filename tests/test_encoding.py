@@ -19,16 +19,18 @@ from tokenizers import models as cores
 from transformers import PreTrainedTokenizerFast
 
 import mixprec
-from mixprec import encoding, models
 from mixprec.calibration import data, sources
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.core.errors import UserError
-from mixprec.encoding import Encoder, missing, windows
 from mixprec.evaluate import passages
 from mixprec.evaluate.engines.base import Request, Sampling
 from mixprec.evaluate.engines.transformers import TransformersEngine
 from mixprec.importance import passes
 from mixprec.importance.options import AttributionOptions
+from mixprec.models import encoding
+from mixprec.models.encoding import Encoder, missing, windows
+from mixprec.models.load import load_model
+from mixprec.models.tokenizer import load_encoder
 from mixprec.traces.spans import AnnotatedTrace, CharSpan
 from mixprec.traces.store import Trace
 
@@ -115,7 +117,7 @@ def test_what_the_tokenizers_configuration_declares(
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings |= {} if declared is None else {"add_bos_token": declared}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    found = models.load_encoder(str(folder))
+    found = load_encoder(str(folder))
     assert found.head == head
     assert found(TEXT).ids == [*head, *BODY]
 
@@ -177,7 +179,7 @@ BEYOND = r"rows don't reach: .*'<think>' \(384\).*resize_token_embeddings\(386\)
 
 
 def test_ids_beyond_the_embedding_are_refused_where_they_are_used(thinking: str, tmp_path: Path) -> None:
-    loaded = models.load(thinking)
+    loaded = load_model(thinking)
     assert loaded.encoder(TEXT).ids == [0, *BODY]  # tokens that nothing uses do no harm
     traces = [AnnotatedTrace(Trace("a", "", "Why?\n<think>\n", "Because.\n</think>"), [])]
     with pytest.raises(UserError, match=BEYOND):
@@ -195,7 +197,7 @@ def test_ids_beyond_the_embedding_are_refused_where_they_are_used(thinking: str,
 
 
 def test_an_end_that_the_model_cant_write(endless: str, tmp_path: Path) -> None:
-    loaded = models.load(endless)
+    loaded = load_model(endless)
     with pytest.raises(UserError, match=r"'<\|end\|>' \(384\)"):
         TransformersEngine(loaded)
     path = tiny.write_traces(tmp_path / "traces.jsonl")
@@ -209,7 +211,7 @@ def test_an_end_that_the_model_cant_write(endless: str, tmp_path: Path) -> None:
 
 
 def test_stop_ids_of_the_generation_configuration(tiny_checkpoint: Path) -> None:
-    loaded = models.load(str(tiny_checkpoint))
+    loaded = load_model(str(tiny_checkpoint))
     loaded.model.generation_config.eos_token_id = [1, -1]  # -1 stands for none in some configurations
     assert TransformersEngine(loaded).ends == {1}
     loaded.model.generation_config.eos_token_id = [1, 500]
@@ -219,9 +221,9 @@ def test_stop_ids_of_the_generation_configuration(tiny_checkpoint: Path) -> None
 
 def test_a_padded_embedding_has_rows_for_all(tmp_path: Path) -> None:
     folder = tiny.write_checkpoint(tmp_path / "padded", vocab_size=448)
-    assert models.load(str(folder)).encoder.rows == 448
+    assert load_model(str(folder)).encoder.rows == 448
     words = grown(folder, tmp_path / "more", lambda words: words.add_tokens(["<think>"]))
-    assert models.load(words).encoder("<think>").ids == [0, 384]
+    assert load_model(words).encoder("<think>").ids == [0, 384]
 
 
 def test_exit_code_2_with_the_tokens_named(thinking: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,7 +251,7 @@ def test_all_parts_see_the_same_tokens(tiny_checkpoint: Path, tmp_path: Path, na
     words = encoder(post).tokenizer
     words.chat_template = "{{ bos_token }}{% for message in messages %}Q: {{ message.content }}\nA:{% endfor %}"
     words.save_pretrained(folder)
-    loaded = models.load(str(folder))
+    loaded = load_model(str(folder))
 
     made = next(iter(TransformersEngine(loaded).generate([Request("a", "How many?", 0, chat=True)], Sampling(6))))
     assert made.prompt == "<s>Q: How many?\nA:"
@@ -277,7 +279,7 @@ def test_all_parts_see_the_same_tokens(tiny_checkpoint: Path, tmp_path: Path, na
 
 
 def test_what_is_generated_from_does_not_depend_on_who_wrote_the_bos(tiny_checkpoint: Path) -> None:
-    engine = TransformersEngine(models.load(str(tiny_checkpoint)))
+    engine = TransformersEngine(load_model(str(tiny_checkpoint)))
     requests = [Request(str(n), front + "There were 4 apples.", 0) for n, front in enumerate(["", "<s>", "<s><s>"])]
     outputs = {(made.output, made.prompt_tokens) for made in engine.generate(requests, Sampling(8, temperature=0))}
     assert len(outputs) == 1
@@ -305,7 +307,7 @@ def test_no_other_file_calls_a_tokenizer() -> None:
             name = callee.rpartition(".")[2]
             if name in calls or name == "tokenizer" or callee.endswith("tokenizer.encode"):
                 found.add(where)
-    allowed = {"encoding.py", "evaluate/engines/templates.py"}  # the latter makes text
+    allowed = {"models/encoding.py", "evaluate/engines/templates.py"}  # the latter makes text
     assert {where for where in found if not where.startswith("peers/runner/")} == allowed
     assert "tokenize=False" in (root / "evaluate/engines/templates.py").read_text(encoding="utf-8")
-    assert encoding.__name__ == "mixprec.encoding"
+    assert encoding.__name__ == "mixprec.models.encoding"

@@ -16,10 +16,13 @@ from typing import Any, NamedTuple
 import pytest
 import tiny
 
-from mixprec import cli, models, modules, pipeline, recipe
+from mixprec import cli, modules, pipeline, recipe
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts, seals
+from mixprec.models import locate
+from mixprec.models.config import load_config
+from mixprec.models.load import load_model
 from mixprec.plan import sensitivity
 from mixprec.plan.schema import ModulePlan, Plan
 
@@ -165,7 +168,7 @@ def made(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     summary.pop(seals.KEY)  # of what it was before
     artifacts.write_json(folder / "run" / "summary.json", summary)
     artifacts.write_json(folder / "run" / "ablation" / "ablation.json", ABLATION)
-    inventory = modules.inventory(models.load_config(str(llama)))
+    inventory = modules.inventory(load_config(str(llama)))
     addresses = [module.address for module in inventory.linears]
     report = {
         "format": "w4g16",
@@ -180,7 +183,7 @@ def made(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         folder / "scores.json",
         sensitivity.Sensitivity(
             model=str(llama),
-            identity=models.identity(str(llama)),
+            identity=locate.identity(str(llama)),
             scorer="fisher",
             target="all",
             method="rtn",
@@ -192,7 +195,7 @@ def made(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     packed = "w4g16"
     plan = Plan(model=str(llama), method="rtn", modules={a: ModulePlan(format=packed) for a in addresses})  # type: ignore[arg-type]
     compress(str(llama), plan, folder / "packed", format=FORMATS["compressed-tensors"])
-    loaded = models.load(str(llama))
+    loaded = load_model(str(llama))
     loaded.model.save_pretrained(folder / "sharded", max_shard_size="20KB")
     loaded.tokenizer.save_pretrained(folder / "sharded")
     return folder

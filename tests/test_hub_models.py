@@ -12,11 +12,15 @@ import pytest
 import tiny
 from huggingface_hub import constants
 
-from mixprec import hub, models
 from mixprec.calibration import data
-from mixprec.checkpoint.source import at_hand, fetch
+from mixprec.core import hub
 from mixprec.core.errors import UserError
 from mixprec.importance import streaming
+from mixprec.models import locate
+from mixprec.models.config import load_config
+from mixprec.models.load import load_model
+from mixprec.models.locate import at_hand, fetch
+from mixprec.models.tokenizer import load_encoder
 from mixprec.pipeline.run import Run
 from mixprec.recipe import load
 
@@ -72,41 +76,41 @@ def cache(tmp_path: Path, versions: dict[str, Path], monkeypatch: pytest.MonkeyP
 
 
 def test_a_branch_is_the_commit_that_was_fetched_last(cache: Cache) -> None:
-    assert models.commit(NAME) == models.commit(NAME, "main") == models.commit(NAME, FIRST) == FIRST
-    assert models.commit(NAME, "dev") == SECOND
-    assert models.identity(NAME) == f"{NAME}@{FIRST}"
-    assert models.identity(NAME, "dev") == f"{NAME}@{SECOND}"
-    assert models.origin(NAME, "dev") == {"model": NAME, "revision": "dev", "commit": SECOND}
+    assert locate.commit(NAME) == locate.commit(NAME, "main") == locate.commit(NAME, FIRST) == FIRST
+    assert locate.commit(NAME, "dev") == SECOND
+    assert locate.identity(NAME) == f"{NAME}@{FIRST}"
+    assert locate.identity(NAME, "dev") == f"{NAME}@{SECOND}"
+    assert locate.origin(NAME, "dev") == {"model": NAME, "revision": "dev", "commit": SECOND}
 
 
 def test_one_commit_for_all_of_a_run(cache: Cache) -> None:
-    assert models.commit(NAME) == FIRST
+    assert locate.commit(NAME) == FIRST
     cache.point("main", SECOND)
-    assert models.commit(NAME) == FIRST
+    assert locate.commit(NAME) == FIRST
     hub.forget()
-    assert models.commit(NAME) == SECOND
+    assert locate.commit(NAME) == SECOND
 
 
 @pytest.mark.parametrize(("revision", "commit"), [(None, FIRST), ("dev", SECOND), (SECOND, SECOND)])
 def test_every_part_reads_the_revision_that_was_asked_for(
     cache: Cache, versions: dict[str, Path], revision: str | None, commit: str
 ) -> None:
-    expected = models.load(str(versions[commit]))
-    loaded = models.load(NAME, revision=revision)
+    expected = load_model(str(versions[commit]))
+    loaded = load_model(NAME, revision=revision)
     streamed = streaming.open_model(NAME, revision=revision)
-    for found in (loaded.encoder, streamed.encoder, models.load_encoder(NAME, revision)):
+    for found in (loaded.encoder, streamed.encoder, load_encoder(NAME, revision)):
         assert found.head == expected.encoder.head == (() if commit == FIRST else (0,))
     weights, wanted = loaded.model.state_dict(), expected.model.state_dict()
     assert all(weights[name].equal(tensor) for name, tensor in wanted.items())
     assert fetch(NAME, revision).name == commit
-    assert at_hand(models.load_config(NAME, revision)) == fetch(NAME, revision)
+    assert at_hand(load_config(NAME, revision)) == fetch(NAME, revision)
 
 
 def test_nothing_in_the_cache_and_no_network(cache: Cache) -> None:
     with pytest.raises(UserError, match=r"model\.id: owner/other: revision main: not in the hub's cache"):
-        models.load("owner/other")
+        load_model("owner/other")
     with pytest.raises(UserError, match=r"revision v9: not in the hub's cache .*give a local folder"):
-        models.identity(NAME, "v9")
+        locate.identity(NAME, "v9")
 
 
 def test_what_the_hub_refuses_is_not_taken_from_the_cache(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,12 +121,12 @@ def test_what_the_hub_refuses_is_not_taken_from_the_cache(cache: Cache, monkeypa
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
     with pytest.raises(UserError, match=r"the hub has none that you may read \(RevisionNotFoundError\)"):
-        models.identity(NAME, "dev")
+        locate.identity(NAME, "dev")
 
 
 def test_a_revision_of_what_has_none(versions: dict[str, Path]) -> None:
     with pytest.raises(UserError, match=r"model\.revision: 'main': .* lies on this machine and has no revisions"):
-        models.load(str(versions[FIRST]), revision="main")
+        load_model(str(versions[FIRST]), revision="main")
 
 
 @pytest.fixture

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import tiny
 
-from mixprec import modelfiles, models, modules
-from mixprec.checkpoint import integrity, reader
+from mixprec import modules
+from mixprec.checkpoint import integrity, opening
 from mixprec.checkpoint.convert import convert
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress import stream
 from mixprec.core.errors import UserError
+from mixprec.models import locate, modelfiles
+from mixprec.models.config import load_config
+from mixprec.models.tokenizer import load_encoder
 from mixprec.plan.rules import PlanSpec, build_plan
 
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
@@ -65,7 +68,7 @@ def model(plain: Path, tmp_path: Path) -> Path:
 
 
 def compressed(model: Path, out: Path, form: str, default: str = "w4g32") -> Path:
-    inventory = modules.inventory(models.load_config(str(model)))
+    inventory = modules.inventory(load_config(str(model)))
     plan = build_plan(PlanSpec.model_validate({"default": default}), inventory, str(model), "rtn")
     stream.compress(str(model), plan, out, format=checkpoint_format(form))
     return out
@@ -86,13 +89,13 @@ def test_what_changes_reading_and_writing_goes_along(
     (out / TOOLS).write_text("other tools")
     with pytest.raises(UserError, match=r"tool_use\.jinja"):
         integrity.verify(out)
-    loaded = models.load_encoder(str(out)).tokenizer
+    loaded = load_encoder(str(out)).tokenizer
     assert set(loaded.chat_template) == {"default", "tool_use"}
 
 
 def test_a_conversion_takes_them_along_too(model: Path, tmp_path: Path) -> None:
     packed = compressed(model, tmp_path / "packed", "compressed-tensors")
-    convert(reader.open_checkpoint(packed), checkpoint_format("gptq"), tmp_path / "gptq")
+    convert(opening.open_checkpoint(packed), checkpoint_format("gptq"), tmp_path / "gptq")
     for name in SIDE:
         assert (tmp_path / "gptq" / name).read_bytes() == (model / name).read_bytes(), name
 
@@ -116,7 +119,7 @@ def test_named_templates_in_gguf(model: Path, tmp_path: Path, monkeypatch: pytes
     assert fields["tokenizer.chat_template"].contents() == "{{ messages[0].content }}"
     monkeypatch.setenv("MIXPREC_CACHE", str(tmp_path / "cache"))
     alone = shutil.copy(out / "model.gguf", tmp_path / "alone.gguf")
-    found = models.load_encoder(str(alone)).tokenizer.chat_template
+    found = load_encoder(str(alone)).tokenizer.chat_template
     assert found == {"default": "{{ messages[0].content }}", "tool_use": "TOOLS"}
 
 
@@ -130,32 +133,32 @@ def test_templates_in_the_tokenizers_configuration(tmp_path: Path, form: str) ->
 
 
 def test_identity_is_all_that_changes_what_a_model_reads_or_writes(model: Path) -> None:
-    before = models.identity(str(model))
+    before = locate.identity(str(model))
     for name, counts in SIDE.items():
         text = (model / name).read_text()
         (model / name).write_text(text + " ")
-        assert (models.identity(str(model)) != before) == counts, name
+        assert (locate.identity(str(model)) != before) == counts, name
         (model / name).write_text(text)
-        assert models.identity(str(model)) == before, name
+        assert locate.identity(str(model)) == before, name
     for name in (*REST, "README.md", "mixprec.json"):
         (model / name).write_text("something else")
-        assert models.identity(str(model)) == before, name
+        assert locate.identity(str(model)) == before, name
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", TOOLS])
 def test_a_file_that_changes_is_seen_in_the_same_process(model: Path, name: str) -> None:
-    before = models.identity(str(model))
+    before = locate.identity(str(model))
     data = (model / name).read_bytes()
     changed = data[:-1] + bytes([data[-1] ^ 1])
     (model / name).with_suffix(".new").write_bytes(changed)
     (model / name).with_suffix(".new").replace(model / name)  # same size
-    assert models.identity(str(model)) != before
+    assert locate.identity(str(model)) != before
 
 
 def test_weights_are_hashed_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = models.identity(str(model))
+    before = locate.identity(str(model))
     monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("read again"))
-    assert models.identity(str(model)) == before
+    assert locate.identity(str(model)) == before
 
 
 def test_code_of_a_known_architecture_is_not_run_and_goes_along(
@@ -164,12 +167,12 @@ def test_code_of_a_known_architecture_is_not_run_and_goes_along(
     config = json.loads((model / "config.json").read_text())
     (model / "modeling_my.py").write_text("raise SystemExit('ran')\n")
     assert not (compressed(model, tmp_path / "without", "dense") / "modeling_my.py").exists()  # nothing names it
-    before = models.identity(str(model))
+    before = locate.identity(str(model))
     config["auto_map"] = {"AutoModelForCausalLM": "modeling_my.My", "AutoTokenizer": ["tokenization_my.My", None]}
     (model / "config.json").write_text(json.dumps(config))
-    named = models.identity(str(model))
+    named = locate.identity(str(model))
     (model / "modeling_my.py").write_text("raise SystemExit('ran, too')\n")
-    assert len({before, named, models.identity(str(model))}) == 3
+    assert len({before, named, locate.identity(str(model))}) == 3
     capsys.readouterr()
     out = compressed(model, tmp_path / "out", "dense")
     assert (out / "modeling_my.py").read_text() == "raise SystemExit('ran, too')\n"

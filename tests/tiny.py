@@ -11,8 +11,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from mixprec.encoding import Encoder
-from mixprec.models import LoadedModel
+from mixprec.models.encoding import Encoder
+from mixprec.models.load import LoadedModel
 
 SHAPE: Mapping[str, Any] = {
     "hidden_size": 32,

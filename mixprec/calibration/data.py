@@ -19,7 +19,7 @@ from mixprec.calibration.spec import CalibrationSpec
 from mixprec.calibration.windows import Stream, Window, apportion, counting, cut, looping, shuffled
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
-from mixprec.encoding import Encoder
+from mixprec.models.encoding import Encoder
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mixprec import hub
 from mixprec.calibration.spec import HubSource
+from mixprec.core import hub
 from mixprec.core.errors import UserError
 
 

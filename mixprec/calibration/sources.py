@@ -16,7 +16,7 @@ from mixprec.calibration.spec import HELD_OUT, WHY_HELD_OUT, HubSource, TextSour
 from mixprec.calibration.windows import Stream, shuffled
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
-from mixprec.encoding import Encoder, missing
+from mixprec.models.encoding import Encoder, missing
 from mixprec.traces import cues, spans, store
 from mixprec.traces.spans import AnnotatedTrace, token_spans
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import encoding
 from mixprec.core import artifacts
+from mixprec.models import encoding
 
 #: Share of repeated sequences of eight tokens above which a window is a loop. In WikiText-2's validation split windows
 #: of 512 tokens have at most 0.26; in the paper's 120 traces, whose model often gets stuck, 30% have more than half.

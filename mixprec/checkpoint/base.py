@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec.checkpoint.source import Source
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.core.errors import UserError
+from mixprec.models.source import Source
 from mixprec.modules import Inventory, LinearModule
 from mixprec.plan.schema import Plan
 

@@ -22,7 +22,7 @@ from mixprec.checkpoint.target import (
 )
 from mixprec.core import artifacts, locks
 from mixprec.core.errors import UserError
-from mixprec.modelfiles import README
+from mixprec.models.modelfiles import README
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize
 from mixprec.plan.schema import ModulePlan, Plan

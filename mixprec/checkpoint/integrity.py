@@ -12,7 +12,7 @@ from mixprec.checkpoint.target import write_json
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.shapes import Count, Shape, check
-from mixprec.modelfiles import CARD, README
+from mixprec.models.modelfiles import CARD, README
 
 
 class _File(Shape):

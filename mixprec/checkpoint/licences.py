@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mixprec.core.parsing import Malformed, parse_yaml
-from mixprec.modelfiles import README
+from mixprec.models.modelfiles import README
 
 _LISTED = """
 afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0

@@ -17,13 +17,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers import PretrainedConfig
 
-from mixprec import models
 from mixprec.checkpoint import check
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.licences import front_matter, licence_of
 from mixprec.checkpoint.runtimes import RUNTIMES
 from mixprec.core.errors import UserError
 from mixprec.core.escaping import markdown, markdown_block, markdown_code
+from mixprec.models.locate import BUNDLED, BUNDLED_ID, BUNDLED_LICENCE
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import CodebookFormat, Format
 from mixprec.plan import bits
@@ -107,8 +107,8 @@ def base_model(model: str, source: Path, given: str | None = None) -> str | None
     """
     if given is not None:
         return checked_id(given)
-    if model == models.BUNDLED:
-        return models.BUNDLED_ID
+    if model == BUNDLED:
+        return BUNDLED_ID
     if found := _CACHED.search(source.as_posix() + "/"):
         return "/".join(found.groups())
     if not Path(model).expanduser().exists() and _is_id(model):
@@ -136,7 +136,7 @@ def _is_id(text: str) -> bool:
 
 
 def _licence(model: str, source: Path) -> dict[str, str]:
-    return {"license": models.BUNDLED_LICENCE} if model == models.BUNDLED else licence_of(source)
+    return {"license": BUNDLED_LICENCE} if model == BUNDLED else licence_of(source)
 
 
 def _front(

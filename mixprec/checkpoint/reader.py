@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec import models, modules
-from mixprec.checkpoint import compressed_tensors, gptq, kinds, quantization
-from mixprec.checkpoint.complete import check_complete, is_computed
+from mixprec import modules
+from mixprec.checkpoint import compressed_tensors, gptq, quantization
 from mixprec.checkpoint.patterns import Matcher
 from mixprec.checkpoint.shards import CONFIG
-from mixprec.checkpoint.source import FLOATS, Source, open_source
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
+from mixprec.models.complete import check_complete, is_computed
+from mixprec.models.config import load_config
+from mixprec.models.source import FLOATS, Source, open_source
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics import packing
 from mixprec.numerics.formats import KEEP, AnyFormat, Format, Keep
@@ -82,7 +83,7 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._patterns = Matcher(path / CONFIG)
-        self.shapes: PretrainedConfig = models.load_config(str(path))
+        self.shapes: PretrainedConfig = load_config(str(path))
         self.config: dict[str, Any] = artifacts.read_object(path / CONFIG, finite=False)
         self.packing = quantization.read(path, self.config)
         self.source: Source = open_source(path)
@@ -287,39 +288,6 @@ def _shapes(container: str, module: LinearModule, format: Format) -> dict[str, S
     }
     zeros = (packing.words(rows, format.bits), groups)
     return found if format.symmetric else found | {compressed_tensors.ZERO: [zeros]}
-
-
-def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a folder, or a GGUF file.
-
-    Raises UserError where it isn't one that is read here, is incomplete, or holds what nobody reads.
-    """
-    # Built on this module.
-    from mixprec.checkpoint.gguf.checkpoint import GgufCheckpoint
-    from mixprec.checkpoint.gguf.parts import gguf_in
-
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
-    problem = kinds.of_folder(path) if path.is_dir() else kinds.of_file(path, any_name=True)
-    if problem is not None:
-        raise UserError(f"{path}: {problem}")
-    file = gguf_in(path)
-    return Checkpoint(path) if file is None else GgufCheckpoint(path, file)
-
-
-def open_original(folder: Path) -> Checkpoint:
-    """The checkpoint in ``folder`` as one that is to be compressed, or read block by block: its weights are there.
-
-    Raises UserError as ``open_checkpoint`` does, and where it is quantized already.
-    """
-    found = open_checkpoint(folder)
-    if found.packing is not None:
-        by = quantization.described(quantization.find(found.config) or {})
-        raise UserError(f"{folder}: quantized already by {by}; give the original model")
-    if found.container == "gguf":
-        raise UserError(f"{folder}: its weights are in a GGUF file; give that file itself, or the original model")
-    assert all(layout.container == "dense" for layout in found.layouts.values())  # looking at them finds other types
-    return found
 
 
 def _padded_words(columns: int, bits: int) -> int:

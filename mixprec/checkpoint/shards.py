@@ -15,20 +15,11 @@ from safetensors import safe_open
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import Finish
-from mixprec.checkpoint.source import (
-    BITS,
-    FLOATS,
-    SINGLE,
-    Source,
-    TensorInfo,
-    at_hand,
-    check_finite,
-    open_source,
-    read_shard,
-)
 from mixprec.checkpoint.target import write_index, write_shard
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
+from mixprec.models.locate import at_hand
+from mixprec.models.source import BITS, FLOATS, SINGLE, Source, TensorInfo, check_finite, open_source, read_shard
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.plan.schema import Plan

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from mixprec import modelfiles
-from mixprec.checkpoint.source import Source
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
-from mixprec.modelfiles import CARD, INDEX
+from mixprec.models import modelfiles
+from mixprec.models.modelfiles import CARD, INDEX
+from mixprec.models.source import Source
 from mixprec.numerics.codebook import CodebookQuantized
 from mixprec.numerics.formats import AnyFormat
 from mixprec.numerics.ggml import GgmlQuantized

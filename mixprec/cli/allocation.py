@@ -94,7 +94,8 @@ def _predicted(
     importance: Path | None,
 ) -> Any:
     """Plans and their damage by the scores alone."""
-    from mixprec import models, modules, pipeline
+    from mixprec import modules, pipeline
+    from mixprec.models.config import load_config
     from mixprec.plan.budget import importance_table
     from mixprec.plan.pareto import curve, uniform
     from mixprec.plan.rules import needs_importance
@@ -103,7 +104,7 @@ def _predicted(
 
     spec = chosen.all_variants[name].plan
     assert spec.budget is not None
-    inventory = modules.inventory(models.load_config(chosen.model.id, chosen.model.revision))
+    inventory = modules.inventory(load_config(chosen.model.id, chosen.model.revision))
     method = spec.method or chosen.compress.method
     if needs_importance(spec):
         table = importance_table(scores_in(importance), spec.budget, inventory, chosen.model.id, method)

@@ -85,14 +85,15 @@ def read_plan(
     file: Path, model: str | None = None, revision: str | None = None
 ) -> tuple[Plan, PretrainedConfig, Inventory]:
     """A plan.json, with configuration and modules of its model, which lies at ``model`` or where the plan says."""
-    from mixprec import models, modules
+    from mixprec import modules
     from mixprec.core import artifacts
+    from mixprec.models.config import load_config
     from mixprec.plan.schema import load_plan
 
     data = artifacts.read_json(file)
     if not isinstance(data, dict) or not isinstance(data.get("model"), str):
         raise UserError(f"{file}: key 'model' is missing; is this a plan.json, from 'mixprec plan'?")
-    config = models.load_config(model or data["model"], revision)
+    config = load_config(model or data["model"], revision)
     inventory = modules.inventory(config)
     return load_plan(file, inventory), config, inventory
 
@@ -113,15 +114,17 @@ def calibrated(
 
     ``solves``: whether any method solves with the second moments of the inputs.
     """
-    from mixprec import models, modules
+    from mixprec import modules
     from mixprec.calibration import data
     from mixprec.calibration.spec import CalibrationSpec
     from mixprec.core.progress import console
+    from mixprec.models.config import load_config
+    from mixprec.models.tokenizer import load_encoder
 
     sources = [{"text": text}] * bool(text) + [{"traces": traces}] * bool(traces)
     spec = checked(CalibrationSpec, verb, sources=sources, samples=samples, tokens=tokens, seed=seed)
-    config = models.load_config(model, revision)
-    encoder = models.load_encoder(model, revision, config.vocab_size)
+    config = load_config(model, revision)
+    encoder = load_encoder(model, revision, config.vocab_size)
     found = data.load(spec, encoder, str, config.max_position_embeddings)
     widest = modules.inventory(config).widest_input if solves else None
     for warning in data.warnings(found, widest, config.hidden_size):

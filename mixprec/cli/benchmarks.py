@@ -66,11 +66,11 @@ def bench(
 
     Every output is kept as soon as it is there; the same command goes on where a killed run was.
     """
-    from mixprec import models
     from mixprec.core import artifacts
     from mixprec.evaluate import bench as running
     from mixprec.evaluate.engines import templates
     from mixprec.evaluate.spec import ProtocolSpec
+    from mixprec.models import locate
 
     protocol = checked(
         ProtocolSpec,
@@ -102,7 +102,7 @@ def bench(
             "bench",
         )
     else:
-        identity = artifacts.fingerprint(models.identity(model, revision), dtype)
+        identity = artifacts.fingerprint(locate.identity(model, revision), dtype)
         found = running.run(
             lambda: _local(protocol, model, revision, dtype, device), questions, protocol, identity, to, "bench"
         )
@@ -195,10 +195,10 @@ def _counter(name: str) -> Callable[[str], int]:
     """What counts the tokens of a text."""
     import sys
 
-    from mixprec import models
+    from mixprec.models.tokenizer import load_encoder
 
     try:
-        encoder = models.load_encoder(name, rows=sys.maxsize)
+        encoder = load_encoder(name, rows=sys.maxsize)
     except UserError as problem:
         raise UserError(f"--tokenizer: {str(problem).removeprefix('model.id: ')}") from None
     return lambda text: len(encoder.piece(text).ids)

@@ -83,15 +83,16 @@ def check(
 
 def _plans(what: str, variant: str | None) -> tuple[dict[str, Plan], Any, Any, str]:
     """Name -> plan; configuration, inventory, and the checkpoint format that is meant."""
-    from mixprec import models, modules
+    from mixprec import modules
     from mixprec import recipe as recipes
+    from mixprec.models.config import load_config
     from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
 
     if Path(what).suffix == ".json":
         made, config, inventory = read_plan(Path(what))
         return {what: made}, config, inventory, "compressed-tensors"
     chosen = recipes.load(recipes.find(what))
-    config = models.load_config(chosen.model.id, chosen.model.revision)
+    config = load_config(chosen.model.id, chosen.model.revision)
     inventory = modules.inventory(config)
     names = [variant] if variant else list(chosen.all_variants)
     if not names or (variant and variant not in chosen.all_variants):
@@ -160,12 +161,13 @@ def inspect(
 
 def _verified(checkpoint: Path) -> tuple[Any, bool]:
     """A checkpoint, and whether it has checksums, which its files then agree with."""
-    from mixprec import models
     from mixprec.checkpoint.integrity import verify
-    from mixprec.checkpoint.reader import open_checkpoint
+    from mixprec.checkpoint.opening import open_checkpoint
+    from mixprec.models import locate
+    from mixprec.models.locate import BUNDLED
 
-    if str(checkpoint) == models.BUNDLED:
-        checkpoint = Path(models.resolve(models.BUNDLED))
+    if str(checkpoint) == BUNDLED:
+        checkpoint = Path(locate.resolve(BUNDLED))
     if not checkpoint.exists() and str(checkpoint).startswith("~/"):
         checkpoint = checkpoint.expanduser()  # as recipes and other verbs do; shells do so where it isn't quoted
     known = checkpoint.is_dir() and verify(checkpoint)
@@ -244,7 +246,7 @@ def convert(
     from mixprec.checkpoint.convert import convert as write
     from mixprec.checkpoint.formats import checkpoint_format
     from mixprec.checkpoint.hub import push
-    from mixprec.checkpoint.reader import open_checkpoint
+    from mixprec.checkpoint.opening import open_checkpoint
     from mixprec.core.progress import bar
 
     found = open_checkpoint(checkpoint)

@@ -47,15 +47,15 @@ def compress(
 
     A killed run goes on with the first block that is missing.
     """
-    from mixprec import models
     from mixprec.checkpoint import hub
     from mixprec.checkpoint.formats import checkpoint_format
     from mixprec.compress import stream
     from mixprec.compress.options import SolveOptions
+    from mixprec.core.devices import check_float64
     from mixprec.core.progress import bar
     from mixprec.plan.schema import NEEDS_HESSIAN
 
-    models.check_float64(device, "compress")
+    check_float64(device, "compress")
     form = checkpoint_format(format)
     made, _, _ = read_plan(plan_file, model, revision)
     where = model or made.model
@@ -130,13 +130,17 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Compare a compressed model with its original: perplexity, KL, agreement, per behaviour too."""
-    from mixprec import models, pipeline
+    from mixprec import pipeline
     from mixprec.core import artifacts
+    from mixprec.core.devices import check_float64
     from mixprec.evaluate import fidelity, metrics, passages
     from mixprec.evaluate import reference as predictions
+    from mixprec.models import locate
+    from mixprec.models.head import Head
+    from mixprec.models.load import check_model, load_model
     from mixprec.recipe import EvaluateSpec, TracesSpec
 
-    models.check_float64(device, "evaluate")
+    check_float64(device, "evaluate")
     spec = checked(
         EvaluateSpec,
         "evaluate",
@@ -145,18 +149,18 @@ def evaluate(
         text_tokens=text_tokens,
     )
     saved = Path(reference) if reference.endswith(".safetensors") else None
-    models.check(checkpoint)  # the original comes first, and takes long
+    check_model(checkpoint)  # the original comes first, and takes long
     # Predictions of the original hold its tokens, which the model's own tokenizer must give again.
-    first = models.load(checkpoint if saved or save_reference else reference, dtype=dtype, device=device)
+    first = load_model(checkpoint if saved or save_reference else reference, dtype=dtype, device=device)
     annotated = pipeline.annotate_traces(TracesSpec(source=traces, preset=spec.traces.preset), traces) if traces else []
     on_traces, skipped = passages.from_traces(annotated, first.encoder, first.context)
     length = min(text_tokens, first.context)
     on_text = passages.from_text(text, first.encoder, length) if text else []
     everything = [*on_traces, *on_text]
-    head = models.head(first.model)
+    head = Head.of(first.model)
     if save_reference:
         states = fidelity.hidden_states(first, everything, "predictions")
-        predictions.save(save_reference, everything, states, head, models.identity(checkpoint), kept)
+        predictions.save(save_reference, everything, states, head, locate.identity(checkpoint), kept)
         size = save_reference.stat().st_size / 1e6
         out.print(f"{save_reference}: {len(everything)} passages, {kept} tokens kept at each position, {size:.1f} MB")
         return
@@ -169,9 +173,9 @@ def evaluate(
         original = list(fidelity.hidden_states(first, everything, "original"))
         head = head.apart()
         del first
-        loaded = models.load(checkpoint, dtype=dtype, device=device)
+        loaded = load_model(checkpoint, dtype=dtype, device=device)
         hidden = fidelity.hidden_states(loaded, everything, "evaluate")
-        found = fidelity.compare(everything, hidden, models.head(loaded.model), original, head)
+        found = fidelity.compare(everything, hidden, Head.of(loaded.model), original, head)
         notes = loaded.notes
     result = metrics.evaluate_all(on_traces, on_text, found, notes)
     if to:

@@ -73,15 +73,16 @@ def imatrix(
     device: Device = "cpu",
 ) -> None:
     """Write llama.cpp's importance matrix from calibration data: llama-quantize --imatrix weighs errors by it."""
-    from mixprec import models, modules
+    from mixprec import modules
     from mixprec.checkpoint.gguf.imatrix import check_names, write_imatrix
     from mixprec.compress.inputs import mean_squares
     from mixprec.core.progress import bar
+    from mixprec.models.config import load_config
     from mixprec.walk import blocks
 
     if not text and not traces:
         raise UserError("imatrix: no data; give --text FILE or --traces bundled:attribution")
-    config = models.load_config(model, revision)
+    config = load_config(model, revision)
     check_names(config)
     found = calibrated(
         "imatrix",

@@ -39,26 +39,27 @@ def trace(
     """
     from collections import Counter
 
-    from mixprec import models
     from mixprec.core import locks
     from mixprec.core.progress import console, generating
     from mixprec.evaluate.engines import templates
     from mixprec.evaluate.engines.base import Sampling
     from mixprec.evaluate.engines.transformers import TransformersEngine
+    from mixprec.models import locate
+    from mixprec.models.load import load_model
     from mixprec.traces.generate import by_id, generate, load_prompts
     from mixprec.traces.recorder import Making, Recorder
 
     rows = by_id(load_prompts(prompts))
     if chat_template:
         templates.require(model, None, "--chat-template", "leave the option out, and prompts go in as they are")
-    making = Making(model, models.identity(model), dtype, chat_template, seed, max_new_tokens, temperature, top_p)
+    making = Making(model, locate.identity(model), dtype, chat_template, seed, max_new_tokens, temperature, top_p)
     skipped: Counter[str] = Counter()
     with locks.target(to):
         recorder = Recorder(to, making, {name: row["prompt"] for name, row in rows.items()})
         left = [row for name, row in rows.items() if name not in recorder.done]
         if left:
             console.print(f"loading {model}", soft_wrap=True)
-            engine = TransformersEngine(models.load(model, dtype=dtype, device=device), batch)
+            engine = TransformersEngine(load_model(model, dtype=dtype, device=device), batch)
             with generating("trace", len(rows), max_new_tokens, [None] * (len(rows) - len(left))) as seen:
                 for made in generate(
                     engine,
@@ -141,10 +142,11 @@ def attribute(
     device: Device = "cpu",
 ) -> None:
     """Compute the importance of every linear module for the four behaviours."""
-    from mixprec import models
     from mixprec.core import artifacts, progress
     from mixprec.importance import artifact, streaming
     from mixprec.importance import attribute as stage
+    from mixprec.models import locate
+    from mixprec.models.load import load_model
     from mixprec.recipe import ImportanceSpec
     from mixprec.report.grids import importance_grids
     from mixprec.report.heatmap import still_heatmap
@@ -163,9 +165,9 @@ def attribute(
             "accelerate launch --cpu starts one process; for several on CPUs give --multi_gpu instead"
         )
     where = {"dtype": dtype, "device": processes.join(device)}
-    identity = artifacts.fingerprint(models.identity(model), dtype, device)
+    identity = artifacts.fingerprint(locate.identity(model), dtype, device)
     result = stage.attribute(
-        streaming.open_model(model, sweep_gb=spec.sweep_gb, **where) if stream else models.load(model, **where),
+        streaming.open_model(model, sweep_gb=spec.sweep_gb, **where) if stream else load_model(model, **where),
         found,
         to,
         presets=spec.presets,

@@ -81,8 +81,9 @@ def plan(
     change: Overrides = None,
 ) -> None:
     """Write plan.json: every linear module with its format."""
-    from mixprec import models, modules, pipeline
+    from mixprec import modules, pipeline
     from mixprec import recipe as recipes
+    from mixprec.models.config import load_config
     from mixprec.plan.rules import build_plan
     from mixprec.plan.schema import dumps, save_plan
 
@@ -91,7 +92,7 @@ def plan(
     name = variant or next(iter(variants), "")
     if name not in variants or (variant is None and len(variants) > 1):
         raise UserError(f"--variant: choose one of {', '.join(variants) or 'none (this recipe has no plan)'}")
-    config = models.load_config(chosen.model.id, chosen.model.revision)
+    config = load_config(chosen.model.id, chosen.model.revision)
     inventory = modules.inventory(config)
     spec = variants[name].plan
     table = pipeline.table_for(spec, inventory, lambda: pipeline.identity_here(chosen.model), scores)
@@ -176,13 +177,14 @@ def _print_cost(
     model: str, revision: str | None = None, dtype: str = "bfloat16", limit: int | None = None, presets: int = 1
 ) -> None:
     """What attribution costs, for the longest of the paper's traces, or what the model or ``limit`` leaves of it."""
-    from mixprec import conversion, models
     from mixprec.importance.cost import PAPER_CORPUS, cost
+    from mixprec.models import conversion
+    from mixprec.models.config import load_config
     from mixprec.report.costs import about, cost_table
     from mixprec.report.terminal import rich_table
 
     with conversion.without_converting():
-        config = models.load_config(model, revision)
+        config = load_config(model, revision)
     tokens = min(limit or config.max_position_embeddings, config.max_position_embeddings, PAPER_CORPUS.longest)
     found = cost(config, dtype, tokens, presets)
     out.print()

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from mixprec import modules
 from mixprec.calibration.data import Calibration
-from mixprec.checkpoint.source import FLOATS
 from mixprec.compress import awq, folding
 from mixprec.compress.block import Group, watching
 from mixprec.compress.methods import GroupInputs, solve
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
+from mixprec.models.source import FLOATS
 from mixprec.numerics.groupwise import scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics, InputSums
 from mixprec.plan.schema import USES_INPUTS, Treatment
@@ -83,7 +83,7 @@ def make(
 ) -> Candidates:
     """Solve all modules of the model in ``opened`` for all ``treatments``, into ``folder``.
 
-    ``identity``: the model's (models.identity). ``advance`` is told of each module that is done.
+    ``identity``: the model's. ``advance`` is told of each module that is done.
 
     Raises UserError for inputs that are NaN or infinite and weights that a format can't hold.
     """

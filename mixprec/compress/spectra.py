@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mixprec.checkpoint.reader import open_original
-from mixprec.checkpoint.source import check_finite
+from mixprec.checkpoint.opening import open_original
 from mixprec.core import artifacts
+from mixprec.models.source import check_finite
 from mixprec.modules import Inventory
 from mixprec.numerics.spectrum import hill_alpha
 

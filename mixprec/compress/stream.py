@@ -13,22 +13,24 @@ from pathlib import Path
 
 import torch
 
-from mixprec import models
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint import modelcard
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import seal
-from mixprec.checkpoint.reader import open_original
-from mixprec.checkpoint.source import FLOATS, Source, check_finite, fetch
+from mixprec.checkpoint.opening import open_original
 from mixprec.checkpoint.target import blocks_folder, check_space, check_target, write_side_files
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.walk import Job, Walk
 from mixprec.core import artifacts, locks
+from mixprec.core.devices import dtype_of
 from mixprec.core.errors import UserError
-from mixprec.modelfiles import README
+from mixprec.models import locate
+from mixprec.models.locate import fetch
+from mixprec.models.modelfiles import README
+from mixprec.models.source import FLOATS, Source, check_finite
 from mixprec.modules import Inventory
 from mixprec.plan.schema import Plan, check_modules
 
@@ -79,7 +81,7 @@ def compress(
     if job.seen:
         check_dtype(source, inventory, dtype)
     card = artifacts.provenance(
-        source=models.origin(model_id, revision) | {"identity": models.identity(str(source.folder))},
+        source=locate.origin(model_id, revision) | {"identity": locate.identity(str(source.folder))},
         plan=plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
         compress={"dtype": dtype, "device": device, **options.model_dump()},
@@ -108,7 +110,7 @@ def check_dtype(source: Source, inventory: Inventory, dtype: str) -> None:
     """
     for module in inventory.linears:
         stored = FLOATS[source.tensors[module.weight_name].dtype]
-        if torch.promote_types(models.dtype_of(dtype), stored) != models.dtype_of(dtype):
+        if torch.promote_types(dtype_of(dtype), stored) != dtype_of(dtype):
             raise UserError(
                 f"model.dtype: {dtype} can't hold {module.weight_name}, which is stored as {stored}; "
                 "compress in float32 or in the checkpoint's own type"

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import CheckpointFormat
-from mixprec.checkpoint.source import COMPUTABLE, FLOATS, Source
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.compress.block import BlockResult, Flow, Group, compress_block
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
+from mixprec.models.source import COMPUTABLE, FLOATS, Source
 from mixprec.modules import EMBEDDING, NORM, Inventory
 from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Method, Plan
 from mixprec.walk import blocks

@@ -15,7 +15,8 @@ from torch import Tensor
 from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
 from mixprec.evaluate.passages import Passage
-from mixprec.models import Head, LoadedModel
+from mixprec.models.head import Head
+from mixprec.models.load import LoadedModel
 
 #: Positions whose logits exist at once: 256 x 50,000 words x 4 bytes is 50 MB.
 CHUNK = 256

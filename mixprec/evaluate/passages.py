@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
-from mixprec.encoding import Encoder, windows
+from mixprec.models.encoding import Encoder, windows
 from mixprec.traces.spans import AnnotatedTrace, TokenSpan, token_spans
 
 

@@ -18,7 +18,7 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.evaluate.fidelity import CHUNK, TokenFidelity
 from mixprec.evaluate.passages import Passage
-from mixprec.models import Head
+from mixprec.models.head import Head
 
 #: Tokens kept at each position: 512 bytes.
 KEPT = 64

@@ -19,7 +19,7 @@ from mixprec.core.progress import bar
 from mixprec.importance import artifact, bootstrap, passes, scores, statistics
 from mixprec.importance.engine import Layout
 from mixprec.importance.options import RESAMPLES, AttributionOptions, Preset
-from mixprec.models import LoadedModel
+from mixprec.models.load import LoadedModel
 from mixprec.traces.spans import AnnotatedTrace
 from mixprec.traces.store import BEHAVIOURS
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from transformers import PretrainedConfig
 
-from mixprec import models, modules
+from mixprec import modules
+from mixprec.core.devices import dtype_of
 from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, HEAD_TOKENS
 
 _BEHAVIOURS = 4
@@ -194,7 +195,7 @@ def cost(config: PretrainedConfig, dtype: str, tokens: int, presets: int = 1, co
 
     Raises UserError for an unsupported architecture or dtype.
     """
-    shape, itemsize = Shape.of(config), models.dtype_of(dtype).itemsize
+    shape, itemsize = Shape.of(config), dtype_of(dtype).itemsize
     return Cost(
         config.name_or_path,
         dtype,

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import models
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
 from mixprec.importance.outputs import Gradients, Layout, RowSums, SpanGradients, accumulation_dtype
 from mixprec.importance.windows import Batch, Window, pack
+from mixprec.models.head import Head
 from mixprec.modules import EMBEDDING, HEAD, NORM
 
 __all__ = ["Gradients", "Job", "Layout", "loss_gradient", "run_trace"]
@@ -114,13 +114,13 @@ def _batch_gradients(
             use_cache=False,
             trace_state=state,
         ).last_hidden_state
-        gradient = loss_gradient(models.head(model), hidden.detach(), tokens, batch, found)
+        gradient = loss_gradient(Head.of(model), hidden.detach(), tokens, batch, found)
         (gradient,) = torch.autograd.grad(hidden, embedded, gradient)
         found.add(EMBEDDING, gradient)
     return found.take()
 
 
-def loss_gradient(head: models.Head, hidden: Tensor, tokens: Tensor, batch: Batch, found: SpanGradients) -> Tensor:
+def loss_gradient(head: Head, hidden: Tensor, tokens: Tensor, batch: Batch, found: SpanGradients) -> Tensor:
     """(1, Q, hidden) gradient of the sum of the windows' mean cross-entropies at final hidden states (1, Q, hidden).
 
     Windows don't touch one another, so the sum's gradient is each window's own. A few positions at a time: logits are
@@ -140,7 +140,7 @@ def loss_gradient(head: models.Head, hidden: Tensor, tokens: Tensor, batch: Batc
     return torch.cat(parts, dim=1)
 
 
-def _at_logits(head: models.Head, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+def _at_logits(head: Head, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """(n, vocabulary) gradient of the weighted cross-entropies (n,) at logits, before a soft cap: softmax - one-hot.
 
     By hand, because autograd would keep four tensors of this size.

@@ -20,7 +20,7 @@ from mixprec.importance.options import AttributionOptions
 from mixprec.importance.outputs import accumulation_dtype
 from mixprec.importance.parallel import share
 from mixprec.importance.windows import Work, plan_work
-from mixprec.models import LoadedModel
+from mixprec.models.load import LoadedModel
 from mixprec.traces.spans import AnnotatedTrace, token_spans
 from mixprec.traces.store import BEHAVIOURS
 

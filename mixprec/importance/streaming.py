@@ -15,18 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixprec import models
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
 from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, Gradients, Job, loss_gradient, release_memory
 from mixprec.importance.options import SWEEP_GB
 from mixprec.importance.outputs import Layout, RowSums, SpanGradients, accumulation_dtype
 from mixprec.importance.windows import Batch, pack
+from mixprec.models.head import Head
+from mixprec.models.load import LoadedModel
+from mixprec.models.tokenizer import load_encoder
 from mixprec.modules import EMBEDDING, HEAD, NORM
 from mixprec.walk.blocks import Blocks, block_inputs, open_blocks
 
 
 @dataclass(frozen=True)
-class StreamedModel(Blocks, models.LoadedModel):
+class StreamedModel(Blocks, LoadedModel):
     """Blocks on disk. ``sweep_bytes``: what the traces of one sweep may keep in memory; one trace always goes."""
 
     sweep_bytes: int = int(SWEEP_GB * 1e9)
@@ -38,7 +40,7 @@ def open_model(model_id: str, *, sweep_gb: float = SWEEP_GB, **where: Any) -> St
     ``where``: dtype, device, revision. Raises UserError as blocks.open_blocks does.
     """
     opened = open_blocks(model_id, **where)
-    encoder = models.load_encoder(model_id, where.get("revision"), opened.model.config.vocab_size)
+    encoder = load_encoder(model_id, where.get("revision"), opened.model.config.vocab_size)
     return StreamedModel(opened.model, encoder, opened.source, opened.device, int(sweep_gb * 1e9))
 
 
@@ -191,9 +193,7 @@ class _Trace:
             hidden = spans.piece.hidden.requires_grad_()
             with torch.enable_grad(), spans.found.watching(watched):
                 normed = norm(hidden)
-            gradient = loss_gradient(
-                models.head(self._model), normed.detach(), self._job.tokens, spans.batch, spans.found
-            )
+            gradient = loss_gradient(Head.of(self._model), normed.detach(), self._job.tokens, spans.batch, spans.found)
             (spans.gradient,) = torch.autograd.grad(normed, hidden, gradient)
             self._give(spans)
 

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.compress.candidates import Candidates
 from mixprec.core.errors import UserError
-from mixprec.models import LoadedModel
+from mixprec.models.head import Head
+from mixprec.models.load import LoadedModel
 from mixprec.plan.sensitivity import Choice
 from mixprec.sensitivity.passages import Scored
 from mixprec.walk import blocks
@@ -57,7 +58,7 @@ class Assembled:
         weights: Mapping[str, float],
         stride: int = 1,
     ) -> None:
-        self._model, self._head, self._linears = loaded.model, models.head(loaded.model), loaded.linears
+        self._model, self._head, self._linears = loaded.model, Head.of(loaded.model), loaded.linears
         self._originals = {address: linear.weight for address, linear in self._linears.items()}
         self._candidates = candidates
         self._positions = [torch.arange(n % stride, len(each.tokens) - 1, stride) for n, each in enumerate(passages)]

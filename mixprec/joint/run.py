@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mixprec import models
 from mixprec.compress.candidates import Candidates
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
@@ -21,6 +20,7 @@ from mixprec.core.progress import bar
 from mixprec.joint.assembled import Assembled
 from mixprec.joint.exchange import Exchanged, Journal, described, exchange
 from mixprec.joint.linear import slopes
+from mixprec.models.load import load_model
 from mixprec.numerics.formats import fitting
 from mixprec.plan import sensitivity
 from mixprec.plan.budget import Problem, as_plan, budget_problem, damages_of
@@ -72,7 +72,7 @@ def improve(
     )
 
     def assemble() -> Assembled:
-        loaded = models.load(subject.model_id, dtype=subject.dtype, device=subject.device, revision=subject.revision)
+        loaded = load_model(subject.model_id, dtype=subject.dtype, device=subject.device, revision=subject.revision)
         return Assembled(loaded, candidates, measured, weights, spec.stride)
 
     journal = Journal(folder / "measured.jsonl", stamp, problem, assemble)

@@ -16,21 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixprec import models
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import Finish
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import seal
 from mixprec.checkpoint.modelcard import Told, model_card
-from mixprec.checkpoint.reader import open_original
+from mixprec.checkpoint.opening import open_original
 from mixprec.checkpoint.shards import write_config
-from mixprec.checkpoint.source import Source, fetch, open_source
 from mixprec.checkpoint.target import check_space, check_target
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.core import artifacts, locks
 from mixprec.core.errors import UserError
 from mixprec.export import TARGETS
-from mixprec.modelfiles import INDEX, README
+from mixprec.models import locate
+from mixprec.models.locate import fetch
+from mixprec.models.modelfiles import INDEX, README
+from mixprec.models.source import Source, open_source
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import Keep
 from mixprec.peers import METHODS, client
@@ -113,7 +114,7 @@ def compress(
     request = peer.request(plan, inventory)
     _check_calibration(peer, plan, calibration)
     card = artifacts.provenance(
-        source=models.origin(model_id, revision) | {"identity": models.identity(str(source.folder))},
+        source=locate.origin(model_id, revision) | {"identity": locate.identity(str(source.folder))},
         plan=plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
     )

@@ -9,10 +9,10 @@ from huggingface_hub import EvalResult
 
 from mixprec.checkpoint.integrity import card_of
 from mixprec.checkpoint.modelcard import Told, model_card
-from mixprec.checkpoint.source import fetch
 from mixprec.core import artifacts
 from mixprec.evaluate.benchmarks import find
-from mixprec.modelfiles import README
+from mixprec.models.locate import fetch
+from mixprec.models.modelfiles import README
 from mixprec.pipeline.context import Context
 from mixprec.plan.schema import Plan
 from mixprec.report.formatting import ABSENT, integer, interval, percent, significant

@@ -8,13 +8,17 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from mixprec import hub, models, modules, recipe
+from mixprec import modules, recipe
 from mixprec.calibration import data as calibration_data
-from mixprec.checkpoint.source import fetch
 from mixprec.compress import spectra
-from mixprec.core import artifacts
+from mixprec.core import artifacts, hub
 from mixprec.core.progress import bar, console
 from mixprec.core.stages import Stages
+from mixprec.models import locate
+from mixprec.models.config import load_config
+from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.locate import fetch
+from mixprec.models.tokenizer import load_encoder
 from mixprec.pipeline.annotating import annotate_traces
 from mixprec.plan.schema import NEEDS_HESSIAN
 from mixprec.recipe import Recipe, TracesSpec
@@ -36,12 +40,12 @@ class Context:
     @cached_property
     def identity(self) -> str:
         """Fingerprint of the model's files."""
-        return models.identity(self.recipe.model.id, self.recipe.model.revision)
+        return locate.identity(self.recipe.model.id, self.recipe.model.revision)
 
     @cached_property
     def origin(self) -> dict[str, Any]:
         """Where the model comes from: id, revision and, of a model on the hub, its commit."""
-        return models.origin(self.recipe.model.id, self.recipe.model.revision)
+        return locate.origin(self.recipe.model.id, self.recipe.model.revision)
 
     def tell_moved(self) -> None:
         """Say why a run is made anew where its branch on the hub moved since the last run in this folder."""
@@ -64,7 +68,7 @@ class Context:
 
     @cached_property
     def config(self) -> PretrainedConfig:
-        return models.load_config(self.recipe.model.id, self.recipe.model.revision)
+        return load_config(self.recipe.model.id, self.recipe.model.revision)
 
     @cached_property
     def calibration(self) -> calibration_data.Calibration | None:
@@ -73,7 +77,7 @@ class Context:
         if spec is None:
             return None
         config = self.config
-        encoder = models.load_encoder(self.recipe.model.id, self.recipe.model.revision, config.vocab_size)
+        encoder = load_encoder(self.recipe.model.id, self.recipe.model.revision, config.vocab_size)
         found = calibration_data.load(
             spec, encoder, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
         )
@@ -94,14 +98,14 @@ class Context:
         return [source for source in sources if source is not None and not source.startswith("bundled:")]
 
     @cached_property
-    def original(self) -> models.LoadedModel:
+    def original(self) -> LoadedModel:
         """The uncompressed model."""
         return self.load(self.recipe.model.id, self.recipe.model.revision)
 
-    def load(self, where: str, revision: str | None = None) -> models.LoadedModel:
+    def load(self, where: str, revision: str | None = None) -> LoadedModel:
         spec = self.recipe.model
         console.print(f"loading {where}")
-        return models.load(where, dtype=spec.dtype, device=spec.device, revision=revision)
+        return load_model(where, dtype=spec.dtype, device=spec.device, revision=revision)
 
     @property
     def computing(self) -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mixprec import models, recipe
+from mixprec import recipe
 from mixprec.core import artifacts, processes
+from mixprec.core.devices import one_device
 from mixprec.evaluate import passages
+from mixprec.models.tokenizer import load_encoder
 from mixprec.pipeline.context import Context
 from mixprec.plan.sensitivity import file_name
 from mixprec.report.ablation import write_ablation
@@ -33,7 +35,7 @@ def subject(run: Context, folder: Path, importance: dict[str, Any] | None = None
         options=compressing.options,
         revision=where.revision,
         dtype=where.dtype,
-        device=models.one_device(where.device),
+        device=one_device(where.device),
         traces=traces,
         importance=importance,
     )
@@ -89,7 +91,7 @@ def _passages(run: Context) -> list[passages.Passage]:
     """What the recipe evaluates on, traces and text."""
     evaluated, where, config = run.recipe.evaluate, run.recipe.model, run.config
     assert evaluated is not None  # the recipe's checks see to it
-    encoder = models.load_encoder(where.id, where.revision, config.vocab_size)
+    encoder = load_encoder(where.id, where.revision, config.vocab_size)
     limit = min(evaluated.max_tokens or config.max_position_embeddings, config.max_position_embeddings)
     found: list[passages.Passage] = []
     if evaluated.traces:

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mixprec import models, recipe
+from mixprec import recipe
 from mixprec.core import artifacts
 from mixprec.evaluate import fidelity, metrics, passages
+from mixprec.models.head import Head
 from mixprec.pipeline.context import Context
 from mixprec.traces import spans
 
@@ -43,7 +44,7 @@ class Evaluator:
         }
         texts = artifacts.fingerprint([passage.tokens.tolist() for passage in self.all])
         self.stamp = artifacts.fingerprint(run.computing, stamp, texts)
-        self.head = models.head(run.original.model).apart()
+        self.head = Head.of(run.original.model).apart()
         self.reference = self._reference()
         # From here on only the original's head is needed: its body's memory is for the variants.
         del run.__dict__["original"]
@@ -71,7 +72,7 @@ class Evaluator:
                 loaded = self.run.load(where)
                 notes = loaded.notes
                 hidden = fidelity.hidden_states(loaded, self.all, f"evaluate {name}")
-                found = fidelity.compare(self.all, hidden, models.head(loaded.model), self.reference, self.head)
+                found = fidelity.compare(self.all, hidden, Head.of(loaded.model), self.reference, self.head)
             artifacts.write_json(path, metrics.evaluate_all(self.on_traces, self.on_text, found, notes))
 
         self.run.stages.do(f"evaluate/{name}", [self.stamp, stamp], [path], make)

@@ -7,7 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mixprec import conversion, models, modules
+from mixprec import modules
+from mixprec.models import conversion
+from mixprec.models.config import load_config
 from mixprec.pipeline import loadable
 from mixprec.pipeline.plans import identity_here, table_for
 from mixprec.plan import bits
@@ -24,7 +26,7 @@ def explain(
 
     ``scores``: tables for budgets, in the place of those that the recipe names.
     """
-    config = models.load_config(chosen.model.id, chosen.model.revision)
+    config = load_config(chosen.model.id, chosen.model.revision)
     loadable.check_model(chosen, planned=True)
     inventory = modules.inventory(config)
     form = chosen.checkpoint.written

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from mixprec import models
 from mixprec.checkpoint.base import check_plan
 from mixprec.checkpoint.check import Target, require
-from mixprec.checkpoint.kinds import has_weights
-from mixprec.checkpoint.reader import open_checkpoint, open_original
+from mixprec.checkpoint.opening import open_checkpoint, open_original
 from mixprec.core.errors import UserError
+from mixprec.models import locate
+from mixprec.models.kinds import has_weights
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import KEEP
 from mixprec.plan.budget import budget_problem
@@ -31,11 +31,11 @@ def check_model(chosen: Recipe, *, planned: bool = False) -> None:
     """The recipe's model, where it is a folder, is a whole checkpoint, and not quantized already where a variant
     compresses it; what is only ``planned`` needs no weights.
 
-    Raises UserError as reader.open_original does. Files on the hub are looked at when they are there.
+    Raises UserError as opening.open_original does. Files on the hub are looked at when they are there.
     """
-    if models.unconverted(chosen.model.id) is not None:
+    if locate.unconverted(chosen.model.id) is not None:
         return  # its header was checked when the configuration was read
-    folder = Path(models.resolve(chosen.model.id))
+    folder = Path(locate.resolve(chosen.model.id))
     if not folder.is_dir() or (planned and not has_weights(folder)):
         return
     compresses = any(_compresses(variant.plan) for variant in chosen.all_variants.values())

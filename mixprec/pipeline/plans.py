@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.core.errors import UserError
 from mixprec.importance import artifact
 from mixprec.joint import run as joint
+from mixprec.models import locate
 from mixprec.pipeline import damage
 from mixprec.pipeline.context import Context
 from mixprec.plan import sensitivity
@@ -65,9 +66,9 @@ def _table(run: Context, spec: PlanSpec) -> Sensitivity | None:
 
 
 def identity_here(model: ModelSpec) -> str | None:
-    """models.identity, or None for a model that can be planned for though it isn't on this machine."""
+    """locate.identity, or None for a model that can be planned for though it isn't on this machine."""
     try:
-        return models.identity(model.id, model.revision)
+        return locate.identity(model.id, model.revision)
     except UserError:
         return None
 
@@ -79,7 +80,7 @@ def table_for(
     paths: Sequence[Path] | None = None,
 ) -> Sensitivity | None:
     """The tables that a budget names by their ``paths``, weighed into one; None where it needs none, or where the
-    recipe's own are not there yet. ``paths`` take the place of what the budget names; ``identity``, models.identity of
+    recipe's own are not there yet. ``paths`` take the place of what the budget names; ``identity``, locate.identity of
     the model, hashes its files and is asked only where there is a table to compare.
 
     Raises UserError for broken tables and those of another model.

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mixprec import models
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.integrity import weight_bytes
 from mixprec.compress.module import ModuleReport, summarise
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts
+from mixprec.core.devices import one_device
 from mixprec.core.progress import bar
 from mixprec.evaluate import bench
+from mixprec.models import locate
 from mixprec.peers import engine
 from mixprec.peers.engine import Peer
 from mixprec.pipeline.benchmarks import Benchmarks, labels_of
@@ -107,7 +108,7 @@ def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Pa
                 options=run.recipe.compress.options,
                 revision=spec.revision,
                 dtype=spec.dtype,
-                device=models.one_device(spec.device),
+                device=one_device(spec.device),
                 format=run.recipe.checkpoint.written,
                 on_module=lambda *_: advance(1),
                 base_model=spec.base_model,
@@ -130,6 +131,6 @@ def _described(run: Context, name: str, plan: Plan, where: str) -> dict[str, Any
         "code_bits": account.code_bits,
         "effective_bits": account.effective_bits,
         "bytes": account.packed_bytes,
-        "bytes_on_disk": weight_bytes(Path(models.resolve(where))),
+        "bytes_on_disk": weight_bytes(Path(locate.resolve(where))),
         "quality": summarise({labels[address]: ModuleReport(**report) for address, report in reports.items()}),
     }

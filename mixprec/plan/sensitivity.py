@@ -82,7 +82,7 @@ class Sensitivity(Strict):
     schema_version: Literal[1] = 1
     artifact: Literal["sensitivity"] = _ARTIFACT
     model: str = Field(description="id of the model, for the reader")
-    identity: str = Field(description="models.identity of the model: sha256 over its files, or hub id@revision")
+    identity: str = Field(description="identity of the model: sha256 over its files, or hub id@revision")
     scorer: str = Field(description="how damage was predicted, such as fisher or measured")
     target: str = Field(ALL, description="all tokens, or the behaviour on whose spans damage counts")
     method: Method = Field(description="the method whose error was scored")
@@ -143,7 +143,7 @@ def save(path: Path, table: Sensitivity) -> None:
 
 
 def load(path: Path, inventory: Inventory, identity: str | None = None) -> Sensitivity:
-    """Read a table made for the model of ``inventory``; ``identity``: what models.identity says of it, if known.
+    """Read a table made for the model of ``inventory``; ``identity``: that of the model, if known.
 
     Raises UserError naming the file for broken files, another schema, NaN, missing or unknown modules, another model.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from mixprec import models
+from mixprec.core.devices import check_float64
 from mixprec.core.errors import UserError
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.peers import METHODS, Engine
@@ -71,7 +71,7 @@ class Recipe(Part):
         for what, part in (("ablation", self.ablation), ("sensitivity", self.sensitivity), ("plan", self.all_variants)):
             if part:
                 try:
-                    models.check_float64(self.model.device, what)
+                    check_float64(self.model.device, what)
                 except UserError as problem:
                     raise ValueError(f"model.{problem}") from None
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from mixprec.checkpoint.integrity import card_of, verify, weight_bytes
 from mixprec.compress.module import ModuleReport
 from mixprec.core.errors import UserError, from_pydantic
-from mixprec.modelfiles import CARD
+from mixprec.models.modelfiles import CARD
 from mixprec.plan import schema
 from mixprec.report.formatting import size
 from mixprec.report.quality import worst_table

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from mixprec import models
 from mixprec.compress.candidates import Candidates
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
 from mixprec.evaluate.passages import Passage
+from mixprec.models.load import load_model
 from mixprec.modules import Inventory, LinearModule, select
 from mixprec.plan.sensitivity import ALL, Sensitivity
 from mixprec.sensitivity import cells, validity
@@ -79,7 +79,7 @@ def ablate(
     Under a launcher processes share the cells. Finished ones in ``folder`` are not measured again.
     """
     wanted = cells_of(spec, subject.inventory)
-    loaded = models.load(subject.model_id, dtype=subject.dtype, device=subject.device, revision=subject.revision)
+    loaded = load_model(subject.model_id, dtype=subject.dtype, device=subject.device, revision=subject.revision)
     measured_on = scored(passages)
     restarts = Restarts(loaded, [each.tokens for each in measured_on], spec.stride)
     with bar("ablate", len(wanted), "cells") as advance:

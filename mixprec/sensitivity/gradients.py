@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec import models
+from mixprec.models.head import Head
 
 Loss = Literal["fisher", "sampled", "kl", "loss"]
 #: Positions whose logits exist at once.
@@ -66,7 +66,7 @@ def at_hidden(
     ``reference`` (1, T, hidden): the same of the original model. ``tokens`` (T,). ``weights``: target -> (T − 1,) what
     each position counts that predicts a token; random losses count by the root, so that their squares count by it.
     """
-    norm, head = model.model.norm, models.head(model)
+    norm, head = model.model.norm, Head.of(model)
     random = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
         start = hidden.detach().requires_grad_()

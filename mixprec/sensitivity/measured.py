@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.core.errors import UserError
 from mixprec.evaluate.fidelity import TokenFidelity
-from mixprec.models import LoadedModel
+from mixprec.models.head import Head
+from mixprec.models.load import LoadedModel
 from mixprec.walk import blocks
 
 #: Positions whose logits exist at once.
@@ -27,7 +28,7 @@ class Restarts:
     """The original model's states on some passages; ``measure`` says what a change makes of its predictions."""
 
     def __init__(self, loaded: LoadedModel, passages: Sequence[Tensor], stride: int = 1) -> None:
-        self._model, self._head, self._linears = loaded.model, models.head(loaded.model), loaded.linears
+        self._model, self._head, self._linears = loaded.model, Head.of(loaded.model), loaded.linears
         self._tokens = passages
         #: Per passage the positions (n,) whose predictions are compared: position t predicts token t + 1.
         self.positions = [torch.arange(n % stride, len(tokens) - 1, stride) for n, tokens in enumerate(passages)]

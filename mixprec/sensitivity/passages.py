@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mixprec.calibration.data import Calibration
 from mixprec.core.errors import UserError
-from mixprec.encoding import Encoder
 from mixprec.evaluate.passages import Passage, from_traces
+from mixprec.models.encoding import Encoder
 from mixprec.plan.sensitivity import ALL
 from mixprec.traces.spans import AnnotatedTrace
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress import candidates as solving
 from mixprec.compress.candidates import Candidates
@@ -30,6 +30,10 @@ from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
 from mixprec.importance import artifact
 from mixprec.importance.parallel import share
+from mixprec.models import locate
+from mixprec.models.config import load_config
+from mixprec.models.load import load_model
+from mixprec.models.tokenizer import load_encoder
 from mixprec.modules import EMBEDDING, NORM
 from mixprec.plan import sensitivity
 from mixprec.plan.schema import Method, Treatment
@@ -69,12 +73,12 @@ class Subject:
     @cached_property
     def inventory(self) -> modules.Inventory:
         """The model's modules."""
-        return modules.inventory(models.load_config(self.model_id, self.revision))
+        return modules.inventory(load_config(self.model_id, self.revision))
 
     @cached_property
     def identity(self) -> str:
         """Fingerprint of the model's files."""
-        return models.identity(self.model_id, self.revision)
+        return locate.identity(self.model_id, self.revision)
 
     def open(self, *outside: str) -> blocks.Blocks:
         """The model with its blocks on disk; all of what lies outside of them unless named."""
@@ -92,8 +96,8 @@ class Subject:
             return from_calibration(self.calibration, spec.samples, spec.seed)
         if not self.traces:
             raise UserError("sensitivity.behaviours: spans come from traces; add traces: {source: …}, or give --spans")
-        config = models.load_config(self.model_id, self.revision)
-        encoder = models.load_encoder(self.model_id, self.revision, config.vocab_size)
+        config = load_config(self.model_id, self.revision)
+        encoder = load_encoder(self.model_id, self.revision, config.vocab_size)
         longest = min(spec.max_tokens, config.max_position_embeddings)
         return from_behaviours(self.traces, encoder, spec.behaviours, spec.samples, longest, spec.seed)
 
@@ -159,7 +163,7 @@ def _measured(
 ) -> dict[str, dict[str, dict[str, float]]]:
     addresses = [module.address for module in subject.inventory.linears]
     wanted = [Cell(address, name, (address,)) for name in candidates.names for address in addresses]
-    loaded = models.load(subject.model_id, dtype=subject.dtype, device=subject.device, revision=subject.revision)
+    loaded = load_model(subject.model_id, dtype=subject.dtype, device=subject.device, revision=subject.revision)
     restarts = Restarts(loaded, [each.tokens for each in scored], spec.stride)
     with bar("measure", len(wanted), "cells") as advance:
         found = cells.measure(wanted, candidates, restarts, scored, subject.folder / "measured", advance)

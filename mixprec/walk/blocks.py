@@ -15,11 +15,12 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from mixprec import models
-from mixprec.checkpoint.reader import open_original
-from mixprec.checkpoint.source import Source, check_computable, check_finite, fetch
+from mixprec.checkpoint.opening import open_original
 from mixprec.core import artifacts
+from mixprec.core.devices import check_device, dtype_of
 from mixprec.core.errors import UserError
+from mixprec.models.locate import fetch
+from mixprec.models.source import Source, check_computable, check_finite
 from mixprec.modules import EMBEDDING, HEAD, NORM
 
 #: What lies outside the blocks.
@@ -63,12 +64,12 @@ def open_blocks(
 ) -> Blocks:
     """Open a checkpoint; of its weights only those ``outside`` the blocks are read, which stay in memory.
 
-    Raises UserError as models.load does, and for ``device`` auto: one device computes, whatever the model's size.
+    Raises UserError as load_model does, and for ``device`` auto: one device computes, whatever the model's size.
     """
     if device == "auto":
         raise UserError("device: auto spreads weights over several GPUs; streamed ones need one device, such as cuda")
-    models.check_device(device)
-    chosen = models.dtype_of(dtype)
+    check_device(device)
+    chosen = dtype_of(dtype)
     opened = open_original(fetch(model_id, revision))
     config, source = opened.shapes, opened.source
     with init_empty_weights(include_buffers=False):

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from mixprec import recipe
 from mixprec.calibration import data
 from mixprec.calibration.spec import CalibrationSpec
-from mixprec.encoding import Encoder
+from mixprec.models.encoding import Encoder
 
 WORDS = tiny.tokenizer(bos=False)
 WITH_BOS = tiny.tokenizer(bos=True)

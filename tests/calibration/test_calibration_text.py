@@ -17,12 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from mixprec import models
 from mixprec.calibration import data, sources
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
-from mixprec.encoding import Encoder
+from mixprec.models.encoding import Encoder
+from mixprec.models.locate import BUNDLED
+from mixprec.models.tokenizer import load_encoder
 
 WORDS = tiny.tokenizer(bos=False)
 WITH_BOS = tiny.tokenizer(bos=True)
@@ -207,7 +208,7 @@ def test_pieces_lose_nothing(text: str, size: int) -> None:
 
 
 def test_wikitext_in_samples_of_the_embedded_model(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = models.load_encoder(models.BUNDLED)
+    words = load_encoder(BUNDLED)
     path = shared_data / "calibration" / "wikitext2_tokenized_valid.txt"
     spec = CalibrationSpec.model_validate({"text": str(path), "samples": 32, "tokens": 512})
     found = data.load(spec, words, str, 8192)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from mixprec.calibration import data
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.core.errors import UserError
-from mixprec.encoding import Encoder
+from mixprec.models.encoding import Encoder
 from mixprec.traces import cues, spans, store
 from mixprec.traces.spans import AnnotatedTrace, CharSpan
 from mixprec.traces.store import Trace

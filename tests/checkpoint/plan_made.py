@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mixprec import models, modules
+from mixprec import modules
+from mixprec.models.config import load_config
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Method, Plan
 
@@ -15,6 +16,6 @@ WIDE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 
 def plan_for(folder: Path, default: str, method: Method = "rtn", **rules: Any) -> Plan:
     """A plan for the model in ``folder``; a rule is selector=format, or selector={format, method}."""
-    inventory = modules.inventory(models.load_config(str(folder)))
+    inventory = modules.inventory(load_config(str(folder)))
     said = [{"match": match, **(rule if isinstance(rule, dict) else {"format": rule})} for match, rule in rules.items()]
     return build_plan(PlanSpec.model_validate({"default": default, "rules": said}), inventory, str(folder), method)

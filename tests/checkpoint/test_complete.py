@@ -15,15 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.checkpoint.compare import diff
 from mixprec.checkpoint.convert import convert
 from mixprec.checkpoint.formats import FORMATS
-from mixprec.checkpoint.reader import open_checkpoint
-from mixprec.checkpoint.source import BITS, open_source
+from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.compress.spectra import alphas
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
+from mixprec.models.config import load_config
+from mixprec.models.load import load_model
+from mixprec.models.source import BITS, open_source
 from mixprec.plan import bits
 from mixprec.walk import blocks
 
@@ -51,9 +53,9 @@ def readers(folder: Path, out: Path) -> dict[str, Callable[[], object]]:
     def write(format: str) -> Callable[[], object]:
         return lambda: compress(str(folder), plan_for(folder, "w4g32"), out / format, format=FORMATS[format])
 
-    inventory = modules.inventory(models.load_config(str(folder)))
+    inventory = modules.inventory(load_config(str(folder)))
     return {
-        "load": lambda: models.load(str(folder)),
+        "load": lambda: load_model(str(folder)),
         "blocks": lambda: blocks.open_blocks(str(folder)),
         "inspect": lambda: open_checkpoint(folder),
         "diff": lambda: diff(open_checkpoint(folder), open_checkpoint(folder)),
@@ -122,7 +124,7 @@ def test_shards_of_two_models(source: MakeSource) -> None:
         open_source(folder)
     save_file(stale, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"both model\.safetensors and model\.safetensors\.index\.json"):
-        models.load(str(folder))
+        load_model(str(folder))
 
 
 def test_buffers_that_models_compute_pass_through_and_are_told(source: MakeSource, tmp_path: Path) -> None:
@@ -131,13 +133,13 @@ def test_buffers_that_models_compute_pass_through_and_are_told(source: MakeSourc
         "model.rotary_emb.inv_freq": torch.arange(8),
     }
     folder = edit(source(), lambda t: t.update(buffers))
-    assert models.load(str(folder)).notes == (
+    assert load_model(str(folder)).notes == (
         "2 tensors are computed from config.json, not read, such as model.layers.0.self_attn.rotary_emb.inv_freq",
     )
     compress(str(folder), plan_for(folder, "w4g32"), tmp_path / "out", format=FORMATS["gptq"])
     made = load_file(tmp_path / "out" / "model.safetensors")
     assert all(torch.equal(made[name], tensor) for name, tensor in buffers.items())
-    assert models.load(str(tmp_path / "out")).notes == models.load(str(folder)).notes
+    assert load_model(str(tmp_path / "out")).notes == load_model(str(folder)).notes
 
 
 def tied(folder: Path, *, head: bool, config: bool) -> Path:
@@ -157,11 +159,11 @@ def logits(model: Any) -> Tensor:
 
 def test_a_head_of_its_own_is_one_whatever_config_json_says(source: MakeSource, tmp_path: Path) -> None:
     folder = tied(source(dtype=torch.float16), head=True, config=True)
-    config = models.load_config(str(folder))
+    config = load_config(str(folder))
     assert config.tie_word_embeddings is False
     inventory, plan = modules.inventory(config), plan_for(folder, "w4g32")
     assert inventory.other[HEAD] == inventory.other[EMBEDDING]
-    whole = models.load(str(folder), dtype="float16").model
+    whole = load_model(str(folder), dtype="float16").model
     assert not torch.equal(whole.lm_head.weight, whole.model.embed_tokens.weight)
     streamed = blocks.open_blocks(str(folder), dtype="float16").model
     assert torch.equal(streamed.lm_head.weight, whole.lm_head.weight)
@@ -172,17 +174,17 @@ def test_a_head_of_its_own_is_one_whatever_config_json_says(source: MakeSource, 
         files = [path for path in out.iterdir() if path.suffix in (".safetensors", ".gguf")]
         assert sum(path.stat().st_size for path in files) == format.bytes(plan, inventory, config)
         assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
-        found[name] = logits(models.load(str(out), dtype="float16").model)
+        found[name] = logits(load_model(str(out), dtype="float16").model)
         assert torch.equal(found[name], found["dense"])
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype=torch.float16)
     assert torch.equal(logits(theirs), found["dense"])
-    alone = models.load(str(tmp_path / "gguf" / "model.gguf"), dtype="float16").model
+    alone = load_model(str(tmp_path / "gguf" / "model.gguf"), dtype="float16").model
     assert torch.equal(logits(alone), found["dense"])
 
 
 def test_an_equal_head_is_the_embedding(source: MakeSource, tmp_path: Path) -> None:
     folder = tied(source(), head=False, config=True)
-    config = models.load_config(str(folder))
+    config = load_config(str(folder))
     assert config.tie_word_embeddings is True
     inventory, plan = modules.inventory(config), plan_for(folder, "w4g32")
     assert HEAD not in inventory.other
@@ -199,9 +201,9 @@ def test_an_equal_head_is_the_embedding(source: MakeSource, tmp_path: Path) -> N
 
 def test_a_head_that_changes_is_looked_at_again(source: MakeSource) -> None:
     folder = tied(source(), head=False, config=True)
-    assert models.load_config(str(folder)).tie_word_embeddings is True
+    assert load_config(str(folder)).tie_word_embeddings is True
     edit(folder, lambda t: t.update({HEAD: t[HEAD] + 1}))
-    assert models.load_config(str(folder)).tie_word_embeddings is False
+    assert load_config(str(folder)).tie_word_embeddings is False
 
 
 def odd(dtype: torch.dtype, *shape: int) -> Tensor:
@@ -230,7 +232,7 @@ def test_what_is_not_compressed_passes_through_in_any_type(
     buffer = "model.layers.0.self_attn.rotary_emb.inv_freq"
     strange = {EMBEDDING: odd(dtype, rows, shape[1]), buffer: odd(dtype, 1, 8)}
     edit(folder, lambda t: t.update(strange))
-    plan, config = plan_for(folder, "w4g32"), models.load_config(str(folder))
+    plan, config = plan_for(folder, "w4g32"), load_config(str(folder))
     raw = (folder / "model.safetensors").read_bytes()
     for name in ("dense", "compressed-tensors", "gptq"):
         out = tmp_path / name
@@ -243,10 +245,10 @@ def test_what_is_not_compressed_passes_through_in_any_type(
     info = open_source(folder).tensors[EMBEDDING]
     assert info.bytes == len(stored(folder / "model.safetensors", EMBEDDING)[1])
     if dtype in (torch.float64, torch.float8_e4m3fn, torch.float8_e5m2):
-        assert models.load(str(folder)).model.dtype is torch.float32
+        assert load_model(str(folder)).model.dtype is torch.float32
     else:
         with pytest.raises(UserError, match=rf"{EMBEDDING} is stored as \w+; computed with are F16, BF16, F32, F64"):
-            models.load(str(folder))
+            load_model(str(folder))
         with pytest.raises(UserError, match=rf"{EMBEDDING} is stored as \w+; computed with"):
             blocks.open_blocks(str(folder))
     with pytest.raises(UserError, match=rf"{EMBEDDING} is stored as \w+, which GGUF files"):

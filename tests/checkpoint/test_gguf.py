@@ -20,22 +20,27 @@ from tiny import TEXT
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 from typer.testing import CliRunner
 
-from mixprec import conversion, models, modules
+from mixprec import modules
 from mixprec.checkpoint import compare
 from mixprec.checkpoint.base import CheckpointFormat, check_plan
 from mixprec.checkpoint.convert import convert
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.formats import checkpoint_format
-from mixprec.checkpoint.gguf import metadata, tokenizer
-from mixprec.checkpoint.gguf.names import reordered
+from mixprec.checkpoint.gguf import tokenizer
 from mixprec.checkpoint.gguf.reader import open_gguf
 from mixprec.checkpoint.gguf.writer import FILE
-from mixprec.checkpoint.reader import open_checkpoint
+from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.cli import app
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
-from mixprec.encoding import Encoder
+from mixprec.models import conversion, locate
+from mixprec.models.config import load_config
+from mixprec.models.encoding import Encoder
+from mixprec.models.gguf import metadata
+from mixprec.models.gguf.names import reordered
+from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.locate import BUNDLED
 from mixprec.numerics.formats import GGML, GgmlFormat
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan
@@ -89,7 +94,7 @@ def write(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> Path:
     """A tiny model in a folder."""
     loaded = tiny.build(name.split()[0], **WIDE, **MODELS[name])
     if name in PIECES:
-        loaded = models.LoadedModel(loaded.model, Encoder(pieces.tokenizer(PIECES[name]), loaded.encoder.rows))
+        loaded = LoadedModel(loaded.model, Encoder(pieces.tokenizer(PIECES[name]), loaded.encoder.rows))
     tiny.learn(loaded, 20)
     loaded.model.to(dtype).save_pretrained(folder)
     loaded.tokenizer.chat_template = "{{ messages }}"
@@ -103,7 +108,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 
 def plan_for(source: Path, spec: Mapping[str, Any]) -> Plan:
-    inventory = modules.inventory(models.load_config(str(source)))
+    inventory = modules.inventory(load_config(str(source)))
     return build_plan(PlanSpec.model_validate(spec), inventory, str(source), "rtn")
 
 
@@ -112,7 +117,7 @@ def made(source: Path, spec: Mapping[str, Any], out: Path, form: CheckpointForma
     return out
 
 
-def logits(loaded: models.LoadedModel, tokens: list[int]) -> torch.Tensor:
+def logits(loaded: LoadedModel, tokens: list[int]) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = loaded.model(input_ids=torch.tensor([tokens])).logits[0]
     return found
@@ -134,20 +139,20 @@ def test_all_readers_compute_the_compressed_model(
 ) -> None:
     source, spec = sources[name], PLANS[plan]
     packed = made(source, spec, tmp_path / "gguf")
-    expected = models.load(str(made(source, spec, tmp_path / "dense", DENSE)))
-    loaded = models.load(str(packed))
+    expected = load_model(str(made(source, spec, tmp_path / "dense", DENSE)))
+    loaded = load_model(str(packed))
     tokens = loaded.tokenizer(TEXT)["input_ids"][:60]
     reference = logits(expected, tokens)
-    for found in (logits(loaded, tokens), logits(models.LoadedModel(by_transformers(packed), None), tokens)):
+    for found in (logits(loaded, tokens), logits(LoadedModel(by_transformers(packed), None), tokens)):
         # The file has Gemma's norms as 1 + w, rounded to float32.
         assert torch.allclose(found, reference, rtol=0, atol=1e-4) if "gemma" in name else torch.equal(found, reference)
-    config = models.load_config(str(source))
+    config = load_config(str(source))
     inventory = modules.inventory(config)
     assert (packed / FILE).stat().st_size == GGUF.bytes(plan_for(source, spec), inventory, config)
     _check_llama_cpp(packed / FILE, loaded, tokens, reference)
 
 
-def _check_llama_cpp(path: Path, loaded: models.LoadedModel, tokens: list[int], reference: torch.Tensor) -> None:
+def _check_llama_cpp(path: Path, loaded: LoadedModel, tokens: list[int], reference: torch.Tensor) -> None:
     from mixprec.compress.ggml import library_path
 
     if library_path() is None:
@@ -166,7 +171,7 @@ def test_llama_cpp_computes_the_uncompressed_model(
     sources: Mapping[str, Path], tmp_path: Path, name: str, most: float
 ) -> None:
     """Without sliding windows, their own base, or the linear scaling Gemma's logits would change by 4e-3 to 0.4."""
-    source = models.load(str(sources[name]))
+    source = load_model(str(sources[name]))
     tokens = source.tokenizer(TEXT)["input_ids"][:60]
     with opened(made(sources[name], {"default": "keep"}, tmp_path / "out") / FILE) as other:
         assert torch.allclose(other.logits(tokens), logits(source, tokens), rtol=0, atol=most)
@@ -179,7 +184,7 @@ def test_k_quants_with_importance_in_both_readers(sources: Mapping[str, Path], t
 
     source = sources["llama"]
     (tmp_path / "text.txt").write_text(TEXT * 4, encoding="utf-8")
-    words = models.load(str(source)).encoder
+    words = load_model(str(source)).encoder
     spec = CalibrationSpec.model_validate(
         {"sources": [{"text": str(tmp_path / "text.txt")}], "samples": 4, "tokens": 32}
     )
@@ -189,11 +194,11 @@ def test_k_quants_with_importance_in_both_readers(sources: Mapping[str, Path], t
     for form, out in ((GGUF, "gguf"), (DENSE, "dense")):
         compress(str(source), plan, tmp_path / out, calibration=calibration, format=form)
     compress(str(source), plan, tmp_path / "plain", format=DENSE)
-    loaded = models.load(str(tmp_path / "gguf"))
+    loaded = load_model(str(tmp_path / "gguf"))
     tokens = loaded.tokenizer(TEXT)["input_ids"][:60]
-    reference = logits(models.load(str(tmp_path / "dense")), tokens)
+    reference = logits(load_model(str(tmp_path / "dense")), tokens)
     assert torch.equal(logits(loaded, tokens), reference)
-    assert not torch.equal(logits(models.load(str(tmp_path / "plain")), tokens), reference)
+    assert not torch.equal(logits(load_model(str(tmp_path / "plain")), tokens), reference)
     _check_llama_cpp(tmp_path / "gguf" / FILE, loaded, tokens, reference)
 
 
@@ -208,10 +213,10 @@ def test_what_is_kept_has_its_own_type(tmp_path: Path, dtype: torch.dtype, kind:
     assert file.tensors["model.layers.0.mlp.up_proj.weight"].kind == "q4_0"
     assert file.tensors["model.layers.0.mlp.up_proj.weight"].bits == 4.5
     assert file.layers == 2
-    weights = models.load(str(source)).model.state_dict()
+    weights = load_model(str(source)).model.state_dict()
     for name in ("model.layers.1.mlp.up_proj.weight", "lm_head.weight", "model.layers.0.input_layernorm.weight"):
         assert torch.equal(file.weight(name), weights[name].float())
-    restored = models.load(str(made(source, {"default": "w4g64"}, tmp_path / "dense", DENSE))).model.state_dict()
+    restored = load_model(str(made(source, {"default": "w4g64"}, tmp_path / "dense", DENSE))).model.state_dict()
     for kind_of in ("q", "k", "down"):  # rows in transformers' order again; values not yet rounded to 16 bits
         name = f"{modules.address(1, kind_of)}.weight"
         assert torch.equal(file.weight(name).to(dtype).float(), restored[name])
@@ -223,7 +228,7 @@ def test_types_of_embedding_and_head(sources: Mapping[str, Path], tmp_path: Path
     file = open_gguf(made(source, spec, tmp_path / "out", form) / FILE)
     assert file.tensors["model.embed_tokens.weight"].kind == "q4_0"
     assert file.tensors["lm_head.weight"].kind == "q8_0"
-    config = models.load_config(str(source))
+    config = load_config(str(source))
     predicted = form.bytes(plan_for(source, spec), modules.inventory(config), config)
     assert predicted == file.path.stat().st_size
     card = artifacts.read_json(tmp_path / "out" / "mixprec.json")
@@ -241,7 +246,7 @@ def test_types_that_embedding_and_head_cannot_have(
     sources: Mapping[str, Path], model: str, options: Mapping[str, str], message: str
 ) -> None:
     form = checkpoint_format("gguf", **{name: GgmlFormat(kind) for name, kind in options.items()})
-    config = models.load_config(str(sources[model]))
+    config = load_config(str(sources[model]))
     with pytest.raises(UserError, match=message):
         check_plan(form, plan_for(sources[model], {"default": "keep"}), modules.inventory(config), config)
     with pytest.raises(UserError, match="types for them need gguf"):
@@ -262,7 +267,7 @@ def test_a_killed_run_ends_with_the_same_bytes(sources: Mapping[str, Path], tmp_
     assert (tmp_path / ".killed.blocks" / "00001.safetensors").is_file()
     killed = made(source, spec, tmp_path / "killed")
     assert (killed / FILE).read_bytes() == (whole / FILE).read_bytes()
-    assert models.identity(str(killed)) != models.identity(str(source))
+    assert locate.identity(str(killed)) != locate.identity(str(source))
 
 
 def test_metadata(sources: Mapping[str, Path], tmp_path: Path) -> None:
@@ -397,7 +402,7 @@ def test_damaged_files(sources: Mapping[str, Path], tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"no GGUF file|truncated or damaged"):
             open_gguf(out / FILE)
         with pytest.raises(UserError, match=r"mixprec\.json has \d+"):
-            models.load(str(out))
+            load_model(str(out))
     with pytest.raises(UserError, match="no such file"):
         open_gguf(tmp_path / "nowhere.gguf")
 
@@ -416,12 +421,12 @@ def test_an_architecture_that_is_not_read(tmp_path: Path) -> None:
 def test_a_file_that_others_wrote() -> None:
     """The embedded model's: its Q4_1 weights are those that transformers makes of it."""
     try:
-        path = models._bundled_gguf()
+        path = locate._bundled_gguf()
     except UserError as problem:
         pytest.skip(str(problem))
     file = open_gguf(path)
     assert file.tensors["model.layers.3.self_attn.q_proj.weight"].kind == "q4_1"
-    with artifacts.open_tensors(Path(models.resolve(models.BUNDLED)) / "model.safetensors") as stored:
+    with artifacts.open_tensors(Path(locate.resolve(BUNDLED)) / "model.safetensors") as stored:
         for name in ("model.layers.3.self_attn.q_proj.weight", "model.layers.3.mlp.down_proj.weight"):
             assert torch.equal(file.weight(name).half(), stored.get_tensor(name))
 
@@ -454,8 +459,8 @@ def test_a_file_on_its_own_is_the_same_model(tmp_path: Path, monkeypatch: pytest
     packed = made(source, {"default": "q8_0", "method": "ggml"}, tmp_path / "gguf")
     alone = Path(shutil.copy(packed / FILE, tmp_path / "alone.gguf"))
     with conversion.without_converting():
-        header = models.load_config(str(alone))
-    original, converted = (models.load(str(path)).model for path in (packed, alone))
+        header = load_config(str(alone))
+    original, converted = (load_model(str(path)).model for path in (packed, alone))
     for key in ("rope_parameters", "head_dim", "query_pre_attn_scalar"):
         for config in (header, converted.config, open_checkpoint(alone).shapes):
             assert getattr(config, key, None) == getattr(original.config, key, None)
@@ -490,7 +495,7 @@ def test_packed_integers_become_gguf_without_loss(sources: Mapping[str, Path], t
     convert(open_checkpoint(gptq), GGUF, tmp_path / "gguf")
     differences = compare.diff(open_checkpoint(gptq), open_checkpoint(tmp_path / "gguf"))
     assert {(item.format_b, item.error) for item in differences.values()} == {("q4_0", 0.0), ("q8_0", 0.0)}
-    loaded = models.load(str(tmp_path / "gguf"))
+    loaded = load_model(str(tmp_path / "gguf"))
     tokens = loaded.tokenizer(TEXT)["input_ids"][:40]
     assert torch.isfinite(logits(loaded, tokens)).all()
     assert "quantization_config" not in artifacts.read_json(tmp_path / "gguf" / "config.json")

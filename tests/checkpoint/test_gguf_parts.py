@@ -14,13 +14,15 @@ import tiny
 import torch
 from plan_made import plan_for
 
-from mixprec import models
 from mixprec.checkpoint.compare import diff
 from mixprec.checkpoint.formats import FORMATS
-from mixprec.checkpoint.gguf.parts import files_of
-from mixprec.checkpoint.reader import open_checkpoint
+from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
+from mixprec.models import locate
+from mixprec.models.config import load_config
+from mixprec.models.gguf.parts import files_of
+from mixprec.models.load import load_model
 
 Tensors = Sequence[gguf.ReaderTensor]
 
@@ -82,7 +84,7 @@ def split(whole: Path, tmp_path: Path) -> list[Path]:
 
 def logits(model_id: Path) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = models.load(str(model_id)).model(input_ids=torch.arange(2, 40)[None]).logits
+        found: torch.Tensor = load_model(str(model_id)).model(input_ids=torch.arange(2, 40)[None]).logits
     return found
 
 
@@ -108,7 +110,7 @@ def test_linked_parts_as_in_the_hubs_cache(whole: Path, split: list[Path], tmp_p
 def test_a_part_that_is_missing_is_named(split: list[Path], cache: Path) -> None:
     split[2].unlink()
     for given in (split[0], split[3], split[0].parent):
-        for read in (models.resolve, lambda path: open_checkpoint(Path(path))):
+        for read in (locate.resolve, lambda path: open_checkpoint(Path(path))):
             with pytest.raises(UserError, match=r"tiny-00003-of-00004\.gguf: no such file; .* 4 parts, of which all"):
                 read(str(given))
     with pytest.raises(UserError, match="part 5 of 4 by its name"):
@@ -120,10 +122,10 @@ def test_parts_of_other_names_or_of_several_models(whole: Path, split: list[Path
     renamed = tmp_path / "first.gguf"
     shutil.copy(split[0], renamed)
     with pytest.raises(UserError, match=r"first\.gguf: says that it is part 1 of 4; parts are named NAME-00001-of"):
-        models.resolve(str(renamed))
+        locate.resolve(str(renamed))
     shutil.copy(split[0], split[1])
     with pytest.raises(UserError, match=r"tiny-00002-of-00004\.gguf: says that it is part 1 of 4"):
-        models.resolve(str(split[0]))
+        locate.resolve(str(split[0]))
     swapped = tmp_path / "swapped"
     swapped.mkdir()
     rewrite(
@@ -135,7 +137,7 @@ def test_parts_of_other_names_or_of_several_models(whole: Path, split: list[Path
     shutil.copy(swapped / split[3].name, split[3])
     shutil.copy(swapped / split[1].name, split[1])
     with pytest.raises(UserError, match="is there twice, in 4 parts"):
-        models.resolve(str(split[0]))
+        locate.resolve(str(split[0]))
 
 
 def test_a_cache_of_another_reading_is_not_used(split: list[Path], cache: Path) -> None:
@@ -145,7 +147,7 @@ def test_a_cache_of_another_reading_is_not_used(split: list[Path], cache: Path) 
     old = cache / "models" / f"{split[0].stem}-{sha256_file(split[0])[:12]}"
     old.mkdir(parents=True)
     (old / "config.json").write_text("{}")
-    assert models.resolve(str(split[0])) != str(old)
+    assert locate.resolve(str(split[0])) != str(old)
 
 
 def without(*names: str) -> Callable[[Tensors], Iterable[tuple[str, np.ndarray, Any]]]:
@@ -172,13 +174,13 @@ def test_incomplete_files_and_tensors_that_nobody_reads(
 ) -> None:
     file = rewrite(whole, tmp_path / "changed.gguf", change)
     with pytest.raises(UserError, match=rf"changed\.gguf: .*{message}"):
-        models.load(str(file))
+        load_model(str(file))
     assert not list(cache.rglob("*.safetensors"))
 
 
 def test_a_factor_alone_scales_the_rotary_embedding_as_linear(whole: Path, tmp_path: Path) -> None:
     file = rewrite(whole, tmp_path / "linear.gguf", more=lambda writer: writer.add_rope_scaling_factor(4.0))
-    assert models.load_config(str(file)).rope_parameters | {"rope_theta": 1} == {
+    assert load_config(str(file)).rope_parameters | {"rope_theta": 1} == {
         "rope_type": "linear",
         "factor": 4.0,
         "rope_theta": 1,
@@ -192,5 +194,5 @@ def test_a_scaled_rotary_embedding_that_is_not_read(whole: Path, tmp_path: Path)
 
     file = rewrite(whole, tmp_path / "yarn.gguf", more=more)
     with pytest.raises(UserError, match="scale the rotary embedding as yarn by 4, its configuration as none"):
-        models.load(str(file))
+        load_model(str(file))
     assert open_checkpoint(file).layouts  # its weights can be read all the same

@@ -9,12 +9,14 @@ import pytest
 import torch
 from llamacpp import needs_llamacpp, opened, perplexity
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.gguf.writer import FILE
 from mixprec.compress.stream import compress
 from mixprec.evaluate import passages
-from mixprec.models import LoadedModel
+from mixprec.models.config import load_config
+from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.locate import BUNDLED
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.plan.rules import PlanSpec, build_plan
 
@@ -30,15 +32,15 @@ from mixprec.plan.rules import PlanSpec, build_plan
 )
 def test_perplexity_in_llama_cpp(smollm2: LoadedModel, tmp_path: Path, spec: Any) -> None:
     form = checkpoint_format("gguf", embedding=GgmlFormat("q8_0"))
-    config = models.load_config(models.BUNDLED)
+    config = load_config(BUNDLED)
     inventory = modules.inventory(config)
-    plan = build_plan(PlanSpec.model_validate(spec), inventory, models.BUNDLED, "rtn")
-    compress(models.BUNDLED, plan, tmp_path / "out", format=form)
+    plan = build_plan(PlanSpec.model_validate(spec), inventory, BUNDLED, "rtn")
+    compress(BUNDLED, plan, tmp_path / "out", format=form)
     predicted = form.bytes(plan, inventory, config)
     assert (tmp_path / "out" / FILE).stat().st_size == pytest.approx(predicted, rel=1e-4)
     text = passages.from_text("bundled:held_out", smollm2.encoder, 160, 1)[0]
     tokens = text.tokens.flatten().tolist()
-    loaded = models.load(str(tmp_path / "out"))
+    loaded = load_model(str(tmp_path / "out"))
     with torch.no_grad():
         reference = loaded.model(input_ids=torch.tensor([tokens])).logits[0]
     with opened(tmp_path / "out" / FILE) as other:

@@ -16,13 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.checkpoint import quantization
 from mixprec.checkpoint.formats import FORMATS
+from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.checkpoint.patterns import Matcher
-from mixprec.checkpoint.reader import open_checkpoint
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
+from mixprec.models.config import load_config
+from mixprec.models.load import load_model
 
 MakeSource = Callable[..., Path]
 Planner = Callable[..., Any]
@@ -165,13 +167,13 @@ def test_wrong_types_name_file_and_key(
         _ = open_checkpoint(folder).layouts
     assert expected in str(caught.value)
     with pytest.raises(UserError):
-        models.load(str(folder))
+        load_model(str(folder))
 
 
 @pytest.mark.parametrize("value", [5, "gptq", [], [1], True, 0, ""])
 def test_a_quantization_config_is_an_object(packed: Callable[..., Path], value: Any) -> None:
     folder = packed("gptq", lambda _: value)
-    for read in (open_checkpoint, lambda path: models.load(str(path))):
+    for read in (open_checkpoint, lambda path: load_model(str(path))):
         with pytest.raises(UserError, match="config"):
             read(folder)
 
@@ -237,7 +239,7 @@ def test_sizes_of_a_stranger(source: MakeSource, change: dict[str, Any]) -> None
     (folder / "config.json").write_text(json.dumps(config | change))
     try:
         _ = open_checkpoint(folder).layouts
-        models.load(str(folder))
+        load_model(str(folder))
     except UserError as problem:
         assert str(folder) in str(problem) or "config" in str(problem)
 
@@ -248,7 +250,7 @@ def test_sizes_of_a_stranger(source: MakeSource, change: dict[str, Any]) -> None
 def test_a_configuration_that_is_no_object(source: MakeSource, text: str) -> None:
     folder = source()
     (folder / "config.json").write_text(text)
-    for read in (open_checkpoint, lambda path: models.load_config(str(path)), lambda path: models.load(str(path))):
+    for read in (open_checkpoint, lambda path: load_config(str(path)), lambda path: load_model(str(path))):
         with pytest.raises(UserError, match=r"config"):
             read(folder)
 

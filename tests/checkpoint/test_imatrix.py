@@ -12,12 +12,14 @@ from tiny import TEXT, write_checkpoint
 from torch import nn
 from typer.testing import CliRunner
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.gguf.imatrix import write_imatrix
 from mixprec.cli import app
 from mixprec.compress.inputs import mean_squares
 from mixprec.core.errors import UserError
+from mixprec.models.config import load_config
+from mixprec.models.load import load_model
 from mixprec.walk import blocks
 
 
@@ -26,7 +28,7 @@ def test_means_of_squares(tiny_checkpoint: Path, weighted: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 300, (3, 12), generator=generator)
     weights = torch.rand(3, 12, generator=generator) if weighted else None
-    loaded = models.load(str(tiny_checkpoint))
+    loaded = load_model(str(tiny_checkpoint))
     seen: dict[str, torch.Tensor] = {}
 
     def watch(address: str) -> Any:
@@ -41,7 +43,7 @@ def test_means_of_squares(tiny_checkpoint: Path, weighted: bool) -> None:
     with torch.no_grad():
         loaded.model(input_ids=tokens)
     opened = blocks.open_blocks(str(tiny_checkpoint), outside=(modules.EMBEDDING, modules.NORM))
-    inventory = modules.inventory(models.load_config(str(tiny_checkpoint)))
+    inventory = modules.inventory(load_config(str(tiny_checkpoint)))
     done: list[int] = []
     found, count = mean_squares(opened, inventory, Calibration(tokens, weights, {}, ""), done.append)
     assert count == 36
@@ -83,4 +85,4 @@ def test_no_data_and_no_names(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert "no data; give --text FILE" in str(result.exception)
     gemma = write_checkpoint(tmp_path / "gemma", "gemma2")
     with pytest.raises(UserError, match="names are known of llama, mistral, qwen2, qwen3, gemma3_text, not of gemma2"):
-        write_imatrix(tmp_path / "i.gguf", {}, models.load_config(str(gemma)), tokens=1, chunk=1, datasets=[])
+        write_imatrix(tmp_path / "i.gguf", {}, load_config(str(gemma)), tokens=1, chunk=1, datasets=[])

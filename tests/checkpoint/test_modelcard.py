@@ -11,12 +11,14 @@ import tiny
 from huggingface_hub import EvalResult, ModelCard, metadata_load
 from typer.testing import CliRunner
 
-from mixprec import models, modules, recipe
+from mixprec import modules, recipe
 from mixprec.checkpoint import licences
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.modelcard import Told, base_model, model_card
 from mixprec.cli import app
 from mixprec.core.errors import UserError
+from mixprec.models.config import load_config
+from mixprec.models.locate import BUNDLED
 from mixprec.pipeline.cards import evaluated
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan
@@ -37,7 +39,7 @@ def card(
     model: str = "",
     **plan: Any,
 ) -> ModelCard:
-    config = models.load_config(str(checkpoint))
+    config = load_config(str(checkpoint))
     inventory = modules.inventory(config)
     spec = PlanSpec.model_validate({"default": "w4g16"} | plan)
     made: Plan = build_plan(spec, inventory, model or str(checkpoint), "rtn")
@@ -55,7 +57,7 @@ def accepted(found: ModelCard) -> ModelCard:
     if data.get("license") == "other":
         assert isinstance(data["license_name"], str)
     if "base_model" in data:
-        assert base_model(models.BUNDLED, Path(), data["base_model"]) == data["base_model"]
+        assert base_model(BUNDLED, Path(), data["base_model"]) == data["base_model"]
         assert data["base_model_relation"] == "quantized"
     assert data["pipeline_tag"] == "text-generation" and data.get("library_name") in ("transformers", None)
     assert all(isinstance(tag, str) and tag for tag in data["tags"]) and len(set(data["tags"])) == len(data["tags"])
@@ -84,7 +86,7 @@ def test_the_hub_reads_base_licence_and_tags(folder: Path, tiny_checkpoint: Path
 @pytest.mark.parametrize(
     ("model", "source", "given", "expected"),
     [
-        (models.BUNDLED, "x", None, "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        (BUNDLED, "x", None, "HuggingFaceTB/SmolLM2-135M-Instruct"),
         ("owner/name", "x", None, "owner/name"),
         ("/models/mine", "x", None, None),
         ("./mine", "x", None, None),

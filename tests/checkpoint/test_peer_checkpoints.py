@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from mixprec import modules
 from mixprec.checkpoint.compare import diff
 from mixprec.checkpoint.formats import FORMATS
-from mixprec.checkpoint.reader import open_checkpoint
+from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.cli import app
 from mixprec.compress.stream import compress
-from mixprec.models import load_config
+from mixprec.models.config import load_config
 from mixprec.peers import client
 from mixprec.peers.engine import Peer
 from mixprec.plan.schema import Plan

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from tiny import TEXT
 from typer.testing import CliRunner
 
-from mixprec import models
 from mixprec.checkpoint.convert import convert
 from mixprec.checkpoint.formats import FORMATS
-from mixprec.checkpoint.reader import open_checkpoint, open_original
+from mixprec.checkpoint.opening import open_checkpoint, open_original
 from mixprec.cli import app
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
+from mixprec.models.load import load_model
 
 MakeSource = Callable[..., Path]
 CT, GPTQ = "compressed-tensors", "gptq"
@@ -98,7 +98,7 @@ def test_what_is_not_understood_is_refused(
     folder = say(packed(format), value, *keys)
     if keys == ("dynamic",) and value == {}:
         say(folder, None, "modules_in_block_to_quantize")
-    for read in (lambda: open_checkpoint(folder).layouts, lambda: models.load(str(folder))):
+    for read in (lambda: open_checkpoint(folder).layouts, lambda: load_model(str(folder))):
         with pytest.raises(UserError, match=message) as caught:
             read()
         assert str(folder) in str(caught.value)
@@ -239,7 +239,7 @@ def test_tensors_of_packed_modules(
     packed: Callable[[str], Path], format: str, change: Callable[[dict[str, torch.Tensor]], object], message: str
 ) -> None:
     folder = retensor(packed(format), change)
-    for read in (lambda: open_checkpoint(folder).layouts, lambda: models.load(str(folder))):
+    for read in (lambda: open_checkpoint(folder).layouts, lambda: load_model(str(folder))):
         with pytest.raises(UserError, match=message):
             read()
 
@@ -247,9 +247,9 @@ def test_tensors_of_packed_modules(
 def test_biases_of_zeros_are_none(packed: Callable[[str], Path]) -> None:
     """AutoGPTQ writes them where the architecture has none."""
     folder = packed(GPTQ)
-    before = models.load(str(folder)).model(torch.arange(2, 20)[None]).logits
+    before = load_model(str(folder)).model(torch.arange(2, 20)[None]).logits
     retensor(folder, lambda tensors: tensors.update({f"{Q}.bias": torch.zeros(64)}))
-    assert torch.equal(models.load(str(folder)).model(torch.arange(2, 20)[None]).logits, before)
+    assert torch.equal(load_model(str(folder)).model(torch.arange(2, 20)[None]).logits, before)
 
 
 def test_a_configuration_of_the_other_format(packed: Callable[[str], Path], tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_what_is_not_simulated_is_said(
         "model.layers.0.self_attn.k_scale": torch.ones(1),
     }
     save_file(edit | scales, folder / "model.safetensors", metadata={"format": "pt"})
-    assert sentence in models.load(str(folder)).notes[0]
+    assert sentence in load_model(str(folder)).notes[0]
     run = CliRunner().invoke
     assert sentence in run(app, ["inspect", str(folder)]).output
     assert sentence in run(app, ["diff", str(tmp_path / "source"), str(folder)]).output

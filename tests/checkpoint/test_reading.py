@@ -16,21 +16,21 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from mixprec import models
 from mixprec.checkpoint.base import space
 from mixprec.checkpoint.compare import diff
 from mixprec.checkpoint.convert import convert, plan_of
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.hub import push
 from mixprec.checkpoint.integrity import verify
-from mixprec.checkpoint.reader import open_checkpoint
-from mixprec.checkpoint.source import open_source
+from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.checkpoint.target import CARD, check_target
 from mixprec.cli import app
 from mixprec.compress import stream
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
-from mixprec.models import load_config
+from mixprec.models.config import load_config
+from mixprec.models.load import load_model
+from mixprec.models.source import open_source
 from mixprec.modules import inventory
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize, quantize
@@ -160,7 +160,7 @@ def test_words_padded_by_older_versions_are_read(packed: Callable[..., Path]) ->
 
 @pytest.mark.parametrize("format", PACKED)
 def test_packed_checkpoints_are_loaded_for_evaluation(packed: Callable[..., Path], format: str) -> None:
-    loaded = models.load(str(packed(format)), dtype="bfloat16")
+    loaded = load_model(str(packed(format)), dtype="bfloat16")
     dense = AutoModelForCausalLM.from_pretrained(packed("dense", "dense"), dtype=torch.bfloat16)
     with torch.no_grad():
         assert torch.equal(loaded.model(TOKENS).logits, dense(TOKENS).logits)
@@ -187,7 +187,7 @@ def test_damaged_files_are_noticed_by_whatever_reads_them(packed: Callable[..., 
     folder = packed("compressed-tensors")
     assert verify(folder)
     damage(folder, how)
-    for attempt in (lambda: verify(folder), lambda: models.load(str(folder)), lambda: push(folder, "me/it", object())):
+    for attempt in (lambda: verify(folder), lambda: load_model(str(folder)), lambda: push(folder, "me/it", object())):
         with pytest.raises(UserError, match=message):
             attempt()
     for verb in (["inspect", str(folder)], ["diff", str(folder.parent / "source"), str(folder)]):

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from mixprec import models
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.compress.stream import compress
 from mixprec.evaluate import passages
+from mixprec.models import locate
+from mixprec.models.load import load_model
+from mixprec.models.locate import BUNDLED
+from mixprec.models.tokenizer import load_encoder
 from mixprec.peers import client
 from mixprec.plan.schema import Plan
 
@@ -45,7 +48,7 @@ def ask(runtime: str, work: Path, job: Mapping[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def own(folder: str, job: Mapping[str, Any]) -> dict[str, Any]:
     """What mixprec itself makes of a checkpoint."""
-    model = models.load(folder, dtype=job["dtype"]).model
+    model = load_model(folder, dtype=job["dtype"]).model
     total, count = 0.0, 0
     for ids in job["passages"]:
         tokens = torch.tensor([ids])
@@ -117,7 +120,7 @@ def test_transformers_reads_uniform_gptq_with_gptqmodel_and_optimum(
 
 
 def test_vllm_on_a_cpu(planner: Planner, tmp_path: Path) -> None:
-    where = models.resolve(models.BUNDLED)
+    where = locate.resolve(BUNDLED)
     cases: dict[str, tuple[str, str, dict[str, str]]] = {
         "dense": ("dense", "w3g64", {}),
         "mixed": ("compressed-tensors", "w4g64", {"last_mlp": "keep"}),
@@ -128,7 +131,7 @@ def test_vllm_on_a_cpu(planner: Planner, tmp_path: Path) -> None:
     }
     for name, (format, default, rules) in cases.items():
         compress(where, planner(Path(where), default, **rules), tmp_path / name, format=FORMATS[format])
-    encoder = models.load_encoder(models.BUNDLED)
+    encoder = load_encoder(BUNDLED)
     texts: Sequence[passages.Passage] = passages.from_text("bundled:held_out", encoder, 128, 3)
     ids = [text.tokens.tolist() for text in texts]
     job = {

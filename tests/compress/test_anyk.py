@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mixprec import models
 from mixprec.compress.anyk import anyk
+from mixprec.models.load import LoadedModel
 from mixprec.numerics import groupwise
 from mixprec.numerics.codebook import dequantize_codebook, encode_codebook, kmeans, normal_float
 from mixprec.numerics.formats import WHOLE_ROW, CodebookFormat, Format
@@ -109,18 +109,14 @@ def test_matrices_are_better_than_asymmetric_grids(bits: int, seed: int, tail: f
 
 
 @pytest.mark.parametrize(("bits", "most"), [(4, 0.72), (3, 0.75)])
-def test_some_of_smollm2_is_better_than_normal_float_and_uniform(
-    smollm2: models.LoadedModel, bits: int, most: float
-) -> None:
+def test_some_of_smollm2_is_better_than_normal_float_and_uniform(smollm2: LoadedModel, bits: int, most: float) -> None:
     for address, linear in list(smollm2.linears.items())[::26]:
         assert worst_ratio(linear.weight[:96].float(), bits) < most, address
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("bits", "most"), [(4, 0.68), (3, 0.74)])
-def test_all_of_smollm2_is_better_than_normal_float_and_uniform(
-    smollm2: models.LoadedModel, bits: int, most: float
-) -> None:
+def test_all_of_smollm2_is_better_than_normal_float_and_uniform(smollm2: LoadedModel, bits: int, most: float) -> None:
     ratios = {address: worst_ratio(linear.weight.float(), bits) for address, linear in smollm2.linears.items()}
     assert len(ratios) == 210
     assert max(ratios.values()) < most, max(ratios, key=lambda address: ratios[address])

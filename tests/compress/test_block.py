@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.gptaq import gptaq
 from mixprec.compress.gptq import gptq
@@ -19,6 +19,7 @@ from mixprec.compress.options import SolveOptions
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
+from mixprec.models.config import load_config
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize
 from mixprec.numerics.hessian import factorize
@@ -50,7 +51,7 @@ def one_after_the_other(source: Path, plan: Plan, calibration: Calibration, meth
     """Compress group by group; before each the whole model runs, compressed as it is by then."""
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     full = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    for group in modules.fused_groups(modules.inventory(models.load_config(str(source)))):
+    for group in modules.fused_groups(modules.inventory(load_config(str(source)))):
         x = inputs_of(model, group[0].address, calibration)
         hessian = (x.T @ x / len(x)).float()
         drift = ((inputs_of(full, group[0].address, calibration) - x).T @ x / len(x)).float()

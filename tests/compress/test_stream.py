@@ -12,10 +12,14 @@ from rounding import round_in_memory
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.compress.module import KEPT, ModuleReport
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
+from mixprec.models import locate
+from mixprec.models.config import load_config
+from mixprec.models.load import LoadedModel
+from mixprec.models.locate import BUNDLED
 from mixprec.plan.bits import account
 from mixprec.plan.schema import Plan
 
@@ -148,7 +152,7 @@ def test_the_card_has_plan_and_provenance(checkpoint: Make, planner: Planner, tm
     compress(str(source), plan, tmp_path / "out")
     card = json.loads((tmp_path / "out" / "mixprec.json").read_text())
     assert Plan.model_validate(card["plan"]) == plan
-    assert card["source"]["identity"] == models.identity(str(source))
+    assert card["source"]["identity"] == locate.identity(str(source))
     assert card["schema_version"] == 1
 
 
@@ -156,7 +160,7 @@ def test_bytes_of_weights_are_those_predicted(checkpoint: Make, planner: Planner
     source = checkpoint()
     plan = planner(source, "w3g16")
     compress(str(source), plan, tmp_path / "out")
-    predicted = account(plan, modules.inventory(models.load_config(str(source))))
+    predicted = account(plan, modules.inventory(load_config(str(source))))
     assert sum(tensor.nbytes for tensor in weights(tmp_path / "out").values()) == predicted.dense_bytes
 
 
@@ -263,11 +267,11 @@ def test_a_failed_run_keeps_the_finished_checkpoint(checkpoint: Make, planner: P
 
 
 def test_the_embedded_model_with_only_last_up_compressed(
-    smollm2: models.LoadedModel, planner: Planner, tmp_path: Path
+    smollm2: LoadedModel, planner: Planner, tmp_path: Path
 ) -> None:
-    source = Path(models.resolve(models.BUNDLED))
+    source = Path(locate.resolve(BUNDLED))
     plan = planner(source, "keep", last_up="w3g64")
-    reports = compress(models.BUNDLED, plan, tmp_path / "out")
+    reports = compress(BUNDLED, plan, tmp_path / "out")
     assert [name for name, report in reports.items() if report.relative_error] == ["model.layers.29.mlp.up_proj"]
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     up = smollm2.linears["model.layers.29.mlp.up_proj"].weight

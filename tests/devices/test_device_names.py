@@ -10,15 +10,16 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from mixprec import cli, models
+from mixprec import cli
 from mixprec import recipe as recipes
 from mixprec.core.errors import UserError
+from mixprec.models.load import load_model
 from mixprec.walk import blocks
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "meta"])
 def test_what_is_no_device(tiny_checkpoint: Path, name: str) -> None:
-    for load in (models.load, blocks.open_blocks):
+    for load in (load_model, blocks.open_blocks):
         with pytest.raises(UserError, match=r"device: '.*' is none; write cpu, cuda, mps, or auto"):
             load(str(tiny_checkpoint), device=name)
 
@@ -26,7 +27,7 @@ def test_what_is_no_device(tiny_checkpoint: Path, name: str) -> None:
 def test_a_device_that_is_not_in_this_machine(tiny_checkpoint: Path) -> None:
     absent = "cuda:99" if torch.cuda.is_available() else "cuda"
     with pytest.raises(UserError, match=f"device: {absent} is not in this machine"):
-        models.load(str(tiny_checkpoint), device=absent)
+        load_model(str(tiny_checkpoint), device=absent)
 
 
 PARTS: dict[str, dict[str, Any]] = {

@@ -11,13 +11,15 @@ import tiny
 import yaml
 from second_device import second_device
 
-from mixprec import models, pipeline
+from mixprec import pipeline
 from mixprec import recipe as recipes
 from mixprec.compress import folding
 from mixprec.evaluate import fidelity, passages, reference
 from mixprec.evaluate.engines.base import Request, Sampling
 from mixprec.evaluate.engines.transformers import TransformersEngine
 from mixprec.importance import artifact
+from mixprec.models.head import Head
+from mixprec.models.load import load_model
 from mixprec.plan.sensitivity import parse_choice
 
 #: Widths that all packed formats hold.
@@ -138,14 +140,14 @@ def test_importance(device: str, model: Path, traces: Path, tmp_path: Path, stre
 
 
 def test_predictions_that_are_kept(device: str, model: Path, tmp_path: Path) -> None:
-    there, here = (models.load(str(model), device=on) for on in (device, "cpu"))
+    there, here = (load_model(str(model), device=on) for on in (device, "cpu"))
     text = passages.from_text("bundled:held_out", here.encoder, 32)[:2]
     for name, loaded in (("there", there), ("here", here)):
         states = fidelity.hidden_states(loaded, text, "predictions")
-        reference.save(tmp_path / name, text, states, models.head(loaded.model), "x", 16)
+        reference.save(tmp_path / name, text, states, Head.of(loaded.model), "x", 16)
     states = fidelity.hidden_states(there, text, "evaluate")
     known = reference.load(tmp_path / "here", text)
-    found = reference.compare(text, states, models.head(there.model), known)
+    found = reference.compare(text, states, Head.of(there.model), known)
     assert max(float(each.kl.max()) for each in found) < 1e-3
 
 
@@ -154,7 +156,7 @@ def test_generation(device: str, model: Path, temperature: float) -> None:
     asked = [Request(str(number), text, number) for number, text in enumerate(["There were", "Wait, that is", "Two"])]
     sampling = Sampling(max_new_tokens=8, temperature=temperature)
     there, here = (
-        list(TransformersEngine(models.load(str(model), device=on), 2).generate(asked, sampling))
+        list(TransformersEngine(load_model(str(model), device=on), 2).generate(asked, sampling))
         for on in (device, "cpu")
     )
     assert there == here

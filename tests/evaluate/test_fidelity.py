@@ -9,16 +9,17 @@ import pytest
 import tiny
 import torch
 
-from mixprec import models
 from mixprec.core.errors import UserError
 from mixprec.evaluate import fidelity
 from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.evaluate.passages import Passage
+from mixprec.models.head import Head
+from mixprec.models.load import LoadedModel
 
 PASSAGES = [Passage(torch.randint(300, (length,), generator=torch.manual_seed(length))) for length in (41, 2, 17)]
 
 
-def made(architecture: str = "llama", seed: int = 0, **options: Any) -> models.LoadedModel:
+def made(architecture: str = "llama", seed: int = 0, **options: Any) -> LoadedModel:
     """A model whose predictions are anything but flat."""
     loaded = tiny.build(architecture, seed=seed, **options)
     with torch.no_grad():
@@ -26,17 +27,17 @@ def made(architecture: str = "llama", seed: int = 0, **options: Any) -> models.L
     return loaded
 
 
-def measured(evaluated: models.LoadedModel, original: models.LoadedModel) -> list[TokenFidelity]:
+def measured(evaluated: LoadedModel, original: LoadedModel) -> list[TokenFidelity]:
     return fidelity.compare(
         PASSAGES,
         fidelity.hidden_states(evaluated, PASSAGES, "evaluated"),
-        models.head(evaluated.model),
+        Head.of(evaluated.model),
         list(fidelity.hidden_states(original, PASSAGES, "original")),
-        models.head(original.model),
+        Head.of(original.model),
     )
 
 
-def defined(evaluated: models.LoadedModel, original: models.LoadedModel, passage: Passage) -> TokenFidelity:
+def defined(evaluated: LoadedModel, original: LoadedModel, passage: Passage) -> TokenFidelity:
     """The definition, position by position."""
     with torch.no_grad():
         q, p = (
@@ -63,7 +64,7 @@ def test_a_soft_cap_belongs_to_the_distribution(architecture: str, cap: float | 
     check(*(made(architecture, seed, final_logit_softcapping=cap) for seed in (1, 0)))
 
 
-def check(evaluated: models.LoadedModel, original: models.LoadedModel) -> None:
+def check(evaluated: LoadedModel, original: LoadedModel) -> None:
     results = measured(evaluated, original)
     assert max(result.kl.max() for result in results) > 0.1
     for passage, found in zip(PASSAGES, results, strict=True):

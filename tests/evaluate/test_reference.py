@@ -9,42 +9,42 @@ import tiny
 import torch
 from typer.testing import CliRunner
 
-from mixprec import models
 from mixprec.cli import app
+from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.evaluate import fidelity, reference
 from mixprec.evaluate.passages import Passage
+from mixprec.models.head import Head
+from mixprec.models.load import LoadedModel
 
 ORIGINAL, OTHER = tiny.build(seed=1), tiny.build(seed=2)
 VOCABULARY = ORIGINAL.model.config.vocab_size
 PASSAGES = [Passage(torch.arange(5, 45)), Passage(torch.arange(60, 63))]
 
 
-def states(loaded: models.LoadedModel) -> list[torch.Tensor]:
+def states(loaded: LoadedModel) -> list[torch.Tensor]:
     return list(fidelity.hidden_states(loaded, PASSAGES, "test"))
 
 
 def saved(folder: Path, kept: int) -> reference.Reference:
     path = folder / f"{kept}.safetensors"
-    reference.save(path, PASSAGES, states(ORIGINAL), models.head(ORIGINAL.model), "original", kept)
+    reference.save(path, PASSAGES, states(ORIGINAL), Head.of(ORIGINAL.model), "original", kept)
     return reference.load(path, PASSAGES)
 
 
-def kl(against: reference.Reference, loaded: models.LoadedModel = OTHER) -> torch.Tensor:
-    found = reference.compare(PASSAGES, states(loaded), models.head(loaded.model), against)
+def kl(against: reference.Reference, loaded: LoadedModel = OTHER) -> torch.Tensor:
+    found = reference.compare(PASSAGES, states(loaded), Head.of(loaded.model), against)
     return torch.cat([each.kl for each in found])
 
 
 def exact() -> list[fidelity.TokenFidelity]:
-    return fidelity.compare(
-        PASSAGES, states(OTHER), models.head(OTHER.model), states(ORIGINAL), models.head(ORIGINAL.model)
-    )
+    return fidelity.compare(PASSAGES, states(OTHER), Head.of(OTHER.model), states(ORIGINAL), Head.of(ORIGINAL.model))
 
 
 @pytest.mark.parametrize("chunk", [3, 256])
 def test_all_kept_is_the_whole_kl(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "CHUNK", chunk)
-    found = reference.compare(PASSAGES, states(OTHER), models.head(OTHER.model), saved(tmp_path, VOCABULARY))
+    found = reference.compare(PASSAGES, states(OTHER), Head.of(OTHER.model), saved(tmp_path, VOCABULARY))
     for one, other in zip(found, exact(), strict=True):
         assert torch.allclose(one.kl, other.kl, atol=1e-6)
         assert torch.allclose(one.nll, other.nll, atol=1e-9 if chunk == 256 else 1e-5)
@@ -56,8 +56,8 @@ def test_what_is_kept_is_accounted_exactly(tmp_path: Path) -> None:
     found = kl(saved(tmp_path, 7))
     expected = []
     for own, ref in zip(states(OTHER), states(ORIGINAL), strict=True):
-        q = models.head(OTHER.model)(own[:-1]).double().softmax(-1)
-        p = models.head(ORIGINAL.model)(ref[:-1]).double().softmax(-1)
+        q = Head.of(OTHER.model)(own[:-1]).double().softmax(-1)
+        p = Head.of(ORIGINAL.model)(ref[:-1]).double().softmax(-1)
         ids = p.topk(7).indices
         p, q = (torch.cat([x.gather(1, ids), 1 - x.gather(1, ids).sum(1, keepdim=True)], 1) for x in (p, q))
         expected.append((p * (p / q).log()).sum(1))
@@ -84,7 +84,7 @@ def test_other_passages_and_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"passage 2 has other tokens"):
         reference.load(path, [PASSAGES[0], Passage(torch.arange(61, 64))])
     other = tmp_path / "other.safetensors"
-    models.artifacts.save_tensors(other, {"a": torch.zeros(1)})
+    artifacts.save_tensors(other, {"a": torch.zeros(1)})
     with pytest.raises(UserError, match="no predictions of a model"):
         reference.load(other, PASSAGES)
     wider = tiny.build(vocab_size=VOCABULARY + 8)
@@ -100,7 +100,7 @@ def test_the_verb_saves_and_reads(tiny_checkpoint: Path, tmp_path: Path) -> None
     assert made.exception is None and "4 passages" in made.output
     read = CliRunner().invoke(app, [*common, "--reference", file, "--out", str(tmp_path / "result.json")])
     assert read.exception is None
-    result = models.artifacts.read_json(tmp_path / "result.json")
+    result = artifacts.read_json(tmp_path / "result.json")
     assert result["traces"]["kl_mean"] < 1e-6 and result["traces"]["top1_agreement"] == 1
     text = tmp_path / "text.txt"
     text.write_text(tiny.TEXT)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from transformers import LlamaConfig
 
-from mixprec import models
+from mixprec.models.config import load_config
 from mixprec.modules import Inventory, inventory
 
 
@@ -28,4 +28,4 @@ def wide() -> Inventory:
 @pytest.fixture(scope="session")
 def llama_8b() -> Inventory:
     """R1-Distill-Llama-8B, from its configuration."""
-    return inventory(models.load_config("deepseek-ai/DeepSeek-R1-Distill-Llama-8B"))
+    return inventory(load_config("deepseek-ai/DeepSeek-R1-Distill-Llama-8B"))

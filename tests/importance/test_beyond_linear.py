@@ -20,11 +20,12 @@ from test_engine import WINDOWS
 from test_streaming import job, streamed
 from tiny import write_traces
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.importance import streaming
 from mixprec.importance.attribute import attribute
 from mixprec.importance.engine import Layout
 from mixprec.importance.windows import Window
+from mixprec.models.load import load_model
 from mixprec.traces import spans, store
 from mixprec.traces.spans import AnnotatedTrace
 
@@ -77,7 +78,7 @@ def annotated(tmp_path: Path) -> list[AnnotatedTrace]:
 def test_linear_modules_keep_their_artifacts_and_the_rest_has_its_own(
     annotated: list[AnnotatedTrace], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    loaded = models.load(str(tiny_checkpoint))
+    loaded = load_model(str(tiny_checkpoint))
     small = streaming.open_model(str(tiny_checkpoint), sweep_gb=1e-4)
     assert small.sweep_bytes == 100_000
     out = {name: tmp_path / name for name in ("plain", "beyond", "streamed")}
@@ -102,7 +103,7 @@ def test_linear_modules_keep_their_artifacts_and_the_rest_has_its_own(
 def test_turning_it_on_later_leaves_finished_linear_statistics_right(
     annotated: list[AnnotatedTrace], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    loaded = models.load(str(tiny_checkpoint))
+    loaded = load_model(str(tiny_checkpoint))
     attribute(loaded, annotated, tmp_path, presets=["paper"], identity="m", resamples=0)
     before = (tmp_path / "importance.json").read_bytes()
     attribute(loaded, annotated, tmp_path, presets=["paper"], identity="m", resamples=0, beyond_linear=True)

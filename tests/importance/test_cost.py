@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from mixprec import models
 from mixprec.core.errors import UserError
 from mixprec.importance import cost, engine
 from mixprec.importance.attention import KeyValueCache, trace_attention
 from mixprec.importance.cost import PAPER_CORPUS, Corpus, Shape
 from mixprec.importance.engine import Job
 from mixprec.importance.windows import Window, pack
+from mixprec.models.config import load_config
+from mixprec.models.load import LoadedModel
+from mixprec.models.locate import BUNDLED
 
 SIZES = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "head_dim": 16}
 LENGTH = 96
@@ -66,8 +68,8 @@ def flops(call: Callable[[], Any]) -> int:
     return counter.total
 
 
-def test_weights_and_keys_and_values_are_exact(smollm2: models.LoadedModel) -> None:
-    shape = Shape.of(models.load_config(models.BUNDLED))
+def test_weights_and_keys_and_values_are_exact(smollm2: LoadedModel) -> None:
+    shape = Shape.of(load_config(BUNDLED))
     assert shape.parameters == sum(parameter.numel() for parameter in smollm2.model.parameters())
     assert cost.our_memory(shape, 30, 4).weights == sum(p.nbytes for p in smollm2.model.parameters())
     cache, tokens = KeyValueCache(30), torch.arange(30)
@@ -136,7 +138,7 @@ def test_what_the_released_code_keeps(dtype: torch.dtype) -> None:
 
 
 def test_ours_is_close_to_a_forward_pass_and_the_released_code_far_from_it() -> None:
-    found = cost.cost(models.load_config("deepseek-ai/DeepSeek-R1-Distill-Llama-8B"), "bfloat16", 8000)
+    found = cost.cost(load_config("deepseek-ai/DeepSeek-R1-Distill-Llama-8B"), "bfloat16", 8000)
     assert 1 < found.our_flops / found.forward < 1.2
     assert 25 < found.released_flops / found.our_flops < 40
     assert found.ours.weights == 2 * 8_030_261_248

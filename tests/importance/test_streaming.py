@@ -22,13 +22,13 @@ from safetensors.torch import load_file, save_file
 from test_engine import WINDOWS
 from tiny import TRACES, write_checkpoint
 
-from mixprec import models
-from mixprec.checkpoint.source import open_source
 from mixprec.core.errors import UserError
 from mixprec.importance import streaming
 from mixprec.importance.engine import Job, Layout
 from mixprec.importance.streaming import StreamedModel
 from mixprec.importance.windows import Window
+from mixprec.models.load import load_model
+from mixprec.models.source import open_source
 
 
 def streamed(model: Any, folder: Path, **options: Any) -> StreamedModel:
@@ -104,7 +104,7 @@ def test_an_opened_checkpoint_is_the_loaded_one(
     architecture: str, options: dict[str, Any], dtype: str, tmp_path: Path
 ) -> None:
     folder = write_checkpoint(tmp_path / "model", architecture, **options)
-    whole = models.load(str(folder), dtype=dtype)
+    whole = load_model(str(folder), dtype=dtype)
     empty = streaming.open_model(str(folder), dtype=dtype)
     tokens = torch.tensor(whole.tokenizer(TRACES[0]["output"])["input_ids"])
     work = Job(tokens, torch.ones(1, len(tokens)), [Window(0, 5, 20), Window(1, 30, 34)])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.compress.candidates import Candidates
+from mixprec.models.load import LoadedModel, load_model
 from mixprec.plan.budget import Problem
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.sensitivity.passages import Scored
@@ -27,8 +28,8 @@ class Made(NamedTuple):
     def open(self) -> blocks.Blocks:
         return blocks.open_blocks(str(self.folder))
 
-    def load(self) -> models.LoadedModel:
-        return models.load(str(self.folder))
+    def load(self) -> LoadedModel:
+        return load_model(str(self.folder))
 
     def table(self) -> Sensitivity:
         """Damage that knows nothing but the bits."""

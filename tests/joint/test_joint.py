@@ -12,19 +12,20 @@ import pytest
 import torch
 from planning import Made
 
-from mixprec import models
 from mixprec.core.errors import UserError
 from mixprec.evaluate import fidelity
 from mixprec.evaluate.passages import Passage
 from mixprec.joint.assembled import Assembled, Kl
 from mixprec.joint.exchange import Exchanged, Journal, described, exchange, exchanges
 from mixprec.joint.linear import changes, slopes
+from mixprec.models.head import Head
+from mixprec.models.load import LoadedModel
 from mixprec.plan.budgetspec import ExchangeSpec
 from mixprec.plan.knapsack import solve
 from mixprec.plan.sensitivity import Choice
 
 
-def planned(made: Made, chosen: tuple[int, ...]) -> models.LoadedModel:
+def planned(made: Made, chosen: tuple[int, ...]) -> LoadedModel:
     """The model of a plan, put together by hand."""
     loaded = made.load()
     for address, choice in made.problem.choices(chosen).items():
@@ -36,7 +37,7 @@ def whole(made: Made, chosen: tuple[int, ...], target: str = "all") -> float:
     """The mean KL by the evaluation's own code."""
     original, changed = made.load(), planned(made, chosen)
     passages = [Passage(each.tokens) for each in made.passages]
-    head = models.head(original.model)
+    head = Head.of(original.model)
     reference = list(fidelity.hidden_states(original, passages, "original"))
     found = fidelity.compare(passages, fidelity.hidden_states(changed, passages, "changed"), head, reference, head)
     weights = [each.weights[target].double() for each in made.passages]

@@ -369,7 +369,8 @@ def test_recipes_with_fewer_parts(
 def test_compressing_alone_loads_no_model(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mixprec.models.load", None)
+    monkeypatch.setattr("mixprec.models.load.load_model", None)
+    monkeypatch.setattr("mixprec.pipeline.context.load_model", None)
     plan = {"default": "w3g16", "rules": [{"match": "last_mlp", "format": "keep"}]}
     absent = dict.fromkeys(("traces", "importance", "variants", "evaluate"))
     path = tiny.write_recipe(tmp_path / "r.yaml", tiny_checkpoint, tmp_path, **absent, plan=plan)

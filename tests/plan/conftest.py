@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from transformers import LlamaConfig
 
-from mixprec import models
+from mixprec.models.config import load_config
 from mixprec.modules import Inventory, inventory
 
 
@@ -25,4 +25,4 @@ def tiny() -> Inventory:
 @pytest.fixture(scope="session")
 def llama_8b() -> Inventory:
     """R1-Distill-Llama-8B, from its configuration."""
-    return inventory(models.load_config("deepseek-ai/DeepSeek-R1-Distill-Llama-8B"))
+    return inventory(load_config("deepseek-ai/DeepSeek-R1-Distill-Llama-8B"))

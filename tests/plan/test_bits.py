@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixprec import models
 from mixprec.compress.anyk import anyk
 from mixprec.core.errors import UserError
+from mixprec.models.config import load_config
+from mixprec.models.locate import BUNDLED
 from mixprec.modules import Inventory, LinearModule, inventory
 from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, CodebookFormat, Format
 from mixprec.numerics.groupwise import quantize
@@ -38,7 +39,7 @@ LLAMA_OTHER = 2 * 525_336_576 + 266_240
 
 @pytest.fixture(scope="module")
 def smollm2_shapes() -> Inventory:
-    return inventory(models.load_config(models.BUNDLED))
+    return inventory(load_config(BUNDLED))
 
 
 def test_smollm2_kept(smollm2_shapes: Inventory) -> None:

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from mixprec.cli import app
 from mixprec.core.errors import UserError
-from mixprec.models import BUNDLED, identity, load_config
+from mixprec.models.config import load_config
+from mixprec.models.locate import BUNDLED, identity
 from mixprec.modules import Inventory, inventory
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.pareto import curve, sizes, uniform

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mixprec import cli, models
+from mixprec import cli
 from mixprec.core.errors import UserError
 from mixprec.importance.cost import cost
+from mixprec.models.config import load_config
 from mixprec.report.costs import about, cost_table
 from mixprec.report.tables import to_markdown
 
@@ -16,13 +17,13 @@ PAPERS = [f"deepseek-ai/DeepSeek-R1-Distill-{name}" for name in ("Llama-8B", "Qw
 
 
 def test_documented_costs_are_those_of_the_calculator() -> None:
-    costs = [cost(models.load_config(name), "bfloat16", 45_179) for name in PAPERS]
+    costs = [cost(load_config(name), "bfloat16", 45_179) for name in PAPERS]
     text = (Path(__file__).parents[2] / "docs" / "importance.md").read_text(encoding="utf-8")
     assert to_markdown(cost_table(costs)) in text
 
 
 def test_a_table_of_one_model_names_no_model_in_its_columns() -> None:
-    found = cost(models.load_config(PAPERS[0]), "bfloat16", 8000)
+    found = cost(load_config(PAPERS[0]), "bfloat16", 8000)
     table = cost_table([found])
     assert [column.group for column in table.columns] == ["", "", ""]
     parts = {row[0].text: (row[1].text, row[2].text) for row in table.rows}

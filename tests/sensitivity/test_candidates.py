@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from scoring import OPTIONS, TREATMENTS, Tiny, calibrating
 
-from mixprec import models, modules
+from mixprec import modules
 from mixprec.compress import candidates as solving
 from mixprec.compress.stream import compress
+from mixprec.models import locate
 from mixprec.numerics.hessian import output_error
 from mixprec.numerics.statistics import InputSums
 from mixprec.plan.rules import PlanSpec, build_plan
@@ -39,7 +40,7 @@ def test_a_candidate_is_what_compressing_this_module_alone_gives(
 def test_finished_blocks_are_not_solved_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> list[str]:
         opened = blocks.open_blocks(str(tiny.folder), outside=(modules.EMBEDDING, modules.NORM))
-        identity, told = models.identity(str(tiny.folder)), []
+        identity, told = locate.identity(str(tiny.folder)), []
         restored = solving.restored
 
         def telling(block: Any, architecture: str, group: Any, *rest: Any) -> Any:

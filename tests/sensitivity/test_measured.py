@@ -8,36 +8,37 @@ import pytest
 import torch
 from scoring import Tiny, scored
 
-from mixprec import models
 from mixprec.evaluate import fidelity
 from mixprec.evaluate.passages import Passage
+from mixprec.models.head import Head
+from mixprec.models.load import LoadedModel, load_model
 from mixprec.sensitivity import cells
 from mixprec.sensitivity.cells import CONTROL, Cell
 from mixprec.sensitivity.measured import Restarts
 
 
 @pytest.fixture
-def loaded(tiny: Tiny) -> models.LoadedModel:
-    return models.load(str(tiny.folder))
+def loaded(tiny: Tiny) -> LoadedModel:
+    return load_model(str(tiny.folder))
 
 
-def test_no_change_is_exactly_zero(loaded: models.LoadedModel) -> None:
+def test_no_change_is_exactly_zero(loaded: LoadedModel) -> None:
     for found in Restarts(loaded, [each.tokens for each in scored()]).measure({}):
         assert found.kl.tolist() == [0.0] * len(found.kl)
         assert found.agree.all()
 
 
-def test_measured_is_what_a_whole_forward_pass_gives(tiny: Tiny, loaded: models.LoadedModel) -> None:
+def test_measured_is_what_a_whole_forward_pass_gives(tiny: Tiny, loaded: LoadedModel) -> None:
     passages = [Passage(each.tokens) for each in scored()]
     restarts = Restarts(loaded, [passage.tokens for passage in passages], stride=2)
     original = list(fidelity.hidden_states(loaded, passages, "original"))
     for addresses in ([tiny.addresses[3]], [tiny.addresses[13]], [tiny.addresses[2], tiny.addresses[9]]):
         weights = {address: tiny.candidates.weight(address, "w2g16") for address in addresses}
         measured = restarts.measure(weights)
-        changed = models.load(str(tiny.folder))
+        changed = load_model(str(tiny.folder))
         for address, weight in weights.items():
             changed.linears[address].weight.data.copy_(weight)
-        head = models.head(loaded.model)
+        head = Head.of(loaded.model)
         whole = fidelity.compare(passages, fidelity.hidden_states(changed, passages, "changed"), head, original, head)
         for found, wanted, where in zip(measured, whole, restarts.positions, strict=True):
             torch.testing.assert_close(found.kl, wanted.kl[where], rtol=1e-3, atol=1e-7)
@@ -47,7 +48,7 @@ def test_measured_is_what_a_whole_forward_pass_gives(tiny: Tiny, loaded: models.
 
 
 def test_cells_go_on_behind_a_kill(
-    tiny: Tiny, loaded: models.LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passages = scored()
     restarts = Restarts(loaded, [each.tokens for each in passages])
@@ -80,7 +81,7 @@ def test_cells_go_on_behind_a_kill(
     assert cells.measure(wanted, tiny.candidates, one, passages[:1], tmp_path / "once") != whole
 
 
-def test_targets_count_their_own_tokens(tiny: Tiny, loaded: models.LoadedModel, tmp_path: Path) -> None:
+def test_targets_count_their_own_tokens(tiny: Tiny, loaded: LoadedModel, tmp_path: Path) -> None:
     passages = scored()
     restarts, address = Restarts(loaded, [each.tokens for each in passages]), tiny.addresses[5]
     found = cells.measure([Cell("it", "w2g16", (address,))], tiny.candidates, restarts, passages, tmp_path)

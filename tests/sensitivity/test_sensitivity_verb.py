@@ -12,9 +12,10 @@ from scoring import Tiny
 from tiny import write_traces
 from typer.testing import CliRunner
 
-from mixprec import models, recipe
+from mixprec import recipe
 from mixprec.cli import app
 from mixprec.core.errors import UserError
+from mixprec.models.load import load_model
 from mixprec.plan import sensitivity
 from mixprec.sensitivity import scorers
 from mixprec.sensitivity.evidence import Errors, Evidence
@@ -179,4 +180,4 @@ def test_a_behaviour_without_spans_is_refused(tiny: Tiny) -> None:
     trace = store.Trace("a", "toy", "There were six apples.", " Wait, four.", "")
     found = [AnnotatedTrace(trace, [])]
     with pytest.raises(UserError, match="backtracking: no span in the first 32 tokens of 1 traces"):
-        from_behaviours(found, models.load(str(tiny.folder)).encoder, ["backtracking"], 4, 32, 0)
+        from_behaviours(found, load_model(str(tiny.folder)).encoder, ["backtracking"], 4, 32, 0)

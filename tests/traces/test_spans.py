@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixprec import models
 from mixprec.core.errors import UserError
+from mixprec.models.load import LoadedModel
 from mixprec.traces import spans
 from mixprec.traces.spans import AnnotatedTrace, CharSpan, TokenSpan
 from mixprec.traces.store import Trace
@@ -108,7 +108,7 @@ def test_unordered_offsets_are_refused() -> None:
         spans.token_spans([], [(5, 6), (0, 3)], 10)
 
 
-def test_token_spans_of_a_real_tokenizer(smollm2: models.LoadedModel) -> None:
+def test_token_spans_of_a_real_tokenizer(smollm2: LoadedModel) -> None:
     text = TRACE.text + " Ünï → 🙂 done."
     encoding = smollm2.tokenizer(text, return_offsets_mapping=True)
     at = text.index("Ünï")

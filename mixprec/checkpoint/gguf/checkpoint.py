@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec import models, modules
-from mixprec.checkpoint.gguf import parts
-from mixprec.checkpoint.gguf.complete import check_rope, check_tensors, config_in
+from mixprec import modules
 from mixprec.checkpoint.gguf.reader import GgufTensor, open_gguf
 from mixprec.checkpoint.reader import Checkpoint, Layout
 from mixprec.checkpoint.shards import CONFIG
 from mixprec.core.errors import UserError, reason
+from mixprec.models.config import load_config
+from mixprec.models.gguf import parts
+from mixprec.models.gguf.complete import check_rope, check_tensors, config_in
 from mixprec.modules import LinearModule
 from mixprec.numerics.formats import GGML, KEEP, GgmlFormat
 from mixprec.numerics.groupwise import Quantized
@@ -37,7 +38,7 @@ class GgufCheckpoint(Checkpoint):
         self.config: dict[str, Any] = {}
         self.packing = None
         described = (path / CONFIG).is_file()
-        self.shapes = models.load_config(str(path)) if described else _config(file, self.file.reader)
+        self.shapes = load_config(str(path)) if described else _config(file, self.file.reader)
         self.inventory = modules.inventory(self.shapes)
         check_tensors(file, self.file.reader, self.shapes)
 

@@ -13,9 +13,9 @@ import numpy as np
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec.checkpoint.gguf.names import ARCHITECTURES, gguf_names
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
+from mixprec.models.gguf.names import ARCHITECTURES, gguf_names
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 

@@ -1,6 +1,6 @@
 """Reading GGUF files, whoever wrote them: types of tensors, weights by transformers' names.
 
-For what is compared or shown; models are loaded by transformers (mixprec/models.py) and by llama.cpp.
+For what is compared or shown; models are loaded by transformers (mixprec/models/) and by llama.cpp.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixprec.checkpoint.gguf import parts
-from mixprec.checkpoint.gguf.names import gguf_names, reordered, shifted
 from mixprec.core.errors import UserError
+from mixprec.models.gguf import parts
+from mixprec.models.gguf.names import gguf_names, reordered, shifted
 
 #: Architectures as GGUF names them -> model_type.
 _MODEL_TYPES: Final = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}

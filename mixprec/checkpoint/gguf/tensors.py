@@ -14,12 +14,12 @@ from transformers import PretrainedConfig
 
 from mixprec import modules
 from mixprec.checkpoint.base import Finish
-from mixprec.checkpoint.complete import HEAD_WEIGHT, is_computed
-from mixprec.checkpoint.gguf import metadata
-from mixprec.checkpoint.gguf.names import gguf_names, reordered, shifted
-from mixprec.checkpoint.source import FLOATS, check_finite
 from mixprec.compress.ggml import ggml
 from mixprec.core import artifacts
+from mixprec.models.complete import HEAD_WEIGHT, is_computed
+from mixprec.models.gguf import metadata
+from mixprec.models.gguf.names import gguf_names, reordered, shifted
+from mixprec.models.source import FLOATS, check_finite
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import Format, GgmlFormat
 from mixprec.numerics.ggml import exact_type, ggml_type

@@ -14,10 +14,11 @@ from typing import Any, Final
 import gguf
 from transformers import PretrainedConfig
 
-from mixprec import modelfiles, models
 from mixprec.checkpoint.gguf import sentencepiece
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
+from mixprec.models import modelfiles
+from mixprec.models.tokenizer import load_encoder
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -91,7 +92,7 @@ def head_of(folder: Path, config: PretrainedConfig) -> tuple[int, ...]:
 
     Raises UserError where there are several: llama.cpp knows BOS only.
     """
-    head = models.load_encoder(str(folder), rows=config.vocab_size).head
+    head = load_encoder(str(folder), rows=config.vocab_size).head
     if len(head) > 1:
         raise UserError(
             f"{folder}: every text begins with {len(head)} tokens, llama.cpp puts one in front; write dense"

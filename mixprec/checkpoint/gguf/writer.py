@@ -20,15 +20,17 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import CheckpointFormat, Finish
-from mixprec.checkpoint.gguf import metadata, tokenizer
-from mixprec.checkpoint.gguf.names import ARCHITECTURES, gguf_names
+from mixprec.checkpoint.gguf import tokenizer
 from mixprec.checkpoint.gguf.tensors import PACKED, Entry, Outside, entries, left_out, predicted
 from mixprec.checkpoint.shards import CONFIG, described
-from mixprec.checkpoint.source import COMPUTABLE, FLOATS, Source, at_hand
 from mixprec.checkpoint.target import CompressedModule, write_json
 from mixprec.compress.ggml import check_possible
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
+from mixprec.models.gguf import metadata
+from mixprec.models.gguf.names import ARCHITECTURES, gguf_names
+from mixprec.models.locate import at_hand
+from mixprec.models.source import COMPUTABLE, FLOATS, Source
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import GGML, CodebookFormat, Format, GgmlFormat
 from mixprec.numerics.ggml import GgmlQuantized, dequantize_ggml, exact_type, from_grid

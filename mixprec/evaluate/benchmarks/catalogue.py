@@ -8,8 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mixprec import hub
-from mixprec.core import artifacts
+from mixprec.core import artifacts, hub
 from mixprec.core.errors import UserError
 from mixprec.evaluate.benchmarks import questions
 from mixprec.evaluate.benchmarks.schema import Benchmark, HubOrigin, Question, Row

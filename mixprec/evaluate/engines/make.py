@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mixprec import models
 from mixprec.core.progress import console
 from mixprec.evaluate.engines.base import Engine
 from mixprec.evaluate.spec import EngineSpec
+from mixprec.models import locate
+from mixprec.models.load import load_model
 
 
 def make(spec: EngineSpec, model_id: str, *, dtype: str, device: str, revision: str | None = None) -> Engine:
@@ -19,12 +20,12 @@ def make(spec: EngineSpec, model_id: str, *, dtype: str, device: str, revision: 
     if spec.kind == "transformers":
         from mixprec.evaluate.engines.transformers import TransformersEngine
 
-        return TransformersEngine(models.load(model_id, dtype=dtype, device=device, revision=revision), spec.batch)
+        return TransformersEngine(load_model(model_id, dtype=dtype, device=device, revision=revision), spec.batch)
     from mixprec.evaluate.engines.vllm import VllmEngine
 
     options: dict[str, Any] = {"tensor_parallel_size": spec.gpus, "gpu_memory_utilization": spec.memory}
     if spec.max_context:
         options["max_model_len"] = spec.max_context
-    if commit := models.commit(model_id, revision):
+    if commit := locate.commit(model_id, revision):
         options["revision"] = commit
-    return VllmEngine(models.resolve(model_id), dtype, **options)
+    return VllmEngine(locate.resolve(model_id), dtype, **options)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from mixprec import models
 from mixprec.core.errors import UserError, reason
+from mixprec.models.tokenizer import load_encoder
 
 
 def templated(tokenizer: Any, prompt: str) -> str:
@@ -29,7 +29,7 @@ def require(model: str, revision: str | None, asked: str, instead: str) -> None:
 
     ``asked``: what asked for the template; ``instead``: what to write instead. Raises UserError with both.
     """
-    tokenizer = models.load_encoder(model, revision, sys.maxsize).tokenizer
+    tokenizer = load_encoder(model, revision, sys.maxsize).tokenizer
     try:
         templated(tokenizer, "Is there a template?")
     except UserError as problem:

@@ -23,7 +23,7 @@ from mixprec.evaluate.engines import cache as caches
 from mixprec.evaluate.engines.base import Generation, OnTokens, Request, Sampling, nothing
 from mixprec.evaluate.engines.sampling import draw
 from mixprec.evaluate.engines.templates import templated
-from mixprec.models import LoadedModel
+from mixprec.models.load import LoadedModel
 
 #: Prompt tokens (padding included) that go through the model at once; activations are freed in between.
 _PREFILL = 4096

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mixprec.core.errors import UserError
-from mixprec.encoding import Encoder, declared_bos
 from mixprec.evaluate.engines.base import Generation, OnTokens, Request, Sampling, nothing
 from mixprec.evaluate.engines.templates import templated
+from mixprec.models.encoding import Encoder, declared_bos
 
 #: Requests given to vLLM at once: what a kill loses at most. vLLM batches within them.
 _AT_ONCE = 256

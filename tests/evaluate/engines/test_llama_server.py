@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from mixprec import models
 from mixprec.core.errors import UserError
 from mixprec.evaluate import bench
 from mixprec.evaluate.engines.base import Generation, Request, Sampling
 from mixprec.evaluate.engines.openai import OpenAIEngine, Server
 from mixprec.evaluate.engines.transformers import TransformersEngine
 from mixprec.evaluate.spec import ProtocolSpec
+from mixprec.models import locate
+from mixprec.models.load import LoadedModel
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,7 +31,7 @@ pytestmark = [
 @contextmanager
 def llama_server() -> Iterator[tuple[subprocess.Popen[str], str]]:
     script = Path(__file__).with_name("llama_server.py")
-    command = [sys.executable, str(script), str(models._bundled_gguf())]
+    command = [sys.executable, str(script), str(locate._bundled_gguf())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -44,7 +45,7 @@ def ask(url: str, requests: list[Request], sampling: Sampling) -> dict[str, Gene
     return {each.key: each for each in engine.generate(requests, sampling)}
 
 
-def test_a_real_server(smollm2: models.LoadedModel, tmp_path: Path) -> None:
+def test_a_real_server(smollm2: LoadedModel, tmp_path: Path) -> None:
     sampling = Sampling(8, temperature=0)
     requests = [
         Request("paris", "The capital of France is", 1),

@@ -12,7 +12,7 @@ from mixprec.core.errors import UserError
 from mixprec.evaluate.engines import transformers as engine_module
 from mixprec.evaluate.engines.base import Generation, Request, Sampling, derived_seed
 from mixprec.evaluate.engines.transformers import TransformersEngine
-from mixprec.models import LoadedModel
+from mixprec.models.load import LoadedModel
 
 TEXTS = [
     "There were 4 apples.\n<think>\n",

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from mixprec.checkpoint.gguf.parts import gguf_in, is_gguf
 from mixprec.core import parsing
+from mixprec.models.gguf.parts import gguf_in, is_gguf
 
 _CONFIG: Final = "config.json"
 _WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json")

@@ -14,10 +14,10 @@ import numpy as np
 from transformers import AutoConfig, PretrainedConfig
 
 from mixprec import modules
-from mixprec.checkpoint.complete import check_complete, expected
-from mixprec.checkpoint.gguf import metadata, parts
-from mixprec.checkpoint.gguf.names import names_in
 from mixprec.core.errors import UserError
+from mixprec.models.complete import check_complete, expected
+from mixprec.models.gguf import metadata, parts
+from mixprec.models.gguf.names import names_in
 
 
 def config_in(path: Path, reader: Any) -> PretrainedConfig:

@@ -9,7 +9,7 @@ import gguf
 import torch
 from transformers import PretrainedConfig
 
-from mixprec.checkpoint.gguf.names import ARCHITECTURES
+from mixprec.models.gguf.names import ARCHITECTURES
 
 ROPE_TENSOR = "rope_freqs.weight"
 _ROPES = ("default", "linear", "llama3")

@@ -17,12 +17,13 @@ import gguf
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PretrainedConfig
 
-from mixprec.checkpoint.gguf import parts, tokenizer_in
-from mixprec.checkpoint.gguf.complete import check_rope, check_tensors, config_in
 from mixprec.core import artifacts, locks
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 from mixprec.core.upstream import first_line, quiet
+from mixprec.models.gguf import parts
+from mixprec.models.gguf import tokenizer as tokenizer_in
+from mixprec.models.gguf.complete import check_rope, check_tensors, config_in
 
 #: Part of a converted model's name; raised when GGUF files are read in another way, so that they are converted again.
 _VERSION = 3

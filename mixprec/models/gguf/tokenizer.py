@@ -11,7 +11,7 @@ from tokenizers import decoders, pre_tokenizers
 from transformers import AutoTokenizer
 
 from mixprec.core.errors import UserError
-from mixprec.encoding import Encoder
+from mixprec.models.encoding import Encoder
 
 #: Ways to split text for which llama.cpp keeps pieces that are tokens, whatever the merges, and puts BOS in front
 #: unless the file says otherwise (src/llama-vocab.cpp).

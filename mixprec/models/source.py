@@ -9,19 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import PretrainedConfig
 
-from mixprec import modelfiles, models
-from mixprec.checkpoint import kinds
-from mixprec.checkpoint.complete import EMBEDDING_WEIGHT, HEAD_WEIGHT
-from mixprec.checkpoint.gguf import parts
 from mixprec.core import artifacts, seals
-from mixprec.core.errors import UserError, reason
-from mixprec.modelfiles import INDEX, README, SIDE_FILES
+from mixprec.core.errors import UserError
+from mixprec.models import kinds, modelfiles
+from mixprec.models.complete import EMBEDDING_WEIGHT, HEAD_WEIGHT
+from mixprec.models.gguf import parts
+from mixprec.models.modelfiles import INDEX
 
 SINGLE = "model.safetensors"
-_WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
 #: Types of weights that can be compressed, by their names in safetensors.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
@@ -71,46 +68,6 @@ class Source:
     def side_files(self) -> list[Path]:
         """The files that go with the weights, in order of their names."""
         return modelfiles.side_files(self.folder)
-
-
-def fetch(model_id: str, revision: str | None = None) -> Path:
-    """The folder with the checkpoint of ``model_id``; a hub id is downloaded into the hub's cache.
-
-    Raises UserError for an unknown model, a hub id that is not cached where there is no network, one without weights
-    that are read.
-    """
-    where, commit = models.resolve(model_id), models.commit(model_id, revision)
-    if commit is None:
-        return Path(where)
-    try:
-        folder = Path(snapshot_download(where, revision=commit, allow_patterns=[*_WEIGHTS, *SIDE_FILES, README]))
-    except Exception as problem:  # the hub raises many kinds; all mean that there is no checkpoint
-        raise UserError(
-            f"model.id: {model_id}: can't be fetched from the hub ({reason(problem)}); "
-            "check the name and the network, or give a local folder"
-        ) from None
-    lacking = None if kinds.has_weights(folder) else f"no {SINGLE} in this repository; other weights are not read"
-    found = kinds.of_folder(folder) or lacking
-    if found is not None:
-        raise UserError(f"model.id: {model_id}: {found}")
-    return folder
-
-
-def at_hand(config: PretrainedConfig) -> Path | None:
-    """The folder of the checkpoint that ``config`` was read from, if it lies on this machine; downloads nothing."""
-    try:
-        where = models.resolve(config.name_or_path)
-    except UserError:
-        return None
-    return Path(where) if Path(where).is_dir() else cached(where, getattr(config, "_commit_hash", None))
-
-
-def cached(hub_id: str, revision: str | None) -> Path | None:
-    """The folder of a hub id's checkpoint in the hub's cache; None where there is none."""
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-    except Exception:  # the hub raises many kinds; all mean that there is none
-        return None
 
 
 def open_source(folder: Path) -> Source:

@@ -1,0 +1,41 @@
+"""Opening a checkpoint, whichever reader it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mixprec.checkpoint import quantization
+from mixprec.checkpoint.gguf.checkpoint import GgufCheckpoint
+from mixprec.checkpoint.reader import Checkpoint
+from mixprec.core.errors import UserError
+from mixprec.models import kinds
+from mixprec.models.gguf.parts import gguf_in
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a folder, or a GGUF file.
+
+    Raises UserError where it isn't one that is read here, is incomplete, or holds what nobody reads.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    problem = kinds.of_folder(path) if path.is_dir() else kinds.of_file(path, any_name=True)
+    if problem is not None:
+        raise UserError(f"{path}: {problem}")
+    file = gguf_in(path)
+    return Checkpoint(path) if file is None else GgufCheckpoint(path, file)
+
+
+def open_original(folder: Path) -> Checkpoint:
+    """The checkpoint in ``folder`` as one that is to be compressed, or read block by block: its weights are there.
+
+    Raises UserError as ``open_checkpoint`` does, and where it is quantized already.
+    """
+    found = open_checkpoint(folder)
+    if found.packing is not None:
+        by = quantization.described(quantization.find(found.config) or {})
+        raise UserError(f"{folder}: quantized already by {by}; give the original model")
+    if found.container == "gguf":
+        raise UserError(f"{folder}: its weights are in a GGUF file; give that file itself, or the original model")
+    assert all(layout.container == "dense" for layout in found.layouts.values())  # looking at them finds other types
+    return found
