@@ -15,10 +15,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mixprec.core.errors import UserError
-from mixprec.decoder.arch import FAMILIES
-from mixprec.decoder.decoder import Decoder, Linear, Norm, Rows, decoder_of
-from mixprec.decoder.observe import observed_groups
-from mixprec.decoder.weights import blocks_of, linears_of, module_of, weight_of
+from mixprec.models.arch import FAMILIES
+from mixprec.models.decoder import Decoder, Linear, Norm, Rows, decoder_of
+from mixprec.models.observe import observed_groups
+from mixprec.models.weights import blocks_of, linears_of, module_of, weight_of
 
 families = pytest.mark.parametrize("architecture", FAMILIES)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mixprec.decoder.arch.family import Family, Row, Shared
+from mixprec.models.arch.family import Family, Row, Shared
 
 
 def attention(bias: bool | str, out_bias: bool | str) -> tuple[Row, ...]:

@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mixprec.core.errors import UserError
-from mixprec.decoder.arch import FAMILIES
-from mixprec.decoder.arch.family import Family, Shared, Sizes
+from mixprec.models.arch import FAMILIES
+from mixprec.models.arch.family import Family, Shared, Sizes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

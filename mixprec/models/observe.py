@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from mixprec.decoder.decoder import decoder_of
-from mixprec.decoder.weights import blocks_of
+from mixprec.models.decoder import decoder_of
+from mixprec.models.weights import blocks_of
 
 #: Sizes of the copy. What else the configuration says stays: it makes the structure.
 _TINY: Final = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from mixprec.decoder.arch import gemma, llama
-from mixprec.decoder.arch.family import Family
+from mixprec.models.arch import gemma, llama
+from mixprec.models.arch.family import Family
 
 #: ``config.model_type`` -> what its decoders are made of.
 FAMILIES: Final[Mapping[str, Family]] = {

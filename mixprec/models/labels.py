@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from mixprec.core.errors import UserError
-from mixprec.decoder.arch import FAMILIES
+from mixprec.models.arch import FAMILIES
 
 _PARTS: Final = [(part, row) for family in FAMILIES.values() for part, rows in family.parts.items() for row in rows]
 #: Kinds of linear modules in the order of the paper's heatmap rows.

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from mixprec.decoder.decoder import Decoder, Linear, decoder_of
+from mixprec.models.decoder import Decoder, Linear, decoder_of
 
 
 def weight_of(block: nn.Module, linear: Linear) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mixprec.decoder.arch.family import Family
-from mixprec.decoder.arch.llama import QWEN3, attention, gated, shared
+from mixprec.models.arch.family import Family
+from mixprec.models.arch.llama import QWEN3, attention, gated, shared
 
 GEMMA = Family(
     parts={"attn": attention("attention_bias", "attention_bias"), "mlp": gated()},

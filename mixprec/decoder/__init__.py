@@ -1,1 +1,0 @@
-"""What a decoder is made of, as data."""
