@@ -13,6 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mixprec.core import environment
+
+environment.settle()  # before torch is imported
+
 import torch
 from allocation import BUDGETS, CANDIDATES, PEERS, SCALES, SPARSITIES
 

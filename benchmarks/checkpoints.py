@@ -34,6 +34,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mixprec.core import environment
+
+environment.settle()  # before torch is imported
+
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from machine import timed, write

@@ -20,6 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from mixprec.core import environment
+
+environment.settle()  # before torch is imported
+
 import torch
 
 from mixprec import modules

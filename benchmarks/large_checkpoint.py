@@ -9,6 +9,10 @@ import argparse
 import json
 from pathlib import Path
 
+from mixprec.core import environment
+
+environment.settle()  # before torch is imported
+
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM

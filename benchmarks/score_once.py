@@ -17,6 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mixprec.core import environment
+
+environment.settle()  # before torch is imported
+
 import torch
 from allocation_jobs import calibration
 

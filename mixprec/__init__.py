@@ -3,17 +3,49 @@
 The flow, one stage per verb and artifact (docs/architecture.md)::
 
     traces -> annotate -> attribute -> plan -> compress -> evaluate -> report
+
+Importing it costs nothing and changes nothing: a public name brings its module, and torch with it, when it is used.
 """
 
-import os
+from __future__ import annotations
 
-# Before torch is imported: OpenMP threads that wait for one another sleep instead of spinning. On a box that is
-# shared, spinning made two threads five times slower than one.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Before the first matrix product: without it, MKL's sums depend on where in memory a matrix happens to lie (seen on
-# AMD), and a run that was killed and continued would not end with the same bytes. Costs no measurable time.
-os.environ.setdefault("MKL_CBWR", "AUTO")
-# The same number of threads every time: MKL takes fewer on a busy machine, and their sums come in another order.
-os.environ.setdefault("MKL_DYNAMIC", "FALSE")
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from mixprec.core.errors import UserError as UserError
+    from mixprec.plan.schema import Plan as Plan
 
 __version__ = "0.1.0"
+
+#: Public name -> the module that has it. Type checkers read the imports above; a test compares the two.
+_PUBLIC: Final = {
+    "Plan": "mixprec.plan.schema",
+    "UserError": "mixprec.core.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'mixprec' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = found  # from now on it is found without this function
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+class _Front(ModuleType):
+    """``mixprec.plan`` is what the table says, also after ``mixprec/plan/`` was imported: the import system would put
+    the package in the place of the public name. Packages of such names are imported by their files' full names."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _PUBLIC and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Front

@@ -12,13 +12,13 @@ import re
 import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from mixprec.core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
 
 #: Linear modules of one decoder block in the order of the paper's heatmap rows: kind -> path within the block.
 KINDS = {
@@ -171,6 +171,10 @@ def inventory(config: PretrainedConfig) -> Inventory:
 
     Raises UserError for an unsupported architecture.
     """
+    # They take seconds to import; who works on a plan, or with an inventory that is there, needs neither.
+    import torch
+    from transformers import AutoModelForCausalLM
+
     check_architecture(config, getattr(config, "name_or_path", "") or "model")
     try:
         with torch.device("meta"):

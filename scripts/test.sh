@@ -9,8 +9,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 make_environment dev
 cd "$root"
-# As mixprec sets it for itself: pytest imports torch first.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} MKL_CBWR=${MKL_CBWR:-AUTO} MKL_DYNAMIC=${MKL_DYNAMIC:-FALSE}
 in_venv() {
     printf '== %s\n' "$*"
     "$venv/bin/python" -m "$@"

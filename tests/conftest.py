@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+
+from mixprec.core import environment
+
+environment.settle()  # before torch is imported, as the command line does
+
 import torch
 from tiny import write_checkpoint
 

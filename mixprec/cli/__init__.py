@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mixprec import __version__
 from mixprec.cli.base import app, out
-from mixprec.core import processes, progress
+from mixprec.core import environment, processes, progress
 from mixprec.core.errors import UserError, from_disk
 from mixprec.core.progress import PlainConsole
 
@@ -48,6 +48,7 @@ def _main(
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 2 the user's error, 130 Ctrl-C or SIGTERM, 1 ours (with its trace)."""
+    environment.settle()
     errors = PlainConsole(stderr=True)
     progress.speak()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or pipe without UTF-8 ends no run that has done its work

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mixprec.numerics.sparsity import Sparsity, mask
+from mixprec.numerics.masks import mask
+from mixprec.numerics.sparsity import Sparsity
 
 
 def magnitude(weight: Tensor, sparsity: Sparsity) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor
 from mixprec.numerics.formats import WHOLE_ROW, Format
 from mixprec.numerics.groupwise import Grid, Quantized, dequantize, fit, scale_dtype_of
 from mixprec.numerics.hessian import Factor
-from mixprec.numerics.sparsity import Sparsity, lowest, pattern_zeros
+from mixprec.numerics.masks import lowest
+from mixprec.numerics.sparsity import Sparsity, pattern_zeros
 
 #: Columns that are solved one by one before the rest of their block follows in one product.
 _LEAF = 16

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixprec.numerics.sparsity import Sparsity, mask
+from mixprec.numerics.masks import mask
+from mixprec.numerics.sparsity import Sparsity
 
 
 def wanda(weight: Tensor, hessian_diagonal: Tensor, sparsity: Sparsity) -> Tensor:

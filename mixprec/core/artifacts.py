@@ -20,17 +20,18 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 import mixprec
 from mixprec.core import parsing, seals
 from mixprec.core.errors import UserError, from_disk
 from mixprec.core.progress import console
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA_VERSION = 1
 _PROVENANCE_PACKAGES = ("torch", "transformers", "safetensors", "numpy")
@@ -351,6 +352,8 @@ def rows_left(path: Path) -> Iterator[dict[str, Any]]:
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> None:
     """Write a safetensors file with its seal atomically; ``metadata`` values are stored as JSON strings."""
+    from safetensors.torch import save_file  # with torch, which whoever only reads and writes JSON doesn't need
+
     stored = {key: json.dumps(value, ensure_ascii=False) for key, value in (metadata or {}).items()}
     with atomic_path(path) as temporary:
         save_file(

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mixprec.core.errors import UserError
-from mixprec.numerics.sparsity import Sparsity, lowest, mask, parse_sparsity, pattern_zeros
+from mixprec.numerics.masks import lowest, mask
+from mixprec.numerics.sparsity import Sparsity, parse_sparsity, pattern_zeros
 
 fractions = st.floats(0, 1, exclude_min=True, exclude_max=True)
 patterns = st.tuples(st.integers(1, 12), st.integers(1, 12)).map(lambda pair: (pair[0], pair[0] + pair[1]))
