@@ -14,11 +14,13 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from mixprec.core.version import VERSION
+
 if TYPE_CHECKING:
     from mixprec.core.errors import UserError as UserError
     from mixprec.plan.schema import Plan as Plan
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 #: Public name -> the module that has it. Type checkers read the imports above; a test compares the two.
 _PUBLIC: Final = {

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import mixprec
 from mixprec import modules
 from mixprec.checkpoint import integers, shards
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.shards import Predicted
 from mixprec.checkpoint.target import CompressedModule
+from mixprec.core.version import VERSION
 from mixprec.export.names import regexes
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics import packing
@@ -111,7 +111,7 @@ def quantization_config(plan: Plan, inventory: Inventory) -> dict[str, Any]:
         "pack_dtype": "int32",
         "dynamic": dynamic,
         **listed,
-        "meta": {"quantizer": [f"mixprec:{mixprec.__version__}"]},
+        "meta": {"quantizer": [f"mixprec:{VERSION}"]},
     }
 
 

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from mixprec import __version__
 from mixprec.cli.base import app, out
 from mixprec.core import environment, processes, progress
 from mixprec.core.errors import UserError, from_disk
 from mixprec.core.progress import PlainConsole
+from mixprec.core.version import VERSION
 
 # Importing them registers their verbs, in the order of --help.
 # isort: off
@@ -27,7 +27,7 @@ _PARALLEL = ("attribute", "sensitivity", "ablate")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        out.print(f"mixprec {__version__}")
+        out.print(f"mixprec {VERSION}")
         raise typer.Exit
 
 

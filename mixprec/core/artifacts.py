@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from safetensors import SafetensorError, safe_open
 
-import mixprec
 from mixprec.core import parsing, seals
 from mixprec.core.errors import UserError, from_disk
 from mixprec.core.progress import console
+from mixprec.core.version import VERSION
 
 if TYPE_CHECKING:
     import torch
@@ -462,7 +462,7 @@ def fingerprint(*parts: Any) -> str:
 @functools.cache
 def _git_revision() -> str | None:
     """The revision of the checkout that mixprec runs from; None for an installed wheel."""
-    root = Path(mixprec.__file__).parent.parent
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     found = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
@@ -473,7 +473,7 @@ def provenance(**inputs: Any) -> dict[str, Any]:
     """What an artifact was made from: schema, package versions, git revision and the given inputs."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "mixprec": mixprec.__version__,
+        "mixprec": VERSION,
         "git_revision": _git_revision(),
         "packages": {name: importlib.metadata.version(name) for name in _PROVENANCE_PACKAGES},
         **inputs,

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import mixprec
-from mixprec.core import artifacts, processes
+from mixprec.core import artifacts, processes, version
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 
@@ -25,7 +24,7 @@ class Stages:
         ``make`` and the marker repeats the stage, which writes the same bytes again.
         """
         marker = self.run / ".stages" / f"{name.replace('/', '-')}.json"
-        stamp = artifacts.fingerprint(mixprec.__version__, artifacts.SCHEMA_VERSION, name, inputs)
+        stamp = artifacts.fingerprint(version.VERSION, artifacts.SCHEMA_VERSION, name, inputs)
         if not self._is_done(marker, stamp, outputs):
             if not processes.is_main():
                 raise UserError(

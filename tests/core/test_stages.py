@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import mixprec
+from mixprec.core import version
 from mixprec.core.stages import Stages
 
 
@@ -60,7 +60,7 @@ def test_other_inputs_are_done_again_and_have_another_stamp(counted: Counted) ->
 
 def test_another_version_does_everything_again(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     counted.do()
-    monkeypatch.setattr(mixprec, "__version__", "99")
+    monkeypatch.setattr(version, "VERSION", "99")
     counted.do()
     assert counted.count == 2
 
