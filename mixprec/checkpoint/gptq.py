@@ -25,7 +25,7 @@ from mixprec.export.names import regexes
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics import packing
 from mixprec.numerics.formats import AnyFormat, Format
-from mixprec.numerics.groupwise import Grid, Quantized, dequantize, group_size, scale_dtype_of
+from mixprec.numerics.groupwise import Grid, Quantized, dequantize, scale_dtype_of
 from mixprec.plan.schema import Plan
 
 BITS = (2, 3, 4, 8)
@@ -56,7 +56,7 @@ def pack_codes(quantized: Quantized, format: Format, *, shifted: bool) -> dict[s
         CODES: packing.pack(unsigned, format.bits).T.contiguous(),
         ZEROS: packing.pack(zeros.T, format.bits),
         SCALES: grid.scales.T.contiguous(),
-        INDEX: (torch.arange(columns) // group_size(format, columns)).to(torch.int32),
+        INDEX: (torch.arange(columns) // format.width(columns)).to(torch.int32),
     }
 
 

@@ -10,7 +10,7 @@ from mixprec.checkpoint.target import CompressedModule
 from mixprec.core.errors import UserError
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
-from mixprec.numerics.groupwise import Quantized, group_size
+from mixprec.numerics.groupwise import Quantized
 from mixprec.plan.schema import Plan
 
 #: (module, its format) -> why a packed format can't hold it, or None.
@@ -50,7 +50,7 @@ def grid(format: AnyFormat) -> Format:
 def ragged(module: LinearModule, format: Format) -> str | None:
     """Why groups that don't divide the columns can't be held: no reader knows a smaller last group."""
     columns = module.in_features
-    size = group_size(format, columns)
+    size = format.width(columns)
     if columns % size == 0:
         return None
     fits = [str(2**power) for power in range(4, 11) if columns % 2**power == 0 and 2**power < columns]
@@ -60,7 +60,7 @@ def ragged(module: LinearModule, format: Format) -> str | None:
 
 def effective(module: LinearModule, format: Format) -> Format:
     """``format`` with groups as wide as a row, or wider, as whole rows: to readers they are the same."""
-    whole = group_size(format, module.in_features) == module.in_features
+    whole = format.width(module.in_features) == module.in_features
     return Format(format.bits, WHOLE_ROW if whole else format.group_size, format.symmetric)
 
 

@@ -18,22 +18,19 @@ from mixprec.core.progress import console
 from mixprec.models import modelfiles
 from mixprec.models.modelfiles import CARD, INDEX
 from mixprec.models.source import Source
-from mixprec.numerics.codebook import CodebookQuantized
 from mixprec.numerics.formats import AnyFormat
-from mixprec.numerics.ggml import GgmlQuantized
-from mixprec.numerics.groupwise import Quantized
+from mixprec.numerics.storage import AnyQuantized
 
 
 class CompressedModule(NamedTuple):
     """What a method made of one linear module.
 
-    ``restored`` (out, in) are the values that ``quantized`` stands for, in the type of the source's weight; a weight
-    that was only pruned has no ``quantized``.
+    ``restored`` (out, in) are the values that ``quantized`` stands for, in the type of the source's weight.
     """
 
     weight_name: str
     format: AnyFormat
-    quantized: Quantized | CodebookQuantized | GgmlQuantized | None
+    quantized: AnyQuantized
     restored: torch.Tensor
 
 

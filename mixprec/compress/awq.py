@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mixprec.compress.folding import Freedom
 from mixprec.numerics.formats import KEEP, MIN_BITS, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
-from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, fit, group_size, scale_dtype_of
+from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, fit, scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics
 
 #: What scales are made of: inputs' magnitudes alone (the paper), or weights' magnitudes too ("duo scaling").
@@ -203,7 +203,7 @@ def _beside_largest(rounded: Sequence[_Rounded]) -> Tensor:
     """(in,): mean over rows of |w| / max |w| of its group."""
     total = rounded[0].weight.new_zeros(rounded[0].weight.shape[1], dtype=torch.float32)
     for weight, format, _ in rounded:
-        size = group_size(format, weight.shape[1])
+        size = format.width(weight.shape[1])
         for group, part in zip(weight.split(size, 1), total.split(size), strict=True):
             sizes = group.float().abs()
             part += sizes.div_(sizes.amax(1, keepdim=True).clamp_(min=1e-12)).sum(0)

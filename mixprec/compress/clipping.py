@@ -20,7 +20,6 @@ from mixprec.numerics.groupwise import (
     dequantize,
     encode,
     fit,
-    group_size,
     level_range,
     scale_dtype_of,
 )
@@ -61,7 +60,7 @@ def search_clip(
 
 def _clip_rows(weight: Tensor, hessian: Tensor, format: Format, search: Search, scale_dtype: torch.dtype) -> Grid:
     """search_clip of a few rows: coordinate descent, a group of columns at a time, on tr(Δ H Δᵀ)."""
-    whole, size = Format(format.bits, WHOLE_ROW, format.symmetric), group_size(format, weight.shape[1])
+    whole, size = Format(format.bits, WHOLE_ROW, format.symmetric), format.width(weight.shape[1])
     spanning = fit(weight, format, scale_dtype)
     delta = dequantize(Quantized(encode(weight, spanning, format), spanning), format, weight.dtype).sub_(weight)
     pull = delta @ hessian

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mixprec.numerics.formats import WHOLE_ROW, Format
-from mixprec.numerics.groupwise import Grid, Quantized, Search, fit, group_size, level_range, scale_dtype_of
+from mixprec.numerics.groupwise import Grid, Quantized, Search, fit, level_range, scale_dtype_of
 from mixprec.numerics.hessian import Factor
 
 #: Columns that are solved one by one before a matrix product updates the rest of their block.
@@ -75,7 +75,7 @@ def solve(
         raise ValueError(f"blocks need at least one column, not {block}")
     columns.masked_fill_(factor.dead[:, None], 0)
     width, rows = columns.shape
-    size, order = group_size(format, width), factor.order
+    size, order = format.width(width), factor.order
     groups = (torch.arange(width) if order is None else order.cpu()).div(size, rounding_mode="floor").tolist()
     spans = _spans(groups)
     upper = factor.upper.to(columns.dtype)

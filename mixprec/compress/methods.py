@@ -19,22 +19,23 @@ from mixprec.compress.rtn import rtn
 from mixprec.compress.sparsegpt import refine, sparsegpt
 from mixprec.compress.wanda import wanda
 from mixprec.modules import parse_address
-from mixprec.numerics.codebook import CodebookQuantized, dequantize_codebook
+from mixprec.numerics import storage
 from mixprec.numerics.formats import WHOLE_ROW, CodebookFormat, Format, GgmlFormat, Keep, fitting
-from mixprec.numerics.ggml import GgmlQuantized, dequantize_ggml
-from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, scale_dtype_of
+from mixprec.numerics.groupwise import Quantized, Search, encode, scale_dtype_of
 from mixprec.numerics.hessian import Factor, SingularHessian, factorize
+from mixprec.numerics.plain import Plain
 from mixprec.numerics.statistics import InputStatistics
+from mixprec.numerics.storage import AnyQuantized
 from mixprec.plan.schema import Method, Treatment
 
 
 class Solved(NamedTuple):
     """``restored`` (out, in): the weight's new values, in the type in which it is stored; ``quantized``: what they come
-    from, None where nothing was quantized. ``factor``: what solved it, None for methods without one. ``fallback``: the
-    method that took over where the Hessian could not be solved with."""
+    from, in the treatment's format, or the one that fits (numerics.formats.fitting). ``factor``: what solved it, None
+    for methods without one. ``fallback``: the method that took over where the Hessian could not be solved with."""
 
     restored: Tensor
-    quantized: Quantized | CodebookQuantized | GgmlQuantized | None
+    quantized: AnyQuantized
     factor: Factor | None = None
     fallback: str = ""
 
@@ -66,14 +67,14 @@ _Solve = Callable[[Tensor, Treatment, GroupInputs, SolveOptions], Solved]
 def _rtn(weight: Tensor, treatment: Treatment) -> Solved:
     format = _integer(treatment)
     quantized = rtn(weight, format)
-    return Solved(dequantize(quantized, format, weight.dtype), quantized)
+    return Solved(storage.dequantize(quantized, format, weight.dtype), quantized)
 
 
 def _gptq(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
     format = _integer(treatment)
     factor = inputs.factor(format.group_size if options.act_order else None)
     quantized = gptq(weight, factor, format, search=_search(options))
-    return Solved(dequantize(quantized, format, weight.dtype), quantized, factor)
+    return Solved(storage.dequantize(quantized, format, weight.dtype), quantized, factor)
 
 
 def _gptaq(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
@@ -81,7 +82,7 @@ def _gptaq(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: S
     assert drift is not None  # the walk keeps the uncompressed model's states beside the others
     factor = inputs.factor(format.group_size if options.act_order else None)
     quantized = gptaq(weight, factor, format, drift, search=_search(options))
-    return Solved(dequantize(quantized, format, weight.dtype), quantized, factor)
+    return Solved(storage.dequantize(quantized, format, weight.dtype), quantized, factor)
 
 
 def _awq(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
@@ -90,14 +91,14 @@ def _awq(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: Sol
         return _rtn(weight, treatment)
     grid = search_clip(weight, inputs.statistics.hessian, format)
     quantized = Quantized(encode(weight, grid, format), grid)
-    return Solved(dequantize(quantized, format, weight.dtype), quantized)
+    return Solved(storage.dequantize(quantized, format, weight.dtype), quantized)
 
 
 def _anyk(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
     format = treatment.format
     assert isinstance(format, CodebookFormat)  # Treatment.problem sees to it
     quantized = anyk(weight, inputs.statistics.hessian.diagonal(), format)
-    return Solved(dequantize_codebook(quantized, format, weight.dtype), quantized)
+    return Solved(storage.dequantize(quantized, format, weight.dtype), quantized)
 
 
 def _sparsegpt(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
@@ -111,27 +112,28 @@ def _sparsegpt(weight: Tensor, treatment: Treatment, inputs: GroupInputs, option
         if format is not None:
             scales = scale_dtype_of(weight.dtype)
             found = sparsegpt(moved, factor, treatment.sparsity, format, mask=found.mask, scale_dtype=scales)
-    return Solved(found.weight.to(weight.dtype), found.quantized, factor)
+    restored = found.weight.to(weight.dtype)
+    return Solved(restored, Plain(restored) if found.quantized is None else found.quantized, factor)
 
 
 def _wanda(weight: Tensor, treatment: Treatment, inputs: GroupInputs, options: SolveOptions) -> Solved:
     assert treatment.sparsity is not None
-    return Solved(wanda(weight, inputs.statistics.hessian.diagonal(), treatment.sparsity), None)
+    return _plain(wanda(weight, inputs.statistics.hessian.diagonal(), treatment.sparsity))
 
 
 def _magnitude(weight: Tensor, treatment: Treatment) -> Solved:
     assert treatment.sparsity is not None
-    return Solved(magnitude(weight, treatment.sparsity), None)
+    return _plain(magnitude(weight, treatment.sparsity))
 
 
 def _ggml(weight: Tensor, treatment: Treatment, inputs: GroupInputs | None) -> Solved:
     assert isinstance(treatment.format, GgmlFormat)  # Treatment.problem sees to it
     format = fitting(treatment.format, weight.shape[1])  # plans hold what fits, tables of candidates don't
     if not isinstance(format, GgmlFormat):
-        return Solved(weight, None)
+        return _plain(weight)
     importance = None if inputs is None else inputs.statistics.hessian.diagonal()
     quantized = ggml(weight, importance, format)
-    return Solved(dequantize_ggml(quantized, weight.dtype).to(weight.device), quantized)
+    return Solved(storage.dequantize(quantized, format, weight.dtype).to(weight.device), quantized)
 
 
 #: Methods that look at a linear's inputs (plan.schema.NEEDS_INPUTS), and those that don't.
@@ -202,19 +204,12 @@ def _split(found: Solved, rows: list[int]) -> list[Solved]:
     """A stacked result as one for each weight."""
     if len(rows) == 1:
         return [found]
-    assert isinstance(found.quantized, Quantized)
-    codes, (scales, zeros) = found.quantized
-    parts = zip(
-        found.restored.split(rows),
-        codes.split(rows),
-        scales.split(rows),
-        [None] * len(rows) if zeros is None else zeros.split(rows),
-        strict=True,
-    )
-    return [
-        found._replace(restored=restored, quantized=Quantized(code, found.quantized.grid._replace(scales=s, zeros=z)))
-        for restored, code, s, z in parts
-    ]
+    parts = zip(found.restored.split(rows), storage.split(found.quantized, rows), strict=True)
+    return [found._replace(restored=restored, quantized=quantized) for restored, quantized in parts]
+
+
+def _plain(weight: Tensor) -> Solved:
+    return Solved(weight, Plain(weight))
 
 
 def _search(options: SolveOptions) -> Search | None:

@@ -9,13 +9,14 @@ programming: what is left is about 0.5%. Nothing is random.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mixprec.numerics.formats import WHOLE_ROW, CodebookFormat
+from mixprec.numerics import packing
+from mixprec.numerics.formats import CodebookFormat
 
 #: Bins per centre that the dynamic programming starts from; 6 would leave 0.2% instead of 0.5%, at twice the time.
 _BINS_PER_CENTRE = 4
@@ -65,8 +66,17 @@ def dequantize_codebook(quantized: CodebookQuantized, format: CodebookFormat, dt
 
 def per_column(values: Tensor, columns: int, format: CodebookFormat) -> Tensor:
     """(out, groups) -> (out, columns): what holds for a group, for each of its columns."""
-    size = columns if format.group_size == WHOLE_ROW else min(format.group_size, columns)
-    return values.repeat_interleave(size, dim=1)[:, :columns]
+    return values.repeat_interleave(format.width(columns), dim=1)[:, :columns]
+
+
+def to_tensors(quantized: CodebookQuantized, format: CodebookFormat) -> dict[str, Tensor]:
+    """Codes packed, all else as it is."""
+    return quantized._asdict() | {"codes": packing.pack(quantized.codes, format.bits)}
+
+
+def from_tensors(tensors: Mapping[str, Tensor], format: CodebookFormat, shape: tuple[int, int]) -> CodebookQuantized:
+    """The inverse of ``to_tensors``, for a weight of this shape."""
+    return CodebookQuantized(**{**tensors, "codes": packing.unpack(tensors["codes"], format.bits, shape[1])})
 
 
 def encode_codebook(values: Tensor, codebook: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ MIN_BITS, MAX_BITS = 2, 8
 MAX_CODEBOOK_BITS = 4
 #: ``group_size`` of a format whose groups are whole rows.
 WHOLE_ROW = -1
+#: Bits of a weight that is kept, of a scale, of an offset and of an entry of a code book.
+WORD = 16
 
 _SYNTAX = re.compile(r"(?P<kind>w|any)(?P<bits>[1-9]\d*)(?:g(?P<group>[1-9]\d*))?(?P<asymmetric>_asym)?")
 _HELP = (
@@ -72,6 +74,15 @@ _FALLBACKS: Final[dict[str, str]] = {
 }
 
 
+class Taken(NamedTuple):
+    """Bits that a weight takes. ``zeros``: zero points, or the offsets beside a code book."""
+
+    codes: int
+    scales: int = 0
+    zeros: int = 0
+    codebooks: int = 0
+
+
 class Keep(enum.Enum):
     """The type of KEEP: the model's own weights, not compressed."""
 
@@ -80,20 +91,38 @@ class Keep(enum.Enum):
     def __str__(self) -> str:
         return self.value
 
+    def takes(self, rows: int, columns: int) -> Taken:
+        """What a weight (rows, columns) takes."""
+        return Taken(rows * columns * WORD)
+
 
 KEEP: Final = Keep.KEEP
 
 
 @dataclass(frozen=True)
-class Format:
+class _Grouped:
+    """What formats have in common whose scales are those of groups of columns."""
+
+    bits: int
+    group_size: int = WHOLE_ROW
+
+    def width(self, columns: int) -> int:
+        """Columns of a group in a row of ``columns`` weights; the last group may have less."""
+        return columns if self.group_size == WHOLE_ROW else min(self.group_size, columns)
+
+    def groups(self, columns: int) -> int:
+        """Groups in a row of ``columns`` weights; a smaller last group counts."""
+        return -(-columns // self.width(columns))
+
+
+@dataclass(frozen=True)
+class Format(_Grouped):
     """A group-wise integer format.
 
     ``bits`` per code, 2 to 8. ``group_size``: input columns that share one scale, or WHOLE_ROW; where it does
     not divide the columns, the last group is smaller. ``symmetric``: the grid needs no zero points.
     """
 
-    bits: int
-    group_size: int = WHOLE_ROW
     symmetric: bool = True
 
     def __post_init__(self) -> None:
@@ -102,21 +131,19 @@ class Format:
     def __str__(self) -> str:
         return f"w{self.bits}{_group_text(self.group_size)}{'' if self.symmetric else '_asym'}"
 
-    def groups(self, columns: int) -> int:
-        """Groups in a row of ``columns`` weights; a smaller last group counts."""
-        return _groups(self.group_size, columns)
+    def takes(self, rows: int, columns: int) -> Taken:
+        """What a weight (rows, columns) takes."""
+        groups = rows * self.groups(columns)
+        return Taken(rows * columns * self.bits, groups * WORD, 0 if self.symmetric else groups * self.bits)
 
 
 @dataclass(frozen=True)
-class CodebookFormat:
+class CodebookFormat(_Grouped):
     """Codes that index a learned code book of 2^bits values, one for each row (arXiv 2507.04610, any4 and any3).
 
     ``bits`` per code, 2 to 4. ``group_size``: input columns that share one scale and one offset, or WHOLE_ROW;
     where it does not divide the columns, the last group is smaller.
     """
-
-    bits: int
-    group_size: int = WHOLE_ROW
 
     def __post_init__(self) -> None:
         _check(self, self.bits, MAX_CODEBOOK_BITS, self.group_size)
@@ -124,9 +151,10 @@ class CodebookFormat:
     def __str__(self) -> str:
         return f"any{self.bits}{_group_text(self.group_size)}"
 
-    def groups(self, columns: int) -> int:
-        """Groups in a row of ``columns`` weights; a smaller last group counts."""
-        return _groups(self.group_size, columns)
+    def takes(self, rows: int, columns: int) -> Taken:
+        """What a weight (rows, columns) takes."""
+        groups = rows * self.groups(columns) * WORD
+        return Taken(rows * columns * self.bits, groups, groups, rows * 2**self.bits * WORD)
 
 
 @dataclass(frozen=True)
@@ -170,6 +198,11 @@ class GgmlFormat:
         """Bytes of a row that fits."""
         return columns // self.layout.block * self.layout.bytes
 
+    def takes(self, rows: int, columns: int) -> Taken:
+        """What a weight (rows, columns) that fits takes; all that is neither codes nor signs counts as scales."""
+        codes = rows * columns // self.layout.block * self.layout.code_bits
+        return Taken(codes, rows * self.row_bytes(columns) * 8 - codes)
+
 
 #: What a plan may give a module.
 AnyFormat = Format | CodebookFormat | GgmlFormat | Keep
@@ -193,10 +226,6 @@ def _check(format: object, bits: int, most: int, group_size: int) -> None:
 
 def _group_text(group_size: int) -> str:
     return "" if group_size == WHOLE_ROW else f"g{group_size}"
-
-
-def _groups(group_size: int, columns: int) -> int:
-    return 1 if group_size == WHOLE_ROW else -(-columns // group_size)
 
 
 def parse_ggml(text: str) -> GgmlFormat:

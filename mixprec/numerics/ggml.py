@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixprec.numerics.formats import WHOLE_ROW, Format, GgmlFormat
-from mixprec.numerics.groupwise import Quantized, group_size
+from mixprec.numerics.formats import Format, GgmlFormat
+from mixprec.numerics.groupwise import Quantized
 
 #: Scales from here on are exact in float16 if they are in bfloat16; below, float16's steps are 2^-24.
 _LEAST_NORMAL = 2.0**-14
@@ -59,7 +59,7 @@ def dequantize_ggml(quantized: GgmlQuantized, dtype: torch.dtype) -> Tensor:
 
 def exact_type(format: Format, columns: int) -> GgmlFormat | None:
     """The smallest type that holds every grid of ``format`` on rows of ``columns`` weights without loss, or None."""
-    size = columns if format.group_size == WHOLE_ROW else min(format.group_size, columns)
+    size = format.width(columns)
     if format.symmetric:
         needed = _Range(-(2 ** (format.bits - 1)), 2 ** (format.bits - 1) - 1)
     else:
@@ -87,8 +87,8 @@ def from_grid(quantized: Quantized, format: Format, type: GgmlFormat) -> GgmlQua
     """
     codes, (scales, zeros) = quantized
     block = type.layout.block
-    per_block = scales.repeat_interleave(group_size(format, codes.shape[1]) // block, dim=1)
-    per_block = per_block[:, : codes.shape[1] // block].cpu()
+    every = format.width(codes.shape[1]) // block
+    per_block = scales.repeat_interleave(every, dim=1)[:, : codes.shape[1] // block].cpu()
     wide = per_block.float()
     half = wide.half()
     if torch.isinf(half).any() or ((half.float() != wide) & (wide >= _LEAST_NORMAL)).any():
@@ -98,7 +98,6 @@ def from_grid(quantized: Quantized, format: Format, type: GgmlFormat) -> GgmlQua
         offsets = torch.full_like(per_block, 2 ** (format.bits - 1), dtype=torch.int16)
         blocks = blocks + offsets[..., None]
     else:
-        every = group_size(format, codes.shape[1]) // block
         offsets = zeros.cpu().repeat_interleave(every, dim=1)[:, : per_block.shape[1]].to(torch.int16)
     # Steps from the lowest code, and where zero lies among them.
     packed = _PACKERS[type.name](blocks.numpy(), offsets.numpy(), half.numpy())

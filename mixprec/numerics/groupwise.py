@@ -13,13 +13,15 @@ for all others. It wins where the squared rounding error, columns weighted by wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mixprec.numerics.formats import WHOLE_ROW, Format
+from mixprec.numerics import packing
+from mixprec.numerics.formats import Format
 
 #: Numbers of a piece on which grids are searched at once: it and two buffers of its size take a few megabytes.
 _PIECE = 2**18
@@ -111,6 +113,24 @@ def dequantize(quantized: Quantized, format: Format, dtype: torch.dtype) -> Tens
     return steps.to(dtype)
 
 
+def to_tensors(quantized: Quantized, format: Format) -> dict[str, Tensor]:
+    """Codes and zero points packed, scales as they are; codes of a symmetric grid are shifted to be unsigned."""
+    codes, (scales, zeros) = quantized
+    if zeros is None:
+        return {"codes": packing.pack(codes.to(torch.int16) + 2 ** (format.bits - 1), format.bits), "scales": scales}
+    packed = packing.pack(zeros.reshape(1, -1), format.bits)
+    return {"codes": packing.pack(codes, format.bits), "scales": scales, "zeros": packed}
+
+
+def from_tensors(tensors: Mapping[str, Tensor], format: Format, shape: tuple[int, int]) -> Quantized:
+    """The inverse of ``to_tensors``, for a weight of this shape."""
+    codes, scales = packing.unpack(tensors["codes"], format.bits, shape[1]), tensors["scales"]
+    if format.symmetric:
+        return Quantized((codes.to(torch.int16) - 2 ** (format.bits - 1)).to(torch.int8), Grid(scales, None))
+    zeros = packing.unpack(tensors["zeros"], format.bits, scales.numel()).view(scales.shape)
+    return Quantized(codes, Grid(scales, zeros))
+
+
 def _span(
     low: Tensor, high: Tensor, format: Format, scale_dtype: torch.dtype, part: float = 1.0
 ) -> tuple[Tensor, Tensor | None]:
@@ -191,18 +211,13 @@ def _wide(weight: Tensor) -> Tensor:
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
-def group_size(format: Format, columns: int) -> int:
-    """Columns of the first group in a row of ``columns``."""
-    return columns if format.group_size == WHOLE_ROW else min(format.group_size, columns)
-
-
 def _grouped(weight: Tensor, format: Format) -> Tensor:
     """(out, in) -> (out, groups, group size), a smaller last group filled up with zeros, no grid minds."""
-    size = group_size(format, weight.shape[1])
+    size = format.width(weight.shape[1])
     filled = functional.pad(weight, (0, -weight.shape[1] % size))
     return filled.reshape(weight.shape[0], -1, size)
 
 
 def _per_column(values: Tensor, columns: int, format: Format) -> Tensor:
     """(out, groups) -> (out, columns)."""
-    return values.repeat_interleave(group_size(format, columns), dim=1)[:, :columns]
+    return values.repeat_interleave(format.width(columns), dim=1)[:, :columns]

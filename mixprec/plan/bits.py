@@ -14,11 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mixprec.modules import Inventory, LinearModule
-from mixprec.numerics.formats import AnyFormat, CodebookFormat, GgmlFormat, Keep, fitting
+from mixprec.numerics.formats import WORD, AnyFormat, fitting
 from mixprec.plan.schema import Plan, check_modules
-
-#: Bits of a kept weight, of a scale, of an offset and of an entry of a code book.
-WORD = 16
 
 
 @dataclass(frozen=True)
@@ -91,23 +88,11 @@ def storage(module: LinearModule, format: AnyFormat, sparsity: float = 0.0) -> S
     Zeros are left out, and one bit per weight says where they are, unless all codes take no more than that.
     """
     format = fitting(format, module.in_features)  # a candidate of a budget need not fit yet
-    if isinstance(format, GgmlFormat):
-        blocks = module.weights // format.layout.block
-        codes = blocks * format.layout.code_bits
-        return Storage(module.weights, codes, blocks * format.layout.bytes * 8 - codes)
-    width = WORD if isinstance(format, Keep) else format.bits
-    codes, indices = module.weights * width, 0
-    left_out = round(sparsity * module.weights) * width
-    if left_out > module.weights:
-        codes, indices = codes - left_out, module.weights
-    if isinstance(format, Keep):
-        return Storage(module.weights, codes, indices=indices)
-    groups = module.out_features * format.groups(module.in_features)
-    if isinstance(format, CodebookFormat):
-        zeros, codebooks = groups * WORD, module.out_features * 2**format.bits * WORD
-    else:
-        zeros, codebooks = 0 if format.symmetric else groups * format.bits, 0
-    return Storage(module.weights, codes, groups * WORD, zeros, codebooks, indices)
+    taken = format.takes(module.out_features, module.in_features)
+    left_out = round(sparsity * module.weights) * (taken.codes // module.weights)
+    if left_out <= module.weights:
+        return Storage(module.weights, *taken)
+    return Storage(module.weights, *taken._replace(codes=taken.codes - left_out), indices=module.weights)
 
 
 def account(plan: Plan, inventory: Inventory) -> Account:

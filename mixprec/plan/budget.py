@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from mixprec.core.errors import UserError, from_pydantic
 from mixprec.modules import FUSED, Inventory, LinearModule, select
+from mixprec.numerics.formats import WORD
 from mixprec.plan import bits, controls, mixtures
 from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
 from mixprec.plan.knapsack import Unit, solve
@@ -267,7 +268,7 @@ def _limit(spec: BudgetSpec, inventory: Inventory, costs: Sequence[Sequence[int]
     if spec.measure == "file_bytes":
         return most  # what files take is known of whole plans alone
     weights = sum(module.weights for module in inventory.linears)
-    other = sum(inventory.other.values()) * bits.WORD // 8 if spec.measure == "bytes" else 0
+    other = sum(inventory.other.values()) * WORD // 8 if spec.measure == "bytes" else 0
     scale = 1 if spec.measure == "bytes" else weights
     sparse = spec.measure == "sparsity"
     rounding = len(inventory.linears) if sparse else 0  # sparsities come in whole zeros for each module

@@ -1,0 +1,100 @@
+"""What every kind of format knows of its weights: the values that codes stand for, and the tensors that hold them.
+
+The tensors are for files of our own: compact, and read back exactly. (Checkpoint formats lay the same codes out as
+their readers want them.) A kind of format is a row of STORAGE; nothing here asks which kind one is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mixprec.numerics import codebook, ggml, groupwise, plain
+from mixprec.numerics.codebook import CodebookQuantized
+from mixprec.numerics.formats import AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
+from mixprec.numerics.ggml import GgmlQuantized
+from mixprec.numerics.groupwise import Quantized
+from mixprec.numerics.plain import Plain
+
+#: What a weight becomes: in a format of each kind, the one that it names.
+AnyQuantized = Quantized | CodebookQuantized | GgmlQuantized | Plain
+#: Name of what columns were multiplied with before, among a weight's tensors.
+_SCALE: Final = "column_scale"
+
+
+class Storage(NamedTuple):
+    """How one kind of format is stored.
+
+    ``dequantize``: (quantized, format, dtype) -> the weight (out, in), rounded once to ``dtype``. ``to_tensors``:
+    (quantized, format) -> tensors by name. ``from_tensors``: (those, format, shape of the weight) -> quantized.
+    """
+
+    dequantize: Callable[[Any, Any, torch.dtype], Tensor]
+    to_tensors: Callable[[Any, Any], dict[str, Tensor]]
+    from_tensors: Callable[[Mapping[str, Tensor], Any, tuple[int, int]], AnyQuantized]
+
+
+STORAGE: Final[Mapping[type, Storage]] = {
+    Keep: Storage(plain.dequantize, plain.to_tensors, plain.from_tensors),
+    Format: Storage(groupwise.dequantize, groupwise.to_tensors, groupwise.from_tensors),
+    CodebookFormat: Storage(codebook.dequantize_codebook, codebook.to_tensors, codebook.from_tensors),
+    GgmlFormat: Storage(
+        lambda quantized, format, dtype: ggml.dequantize_ggml(quantized, dtype),
+        lambda quantized, format: {"blocks": quantized.data},
+        lambda tensors, format, shape: GgmlQuantized(tensors["blocks"], format),
+    ),
+}
+
+
+def dequantize(quantized: AnyQuantized, format: AnyFormat, dtype: torch.dtype) -> Tensor:
+    """The weight (out, in) that ``quantized``, in ``format``, stands for, rounded once to ``dtype``."""
+    return STORAGE[type(format)].dequantize(quantized, format, dtype)
+
+
+def to_tensors(quantized: AnyQuantized, format: AnyFormat) -> dict[str, Tensor]:
+    """The tensors that hold ``quantized``, which is in ``format``, by names within the module."""
+    return STORAGE[type(format)].to_tensors(quantized, format)
+
+
+def from_tensors(tensors: Mapping[str, Tensor], format: AnyFormat, shape: tuple[int, int]) -> AnyQuantized:
+    """The inverse of ``to_tensors``, for a weight of this shape."""
+    return STORAGE[type(format)].from_tensors(tensors, format, shape)
+
+
+def split(quantized: AnyQuantized, rows: Sequence[int]) -> list[AnyQuantized]:
+    """``quantized``, of weights with so many rows that were stacked, as one for each of them."""
+    ends = list(accumulate(rows))
+    return [_rows(quantized, slice(end - count, end)) for count, end in zip(rows, ends, strict=True)]
+
+
+def _rows(quantized: Any, where: slice) -> Any:
+    """Some rows of whatever kind of quantized weight: all its tensors have one entry for each row."""
+    if isinstance(quantized, Tensor):
+        return quantized[where]
+    if isinstance(quantized, tuple):
+        return type(quantized)(*(_rows(part, where) for part in quantized))
+    return quantized
+
+
+def stored(quantized: AnyQuantized, format: AnyFormat, scale: Tensor | None = None) -> dict[str, Tensor]:
+    """The tensors from which ``restored`` makes a weight.
+
+    ``scale`` (in,): what the columns of ``quantized``, in ``format``, are to be divided by, None for nothing.
+    """
+    tensors = to_tensors(quantized, format)
+    return tensors if scale is None else tensors | {_SCALE: scale}
+
+
+def restored(tensors: Mapping[str, Tensor], format: AnyFormat, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """The weight of this ``shape`` that ``stored``'s tensors stand for, in ``dtype``, that of the checkpoint."""
+    own = {name: tensor for name, tensor in tensors.items() if name != _SCALE}
+    return unscaled(dequantize(from_tensors(own, format, shape), format, dtype), tensors.get(_SCALE))
+
+
+def unscaled(weight: Tensor, scale: Tensor | None) -> Tensor:
+    """``weight`` (out, in), rounded, with its columns divided by ``scale`` (in,) float32 and rounded again."""
+    return weight if scale is None else (weight.float() / scale).to(weight.dtype)
