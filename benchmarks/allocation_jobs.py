@@ -35,6 +35,7 @@ from mixprec.models.config import load_config
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel, load_model
 from mixprec.models.locate import fetch
+from mixprec.numerics.divergence import TokenFidelity
 from mixprec.peers import client
 from mixprec.plan import bits, sensitivity
 from mixprec.plan.budget import as_plan, budget_plan
@@ -340,7 +341,7 @@ def predicted(plan: Plan, scores: Mapping[str, Mapping[str, float]]) -> float:
     return sum(scores[address][str(each.format)] for address, each in plan.treatments.items() if each.changes)
 
 
-def by_passage(results: Sequence[fidelity.TokenFidelity]) -> list[dict[str, float]]:
+def by_passage(results: Sequence[TokenFidelity]) -> list[dict[str, float]]:
     """What paired comparisons need."""
     return [{"tokens": len(each.kl), "kl_sum": float(each.kl.sum())} for each in results]
 

@@ -1,13 +1,8 @@
-"""Fidelity to the original model, token by token: its distribution against the compressed model's.
-
-The original's final hidden states are kept instead of its logits: they are smaller by the vocabulary over the hidden
-size, and its head makes exactly the same logits of them again, a few positions at a time.
-"""
+"""Fidelity to the original model, token by token: its distribution against the compressed model's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,21 +12,8 @@ from mixprec.core.progress import bar
 from mixprec.evaluate.passages import Passage
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
-
-#: Positions whose logits exist at once: 256 x 50,000 words x 4 bytes is 50 MB.
-CHUNK = 256
-
-
-class TokenFidelity(NamedTuple):
-    """One passage of T tokens, for each predicted token t = 1 … T-1, all (T-1,) float64 but the last.
-
-    nll: negative log-likelihood of the token under the evaluated model, in nats. kl: KL(original || evaluated) of
-    the next-token distribution, in nats. agree: whether both have the same most likely token.
-    """
-
-    nll: Tensor
-    kl: Tensor
-    agree: Tensor
+from mixprec.numerics import divergence
+from mixprec.numerics.divergence import TokenFidelity
 
 
 def hidden_states(loaded: LoadedModel, passages: Sequence[Passage], what: str) -> Iterator[Tensor]:
@@ -64,31 +46,9 @@ def compare(
     """
     results = []
     for passage, own, other in zip(passages, hidden, original, strict=True):
-        result = _passage(own, own_head, other, reference, passage.tokens)
+        # The last position predicts nothing that is known.
+        result = divergence.fidelity(own[:-1], own_head, other[:-1], reference, passage.tokens[1:])
         if result.kl.isnan().any():
             raise UserError("the model's logits are NaN; its weights overflow or are broken")
         results.append(result)
     return results
-
-
-def _passage(hidden: Tensor, own_head: Head, original: Tensor, reference_head: Head, tokens: Tensor) -> TokenFidelity:
-    parts = []
-    for start in range(0, len(tokens) - 1, CHUNK):
-        # The last position predicts nothing that is known.
-        where = slice(start, min(start + CHUNK, len(tokens) - 1))
-        own = own_head(hidden[where]).float().log_softmax(-1)
-        ref = reference_head(original[where].to(hidden)).float().log_softmax(-1)
-        if own.shape != ref.shape:
-            raise UserError(
-                f"the model predicts {own.shape[-1]} tokens, the original {ref.shape[-1]}; they can't be compared"
-            )
-        targets = tokens[1:][where].to(own.device)
-        parts.append(
-            TokenFidelity(
-                nll=-own.gather(1, targets[:, None])[:, 0].double(),
-                # Rounding can make a KL of (nearly) equal distributions slightly negative.
-                kl=torch.linalg.vecdot(ref.exp(), ref - own).double().clamp(min=0),
-                agree=own.argmax(-1) == ref.argmax(-1),
-            )
-        )
-    return TokenFidelity(*(torch.cat(list(columns)).cpu() for columns in zip(*parts, strict=True)))

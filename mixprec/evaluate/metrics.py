@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from mixprec.core import artifacts
-from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.evaluate.passages import Passage
+from mixprec.numerics.divergence import TokenFidelity
 from mixprec.traces.store import BEHAVIOURS
 
 #: Bootstrap resamples and their seed; passages are resampled, since a passage's tokens depend on one another.

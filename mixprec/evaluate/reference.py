@@ -16,9 +16,9 @@ from torch import Tensor
 
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
-from mixprec.evaluate.fidelity import CHUNK, TokenFidelity
 from mixprec.evaluate.passages import Passage
 from mixprec.models.head import Head
+from mixprec.numerics.divergence import TokenFidelity, joined, likelihood, log_probabilities
 
 #: Tokens kept at each position: 512 bytes.
 KEPT = 64
@@ -54,14 +54,13 @@ def save(
     vocabulary = 0
     for index, (passage, states) in enumerate(zip(passages, hidden, strict=True)):
         parts = []
-        for start in range(0, len(passage.tokens) - 1, CHUNK):
-            logs = head(states[start : min(start + CHUNK, len(passage.tokens) - 1)]).float().log_softmax(-1)
+        for _, logs in log_probabilities(states[:-1], head):
             if logs.isnan().any():
                 raise UserError("the model's logits are NaN; its weights overflow or are broken")
             vocabulary = logs.shape[-1]
             top = logs.topk(min(kept, vocabulary), dim=-1)
             parts.append(Predictions(top.indices.int(), top.values, _rest(logs, top.indices)))
-        whole = Predictions(*(torch.cat(list(column)).cpu() for column in zip(*parts, strict=True)))
+        whole = joined(parts)
         tensors[f"{index:05d}.tokens"] = passage.tokens.int()
         for name, tensor in whole._asdict().items():
             tensors[f"{index:05d}.{name}"] = tensor
@@ -101,34 +100,28 @@ def compare(
     results = []
     for passage, states, saved in zip(passages, hidden, reference.predictions, strict=True):
         parts = []
-        for start in range(0, len(passage.tokens) - 1, CHUNK):
-            where = slice(start, min(start + CHUNK, len(passage.tokens) - 1))
-            logs = own_head(states[where]).float().log_softmax(-1)
+        for where, logs in log_probabilities(states[:-1], own_head):
             if logs.shape[-1] != reference.vocabulary:
                 raise UserError(
                     f"the model predicts {logs.shape[-1]} tokens, the original {reference.vocabulary}; "
                     "they can't be compared"
                 )
-            parts.append(_chunk(logs, Predictions(*(part[where].to(logs.device) for part in saved)), passage, where))
-        result = TokenFidelity(*(torch.cat(list(column)).cpu() for column in zip(*parts, strict=True)))
+            here = Predictions(*(part[where].to(logs.device) for part in saved))
+            parts.append(_chunk(logs, here, passage.tokens[1:][where]))
+        result = joined(parts)
         if result.kl.isnan().any():
             raise UserError("the model's logits are NaN; its weights overflow or are broken")
         results.append(result)
     return results
 
 
-def _chunk(own: Tensor, saved: Predictions, passage: Passage, where: slice) -> TokenFidelity:
+def _chunk(own: Tensor, saved: Predictions, targets: Tensor) -> TokenFidelity:
     ids = saved.ids.long()
-    kl = torch.linalg.vecdot(saved.logs.exp(), saved.logs - own.gather(1, ids))
+    found = torch.linalg.vecdot(saved.logs.exp(), saved.logs - own.gather(1, ids))
     share = saved.rest.exp()
     # Where nothing is left, the rest adds nothing: 0 log 0.
-    kl = kl + torch.where(share > 0, share * (saved.rest - _rest(own, ids)), 0.0)
-    targets = passage.tokens[1:][where].to(own.device)
-    return TokenFidelity(
-        nll=-own.gather(1, targets[:, None])[:, 0].double(),
-        kl=kl.double().clamp(min=0),  # rounding
-        agree=own.argmax(-1) == ids[:, 0],
-    )
+    found = found + torch.where(share > 0, share * (saved.rest - _rest(own, ids)), 0.0)
+    return TokenFidelity(likelihood(own, targets), found.double().clamp(min=0), own.argmax(-1) == ids[:, 0])
 
 
 def _rest(logs: Tensor, ids: Tensor) -> Tensor:

@@ -17,12 +17,10 @@ from mixprec.compress.candidates import Candidates
 from mixprec.core.errors import UserError
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
+from mixprec.numerics.divergence import divergence
 from mixprec.plan.sensitivity import Choice
 from mixprec.sensitivity.passages import Scored
 from mixprec.walk import blocks
-
-#: Positions whose logits exist at once.
-_CHUNK = 128
 
 
 class Kl(NamedTuple):
@@ -148,13 +146,7 @@ class Assembled:
     def _kl(self, final: Sequence[Tensor]) -> Kl:
         sums = []
         for own, original, counts in zip(final, self._reference, self._counts, strict=True):
-            total = 0.0
-            for where in torch.arange(len(own)).split(_CHUNK):
-                log_p = self._head(original[where]).float().log_softmax(-1)
-                log_q = self._head(own[where]).float().log_softmax(-1)
-                kl = torch.linalg.vecdot(log_p.exp(), log_p - log_q).clamp(min=0).cpu()
-                total += float((kl * counts[where]).sum(dtype=torch.float64))
-            sums.append(total)
+            sums.append(float((divergence(own, self._head, original, self._head) * counts).sum()))
         found = Kl(
             torch.tensor(sums, dtype=torch.float64),
             torch.tensor([float(each.sum()) for each in self._counts], dtype=torch.float64),

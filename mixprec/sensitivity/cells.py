@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mixprec.compress.candidates import Candidates
 from mixprec.core import artifacts, processes
-from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.importance.parallel import share
+from mixprec.numerics.divergence import TokenFidelity
 from mixprec.sensitivity.measured import Restarts
 from mixprec.sensitivity.passages import Scored
 

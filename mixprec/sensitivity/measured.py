@@ -15,13 +15,10 @@ from torch import Tensor, nn
 
 from mixprec import modules
 from mixprec.core.errors import UserError
-from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
+from mixprec.numerics.divergence import TokenFidelity, fidelity
 from mixprec.walk import blocks
-
-#: Positions whose logits exist at once.
-_CHUNK = 128
 
 
 class Restarts:
@@ -69,15 +66,8 @@ class Restarts:
         for index in range(first, len(self._states[number])):
             hidden = self._model.model.layers[index](hidden, **self._contexts[number][index])
         scored = self.positions[number]
-        final, targets, parts = self._final(hidden, scored), self._tokens[number][scored + 1].to(hidden.device), []
-        for where in torch.arange(len(final)).split(_CHUNK):
-            own = self._head(final[where]).float().log_softmax(-1)
-            ref = self._head(self._reference[number][where]).float().log_softmax(-1)
-            nll = -own.gather(1, targets[where, None])[:, 0].double()
-            # Rounding can make a KL of (nearly) equal distributions slightly negative.
-            kl = torch.linalg.vecdot(ref.exp(), ref - own).double().clamp(min=0)
-            parts.append(TokenFidelity(nll.cpu(), kl.cpu(), (own.argmax(-1) == ref.argmax(-1)).cpu()))
-        result = TokenFidelity(*(torch.cat(list(column)) for column in zip(*parts, strict=True)))
+        final, reference = self._final(hidden, scored), self._reference[number]
+        result = fidelity(final, self._head, reference, self._head, self._tokens[number][scored + 1])
         if result.kl.isnan().any():
             raise UserError("the model's logits are NaN with a module changed; compute in float32 (model.dtype)")
         return result

@@ -11,10 +11,11 @@ import torch
 
 from mixprec.core.errors import UserError
 from mixprec.evaluate import fidelity
-from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.evaluate.passages import Passage
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
+from mixprec.numerics import divergence
+from mixprec.numerics.divergence import TokenFidelity
 
 PASSAGES = [Passage(torch.randint(300, (length,), generator=torch.manual_seed(length))) for length in (41, 2, 17)]
 
@@ -54,7 +55,7 @@ def defined(evaluated: LoadedModel, original: LoadedModel, passage: Passage) -> 
 
 @pytest.mark.parametrize("chunk", [1, 16, 40, 256])
 def test_llama(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(fidelity, "CHUNK", chunk)
+    monkeypatch.setattr(divergence, "CHUNK", chunk)
     check(made(seed=1), made(seed=0))
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mixprec.evaluate import metrics
-from mixprec.evaluate.fidelity import TokenFidelity
 from mixprec.evaluate.passages import Passage
+from mixprec.numerics.divergence import TokenFidelity
 from mixprec.traces.spans import TokenSpan
 from mixprec.traces.store import BEHAVIOURS
 

@@ -16,6 +16,8 @@ from mixprec.evaluate import fidelity, reference
 from mixprec.evaluate.passages import Passage
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
+from mixprec.numerics import divergence
+from mixprec.numerics.divergence import TokenFidelity
 
 ORIGINAL, OTHER = tiny.build(seed=1), tiny.build(seed=2)
 VOCABULARY = ORIGINAL.model.config.vocab_size
@@ -37,13 +39,13 @@ def kl(against: reference.Reference, loaded: LoadedModel = OTHER) -> torch.Tenso
     return torch.cat([each.kl for each in found])
 
 
-def exact() -> list[fidelity.TokenFidelity]:
+def exact() -> list[TokenFidelity]:
     return fidelity.compare(PASSAGES, states(OTHER), Head.of(OTHER.model), states(ORIGINAL), Head.of(ORIGINAL.model))
 
 
 @pytest.mark.parametrize("chunk", [3, 256])
 def test_all_kept_is_the_whole_kl(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "CHUNK", chunk)
+    monkeypatch.setattr(divergence, "CHUNK", chunk)
     found = reference.compare(PASSAGES, states(OTHER), Head.of(OTHER.model), saved(tmp_path, VOCABULARY))
     for one, other in zip(found, exact(), strict=True):
         assert torch.allclose(one.kl, other.kl, atol=1e-6)
