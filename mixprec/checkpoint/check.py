@@ -17,10 +17,8 @@ from mixprec.checkpoint.runtimes import DEVICES, Loader, loader
 from mixprec.core.errors import UserError
 from mixprec.modules import Inventory, LinearModule, fused_groups
 from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, Format, GgmlFormat, Keep
-from mixprec.plan.schema import Method, ModulePlan, Plan
-
-#: Methods of formats that no packed checkpoint holds -> the nearest one for integers in groups.
-_NEAREST_METHODS: dict[Method, Method] = {"anyk": "gptq", "ggml": "rtn"}
+from mixprec.plan.methods import METHODS, Method
+from mixprec.plan.schema import ModulePlan, Plan
 
 
 class Target(NamedTuple):
@@ -193,7 +191,8 @@ def _nearest(plan: Plan, inventory: Inventory, config: PretrainedConfig, name: s
 
 
 def _changed(line: ModulePlan, format: AnyFormat, method: Method) -> ModulePlan:
-    another = {"method": _NEAREST_METHODS[method]} if method in _NEAREST_METHODS else {}
+    packed = METHODS[method].packed
+    another = {} if packed is None else {"method": packed}
     return line.model_copy(update={"format": format, "why": "nearest that loads", **another})
 
 

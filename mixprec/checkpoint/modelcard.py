@@ -28,6 +28,7 @@ from mixprec.modules import Inventory
 from mixprec.numerics.formats import CodebookFormat, Format
 from mixprec.plan import bits
 from mixprec.plan.bits import Account
+from mixprec.plan.methods import METHODS
 from mixprec.plan.schema import Plan
 from mixprec.report.formatting import size
 
@@ -46,11 +47,6 @@ inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=512)[0]))"""),
     "vllm": ("bash", "vllm serve {here}"),
     "llama.cpp": ("bash", 'llama-cli -m {file} -p "How many primes are there below 30?"'),
-}  # fmt: skip
-#: Method -> where it is from.
-_SOURCES = {
-    "gptq": ("GPTQ", "2210.17323"), "gptaq": ("GPTAQ", "2504.02692"), "awq": ("AWQ", "2306.00978"),
-    "anyk": ("ANY4", "2507.04610"), "sparsegpt": ("SparseGPT", "2301.00774"), "wanda": ("Wanda", "2306.11695"),
 }  # fmt: skip
 _PAPER = ("When Reasoning Meets Compression", "2504.02010")
 
@@ -266,7 +262,7 @@ def _licence_note(licence: Mapping[str, str]) -> str:
 
 def _sources(plan: Plan) -> str:
     """What to cite."""
-    used = [_PAPER, *(_SOURCES[method] for method in sorted(plan.methods) if method in _SOURCES)]
+    used = [_PAPER, *(source for name in sorted(plan.methods) if (source := METHODS[name].source) is not None)]
     return "## Sources\n\n" + "\n".join(
         f"- {name}, [arXiv {number}](https://arxiv.org/abs/{number})" for name, number in used
     )

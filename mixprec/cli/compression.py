@@ -53,7 +53,7 @@ def compress(
     from mixprec.compress.options import SolveOptions
     from mixprec.core.devices import check_float64
     from mixprec.core.progress import bar
-    from mixprec.plan.schema import NEEDS_HESSIAN
+    from mixprec.plan.methods import solving
 
     check_float64(device, "compress")
     form = checkpoint_format(format)
@@ -72,7 +72,7 @@ def compress(
             samples=samples,
             tokens=tokens,
             seed=seed,
-            solves=bool(made.methods & NEEDS_HESSIAN),
+            solves=bool(solving(made.methods)),
         )
     with bar("compress", len(made.modules), "modules") as advance:
         reports = stream.compress(

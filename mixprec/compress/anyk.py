@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mixprec.compress.solving import Solved, Solver, Task
 from mixprec.numerics.codebook import CodebookQuantized, encode_codebook, kmeans, normal_float, per_column
 from mixprec.numerics.formats import WHOLE_ROW, CodebookFormat
 from mixprec.numerics.groupwise import scale_dtype_of
@@ -109,3 +110,12 @@ def _grouped(weight: Tensor, format: CodebookFormat) -> Tensor:
     size = columns if format.group_size == WHOLE_ROW else min(format.group_size, columns)
     filled = torch.cat([weight, weight[:, -1:].expand(-1, -columns % size)], 1)
     return filled.reshape(len(weight), -1, size)
+
+
+def _solve(task: Task) -> Solved:
+    format = task.treatment.format
+    assert isinstance(format, CodebookFormat)  # Treatment.problem sees to it
+    return task.rounded(anyk(task.weight, task.inputs.statistics.hessian.diagonal(), format), format)
+
+
+SOLVER = Solver(_solve)

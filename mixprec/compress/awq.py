@@ -19,7 +19,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mixprec.compress.clipping import search_clip
 from mixprec.compress.folding import Freedom
+from mixprec.compress.rtn import rtn
+from mixprec.compress.solving import Solved, Solver, Task
 from mixprec.numerics.formats import KEEP, MIN_BITS, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
 from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, fit, scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics
@@ -262,3 +265,14 @@ class _Judge:
         grid = fit(scaled, format, dtype, search=search, column_weights=costs)
         quantized = Quantized(encode(scaled, grid, format), grid)
         return dequantize(quantized, format, wide.dtype).div_(scale).sub_(wide)
+
+
+def _solve(task: Task) -> Solved:
+    weight, format = task.weight, task.grid
+    if not task.options.clip:
+        return task.rounded(rtn(weight, format), format)
+    grid = search_clip(weight, task.inputs.statistics.hessian, format)
+    return task.rounded(Quantized(encode(weight, grid, format), grid), format)
+
+
+SOLVER = Solver(_solve)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from mixprec import modules
 from mixprec.compress import awq, folding
-from mixprec.compress.methods import GroupInputs, Solved, solve
+from mixprec.compress.methods import solve
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.compress.options import SolveOptions
+from mixprec.compress.solving import GroupInputs, Solved
 from mixprec.core.errors import UserError
 from mixprec.modules import LinearModule
 from mixprec.numerics.formats import AnyFormat, Keep

@@ -17,8 +17,9 @@ from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress import awq, folding
 from mixprec.compress.block import Group, watching
-from mixprec.compress.methods import GroupInputs, solve
+from mixprec.compress.methods import solve
 from mixprec.compress.options import SolveOptions
+from mixprec.compress.solving import GroupInputs
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.source import FLOATS

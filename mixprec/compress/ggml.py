@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixprec.compress.solving import Solved, Solver, Task, plain
 from mixprec.core.errors import UserError
-from mixprec.numerics.formats import GgmlFormat
+from mixprec.numerics.formats import GgmlFormat, fitting
 from mixprec.numerics.ggml import GgmlQuantized, ggml_type
 
 _PACKAGE = "xllamacpp"
@@ -138,3 +139,14 @@ def _check_layout(library: ctypes.CDLL, name: str) -> None:
     found = (library.ggml_blck_size(kind), library.ggml_type_size(kind))
     if found != (layout.block, layout.bytes):
         raise AttributeError(f"its {name} has blocks of {found[0]} weights in {found[1]} bytes")
+
+
+def _solve(task: Task) -> Solved:
+    format = fitting(task.treatment.format, task.weight.shape[1])  # plans hold what fits, tables of candidates don't
+    if not isinstance(format, GgmlFormat):
+        return plain(task.weight)
+    importance = None if task.given is None else task.given.statistics.hessian.diagonal()
+    return task.rounded(ggml(task.weight, importance, format), format)
+
+
+SOLVER = Solver(_solve)

@@ -27,7 +27,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixprec.compress.gptq import DEFAULT_SEARCH, solve, transposed
+from mixprec.compress.gptq import DEFAULT_SEARCH, searched, solve, transposed
+from mixprec.compress.solving import Solved, Solver, Task
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import Quantized, Search, scale_dtype_of
 from mixprec.numerics.hessian import Factor
@@ -74,3 +75,12 @@ def _add_payments(columns: Tensor, factor: Factor, drift: Tensor, alpha: float, 
         columns.add_(payments)
     else:
         columns.index_add_(0, order, payments)
+
+
+def _solve(task: Task) -> Solved:
+    factor, drift = task.ordered, task.inputs.statistics.drift
+    assert drift is not None  # the walk keeps the uncompressed model's states beside the others
+    return task.rounded(gptaq(task.weight, factor, task.grid, drift, search=searched(task)), task.grid, factor)
+
+
+SOLVER = Solver(_solve, stacks=True)

@@ -17,6 +17,7 @@ from itertools import accumulate, groupby
 import torch
 from torch import Tensor
 
+from mixprec.compress.solving import Solved, Solver, Task
 from mixprec.numerics.formats import WHOLE_ROW, Format
 from mixprec.numerics.groupwise import Grid, Quantized, Search, fit, level_range, scale_dtype_of
 from mixprec.numerics.hessian import Factor
@@ -189,3 +190,16 @@ def _runs(spans: list[tuple[int, int]], start: int, stop: int) -> Iterator[tuple
     for first, last in spans:
         for column in range(max(first, start), min(last, stop), _RUN):
             yield column, min(column + _RUN, last, stop), (first, last) if column == first else None
+
+
+def searched(task: Task) -> Search | None:
+    """How a task's grids are searched."""
+    return DEFAULT_SEARCH if task.options.grid_search else None
+
+
+def _solve(task: Task) -> Solved:
+    factor = task.ordered
+    return task.rounded(gptq(task.weight, factor, task.grid, search=searched(task)), task.grid, factor)
+
+
+SOLVER = Solver(_solve, stacks=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mixprec.compress.solving import Solved, Solver, Task, plain
 from mixprec.numerics.masks import mask
 from mixprec.numerics.sparsity import Sparsity
 
@@ -14,3 +15,11 @@ from mixprec.numerics.sparsity import Sparsity
 def magnitude(weight: Tensor, sparsity: Sparsity) -> Tensor:
     """``weight`` (out, in), finite, with the smallest |w| of the whole matrix, or of each n:m group, set to zero."""
     return weight.masked_fill(mask(weight.abs(), sparsity, scope="matrix"), 0)
+
+
+def _solve(task: Task) -> Solved:
+    assert task.treatment.sparsity is not None
+    return plain(magnitude(task.weight, task.treatment.sparsity))
+
+
+SOLVER = Solver(_solve)

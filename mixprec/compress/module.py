@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mixprec.core.errors import UserError
 from mixprec.numerics.hessian import relative_output_error
-from mixprec.plan.schema import PRUNERS
+from mixprec.plan.methods import pruners
 
 
 class ModuleReport(NamedTuple):
@@ -58,7 +58,7 @@ def measure(where: str, weight: Tensor, restored: Tensor, hessian: Tensor | None
     return report._replace(
         relative_error=relative_error(weight, restored),
         output_error=None if hessian is None else _output_error(weight, restored, hessian),
-        zeros=float((restored == 0).float().mean()) if report.method in PRUNERS else 0.0,
+        zeros=float((restored == 0).float().mean()) if report.method in pruners() else 0.0,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from mixprec.compress.solving import Solved, Solver, Task
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import Quantized, quantize
 
@@ -14,3 +15,10 @@ from mixprec.numerics.groupwise import Quantized, quantize
 def rtn(weight: torch.Tensor, format: Format) -> Quantized:
     """Codes and grid of ``weight`` (out, in), finite; scales in the 16-bit type of its checkpoint."""
     return quantize(weight, format)
+
+
+def _solve(task: Task) -> Solved:
+    return task.rounded(rtn(task.weight, task.grid), task.grid)
+
+
+SOLVER = Solver(_solve)

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec.numerics.formats import WHOLE_ROW, Format
+from mixprec.compress.solving import Solved, Solver, Task, plain
+from mixprec.numerics.formats import WHOLE_ROW, Format, Keep
 from mixprec.numerics.groupwise import Grid, Quantized, dequantize, fit, scale_dtype_of
 from mixprec.numerics.hessian import Factor
 from mixprec.numerics.masks import lowest
@@ -281,3 +282,23 @@ def _rowwise(left: Tensor, right: Tensor) -> Tensor:
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
     """above / below, 0 where a row is solved already and both vanish."""
     return torch.where(below > 0, above / below, torch.zeros_like(above))
+
+
+def _solve(task: Task) -> Solved:
+    weight, sparsity, options = task.weight, task.treatment.sparsity, task.options
+    assert sparsity is not None
+    format = None if isinstance(task.treatment.format, Keep) else task.grid
+    factor, hessian = task.inputs.factor(), task.inputs.statistics.hessian
+    found = sparsegpt(weight, factor, sparsity, None if options.refine else format)
+    if options.refine:
+        moved = refine(weight, found.weight, found.mask, hessian, steps=options.refine, damping=options.damping)
+        found = found._replace(weight=moved)
+        if format is not None:
+            scales = scale_dtype_of(weight.dtype)
+            found = sparsegpt(moved, factor, sparsity, format, mask=found.mask, scale_dtype=scales)
+    if format is None or found.quantized is None:
+        return plain(found.weight.to(weight.dtype), factor)
+    return task.rounded(found.quantized, format, factor)
+
+
+SOLVER = Solver(_solve)

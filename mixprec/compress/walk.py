@@ -19,7 +19,8 @@ from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
 from mixprec.models.source import COMPUTABLE, FLOATS, Source
 from mixprec.modules import EMBEDDING, NORM, Inventory
-from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Method, Plan
+from mixprec.plan.methods import Method
+from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Plan
 from mixprec.walk import blocks
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mixprec.compress.solving import Solved, Solver, Task, plain
 from mixprec.numerics.masks import mask
 from mixprec.numerics.sparsity import Sparsity
 
@@ -24,3 +25,11 @@ def wanda(weight: Tensor, hessian_diagonal: Tensor, sparsity: Sparsity) -> Tenso
     wide = torch.promote_types(weight.dtype, torch.float32)
     scores = weight.to(wide).abs() * hessian_diagonal.to(wide).sqrt()
     return weight.masked_fill(mask(scores, sparsity, scope="row"), 0)
+
+
+def _solve(task: Task) -> Solved:
+    assert task.treatment.sparsity is not None
+    return plain(wanda(task.weight, task.inputs.statistics.hessian.diagonal(), task.treatment.sparsity))
+
+
+SOLVER = Solver(_solve)

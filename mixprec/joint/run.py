@@ -26,7 +26,8 @@ from mixprec.plan import sensitivity
 from mixprec.plan.budget import Problem, as_plan, budget_problem, damages_of
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.knapsack import solve
-from mixprec.plan.schema import Method, Plan, save_plan
+from mixprec.plan.methods import Method
+from mixprec.plan.schema import Plan, save_plan
 from mixprec.plan.sensitivity import ALL, Choice, Sensitivity
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.run import Subject

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from mixprec.plan.schema import Method
+from mixprec.plan.methods import Method
 
 #: What compresses: mixprec's own methods, or a peer.
 Engine = Literal["mixprec", "gptqmodel", "llmcompressor", "autoround", "modelopt"]

@@ -35,7 +35,9 @@ from mixprec.models.source import Source, open_source
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import Keep
 from mixprec.peers import METHODS, client
-from mixprec.plan.schema import NEEDS_INPUTS, Method, Plan, Treatment, check_modules
+from mixprec.plan.methods import METHODS as RECORDS
+from mixprec.plan.methods import Method, needing_inputs
+from mixprec.plan.schema import Plan, Treatment, check_modules
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Peer:
 
     def needs_inputs(self, method: Method) -> bool:
         """Whether it looks at calibration data for plans with this method."""
-        return self.name == "autoround" or method in NEEDS_INPUTS
+        return self.name == "autoround" or bool(needing_inputs([method]))
 
     def request(self, plan: Plan, inventory: Inventory) -> dict[str, Any]:
         """What of its job comes from the plan: method, and the plan's text or one sparsity for all modules.
@@ -57,7 +59,7 @@ class Peer:
         if plan.method not in METHODS[self.name]:
             known = ", ".join(METHODS[self.name])
             raise UserError(f"engine: {self.name} has no method {plan.method}; it has {known}; choose another engine")
-        if plan.method == "sparsegpt":
+        if RECORDS[plan.method].prunes:
             return {"method": plan.method, "sparsity": _one_sparsity(plan, self.name)}
         text = TARGETS[self.name](plan, inventory, plan.method)
         return {"method": "autoround" if self.name == "autoround" else plan.method, "plan_text": text}

@@ -15,6 +15,7 @@ from mixprec.evaluate.scoring import RULES
 from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import CodebookFormat, Format
+from mixprec.plan.methods import METHODS
 from mixprec.plan.schema import Plan
 from mixprec.recipe import ModelSpec
 
@@ -97,7 +98,7 @@ def _compression(plan: Plan, inventory: Inventory) -> str:
     found: dict[tuple[str, bool], None] = {}
     for address in plan.changed:
         treatment = plan.treatments[address]
-        name = treatment.method.upper() if treatment.method in ("rtn", "gptq", "gptaq", "awq") else treatment.method
+        name = METHODS[treatment.method].title
         if isinstance(treatment.format, CodebookFormat):
             name = f"{treatment.format.bits}-bit ANY{treatment.format.bits}"
         elif isinstance(treatment.format, Format):

@@ -20,7 +20,7 @@ from mixprec.models.load import LoadedModel, load_model
 from mixprec.models.locate import fetch
 from mixprec.models.tokenizer import load_encoder
 from mixprec.pipeline.annotating import annotate_traces
-from mixprec.plan.schema import NEEDS_HESSIAN
+from mixprec.plan.methods import solving
 from mixprec.recipe import Recipe, TracesSpec
 from mixprec.traces import spans, store
 
@@ -81,7 +81,7 @@ class Context:
         found = calibration_data.load(
             spec, encoder, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
         )
-        widest = self.inventory.widest_input if self.recipe.methods & NEEDS_HESSIAN else None
+        widest = self.inventory.widest_input if solving(self.recipe.methods) else None
         for warning in calibration_data.warnings(found, widest, config.hidden_size):
             console.print(warning)
         known = {source["sha256"] for source in found.described["sources"] if "sha256" in source}

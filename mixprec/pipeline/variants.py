@@ -20,7 +20,8 @@ from mixprec.pipeline.benchmarks import Benchmarks, labels_of
 from mixprec.pipeline.context import Context
 from mixprec.pipeline.evaluation import Evaluator
 from mixprec.plan import bits
-from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Plan, save_plan
+from mixprec.plan.methods import needing_inputs, using_inputs
+from mixprec.plan.schema import Plan, save_plan
 
 
 def variant(
@@ -71,8 +72,8 @@ def peer_of(run: Context, name: str) -> Peer | None:
 def _calibrating(run: Context, name: str, plan: Plan) -> Calibration | None:
     """The calibration data of a variant's compression; None for methods that need none."""
     peer = peer_of(run, name)
-    inputs = NEEDS_INPUTS if run.recipe.compress.calibration is None else USES_INPUTS
-    needed = peer.needs_inputs(plan.method) if peer else bool(plan.methods & inputs)
+    look = needing_inputs if run.recipe.compress.calibration is None else using_inputs
+    needed = peer.needs_inputs(plan.method) if peer else bool(look(plan.methods))
     return run.calibration if needed else None
 
 

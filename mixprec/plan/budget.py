@@ -26,8 +26,9 @@ from mixprec.numerics.formats import WORD
 from mixprec.plan import bits, controls, mixtures
 from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
 from mixprec.plan.knapsack import Unit, solve
+from mixprec.plan.methods import Method
 from mixprec.plan.relative import Importance, relative_importance
-from mixprec.plan.schema import Method, ModulePlan, Plan, Treatment, fitted
+from mixprec.plan.schema import ModulePlan, Plan, Treatment, fitted
 from mixprec.plan.sensitivity import ALL, Choice, Sensitivity
 
 

@@ -12,7 +12,8 @@ from mixprec.modules import Inventory
 from mixprec.plan import bits
 from mixprec.plan.budget import as_plan, budget_plan, pins
 from mixprec.plan.budgetspec import MEASURES, BudgetSpec
-from mixprec.plan.schema import Method, Plan
+from mixprec.plan.methods import Method
+from mixprec.plan.schema import Plan
 from mixprec.plan.sensitivity import Choice, Sensitivity
 
 

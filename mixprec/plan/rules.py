@@ -21,8 +21,9 @@ from mixprec.numerics.sparsity import Sparsity
 from mixprec.plan.alphapruning import EPSILON, allocate, by_block
 from mixprec.plan.budget import FileSize, budget_plan, importance_table
 from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
+from mixprec.plan.methods import Method
 from mixprec.plan.relative import ALL, Importance, summed_importance
-from mixprec.plan.schema import FormatText, Method, ModulePlan, Plan, SparsityText, Strict, fitted
+from mixprec.plan.schema import FormatText, ModulePlan, Plan, SparsityText, Strict, fitted
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.plan.units import draw_others, lowest, units
 

@@ -26,17 +26,10 @@ from mixprec.numerics.formats import (
     parse_ggml,
 )
 from mixprec.numerics.sparsity import Sparsity, parse_sparsity
+from mixprec.plan.methods import METHODS, Method, needing_inputs, pruners, using_inputs
 
-#: Names of the compression methods a plan may ask for (mixprec/compress/methods.py has them).
-Method = Literal["rtn", "gptq", "gptaq", "awq", "anyk", "ggml", "sparsegpt", "wanda", "magnitude"]
-#: Methods that look at a linear's inputs; the others need no calibration data.
-NEEDS_INPUTS: frozenset[Method] = frozenset({"gptq", "gptaq", "awq", "anyk", "sparsegpt", "wanda"})
-#: Methods that solve with all second moments of the inputs; the others that look at inputs take each one by itself.
-NEEDS_HESSIAN: frozenset[Method] = frozenset({"gptq", "gptaq", "awq", "sparsegpt"})
-#: Methods that look at a linear's inputs where there is calibration data.
-USES_INPUTS: frozenset[Method] = NEEDS_INPUTS | {"ggml"}
-#: Methods that set weights to zero.
-PRUNERS: tuple[Method, ...] = ("sparsegpt", "wanda", "magnitude")
+#: As sets, for the walk through blocks.
+NEEDS_INPUTS, USES_INPUTS = needing_inputs(METHODS), using_inputs(METHODS)
 
 
 def _parsed(parse: Callable[[str], Any], *kinds: type) -> BeforeValidator:
@@ -81,21 +74,24 @@ class Treatment(Strict):
         """Why no method can do this, or None."""
         if not self.changes:
             return None
-        codebook = isinstance(self.format, CodebookFormat)
-        if codebook != (self.method == "anyk"):
-            return f"format {self.format} and method {self.method} don't go together; any4 and any3 need method anyk"
-        if not isinstance(self.format, Keep) and isinstance(self.format, GgmlFormat) != (self.method == "ggml"):
-            return (
-                f"format {self.format} and method {self.method} don't go together; llama.cpp's types, such as q4_k, "
-                "and method ggml need one another"
-            )
-        if self.sparsity is not None and self.method not in PRUNERS:
-            return f"method {self.method} sets no weights to zero; sparsity needs {', '.join(PRUNERS)}"
-        if self.sparsity is None and self.method in PRUNERS:
+        method, rounds, kind = METHODS[self.method], not isinstance(self.format, Keep), type(self.format)
+        for other in METHODS.values():
+            if rounds and other.apart and (other is method) != (kind in other.formats):
+                return f"format {self.format} and method {self.method} don't go together; {other.apart}"
+        if self.sparsity is not None and not method.prunes:
+            return f"method {self.method} sets no weights to zero; sparsity needs {', '.join(pruners())}"
+        if self.sparsity is None and method.prunes:
             return f"method {self.method} needs a sparsity, such as 0.5 or 2:4"
-        if self.sparsity is not None and not isinstance(self.format, Keep) and self.method != "sparsegpt":
-            return f"method {self.method} does not quantize; sparsegpt prunes and quantizes jointly"
+        if rounds and kind not in method.formats:
+            both = ", ".join(name for name, each in pruners().items() if kind in each.formats)
+            return f"method {self.method} does not quantize; {both} prunes and quantizes jointly"
         return None
+
+    @property
+    def on_original_inputs(self) -> Treatment:
+        """What this is where a linear's inputs are those of the uncompressed model."""
+        other = METHODS[self.method].on_original_inputs
+        return self if other is None else self.model_copy(update={"method": other})
 
 
 class ModulePlan(Strict):

@@ -19,7 +19,8 @@ from mixprec.core.errors import UserError, from_pydantic
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import KEEP, AnyFormat, parse_format
 from mixprec.numerics.sparsity import Sparsity, parse_sparsity
-from mixprec.plan.schema import Method, Strict
+from mixprec.plan.methods import Method
+from mixprec.plan.schema import Strict
 
 #: ``target`` of damage on all tokens.
 ALL = "all"

@@ -16,8 +16,9 @@ from mixprec.core.errors import UserError
 from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
 from mixprec.peers import Engine
+from mixprec.plan.methods import Method
 from mixprec.plan.rules import PlanSpec
-from mixprec.plan.schema import GgmlText, Method
+from mixprec.plan.schema import GgmlText
 from mixprec.traces.annotate import Rule
 
 

@@ -9,8 +9,9 @@ from mixprec.core.errors import UserError
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.peers import METHODS, Engine
 from mixprec.plan.budgetspec import SENSITIVITY
+from mixprec.plan.methods import Method, needing_inputs
 from mixprec.plan.rules import PlanSpec, needs_importance, tables_wanted
-from mixprec.plan.schema import NEEDS_INPUTS, Method, Treatment
+from mixprec.plan.schema import Treatment
 from mixprec.recipe.parts import (
     CheckpointSpec,
     CompressSpec,
@@ -177,8 +178,8 @@ class Recipe(Part):
     def _calibrated(self) -> list[str]:
         """Methods in the plans, and engines, that need calibration data."""
         engines = {self.engine_of(variant) for variant in self.all_variants.values()} & {"autoround"}
-        methods = self._planned & NEEDS_INPUTS
-        return [*(f"method {method}" for method in sorted(methods)), *(f"engine {engine}" for engine in engines)]
+        methods = sorted(needing_inputs(self._planned))
+        return [*(f"method {method}" for method in methods), *(f"engine {engine}" for engine in engines)]
 
     def engine_of(self, variant: Variant) -> Engine:
         """Who compresses a variant."""

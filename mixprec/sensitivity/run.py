@@ -36,7 +36,8 @@ from mixprec.models.load import load_model
 from mixprec.models.tokenizer import load_encoder
 from mixprec.modules import EMBEDDING, NORM
 from mixprec.plan import sensitivity
-from mixprec.plan.schema import Method, Treatment
+from mixprec.plan.methods import Method
+from mixprec.plan.schema import Treatment
 from mixprec.plan.sensitivity import ALL, Sensitivity
 from mixprec.sensitivity import cells, evidence, scorers
 from mixprec.sensitivity.cells import Cell

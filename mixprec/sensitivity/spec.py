@@ -16,8 +16,9 @@ from pydantic import Field, model_validator
 
 from mixprec.calibration.spec import Behaviour
 from mixprec.core.errors import UserError
+from mixprec.plan.methods import Method
 from mixprec.plan.rules import Selectors
-from mixprec.plan.schema import Method, Strict, Treatment
+from mixprec.plan.schema import Strict, Treatment
 from mixprec.plan.sensitivity import Choice, ChoiceText
 
 Scorer = Literal[

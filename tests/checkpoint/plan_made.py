@@ -7,8 +7,9 @@ from typing import Any
 
 from mixprec import modules
 from mixprec.models.config import load_config
+from mixprec.plan.methods import Method
 from mixprec.plan.rules import PlanSpec, build_plan
-from mixprec.plan.schema import Method, Plan
+from mixprec.plan.schema import Plan
 
 #: Every matrix has rows and columns in multiples of 32, as GPTQ's readers want.
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}

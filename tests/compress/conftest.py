@@ -11,8 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mixprec import modules
 from mixprec.models.config import load_config
+from mixprec.plan.methods import Method
 from mixprec.plan.rules import PlanSpec, build_plan
-from mixprec.plan.schema import Method, Plan
+from mixprec.plan.schema import Plan
 
 _SHAPE = {
     "hidden_size": 32,

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mixprec.compress import clipping
 from mixprec.compress.clipping import CLIP, search_clip
-from mixprec.compress.methods import GroupInputs, solve
+from mixprec.compress.methods import solve
 from mixprec.compress.options import SolveOptions
+from mixprec.compress.solving import GroupInputs
 from mixprec.numerics.formats import WHOLE_ROW, Format
 from mixprec.numerics.groupwise import Grid, Quantized, Search, dequantize, encode, fit, quantize
 from mixprec.numerics.statistics import InputStatistics

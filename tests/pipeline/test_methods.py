@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import tiny
@@ -12,9 +12,10 @@ import yaml
 from mixprec import pipeline
 from mixprec import recipe as recipes
 from mixprec.core.errors import UserError
-from mixprec.plan.schema import Method
+from mixprec.plan.methods import METHODS as RECORDS
+from mixprec.plan.methods import Method
 
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS: tuple[Method, ...] = tuple(RECORDS)
 #: Kinds of candidates, two of each, and the methods that can make both. The rows of this model don't fit q4_k.
 CHOICES: dict[str, tuple[list[str], set[Method]]] = {
     "grids": (["w3g16", "w4g16"], {"rtn", "gptq", "gptaq", "awq"}),
