@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint import check
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.licences import front_matter, licence_of
 from mixprec.checkpoint.runtimes import RUNTIMES
-from mixprec.core.errors import UserError
 from mixprec.core.escaping import markdown, markdown_block, markdown_code
+from mixprec.core.hubid import checked_id, is_hub_id
 from mixprec.models.locate import BUNDLED, BUNDLED_ID, BUNDLED_LICENCE
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import CodebookFormat, Format
@@ -107,28 +105,13 @@ def base_model(model: str, source: Path, given: str | None = None) -> str | None
         return BUNDLED_ID
     if found := _CACHED.search(source.as_posix() + "/"):
         return "/".join(found.groups())
-    if not Path(model).expanduser().exists() and _is_id(model):
+    if not Path(model).expanduser().exists() and is_hub_id(model):
         return model
     front = front_matter(source)
     named = front.get("base_model")
     first = named[0] if isinstance(named, list) and named else named
     quantized = front.get("base_model_relation") == "quantized"
-    return first if quantized and isinstance(first, str) and _is_id(first) else None
-
-
-def checked_id(text: str) -> str:
-    """``text``. Raises UserError where it is no id of the hub."""
-    if not _is_id(text):
-        raise UserError(f"base model: {text!r} is no id of the hub; write owner/name")
-    return text
-
-
-def _is_id(text: str) -> bool:
-    try:
-        validate_repo_id(text)
-    except HFValidationError:
-        return False
-    return text.count("/") == 1
+    return first if quantized and isinstance(first, str) and is_hub_id(first) else None
 
 
 def _licence(model: str, source: Path) -> dict[str, str]:

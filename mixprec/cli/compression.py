@@ -51,7 +51,7 @@ def compress(
     from mixprec.checkpoint.formats import checkpoint_format
     from mixprec.compress import stream
     from mixprec.compress.options import SolveOptions
-    from mixprec.core.devices import check_float64
+    from mixprec.core.float64 import check_float64
     from mixprec.core.progress import bar
     from mixprec.plan.methods import solving
 
@@ -132,7 +132,7 @@ def evaluate(
     """Compare a compressed model with its original: perplexity, KL, agreement, per behaviour too."""
     from mixprec import pipeline
     from mixprec.core import artifacts
-    from mixprec.core.devices import check_float64
+    from mixprec.core.float64 import check_float64
     from mixprec.evaluate import fidelity, metrics, passages
     from mixprec.evaluate import reference as predictions
     from mixprec.models import locate

@@ -27,15 +27,6 @@ def _has(device: torch.device) -> bool:
     return bool(module.is_available()) and (device.index or 0) < module.device_count()
 
 
-def check_float64(device: str, what: str) -> None:
-    """Raises UserError for a ``device`` that has no float64, in which ``what`` is computed."""
-    if device.partition(":")[0] == "mps":
-        raise UserError(
-            f"device: {device}: {what} needs float64, which this device doesn't have; use cpu or cuda. "
-            "Attribution, traces and benchmarks run on mps"
-        )
-
-
 def one_device(name: str) -> str:
     """A single device for what can't be spread over several: of ``auto`` the first GPU, or the CPU."""
     if name != "auto":

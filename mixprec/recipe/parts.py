@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mixprec.calibration.spec import CalibrationSpec
-from mixprec.checkpoint.base import CheckpointFormat
-from mixprec.checkpoint.formats import FormatName, checkpoint_format
-from mixprec.checkpoint.modelcard import checked_id
+from mixprec.checkpoint.names import FormatName, check_format
 from mixprec.checkpoint.runtimes import DeviceName, RuntimeName
 from mixprec.compress.options import SolveOptions
 from mixprec.core.errors import UserError
+from mixprec.core.hubid import checked_id
 from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
 from mixprec.peers import Engine
@@ -20,6 +19,9 @@ from mixprec.plan.methods import Method
 from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import GgmlText
 from mixprec.traces.annotate import Rule
+
+if TYPE_CHECKING:
+    from mixprec.checkpoint.base import CheckpointFormat
 
 
 class Part(BaseModel):
@@ -103,13 +105,15 @@ class CheckpointSpec(Part):
 
     @property
     def written(self) -> CheckpointFormat:
-        """How it is written. Raises UserError for what can't be."""
+        """How it is written."""
+        from mixprec.checkpoint.formats import checkpoint_format  # brings torch, which reading a recipe doesn't need
+
         return checkpoint_format(self.format, embedding=self.embedding, head=self.head)
 
     @model_validator(mode="after")
     def _possible(self) -> CheckpointSpec:
         try:
-            self.written  # noqa: B018 (what it raises)
+            check_format(self.format, self.embedding, self.head)
         except UserError as problem:
             raise ValueError(str(problem)) from None
         return self

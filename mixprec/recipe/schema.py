@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from mixprec.core.devices import check_float64
 from mixprec.core.errors import UserError
+from mixprec.core.float64 import check_float64
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.peers import METHODS, Engine
 from mixprec.plan.budgetspec import SENSITIVITY
