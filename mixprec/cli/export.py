@@ -99,7 +99,7 @@ def imatrix(
     outside = (modules.EMBEDDING, modules.NORM)
     opened = blocks.open_blocks(model, revision=revision, dtype=dtype, device=device, outside=outside)
     with bar("imatrix", len(inventory.linears), "modules") as advance:
-        squares, count = mean_squares(opened, inventory, found, advance)
+        squares, count = mean_squares(opened, inventory, found, to, advance)
     datasets = [source for source in (text, traces) if source]
     write_imatrix(to, squares, config, tokens=count, chunk=tokens, datasets=datasets)
     out.print(f"{to}: {len(squares)} modules, {count} tokens", soft_wrap=True)

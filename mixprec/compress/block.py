@@ -1,16 +1,16 @@
 """One decoder block: every group of linears that share an input gets one Hessian and one solve.
 
-The calibration set goes through the block once. When it reaches a group, the inputs' statistics are taken, the group's
-modules are compressed and get their new weights, and the pass goes on: every module is solved for the inputs that it
-will have in the compressed model, behind compressed modules of the same block too ("true sequential" in GPTQ's
-released code). AWQ looks at the uncompressed block first, GPTAQ at the uncompressed model's.
+A micro-batch of samples goes through the block once. When it reaches a group, the other micro-batches are taken there
+too, the inputs' statistics are taken, the group's modules are compressed and get their new weights, and the pass goes
+on: every module is solved for the inputs that it will have in the compressed model, behind compressed modules of the
+same block too ("true sequential" in GPTQ's released code). AWQ looks at the uncompressed block first, GPTAQ at the
+uncompressed model's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,41 +25,20 @@ from mixprec.core.errors import UserError
 from mixprec.modules import LinearModule
 from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.numerics.groupwise import scale_dtype_of
-from mixprec.numerics.statistics import InputStatistics, InputSums
+from mixprec.numerics.statistics import InputStatistics
+from mixprec.plan.methods import METHODS
 from mixprec.plan.schema import USES_INPUTS, Treatment
-
-#: Rows of inputs that are turned to float32 at once.
-_ROWS = 16_384
-
-Group = Sequence[LinearModule]
-
-
-class Flow(NamedTuple):
-    """The calibration samples on their way: ``hidden`` (N, T, hidden), behind the compressed blocks so far.
-
-    ``full``: the same in the uncompressed model, where a method asks for it. ``weights`` (N, T) of the tokens, or None
-    for equal ones. ``contexts``: each block's other arguments.
-    """
-
-    hidden: Tensor
-    full: Tensor | None
-    weights: Tensor | None
-    contexts: list[dict[str, Any]]
-
-    def through(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
-        """The output (N, T, hidden) of the model's block number ``index``."""
-        output: Tensor = block(hidden, **self.contexts[index])
-        return output
+from mixprec.walk.hooks import Group, watching
+from mixprec.walk.samples import FULL, Gathering, Samples, Seen
 
 
 class BlockResult(NamedTuple):
     """``solved``: address -> what a method made of the module. ``folded``: other parameters that AWQ changed, by name
-    within the block. ``flow``: what enters the next block."""
+    within the block."""
 
     solved: dict[str, Solved]
     folded: set[str]
     reports: dict[str, ModuleReport]
-    flow: Flow | None
 
 
 @torch.no_grad()
@@ -69,7 +48,7 @@ def compress_block(
     groups: Sequence[Group],
     treatments: Mapping[str, Treatment],
     stored: Mapping[str, torch.dtype],
-    flow: Flow | None,
+    samples: Samples | None,
     options: SolveOptions,
     on_module: OnModule | None = None,
 ) -> BlockResult:
@@ -77,30 +56,17 @@ def compress_block(
 
     ``architecture``: the model's type. ``groups``: the block's linears, those that share an input together, in the
     order in which they work. ``stored``: the type of each parameter in the checkpoint, by its name within the block.
-    Without ``flow`` only methods that need no inputs work.
+    ``samples`` end behind the block; without them only methods that need no inputs work.
 
     Raises UserError for inputs that are NaN or infinite, and for weights that a format can't hold.
     """
     work = _Work(block, architecture, groups, treatments, stored, options, on_module)
-    if flow is None:
+    if samples is None:
         for group in groups:
             work.compress(group, None)
-        return BlockResult(work.solved, set(), work.reports, None)
-    index = groups[0][0].layer - 1
-    full = flow.full
-    full_inputs: dict[int, Tensor] = {}
-    if full is not None:
-        with watching(block, groups, full_inputs.__setitem__):
-            full = flow.through(index, block, full)
-    if any(treatments[module.address].method == "awq" for group in groups for module in group):
-        work.fold(flow, index)
-
-    def reach(number: int, inputs: Tensor) -> None:
-        work.reach(groups[number], inputs, flow.weights, full_inputs.pop(number, None))
-
-    with watching(block, groups, reach):
-        hidden = flow.through(index, block, flow.hidden)
-    return BlockResult(work.solved, work.folded, work.reports, flow._replace(hidden=hidden, full=full))
+    else:
+        work.walk(samples, groups[0][0].layer - 1)
+    return BlockResult(work.solved, work.folded, work.reports)
 
 
 class _Work:
@@ -124,15 +90,44 @@ class _Work:
         self._block, self._groups, self._treatments, self._stored = block, groups, treatments, stored
         self._options, self._on_module = options, on_module
 
-    def reach(self, group: Group, inputs: Tensor, weights: Tensor | None, full: Tensor | None) -> None:
-        """Compress a group whose inputs (N, T, in) are there; ``full``: those of the uncompressed model."""
-        methods = {self._treatments[module.address].method for module in group if self._changes(module)}
-        if not methods & USES_INPUTS:
-            self.compress(group, None)
-            return
-        sums = InputSums(inputs.shape[-1], drift=full is not None, device=inputs.device)
-        _add(sums, inputs, weights, full)
-        statistics = sums.result()
+    def walk(self, samples: Samples, index: int) -> None:
+        """Compress group after group and take the samples behind the block, the model's number ``index``."""
+        methods = [{self._treatments[m.address].method for m in group if self._changes(m)} for group in self._groups]
+        drifts = [any(METHODS[name].needs.original_states for name in each) for each in methods]
+        if FULL in samples.streams:
+            self._remember_full(samples, index, drifts)
+        if any("awq" in each for each in methods):
+            self._fold(samples, index)
+        *before, last = range(len(samples.batches))
+
+        def reach(number: int, inputs: Tensor) -> None:
+            group, drift = self._groups[number], drifts[number]
+            if not methods[number] & USES_INPUTS:
+                self.compress(group, None)
+                return
+            sums = Gathering(group[0].in_features, samples.piece, drift=drift, device=inputs.device)
+            for each in (*before, last):
+                given = inputs if each == last else samples.inputs(each, index, self._block, group)
+                full = samples.states.pop((number, each)) if drift else None
+                sums.add(Seen(given, samples.weights(each), full))
+            self._solve(group, sums.result())
+
+        with watching(self._block, self._groups, reach):
+            samples.move(last, index, self._block)
+        for each in before:
+            samples.move(each, index, self._block)
+
+    def _remember_full(self, samples: Samples, index: int, wanted: Sequence[bool]) -> None:
+        """Keep the inputs of the ``wanted`` groups in the uncompressed model, under (group, number of the batch)."""
+
+        def keep(batch: int, number: int, inputs: Tensor) -> None:
+            if wanted[number]:
+                samples.states[number, batch] = inputs
+
+        samples.run(index, self._block, self._groups, keep, stream=FULL)
+
+    def _solve(self, group: Group, statistics: InputStatistics) -> None:
+        """Compress a group by its inputs."""
         if not torch.isfinite(statistics.hessian).all():
             raise UserError(
                 f"{group[0].address}: its inputs are NaN or infinite on the calibration data; compute in float32 "
@@ -158,16 +153,14 @@ class _Work:
                 self._on_module(module.address, report)
         self.solved |= solved
 
-    def fold(self, flow: Flow, index: int) -> None:
+    def _fold(self, samples: Samples, index: int) -> None:
         """AWQ: search a scale for each group's inputs on the uncompressed block, and fold it in."""
-        sums = [InputSums(group[0].in_features, device=flow.hidden.device) for group in self._groups]
-        with watching(self._block, self._groups, lambda number, inputs: _add(sums[number], inputs, flow.weights)):
-            flow.through(index, self._block, flow.hidden)
+        statistics = samples.statistics(index, self._block, self._groups)
         kept = {m.kind for group in self._groups for m in group if isinstance(self._format(m), Keep)}
         found = {}
-        for group, seen in zip(self._groups, sums, strict=True):
+        for group, seen in zip(self._groups, statistics, strict=True):
             if any(self._treatments[module.address].method == "awq" and self._changes(module) for module in group):
-                found[tuple(module.kind for module in group)] = self._search_scale(group, seen.result(), kept)
+                found[tuple(module.kind for module in group)] = self._search_scale(group, seen, kept)
         # Only now: v and up belong to two groups each, and are searched as they are.
         for kinds, scale in found.items():
             stored = self._stored[f"{modules.KINDS[kinds[0]]}.weight"]
@@ -222,31 +215,3 @@ def _linear(block: nn.Module, module: LinearModule) -> nn.Linear:
     linear = block.get_submodule(modules.KINDS[module.kind])
     assert isinstance(linear, nn.Linear)
     return linear
-
-
-def _add(sums: InputSums, inputs: Tensor, weights: Tensor | None, full: Tensor | None = None) -> None:
-    """Add inputs (N, T, in) some samples at a time."""
-    step = max(1, _ROWS // inputs.shape[1])
-    for start in range(0, len(inputs), step):
-        where = slice(start, start + step)
-        sums.add(inputs[where], None if weights is None else weights[where], None if full is None else full[where])
-
-
-@contextmanager
-def watching(block: nn.Module, groups: Sequence[Group], call: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """Call ``call(number of the group, inputs)`` before the first linear of each group that the pass inside reaches."""
-    reached: set[int] = set()
-
-    def reach(number: int, inputs: Tensor) -> None:
-        if number not in reached:
-            reached.add(number)
-            call(number, inputs)
-
-    with ExitStack() as stack:
-        for number, group in enumerate(groups):
-            for module in group:
-                hook = _linear(block, module).register_forward_pre_hook(
-                    lambda _module, arguments, number=number: reach(number, arguments[0])
-                )
-                stack.callback(hook.remove)
-        yield

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress import awq, folding
-from mixprec.compress.block import Group, watching
 from mixprec.compress.methods import solve
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.solving import GroupInputs
@@ -24,9 +23,13 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.source import FLOATS
 from mixprec.numerics.groupwise import scale_dtype_of
-from mixprec.numerics.statistics import InputStatistics, InputSums
+from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.schema import USES_INPUTS, Treatment
 from mixprec.walk import blocks
+from mixprec.walk.hooks import Group
+from mixprec.walk.samples import Samples
+from mixprec.walk.states import MEMORY_GB, States
+from mixprec.walk.walk import walk
 
 #: Candidate's name -> what it does to a module.
 Treatments = Mapping[str, Treatment]
@@ -81,10 +84,12 @@ def make(
     options: SolveOptions,
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
+    memory_gb: float = MEMORY_GB,
 ) -> Candidates:
     """Solve all modules of the model in ``opened`` for all ``treatments``, into ``folder``.
 
-    ``identity``: the model's. ``advance`` is told of each module that is done.
+    ``identity``: the model's. ``advance`` is told of each module that is done. ``memory_gb``: 10^9
+    bytes of calibration states in memory; more of them go to the disk.
 
     Raises UserError for inputs that are NaN or infinite and weights that a format can't hold.
     """
@@ -98,7 +103,7 @@ def make(
         groups.setdefault(group[0].layer, []).append(group)
     done = [layer for layer in groups if artifacts.is_made(_file(folder, layer), stamp)]
     if len(done) < len(groups):
-        _walk(opened, groups, done, treatments, calibration, options, folder, stamp, advance)
+        _walk(opened, groups, done, treatments, calibration, options, folder, stamp, int(memory_gb * 1e9), advance)
     else:
         advance(len(inventory.linears))
     return Candidates(folder, list(treatments), stamp)
@@ -114,26 +119,20 @@ def _walk(
     options: SolveOptions,
     folder: Path,
     stamp: str,
+    memory: int,
     advance: Callable[[int], None],
 ) -> None:
-    hidden = blocks.block_inputs(opened.model, calibration.tokens).hidden
-    contexts = blocks.block_inputs(opened.model, calibration.tokens[:1]).contexts
-    weights = None if calibration.weights is None else calibration.weights.to(hidden.device)
-    for layer, here in groups.items():
-        with opened.block(layer - 1) as block:
-            if layer in done:
-                hidden = _through(block, contexts[layer - 1], hidden)
+    with artifacts.scratch(folder / "states") as spilled:
+        samples = Samples(opened.model, calibration, States(memory, spilled), 1, piece=1)
+
+        def visit(index: int, block: nn.Module) -> None:
+            here = groups[index + 1]
+            if index + 1 in done:
+                samples.run(index, block)
             else:
-                sums = [InputSums(group[0].in_features, device=hidden.device) for group in here]
-
-                def add(number: int, inputs: Tensor, sums: list[InputSums] = sums, rows: slice = slice(0)) -> None:
-                    sums[number].add(inputs, None if weights is None else weights[rows])
-
-                hidden = _through(block, contexts[layer - 1], hidden, here, add)
                 stored = {m.address: FLOATS[opened.source.tensors[m.weight_name].dtype] for g in here for m in g}
                 tensors: dict[str, Tensor] = {}
-                for group, seen in zip(here, sums, strict=True):
-                    statistics = seen.result()
+                for group, statistics in zip(here, samples.statistics(index, block, here, move=True), strict=True):
                     for name, tensor in restored(
                         block, opened.model.config.model_type, group, treatments, statistics, options, stored
                     ):
@@ -142,29 +141,10 @@ def _walk(
                         tensors[f"{module.address}{SEPARATOR}{MEAN_ABS}"] = statistics.mean_abs.cpu().clone()
                         square = statistics.hessian.diagonal().cpu().clone()
                         tensors[f"{module.address}{SEPARATOR}{MEAN_SQUARE}"] = square
-                artifacts.save_tensors(_file(folder, layer), tensors, {"stamp": stamp})
-        advance(sum(len(group) for group in here))
+                artifacts.save_tensors(_file(folder, index + 1), tensors, {"stamp": stamp})
+            advance(sum(len(group) for group in here))
 
-
-def _through(
-    block: nn.Module,
-    context: Mapping[str, object],
-    hidden: Tensor,
-    groups: Sequence[Group] = (),
-    call: Callable[..., None] | None = None,
-) -> Tensor:
-    """The block's output (N, T, hidden), one sample at a time; ``call(group, inputs, rows=…)`` sees linears' inputs."""
-    parts = []
-    for number in range(len(hidden)):
-        rows = slice(number, number + 1)
-
-        def seen(group: int, inputs: Tensor, rows: slice = rows) -> None:
-            if call is not None:
-                call(group, inputs, rows=rows)
-
-        with watching(block, groups, seen):
-            parts.append(block(hidden[rows], **context))
-    return torch.cat(parts)
+        walk(opened, range(opened.layers), visit)
 
 
 def restored(

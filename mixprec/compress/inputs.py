@@ -3,51 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixprec import modules
 from mixprec.calibration.data import Calibration
-from mixprec.compress.block import Group, watching
+from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.modules import Inventory
 from mixprec.walk import blocks
+from mixprec.walk.hooks import Group
+from mixprec.walk.samples import Samples
+from mixprec.walk.states import MEMORY_GB, States
+from mixprec.walk.walk import walk
 
 
 @torch.no_grad()
 def mean_squares(
-    opened: blocks.Blocks, inventory: Inventory, calibration: Calibration, advance: Callable[[int], None]
+    opened: blocks.Blocks,
+    inventory: Inventory,
+    calibration: Calibration,
+    beside: Path,
+    advance: Callable[[int], None] = lambda _: None,
+    memory_gb: float = MEMORY_GB,
 ) -> tuple[dict[str, Tensor], int]:
     """Module's address -> means of x_j² (in,) float32 over the calibration tokens by their weights; how many tokens.
 
-    ``advance`` is told of each module that is done. Raises UserError for inputs that are NaN or infinite.
+    ``advance`` is told of each module that is done. Beyond ``memory_gb`` 10^9 bytes calibration states lie in files
+    ``beside`` a path. Raises UserError for inputs that are NaN or infinite.
     """
-    hidden = blocks.block_inputs(opened.model, calibration.tokens).hidden
-    contexts = blocks.block_inputs(opened.model, calibration.tokens[:1]).contexts
-    weights = torch.ones(hidden.shape[:2]) if calibration.weights is None else calibration.weights.float()
+    weights = torch.ones(calibration.tokens.shape) if calibration.weights is None else calibration.weights.float()
     total = float(weights.sum(dtype=torch.float64))
     found: dict[str, Tensor] = {}
     groups: dict[int, list[Group]] = {}
     for group in modules.fused_groups(inventory):
         groups.setdefault(group[0].layer, []).append(group)
-    for layer, here in groups.items():
-        sums = [torch.zeros(group[0].in_features, dtype=torch.float64) for group in here]
-        parts = []
-        with opened.block(layer - 1) as block:
-            for number in range(len(hidden)):
-                rows = slice(number, number + 1)
+    with artifacts.scratch(beside) as spilled:
+        samples = Samples(opened.model, calibration, States(int(memory_gb * 1e9), spilled), 1)
 
-                def add(group: int, inputs: Tensor, sums: list[Tensor] = sums, rows: slice = rows) -> None:
-                    weighted = inputs.float().square() * weights[rows].to(inputs.device)[..., None]
-                    sums[group] += weighted.sum((0, 1)).cpu().double()
+        def visit(index: int, block: nn.Module) -> None:
+            here = groups[index + 1]
+            sums = [torch.zeros(group[0].in_features, dtype=torch.float64) for group in here]
 
-                with watching(block, here, add):
-                    parts.append(block(hidden[rows], **contexts[layer - 1]))
-        hidden = torch.cat(parts)
-        for shared, seen in zip(here, sums, strict=True):
-            if not torch.isfinite(seen).all():
-                raise UserError(f"{shared[0].address}: its inputs are NaN or infinite; compute in float32 or bfloat16")
-            found |= {module.address: (seen / total).float() for module in shared}
-        advance(sum(len(group) for group in here))
+            def add(number: int, group: int, inputs: Tensor) -> None:
+                weighted = inputs.float().square() * weights[samples.batches[number]].to(inputs.device)[..., None]
+                sums[group] += weighted.sum((0, 1)).cpu().double()
+
+            samples.run(index, block, here, add)
+            for shared, seen in zip(here, sums, strict=True):
+                if not torch.isfinite(seen).all():
+                    raise UserError(
+                        f"{shared[0].address}: its inputs are NaN or infinite; compute in float32 or bfloat16"
+                    )
+                found.update({module.address: (seen / total).float() for module in shared})
+            advance(sum(len(group) for group in here))
+
+        walk(opened, range(opened.layers), visit)
     return found, int((weights > 0).sum())

@@ -33,6 +33,7 @@ from mixprec.models.modelfiles import README
 from mixprec.models.source import FLOATS, Source, check_finite
 from mixprec.modules import Inventory
 from mixprec.plan.schema import Plan, check_modules
+from mixprec.walk.states import MEMORY_GB
 
 
 def compress(
@@ -48,6 +49,7 @@ def compress(
     format: CheckpointFormat = DENSE,
     on_module: OnModule | None = None,
     base_model: str | None = None,
+    memory_gb: float = MEMORY_GB,
 ) -> dict[str, ModuleReport]:
     """Write the checkpoint ``out``: ``model_id`` with its linear modules compressed as ``plan`` says.
 
@@ -56,7 +58,9 @@ def compress(
     Modules that the plan keeps and all other tensors are copied byte for byte, but for norms and biases that AWQ folds
     a scale into. The folder has the source's shards (of formats that have shards), configuration and tokenizer, and
     mixprec.json with plan and provenance; it appears when it is complete.
-    ``base_model``: the model's id on the hub, for the card. Returns address -> report in the plan's order.
+    ``base_model``: the model's id on the hub, for the card. ``memory_gb``: 10^9 bytes of calibration states in memory
+    (more of them go to the disk), and as many for what they leave inside a block. Returns address -> report in the
+    plan's order.
 
     Raises UserError for a plan that doesn't fit the checkpoint or ``format``, or needs calibration data and has none,
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
@@ -71,7 +75,7 @@ def compress(
     check_target(out, source.folder)
     check_space(out, space(format, plan, inventory, config, source))
     check_outside(source)
-    job = Job(source, inventory, plan, calibration, options, dtype, device, format)
+    job = Job(source, inventory, plan, calibration, options, dtype, device, format, memory_gb)
     if job.needs_inputs and calibration is None:
         raise UserError(
             f"method {', '.join(sorted(job.needs_inputs))} looks at the inputs of linears and needs calibration data; "

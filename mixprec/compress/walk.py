@@ -13,15 +13,19 @@ from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.target import CompressedModule
-from mixprec.compress.block import BlockResult, Flow, Group, compress_block
+from mixprec.compress.block import BlockResult, compress_block
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
 from mixprec.models.source import COMPUTABLE, FLOATS, Source
 from mixprec.modules import EMBEDDING, NORM, Inventory
-from mixprec.plan.methods import Method
+from mixprec.plan.methods import METHODS, Method
 from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Plan
 from mixprec.walk import blocks
+from mixprec.walk.hooks import Group
+from mixprec.walk.samples import FULL, OWN, Samples, batch_size
+from mixprec.walk.states import MEMORY_GB, States
+from mixprec.walk.walk import walk
 
 
 class Job(NamedTuple):
@@ -35,6 +39,7 @@ class Job(NamedTuple):
     dtype: str
     device: str
     format: CheckpointFormat
+    memory_gb: float = MEMORY_GB
 
     @property
     def needs_inputs(self) -> set[Method]:
@@ -51,30 +56,45 @@ class Walk:
     """``run`` compresses block after block; afterwards ``files`` hold what changed and ``reports`` what came of it."""
 
     def __init__(self, job: Job, folder: Path, stamp: str, on_module: OnModule | None) -> None:
-        self.files: list[Path] = []
-        self.reports: dict[str, ModuleReport] = {}
         self._job, self._folder, self._stamp, self._on_module = job, folder, stamp, on_module
         self._treatments = job.plan.treatments
+        changing = {modules.parse_address(address)[0] or 1 for address in job.plan.changed}
+        #: 1-based layer -> the file of a block that changes.
+        self._files = {layer: folder / f"{layer:05d}.safetensors" for layer in sorted(changing)}
+        self.files = list(self._files.values())
+        self.reports: dict[str, ModuleReport] = {}
 
+    @torch.no_grad()
     def run(self) -> None:
-        """All blocks up to the last one that changes. Finished ones are only passed through, to go on behind them."""
-        job = self._job
+        """All blocks up to the last one that isn't done; samples pass through finished ones to go on behind them."""
+        job, groups = self._job, self._groups()
+        left = {layer for layer, file in self._files.items() if not artifacts.is_made(file, self._stamp)}
+        for layer, here in groups.items():
+            if layer not in self._files:
+                self._report({module.address: KEPT for group in here for module in group})
+            elif layer not in left:
+                _, metadata = artifacts.load_tensors(self._files[layer])
+                self._report({address: ModuleReport(**report) for address, report in metadata["reports"].items()})
+        if not left:
+            return
         calibration = job.seen
         # The norm has no part in it, but the model that hands out the blocks' inputs ends with it.
         outside = (EMBEDDING, NORM) if calibration is not None else ()
         # Where nothing runs through the blocks, the type is only that of the arithmetic on weights.
         dtype = "float32" if calibration is None else job.dtype
         opened = blocks.open_blocks(str(job.source.folder), dtype=dtype, device=job.device, outside=outside)
-        flow = None if calibration is None else self._enter(opened, calibration)
-        left = {modules.parse_address(address)[0] for address in job.plan.changed}
-        for layer, groups in self._groups().items():
-            if layer in left:
-                left.remove(layer)
-                flow = self._compress(opened, layer, groups, flow)
-            else:
-                self._report({m.address: KEPT for group in groups for m in group})
-                if flow is not None and left:
-                    flow = self._pass(opened, layer, flow)
+        with artifacts.scratch(self._folder / "states") as spilled:
+            samples = None if calibration is None else self._enter(opened, calibration, spilled)
+
+            def visit(index: int, block: nn.Module) -> None:
+                if index + 1 in left:
+                    self._compress(opened, index + 1, block, groups[index + 1], samples)
+                elif samples is not None:
+                    self._pass(index, block, samples)
+
+            last = max(left, default=0)
+            order = sorted(left) if samples is None else range(1, last + 1)
+            walk(opened, [layer - 1 for layer in order], visit)
 
     def _groups(self) -> dict[int, list[Group]]:
         """1-based layer -> its linears, those with one input together."""
@@ -83,41 +103,35 @@ class Walk:
             found.setdefault(group[0].layer, []).append(group)
         return found
 
-    def _enter(self, opened: blocks.Blocks, calibration: Calibration) -> Flow:
+    def _enter(self, opened: blocks.Blocks, calibration: Calibration, spilled: Path) -> Samples:
         """The calibration tokens in front of the first block."""
-        entering = blocks.block_inputs(opened.model, calibration.tokens)
-        # All samples are as long as one another, so one stands for all of them.
-        contexts = blocks.block_inputs(opened.model, calibration.tokens[:1]).contexts
-        opened.model.get_input_embeddings().to("meta")
-        full = entering.hidden if "gptaq" in self._job.needs_inputs else None
-        weights = None if calibration.weights is None else calibration.weights.to(self._job.device)
-        return Flow(entering.hidden, full, weights, contexts)
+        model, limit = opened.model, int(self._job.memory_gb * 1e9)
+        size = batch_size(model.config, calibration.tokens, model.dtype, limit)
+        streams = (OWN, FULL) if any(METHODS[name].needs.original_states for name in self._job.plan.methods) else (OWN,)
+        samples = Samples(model, calibration, States(limit, spilled), size, streams=streams)
+        model.get_input_embeddings().to("meta")
+        return samples
 
-    @torch.no_grad()
-    def _pass(self, opened: blocks.Blocks, layer: int, flow: Flow, changed: Mapping[str, Tensor] | None = None) -> Flow:
-        """Through a block with the ``changed`` parameters (of its finished file), or as it is."""
-        with opened.block(layer - 1) as block:
-            full = None if flow.full is None else flow.through(layer - 1, block, flow.full)
-            for name, tensor in (changed or {}).items():
+    def _pass(self, index: int, block: nn.Module, samples: Samples) -> None:
+        """Through a block with the parameters of its finished file, or as it is."""
+        if FULL in samples.streams:
+            samples.run(index, block, stream=FULL)
+        if index + 1 in self._files:
+            tensors, _ = artifacts.load_tensors(self._files[index + 1])
+            for name, tensor in self._restored(tensors, index + 1).items():
                 block.get_parameter(name).copy_(tensor)
-            return flow._replace(hidden=flow.through(layer - 1, block, flow.hidden), full=full)
+        samples.run(index, block)
 
-    def _compress(self, opened: blocks.Blocks, layer: int, groups: list[Group], flow: Flow | None) -> Flow | None:
-        file = self._folder / f"{layer:05d}.safetensors"
-        self.files.append(file)
-        if artifacts.is_made(file, self._stamp):
-            tensors, metadata = artifacts.load_tensors(file)
-            self._report({address: ModuleReport(**report) for address, report in metadata["reports"].items()})
-            return None if flow is None else self._pass(opened, layer, flow, self._restored(tensors, layer))
+    def _compress(
+        self, opened: blocks.Blocks, layer: int, block: nn.Module, groups: list[Group], samples: Samples | None
+    ) -> None:
         stored = self._stored(layer)
-        with opened.block(layer - 1) as block:
-            architecture = opened.model.config.model_type
-            result = compress_block(
-                block, architecture, groups, self._treatments, stored, flow, self._job.options, self._on_module
-            )
-            self._save(file, layer, block, stored, result)
+        architecture = opened.model.config.model_type
+        result = compress_block(
+            block, architecture, groups, self._treatments, stored, samples, self._job.options, self._on_module
+        )
+        self._save(self._files[layer], layer, block, stored, result)
         self.reports |= result.reports
-        return result.flow
 
     def _save(
         self, file: Path, layer: int, block: nn.Module, stored: Mapping[str, torch.dtype], result: BlockResult

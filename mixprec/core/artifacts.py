@@ -144,6 +144,21 @@ def atomic_path(path: Path, first: bool = False, place: str = "--out") -> Iterat
     _sync_folder(path.parent)
 
 
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` for what this process needs for a while: not there yet, and gone at the end.
+
+    What killed processes left of theirs goes first.
+    """
+    for left in leftovers(path):
+        remove(left)
+    folder = _temporary(path)
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
 def _publish_folder(temporary: Path, path: Path, first: bool) -> None:
     """Rename a folder to ``path``. What is there goes aside at once, so that no half of it is ever seen there."""
     aside = _temporary(path)

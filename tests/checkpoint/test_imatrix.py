@@ -24,7 +24,7 @@ from mixprec.walk import blocks
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_means_of_squares(tiny_checkpoint: Path, weighted: bool) -> None:
+def test_means_of_squares(tiny_checkpoint: Path, tmp_path: Path, weighted: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 300, (3, 12), generator=generator)
     weights = torch.rand(3, 12, generator=generator) if weighted else None
@@ -45,7 +45,7 @@ def test_means_of_squares(tiny_checkpoint: Path, weighted: bool) -> None:
     opened = blocks.open_blocks(str(tiny_checkpoint), outside=(modules.EMBEDDING, modules.NORM))
     inventory = modules.inventory(load_config(str(tiny_checkpoint)))
     done: list[int] = []
-    found, count = mean_squares(opened, inventory, Calibration(tokens, weights, {}, ""), done.append)
+    found, count = mean_squares(opened, inventory, Calibration(tokens, weights, {}, ""), tmp_path / "x", done.append)
     assert count == 36
     assert sum(done) == len(found) == len(seen)
     for address, expected in seen.items():

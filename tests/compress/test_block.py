@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_tokens_without_weight_do_not_count(checkpoint: Make, planner: Planner, 
     weights[4:] = 0
     assert torch.equal(few.tokens, many.tokens[:4])
     compress(str(source), plan, tmp_path / "few", calibration=few)
-    compress(str(source), plan, tmp_path / "weighted", calibration=many._replace(weights=weights))
+    compress(str(source), plan, tmp_path / "weighted", calibration=replace(many, weights=weights))
     compress(str(source), plan, tmp_path / "many", calibration=many)
     few_w, weighted, many_w = (load_file(tmp_path / n / "model.safetensors") for n in ("few", "weighted", "many"))
     same = sum(int((few_w[name] == weighted[name]).sum()) for name in few_w)
@@ -189,9 +190,28 @@ def test_what_is_missing_or_does_not_fit(checkpoint: Make, planner: Planner, tmp
         compress(str(source), plan, tmp_path / "out", calibration=calibrating(), dtype="bfloat16")
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("method", ["gptq", "gptaq", "awq"])
+def test_micro_batches_and_states_on_disk_change_no_bit(
+    checkpoint: Make, planner: Planner, tmp_path: Path, method: str, weighted: bool
+) -> None:
+    source = checkpoint()
+    generator = torch.Generator().manual_seed(3)
+    calibration = calibrating(11, weights=torch.rand(11, 20, generator=generator) if weighted else None)
+    plan = planner(source, "w3g16", method, **{"1_o": "keep", "2_k": {"format": "w4g16", "method": "rtn"}})
+    compress(str(source), plan, tmp_path / "whole", calibration=calibration)
+    # A sample leaves 20 x 320 numbers of 4 bytes inside a block, and has 20 x 32 in front of it.
+    for name, memory_gb in (("pairs, some on disk", 4 * 25_600e-9), ("one by one, all on disk", 1e-9)):
+        compress(str(source), plan, tmp_path / name, calibration=calibration, memory_gb=memory_gb)
+        found = load_file(tmp_path / name / "model.safetensors")
+        for key, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
+            assert torch.equal(found[key], tensor), key
+
+
+@pytest.mark.parametrize("memory_gb", [4.0, 1e-9])
 @pytest.mark.parametrize("method", ["gptq", "gptaq", "awq"])
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
-    checkpoint: Make, planner: Planner, tmp_path: Path, method: str
+    checkpoint: Make, planner: Planner, tmp_path: Path, method: str, memory_gb: float
 ) -> None:
     source, calibration = checkpoint(), calibrating()
     plan = planner(source, "w3g16", method)
@@ -202,11 +222,16 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compress(str(source), plan, tmp_path / "out", calibration=calibration, on_module=stop)
+        compress(str(source), plan, tmp_path / "out", calibration=calibration, on_module=stop, memory_gb=memory_gb)
     assert not (tmp_path / "out").exists()
     solved: list[str] = []
     resumed = compress(
-        str(source), plan, tmp_path / "out", calibration=calibration, on_module=lambda a, _: solved.append(a)
+        str(source),
+        plan,
+        tmp_path / "out",
+        calibration=calibration,
+        on_module=lambda a, _: solved.append(a),
+        memory_gb=memory_gb,
     )
     assert resumed == reports
     assert solved == list(plan.modules)

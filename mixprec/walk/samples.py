@@ -1,0 +1,167 @@
+"""Calibration samples on their way through a model's blocks, in micro-batches.
+
+What samples leave in front of a block is kept (``States``), what they leave inside one is gone with their micro-batch:
+memory doesn't grow with the number of samples. Where all of them fit in at once, one micro-batch holds them all.
+Sums over samples are taken in pieces of the same rows whatever the micro-batches are, so that results don't depend on
+how much memory there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mixprec.calibration.data import Calibration
+from mixprec.numerics.statistics import InputStatistics, InputSums
+from mixprec.walk import blocks
+from mixprec.walk.hooks import Group, inputs_of, watching
+from mixprec.walk.states import States
+
+#: Rows of inputs that are turned to float32 at once.
+_ROWS = 16_384
+#: The model's own stream of states, and that of the uncompressed model beside it.
+OWN, FULL = "own", "full"
+
+
+class Seen(NamedTuple):
+    """Some samples' ``inputs`` (n, T, in) of a linear, their tokens' ``weights`` (n, T), and the inputs ``full`` (n, T,
+    in) that the uncompressed model has; None where all weights are 1, or nobody asks for the other model's."""
+
+    inputs: Tensor
+    weights: Tensor | None = None
+    full: Tensor | None = None
+
+    def part(self, where: slice) -> Seen:
+        """Some of these samples."""
+        inputs, weights, full = self
+        return Seen(inputs[where], None if weights is None else weights[where], None if full is None else full[where])
+
+
+class Gathering:
+    """Sums over inputs of ``width`` numbers that come in micro-batches, added in pieces of ``size`` samples."""
+
+    def __init__(self, width: int, size: int, *, drift: bool = False, device: torch.device | str = "cpu") -> None:
+        self._sums, self._size = InputSums(width, drift=drift, device=device), size
+        self._held: list[Seen] = []
+
+    def add(self, seen: Seen) -> None:
+        """Add the next samples."""
+        start = 0
+        while start < len(seen.inputs):
+            part = seen.part(slice(start, start + self._size - sum(len(each.inputs) for each in self._held)))
+            self._held.append(part)
+            start += len(part.inputs)
+            if sum(len(each.inputs) for each in self._held) == self._size:
+                self._flush()
+
+    def result(self) -> InputStatistics:
+        """The statistics of all that was added. Raises ValueError where no token with a weight above 0 was."""
+        if self._held:
+            self._flush()
+        return self._sums.result()
+
+    def _flush(self) -> None:
+        inputs, weights, full = (
+            None if column[0] is None else column[0] if len(column) == 1 else torch.cat(column)
+            for column in zip(*self._held, strict=True)
+        )
+        self._held.clear()
+        assert inputs is not None
+        self._sums.add(inputs, weights, full)
+
+
+class Samples:
+    """``batches``: which samples (N, T) each micro-batch has. ``states``: (stream, number of the batch) -> (n, T,
+    hidden), what enters the next block. ``contexts``: each block's other arguments, the same for all samples.
+    ``piece``: how many samples are added to sums at once."""
+
+    def __init__(
+        self,
+        model: Any,
+        calibration: Calibration,
+        states: States,
+        size: int,
+        *,
+        piece: int | None = None,
+        streams: tuple[str, ...] = (OWN,),
+    ) -> None:
+        """In front of the first block of ``model``; ``size`` samples make a micro-batch."""
+        tokens = calibration.tokens
+        self.batches = [slice(start, start + size) for start in range(0, len(tokens), size)]
+        self.states, self.streams = states, streams
+        self.piece = piece or max(1, _ROWS // tokens.shape[1])
+        for number, where in enumerate(self.batches):
+            entering = blocks.block_inputs(model, tokens[where])
+            for stream in streams:
+                states[stream, number] = entering.hidden
+        # All samples are as long as one another, so one stands for all of them.
+        self.contexts = blocks.block_inputs(model, tokens[:1]).contexts
+        device = entering.hidden.device
+        self._weights = None if calibration.weights is None else calibration.weights.to(device)
+
+    def weights(self, number: int) -> Tensor | None:
+        """(n, T) of a micro-batch's tokens."""
+        return None if self._weights is None else self._weights[self.batches[number]]
+
+    def through(self, number: int, index: int, block: nn.Module, stream: str = OWN) -> Tensor:
+        """What a micro-batch (n, T, hidden) leaves the model's block number ``index`` with."""
+        output: Tensor = block(self.states[stream, number], **self.contexts[index])
+        return output
+
+    def move(self, number: int, index: int, block: nn.Module, stream: str = OWN) -> None:
+        """Take a micro-batch behind a block."""
+        self.states[stream, number] = self.through(number, index, block, stream)
+
+    def run(
+        self,
+        index: int,
+        block: nn.Module,
+        groups: Sequence[Group] = (),
+        see: Callable[[int, int, Tensor], None] = lambda *_: None,
+        *,
+        stream: str = OWN,
+        move: bool = True,
+    ) -> None:
+        """Take all micro-batches through a block; ``see(number of the batch, of the group, inputs)`` on the way.
+
+        They end behind the block if they ``move``, else stay in front of it.
+        """
+        for number in range(len(self.batches)):
+            with watching(block, groups, partial(see, number)):
+                output = self.through(number, index, block, stream)
+            if move:
+                self.states[stream, number] = output
+
+    def inputs(self, number: int, index: int, block: nn.Module, group: Group) -> Tensor:
+        """What ``group`` is given (n, T, in) when a micro-batch passes; the pass ends there."""
+        return inputs_of(block, group, lambda: self.through(number, index, block))
+
+    def statistics(
+        self, index: int, block: nn.Module, groups: Sequence[Group], *, move: bool = False
+    ) -> Iterator[InputStatistics]:
+        """Of the inputs of each group when all samples pass, which stay in front of the block unless they ``move``."""
+        device = self.states[OWN, 0].device
+        sums = [Gathering(group[0].in_features, self.piece, device=device) for group in groups]
+
+        def add(number: int, group: int, inputs: Tensor) -> None:
+            sums[group].add(Seen(inputs, self.weights(number)))
+
+        self.run(index, block, groups, add, move=move)
+        return (each.result() for each in sums)
+
+
+def batch_size(config: Any, tokens: Tensor, dtype: torch.dtype, limit: int) -> int:
+    """How many samples of ``tokens`` (N, T) leave about ``limit`` bytes inside a block: all of them, or as many as
+    may be there twice, since one micro-batch waits where a block is being solved while the others follow."""
+    samples, length = tokens.shape
+    each = length * _numbers_inside(config) * dtype.itemsize
+    return samples if samples * each <= limit else max(1, int(limit // (2 * each)))
+
+
+def _numbers_inside(config: Any) -> int:
+    """About how many numbers a token leaves inside a block at its widest place, none of them freed."""
+    return int(4 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size))

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from transformers import AutoConfig
+
+from mixprec import modules
+from mixprec.calibration.data import Calibration
+from mixprec.models.config import load_config
+from mixprec.models.load import load_model
+from mixprec.numerics.statistics import InputSums
+from mixprec.walk import blocks
+from mixprec.walk.samples import OWN, Gathering, Samples, Seen, batch_size
+from mixprec.walk.states import States
+from mixprec.walk.walk import walk
+
+
+@given(st.integers(1, 9), st.lists(st.integers(1, 6), min_size=1, max_size=5), st.booleans())
+def test_sums_do_not_depend_on_micro_batches(piece: int, sizes: list[int], weighted: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, full = (torch.randn(sum(sizes), 4, 3, generator=generator) for _ in range(2))
+    weights = torch.rand(sum(sizes), 4, generator=generator) if weighted else None
+    whole = Seen(inputs, weights, full)
+    expected, found = InputSums(3, drift=True), Gathering(3, piece, drift=True)
+    for start in range(0, len(inputs), piece):
+        expected.add(*whole.part(slice(start, start + piece)))
+    start = 0
+    for size in sizes:
+        found.add(whole.part(slice(start, start + size)))
+        start += size
+    for one, other in zip(found.result(), expected.result(), strict=True):
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
+
+
+def test_all_samples_go_at_once_where_they_fit_else_two_micro_batches_do() -> None:
+    config = AutoConfig.for_model("llama", hidden_size=10, intermediate_size=30, num_attention_heads=1)
+    tokens = torch.zeros(8, 5, dtype=torch.long)
+    each = 5 * 4 * (10 + 30) * 2
+    assert batch_size(config, tokens, torch.bfloat16, 8 * each) == 8
+    assert batch_size(config, tokens, torch.bfloat16, 8 * each - 1) == 3
+    assert batch_size(config, tokens, torch.float32, 8 * each) == 2
+    assert batch_size(config, tokens, torch.bfloat16, 1) == 1
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_samples_arrive_where_the_whole_model_takes_them(tiny_checkpoint: Path, tmp_path: Path, limit: int) -> None:
+    tokens = torch.randint(2, 300, (5, 12), generator=torch.Generator().manual_seed(0))
+    loaded = load_model(str(tiny_checkpoint))
+    with torch.no_grad():
+        expected = loaded.model.model(input_ids=tokens).last_hidden_state
+    opened = blocks.open_blocks(str(tiny_checkpoint), outside=(modules.EMBEDDING, modules.NORM))
+    samples = Samples(opened.model, Calibration(tokens, None, {}, ""), States(limit, tmp_path / "states"), 2)
+    seen: list[torch.Tensor] = []
+    group = modules.fused_groups(modules.inventory(load_config(str(tiny_checkpoint))))[1]
+
+    @torch.no_grad()
+    def visit(index: int, block: nn.Module) -> None:
+        if index == 0:
+            seen.extend(samples.inputs(number, index, block, group) for number in range(3))
+        samples.run(index, block)
+
+    caught: list[torch.Tensor] = []
+    loaded.linears[group[0].address].register_forward_pre_hook(lambda _module, given: caught.append(given[0]))
+    with torch.no_grad():
+        loaded.model.model(input_ids=tokens)
+    walk(opened, range(opened.layers), visit)
+    found = torch.cat([samples.states[OWN, number] for number in range(3)])
+    torch.testing.assert_close(opened.model.model.norm(found), expected)
+    torch.testing.assert_close(torch.cat(seen), caught[0])
