@@ -16,23 +16,15 @@ from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import Finish
 from mixprec.checkpoint.target import write_index, write_shard
-from mixprec.core import artifacts
+from mixprec.core import artifacts, headers
 from mixprec.core.errors import UserError
 from mixprec.models.locate import at_hand
-from mixprec.models.source import BITS, FLOATS, SINGLE, Source, TensorInfo, check_finite, open_source, read_shard
+from mixprec.models.source import FLOATS, SINGLE, Source, TensorInfo, check_finite, open_source, read_shard
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.plan.schema import Plan
 
 CONFIG = "config.json"
-#: Types of what is written, by their names in safetensors.
-_NAMES = {
-    torch.int64: "I64",
-    torch.float32: "F32",
-    torch.int32: "I32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-}
 #: What transformers writes into a header.
 _METADATA = {"format": "pt"}
 
@@ -45,7 +37,7 @@ class Predicted(NamedTuple):
 
     def info(self, shard: str) -> TensorInfo:
         """The same in the words of a file's header."""
-        return TensorInfo(shard, self.shape, _NAMES[self.dtype])
+        return TensorInfo(shard, self.shape, headers.type_name(self.dtype))
 
 
 #: (module, its format, the type of the source's weight) -> the tensors that hold it, by name.
@@ -105,16 +97,10 @@ def _metadata(source: Source | None, shard: str) -> Mapping[str, str]:
 
 
 def _file_bytes(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> int:
-    """Bytes of a safetensors file: eight for the header's length, the header filled up to eight, the tensors."""
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    order = list(BITS)
-    start = 0
-    for name, info in sorted(tensors.items(), key=lambda item: (order.index(item[1].dtype), item[0])):
-        end = start + info.bytes
-        header[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [start, end]}
-        start = end
-    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + length + -length % 8 + start
+    """Bytes of a safetensors file."""
+    order = list(headers.BITS)
+    ordered = sorted(tensors.items(), key=lambda item: (order.index(item[1].dtype), item[0]))
+    return headers.made({name: headers.Entry(info.dtype, info.shape) for name, info in ordered}, metadata).size
 
 
 def finish(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from safetensors import SafetensorError, safe_open
 
-from mixprec.core import parsing, seals
+from mixprec.core import headers, parsing, seals
 from mixprec.core.errors import UserError, from_disk
 from mixprec.core.progress import console
 from mixprec.core.version import VERSION
@@ -376,20 +376,10 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
             temporary,
             metadata=stored | {seals.KEY: seals.BLANK},
         )
-        _sort_header(temporary)
+        with temporary.open("rb+") as file:
+            headers.sort_metadata(file)
         seals.seal_tensors(temporary)
         share(temporary)
-
-
-def _sort_header(path: Path) -> None:
-    """Put a safetensors file's metadata in order: safetensors writes them as a hash map has them, at random."""
-    with path.open("rb+") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header = {name: dict(sorted(entry.items())) for name, entry in header.items()}
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        file.seek(8)
-        file.write(text.ljust(size))  # the same keys and values, so the same length; the end is padded with blanks
 
 
 def share(path: Path) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mixprec.core import headers
 from mixprec.core.errors import UserError
 
 KEY = "mixprec_sha256"
@@ -93,11 +93,7 @@ def _intact(path: Path, _: State) -> bool:
 def _digest(path: Path) -> tuple[str, str, int] | None:
     """A file's digest with a BLANK for its seal, the seal, and where it stands; None for a file without one."""
     with path.open("rb") as file:
-        start = file.read(8)
-        size = int.from_bytes(start, "little")
-        if size > os.fstat(file.fileno()).st_size:
-            return None  # no safetensors file
-        header = start + file.read(size)
+        header = headers.read(file) or b""
         found = _SEAL.search(header)
         if found is None:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -11,9 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec.core import artifacts, seals
-
-_NAMES = {torch.int64: "I64", torch.float64: "F64", torch.float32: "F32"}
+from mixprec.core import artifacts, headers, seals
 
 
 class Shape(NamedTuple):
@@ -70,31 +68,13 @@ def create(path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, Any])
     """
     # Wide elements first, so that every tensor is aligned to its elements.
     names = sorted(shapes, key=lambda name: (-shapes[name].dtype.itemsize, name))
-    header, offsets, size = _header(names, shapes, metadata)
+    stored = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    entries = {name: headers.Entry(headers.type_name(shapes[name].dtype), shapes[name].sizes) for name in names}
+    header = headers.made(entries, stored | {seals.KEY: seals.BLANK})
     with artifacts.atomic_path(path) as temporary:
         with temporary.open("w+b") as file:
-            file.write(header)
-            file.truncate(size)
-            yield TensorFile(file, shapes, offsets)
+            file.write(header.text)
+            file.truncate(header.size)
+            yield TensorFile(file, shapes, header.begins)
         seals.seal_tensors(temporary)
         artifacts.share(temporary)
-
-
-def _header(
-    names: Sequence[str], shapes: Mapping[str, Shape], metadata: Mapping[str, Any]
-) -> tuple[bytes, dict[str, int], int]:
-    """The header's bytes, where each tensor begins in the file, and the file's size.
-
-    Format: https://huggingface.co/docs/safetensors: 8 bytes of length, JSON, the tensors one behind the other.
-    """
-    stored = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
-    entries: dict[str, Any] = {"__metadata__": stored | {seals.KEY: seals.BLANK}}
-    begins, end = {}, 0
-    for name in names:
-        begins[name], end = end, end + shapes[name].nbytes
-        sizes = list(shapes[name].sizes)
-        entries[name] = {"dtype": _NAMES[shapes[name].dtype], "shape": sizes, "data_offsets": [begins[name], end]}
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    header = len(text).to_bytes(8, "little") + text
-    return header, {name: len(header) + begin for name, begin in begins.items()}, len(header) + end

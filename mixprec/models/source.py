@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers import PretrainedConfig
 
 from mixprec.core import artifacts, seals
 from mixprec.core.errors import UserError
+from mixprec.core.headers import BITS, Entry
 from mixprec.models import kinds, modelfiles
 from mixprec.models.complete import EMBEDDING_WEIGHT, HEAD_WEIGHT
 from mixprec.models.gguf import parts
@@ -26,16 +26,6 @@ FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 COMPUTABLE = FLOATS | {"F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 #: Types that torch can't look for infinite values in as they are.
 _NARROW = (torch.float8_e4m3fn, torch.float8_e5m2)
-#: Bits of an element of every type that safetensors has (0.8), in the order in which it writes tensors.
-BITS = {
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
-    **dict.fromkeys(("F32", "U32", "I32"), 32),
-    **dict.fromkeys(("BF16", "F16", "U16", "I16"), 16),
-    **dict.fromkeys(("F8_E5M2FNUZ", "F8_E4M3FNUZ", "F8_E8M0", "F8_E4M3", "F8_E5M2", "I8", "U8"), 8),
-    **dict.fromkeys(("F6_E3M2", "F6_E2M3"), 6),
-    "F4": 4,
-    "BOOL": 8,
-}
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,7 @@ class TensorInfo:
     @property
     def bytes(self) -> int:
         """Its bytes without the header's."""
-        return math.prod(self.shape) * BITS[self.dtype] // 8
+        return Entry(self.dtype, self.shape).bytes
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.compress.spectra import alphas
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
+from mixprec.core.headers import BITS
 from mixprec.models.config import load_config
 from mixprec.models.load import load_model
-from mixprec.models.source import BITS, open_source
+from mixprec.models.source import open_source
 from mixprec.plan import bits
 from mixprec.walk import blocks
 
