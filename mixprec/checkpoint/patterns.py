@@ -18,6 +18,8 @@ from mixprec.core.errors import UserError
 BUDGET = 10.0
 #: Characters of one pattern; they compile in time that grows with it.
 _LONGEST = 20_000
+#: What may be read in two ways: an escape, a class of characters, a brace that begins no repeat.
+_TWO_WAYS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(?!\d+(?:,\d*)?\}|,\d*\})", re.DOTALL)
 
 
 class Matcher:
@@ -51,7 +53,15 @@ class Matcher:
             if len(pattern) > _LONGEST:
                 raise re.error(f"longer than {_LONGEST:,} characters")
             re.compile(pattern)  # regex knows more, such as recursion, which other readers refuse
-            return regex.compile(pattern)
+            return regex.compile(_TWO_WAYS.sub(_in_one_way, pattern))
         except (re.error, regex.error, RecursionError, OverflowError) as problem:
             why = f"{reprlib.repr(pattern)} is no regular expression that is read here"
             raise UserError(f"{self._where}: {why} ({str(problem)[:100]})") from None
+
+
+def _in_one_way(found: re.Match[str]) -> str:
+    """To ``re`` these brackets are characters. To ``regex``, ``a{d}`` is a fuzzy match and ``[[:digit:]]`` a digit."""
+    text = found[0]
+    if text.startswith("\\"):
+        return text
+    return "\\{" if text == "{" else "[" + re.sub(r"(\\.)|\[", lambda inside: inside[1] or "\\[", text[1:])

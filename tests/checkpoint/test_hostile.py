@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import regex
 from compressed_tensors.utils.match import match_targets
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -60,7 +60,14 @@ def test_matches_are_those_of_re(pattern: str) -> None:
         assert matcher.match(pattern, name) == (re.match(pattern, name) is not None), name
 
 
-@given(st.text("ab.*?+()[]|^$\\d{1}", max_size=8), st.text("ab.1", max_size=8))
+@given(
+    st.lists(st.sampled_from([*"ab.*?+()[]|^$\\d{1},-&~e<:", "[:digit:]", "{d}", "{e<=1}"]), max_size=8).map("".join),
+    st.text("ab.1{[:d", max_size=8),
+)
+@example("a{d}", "b")
+@example("{d", "{d")
+@example("[[:digit:]]", "1")
+@pytest.mark.filterwarnings("ignore:Possible (nested set|set)")
 def test_matches_are_those_of_re_for_any_pattern(pattern: str, name: str) -> None:
     try:
         expected = re.match(pattern, name) is not None
