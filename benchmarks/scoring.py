@@ -177,8 +177,8 @@ def singles(
     """Every module alone in 3 bits, and how scorers rank them."""
     from mixprec.calibration.windows import shuffled
     from mixprec.sensitivity import ablation
-    from mixprec.sensitivity.measured import Restarts
     from mixprec.sensitivity.spec import AblationSpec
+    from mixprec.walk.restarts import Restarts
 
     clock.watch(Restarts, "measure", "measured")
     labels = [module.label for module in subject.inventory.linears]
@@ -241,8 +241,8 @@ def targeted(
     from mixprec.evaluate.metrics import bootstrap_mean
     from mixprec.models.load import load_model
     from mixprec.plan.budget import BudgetSpec, budget_plan
-    from mixprec.sensitivity.measured import Restarts
     from mixprec.sensitivity.passages import inside
+    from mixprec.walk.restarts import Restarts
 
     fisher = {table.target: table for table in tables if table.scorer == "fisher"}
     spec = BudgetSpec.model_validate({"effective_bits": BUDGET, "candidates": FORMATS})

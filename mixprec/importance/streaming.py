@@ -25,6 +25,7 @@ from mixprec.models.load import LoadedModel
 from mixprec.models.tokenizer import load_encoder
 from mixprec.modules import EMBEDDING, HEAD, NORM
 from mixprec.walk.blocks import Blocks, block_inputs, open_blocks
+from mixprec.walk.walk import walk
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,20 @@ def run_traces(
             _Trace(loaded, layout, job, found, chunk_tokens, batch_tokens)
             for job, found in zip(jobs, gradients, strict=True)
         ]
-        for index in range(loaded.layers):
-            with loaded.block(index) as block:
-                for trace in traces:
-                    trace.up(index, block)
+
+        def up(index: int, block: nn.Module) -> None:
+            for trace in traces:
+                trace.up(index, block)
+
+        def down(index: int, block: nn.Module) -> None:
+            for trace in traces:
+                release_memory()
+                trace.down(index, block)
+
+        walk(loaded, range(loaded.layers), up)
         for trace in traces:
             trace.turn()
-        for index in reversed(range(loaded.layers)):
-            with loaded.block(index) as block:
-                for trace in traces:
-                    release_memory()
-                    trace.down(index, block)
+        walk(loaded, reversed(range(loaded.layers)), down)
     return [trace.sums for trace in traces]
 
 

@@ -24,11 +24,11 @@ from mixprec.modules import Inventory, LinearModule, select
 from mixprec.plan.sensitivity import ALL, Sensitivity
 from mixprec.sensitivity import cells, validity
 from mixprec.sensitivity.cells import CONTROL, Cell, Result
-from mixprec.sensitivity.measured import Restarts
 from mixprec.sensitivity.passages import Scored, inside
 from mixprec.sensitivity.run import Subject, importance_alone
 from mixprec.sensitivity.spec import AblationSpec
 from mixprec.traces.store import BEHAVIOURS
+from mixprec.walk.restarts import Restarts
 
 
 def cells_of(spec: AblationSpec, inventory: Inventory) -> list[Cell]:

@@ -17,8 +17,8 @@ from mixprec.compress.candidates import Candidates
 from mixprec.core import artifacts, processes
 from mixprec.importance.parallel import share
 from mixprec.numerics.divergence import TokenFidelity
-from mixprec.sensitivity.measured import Restarts
 from mixprec.sensitivity.passages import Scored
+from mixprec.walk.restarts import Restarts
 
 #: What is measured, summed over the tokens of a target: KL in nats, how often the most likely token is another one, by
 #: how many nats the text's own tokens became less likely (its sum; negative where they became likelier).

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixprec.compress.candidates import Candidates
 from mixprec.core import artifacts
@@ -20,6 +20,7 @@ from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import ModuleSums
 from mixprec.sensitivity.sweep import State, sweep
 from mixprec.walk import blocks
+from mixprec.walk.walk import walk
 
 #: Passages of one sweep: the weights are read twice for all of them.
 TOGETHER = 4
@@ -97,20 +98,22 @@ def load(folder: Path, count: int, addresses: Sequence[str], rows: Sequence[Row]
 def errors(opened: blocks.Blocks, candidates: Candidates, addresses: Sequence[str]) -> Errors:
     """Read all candidates once more, beside the original weights."""
     found: dict[str, list[Tensor]] = {}
-    for index in range(opened.layers):
-        with opened.block(index) as block:
-            for address, by_name in candidates.block(index + 1).items():
-                weight = block.get_parameter(address.split(".", 3)[3] + ".weight").cpu().float()
-                delta = [(by_name[name].float() - weight).square().sum(0).double() for name in candidates.names]
-                columns = torch.stack(delta)
-                mean_abs, square = (each.double() for each in candidates.inputs(address))
-                found[address] = [
-                    columns.sum(1),
-                    weight.square().sum(dtype=torch.float64)[None],
-                    torch.tensor([weight.numel()], dtype=torch.float64),
-                    columns @ mean_abs.square(),
-                    columns @ square,
-                ]
+
+    def visit(index: int, block: nn.Module) -> None:
+        for address, by_name in candidates.block(index + 1).items():
+            weight = block.get_parameter(address.split(".", 3)[3] + ".weight").cpu().float()
+            delta = [(by_name[name].float() - weight).square().sum(0).double() for name in candidates.names]
+            columns = torch.stack(delta)
+            mean_abs, square = (each.double() for each in candidates.inputs(address))
+            found[address] = [
+                columns.sum(1),
+                weight.square().sum(dtype=torch.float64)[None],
+                torch.tensor([weight.numel()], dtype=torch.float64),
+                columns @ mean_abs.square(),
+                columns @ square,
+            ]
+
+    walk(opened, range(opened.layers), visit)
     return Errors(*(torch.stack(list(column)) for column in zip(*(found[a] for a in addresses), strict=True)))
 
 

@@ -42,12 +42,12 @@ from mixprec.plan.sensitivity import ALL, Sensitivity
 from mixprec.sensitivity import cells, evidence, scorers
 from mixprec.sensitivity.cells import Cell
 from mixprec.sensitivity.gradients import Row
-from mixprec.sensitivity.measured import Restarts
 from mixprec.sensitivity.passages import Scored, counted, from_behaviours, from_calibration
 from mixprec.sensitivity.spec import GRADIENT, Scorer, SensitivitySpec
 from mixprec.sensitivity.sweep import State
 from mixprec.traces.spans import AnnotatedTrace
 from mixprec.walk import blocks
+from mixprec.walk.restarts import Restarts
 
 #: In ablation.json: the paper's importance as it is, which is no scorer.
 IMPORTANCE_ALONE = "importance_alone"

@@ -22,6 +22,7 @@ from mixprec.sensitivity.gradients import Row, at_hidden
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import ModuleSums, module_sums
 from mixprec.walk import blocks
+from mixprec.walk.walk import walk
 
 
 class State(NamedTuple):
@@ -55,14 +56,23 @@ def sweep(
     model = opened.model
     compared = state.way > 0 and any(row.loss == "kl" for row in rows)
     travellers = [_Traveller(model, passage) for passage in passages]
-    for index in range(opened.layers):
-        with opened.block(index) as block:
-            for each in travellers:
-                if compared:
-                    each.reference = block(each.reference, **each.contexts[index])
-            _move(block, index, candidates, state)
-            for each in travellers:
-                each.states.append(block(each.states[-1], **each.contexts[index]))
+
+    def up(index: int, block: nn.Module) -> None:
+        for each in travellers:
+            if compared:
+                each.reference = block(each.reference, **each.contexts[index])
+        _move(block, index, candidates, state)
+        for each in travellers:
+            each.states.append(block(each.states[-1], **each.contexts[index]))
+
+    def down(index: int, block: nn.Module) -> None:
+        errors = _errors(block, candidates.block(index + 1), candidates.names)
+        _move(block, index, candidates, state)
+        for each in travellers:
+            _down(block, index, each, errors)
+            release_memory()
+
+    walk(opened, range(opened.layers), up)
     for each in travellers:
         each.gradient = at_hidden(
             model,
@@ -73,13 +83,7 @@ def sweep(
             dict(each.scored.weights),
             each.scored.seed,
         )
-    for index in reversed(range(opened.layers)):
-        with opened.block(index) as block:
-            errors = _errors(block, candidates.block(index + 1), candidates.names)
-            _move(block, index, candidates, state)
-            for each in travellers:
-                _down(block, index, each, errors)
-                release_memory()
+    walk(opened, reversed(range(opened.layers)), down)
     return [each.found for each in travellers]
 
 

@@ -40,18 +40,39 @@ class Blocks:
         """Number of blocks."""
         return len(self.model.model.layers)
 
-    @contextmanager
-    def block(self, index: int) -> Iterator[nn.Module]:
-        """A block with its weights; they go at the end.
+    def read(self, index: int) -> dict[str, Tensor]:
+        """A block's weights by their names within it.
 
-        Raises UserError where weights are NaN or infinite, or of a type that can't be computed with.
+        Raises UserError where they are NaN or infinite, or of a type that can't be computed with.
         """
+        return read(self.model.model.layers[index], f"model.layers.{index}.", self.source, self.device)
+
+    @contextmanager
+    def block(self, index: int, weights: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
+        """A block with its ``weights``, by default as ``read``; they go at the end."""
         block = self.model.model.layers[index]
-        fill(block, f"model.layers.{index}.", self.source, self.device)
+        put(block, self.read(index) if weights is None else weights)
         try:
             yield block
         finally:
             block.to("meta")
+
+
+@dataclass(frozen=True)
+class Live:
+    """A loaded model: its blocks have their weights, and what a visitor changes in them stays."""
+
+    model: Any
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return len(self.model.model.layers)
+
+    @contextmanager
+    def block(self, index: int) -> Iterator[nn.Module]:
+        """A block as it is."""
+        yield self.model.model.layers[index]
 
 
 def open_blocks(
@@ -79,12 +100,12 @@ def open_blocks(
         if name == HEAD and config.tie_word_embeddings:
             model.lm_head.weight = model.get_input_embeddings().weight
         else:
-            fill(model.get_submodule(name), f"{name}.", source, device)
+            put(model.get_submodule(name), read(model.get_submodule(name), f"{name}.", source, device))
     return Blocks(model, source, device)
 
 
-def fill(module: nn.Module, prefix: str, source: Source, device: str) -> None:
-    """Read a module's weights, whose names in the checkpoint begin with ``prefix``; its own dtype is kept.
+def read(module: nn.Module, prefix: str, source: Source, device: str) -> dict[str, Tensor]:
+    """A module's weights, whose names in the checkpoint begin with ``prefix``, in the module's own types.
 
     Raises UserError for types that can't be computed with, and values that are NaN or infinite.
     """
@@ -98,7 +119,12 @@ def fill(module: nn.Module, prefix: str, source: Source, device: str) -> None:
                     tensors[name] = file.get_tensor(prefix + name).to(device=device, dtype=empty.dtype)
     for name, tensor in tensors.items():
         check_finite(f"{source.folder}: {prefix}{name}", tensor)
-    module.load_state_dict(tensors, assign=True)
+    return tensors
+
+
+def put(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Make ``weights`` the parameters of a module."""
+    module.load_state_dict(weights, assign=True)
     module.requires_grad_(False)
 
 

@@ -67,8 +67,8 @@ def test_one_block_is_in_memory_and_each_is_read_twice(tmp_path: Path, monkeypat
     full = StreamedModel.block
 
     @contextmanager
-    def counted(self: StreamedModel, index: int) -> Iterator[Any]:
-        with full(self, index) as block:
+    def counted(self: StreamedModel, index: int, weights: Any) -> Iterator[Any]:
+        with full(self, index, weights) as block:
             read.append(index)
             filled = [n for n, layer in enumerate(self.model.model.layers) if not next(layer.parameters()).is_meta]
             assert filled == [index]

@@ -14,7 +14,7 @@ from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel, load_model
 from mixprec.sensitivity import cells
 from mixprec.sensitivity.cells import CONTROL, Cell
-from mixprec.sensitivity.measured import Restarts
+from mixprec.walk.restarts import Restarts
 
 
 @pytest.fixture
