@@ -23,10 +23,12 @@ from mixprec import modules
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models import locate
-from mixprec.models.config import known_shapes, load_config
+from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel, load_model
 from mixprec.models.locate import BUNDLED
+from mixprec.models.shapes import known_shapes, shape_of
 
 
 def test_a_loaded_model_is_ready_for_inference(tiny_checkpoint: Path) -> None:
@@ -185,6 +187,20 @@ def test_the_conversion_gives_the_same_bytes_again(tmp_path: Path, monkeypatch: 
     assert {p.name: artifacts.sha256_file(p) for p in made.iterdir()} == {
         p.name: artifacts.sha256_file(p) for p in cached.iterdir()
     }
+
+
+@pytest.mark.parametrize("model_id", [BUNDLED, *sorted(known_shapes())])
+def test_shapes_that_need_no_transformers_are_those_of_the_configuration(model_id: str) -> None:
+    shape, config = shape_of(model_id), load_config(model_id)
+    assert shape is not None
+    assert {key: str(value) for key, value in shape.items()} == {
+        key: str(getattr(config, key)).removeprefix("torch.") for key in shape
+    }
+    assert decoder_of(shape) == decoder_of(config)
+
+
+def test_other_models_are_described_by_transformers(tiny_checkpoint: Path) -> None:
+    assert shape_of(str(tiny_checkpoint)) is None
 
 
 @pytest.mark.parametrize("model_id", sorted(known_shapes()))

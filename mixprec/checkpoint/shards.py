@@ -19,7 +19,8 @@ from mixprec.checkpoint.target import write_index, write_shard
 from mixprec.core import artifacts, headers
 from mixprec.core.errors import UserError
 from mixprec.models.locate import at_hand
-from mixprec.models.source import FLOATS, SINGLE, Source, TensorInfo, check_finite, open_source, read_shard
+from mixprec.models.modelfiles import SINGLE
+from mixprec.models.source import FLOATS, Source, TensorInfo, check_finite, open_source, read_shard
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.plan.schema import Plan

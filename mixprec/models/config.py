@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import yaml
 from transformers import AutoConfig, PretrainedConfig
 
 from mixprec import modules
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line, quiet
-from mixprec.models import conversion
+from mixprec.models.gguf import convert
 from mixprec.models.locate import cached, commit, resolve, unconverted
+from mixprec.models.shapes import known_shapes
 from mixprec.models.source import tied
 
 
@@ -30,7 +27,7 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
         shape = dict(shapes[model_id])
         config = AutoConfig.for_model(shape.pop("model_type"), **shape)
     elif (header := unconverted(model_id)) is not None:
-        config = conversion.config_of(header, model_id)
+        config = convert.config_of(header, model_id)
     else:
         where = resolve(model_id)
         try:
@@ -59,10 +56,3 @@ def _tie(config: PretrainedConfig, where: str, revision: str | None) -> None:
     folder = Path(where) if Path(where).is_dir() else cached(where, revision)
     if folder is not None:
         config.tie_word_embeddings = tied(folder, config)
-
-
-@functools.cache
-def known_shapes() -> dict[str, dict[str, Any]]:
-    """Configurations of well-known models by hub id (sources in the file)."""
-    text = resources.files("mixprec.models").joinpath("known_shapes.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text))

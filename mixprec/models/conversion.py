@@ -1,29 +1,20 @@
-"""GGUF models as safetensors checkpoints in the user's cache, each made once, through transformers.
+"""GGUF models as safetensors checkpoints in the user's cache, each made once (gguf/convert.py).
 
 Everything behind this file sees a folder.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
-
-import gguf
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PretrainedConfig
 
 from mixprec.core import artifacts, locks
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
-from mixprec.core.upstream import first_line, quiet
 from mixprec.models.gguf import parts
-from mixprec.models.gguf import tokenizer as tokenizer_in
-from mixprec.models.gguf.complete import check_rope, check_tensors, config_in
 
 #: Part of a converted model's name; raised when GGUF files are read in another way, so that they are converted again.
 _VERSION = 3
@@ -57,30 +48,6 @@ def without_converting() -> Iterator[None]:
         _converting.reset(before)
 
 
-def config_of(path: Path, model_id: str) -> PretrainedConfig:
-    """The configuration that the conversion of a GGUF file will have."""
-    file = parts.files_of(path)[0]
-    with quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
-        try:
-            reader, config = _checked(path, file)
-        except UserError:
-            raise
-        except Exception as problem:  # a damaged file breaks the reader in many ways
-            raise UserError(f"model.id: {model_id}: no usable configuration ({first_line(problem)})") from None
-    config.tie_word_embeddings = "output.weight" not in {tensor.name for tensor in reader.tensors}
-    config.dtype = torch.float16
-    return config
-
-
-def _checked(path: Path, first: Path) -> tuple[Any, PretrainedConfig]:
-    """The reader of a GGUF model, whose first part is ``first``, and its configuration, once both fit."""
-    reader = gguf.GGUFReader(first)
-    config = config_in(path, reader)
-    check_tensors(path, reader, config)
-    check_rope(path, reader, config)
-    return reader, config
-
-
 def converted(path: Path, name: str) -> Path:
     """Convert a GGUF model, all of its parts, to a 16-bit safetensors checkpoint in the cache, once per content."""
     files = parts.files_of(path)
@@ -95,7 +62,9 @@ def converted(path: Path, name: str) -> Path:
                 if target.is_dir():
                     console.print(f"{target}: was changed or damaged since it was written; converted again")
                     artifacts.remove(target)
-                _convert(path, files[0], target)
+                from mixprec.models.gguf.convert import convert  # brings transformers and torch, for a first use alone
+
+                convert(path, files[0], target, _CHECKSUMS)
     return target
 
 
@@ -106,45 +75,3 @@ def _is_converted(target: Path) -> bool:
         return all(artifacts.sha256_file(target / name) == digest for name, digest in known.items())
     except UserError:  # a file is gone, or the checksums are damaged
         return False
-
-
-def _convert(path: Path, first: Path, target: Path) -> None:
-    """Write the GGUF model ``path``, whose first part is ``first``, as a safetensors checkpoint."""
-    source = {"gguf_file": first.name}
-    console.print(f"converting {path.name} to safetensors, once")
-    publish = artifacts.atomic_path(target, first=True, place="MIXPREC_CACHE")
-    # The GGUF reader's own bar listens to no setting of transformers.
-    with publish as folder, quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
-        try:
-            reader, config = _checked(path, first)
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
-            tokenizer_in.complete(tokenizer, reader, path)
-            model = AutoModelForCausalLM.from_pretrained(
-                path.parent,
-                **source,
-                config=config,
-                quantization_config=GgufConfig(dequantize=True),
-                dtype=torch.float16,
-            )
-        except UserError:
-            raise
-        except Exception as problem:  # a damaged file breaks the reader in many ways
-            raise UserError(f"{path}: transformers can't read this GGUF file ({first_line(problem)})") from None
-        _unmark(model)
-        # float16, not bfloat16: a Q4_1 value is scale * code + minimum with a float16 scale and minimum, and
-        # three more bits of mantissa keep it closer. Each tensor is rounded as it is read: never are all in float32.
-        model.save_pretrained(folder)
-        for file in folder.glob("*.safetensors"):
-            artifacts.share(file)
-        tokenizer_in.save(tokenizer, folder, path)
-        files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-        digests = {file.relative_to(folder).as_posix(): artifacts.sha256_file(file) for file in files}
-        artifacts.write_json(folder / _CHECKSUMS, digests)
-
-
-def _unmark(model: Any) -> None:
-    """transformers still marks a dequantized model as quantized, which forbids saving."""
-    model.hf_quantizer = None
-    model.is_quantized = False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config

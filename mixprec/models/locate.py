@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import snapshot_download
-from transformers import PretrainedConfig
 
 from mixprec.core import artifacts, hub
 from mixprec.core.errors import UserError, reason
 from mixprec.models import conversion, kinds, modelfiles
 from mixprec.models.gguf import parts
-from mixprec.models.modelfiles import README, SIDE_FILES
-from mixprec.models.source import SINGLE
+from mixprec.models.modelfiles import README, SIDE_FILES, SINGLE
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 BUNDLED = "smollm2-135m-instruct"
 #: Its id and licence on the hub.
@@ -36,7 +37,7 @@ def resolve(model_id: str) -> str:
     Raises UserError for a path that does not exist, a bundled model that is not installed or not the pinned file.
     """
     if model_id == BUNDLED:
-        return str(conversion.converted(_pinned(_bundled_gguf()), BUNDLED))
+        return str(conversion.converted(bundled(), BUNDLED))
     path = _path(model_id)
     if path.is_dir():
         problem = kinds.of_folder(path)
@@ -154,6 +155,11 @@ def unconverted(model_id: str) -> Path | None:
     except conversion.Unconverted as found:
         return found.path
     return None
+
+
+def bundled() -> Path:
+    """The bundled model's GGUF file. Raises UserError where it isn't installed, or not the pinned one."""
+    return _pinned(_bundled_gguf())
 
 
 def _bundled_gguf() -> Path:

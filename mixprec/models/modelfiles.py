@@ -15,7 +15,7 @@ from mixprec.core.errors import UserError
 CARD = "mixprec.json"
 #: The model card: every checkpoint gets its own.
 README = "README.md"
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _TEMPLATES = "additional_chat_templates"
 #: Changes what a model reads or writes.

@@ -16,9 +16,7 @@ from mixprec.core.headers import BITS, Entry
 from mixprec.models import kinds, modelfiles
 from mixprec.models.complete import EMBEDDING_WEIGHT, HEAD_WEIGHT
 from mixprec.models.gguf import parts
-from mixprec.models.modelfiles import INDEX
-
-SINGLE = "model.safetensors"
+from mixprec.models.modelfiles import INDEX, SINGLE
 
 #: Types of weights that can be compressed, by their names in safetensors.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
