@@ -16,7 +16,7 @@ from mixprec.calibration import sources
 from mixprec.calibration.diagnosis import diagnose, warn
 from mixprec.calibration.sources import Locate, Reading
 from mixprec.calibration.spec import CalibrationSpec
-from mixprec.calibration.windows import Stream, Window, apportion, counting, cut, looping, shuffled
+from mixprec.calibration.windows import Stream, Window, counting, cut, looping, shuffled
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.encoding import Encoder
@@ -54,10 +54,9 @@ def load(spec: CalibrationSpec, encoder: Encoder, locate: Locate, context: int) 
     """
     front = encoder.head
     _check_length(spec, context, len(front))
-    counts = apportion(spec.samples, [source.share for source in spec.sources])
     drawn: list[_Drawn] = []
     seen: dict[str, str] = {}
-    for number, (source, count) in enumerate(zip(spec.sources, counts, strict=True)):
+    for number, (source, count) in enumerate(zip(spec.sources, spec.counts, strict=True)):
         if count == 0:
             raise UserError(
                 f"calibration.samples: {spec.samples}: none of them is left for {source} with its share of "

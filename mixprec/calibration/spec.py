@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -168,6 +170,11 @@ class CalibrationSpec(Strict):
             raise ValueError("no sources; give a text, traces or a dataset")
         return value
 
+    @property
+    def counts(self) -> list[int]:
+        """Samples that each source gives."""
+        return apportion(self.samples, [source.share for source in self.sources])
+
     @model_validator(mode="before")
     @classmethod
     def _one_source(cls, data: Any) -> Any:
@@ -188,3 +195,14 @@ def _is_own(key: Any) -> bool:
     theirs = [name for kind in _KINDS.values() for name in kind.model_fields]
     near = difflib.get_close_matches(str(key), [*ours, *theirs], n=1)
     return key not in theirs and bool(near) and near[0] in ours
+
+
+def apportion(total: int, shares: Sequence[float]) -> list[int]:
+    """``total`` in whole numbers proportional to ``shares``: largest remainders, of equal ones the earlier."""
+    exact = [Fraction(str(share)) for share in shares]
+    quotas = [total * share / sum(exact) for share in exact]
+    counts = [int(quota) for quota in quotas]
+    by_remainder = sorted(range(len(shares)), key=lambda number: counts[number] - quotas[number])
+    for number in by_remainder[: total - sum(counts)]:
+        counts[number] += 1
+    return counts

@@ -1,10 +1,9 @@
-"""Windows of a stream of tokens: where they lie, which are drawn, how many each source gives. Pure functions."""
+"""Windows of a stream of tokens: where they lie, which are drawn. Pure functions."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -90,14 +89,3 @@ def shuffled(count: int, seed: int, purpose: str) -> list[int]:
     generator = random.Random(int(artifacts.fingerprint(seed, purpose), 16))
     # Only random() is promised to stay the same across Python versions, so shuffle by sorting.
     return sorted(range(count), key=lambda _: generator.random())
-
-
-def apportion(total: int, shares: Sequence[float]) -> list[int]:
-    """``total`` in whole numbers proportional to ``shares``: largest remainders, of equal ones the earlier."""
-    exact = [Fraction(str(share)) for share in shares]
-    quotas = [total * share / sum(exact) for share in exact]
-    counts = [int(quota) for quota in quotas]
-    by_remainder = sorted(range(len(shares)), key=lambda number: counts[number] - quotas[number])
-    for number in by_remainder[: total - sum(counts)]:
-        counts[number] += 1
-    return counts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scor
 from mixprec.core.errors import UserError
 
 if TYPE_CHECKING:
+    from mixprec.pipeline.checks import Checked
     from mixprec.recipe import Recipe
 
 
@@ -38,13 +39,14 @@ def run(
     from mixprec.core.parsing import dump_yaml
 
     path = recipes.find(recipe)
-    chosen = recipes.load(path, change or ())
+    chosen, known = recipes.read(path, change or ())
     text = artifacts.read_text(path)
     if change:
         text = dump_yaml(chosen.model_dump(mode="json", exclude_defaults=True))
     folder = to or Path("runs") / path.stem
-    summary = pipeline.Run(chosen, text, path.stem, folder, data).run()
-    _print_run(summary, folder)
+    made = pipeline.Run(chosen, text, path.stem, folder, data)
+    made.check(str(path), known)
+    _print_run(made.run(), folder)
 
 
 def _print_run(summary: Mapping[str, Any], folder: Path) -> None:
@@ -130,9 +132,11 @@ def explain(
     attribution: Annotated[
         list[str] | None, typer.Option(metavar="MODEL", help="No recipe: what attribution costs for this model.")
     ] = None,
+    data: Data = None,
     change: Overrides = None,
 ) -> None:
     """Show modules, bits and bytes of a recipe's variants and the cost of its importance, without loading weights."""
+    from mixprec import pipeline
     from mixprec import recipe as recipes
 
     if (recipe is None) == (not attribution):
@@ -142,8 +146,12 @@ def explain(
             _print_cost(model)
         return
     path = recipes.find(recipe)
-    chosen = recipes.load(path, change or ())
-    _print_variants(path, chosen, importance, scores)
+    chosen, known = recipes.read(path, change or ())
+    done = Path("runs") / path.stem / "importance" / "importance.json"
+    ranking = scores_in(importance or (done if done.is_file() else None))
+    found = pipeline.checked(chosen, data, importance=ranking, tables=scores, known=known)
+    found.require(str(path))
+    _print_variants(path, chosen, found)
     if chosen.evaluate is not None and chosen.evaluate.benchmarks:
         _print_outputs(chosen)
     if chosen.importance is not None:
@@ -192,18 +200,16 @@ def _print_cost(
     out.print(about(found))
 
 
-def _print_variants(path: Path, chosen: Recipe, importance: Path | None, tables: Sequence[Path] | None) -> None:
+def _print_variants(path: Path, chosen: Recipe, found: Checked) -> None:
     from mixprec import pipeline
     from mixprec.report.formatting import size
 
-    done = Path("runs") / path.stem / "importance" / "importance.json"
-    scores = scores_in(importance or (done if done.is_file() else None))
     table = Table(title=f"{path.name}: {chosen.model.id}", box=box.SIMPLE_HEAD)
     table.add_column("variant", no_wrap=True)
     table.add_column("modules")
     for column in ("code bits", "effective", "before", "packed", "on disk"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, row in pipeline.explain(chosen, scores, tables).items():
+    for name, row in pipeline.rows(chosen, found).items():
         account = row["account"]
         if account is None:
             table.add_row(name, "known when it runs", *["-"] * 5)
@@ -223,26 +229,38 @@ def _print_variants(path: Path, chosen: Recipe, importance: Path | None, tables:
     )
 
 
-@app.command(epilog=epilog("mixprec validate recipes/*.yaml"))
-def validate(recipe_files: Annotated[list[str], typer.Argument(metavar="RECIPE...")]) -> None:
-    """Check recipes and their plans without loading weights."""
+@app.command(epilog=epilog("mixprec validate recipes/*.yaml", "mixprec validate mine.yaml --data ../shared/data"))
+def validate(
+    recipe_files: Annotated[list[str], typer.Argument(metavar="RECIPE...")],
+    data: Data = None,
+    change: Overrides = None,
+) -> None:
+    """Check recipes, their data and their plans without loading weights; all that is wrong is told at once."""
     from mixprec import pipeline
     from mixprec import recipe as recipes
 
+    refused = []
     for name in recipe_files:
-        path = recipes.find(name)
-        chosen = recipes.load(path)
-        _try(path, chosen)
-        out.print(f"{path}: valid, {len(pipeline.explain(chosen, None))} variants")
+        try:
+            path = recipes.find(name)
+            chosen, known = recipes.read(path, change or ())
+            found = pipeline.checked(chosen, data, known=known)
+            found.require(str(path))
+        except UserError as problem:
+            refused.append(str(problem))
+            continue
+        out.print(f"{path}: valid, {len(chosen.all_variants)} variants", soft_wrap=True)
+        _print_notes(found)
+    if refused:
+        raise UserError("\n".join(refused))
 
 
-def _try(path: Path, chosen: Recipe) -> None:
-    from mixprec import pipeline
-
-    try:
-        pipeline.explain(chosen, None)
-    except UserError as problem:
-        raise UserError(f"{path}: {problem}") from None
+def _print_notes(found: Checked) -> None:
+    """What could not be checked here, and what this machine needs to run the recipe."""
+    for told in found.unchecked:
+        out.print(f"  not checked: {told}", soft_wrap=True)
+    for told in found.lacking:
+        out.print(f"  to run it here: {told}", soft_wrap=True)
 
 
 @app.command(name="ls", epilog=epilog("mixprec ls"))

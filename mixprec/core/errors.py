@@ -20,6 +20,21 @@ class UserError(Exception):
     """Bad input: the message names file, key, value and remedy. Exit code 2, no stack trace."""
 
 
+class Problems(ValueError):
+    """Several things that are wrong with one value; what a pydantic validator raises to tell all of them."""
+
+    def __init__(self, told: Sequence[str]) -> None:
+        super().__init__("; ".join(told))
+        self.told = tuple(told)
+
+
+def listed(where: str, problems: Sequence[str]) -> str:
+    """The text of one error that lists ``problems`` with what is in ``where`` (a file)."""
+    if len(problems) == 1:
+        return f"{where}: {problems[0]}"
+    return "\n  ".join([f"{where}: {len(problems)} problems", *problems])
+
+
 def reason(problem: BaseException) -> str:
     """The first line of what another package says; its kind where it says nothing."""
     return (str(problem).strip() or type(problem).__name__).splitlines()[0]
@@ -76,24 +91,22 @@ def from_disk(problem: BaseException, path: Path | None = None, place: str = "--
 
 def from_pydantic(problem: ValidationError, where: str, schema: type[BaseModel]) -> UserError:
     """One error that lists everything ``schema`` found wrong with the data in ``where`` (a file)."""
-    lines = [_describe(error, schema) for error in problem.errors()]
-    if len(lines) == 1:
-        return UserError(f"{where}: {lines[0]}")
-    return UserError("\n  ".join([f"{where}: {len(lines)} problems", *lines]))
+    return UserError(listed(where, [line for error in problem.errors() for line in _described(error, schema)]))
 
 
-def _describe(error: Any, schema: type[BaseModel]) -> str:
+def _described(error: Any, schema: type[BaseModel]) -> list[str]:
     unknown = error["type"] == "extra_forbidden"
     keys, holders = _walk(schema, error["loc"], unknown)
     path = f"{key_path(keys)}: " if keys else ""  # what concerns the whole file needs no key
     if unknown:
-        return f"{path}unknown key{_allowed(str(keys[-1]), holders)}"
+        return [f"{path}unknown key{_allowed(str(keys[-1]), holders)}"]
     if error["type"] == "missing":
-        return f"{path}this key is missing"
+        return [f"{path}this key is missing"]
     # Our own validators raise ValueError with a message that names the value already.
     if error["type"] == "value_error":
-        return f"{path}{error['ctx']['error']}"
-    return f"{path}{reprlib.repr(error['input'])}: {error['msg']}"
+        raised = error["ctx"]["error"]
+        return [f"{path}{told}" for told in (raised.told if isinstance(raised, Problems) else (raised,))]
+    return [f"{path}{reprlib.repr(error['input'])}: {error['msg']}"]
 
 
 def _allowed(key: str, holders: Iterable[type[BaseModel]]) -> str:

@@ -8,9 +8,10 @@ Run folder::
 """
 
 from mixprec.pipeline.annotating import annotate_traces
-from mixprec.pipeline.explain import explain
+from mixprec.pipeline.checks import checked
+from mixprec.pipeline.explain import explain, rows
 from mixprec.pipeline.loadable import check_variant
 from mixprec.pipeline.plans import identity_here, table_for
 from mixprec.pipeline.run import Run
 
-__all__ = ["Run", "annotate_traces", "check_variant", "explain", "identity_here", "table_for"]
+__all__ = ["Run", "annotate_traces", "check_variant", "checked", "explain", "identity_here", "rows", "table_for"]

@@ -7,18 +7,16 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import check_plan
-from mixprec.checkpoint.check import Target, require
+from mixprec.checkpoint.check import Target, check, require
 from mixprec.checkpoint.opening import open_checkpoint, open_original
 from mixprec.core.errors import UserError
 from mixprec.models import locate
 from mixprec.models.kinds import has_weights
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import KEEP
-from mixprec.plan.budget import budget_problem
-from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, needs_spectra, tables_wanted
+from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import Plan
 from mixprec.recipe import Recipe
-from mixprec.sensitivity.ablation import cells_of
 
 
 def target_of(chosen: Recipe) -> Target | None:
@@ -50,39 +48,14 @@ def _compresses(plan: PlanSpec) -> bool:
     return plan.default != KEEP or plan.sparsity is not None or bool(plan.rules)
 
 
-def check_known(chosen: Recipe, inventory: Inventory, config: PretrainedConfig) -> None:
-    """The plans that are known already, without importance, spectra or sensitivity.
-
-    Raises UserError naming the variant.
-    """
-    check_parts(chosen, inventory)
-    for name, variant in chosen.all_variants.items():
-        spec = variant.plan
-        if not needs_importance(spec) and not needs_spectra(spec) and not tables_wanted(spec):
-            written = chosen.checkpoint.written
-            plan = build_plan(
-                spec,
-                inventory,
-                chosen.model.id,
-                chosen.compress.method,
-                file_size=lambda made, form=written: form.bytes(made, inventory, config),  # type: ignore[misc]
-            )
-            check_variant(chosen, name, plan, inventory, config)
-
-
-def check_parts(chosen: Recipe, inventory: Inventory) -> None:
-    """What waits for scores: whether any plan keeps the budgets, and whether the ablation's selectors match modules.
-
-    Raises UserError naming the variant or the key.
-    """
-    for name, variant in chosen.all_variants.items():
-        if variant.plan.budget is not None:
-            try:
-                budget_problem(variant.plan.budget, inventory, variant.plan.method or chosen.compress.method)
-            except UserError as problem:
-                raise UserError(f"variant {name}: {problem}") from None
-    if chosen.ablation is not None:
-        cells_of(chosen.ablation, inventory)
+def refused(chosen: Recipe, plan: Plan, inventory: Inventory, config: PretrainedConfig) -> set[str]:
+    """Addresses of the modules that the checkpoint's format or the runtime does not take; all, where it takes none."""
+    found = set(chosen.checkpoint.written.problems(plan, inventory, config))
+    target = target_of(chosen)
+    if target is None or found:
+        return found
+    verdict = check(plan, inventory, config, target)
+    return set(plan.modules) if verdict.whole else set(verdict.refused)
 
 
 def check_variant(chosen: Recipe, name: str, plan: Plan, inventory: Inventory, config: PretrainedConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mixprec.core import artifacts, locks
@@ -9,6 +10,7 @@ from mixprec.evaluate.engines import templates
 from mixprec.pipeline import damage, loadable
 from mixprec.pipeline.benchmarks import Benchmarks
 from mixprec.pipeline.cards import write_cards
+from mixprec.pipeline.checks import checked
 from mixprec.pipeline.context import Context
 from mixprec.pipeline.evaluation import Evaluator
 from mixprec.pipeline.importance import importance
@@ -22,13 +24,32 @@ from mixprec.report.html import write_report
 class Run(Context):
     """One recipe's run in one folder."""
 
+    _checked = False
+
+    def check(self, where: str = "", known: Sequence[str] = ()) -> None:
+        """Everything that can be wrong is looked at before any work.
+
+        Raises UserError with all problems of the recipe ``where``, those ``known`` before (recipe.read) among them.
+        """
+        found = checked(self.recipe, self.data, known=known, planned=False)
+        done = all((self.out / "variants" / name / "benchmarks.json").is_file() for name in self.recipe.all_variants)
+        if done:  # nothing is generated any more
+            found.lacking = [told for told in found.lacking if not told.startswith("evaluate.")]
+        found.require(where, here=True)
+        if self.recipe.calibrates:
+            with found.trying():
+                self.calibration  # noqa: B018 (read now: whether there are enough samples)
+        found.require(where)
+        self._checked = True
+
     def run(self) -> dict[str, Any]:
         """All stages; returns the summary.
 
-        Raises UserError where another process is at work in the folder, and for links in it that would be written.
+        Raises UserError as ``check`` does, where another process is at work in the folder, and for links in it that
+        would be written.
         """
-        loadable.check_model(self.recipe)
-        loadable.check_known(self.recipe, self.inventory, self.config)
+        if not self._checked:
+            self.check()
         with locks.folder(self.out):
             for name in self.recipe.all_variants:
                 artifacts.refuse_links(self.out / "variants" / name / "checkpoint")

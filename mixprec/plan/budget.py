@@ -96,8 +96,32 @@ def budget_plan(
             f"{spec.limit} and can be made of these candidates; add candidates of 2 to 6 bits, or raise the budget"
         )
     if found is None:
-        raise UserError(f"plan.budget: no single candidate for all modules fits {spec.measure} {spec.limit}")
+        raise UserError(
+            f"plan.budget: no single candidate for all modules fits {spec.measure} {spec.limit}"
+            f"{_least_uniform(spec, inventory, problem)}"
+        )
     return planned(found)
+
+
+def check_reach(spec: BudgetSpec, inventory: Inventory, model: str, method: Method, file_size: FileSize) -> Problem:
+    """Some plan keeps the budget, whatever the scores. Raises UserError as ``budget_plan`` does."""
+    problem = budget_problem(spec, inventory, method)
+    if spec.file_bytes is not None:
+        _file_extremes(
+            spec.file_bytes,
+            problem,
+            lambda chosen: file_size(as_plan(problem.choices(chosen), spec, inventory, model, method)),
+        )
+    return problem
+
+
+def _least_uniform(spec: BudgetSpec, inventory: Inventory, problem: Problem) -> str:
+    """The nearest size that one candidate for all modules keeps, where sizes add up over modules."""
+    if spec.measure == "file_bytes":
+        return ""
+    # A pinned part has one choice.
+    costs = [problem.cost([index % len(row) for row in problem.costs]) for index in range(len(spec.candidates))]
+    return f"; the smallest takes {_sizes(spec, inventory)[1](min(costs))}"
 
 
 #: Limit -> what each part gets; None where an allocation that leaves no freedom has nothing that fits.
@@ -139,18 +163,7 @@ def _in_files(
     What files take besides (padding, headers, formats that they hold in a wider one) is known of whole plans alone, so
     the room for packed bytes is searched: the last plan's files say how much more or less it may be.
     """
-    extremes = [[extreme(range(len(row)), key=row.__getitem__) for row in problem.costs] for extreme in (min, max)]
-    least, most = map(size, extremes)
-    where = f"plan.budget.file_bytes: {wanted}"
-    if least == most != wanted:
-        raise UserError(
-            f"{where}: in this checkpoint.format every plan of these candidates takes {least}; files that are as small "
-            "as their plan have checkpoint.format compressed-tensors, gptq or gguf"
-        )
-    if wanted < least:
-        raise UserError(f"{where}: the smallest plan of these candidates takes {least}; ask for that, or add smaller")
-    if wanted > most:
-        raise UserError(f"{where}: the largest plan of these candidates takes {most}; ask for that, or add larger")
+    extremes = _file_extremes(wanted, problem, size)
     low, high = problem.cost(extremes[0]) - 1, problem.cost(extremes[1]) + 1  # room that is enough, and too much
     best, room, steps = None, high - 1, 0
     while low + 1 < high:
@@ -165,6 +178,23 @@ def _in_files(
             break  # the files' bytes are spent
         room = guess if low < guess < high and steps <= _GUESSES else (low + high) // 2
     return best
+
+
+def _file_extremes(wanted: int, problem: Problem, size: Callable[[Sequence[int]], int]) -> list[list[int]]:
+    """The smallest and the largest plan; raises UserError where ``wanted`` bytes of files are beyond them."""
+    extremes = [[extreme(range(len(row)), key=row.__getitem__) for row in problem.costs] for extreme in (min, max)]
+    least, most = map(size, extremes)
+    where = f"plan.budget.file_bytes: {wanted}"
+    if least == most != wanted:
+        raise UserError(
+            f"{where}: in this checkpoint.format every plan of these candidates takes {least}; files that are as small "
+            "as their plan have checkpoint.format compressed-tensors, gptq or gguf"
+        )
+    if wanted < least:
+        raise UserError(f"{where}: the smallest plan of these candidates takes {least}; ask for that, or add smaller")
+    if wanted > most:
+        raise UserError(f"{where}: the largest plan of these candidates takes {most}; ask for that, or add larger")
+    return extremes
 
 
 def as_plan(
@@ -268,11 +298,30 @@ def _limit(spec: BudgetSpec, inventory: Inventory, costs: Sequence[Sequence[int]
     least, most = (sum(extreme(row) for row in costs) for extreme in (min, max))
     if spec.measure == "file_bytes":
         return most  # what files take is known of whole plans alone
+    limit_of, told = _sizes(spec, inventory)
+    limit, sparse = limit_of(spec.size), spec.measure == "sparsity"
+    where = f"plan.budget.{spec.measure}: {spec.limit}"
+    if limit < least:
+        compared = "more" if sparse else "less"
+        raise UserError(f"{where}: no plan takes {compared} than {told(least)} with these candidates; add smaller ones")
+    if limit > most + _rounding(spec, inventory):
+        raise UserError(
+            f"{where}: the largest plan of these candidates takes {told(most)}; ask for that, or add larger"
+        )
+    return limit
+
+
+def _rounding(spec: BudgetSpec, inventory: Inventory) -> int:
+    """Sparsities come in whole zeros for each module."""
+    return len(inventory.linears) if spec.measure == "sparsity" else 0
+
+
+def _sizes(spec: BudgetSpec, inventory: Inventory) -> tuple[Callable[[Fraction], int], Callable[[int], str]]:
+    """From a size in the measure's unit to the limit of the parts' costs, and from costs to the size to ask for."""
     weights = sum(module.weights for module in inventory.linears)
     other = sum(inventory.other.values()) * WORD // 8 if spec.measure == "bytes" else 0
     scale = 1 if spec.measure == "bytes" else weights
-    sparse = spec.measure == "sparsity"
-    rounding = len(inventory.linears) if sparse else 0  # sparsities come in whole zeros for each module
+    sparse, rounding = spec.measure == "sparsity", _rounding(spec, inventory)
 
     def limit_of(size: Fraction) -> int:
         if sparse:  # what a candidate of this sparsity leaves, so that it fits its own budget
@@ -283,16 +332,7 @@ def _limit(spec: BudgetSpec, inventory: Inventory, costs: Sequence[Sequence[int]
         exact = 1 - Fraction(2 * cost + rounding, 2 * weights) if sparse else Fraction(cost + other, scale)
         return _shortest(exact, lambda size: cost <= limit_of(size) <= cost + rounding)
 
-    limit = limit_of(spec.size)
-    where = f"plan.budget.{spec.measure}: {spec.limit}"
-    if limit < least:
-        compared = "more" if sparse else "less"
-        raise UserError(f"{where}: no plan takes {compared} than {told(least)} with these candidates; add smaller ones")
-    if limit > most + rounding:
-        raise UserError(
-            f"{where}: the largest plan of these candidates takes {told(most)}; ask for that, or add larger"
-        )
-    return limit
+    return limit_of, told
 
 
 def _shortest(near: Fraction, fits: Callable[[Fraction], bool]) -> str:

@@ -10,7 +10,7 @@ rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
@@ -26,6 +26,7 @@ from mixprec.plan.relative import ALL, Importance, summed_importance
 from mixprec.plan.schema import FormatText, ModulePlan, Plan, SparsityText, Strict, fitted
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.plan.units import draw_others, lowest, units
+from mixprec.traces.store import BEHAVIOURS
 
 
 def _selectors(value: Any) -> tuple[str, ...]:
@@ -213,15 +214,9 @@ def build_plan(
         if needs_importance(spec):
             table = importance_table(importance, spec.budget, inventory, model, spec.method or method)
         return budget_plan(spec.budget, inventory, model, spec.method or method, table, file_size)
-    claims: dict[str, list[int]] = {}
-    for index, rule in enumerate(spec.rules):
-        try:
-            found = _matched(rule.match, inventory, importance, spec.tie == "fused")
-        except UserError as problem:
-            raise UserError(f"{_rule_name(spec, index)}: {problem}") from None
-        for module in found:
-            claims.setdefault(module.address, []).append(index)
-    _check_conflicts(spec, claims)
+    claims, problems = _claims(spec, range(len(spec.rules)), inventory, importance)
+    if problems:
+        raise UserError("; ".join(problems))
     free = [module for module in inventory.linears if module.address not in claims]
     sparsities = _sparsities(spec, free, alphas)
     modules = {
@@ -234,6 +229,53 @@ def build_plan(
         return Plan(model=model, method=spec.method or method, modules=modules)
     except ValidationError as problem:
         raise from_pydantic(problem, "plan", Plan) from None
+
+
+def unranked(inventory: Inventory) -> Importance:
+    """An importance that ranks nothing, to find what is wrong with rules before there is one."""
+    return {behaviour: dict.fromkeys((module.address for module in inventory.linears), 1.0) for behaviour in BEHAVIOURS}
+
+
+def rule_problems(spec: PlanSpec, inventory: Inventory) -> list[str]:
+    """What is wrong with rules whatever the importance: selectors that match nothing, counts that are too high, rules
+    that fight."""
+    fixed = [index for index, rule in enumerate(spec.rules) if not isinstance(rule.match, _Ranked)]
+    ranked = [index for index in range(len(spec.rules)) if index not in fixed]
+    _, problems = _claims(spec, fixed, inventory, None)
+    for index in ranked:
+        problems += _claims(spec, [index], inventory, unranked(inventory))[1]
+    return problems
+
+
+def may_rank(spec: PlanSpec, inventory: Inventory) -> set[str]:
+    """Addresses of the modules that rules choose from by importance."""
+    matches = [rule.match for rule in spec.rules]
+    chosen = [match.least_important for match in matches if isinstance(match, LeastImportant)]
+    chosen += [match.most_important for match in matches if isinstance(match, MostImportant)]
+    found = [units(inventory, selectors, spec.tie == "fused") for selectors in chosen]
+    return {module.address for each in found for unit in each for module in unit}
+
+
+def without_ranking(spec: PlanSpec) -> PlanSpec:
+    """The plan's default and the rules that need no importance."""
+    return spec.model_copy(update={"rules": tuple(r for r in spec.rules if not isinstance(r.match, _Ranked))})
+
+
+def _claims(
+    spec: PlanSpec, rules: Iterable[int], inventory: Inventory, importance: Importance | None
+) -> tuple[dict[str, list[int]], list[str]]:
+    """Address -> numbers of the rules that name it, and what is wrong with these ``rules``."""
+    claims: dict[str, list[int]] = {}
+    problems = []
+    for index in rules:
+        try:
+            found = _matched(spec.rules[index].match, inventory, importance, spec.tie == "fused")
+        except UserError as problem:
+            problems.append(f"{_rule_name(spec, index)}: {problem}")
+            continue
+        for module in found:
+            claims.setdefault(module.address, []).append(index)
+    return claims, [*problems, *_conflicts(spec, claims)]
 
 
 def _rule_name(spec: PlanSpec, index: int) -> str:
@@ -277,14 +319,13 @@ def _module_plan(spec: PlanSpec, claims: Sequence[int], sparsity: Sparsity | Non
     )
 
 
-def _check_conflicts(spec: PlanSpec, claims: Mapping[str, Sequence[int]]) -> None:
+def _conflicts(spec: PlanSpec, claims: Mapping[str, Sequence[int]]) -> list[str]:
     fights: dict[tuple[int, int], list[str]] = {}
     for address, rules in claims.items():
         for other in rules[1:]:
             if spec.rules[other].says != spec.rules[rules[0]].says:
                 fights.setdefault((rules[0], other), []).append(address)
-    if fights:
-        raise UserError("; ".join(_fight(spec, pair, addresses) for pair, addresses in fights.items()))
+    return [_fight(spec, pair, addresses) for pair, addresses in fights.items()]
 
 
 def _fight(spec: PlanSpec, pair: tuple[int, int], addresses: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """A recipe: one YAML file, one experiment. It reads whole: no includes; unknown keys are errors, all told at once."""
 
-from mixprec.recipe.files import DATA_VARIABLE, catalogue, data_folder, find, load, locate
+from mixprec.recipe.files import DATA_VARIABLE, GIVE_DATA, catalogue, data_folder, find, in_data, load, locate, read
 from mixprec.recipe.parts import (
     CheckpointSpec,
     CompressSpec,
@@ -14,6 +14,7 @@ from mixprec.recipe.schema import Recipe
 
 __all__ = [
     "DATA_VARIABLE",
+    "GIVE_DATA",
     "CheckpointSpec",
     "CompressSpec",
     "EvaluateSpec",
@@ -25,6 +26,8 @@ __all__ = [
     "catalogue",
     "data_folder",
     "find",
+    "in_data",
     "load",
     "locate",
+    "read",
 ]

@@ -10,18 +10,30 @@ from typing import Any
 from pydantic import ValidationError
 
 from mixprec.core import artifacts, parsing
-from mixprec.core.errors import UserError, from_pydantic
+from mixprec.core.errors import UserError, from_pydantic, listed
 from mixprec.recipe.schema import Recipe
 
 #: Prefix of sources that lie in the data folder: ``data:calibration/wikitext2_raw_test.txt``.
 _DATA = "data:"
 DATA_VARIABLE = "MIXPREC_DATA"
+GIVE_DATA = f"give --data FOLDER, set {DATA_VARIABLE}, or add data: to the recipe"
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; ``overrides`` are ``key.sub=value`` with YAML values.
 
     Raises UserError naming the file and everything that is wrong with it.
+    """
+    chosen, problems = read(path, overrides)
+    if problems:
+        raise UserError(listed(str(path), problems))
+    return chosen
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+    """A recipe, and what of its parts does not fit together: who looks for more that is wrong with it goes on.
+
+    Raises UserError naming the file where its keys and values are no recipe's.
     """
     try:
         data = parsing.parse_yaml(artifacts.read_text(path))
@@ -31,8 +43,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: a recipe is a mapping of keys; see mixprec ls for examples")
     for override in overrides:
         _override(data, override)
+    problems: list[str] = []
     try:
-        return Recipe.model_validate(data)
+        return Recipe.model_validate(data, context=problems), problems
     except ValidationError as problem:
         raise from_pydantic(problem, str(path), Recipe) from None
 
@@ -63,16 +76,19 @@ def locate(source: str, data: Path | None) -> str:
 
     Raises UserError where there is no data folder or no such file in it.
     """
-    if not source.startswith(_DATA):
+    if not in_data(source):
         return source
     if data is None:
-        raise UserError(
-            f"{source}: no data folder is known; give --data FOLDER, set {DATA_VARIABLE}, or add data: to the recipe"
-        )
+        raise UserError(f"{source}: no data folder is known; {GIVE_DATA}")
     path = data / source.removeprefix(_DATA)
     if not path.is_file():
         raise UserError(f"{source}: {path} does not exist; check --data, {DATA_VARIABLE} or the recipe's data key")
     return str(path)
+
+
+def in_data(source: str) -> bool:
+    """Whether a source lies in the data folder."""
+    return source.startswith(_DATA)
 
 
 def catalogue() -> dict[str, Path]:

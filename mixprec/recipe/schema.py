@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from collections.abc import Iterator
 
-from mixprec.core.errors import UserError
+from pydantic import Field, ValidationInfo, model_validator
+
+from mixprec.core.errors import Problems, UserError
 from mixprec.core.float64 import check_float64
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.peers import METHODS, Engine
 from mixprec.plan.budgetspec import SENSITIVITY
-from mixprec.plan.methods import Method, needing_inputs
+from mixprec.plan.methods import Method, needing_inputs, using_inputs
 from mixprec.plan.rules import PlanSpec, needs_importance, tables_wanted
 from mixprec.plan.schema import Treatment
 from mixprec.recipe.parts import (
@@ -42,52 +44,61 @@ class Recipe(Part):
     evaluate: EvaluateSpec | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Recipe:
+    def _consistent(self, info: ValidationInfo) -> Recipe:
+        """Where ``info.context`` is a list, it takes the problems, and who gave it looks for others too."""
+        problems = list(dict.fromkeys(self._problems()))
+        if isinstance(info.context, list):
+            info.context.extend(problems)
+        elif problems:
+            raise Problems(problems)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        """What doesn't fit together, known without model and data."""
         if self.plan is not None and self.variants:
-            raise ValueError("plan and variants exclude one another; write the plan as one of the variants")
+            yield "plan and variants exclude one another; write the plan as one of the variants"
         if self.importance is not None and self.traces is None:
-            raise ValueError("importance needs traces: {source: …}")
+            yield "importance needs traces: {source: …}"
         for name, variant in self.all_variants.items():
             if needs_importance(variant.plan) and self.importance is None:
-                raise ValueError(f"variant {name} ranks modules by importance; add importance: {{}} and traces")
+                yield f"variant {name} ranks modules by importance; add importance: {{}} and traces"
             if not name or not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or name[0] == ".":
-                raise ValueError(f"variant {name!r}: use letters, digits, - _ . in names; they become folders")
-        self._check_device()
-        self._check_engines()
+                yield f"variant {name!r}: use letters, digits, - _ . in names; they become folders"
+        yield from self._of_device()
+        yield from self._of_engines()
         calibrated = self._calibrated()
         if calibrated and self.compress.calibration is None:
-            raise ValueError(
+            yield (
                 f"{calibrated[0]} looks at the inputs of linears; add compress: {{calibration: {{…}}}}, "
                 "for example {traces: bundled:attribution, samples: 16, tokens: 512}"
             )
-        self._check_sensitivity()
-        self._check_ablation()
-        self._check_ggml()
-        self._check_budgets()
+        yield from self._of_sensitivity()
+        yield from self._of_ablation()
+        yield from self._of_ggml()
+        yield from self._of_budgets()
         if not (self.importance or self.sensitivity or self.ablation or self.all_variants):
-            raise ValueError("nothing to do; give importance, sensitivity, ablation, plan or variants")
-        return self
+            yield "nothing to do; give importance, sensitivity, ablation, plan or variants"
 
-    def _check_device(self) -> None:
+    def _of_device(self) -> Iterator[str]:
         for what, part in (("ablation", self.ablation), ("sensitivity", self.sensitivity), ("plan", self.all_variants)):
             if part:
                 try:
                     check_float64(self.model.device, what)
                 except UserError as problem:
-                    raise ValueError(f"model.{problem}") from None
+                    yield f"model.{problem}"
 
-    def _check_ablation(self) -> None:
+    def _of_ablation(self) -> Iterator[str]:
         spec = self.ablation
         if spec is None:
             return
         if self.compress.calibration is None:
-            raise ValueError("ablation: modules are solved on calibration data; add compress: {calibration: {…}}")
+            yield "ablation: modules are solved on calibration data; add compress: {calibration: {…}}"
         if self.evaluate is None:
-            raise ValueError("ablation: nothing to measure on; add evaluate: {traces: {source: …}}, text or both")
+            yield "ablation: nothing to measure on; add evaluate: {traces: {source: …}}, text or both"
         try:
-            self.candidates()
+            treatments(spec.formats, self.method_scored, "ablation.formats")
         except UserError as problem:
-            raise ValueError(str(problem)) from None
+            yield str(problem)
 
     def candidates(self) -> dict[str, Treatment]:
         """What single modules are solved for, by the names of tables of sensitivity: its formats and the ablation's.
@@ -98,11 +109,15 @@ class Recipe(Part):
         if self.sensitivity is not None:
             found |= self.sensitivity.treatments(self.compress.method)
         if self.ablation is not None:
-            method = (self.sensitivity and self.sensitivity.method) or self.compress.method
-            found |= treatments(self.ablation.formats, method, "ablation.formats")
+            found |= treatments(self.ablation.formats, self.method_scored, "ablation.formats")
         return found
 
-    def _check_budgets(self) -> None:
+    @property
+    def method_scored(self) -> Method:
+        """The method that single modules are solved by."""
+        return (self.sensitivity and self.sensitivity.method) or self.compress.method
+
+    def _of_budgets(self) -> Iterator[str]:
         scored = self.sensitivity
         for name, variant in self.all_variants.items():
             budget = variant.plan.budget
@@ -110,11 +125,9 @@ class Recipe(Part):
                 continue
             own = SENSITIVITY in tables_wanted(variant.plan)
             if own and (scored is None or budget.scores != (SENSITIVITY,)):
-                raise ValueError(
-                    f"variant {name}: budget.scores: sensitivity is a part of the recipe; add sensitivity: {{…}}"
-                )
+                yield (f"variant {name}: budget.scores: sensitivity is a part of the recipe; add sensitivity: {{…}}")
             if budget.exchange is not None and (scored is None or scored.scorer not in GRADIENT):
-                raise ValueError(
+                yield (
                     f"variant {name}: budget.exchange: plans are put together from the candidates of the recipe's "
                     "sensitivity, and proposed by its gradients; add sensitivity: {scorer: fisher, formats: […]}"
                 )
@@ -122,47 +135,52 @@ class Recipe(Part):
                 continue
             method, method_scored = variant.plan.method or self.compress.method, scored.method or self.compress.method
             if method != method_scored:
-                raise ValueError(f"variant {name} compresses by {method}, sensitivity scores {method_scored}; take one")
+                yield f"variant {name} compresses by {method}, sensitivity scores {method_scored}; take one"
             unknown = [str(choice) for choice in budget.candidates if choice.changes and choice not in scored.formats]
             if unknown:
-                raise ValueError(f"variant {name}: budget.candidates: {', '.join(unknown)}: not in sensitivity.formats")
+                yield f"variant {name}: budget.candidates: {', '.join(unknown)}: not in sensitivity.formats"
 
-    def _check_sensitivity(self) -> None:
+    def _of_sensitivity(self) -> Iterator[str]:
         spec = self.sensitivity
         if spec is None:
             return
         if self.compress.calibration is None:
-            raise ValueError("sensitivity: modules are solved on calibration data; add compress: {calibration: {…}}")
+            yield "sensitivity: modules are solved on calibration data; add compress: {calibration: {…}}"
         if spec.behaviours and self.traces is None:
-            raise ValueError("sensitivity.behaviours: spans come from traces; add traces: {source: …}")
+            yield "sensitivity.behaviours: spans come from traces; add traces: {source: …}"
         if spec.scorer == "importance" and self.importance is None:
-            raise ValueError("sensitivity.scorer: importance needs importance: {} and traces")
+            yield "sensitivity.scorer: importance needs importance: {} and traces"
         try:
             spec.treatments(self.compress.method)
         except UserError as problem:
-            raise ValueError(str(problem)) from None
+            yield str(problem)
 
-    def _check_ggml(self) -> None:
+    def _of_ggml(self) -> Iterator[str]:
         """Some of llama.cpp's types are only made with calibration data."""
         specs = [variant.plan for variant in self.all_variants.values()]
         named = [spec.default for spec in specs] + [rule.format for spec in specs for rule in spec.rules]
         for format in named:
             if isinstance(format, GgmlFormat) and format.needs_importance and self.compress.calibration is None:
-                raise ValueError(
+                yield (
                     f"format {format}: llama.cpp makes it only with an importance vector; add compress: "
                     "{calibration: {…}}, for example {traces: bundled:attribution, samples: 16, tokens: 512}"
                 )
 
-    def _check_engines(self) -> None:
+    def _of_engines(self) -> Iterator[str]:
         for name, variant in self.all_variants.items():
             engine, method = self.engine_of(variant), variant.plan.method or self.compress.method
             if engine != "mixprec" and method not in METHODS[engine]:
                 known = ", ".join(METHODS[engine])
-                raise ValueError(f"variant {name}: engine {engine} has no method {method}; it has {known}")
+                yield f"variant {name}: engine {engine} has no method {method}; it has {known}"
             if engine != "mixprec" and self.checkpoint.format != "dense":
-                raise ValueError(
-                    f"variant {name}: what engine {engine} makes is written dense; leave out checkpoint.format"
-                )
+                yield (f"variant {name}: what engine {engine} makes is written dense; leave out checkpoint.format")
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether a stage looks at the calibration data."""
+        if self.compress.calibration is None:
+            return False
+        return bool(self.sensitivity or self.ablation or using_inputs(self.methods) or self._calibrated())
 
     @property
     def methods(self) -> set[Method]:

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixprec.calibration.windows import LOOP, Stream, Window, apportion, counting, cut, looping, shuffled
+from mixprec.calibration.spec import apportion
+from mixprec.calibration.windows import LOOP, Stream, Window, counting, cut, looping, shuffled
 
 BOS = 1000
 

@@ -1,0 +1,111 @@
+"""A recipe checked by arithmetic, before any weight: everything that is wrong with it, at once.
+
+``validate``, ``explain`` and ``run`` ask here. Of the model only the configuration is read, of the data the files.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixprec import modules, recipe
+from mixprec.core.devices import check_device
+from mixprec.core.errors import UserError
+from mixprec.models import conversion, locate
+from mixprec.models.config import load_config
+from mixprec.pipeline import loadable
+from mixprec.pipeline.checks import data
+from mixprec.pipeline.checks.amounts import Counting, Held, counting
+from mixprec.pipeline.checks.findings import Findings
+from mixprec.pipeline.checks.plans import Plans
+from mixprec.plan.relative import Importance
+from mixprec.plan.schema import Plan
+from mixprec.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from mixprec.modules import Inventory
+
+
+@dataclass
+class Checked(Findings):
+    """What was found, and what is known now. ``plans``: of every variant, None where it is known only when it runs;
+    ``held``: key -> what the recipe's files hold; ``config`` and ``inventory``: None for a model that isn't known."""
+
+    plans: dict[str, Plan | None] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
+    counting: Counting = field(default_factory=Counting)
+    config: PretrainedConfig | None = None
+    inventory: Inventory | None = None
+
+
+@conversion.without_converting()
+def checked(
+    chosen: Recipe,
+    option: Path | None = None,
+    *,
+    importance: Importance | None = None,
+    tables: Sequence[Path] | None = None,
+    known: Sequence[str] = (),
+    planned: bool = True,
+) -> Checked:
+    """Look at everything that can be looked at without weights and network.
+
+    ``option``: the data folder of the command line. ``importance``, ``tables``: what plans are made from, in the place
+    of what stages would make. ``known``: problems that were found before (recipe.read). ``planned``: the model's
+    weights may be missing.
+    """
+    found = Checked(problems=list(known))
+    with found.trying():
+        found.config = load_config(chosen.model.id, chosen.model.revision)
+        found.inventory = modules.inventory(found.config)
+    if found.config is not None:
+        with found.trying():
+            loadable.check_model(chosen, planned=planned)
+        folder = locate.at_hand(found.config)
+        found.counting = counting(folder)
+        if folder is None:
+            found.unchecked.append(
+                f"model.id: the files of {chosen.model.id} are not on this machine: its weights and its tokenizer"
+            )
+    found.held = data.read(chosen, recipe.data_folder(chosen, option), found)
+    context = None if found.config is None else int(found.config.max_position_embeddings)
+    data.check_amounts(chosen, found.held, found.counting, context, found)
+    if found.config is not None and found.inventory is not None:
+        found.plans = Plans(chosen, found.config, found.inventory, found, importance, tables).all()
+    _check_machine(chosen, found)
+    return found
+
+
+#: What engines and sources need besides mixprec: package -> how it is installed.
+_VLLM = ("vllm", "pip install 'mixprec[vllm]' (in an environment of its own: vLLM pins its own torch)")
+_RAG = ("sentence_transformers", "pip install 'mixprec[rag]'")
+
+
+def _check_machine(chosen: Recipe, found: Findings) -> None:
+    """Devices, other quantizers and packages that the recipe asks for."""
+    if chosen.model.device not in ("cpu", "auto"):
+        try:
+            check_device(chosen.model.device)
+        except UserError as problem:
+            found.lacking.append(f"model.{problem}")
+    for engine in dict.fromkeys(chosen.engine_of(variant) for variant in chosen.all_variants.values()):
+        if engine != "mixprec":
+            from mixprec.peers import client  # it needs torch
+
+            if reason := client.missing(engine):
+                found.lacking.append(f"engine: {reason}")
+    spec = chosen.evaluate
+    if spec is None or not spec.benchmarks or not chosen.all_variants:
+        return
+    wanted = [("evaluate.engine.kind: vllm", *_VLLM)] if spec.engine.kind == "vllm" else []
+    if any(each.name == "musique_rag" for each in spec.benchmarks):
+        wanted.append(("evaluate.benchmarks: musique_rag", *_RAG))
+    for key, package, install in wanted:
+        if package not in sys.modules and importlib.util.find_spec(package) is None:
+            found.lacking.append(f"{key}: the package {package} is not installed; run: {install}")

@@ -1,0 +1,211 @@
+"""The files that a recipe names: whether they are there and can be read, and whether they hold what it asks for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mixprec import recipe
+from mixprec.calibration.spec import HELD_OUT, CalibrationSpec, HubSource, TextSource, TraceSource
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
+from mixprec.evaluate.spec import BenchmarkSpec
+from mixprec.pipeline.annotating import find_spans
+from mixprec.pipeline.checks.amounts import Counting, Held
+from mixprec.pipeline.checks.findings import Findings
+from mixprec.recipe import Recipe, TracesSpec
+from mixprec.traces import store
+
+
+def read(chosen: Recipe, folder: Path | None, found: Findings) -> dict[str, Held]:
+    """Key of the recipe -> what its file holds. Files that are missing, broken or empty are told; with no data
+    ``folder`` what lies there is not looked at."""
+    waiting: list[str] = []
+    held: dict[str, Held] = {}
+    for key, source, spec in [*_sources(chosen), *_questions(chosen, found)]:
+        if recipe.in_data(source) and (folder is None or not folder.is_dir()):
+            waiting.append(key)
+            continue
+        with found.trying(key):
+            if isinstance(spec, BenchmarkSpec):
+                _read_questions(spec, _file(source, folder))
+            elif spec is None:
+                held[key] = _text(key, source, _file(source, folder))
+            else:
+                held[key] = _traces(key, source, store.locate(recipe.locate(source, folder)), spec)
+    if waiting and folder is not None:
+        found.add(f"{', '.join(waiting)}: the data folder {folder} does not exist; {recipe.GIVE_DATA}")
+    elif waiting:
+        found.lacking.append(f"{', '.join(waiting)}: no data folder is known; {recipe.GIVE_DATA}")
+    return held
+
+
+def calibration_key(spec: CalibrationSpec, number: int) -> str:
+    """Where a recipe names one of its calibration sources."""
+    inside = f".sources[{number}]" if len(spec.sources) > 1 else ""
+    return f"compress.calibration{inside}"
+
+
+def _sources(chosen: Recipe) -> Iterator[tuple[str, str, TracesSpec | None]]:
+    """Key, source and, of traces, how spans are found in them; None: it is text."""
+    if chosen.traces is not None:
+        yield "traces.source", chosen.traces.source, chosen.traces
+    spec = chosen.compress.calibration
+    for number, each in enumerate(spec.sources if spec else ()):
+        assert spec is not None
+        key = calibration_key(spec, number)
+        if isinstance(each, TraceSource):
+            yield f"{key}.traces", each.traces, TracesSpec(source=each.traces, preset=each.preset)
+        elif isinstance(each, TextSource):
+            yield f"{key}.text", each.text, None
+    if chosen.evaluate is not None and chosen.evaluate.traces is not None:
+        yield "evaluate.traces.source", chosen.evaluate.traces.source, chosen.evaluate.traces
+    if chosen.evaluate is not None and chosen.evaluate.text is not None:
+        yield "evaluate.text", chosen.evaluate.text, None
+
+
+def _questions(chosen: Recipe, found: Findings) -> Iterator[tuple[str, str, BenchmarkSpec]]:
+    """Benchmarks whose questions lie in files."""
+    from_hub = []
+    for number, each in enumerate(chosen.evaluate.benchmarks if chosen.evaluate else ()):
+        if each.source is None or each.source.startswith("hub:"):
+            from_hub.append(each.name)
+        else:
+            yield f"evaluate.benchmarks[{number}].source", each.source, each
+    if from_hub:
+        found.unchecked.append(f"evaluate.benchmarks: questions that come from the hub ({', '.join(from_hub)})")
+
+
+def _read_questions(spec: BenchmarkSpec, path: Path) -> None:
+    from mixprec.evaluate.benchmarks import catalogue  # it needs torch
+
+    catalogue.read(spec.name, str(path), spec.revision)
+
+
+def _file(source: str, folder: Path | None) -> Path:
+    """Where a text or the questions of a benchmark lie."""
+    if source == HELD_OUT:
+        return store.locate(source).with_suffix(".txt")
+    path = Path(recipe.locate(source, folder)).expanduser()
+    if not path.is_file():
+        raise UserError(f"{source}: no such file")
+    return path
+
+
+def _text(key: str, source: str, path: Path) -> Held:
+    text = artifacts.read_text(path)
+    if not text.strip():
+        raise UserError(f"{path}: the text is empty")
+    return Held(key, source, (text,), traces=False)
+
+
+def _traces(key: str, source: str, path: Path, spec: TracesSpec) -> Held:
+    """Traces; with their spans, where a stage looks for them."""
+    if key.startswith("compress."):
+        return Held(key, source, tuple(trace.text for trace in store.load(str(path))))
+    annotated = find_spans(spec, source, store.load(str(path))[: spec.first])
+    spans = Counter(span.behaviour for each in annotated for span in each.spans)
+    return Held(key, source, tuple(each.trace.text for each in annotated), spans)
+
+
+def check_amounts(
+    chosen: Recipe, held: Mapping[str, Held], counting: Counting, context: int | None, found: Findings
+) -> None:
+    """More samples than there are, and tokens beyond the model's ``context``; None where that is not known."""
+    if context is not None:
+        _check_context(chosen, context, found)
+    spec = chosen.compress.calibration
+    if spec is not None:
+        for number in range(len(spec.sources)):
+            _check_source(spec, number, held, counting, found)
+    _check_passages(chosen, held, found)
+
+
+def _check_context(chosen: Recipe, context: int, found: Findings) -> None:
+    """Lengths that the recipe names itself; those that it leaves out never reach beyond the context."""
+    parts = (
+        ("compress.calibration", chosen.compress.calibration, ("tokens",), False),
+        ("importance", chosen.importance, ("max_tokens",), True),
+        ("sensitivity", chosen.sensitivity, ("max_tokens",), True),
+        ("evaluate", chosen.evaluate, ("text_tokens", "max_tokens"), True),
+    )
+    for name, part, keys, only_named in parts:
+        for key in keys:
+            value = getattr(part, key, None)
+            if part is None or value is None or value <= context or (only_named and key not in part.model_fields_set):
+                continue
+            found.add(f"{name}.{key}: {value} is more than the model's context of {context}; lower it")
+
+
+def _check_source(
+    spec: CalibrationSpec, number: int, held: Mapping[str, Held], counting: Counting, found: Findings
+) -> None:
+    """One source's samples."""
+    source, count = spec.sources[number], spec.counts[number]
+    key = calibration_key(spec, number)
+    if count == 0:
+        found.add(
+            f"compress.calibration.samples: {spec.samples}: none of them is left for {source} with its share of "
+            f"{source.share:g}; raise samples or the share"
+        )
+    if isinstance(source, HubSource):
+        found.unchecked.append(f"{key}: {source} comes from the hub: whether it has {count} samples")
+        return
+    there = next((each for name, each in held.items() if name.rpartition(".")[0] == key), None)
+    if there is None or count == 0:
+        return
+    most = samples_at_most(there, spec, number, counting)
+    if most < count:
+        found.add(
+            f"{key}: {source}: has at most {most} samples of {spec.tokens} tokens; {count} are asked for; lower "
+            "samples or tokens, or add sources"
+        )
+
+
+def samples_at_most(there: Held, spec: CalibrationSpec, number: int, counting: Counting) -> int:
+    """No more samples than this can be cut from a source; fewer, where some repeat themselves or lack weight.
+
+    Short of tokens by a first estimate, they are counted; without a tokenizer there are no more than bytes.
+    """
+    source = spec.sources[number]
+    body = max(spec.tokens - counting.head, 1)
+    packed = not isinstance(source, TraceSource) or source.pack
+
+    def cut(tokens: tuple[int, ...]) -> int:
+        each = [count + 2 for count in tokens]  # with what may stand at both ends of a trace
+        return sum(each) // body if packed else sum(count // body for count in each)
+
+    bound = cut(tuple(len(text.encode()) for text in there.texts))
+    if counting.tokenizer is None or bound < spec.counts[number]:
+        return bound
+    guess = cut(counting.amount(there.texts).tokens)
+    return guess if guess > 2 * spec.counts[number] else cut(counting.amount(there.texts, exactly=True).tokens)
+
+
+def _check_passages(chosen: Recipe, held: Mapping[str, Held], found: Findings) -> None:
+    """What damage is predicted on, and what exchanged plans are measured on."""
+    spec, calibration = chosen.sensitivity, chosen.compress.calibration
+    if spec is None or calibration is None:
+        return
+    if spec.behaviours:
+        traces = held.get("traces.source")
+        there, what, remedy = (len(traces.texts) if traces else None), "traces", "take more traces"
+        for behaviour in spec.behaviours if traces else ():
+            if traces and not traces.spans[behaviour]:
+                found.add(f"sensitivity.behaviours: {behaviour}: no span in {traces.source}; leave it out")
+    else:
+        there, what = calibration.samples, "calibration samples"
+        remedy = "raise compress.calibration.samples"
+    if there is None:
+        return
+    if spec.samples > there and "samples" in spec.model_fields_set:
+        found.add(f"sensitivity.samples: {spec.samples}: there are {there} {what}; lower it, or {remedy}")
+    for name, variant in chosen.all_variants.items():
+        budget = variant.plan.budget
+        if budget is not None and budget.exchange is not None and there - spec.samples < 2:
+            found.add(
+                f"variant {name}: plan.budget.exchange: {there} passages are there, {min(spec.samples, there)} of them "
+                "are scored (sensitivity.samples), and plans are measured on at least two others; take more "
+                "calibration samples or traces"
+            )
