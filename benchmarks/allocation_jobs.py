@@ -25,6 +25,7 @@ from mixprec.calibration import data
 from mixprec.calibration.data import Calibration
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.compress import spectra
+from mixprec.contrib.peers import client
 from mixprec.core import artifacts
 from mixprec.evaluate import fidelity, metrics, passages
 from mixprec.importance import artifact
@@ -36,7 +37,6 @@ from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel, load_model
 from mixprec.models.locate import fetch
 from mixprec.numerics.divergence import TokenFidelity
-from mixprec.peers import client
 from mixprec.plan import bits, sensitivity
 from mixprec.plan.budget import as_plan, budget_plan
 from mixprec.plan.budgetspec import BudgetSpec

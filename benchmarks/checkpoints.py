@@ -48,13 +48,13 @@ from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.checkpoint.target import CARD
 from mixprec.compress.stream import compress
+from mixprec.contrib.peers import client
 from mixprec.evaluate import passages
 from mixprec.models.config import load_config
 from mixprec.models.load import load_model
 from mixprec.models.locate import BUNDLED
 from mixprec.models.tokenizer import load_encoder
 from mixprec.numerics import packing
-from mixprec.peers import client
 from mixprec.plan.rules import PlanSpec, build_plan
 
 HERE = Path(__file__).parent

@@ -234,10 +234,10 @@ class Bench:
 
     def theirs(self, name: str, checkpoint: Path) -> dict[str, Any] | None:
         """A peer in its environment, with its own settings; None where that is not there or the peer fails."""
+        from mixprec.contrib.peers import client
         from mixprec.models import locate
         from mixprec.models.locate import BUNDLED
         from mixprec.numerics.formats import Format, parse_format
-        from mixprec.peers import client
 
         peer, method, form, sparsity = THEIRS[name]
         format = parse_format(form)

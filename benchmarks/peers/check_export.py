@@ -28,10 +28,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from mixprec.export import TARGETS
+from mixprec.contrib.export import TARGETS
+from mixprec.contrib.peers.client import PEERS, PeerFailed, missing, run_peer, write_tokens
 from mixprec.modules import Inventory, fused_groups, inventory
 from mixprec.numerics.formats import KEEP, Format, Keep
-from mixprec.peers.client import PEERS, PeerFailed, missing, run_peer, write_tokens
 from mixprec.plan.schema import ModulePlan, Plan
 
 METHODS = {

@@ -17,11 +17,11 @@ from mixprec.checkpoint import integers, shards
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.shards import Predicted
 from mixprec.checkpoint.target import CompressedModule
-from mixprec.export.names import regexes
 from mixprec.modules import HEAD, Inventory, LinearModule
 from mixprec.numerics import packing
 from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, Format
 from mixprec.numerics.groupwise import Grid, Quantized, dequantize, scale_dtype_of
+from mixprec.plan.patterns import regexes
 from mixprec.plan.schema import Plan
 
 PACKED, SCALE, SHAPE, ZERO = "weight_packed", "weight_scale", "weight_shape", "weight_zero_point"

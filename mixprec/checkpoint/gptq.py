@@ -21,11 +21,11 @@ from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.shards import Predicted
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.core.version import VERSION
-from mixprec.export.names import regexes
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics import packing
 from mixprec.numerics.formats import AnyFormat, Format
 from mixprec.numerics.groupwise import Grid, Quantized, dequantize, scale_dtype_of
+from mixprec.plan.patterns import regexes
 from mixprec.plan.schema import Plan
 
 BITS = (2, 3, 4, 8)

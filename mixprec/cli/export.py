@@ -14,7 +14,7 @@ from mixprec.core.errors import UserError
 
 
 class Target(StrEnum):
-    """Names of mixprec.export.TARGETS, which can't be imported for --help."""
+    """Names of mixprec.contrib.export.TARGETS, which can't be imported for --help."""
 
     gptqmodel = "gptqmodel"
     llmcompressor = "llmcompressor"
@@ -39,8 +39,8 @@ def export_plan(
     revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
 ) -> None:
     """Write a plan in another quantizer's own syntax."""
+    from mixprec.contrib.export import TARGETS
     from mixprec.core import artifacts
-    from mixprec.export import TARGETS
 
     made, _, inventory = read_plan(plan_file, model, revision)
     try:

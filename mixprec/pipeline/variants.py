@@ -9,13 +9,13 @@ from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.integrity import weight_bytes
 from mixprec.compress.module import ModuleReport, summarise
 from mixprec.compress.stream import compress
+from mixprec.contrib.peers import engine
+from mixprec.contrib.peers.engine import Peer
 from mixprec.core import artifacts
 from mixprec.core.devices import one_device
 from mixprec.core.progress import bar
 from mixprec.evaluate import bench
 from mixprec.models import locate
-from mixprec.peers import engine
-from mixprec.peers.engine import Peer
 from mixprec.pipeline.benchmarks import Benchmarks, labels_of
 from mixprec.pipeline.context import Context
 from mixprec.pipeline.evaluation import Evaluator

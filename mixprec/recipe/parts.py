@@ -14,10 +14,10 @@ from mixprec.core.errors import UserError
 from mixprec.core.hubid import checked_id
 from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
-from mixprec.peers import Engine
 from mixprec.plan.methods import Method
 from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import GgmlText
+from mixprec.recipe.engines import Engine
 from mixprec.traces.annotate import Rule
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from pydantic import Field, ValidationInfo, model_validator
 from mixprec.core.errors import Problems, UserError
 from mixprec.core.float64 import check_float64
 from mixprec.numerics.formats import GgmlFormat
-from mixprec.peers import METHODS, Engine
 from mixprec.plan.budgetspec import SENSITIVITY
 from mixprec.plan.methods import Method, needing_inputs, using_inputs
 from mixprec.plan.rules import PlanSpec, needs_importance, tables_wanted
 from mixprec.plan.schema import Treatment
+from mixprec.recipe.engines import METHODS, Engine
 from mixprec.recipe.parts import (
     CheckpointSpec,
     CompressSpec,

@@ -16,9 +16,9 @@ from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.cli import app
 from mixprec.compress.stream import compress
+from mixprec.contrib.peers import client
+from mixprec.contrib.peers.engine import Peer
 from mixprec.models.config import load_config
-from mixprec.peers import client
-from mixprec.peers.engine import Peer
 from mixprec.plan.schema import Plan
 
 MakeSource = Callable[..., Path]

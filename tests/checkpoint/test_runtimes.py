@@ -15,12 +15,12 @@ import torch
 
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.compress.stream import compress
+from mixprec.contrib.peers import client
 from mixprec.evaluate import passages
 from mixprec.models import locate
 from mixprec.models.load import load_model
 from mixprec.models.locate import BUNDLED
 from mixprec.models.tokenizer import load_encoder
-from mixprec.peers import client
 from mixprec.plan.schema import Plan
 
 MakeSource = Callable[..., Path]

@@ -12,8 +12,8 @@ from transformers import AutoConfig, PretrainedConfig
 
 from mixprec import modules
 from mixprec.checkpoint.formats import FORMATS
+from mixprec.contrib.export import llamacpp
 from mixprec.core.errors import UserError
-from mixprec.export import llamacpp
 from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import GGML, GgmlFormat, parse_format
 from mixprec.plan import bits

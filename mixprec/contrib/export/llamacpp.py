@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import gguf
 
+from mixprec.contrib.export.support import Support, gathered
 from mixprec.core.errors import UserError
-from mixprec.export.names import regexes
-from mixprec.export.support import Support, gathered
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import KEEP, Format, GgmlFormat, Keep
+from mixprec.plan.patterns import regexes
 from mixprec.plan.schema import ModulePlan, Plan
 
 #: Bits -> type whose rows are divided into blocks of 256.

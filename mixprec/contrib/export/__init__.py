@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from mixprec.export import autoround, gptqmodel, llamacpp, llmcompressor, modelopt
+from mixprec.contrib.export import autoround, gptqmodel, llamacpp, llmcompressor, modelopt
 from mixprec.modules import Inventory
 from mixprec.plan.schema import Plan
 

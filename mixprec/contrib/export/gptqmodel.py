@@ -10,11 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mixprec.contrib.export.support import Support, base_format, gathered
 from mixprec.core.errors import UserError
-from mixprec.export.names import regexes
-from mixprec.export.support import Support, base_format, gathered
 from mixprec.modules import Inventory, fused_groups
 from mixprec.numerics.formats import WHOLE_ROW, Format, Keep
+from mixprec.plan.patterns import regexes
 from mixprec.plan.schema import Plan
 
 _ALL = frozenset(range(2, 9))

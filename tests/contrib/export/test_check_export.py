@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from mixprec.contrib.peers import client
 from mixprec.numerics.formats import Format, parse_format
-from mixprec.peers import client
 from mixprec.plan.schema import ModulePlan, Plan
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "peers"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "peers"))
 import check_export
 
 NAMES = (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixprec.export.names import blocks, globs, number_globs, regexes
+from mixprec.plan.patterns import blocks, globs, number_globs, regexes
 
 TAILS = ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj", "mlp.down_proj", "mlp.gate_proj", "norm")
 NAMES = [

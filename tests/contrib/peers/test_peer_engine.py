@@ -24,11 +24,11 @@ from safetensors.torch import load_file
 from mixprec import modules, pipeline, recipe
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint import integrity
+from mixprec.contrib.peers import client, engine
+from mixprec.contrib.peers.engine import Peer
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.peers import client, engine
-from mixprec.peers.engine import Peer
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan
 

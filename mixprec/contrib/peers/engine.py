@@ -1,7 +1,7 @@
 """Another quantizer in the place of mixprec's own methods: a plan goes in, a ``dense`` checkpoint comes out.
 
-The plan is written in the peer's syntax (mixprec/export), the peer gets the very tokens that mixprec's methods see, and
-what it made of them is read back as values, so that it is evaluated, compared and reported like everything else.
+The plan is written in the peer's syntax (``contrib/export``). The peer gets the same tokens as mixprec's methods. What
+it made is read back as values, so that it is evaluated, compared and reported like everything else.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from mixprec.checkpoint.opening import open_original
 from mixprec.checkpoint.shards import write_config
 from mixprec.checkpoint.target import check_space, check_target
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
+from mixprec.contrib.export import TARGETS
+from mixprec.contrib.peers import client
 from mixprec.core import artifacts, locks
 from mixprec.core.errors import UserError
-from mixprec.export import TARGETS
 from mixprec.models import locate
 from mixprec.models.locate import fetch
 from mixprec.models.modelfiles import INDEX, README
 from mixprec.models.source import Source, open_source
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import Keep
-from mixprec.peers import METHODS, client
 from mixprec.plan.methods import METHODS as RECORDS
 from mixprec.plan.methods import Method, needing_inputs
 from mixprec.plan.schema import Plan, Treatment, check_modules
+from mixprec.recipe.engines import METHODS
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from mixprec.core.errors import UserError
 
 RUNNER = Path(__file__).resolve().parent / "runner" / "run.py"
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PEERS = ("llmcompressor", "gptqmodel", "autoround", "modelopt")
 
 #: Settings that make the peers' GPTQ one algorithm: columns in their own order, the same damping, no search for grids.

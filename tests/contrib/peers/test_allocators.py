@@ -9,8 +9,8 @@ import tiny
 import torch
 
 from mixprec import modules
+from mixprec.contrib.peers import client
 from mixprec.models.config import load_config
-from mixprec.peers import client
 
 CANDIDATES = [{"bits": bits, "group_size": 32, "symmetric": True} for bits in (2, 3, 4)]
 

@@ -16,8 +16,8 @@ from transformers import AutoConfig
 
 from mixprec import modules
 from mixprec.cli.export import Target
+from mixprec.contrib.export import TARGETS, llamacpp
 from mixprec.core.errors import UserError
-from mixprec.export import TARGETS, llamacpp
 from mixprec.modules import HEAD, Inventory
 from mixprec.numerics.formats import Keep, parse_format
 from mixprec.plan.schema import ModulePlan, Plan

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mixprec.export.names import globs
-from mixprec.export.support import Support, base_format, gathered
+from mixprec.contrib.export.support import Support, base_format, gathered
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import WHOLE_ROW, Format
+from mixprec.plan.patterns import globs
 from mixprec.plan.schema import Plan
 
 SUPPORT = Support("ModelOpt", frozenset(range(2, 9)), frozenset(), ragged=False)

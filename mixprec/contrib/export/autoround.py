@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mixprec.export.names import regexes
-from mixprec.export.support import Support, base_format, gathered
+from mixprec.contrib.export.support import Support, base_format, gathered
 from mixprec.modules import Inventory
 from mixprec.numerics.formats import Format, Keep
+from mixprec.plan.patterns import regexes
 from mixprec.plan.schema import Plan
 
 # It leaves matrices alone whose sides aren't multiples of 32, without a word, and refuses 8 bits with zero points.
