@@ -302,12 +302,12 @@ def read(folder: Path, config: Mapping[str, Any]) -> CompressedTensors | Gptq | 
         raise UserError(f"{folder / CONFIG}: {problem}") from None
     if said is None:
         return None
-    method = said.get("quant_method")
-    readable = method == "gptq" or (method == "compressed-tensors" and _formats(said) <= _PACKED)
+    quantizer = said.get("quant_method")
+    readable = quantizer == "gptq" or (quantizer == "compressed-tensors" and _formats(said) <= _PACKED)
     if not readable or "quantization_config" not in config:
         raise UserError(f"{folder}: quantized already by {described(said)}, which is not read here; {REMEDY}")
     schema: type[CompressedTensors | Gptq] = CompressedTensors
-    if method == "gptq":
+    if quantizer == "gptq":
         schema, said = Gptq, _without_free({"": said})[""]
     try:
         return schema.model_validate(said)

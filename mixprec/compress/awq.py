@@ -22,7 +22,7 @@ from torch import Tensor
 from mixprec.compress.clipping import search_clip
 from mixprec.compress.folding import Freedom
 from mixprec.compress.rtn import rtn
-from mixprec.compress.solving import Solved, Solver, Task
+from mixprec.compress.solving import Scaled, Sharing, Solved, Solver, Task
 from mixprec.numerics.formats import KEEP, MIN_BITS, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
 from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, fit, scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics
@@ -275,4 +275,17 @@ def _solve(task: Task) -> Solved:
     return task.rounded(Quantized(encode(weight, grid, format), grid), format)
 
 
-SOLVER = Solver(_solve)
+def _scale(sharing: Sharing) -> Scaled:
+    found = search_scale(
+        sharing.weights,
+        sharing.formats,
+        sharing.statistics,
+        freedom=sharing.freedom,
+        tie=sharing.tie,
+        scale_dtype=sharing.scale_dtype,
+        clipped=[sharing.options.clips(kind) for kind in sharing.kinds],
+    )
+    return Scaled(found.scale, summarise(sharing.statistics.mean_abs.pow(found.ratio)).mean)
+
+
+SOLVER = Solver(_solve, _scale)

@@ -3,8 +3,8 @@
 A micro-batch of samples goes through the block once. When it reaches a group, the other micro-batches are taken there
 too, the inputs' statistics are taken, the group's modules are compressed and get their new weights, and the pass goes
 on: every module is solved for the inputs that it will have in the compressed model, behind compressed modules of the
-same block too ("true sequential" in GPTQ's released code). AWQ looks at the uncompressed block first, GPTAQ at the
-uncompressed model's.
+same block too ("true sequential" in GPTQ's released code). Methods that scale inputs (AWQ) look at the uncompressed
+block first, those that ask for the original's states (GPTAQ) at the uncompressed model's.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from mixprec import modules
-from mixprec.compress import awq, folding
 from mixprec.compress.methods import solve
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.compress.options import SolveOptions
+from mixprec.compress.scaling import prepare_block, scaler
 from mixprec.compress.solving import GroupInputs, Solved
 from mixprec.core.errors import UserError
 from mixprec.modules import LinearModule
-from mixprec.numerics.formats import AnyFormat, Keep
-from mixprec.numerics.groupwise import scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics
-from mixprec.plan.methods import METHODS
-from mixprec.plan.schema import USES_INPUTS, Treatment
+from mixprec.plan.methods import using_inputs, wanting_original_states
+from mixprec.plan.schema import Treatment
 from mixprec.walk.hooks import Group, watching
 from mixprec.walk.samples import FULL, Gathering, Samples, Seen
 
 
 class BlockResult(NamedTuple):
-    """``solved``: address -> what a method made of the module. ``folded``: other parameters that AWQ changed, by name
+    """``solved``: address -> what a method made of the module. ``folded``: other parameters that changed, by name
     within the block."""
 
     solved: dict[str, Solved]
@@ -93,16 +91,16 @@ class _Work:
     def walk(self, samples: Samples, index: int) -> None:
         """Compress group after group and take the samples behind the block, the model's number ``index``."""
         methods = [{self._treatments[m.address].method for m in group if self._changes(m)} for group in self._groups]
-        drifts = [any(METHODS[name].needs.original_states for name in each) for each in methods]
+        drifts = [bool(wanting_original_states(each)) for each in methods]
         if FULL in samples.streams:
             self._remember_full(samples, index, drifts)
-        if any("awq" in each for each in methods):
-            self._fold(samples, index)
+        if scaler(self._treatments[module.address] for group in self._groups for module in group):
+            self._prepare(samples, index)
         *before, last = range(len(samples.batches))
 
         def reach(number: int, inputs: Tensor) -> None:
             group, drift = self._groups[number], drifts[number]
-            if not methods[number] & USES_INPUTS:
+            if not using_inputs(methods[number]):
                 self.compress(group, None)
                 return
             sums = Gathering(group[0].in_features, samples.piece, drift=drift, device=inputs.device)
@@ -116,6 +114,16 @@ class _Work:
             samples.move(last, index, self._block)
         for each in before:
             samples.move(each, index, self._block)
+
+    def _prepare(self, samples: Samples, index: int) -> None:
+        """Scale the inputs of linears, by what the uncompressed block's are."""
+        statistics = samples.statistics(index, self._block, self._groups)
+        prepared = prepare_block(
+            self._block, self._architecture, self._groups, self._treatments, self._stored, statistics, self._options
+        )
+        solved = {_weight_name(module) for group in self._groups for module in group if self._changes(module)}
+        self.folded |= prepared.changed - solved
+        self._scales |= prepared.told
 
     def _remember_full(self, samples: Samples, index: int, wanted: Sequence[bool]) -> None:
         """Keep the inputs of the ``wanted`` groups in the uncompressed model, under (group, number of the batch)."""
@@ -152,39 +160,6 @@ class _Work:
             if self._on_module:
                 self._on_module(module.address, report)
         self.solved |= solved
-
-    def _fold(self, samples: Samples, index: int) -> None:
-        """AWQ: search a scale for each group's inputs on the uncompressed block, and fold it in."""
-        statistics = samples.statistics(index, self._block, self._groups)
-        kept = {m.kind for group in self._groups for m in group if isinstance(self._format(m), Keep)}
-        found = {}
-        for group, seen in zip(self._groups, statistics, strict=True):
-            if any(self._treatments[module.address].method == "awq" and self._changes(module) for module in group):
-                found[tuple(module.kind for module in group)] = self._search_scale(group, seen, kept)
-        # Only now: v and up belong to two groups each, and are searched as they are.
-        for kinds, scale in found.items():
-            stored = self._stored[f"{modules.KINDS[kinds[0]]}.weight"]
-            folded = folding.fold(self._block, self._architecture, kinds, scale, kept=kept, stored=stored)
-            self.folded |= set(folded.changed)
-        self.folded -= {_weight_name(module) for group in self._groups for module in group if self._changes(module)}
-
-    def _search_scale(self, group: Group, statistics: InputStatistics, kept: set[str]) -> Tensor:
-        kinds = tuple(module.kind for module in group)
-        found = awq.search_scale(
-            [self._weight(module) for module in group],
-            [self._format(module) for module in group],
-            statistics,
-            freedom=folding.freedom(self._architecture, kinds, kept),
-            tie=folding.tie(self._block, self._architecture, kinds),
-            scale_dtype=scale_dtype_of(self._stored[_weight_name(group[0])]),
-            clipped=[self._options.clips(module.kind) for module in group],
-        )
-        summary = awq.summarise(statistics.mean_abs.pow(found.ratio))
-        self._scales |= dict.fromkeys((module.address for module in group), summary.mean)
-        return found.scale
-
-    def _format(self, module: LinearModule) -> AnyFormat:
-        return self._treatments[module.address].format
 
     def _changes(self, module: LinearModule) -> bool:
         return self._treatments[module.address].changes

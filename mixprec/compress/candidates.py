@@ -15,16 +15,15 @@ from torch import Tensor, nn
 
 from mixprec import modules
 from mixprec.calibration.data import Calibration
-from mixprec.compress import awq, folding
-from mixprec.compress.methods import solve
 from mixprec.compress.options import SolveOptions
+from mixprec.compress.scaling import solve_alone
 from mixprec.compress.solving import GroupInputs
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.source import FLOATS
-from mixprec.numerics.groupwise import scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics
-from mixprec.plan.schema import USES_INPUTS, Treatment
+from mixprec.plan.methods import using_inputs
+from mixprec.plan.schema import Treatment
 from mixprec.walk import blocks
 from mixprec.walk.hooks import Group
 from mixprec.walk.samples import Samples
@@ -158,8 +157,8 @@ def restored(
 ) -> Iterator[tuple[str, Tensor]]:
     """``address|candidate`` and the weight (out, in) that takes the original's place, for a group that shares inputs.
 
-    ``stored``: address -> the weight's type in the checkpoint. What AWQ folds into a norm is taken back, so that the
-    weight is compared with the original one. Raises UserError as ``make`` does.
+    ``stored``: address -> the weight's type in the checkpoint. Scales of inputs are taken back, so that the weight is
+    compared with the original one. Raises UserError as ``make`` does.
     """
     if not torch.isfinite(statistics.hessian).all():
         raise UserError(
@@ -172,48 +171,12 @@ def restored(
     }
     inputs = GroupInputs(statistics, options)
     for name, treatment in treatments.items():
-        if treatment.method == "awq":
-            solved = _awq(block, architecture, group, weights, treatment, statistics, options)
-        else:
-            given = inputs if treatment.method in USES_INPUTS else None
-            found = solve(weights, dict.fromkeys(weights, _without_drift(treatment)), given, options)
-            solved = {address: each.restored for address, each in found.items()}
-        for address, weight in solved.items():
-            if not torch.isfinite(weight).all():
+        given = inputs if using_inputs([treatment.method]) else None
+        solved = solve_alone(block, architecture, group, weights, treatment, given, options)
+        for address, found in solved.items():
+            if not torch.isfinite(found.restored).all():
                 raise UserError(f"{address}.weight: too large for {name} with scales in 16 bits; leave out this format")
-            yield f"{address}{SEPARATOR}{name}", weight.to(stored[address])
-
-
-def _without_drift(treatment: Treatment) -> Treatment:
-    """GPTAQ pays for how inputs differ from the original model's. These inputs are the original's: it is GPTQ here."""
-    return treatment.model_copy(update={"method": "gptq"}) if treatment.method == "gptaq" else treatment
-
-
-def _awq(
-    block: nn.Module,
-    architecture: str,
-    group: Group,
-    weights: Mapping[str, Tensor],
-    treatment: Treatment,
-    statistics: InputStatistics,
-    options: SolveOptions,
-) -> dict[str, Tensor]:
-    """W' with W' x what AWQ makes of W x: the scaled weight rounded, divided by the scale."""
-    kinds = tuple(module.kind for module in group)
-    scale = awq.search_scale(
-        list(weights.values()),
-        [treatment.format] * len(group),
-        statistics,
-        freedom=folding.freedom(architecture, kinds, ()),
-        tie=folding.tie(block, architecture, kinds),
-        scale_dtype=scale_dtype_of(next(iter(weights.values())).dtype),
-        clipped=[options.clips(kind) for kind in kinds],
-    ).scale
-    hessian = statistics.hessian / scale[:, None] / scale
-    seen = statistics._replace(hessian=hessian, mean_abs=statistics.mean_abs / scale)
-    scaled = {address: (weight.float() * scale).to(weight.dtype) for address, weight in weights.items()}
-    found = solve(scaled, dict.fromkeys(scaled, treatment), GroupInputs(seen, options), options)
-    return {address: each.restored.float() / scale for address, each in found.items()}
+            yield f"{address}{SEPARATOR}{name}", found.restored
 
 
 def _file(folder: Path, layer: int) -> Path:

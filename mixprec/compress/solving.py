@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from mixprec.compress.folding import Freedom
 from mixprec.compress.options import SolveOptions
 from mixprec.numerics import storage
 from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, Format
@@ -20,12 +22,15 @@ from mixprec.plan.schema import Treatment
 class Solved(NamedTuple):
     """``restored`` (out, in): the weight's new values, in the type in which it is stored; ``quantized``: what they come
     from, in the treatment's format, or the one that fits (numerics.formats.fitting). ``factor``: what solved it, None
-    for methods without one. ``fallback``: the method that took over where the Hessian could not be solved with."""
+    for methods without one. ``fallback``: the method that took over where the Hessian could not be solved with.
+    ``scale`` (in,): what the columns of ``quantized`` were multiplied with and those of ``restored`` are divided by
+    again (numerics.storage.unscaled), None where inputs are scaled too, or nothing is."""
 
     restored: Tensor
     quantized: AnyQuantized
     factor: Factor | None = None
     fallback: str = ""
+    scale: Tensor | None = None
 
 
 class GroupInputs:
@@ -87,9 +92,36 @@ def plain(weight: Tensor, factor: Factor | None = None) -> Solved:
     return Solved(weight, Plain(weight), factor)
 
 
+class Sharing(NamedTuple):
+    """Linears that share their input, not solved yet. ``weights`` (out_i, in), ``formats`` and ``kinds``: one for each.
+
+    ``statistics``: of the input; ``freedom`` and ``tie``: which scales of it can be folded (compress.folding);
+    ``scale_dtype``: of the grids' scales.
+    """
+
+    weights: Sequence[Tensor]
+    formats: Sequence[AnyFormat]
+    kinds: tuple[str, ...]
+    statistics: InputStatistics
+    freedom: Freedom
+    tie: Tensor | None
+    scale_dtype: torch.dtype
+    options: SolveOptions
+
+
+class Scaled(NamedTuple):
+    """``scale`` (in,), positive: what columns are to be multiplied with and inputs divided by; ``told``: one number of
+    it, for reports."""
+
+    scale: Tensor
+    told: float
+
+
 class Solver(NamedTuple):
-    """How a method solves. ``stacks``: for several weights at once it costs the same as for one, as in a loop over
-    columns, and their rows don't see one another."""
+    """How a method solves. ``scale``: searches a scale of the inputs that linears share, before they are solved for.
+    ``stacks``: solving for several weights at once costs the same as for one, as in a loop over columns, and their rows
+    don't see one another."""
 
     solve: Callable[[Task], Solved]
+    scale: Callable[[Sharing], Scaled] | None = None
     stacks: bool = False

@@ -19,8 +19,8 @@ from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
 from mixprec.models.source import COMPUTABLE, FLOATS, Source
 from mixprec.modules import EMBEDDING, NORM, Inventory
-from mixprec.plan.methods import METHODS, Method
-from mixprec.plan.schema import NEEDS_INPUTS, USES_INPUTS, Plan
+from mixprec.plan.methods import Method, needing_inputs, using_inputs, wanting_original_states
+from mixprec.plan.schema import Plan
 from mixprec.walk import blocks
 from mixprec.walk.hooks import Group
 from mixprec.walk.samples import FULL, OWN, Samples, batch_size
@@ -44,12 +44,12 @@ class Job(NamedTuple):
     @property
     def needs_inputs(self) -> set[Method]:
         """The plan's methods that can't do without the inputs of linears."""
-        return self.plan.methods & NEEDS_INPUTS
+        return needing_inputs(self.plan.methods)
 
     @property
     def seen(self) -> Calibration | None:
         """The calibration data, where a method of the plan looks at it."""
-        return self.calibration if self.plan.methods & USES_INPUTS else None
+        return self.calibration if using_inputs(self.plan.methods) else None
 
 
 class Walk:
@@ -107,7 +107,7 @@ class Walk:
         """The calibration tokens in front of the first block."""
         model, limit = opened.model, int(self._job.memory_gb * 1e9)
         size = batch_size(model.config, calibration.tokens, model.dtype, limit)
-        streams = (OWN, FULL) if any(METHODS[name].needs.original_states for name in self._job.plan.methods) else (OWN,)
+        streams = (OWN, FULL) if wanting_original_states(self._job.plan.methods) else (OWN,)
         samples = Samples(model, calibration, States(limit, spilled), size, streams=streams)
         model.get_input_embeddings().to("meta")
         return samples

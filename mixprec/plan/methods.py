@@ -119,6 +119,11 @@ def solving(names: Iterable[str]) -> set[str]:
     return {name for name in names if METHODS[name].needs.second_moments}
 
 
+def wanting_original_states(names: Iterable[str]) -> set[str]:
+    """The methods that look at what linears get in the uncompressed model too."""
+    return {name for name in names if METHODS[name].needs.original_states}
+
+
 def pruners() -> dict[str, MethodRecord]:
     """The methods that set weights to zero."""
     return {name: method for name, method in METHODS.items() if method.prunes}

@@ -26,10 +26,7 @@ from mixprec.numerics.formats import (
     parse_ggml,
 )
 from mixprec.numerics.sparsity import Sparsity, parse_sparsity
-from mixprec.plan.methods import METHODS, Method, needing_inputs, pruners, using_inputs
-
-#: As sets, for the walk through blocks.
-NEEDS_INPUTS, USES_INPUTS = needing_inputs(METHODS), using_inputs(METHODS)
+from mixprec.plan.methods import METHODS, Method, pruners
 
 
 def _parsed(parse: Callable[[str], Any], *kinds: type) -> BeforeValidator:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from mixprec import pipeline
 from mixprec import recipe as recipes
+from mixprec.compress.methods import SOLVERS
+from mixprec.compress.solving import Scaled, Sharing, Solved, Solver, Task
 from mixprec.core.errors import UserError
+from mixprec.numerics.groupwise import quantize
 from mixprec.plan.methods import METHODS as RECORDS
-from mixprec.plan.methods import Method
+from mixprec.plan.methods import Method, MethodRecord, Needs
 
 METHODS: tuple[Method, ...] = tuple(RECORDS)
 #: Kinds of candidates, two of each, and the methods that can make both. The rows of this model don't fit q4_k.
@@ -69,6 +75,40 @@ def test_a_method_works_in_sensitivity_ablation_budget_and_exchange(
     summary = pipeline.Run(recipes.load(path), path.read_text(), "recipe", tmp_path / "out", None).run()
     assert summary["variants"]["spent"]["kl_mean"] >= 0
     assert (tmp_path / "out" / "ablation" / "ablation.json").is_file()
+
+
+def test_a_new_method_takes_a_record_and_a_solver(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of each weight, rounded; it looks at all that a method can look at, and scales inputs as AWQ does."""
+    seen = []
+
+    def solve(task: Task) -> Solved:
+        seen.append(task.inputs.statistics.drift is not None)
+        return task.rounded(quantize(task.weight / 2, task.grid), task.grid)
+
+    def scale(sharing: Sharing) -> Scaled:
+        return Scaled(torch.ones(len(sharing.statistics.mean_abs)), 1.0)
+
+    record = MethodRecord("half", "Half", needs=Needs("always", second_moments=True, original_states=True))
+    monkeypatch.setitem(RECORDS, "half", record)
+    monkeypatch.setitem(SOLVERS, "half", Solver(solve, scale))
+    parts: dict[str, Any] = {
+        "sensitivity": {"scorer": "weight_error", "formats": ["w8g16"]},
+        "ablation": {"each": "1_q", "sets": {"all": "*_*"}, "formats": ["w8g16"]},
+        "variants": {"halved": {"plan": {"default": "w8g16", "rules": [{"match": "1_q", "format": "keep"}]}}},
+    }
+    path = write(tmp_path, model, "half", **parts)
+    monkeypatch.setattr("mixprec.pipeline.run.write_report", lambda _: None)
+    pipeline.Run(recipes.load(path), path.read_text(), "recipe", tmp_path / "out", None).run()
+    weights = load_file(tmp_path / "out" / "variants" / "halved" / "checkpoint" / "model.safetensors")
+    original = load_file(model / "model.safetensors")
+    change = {
+        name: float((weights[name] / original[name]).median()) for name in weights if name.endswith("proj.weight")
+    }
+    assert change.pop("model.layers.0.self_attn.q_proj.weight") == 1
+    assert all(each == pytest.approx(0.5, abs=0.02) for each in change.values())
+    scores = json.loads((tmp_path / "out" / "sensitivity" / "weight_error.json").read_text())["scores"]
+    assert len(scores) == 7
+    assert set(seen) == {True, False}  # in the plan with the original's states beside it, as a candidate without
 
 
 @pytest.mark.parametrize(("method", "choices"), REFUSED)
