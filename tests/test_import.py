@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,9 +117,3 @@ def test_a_public_name_stays_when_the_package_of_the_same_name_is_imported() -> 
         "assert mixprec.plan == 'public'; from mixprec.plan import schema; from mixprec.plan.schema import Plan; "
         "assert mixprec.plan == 'public' and mixprec.Plan is Plan is schema.Plan"
     )
-
-
-def test_the_version_is_the_changelogs_newest() -> None:
-    changelog = (Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
-    released = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", changelog, re.MULTILINE)
-    assert released[0] == mixprec.__version__
