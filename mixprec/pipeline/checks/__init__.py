@@ -96,7 +96,7 @@ def _check_machine(chosen: Recipe, found: Findings) -> None:
             found.lacking.append(f"model.{problem}")
     for engine in dict.fromkeys(chosen.engine_of(variant) for variant in chosen.all_variants.values()):
         if engine != "mixprec":
-            from mixprec.peers import client  # it needs torch
+            from mixprec.contrib.peers import client  # it needs torch
 
             if reason := client.missing(engine):
                 found.lacking.append(f"engine: {reason}")

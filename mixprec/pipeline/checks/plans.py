@@ -103,7 +103,7 @@ class Plans:
         loadable.check_variant(self.chosen, name, plan, self.inventory, self.config)
         engine = self.chosen.engine_of(self.chosen.all_variants[name])
         if engine != "mixprec" and plan.changed:
-            from mixprec.peers.engine import Peer  # it needs torch
+            from mixprec.contrib.peers.engine import Peer  # it needs torch
 
             Peer(engine, {}).request(plan, self.inventory)
 
