@@ -17,15 +17,69 @@ from typing import TYPE_CHECKING, Any, Final
 from mixprec.core.version import VERSION
 
 if TYPE_CHECKING:
+    from mixprec.api.judge import bench as bench
+    from mixprec.api.judge import evaluate as evaluate
+    from mixprec.api.judge import save_reference as save_reference
+    from mixprec.api.look import annotate as annotate
+    from mixprec.api.look import attribute as attribute
+    from mixprec.api.look import traces as traces
+    from mixprec.api.make import compress as compress
+    from mixprec.api.runs import report as report
+    from mixprec.api.runs import run as run
+    from mixprec.api.spend import Budget as Budget
+    from mixprec.api.spend import calibrate as calibrate
+    from mixprec.api.spend import plan as plan
+    from mixprec.api.spend import sensitivity as sensitivity
+    from mixprec.compress.options import SolveOptions as SolveOptions
     from mixprec.core.errors import UserError as UserError
-    from mixprec.plan.schema import Plan as Plan
+    from mixprec.core.progress import Step as Step
+    from mixprec.evaluate.engines.openai import Server as Server
+    from mixprec.models.model import Model as Model
+    from mixprec.recipe.schema import Recipe as Recipe
+    from mixprec.results.benchmarks import BenchResult as BenchResult
+    from mixprec.results.calibration import Calibration as Calibration
+    from mixprec.results.checkpoint import Checkpoint as Checkpoint
+    from mixprec.results.evaluation import Evaluation as Evaluation
+    from mixprec.results.importance import Importance as Importance
+    from mixprec.results.plan import Plan as Plan
+    from mixprec.results.run import RunResult as RunResult
+    from mixprec.results.scores import Scores as Scores
+    from mixprec.results.spans import Spans as Spans
+    from mixprec.results.spans import Traces as Traces
 
 __version__ = VERSION
 
 #: Public name -> the module that has it. Type checkers read the imports above; a test compares the two.
 _PUBLIC: Final = {
-    "Plan": "mixprec.plan.schema",
+    "BenchResult": "mixprec.results.benchmarks",
+    "Budget": "mixprec.api.spend",
+    "Calibration": "mixprec.results.calibration",
+    "Checkpoint": "mixprec.results.checkpoint",
+    "Evaluation": "mixprec.results.evaluation",
+    "Importance": "mixprec.results.importance",
+    "Model": "mixprec.models.model",
+    "Plan": "mixprec.results.plan",
+    "Recipe": "mixprec.recipe.schema",
+    "RunResult": "mixprec.results.run",
+    "Scores": "mixprec.results.scores",
+    "Server": "mixprec.evaluate.engines.openai",
+    "SolveOptions": "mixprec.compress.options",
+    "Spans": "mixprec.results.spans",
+    "Step": "mixprec.core.progress",
+    "Traces": "mixprec.results.spans",
     "UserError": "mixprec.core.errors",
+    "annotate": "mixprec.api.look",
+    "attribute": "mixprec.api.look",
+    "bench": "mixprec.api.judge",
+    "calibrate": "mixprec.api.spend",
+    "compress": "mixprec.api.make",
+    "evaluate": "mixprec.api.judge",
+    "plan": "mixprec.api.spend",
+    "report": "mixprec.api.runs",
+    "run": "mixprec.api.runs",
+    "save_reference": "mixprec.api.judge",
+    "sensitivity": "mixprec.api.spend",
+    "traces": "mixprec.api.look",
 }
 
 

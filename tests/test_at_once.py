@@ -86,7 +86,8 @@ def test_of_two_that_need_a_conversion_one_makes_it(tiny_checkpoint: Path, tmp_p
     made = build_plan(spec, inventory, str(tiny_checkpoint), "ggml", None)
     compress(str(tiny_checkpoint), made, tmp_path / "gguf", format=checkpoint_format("gguf"))
     file = next((tmp_path / "gguf").glob("*.gguf"))
-    code = "import sys; from mixprec.models import locate; print(locate.identity(sys.argv[1]))"
+    code = "from mixprec.core import progress; progress.speak(); import sys; "
+    code += "from mixprec.models import locate; print(locate.identity(sys.argv[1]))"
     command = [sys.executable, "-c", code, str(file)]
     environment = os.environ | {"MIXPREC_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE

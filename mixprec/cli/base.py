@@ -57,7 +57,7 @@ def alone(verb: Callable[..., None]) -> Callable[..., None]:
     def held(**options: Any) -> None:
         from mixprec.core import locks
 
-        with locks.folder(options["to"]) if options["to"] else nullcontext():
+        with locks.folder(options["to"], shared=True) if options["to"] else nullcontext():
             verb(**options)
 
     return held
@@ -81,19 +81,25 @@ def checked(kind: Any, verb: str, **values: Any) -> Any:
         raise from_pydantic(problem, f"mixprec {verb}", kind) from None
 
 
+def model_in(plan: Path) -> str:
+    """The model that a plan.json is for. Raises UserError for other files."""
+    from mixprec.core import artifacts
+
+    data = artifacts.read_json(plan)
+    if not isinstance(data, dict) or not isinstance(data.get("model"), str):
+        raise UserError(f"{plan}: key 'model' is missing; is this a plan.json, from 'mixprec plan'?")
+    return str(data["model"])
+
+
 def read_plan(
     file: Path, model: str | None = None, revision: str | None = None
 ) -> tuple[Plan, PretrainedConfig, Inventory]:
     """A plan.json, with configuration and modules of its model, which lies at ``model`` or where the plan says."""
     from mixprec import modules
-    from mixprec.core import artifacts
     from mixprec.models.config import load_config
     from mixprec.plan.schema import load_plan
 
-    data = artifacts.read_json(file)
-    if not isinstance(data, dict) or not isinstance(data.get("model"), str):
-        raise UserError(f"{file}: key 'model' is missing; is this a plan.json, from 'mixprec plan'?")
-    config = load_config(model or data["model"], revision)
+    config = load_config(model or model_in(file), revision)
     inventory = modules.inventory(config)
     return load_plan(file, inventory), config, inventory
 

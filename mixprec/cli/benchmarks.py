@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from mixprec.cli.base import Data, Device, Dtype, alone, app, checked, epilog, out
 from mixprec.core.errors import UserError
-
-if TYPE_CHECKING:
-    from mixprec.evaluate.spec import ProtocolSpec
 
 ThinkTags = Annotated[
     list[str] | None, typer.Option(help="Further tags around the thinking, '<plan>,</plan>'; several times.")
@@ -21,7 +18,6 @@ ThinkTags = Annotated[
 Label = Annotated[list[str] | None, typer.Option(help="For tables: compression='4-bit AWQ'; several times.")]
 Baseline = Annotated[Path | None, typer.Option(help="benchmarks.json to compare with, question by question.")]
 Files = Annotated[Path | None, typer.Option(help="Folder with aime_2024.jsonl …; default: the hub.")]
-_ALL = ["aime_2024", "folio", "temporal_sequences", "musique"]
 
 
 @app.command(
@@ -66,16 +62,24 @@ def bench(
 
     Every output is kept as soon as it is there; the same command goes on where a killed run was.
     """
-    from mixprec.core import artifacts
-    from mixprec.evaluate import bench as running
-    from mixprec.evaluate.engines import templates
-    from mixprec.evaluate.spec import ProtocolSpec
-    from mixprec.models import locate
+    from mixprec.api.judge import BENCHMARKS
+    from mixprec.api.judge import bench as function
+    from mixprec.evaluate.engines.openai import Server
+    from mixprec.models.model import Model
 
-    protocol = checked(
-        ProtocolSpec,
-        "bench",
-        benchmarks=[_from(name, files, embedder) for name in benchmark or _ALL],
+    more = {"embedder": embedder} if embedder else {}
+    asked: Model | Server = Model(model, revision=revision, dtype=dtype, device=device)
+    if url:
+        key = os.environ.get(key_variable)
+        asked = Server(url, model, key, concurrency=concurrency, timeout=timeout, retries=retries)
+    result = function(
+        asked,
+        to,
+        benchmarks=[{"name": name, **more} for name in benchmark or BENCHMARKS],
+        files=files,
+        data=data,
+        labels=_pairs("--label", label or (), "compression='4-bit AWQ'"),
+        baseline=baseline,
         engine={"kind": engine, "batch": batch},
         prompts=prompts,
         seeds=tuple(seed or (0, 1, 2)),
@@ -85,29 +89,8 @@ def bench(
         limit=limit,
         think_tags=tuple(think_tags or ()),
     )
-    labels = {"model": model.rpartition("/")[2], **_pairs("--label", label or (), "compression='4-bit AWQ'")}
-    base = _baseline(baseline) if baseline else None
-    if protocol.prompts == "chat" and not url:
-        templates.require(model, revision, "--prompts chat", "give --prompts paper, and prompts go in as they are")
-    questions = running.load_questions(protocol, data, to, device)
-    if url:
-        identity = f"server:{model}"
-        wait = {"concurrency": concurrency, "timeout": timeout, "retries": retries}
-        found = running.run(
-            lambda: _server(url, model, os.environ.get(key_variable), **wait),
-            questions,
-            protocol,
-            identity,
-            to,
-            "bench",
-        )
-    else:
-        identity = artifacts.fingerprint(locate.identity(model, revision), dtype)
-        found = running.run(
-            lambda: _local(protocol, model, revision, dtype, device), questions, protocol, identity, to, "bench"
-        )
-    artifacts.write_json(to / "benchmarks.json", {"labels": labels, **found})
-    _show(found, labels["model"], base, f"{to / 'benchmarks.json'}")
+    out.print(str(to / "benchmarks.json"), soft_wrap=True)
+    out.print(result)
 
 
 @app.command(
@@ -156,14 +139,15 @@ def score(
 
     A plain line has an output; an id, an index or a prompt; and, if known, how the output ended.
     """
-    from mixprec.core import artifacts
+    from mixprec.api.judge import comparable
     from mixprec.evaluate import existing
     from mixprec.evaluate import outputs as reading
     from mixprec.evaluate.outputs import Options, benchmarks_in
     from mixprec.evaluate.spec import ProtocolSpec
+    from mixprec.results.benchmarks import BenchResult
 
     checked(ProtocolSpec, "score", think_tags=tuple(think_tags or ()), prompts=prompts or "paper")
-    base = _baseline(baseline) if baseline else None
+    base = comparable(baseline) if baseline else None
     keys = _pairs("--key", key or (), "output=said.last")
     found = [file for path in outputs for file in reading.read(path, keys)]
     existing.check_different([file.path for file in found])
@@ -175,10 +159,12 @@ def score(
     labels = {"model": outputs[0].stem, **_pairs("--label", label or (), "compression='4-bit AWQ'")}
     for sentence in existing.sentences(result["outputs"]):
         out.print(sentence, markup=False, highlight=False)
+    scored = BenchResult({"labels": labels, **result}, base)
     if to:
-        artifacts.write_json(to / "benchmarks.json", {"labels": labels, **result})
+        scored.save(to / "benchmarks.json")
     more = f" and {len(outputs) - 1} more" * (len(outputs) > 1)
-    _show(result, labels["model"], base, str(to / "benchmarks.json") if to else f"{outputs[0]}{more}")
+    out.print(str(to / "benchmarks.json") if to else f"{outputs[0]}{more}", soft_wrap=True)
+    out.print(scored)
 
 
 def _source(name: str, files: Path | None, data: Path | None) -> str | None:
@@ -204,42 +190,6 @@ def _counter(name: str) -> Callable[[str], int]:
     return lambda text: len(encoder.piece(text).ids)
 
 
-def _show(found: dict[str, Any], name: str, base: dict[str, Any] | None, title: str) -> None:
-    """A result in the terminal, with differences to a baseline."""
-    from mixprec.evaluate import bench as running
-    from mixprec.report.benchmarks import at_k_table, overview
-    from mixprec.report.terminal import rich_table
-
-    entries = {name: running.brief(found)}
-    moved = {name: running.differences(base, found)} if base else None
-    for each in sorted(set(entries[name]) - set(moved[name]) - {"average"}) if moved else ():
-        reason = "has other questions" if base and each in base["benchmarks"] else "lacks it"
-        out.print(f"{each}: not compared with the baseline, which {reason}", markup=False, highlight=False)
-    out.print(rich_table(overview(entries, moved, brief=True), title))
-    if (more := at_k_table(entries)).rows:
-        out.print(rich_table(more, "Several samples of each question"))
-
-
-def _from(name: str, files: Path | None, embedder: str | None) -> dict[str, Any]:
-    from mixprec.evaluate.benchmarks import find
-
-    source = {"source": str(files / find(name).file)} if files else {}
-    return {"name": name, **source} | ({"embedder": embedder} if embedder else {})
-
-
-def _baseline(path: Path) -> dict[str, Any]:
-    from mixprec.evaluate.scoring import RULES
-    from mixprec.report.shapes import read_benchmarks
-
-    found = read_benchmarks(path)
-    if found.get("scoring_rules") != RULES:
-        raise UserError(
-            f"--baseline {path}: scored by rules {found.get('scoring_rules')}, not {RULES}; run the command that made "
-            "it again: outputs are kept and only scored anew"
-        )
-    return found
-
-
 def _pairs(option: str, given: Iterable[str], example: str) -> dict[str, str]:
     """Name and text of an option that is given several times as name=text."""
     pairs = [(text, text.partition("=")) for text in given]
@@ -247,18 +197,6 @@ def _pairs(option: str, given: Iterable[str], example: str) -> dict[str, str]:
     if wrong is not None:
         raise UserError(f"{option} {wrong!r}: write name=text, for example {example}")
     return {name: value for _, (name, _, value) in pairs}
-
-
-def _server(url: str, model: str, key: str | None, **wait: Any) -> Any:
-    from mixprec.evaluate.engines.openai import OpenAIEngine, Server
-
-    return OpenAIEngine(Server(url, model, key, **wait))
-
-
-def _local(protocol: ProtocolSpec, model: str, revision: str | None, dtype: str, device: str) -> Any:
-    from mixprec.evaluate.engines.make import make
-
-    return make(protocol.engine, model, dtype=dtype, device=device, revision=revision)
 
 
 @app.command(

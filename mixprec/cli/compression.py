@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from mixprec.cli.base import BaseModel, Device, Dtype, SpanRule, app, calibrated, checked, epilog, out, read_plan
-
-if TYPE_CHECKING:
-    from mixprec.compress.module import ModuleReport
+from mixprec.cli.base import BaseModel, Device, Dtype, SpanRule, app, epilog, model_in, out
 
 
 @app.command(
@@ -47,61 +42,32 @@ def compress(
 
     A killed run goes on with the first block that is missing.
     """
+    from mixprec.api.checking import checked
+    from mixprec.api.make import compress as function
+    from mixprec.api.spend import calibrate
     from mixprec.checkpoint import hub
-    from mixprec.checkpoint.formats import checkpoint_format
-    from mixprec.compress import stream
     from mixprec.compress.options import SolveOptions
-    from mixprec.core.float64 import check_float64
-    from mixprec.core.progress import bar
+    from mixprec.core.progress import console
+    from mixprec.models.model import Model
     from mixprec.plan.methods import solving
+    from mixprec.results.plan import Plan
 
-    check_float64(device, "compress")
-    form = checkpoint_format(format)
-    made, _, _ = read_plan(plan_file, model, revision)
-    where = model or made.model
+    opened = Model(model or model_in(plan_file), revision=revision, dtype=dtype, device=device)
+    plan = Plan.load(opened, plan_file)
     given = {"damping": damping} if damping is not None else {}
     options = checked(SolveOptions, "compress", act_order=act_order, **given)
     calibration = None
     if text or traces:
-        calibration = calibrated(
-            "compress",
-            where,
-            revision,
-            text=text,
-            traces=traces,
-            samples=samples,
-            tokens=tokens,
-            seed=seed,
-            solves=bool(solving(made.methods)),
+        solves = bool(solving(plan.content.methods))
+        calibration = calibrate(
+            opened, text=text, traces=traces, samples=samples, tokens=tokens, seed=seed, solves=solves
         )
-    with bar("compress", len(made.modules), "modules") as advance:
-        reports = stream.compress(
-            where,
-            made,
-            to,
-            calibration=calibration,
-            options=options,
-            revision=revision,
-            dtype=dtype,
-            device=device,
-            format=form,
-            on_module=lambda *_: advance(1),
-            base_model=base_model,
-        )
+        for warning in calibration.warnings:
+            console.print(warning)
+    made = function(opened, plan, to, calibration=calibration, options=options, format=format, base_model=base_model)
     if repository:
         out.print(hub.push(to, repository), soft_wrap=True)
-    out.print(_quality(reports, f"{to}: {len(made.changed)} of {len(reports)} modules"))
-
-
-def _quality(reports: Mapping[str, ModuleReport], title: str) -> Table:
-    """The modules with the largest errors of their outputs, or of their weights where no method looked at inputs."""
-    table = Table("module", "format", "method", "weight error", "output error", "retries", title=title)
-    worst = sorted(reports.items(), key=lambda item: -(item[1].output_error or item[1].relative_error))[:5]
-    for address, report in worst:
-        error = "-" if report.output_error is None else f"{report.output_error:.4f}"
-        method = f"{report.method}, then {report.fallback}" if report.fallback else report.method
-        table.add_row(address, report.format, method, f"{report.relative_error:.4f}", error, str(report.retries))
-    return table
+    out.print(made)
 
 
 @app.command(
@@ -130,67 +96,19 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Compare a compressed model with its original: perplexity, KL, agreement, per behaviour too."""
-    from mixprec import pipeline
-    from mixprec.core import artifacts
-    from mixprec.core.float64 import check_float64
-    from mixprec.evaluate import fidelity, metrics, passages
-    from mixprec.evaluate import reference as predictions
-    from mixprec.models import locate
-    from mixprec.models.head import Head
-    from mixprec.models.load import check_model, load_model
-    from mixprec.recipe import EvaluateSpec, TracesSpec
+    from mixprec.api.judge import evaluate as function
+    from mixprec.api.judge import save_reference as save
+    from mixprec.models.model import Model
 
-    check_float64(device, "evaluate")
-    spec = checked(
-        EvaluateSpec,
-        "evaluate",
-        traces={"source": traces, "preset": preset} if traces else None,
-        text=text,
-        text_tokens=text_tokens,
-    )
-    saved = Path(reference) if reference.endswith(".safetensors") else None
-    check_model(checkpoint)  # the original comes first, and takes long
-    # Predictions of the original hold its tokens, which the model's own tokenizer must give again.
-    first = load_model(checkpoint if saved or save_reference else reference, dtype=dtype, device=device)
-    annotated = pipeline.annotate_traces(TracesSpec(source=traces, preset=spec.traces.preset), traces) if traces else []
-    on_traces, skipped = passages.from_traces(annotated, first.encoder, first.context)
-    length = min(text_tokens, first.context)
-    on_text = passages.from_text(text, first.encoder, length) if text else []
-    everything = [*on_traces, *on_text]
-    head = Head.of(first.model)
+    opened = Model(checkpoint, dtype=dtype, device=device)
+    on: dict[str, Any] = {"traces": traces, "text": text, "text_tokens": text_tokens, "preset": preset}
     if save_reference:
-        states = fidelity.hidden_states(first, everything, "predictions")
-        predictions.save(save_reference, everything, states, head, locate.identity(checkpoint), kept)
+        found = save(opened, save_reference, kept=kept, **on)
         size = save_reference.stat().st_size / 1e6
-        out.print(f"{save_reference}: {len(everything)} passages, {kept} tokens kept at each position, {size:.1f} MB")
+        out.print(f"{save_reference}: {len(found.all)} passages, {kept} tokens kept at each position, {size:.1f} MB")
         return
-    if saved:
-        known = predictions.load(saved, everything)
-        hidden = fidelity.hidden_states(first, everything, "evaluate")
-        found = predictions.compare(everything, hidden, head, known)
-        notes = first.notes
-    else:
-        original = list(fidelity.hidden_states(first, everything, "original"))
-        head = head.apart()
-        del first
-        loaded = load_model(checkpoint, dtype=dtype, device=device)
-        hidden = fidelity.hidden_states(loaded, everything, "evaluate")
-        found = fidelity.compare(everything, hidden, Head.of(loaded.model), original, head)
-        notes = loaded.notes
-    result = metrics.evaluate_all(on_traces, on_text, found, notes)
+    saved = reference.endswith(".safetensors")
+    result = function(opened, reference if saved else Model(reference, dtype=dtype, device=device), **on)
     if to:
-        artifacts.write_json(to, result)
-    out.print(_fidelity(result, checkpoint))
-    if skipped:
-        out.print(f"skipped: {dict(sorted(skipped.items()))}")
-
-
-def _fidelity(result: Mapping[str, Any], title: str) -> Table:
-    """How close the model is to its original, by what the tokens belong to."""
-    table = Table("tokens of", "n", "perplexity", "KL mean", "KL median", "KL p99", "top-1", title=title)
-    rows = {"traces": result["traces"], "text": result["text"], **(result["behaviours"] or {})}
-    for name, row in rows.items():
-        if row:
-            values = (row[key] for key in ("perplexity", "kl_mean", "kl_median", "kl_p99", "top1_agreement"))
-            table.add_row(name, str(row["tokens"]), *(f"{value:.4g}" for value in values))
-    return table
+        result.save(to)
+    out.print(result)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mixprec.cli.base import Device, Dtype, Model, SpanRule, alone, app, checked, epilog, out
+from mixprec.cli.base import Device, Dtype, Model, SpanRule, alone, app, epilog, out
 from mixprec.core import processes
 from mixprec.core.errors import UserError
 
@@ -37,43 +37,24 @@ def trace(
     Every trace is kept as soon as it is there; the same command goes on where a killed run was. Traces of another
     model, prompt text or other settings never share a file.
     """
-    from collections import Counter
+    from mixprec.api.look import traces
+    from mixprec.models.model import Model as Opened
 
-    from mixprec.core import locks
-    from mixprec.core.progress import console, generating
-    from mixprec.evaluate.engines import templates
-    from mixprec.evaluate.engines.base import Sampling
-    from mixprec.evaluate.engines.transformers import TransformersEngine
-    from mixprec.models import locate
-    from mixprec.models.load import load_model
-    from mixprec.traces.generate import by_id, generate, load_prompts
-    from mixprec.traces.recorder import Making, Recorder
-
-    rows = by_id(load_prompts(prompts))
-    if chat_template:
-        templates.require(model, None, "--chat-template", "leave the option out, and prompts go in as they are")
-    making = Making(model, locate.identity(model), dtype, chat_template, seed, max_new_tokens, temperature, top_p)
-    skipped: Counter[str] = Counter()
-    with locks.target(to):
-        recorder = Recorder(to, making, {name: row["prompt"] for name, row in rows.items()})
-        left = [row for name, row in rows.items() if name not in recorder.done]
-        if left:
-            console.print(f"loading {model}", soft_wrap=True)
-            engine = TransformersEngine(load_model(model, dtype=dtype, device=device), batch)
-            with generating("trace", len(rows), max_new_tokens, [None] * (len(rows) - len(left))) as seen:
-                for made in generate(
-                    engine,
-                    left,
-                    sampling=Sampling(max_new_tokens, temperature, top_p),
-                    seed=seed,
-                    chat_template=chat_template,
-                    skipped=skipped,
-                    seen=seen,
-                ):
-                    recorder.write(made)
-    empty = f"; {skipped['empty']} left out: the model wrote nothing" if skipped["empty"] else ""
-    others = f"; {len(recorder.others)} of them of no prompt in {prompts}" if recorder.others else ""
-    out.print(f"{to}: {len(recorder.done)} traces{others}{empty}", soft_wrap=True)
+    opened = Opened(model, dtype=dtype, device=device)
+    found = traces(
+        opened,
+        prompts,
+        to,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        chat_template=chat_template,
+        batch=batch,
+    )
+    empty = f"; {found.empty} left out: the model wrote nothing" if found.empty else ""
+    others = f"; {found.others} of them of no prompt in {prompts}" if found.others else ""
+    out.print(f"{to}: {found.count} traces{others}{empty}", soft_wrap=True)
 
 
 @app.command(
@@ -90,19 +71,13 @@ def annotate(
     annotator: Annotated[str, typer.Option(help="given: the file's annotations; cues: lexical.")] = "given",
 ) -> None:
     """Find each behaviour's spans in annotated traces."""
-    from mixprec import pipeline
-    from mixprec.recipe import TracesSpec
+    from mixprec.api.look import annotate as function
     from mixprec.traces import spans, store
 
-    spec = checked(TracesSpec, "annotate", source=traces, preset=preset, annotator=annotator)
-    found = pipeline.annotate_traces(spec, traces)
-    spans.save_spans(to, found)
-    summary = spans.summarise(found)
-    table = Table("behaviour", "spans", "traces", title=f"{to}: {summary.traces} traces")
-    for behaviour, count in summary.spans.items():
-        table.add_row(behaviour, str(count), str(summary.traces_with[behaviour]))
-    out.print(table)
-    out.print(f"traces without a span: {summary.traces_without_span}; skipped: {summary.skipped or 'none'}")
+    found = function(traces, preset=preset, annotator=annotator)
+    found.save(to)
+    out.print(str(to), soft_wrap=True)
+    out.print(found)
     if preset == "aligned" and annotator == "given":
         outcomes = spans.compare_rules(store.load(traces))
         table = Table("behaviour", *spans.OUTCOMES, title="aligned against the released rule")
@@ -142,45 +117,31 @@ def attribute(
     device: Device = "cpu",
 ) -> None:
     """Compute the importance of every linear module for the four behaviours."""
-    from mixprec.core import artifacts, progress
-    from mixprec.importance import artifact, streaming
-    from mixprec.importance import attribute as stage
-    from mixprec.models import locate
-    from mixprec.models.load import load_model
-    from mixprec.recipe import ImportanceSpec
-    from mixprec.report.grids import importance_grids
-    from mixprec.report.heatmap import still_heatmap
-    from mixprec.report.style import save_figure
-    from mixprec.report.tables import top_modules_table
-    from mixprec.report.terminal import rich_table
-    from mixprec.traces import spans
+    from mixprec.api.look import attribute as function
+    from mixprec.core import progress
+    from mixprec.models.model import Model as Opened
 
-    options = {"max_tokens": max_tokens, "resamples": resamples, "sweep_gb": sweep_gb}
-    given = {name: value for name, value in options.items() if value is not None}
-    flags = {"beyond_linear": beyond_linear, "stream": stream}
-    spec = checked(ImportanceSpec, "attribute", preset=preset, compare=tuple(compare or ()), **flags, **given)
-    found = spans.load_spans(spans_file)
     if processes.one_only():
         progress.console.print(
             "accelerate launch --cpu starts one process; for several on CPUs give --multi_gpu instead"
         )
-    where = {"dtype": dtype, "device": processes.join(device)}
-    identity = artifacts.fingerprint(locate.identity(model), dtype, device)
-    result = stage.attribute(
-        streaming.open_model(model, sweep_gb=spec.sweep_gb, **where) if stream else load_model(model, **where),
-        found,
-        to,
-        presets=spec.presets,
-        identity=identity,
-        max_tokens=spec.max_tokens,
-        resamples=spec.resamples,
-        beyond_linear=spec.beyond_linear,
+    result = function(
+        Opened(model, dtype=dtype, device=device),
+        spans_file,
+        out=to,
+        preset=preset,
+        compare=compare or (),
+        max_tokens=max_tokens,
+        resamples=resamples,
+        beyond_linear=beyond_linear,
+        stream=stream,
+        sweep_gb=sweep_gb,
     )
     processes.leave()
     if not processes.is_main():
         return
-    save_figure(still_heatmap(importance_grids(result)), to / "importance")
-    out.print(rich_table(top_modules_table({"behaviours": artifact.top_modules(result)}), "Most important modules"))
+    result.heatmap().save(to / "importance")
+    out.print(result)
     out.print(f"{to / 'importance.json'}, importance.png, importance.svg", soft_wrap=True)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -17,6 +16,7 @@ from mixprec.core.errors import UserError
 if TYPE_CHECKING:
     from mixprec.pipeline.checks import Checked
     from mixprec.recipe import Recipe
+    from mixprec.results.run import RunResult
 
 
 @app.command(
@@ -33,29 +33,18 @@ def run(
     change: Overrides = None,
 ) -> None:
     """Run a recipe from end to end. What is already there is kept; a killed run continues."""
-    from mixprec import pipeline
-    from mixprec import recipe as recipes
-    from mixprec.core import artifacts
-    from mixprec.core.parsing import dump_yaml
+    from mixprec.api.runs import run as function
 
-    path = recipes.find(recipe)
-    chosen, known = recipes.read(path, change or ())
-    text = artifacts.read_text(path)
-    if change:
-        text = dump_yaml(chosen.model_dump(mode="json", exclude_defaults=True))
-    folder = to or Path("runs") / path.stem
-    made = pipeline.Run(chosen, text, path.stem, folder, data)
-    made.check(str(path), known)
-    _print_run(made.run(), folder)
+    _print_run(function(recipe, to, data=data, change=change or ()))
 
 
-def _print_run(summary: Mapping[str, Any], folder: Path) -> None:
+def _print_run(found: RunResult) -> None:
     """A run's tables and pages."""
     from mixprec.report.shapes import read_ablation
-    from mixprec.report.terminal import print_ablation, print_summary
+    from mixprec.report.terminal import print_ablation
 
-    pages = summary.get("pages") or {}
-    print_summary(summary, out)
+    folder, pages = found.folder, found.summary.get("pages") or {}
+    out.print(found)
     if "ablation" in pages:
         out.print()
         print_ablation(read_ablation(folder / pages["ablation"] / "ablation.json"), out)
@@ -299,12 +288,6 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
 ) -> None:
     """Write a run's report.html and pictures again, and print its table."""
-    from mixprec.core import locks
-    from mixprec.report.html import write_report
-    from mixprec.report.shapes import read_summary
+    from mixprec.api.runs import report as function
 
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder of a run")
-    with locks.folder(folder):
-        write_report(folder)
-    _print_run(read_summary(folder / "summary.json"), folder)
+    _print_run(function(folder))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixprec.cli.base import Data, Device, Dtype, Model, Overrides, alone, app, checked, epilog, out, typed_options
+from mixprec.cli.base import Data, Device, Dtype, Model, Overrides, alone, app, epilog, out, typed_options
 from mixprec.core import processes
 from mixprec.core.errors import UserError
 
 if TYPE_CHECKING:
-    from mixprec.recipe import Recipe
+    from mixprec.results.importance import Importance
+    from mixprec.results.scores import Scores
 
 
 @app.command(
@@ -48,11 +49,13 @@ def sensitivity(
     device: Device = "cpu",
 ) -> None:
     """Predict, or measure, what each module costs in each format; writes a table per scorer and target."""
-    from mixprec.importance import artifact
-    from mixprec.pipeline import Run, damage
-    from mixprec.report.sensitivity import table_of_damage, write_sensitivity
-    from mixprec.report.terminal import rich_table
-    from mixprec.sensitivity import run
+    from mixprec.api.look import annotate
+    from mixprec.api.spend import calibrate
+    from mixprec.api.spend import sensitivity as function
+    from mixprec.core.progress import console
+    from mixprec.models.model import Model as Opened
+    from mixprec.report.sensitivity import write_sensitivity
+    from mixprec.results.importance import Importance
 
     typed = typed_options(context)
     if recipe is not None and (ignored := sorted(typed - {"recipe", "to", "override", "data", "importance"})):
@@ -62,50 +65,55 @@ def sensitivity(
         )
     if recipe is None and override:
         raise UserError("mixprec sensitivity: --set changes a recipe's keys; give a RECIPE, or the options instead")
-    device = processes.join(device)
+    known = Importance.load(importance) if importance else None
     if recipe is not None:
-        chosen = _from_recipe(recipe, override or [])
+        scores = _from_recipe(recipe, override or [], to, data, known)
     else:
-        sources = [{"text": text}] * bool(text) + [{"traces": traces}] * bool(traces)
-        if not sources or not format:
+        if not (text or traces) or not format:
             raise UserError("mixprec sensitivity: give a RECIPE, or --format and one of --text and --traces")
-        asked = {"scorer": scorer, "formats": format, "at": at, "base": base, "samples": scored}
-        calibration = {"sources": sources, "samples": samples, "tokens": tokens}
-        chosen = _from_options(
-            model={"id": model, "dtype": dtype, "device": device},
-            traces={"source": traces} if traces else None,
-            importance={} if importance else None,
-            compress={"method": method, "calibration": calibration},
-            sensitivity={**asked, "behaviours": behaviour or []},
+        opened = Opened(model, dtype=dtype, device=processes.join(device))
+        calibration = calibrate(opened, text=text, traces=traces, samples=samples, tokens=tokens)
+        for warning in calibration.warnings:
+            console.print(warning)
+        spans = annotate(traces) if traces and behaviour else None
+        scores = function(
+            opened,
+            calibration,
+            format,
+            method=method,
+            scorer=scorer,
+            at=at,
+            base=base,
+            samples=scored,
+            behaviours=behaviour or (),
+            traces=spans,
+            importance=known,
+            out=to,
         )
-    known = artifact.load(importance) if importance else None
-    spec = chosen.sensitivity
-    assert spec is not None
-    tables = run.score(damage.subject(Run(chosen, "", "sensitivity", to, data), to, known), spec)
     processes.leave()
     if not processes.is_main():
         return
-    written = write_sensitivity(tables, to)
-    for target, table in tables.items():
-        out.print(rich_table(table_of_damage(table), f"Largest predicted damage: {spec.scorer}, {target}"))
+    written = write_sensitivity(scores.by_target, to)
+    out.print(scores)
     out.print(", ".join(str(path) for path in written), soft_wrap=True)
 
 
-def _from_recipe(name: str, overrides: list[str]) -> Recipe:
+def _from_recipe(name: str, overrides: list[str], to: Path, data: Path | None, known: Importance | None) -> Scores:
+    """What the recipe's own part asks for."""
     from mixprec import recipe as recipes
+    from mixprec.core import locks
+    from mixprec.pipeline import Run, damage
+    from mixprec.results.scores import Scores
+    from mixprec.sensitivity import run
 
     path = recipes.find(name)
     chosen = recipes.load(path, overrides)
     if chosen.sensitivity is None:
         raise UserError(f"{path}: sensitivity is missing; add sensitivity: {{formats: [w3g64, w4g64]}}")
-    return chosen
-
-
-def _from_options(**parts: Any) -> Recipe:
-    from mixprec.recipe import Recipe
-
-    chosen: Recipe = checked(Recipe, "sensitivity", **{key: value for key, value in parts.items() if value is not None})
-    return chosen
+    processes.join(chosen.model.device)
+    with locks.folder(to):
+        subject = damage.subject(Run(chosen, "", "sensitivity", to, data), to, dict(known.data) if known else None)
+        return Scores(run.score(subject, chosen.sensitivity))
 
 
 @app.command(

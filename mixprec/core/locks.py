@@ -14,6 +14,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from filelock import lock_descriptor
@@ -26,17 +27,26 @@ from mixprec.core.progress import console
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
+#: Folders that the code around has taken and shares; threads don't inherit them.
+_shared: ContextVar[frozenset[Path]] = ContextVar("mixprec_folders", default=frozenset())
+
+
 @contextmanager
-def folder(path: Path) -> Iterator[None]:
+def folder(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Be alone in a run's folder, which may be a link; of processes that a launcher started the main one is.
 
-    Raises UserError where another process is at work there, or nothing can be written.
+    ``shared``: what is called inside may take it too. Raises UserError where another process is at work there, or
+    nothing can be written.
     """
-    new = not path.exists()
+    if path.absolute() in _shared.get():
+        yield
+        return
+    new, token = not path.exists(), _shared.set(_shared.get() | ({path.absolute()} if shared else set()))
     try:
         with _held(path / ".lock", path, [path]):
             yield
     finally:
+        _shared.reset(token)
         if new:  # a run that ends before its first file leaves no empty folder
             with suppress(OSError):
                 path.rmdir()

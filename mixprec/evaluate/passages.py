@@ -24,6 +24,39 @@ class Passage(NamedTuple):
     spans: tuple[TokenSpan, ...] = ()
 
 
+class Material(NamedTuple):
+    """What models are compared on; ``skipped``: spans of the traces that are not counted, by reason."""
+
+    on_traces: list[Passage]
+    on_text: list[Passage]
+    skipped: Counter[str]
+
+    @property
+    def all(self) -> list[Passage]:
+        """The traces first."""
+        return [*self.on_traces, *self.on_text]
+
+
+def gather(
+    traces: Sequence[AnnotatedTrace],
+    text: str | None,
+    encoder: Encoder,
+    context: int,
+    *,
+    max_tokens: int | None = None,
+    text_tokens: int = 512,
+    text_passages: int | None = None,
+) -> Material:
+    """Passages of traces, cut at ``max_tokens`` or the model's ``context``, and of a text as ``from_text`` cuts it.
+
+    Raises UserError as ``from_traces`` and ``from_text`` do.
+    """
+    limit = min(max_tokens or context, context)
+    on_traces, skipped = from_traces(traces, encoder, limit)
+    on_text = from_text(text, encoder, min(text_tokens, limit), text_passages) if text else []
+    return Material(on_traces, on_text, skipped)
+
+
 def from_traces(traces: Sequence[AnnotatedTrace], encoder: Encoder, limit: int) -> tuple[list[Passage], Counter[str]]:
     """One passage per trace, cut at ``limit`` tokens; also what was skipped, by reason.
 

@@ -13,28 +13,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mixprec.core.escaping import visible
-from mixprec.report.benchmarks import overview, results_of
-from mixprec.report.compare import verdict
-from mixprec.report.tables import Cell, Table, top_modules_table, variant_table
+from mixprec.report.tables import Cell, Table
 from mixprec.report.validity import cells_table, ranking_table, reading
 
 #: Blanks between two columns.
 _GAP = 2
-
-
-def print_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """Print variants, top modules and the verdict of a loaded summary; parts without data are left out."""
-    moved = (summary.get("benchmarks") or {}).get("differences")
-    for title, table in (
-        ("Variants", variant_table(summary, brief=True)),
-        ("Benchmarks", overview(results_of(summary), moved, brief=True)),
-        ("Most important modules", top_modules_table(summary)),
-    ):
-        if table.rows:
-            console.print(rich_table(table, title))
-            console.print()
-    for sentence in verdict(summary):
-        console.print(Text(f"• {visible(sentence)}"))
 
 
 def print_ablation(result: Mapping[str, Any], console: Console) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixprec.core import artifacts
-from mixprec.report.formatting import integer, interval, percent, significant, words
+from mixprec.report.formatting import integer, interval, percent, significant
 from mixprec.report.shapes import read_fidelity
 from mixprec.report.tables import Cell, Column, Table
 from mixprec.results.base import Result
@@ -89,7 +89,7 @@ class Evaluation(Result):
             numbers = [significant(part.kl_median), significant(part.kl_p99), percent(part.top1_agreement)]
             cells = [Cell(integer(part.tokens)), Cell(significant(part.perplexity, 4))]
             cells += [Cell(significant(part.kl), interval(part.kl_ci)), *map(Cell, numbers)]
-            rows.append([Cell(words(name)), *cells])
+            rows.append([Cell(name), *cells])
         return {self.model: Table([Column("tokens of", numeric=False), *map(Column, titles)], rows)}
 
     def notes(self) -> list[str]:

@@ -13,7 +13,7 @@ from mixprec.plan import sensitivity
 from mixprec.plan.sensitivity import ALL, Sensitivity
 from mixprec.report.formatting import words
 from mixprec.report.heatmap import still_heatmap
-from mixprec.report.sensitivity import damage_grids, table_of_damage
+from mixprec.report.sensitivity import choices, damage_grids, table_of_damage
 from mixprec.report.tables import Table
 from mixprec.results.base import Picture, Result, View
 
@@ -50,6 +50,11 @@ class Scores(Result):
     def method(self) -> str:
         """The method whose errors were scored."""
         return self.main.method
+
+    @property
+    def formats(self) -> list[str]:
+        """What modules were scored in."""
+        return choices(self.main)
 
     def top(self, count: int = 10, target: str = ALL) -> View:
         """The modules with the largest damage in the first format."""

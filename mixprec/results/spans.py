@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mixprec.report.formatting import integer, words
+from mixprec.report.formatting import integer
 from mixprec.report.tables import Cell, Column, Table
 from mixprec.results.base import Result
-from mixprec.traces import spans
+from mixprec.traces import spans, store
 from mixprec.traces.spans import AnnotatedTrace
 
 
@@ -44,7 +44,7 @@ class Spans(Result):
     def tables(self) -> Mapping[str, Table]:
         columns = [Column("behaviour", numeric=False), Column("spans"), Column("traces")]
         rows = [
-            [Cell(words(name)), Cell(integer(count)), Cell(integer(self.summary.traces_with[name]))]
+            [Cell(name), Cell(integer(count)), Cell(integer(self.summary.traces_with[name]))]
             for name, count in self.summary.spans.items()
         ]
         return {f"{len(self.traces)} traces": Table(columns, rows)}
@@ -63,3 +63,24 @@ class Spans(Result):
 
     def __repr__(self) -> str:
         return f"Spans({len(self.traces)} traces, {sum(self.summary.spans.values())} spans)"
+
+
+@dataclass(frozen=True, repr=False)
+class Traces(Result):
+    """A file of traces that a model wrote. ``others``: of prompts that weren't asked for; ``empty``: left out."""
+
+    path: Path
+    count: int
+    others: int = 0
+    empty: int = 0
+
+    def tables(self) -> Mapping[str, Table]:
+        columns = [Column("traces"), Column("of other prompts"), Column("left out: the model wrote nothing")]
+        return {str(self.path): Table(columns, [[Cell(integer(n)) for n in (self.count, self.others, self.empty)]])}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per trace."""
+        return [vars(trace) for trace in store.load(str(self.path))]
+
+    def __repr__(self) -> str:
+        return f"Traces({str(self.path)!r}: {self.count})"

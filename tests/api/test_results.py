@@ -105,7 +105,7 @@ def test_evaluation(evaluation: Evaluation, tmp_path: Path) -> None:
     assert set(again.per_behaviour) == {"backtracking"}
     assert again.per_behaviour["backtracking"].kl_ci is None
     assert again.text is None
-    check_shown(evaluation, "Traces", "Backtracking", "0.250", "[0.200, 0.300]", "cut")
+    check_shown(evaluation, "traces", "backtracking", "0.250", "[0.200, 0.300]", "cut")
     assert [row["tokens of"] for row in again.rows()] == ["traces", "backtracking"]
 
 
@@ -126,7 +126,7 @@ def test_spans(tmp_path: Path) -> None:
     again = Spans.load(tmp_path / "spans.jsonl")
     assert again.rows() == found.rows() and len(again) == len(list(again)) == 4
     assert "let me go back" in " ".join(row["text"] for row in again.rows() if row["behaviour"] == "backtracking")
-    check_shown(again, "4 traces", "Backtracking")
+    check_shown(again, "4 traces", "backtracking")
 
 
 @pytest.mark.parametrize("kind", [Importance, Evaluation])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from mixprec.report.tables import Cell, Column, Table, behaviour_table, to_markdown, top_modules_table, variant_table
-from mixprec.report.terminal import print_summary, rich_table
+from mixprec.report.terminal import rich_table
+from mixprec.results.run import RunResult
 
 
 def cells(table: Any, name: str) -> dict[str, Cell]:
@@ -98,12 +100,12 @@ def test_the_terminal_shows_tables_and_verdict_and_takes_names_literally(summary
     summary["variants"]["[bold]x[/]"] = summary["variants"].pop("w3_random")
     console = Console(record=True, width=120, file=None, quiet=False)
     with console.capture() as captured:
-        print_summary(summary, console)
+        console.print(RunResult(Path("run"), summary))
     text = captured.get()
     assert "[bold]x[/]" in text and "30_up 3.25%" in text and "1.31 [1.24, 1.38]" in text
     assert "• w3 compresses 210 modules" in text
     with console.capture() as captured:
-        print_summary({"variants": {}, "behaviours": {}}, console)
+        console.print(RunResult(Path("run"), {"variants": {}, "behaviours": {}}))
     assert captured.get() == ""
 
 
