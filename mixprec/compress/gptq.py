@@ -21,6 +21,7 @@ from mixprec.compress.solving import Solved, Solver, Task
 from mixprec.numerics.formats import WHOLE_ROW, Format
 from mixprec.numerics.groupwise import Grid, Quantized, Search, fit, level_range, scale_dtype_of
 from mixprec.numerics.hessian import Factor
+from mixprec.numerics.kernels import operation
 
 #: Columns that are solved one by one before a matrix product updates the rest of their block.
 _RUN = 32
@@ -62,6 +63,7 @@ def transposed(weight: Tensor, factor: Factor) -> Tensor:
     return columns.copy_(weight.T)
 
 
+@operation
 def solve(
     columns: Tensor,
     factor: Factor,

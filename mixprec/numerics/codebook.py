@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mixprec.numerics import packing
 from mixprec.numerics.formats import CodebookFormat
+from mixprec.numerics.kernels import operation
 
 #: Bins per centre that the dynamic programming starts from; 6 would leave 0.2% instead of 0.5%, at twice the time.
 _BINS_PER_CENTRE = 4
@@ -54,6 +55,7 @@ class SortedValues(NamedTuple):
     sums: Tensor
 
 
+@operation
 def dequantize_codebook(quantized: CodebookQuantized, format: CodebookFormat, dtype: torch.dtype) -> Tensor:
     """The weights (out, in) that the codes stand for, computed in float32 or wider, rounded once to ``dtype``."""
     codes, codebook, scales, offsets = quantized

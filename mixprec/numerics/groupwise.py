@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from mixprec.numerics import packing
 from mixprec.numerics.formats import Format
+from mixprec.numerics.kernels import operation
 
 #: Numbers of a piece on which grids are searched at once: it and two buffers of its size take a few megabytes.
 _PIECE = 2**18
@@ -63,6 +64,7 @@ def scale_dtype_of(weight_dtype: torch.dtype) -> torch.dtype:
     return weight_dtype if weight_dtype.itemsize == 2 else torch.float16
 
 
+@operation
 def fit(
     weight: Tensor,
     format: Format,
@@ -85,6 +87,7 @@ def fit(
     return _search(groups, _grouped(costs[None], format)[0], format, dtype, search)
 
 
+@operation
 def encode(weight: Tensor, grid: Grid, format: Format) -> Tensor:
     """Codes (out, in) of the grid points nearest to ``weight`` (out, in); beyond the grid, its ends."""
     wide = _wide(weight)
@@ -102,6 +105,7 @@ def quantize(weight: Tensor, format: Format, scale_dtype: torch.dtype | None = N
     return Quantized(encode(weight, grid, format), grid)
 
 
+@operation
 def dequantize(quantized: Quantized, format: Format, dtype: torch.dtype) -> Tensor:
     """The weights (out, in) that the codes stand for, rounded once to ``dtype``."""
     codes, grid = quantized

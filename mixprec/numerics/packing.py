@@ -12,6 +12,8 @@ import sys
 import torch
 from torch import Tensor
 
+from mixprec.numerics.kernels import operation
+
 WORD = 32
 #: Codes that fill whole bytes, whatever their width: 8 codes of b bits take b bytes.
 _OCTET = 8
@@ -22,6 +24,7 @@ def words(count: int, bits: int) -> int:
     return -(-count * bits // WORD)
 
 
+@operation
 def pack(codes: Tensor, bits: int) -> Tensor:
     """Codes (rows, n), whole numbers from 0 to 2^bits - 1, as words (rows, ⌈n · bits / 32⌉) int32.
 
@@ -51,6 +54,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     return stream.reshape(-1).contiguous().view(torch.int32).reshape(rows, -1)[:, :width].contiguous()
 
 
+@operation
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     """The inverse of ``pack``: words (rows, ⌈count · bits / 32⌉) int32 as codes (rows, count) uint8."""
     assert sys.byteorder == "little"
