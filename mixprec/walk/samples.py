@@ -40,38 +40,54 @@ class Seen(NamedTuple):
         inputs, weights, full = self
         return Seen(inputs[where], None if weights is None else weights[where], None if full is None else full[where])
 
+    def blank(self, count: int) -> Seen:
+        """Room for so many samples like these."""
+
+        def new(like: Tensor) -> Tensor:
+            return like.new_empty(count, *like.shape[1:])
+
+        inputs, weights, full = self
+        return Seen(new(inputs), None if weights is None else new(weights), None if full is None else new(full))
+
 
 class Gathering:
     """Sums over inputs of ``width`` numbers that come in micro-batches, added in pieces of ``size`` samples."""
 
     def __init__(self, width: int, size: int, *, drift: bool = False, device: torch.device | str = "cpu") -> None:
         self._sums, self._size = InputSums(width, drift=drift, device=device), size
-        self._held: list[Seen] = []
+        self._buffer: Seen | None = None
+        self._filled = 0
 
     def add(self, seen: Seen) -> None:
         """Add the next samples."""
-        start = 0
-        while start < len(seen.inputs):
-            part = seen.part(slice(start, start + self._size - sum(len(each.inputs) for each in self._held)))
-            self._held.append(part)
+        start, count = 0, len(seen.inputs)
+        while start < count:
+            part = seen.part(slice(start, start + self._size - self._filled))
+            if len(part.inputs) == self._size:
+                self._sums.add(*part)
+            else:
+                self._hold(part)
             start += len(part.inputs)
-            if sum(len(each.inputs) for each in self._held) == self._size:
-                self._flush()
 
     def result(self) -> InputStatistics:
         """The statistics of all that was added. Raises ValueError where no token with a weight above 0 was."""
-        if self._held:
-            self._flush()
+        if self._buffer is not None and self._filled:
+            self._sums.add(*self._buffer.part(slice(0, self._filled)))
+            self._filled = 0
         return self._sums.result()
 
-    def _flush(self) -> None:
-        inputs, weights, full = (
-            None if column[0] is None else column[0] if len(column) == 1 else torch.cat(column)
-            for column in zip(*self._held, strict=True)
-        )
-        self._held.clear()
-        assert inputs is not None
-        self._sums.add(inputs, weights, full)
+    def _hold(self, part: Seen) -> None:
+        """Keep samples until a piece is full."""
+        if self._buffer is None:
+            self._buffer = part.blank(self._size)
+        end = self._filled + len(part.inputs)
+        for whole, each in zip(self._buffer, part, strict=True):
+            if whole is not None and each is not None:
+                whole[self._filled : end] = each
+        self._filled = end
+        if end == self._size:
+            self._sums.add(*self._buffer)
+            self._filled = 0
 
 
 class Samples:
@@ -93,7 +109,7 @@ class Samples:
         tokens = calibration.tokens
         self.batches = [slice(start, start + size) for start in range(0, len(tokens), size)]
         self.states, self.streams = states, streams
-        self.piece = piece or max(1, _ROWS // tokens.shape[1])
+        self.piece = min(len(tokens), piece or max(1, _ROWS // tokens.shape[1]))
         for number, where in enumerate(self.batches):
             entering = blocks.block_inputs(model, tokens[where])
             for stream in streams:
