@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mixprec.api.look import attribute as attribute
     from mixprec.api.look import traces as traces
     from mixprec.api.make import compress as compress
+    from mixprec.api.make import quantize_ as quantize_
     from mixprec.api.runs import report as report
     from mixprec.api.runs import run as run
     from mixprec.api.spend import Budget as Budget
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from mixprec.evaluate.engines.openai import Server as Server
     from mixprec.models.model import Model as Model
     from mixprec.recipe.schema import Recipe as Recipe
+    from mixprec.results.base import Picture as Picture
+    from mixprec.results.base import View as View
     from mixprec.results.benchmarks import BenchResult as BenchResult
     from mixprec.results.calibration import Calibration as Calibration
     from mixprec.results.checkpoint import Checkpoint as Checkpoint
@@ -58,6 +61,7 @@ _PUBLIC: Final = {
     "Evaluation": "mixprec.results.evaluation",
     "Importance": "mixprec.results.importance",
     "Model": "mixprec.models.model",
+    "Picture": "mixprec.results.base",
     "Plan": "mixprec.results.plan",
     "Recipe": "mixprec.recipe.schema",
     "RunResult": "mixprec.results.run",
@@ -68,6 +72,7 @@ _PUBLIC: Final = {
     "Step": "mixprec.core.progress",
     "Traces": "mixprec.results.spans",
     "UserError": "mixprec.core.errors",
+    "View": "mixprec.results.base",
     "annotate": "mixprec.api.look",
     "attribute": "mixprec.api.look",
     "bench": "mixprec.api.judge",
@@ -75,6 +80,7 @@ _PUBLIC: Final = {
     "compress": "mixprec.api.make",
     "evaluate": "mixprec.api.judge",
     "plan": "mixprec.api.spend",
+    "quantize_": "mixprec.api.make",
     "report": "mixprec.api.runs",
     "run": "mixprec.api.runs",
     "save_reference": "mixprec.api.judge",

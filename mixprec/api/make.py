@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mixprec.api.checking import AnyModel, model_of, plan_for
+from transformers import PreTrainedModel
+
+from mixprec import modules
+from mixprec.api.checking import AnyModel, checked, model_of, plan_for
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress import stream
+from mixprec.compress.live import check_live, compress_live
 from mixprec.compress.options import SolveOptions
 from mixprec.core.devices import one_device
 from mixprec.core.float64 import check_float64
 from mixprec.core.progress import OnStep, bar, telling
+from mixprec.plan import schema
+from mixprec.plan.rules import PlanSpec, build_plan
+from mixprec.report.quality import worst_table
+from mixprec.results.base import View
 from mixprec.results.calibration import Calibration
 from mixprec.results.checkpoint import Checkpoint
 from mixprec.results.plan import Plan
@@ -53,3 +61,35 @@ def compress(
             base_model=base_model,
         )
     return Checkpoint(Path(out), reports)
+
+
+def quantize_(
+    model: PreTrainedModel,
+    plan: Plan | str,
+    calibration: Calibration | None = None,
+    *,
+    method: str = "rtn",
+    options: SolveOptions | None = None,
+    progress: OnStep | None = None,
+) -> View:
+    """Compress a loaded model of transformers in place: its linears get the values that ``compress`` would write.
+
+    ``plan``: a Plan, or a format for all modules, made by ``method``. Gives how well the modules were solved.
+
+    Raises UserError before anything changes: for the plan of another model, a model without weights (meta device),
+    quantized already or on several devices, and where ``method`` needs calibration data.
+    """
+    check_live(model)
+    content = plan.content if isinstance(plan, Plan) else _uniform(model, plan, method)
+    with telling(progress), bar("quantize", len(content.modules), "modules") as advance:
+        reports = compress_live(
+            model, content, calibration=calibration, options=options or SolveOptions(), on_module=lambda *_: advance(1)
+        )
+    changed = {address: report for address, report in reports.items() if report.method}
+    rows = tuple({"address": address, **report._asdict()} for address, report in reports.items())
+    return View(f"{len(changed)} of {len(reports)} modules", worst_table(changed), rows)
+
+
+def _uniform(model: PreTrainedModel, format: str, method: str) -> schema.Plan:
+    spec = checked(PlanSpec, "quantize_", default=format, method=method)
+    return build_plan(spec, modules.inventory(model.config), str(model.config.name_or_path), "rtn")

@@ -1,0 +1,120 @@
+"""Compress a loaded model in place: the same walk, solves and codes as a checkpoint's, the sink is the model itself."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from mixprec import modules
+from mixprec.calibration.data import Calibration
+from mixprec.compress.block import compress_block
+from mixprec.compress.ggml import check_possible
+from mixprec.compress.module import KEPT, ModuleReport, OnModule
+from mixprec.compress.options import SolveOptions
+from mixprec.core.errors import UserError
+from mixprec.models.source import check_finite
+from mixprec.plan.methods import needing_inputs, using_inputs, wanting_original_states
+from mixprec.plan.schema import Plan, check_modules
+from mixprec.walk.blocks import Live
+from mixprec.walk.hooks import Group
+from mixprec.walk.samples import FULL, OWN, Samples, batch_size
+from mixprec.walk.states import MEMORY_GB, States
+from mixprec.walk.walk import walk
+
+
+@torch.no_grad()
+def compress_live(
+    model: Any,
+    plan: Plan,
+    *,
+    calibration: Calibration | None = None,
+    options: SolveOptions = SolveOptions(),
+    on_module: OnModule | None = None,
+    memory_gb: float = MEMORY_GB,
+) -> dict[str, ModuleReport]:
+    """Give the linears of a transformers ``model`` the weights that ``plan`` makes of them, in the model's own type.
+
+    Nothing changes before everything was checked. ``memory_gb``: as in ``stream.compress``. Returns address -> report
+    in the plan's order.
+
+    Raises UserError as ``check_live`` does, for a plan of another model, and where calibration data is missing.
+    """
+    check_live(model)
+    inventory = modules.inventory(model.config)
+    check_modules(plan, inventory, f"plan for {plan.model}")
+    if (needed := needing_inputs(plan.methods)) and calibration is None:
+        raise UserError(
+            f"method {', '.join(sorted(needed))} looks at the inputs of linears and needs calibration data; "
+            "give calibration=mixprec.calibrate(…)"
+        )
+    check_possible((plan.formats[address] for address in plan.changed), calibration is not None)
+    groups: dict[int, list[Group]] = {}
+    for group in modules.fused_groups(inventory):
+        groups.setdefault((group[0].layer or 1) - 1, []).append(group)
+    left = {index for index, found in groups.items() if any(m.address in plan.changed for g in found for m in g)}
+    reports = dict.fromkeys(plan.modules, KEPT)
+    training = model.training
+    model.eval()
+    try:
+        with tempfile.TemporaryDirectory(prefix="mixprec-") as spilled:
+            samples = None
+            if calibration is not None and using_inputs(plan.methods):
+                limit = int(memory_gb * 1e9)
+                size = batch_size(model.config, calibration.tokens, model.dtype, limit)
+                streams = (OWN, FULL) if wanting_original_states(plan.methods) else (OWN,)
+                samples = Samples(model, calibration, States(limit, Path(spilled)), size, streams=streams)
+
+            def visit(index: int, block: nn.Module) -> None:
+                if index not in left:
+                    if samples is not None:
+                        for stream in samples.streams:
+                            samples.run(index, block, stream=stream)
+                    return
+                stored = {name: parameter.dtype for name, parameter in block.named_parameters()}
+                architecture = model.config.model_type
+                result = compress_block(
+                    block, architecture, groups[index], plan.treatments, stored, samples, options, on_module
+                )
+                reports.update(result.reports)
+
+            order = sorted(left) if samples is None else range(max(left, default=-1) + 1)
+            walk(Live(model), order, visit)
+    finally:
+        model.train(training)
+    return reports
+
+
+def check_live(model: Any) -> None:
+    """A model that can be compressed where it is.
+
+    Raises UserError for what is no model of transformers, is quantized already, lies on the meta device or on several
+    devices, has linears of another kind, or weights that are NaN or infinite.
+    """
+
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(
+            f"quantize_: {type(model).__name__} is no PreTrainedModel of transformers; give the model itself, "
+            "without wrappers"
+        )
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise UserError("quantize_: the model is quantized already; load the original in 16 or 32 bits")
+    devices = {str(parameter.device) for parameter in model.parameters()}
+    if "meta" in devices:
+        raise UserError("quantize_: the model lies on the meta device and has no weights; load them first")
+    if len(devices) > 1:
+        raise UserError(
+            f"quantize_: the model lies on {', '.join(sorted(devices))}; load it on one device, or use "
+            "mixprec.compress, which needs no more memory than a block"
+        )
+    modules.check_architecture(model.config, "quantize_")
+    for (layer, kind), linear in modules.linear_layers(model).items():
+        if type(linear) is not nn.Linear:
+            name = modules.address(layer, kind)
+            raise UserError(f"quantize_: {name} is a {type(linear).__name__}, not a Linear; remove what wraps it first")
+    for name, parameter in model.named_parameters():
+        check_finite(f"quantize_: {name}", parameter)
