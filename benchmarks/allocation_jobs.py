@@ -20,7 +20,7 @@ environment.settle()  # before torch is imported
 import torch
 from allocation import BUDGETS, CANDIDATES, PEERS, SCALES, SPARSITIES
 
-from mixprec import modules, pipeline
+from mixprec import pipeline
 from mixprec.calibration import data
 from mixprec.calibration.data import Calibration
 from mixprec.calibration.spec import CalibrationSpec
@@ -33,6 +33,7 @@ from mixprec.importance.attribute import attribute
 from mixprec.joint import run as joint
 from mixprec.models import locate
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel, load_model
 from mixprec.models.locate import fetch
@@ -72,7 +73,7 @@ class Bench:
         #: Samples that are scored, from the first one on, and that exchanges are measured on, behind them.
         self.few = min(8, count // 2)
         self.work.mkdir(parents=True, exist_ok=True)
-        self.inventory = modules.inventory(load_config(self.model))
+        self.inventory = decoder_of(load_config(self.model))
         self.tokens = self.work / "calibration.safetensors"
         if not self.tokens.is_file():
             text = str(Path(arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")

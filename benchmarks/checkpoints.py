@@ -43,7 +43,6 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from machine import timed, write
 from transformers import AutoModelForCausalLM
 
-from mixprec import modules
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.checkpoint.target import CARD
@@ -51,6 +50,7 @@ from mixprec.compress.stream import compress
 from mixprec.contrib.peers import client
 from mixprec.evaluate import passages
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.load import load_model
 from mixprec.models.locate import BUNDLED
 from mixprec.models.tokenizer import load_encoder
@@ -116,7 +116,7 @@ class Run:
     def __init__(self, work: Path, quick: bool) -> None:
         self.work, self.quick = work, quick
         config = load_config(BUNDLED)
-        self.config, self.inventory = config, modules.inventory(config)
+        self.config, self.inventory = config, decoder_of(config)
         encoder = load_encoder(BUNDLED, None, config.vocab_size)
         texts = passages.from_text("bundled:held_out", encoder, 128, 1 if quick else 3)
         self.passages = [passage.tokens.tolist() for passage in texts]
@@ -212,7 +212,7 @@ def verdict(found: Mapping[str, Any]) -> str:
 
 def pack_speed_ratio(bits: int, repeats: int) -> float:
     """CPU time of compressed-tensors' packer divided by ours, on codes in the types that both work on."""
-    shapes = [(module.out_features, module.in_features) for module in modules.inventory(_config()).linears[:7]]
+    shapes = [(module.out_features, module.in_features) for module in decoder_of(_config()).linears[:7]]
     codes = [torch.randint(2**bits, shape, dtype=torch.uint8) for shape in shapes]
     signed = [(one.to(torch.int16) - 2 ** (bits - 1)).to(torch.int8) for one in codes]
     ratios = []

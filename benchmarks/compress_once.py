@@ -27,12 +27,12 @@ environment.settle()  # before torch is imported
 
 import torch
 
-from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.locate import BUNDLED
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import load_plan
@@ -41,7 +41,7 @@ from mixprec.plan.schema import load_plan
 def main(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(job["threads"])
     model = job.get("model", BUNDLED)
-    inventory = modules.inventory(load_config(model))
+    inventory = decoder_of(load_config(model))
     if "plan" in job:
         plan = load_plan(Path(job["plan"]), inventory)
     else:

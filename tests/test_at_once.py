@@ -15,18 +15,19 @@ from pathlib import Path
 import pytest
 import tiny
 
-from mixprec import cli, modules
+from mixprec import cli
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress.stream import compress
 from mixprec.core import locks
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import load_plan, save_plan
 
 
 @pytest.fixture
 def plan(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    inventory = modules.inventory(load_config(str(tiny_checkpoint)))
+    inventory = decoder_of(load_config(str(tiny_checkpoint)))
     made = build_plan(PlanSpec(default="w4g16"), inventory, str(tiny_checkpoint), "rtn", None)
     save_plan(tmp_path / "plan.json", made)
     return tmp_path / "plan.json"
@@ -69,7 +70,7 @@ def test_the_second_command_ends_with_exit_code_2(
     tiny.write_recipe(tmp_path / "r.yaml", tiny_checkpoint, traces)
     (tmp_path / "prompts.jsonl").write_text('{"id": "a", "prompt": "x"}\n')
     if verb[0] == "convert":
-        chosen = load_plan(plan, modules.inventory(load_config(str(tiny_checkpoint))))
+        chosen = load_plan(plan, decoder_of(load_config(str(tiny_checkpoint))))
         compress(str(tiny_checkpoint), chosen, tmp_path / "packed", format=checkpoint_format("compressed-tensors"))
     before = None
     with lock(Path("out")):
@@ -81,7 +82,7 @@ def test_the_second_command_ends_with_exit_code_2(
 
 
 def test_of_two_that_need_a_conversion_one_makes_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    inventory = modules.inventory(load_config(str(tiny_checkpoint)))
+    inventory = decoder_of(load_config(str(tiny_checkpoint)))
     spec = PlanSpec.model_validate({"default": "keep", "rules": [{"match": "*_q", "format": "q8_0"}]})
     made = build_plan(spec, inventory, str(tiny_checkpoint), "ggml", None)
     compress(str(tiny_checkpoint), made, tmp_path / "gguf", format=checkpoint_format("gguf"))

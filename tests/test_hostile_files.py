@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import pytest
 import tiny
 
-from mixprec import cli, modules, pipeline, recipe
+from mixprec import cli, pipeline, recipe
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts, seals
 from mixprec.models import locate
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.load import load_model
 from mixprec.plan import sensitivity
 from mixprec.plan.schema import ModulePlan, Plan
@@ -168,7 +169,7 @@ def made(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     summary.pop(seals.KEY)  # of what it was before
     artifacts.write_json(folder / "run" / "summary.json", summary)
     artifacts.write_json(folder / "run" / "ablation" / "ablation.json", ABLATION)
-    inventory = modules.inventory(load_config(str(llama)))
+    inventory = decoder_of(load_config(str(llama)))
     addresses = [module.address for module in inventory.linears]
     report = {
         "format": "w4g16",

@@ -66,7 +66,8 @@ def test_help_and_version_load_nothing_heavy(arguments: list[str]) -> None:
     "module",
     [
         "mixprec.core.artifacts",
-        "mixprec.modules",
+        "mixprec.models.decoder",
+        "mixprec.models.labels",
         "mixprec.numerics.formats",
         "mixprec.plan.schema",
         "mixprec.plan.rules",

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import tiny
 
-from mixprec import modules
 from mixprec.checkpoint import integrity, opening
 from mixprec.checkpoint.convert import convert
 from mixprec.checkpoint.formats import checkpoint_format
@@ -18,6 +17,7 @@ from mixprec.compress import stream
 from mixprec.core.errors import UserError
 from mixprec.models import locate, modelfiles
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.tokenizer import load_encoder
 from mixprec.plan.rules import PlanSpec, build_plan
 
@@ -68,7 +68,7 @@ def model(plain: Path, tmp_path: Path) -> Path:
 
 
 def compressed(model: Path, out: Path, form: str, default: str = "w4g32") -> Path:
-    inventory = modules.inventory(load_config(str(model)))
+    inventory = decoder_of(load_config(str(model)))
     plan = build_plan(PlanSpec.model_validate({"default": default}), inventory, str(model), "rtn")
     stream.compress(str(model), plan, out, format=checkpoint_format(form))
     return out

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 from tiny import build, write_checkpoint
 
 import mixprec
-from mixprec import modules
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models import locate
@@ -37,7 +36,7 @@ def test_a_loaded_model_is_ready_for_inference(tiny_checkpoint: Path) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
     assert loaded.context == 256
-    inventory = modules.inventory(load_config(str(tiny_checkpoint)))
+    inventory = decoder_of(load_config(str(tiny_checkpoint)))
     assert list(loaded.linears) == [module.address for module in inventory.linears]
 
 

@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from mixprec.contrib.export import TARGETS
 from mixprec.contrib.peers.client import PEERS, PeerFailed, missing, run_peer, write_tokens
-from mixprec.modules import Inventory, fused_groups, inventory
+from mixprec.models.decoder import Decoder, decoder_of
 from mixprec.numerics.formats import KEEP, Format, Keep
 from mixprec.plan.schema import ModulePlan, Plan
 
@@ -89,7 +89,7 @@ def check(peer: str, method: str, work: Path, seed: int = 0) -> list[str]:
     source = work / "source"
     if not source.is_dir():
         write_source(source, work / "tokens.safetensors")
-    modules = inventory(AutoConfig.from_pretrained(source))
+    modules = decoder_of(AutoConfig.from_pretrained(source))
     plan = random_plan(modules, formats_of(peer, method), str(source), seed, shared=method == "awq")
     text = TARGETS[peer](plan, modules, method)
     path = work / f"{peer}_{method}.plan"
@@ -111,7 +111,7 @@ def formats_of(peer: str, method: str) -> list[str]:
     return ["w3g32", "keep"] if (peer, method) == ("gptqmodel", "awq") else list(FORMATS[peer])
 
 
-def random_plan(modules: Inventory, formats: list[str], model: str, seed: int, shared: bool = False) -> Plan:
+def random_plan(modules: Decoder, formats: list[str], model: str, seed: int, shared: bool = False) -> Plan:
     """Any format for any module, each of ``formats`` at least once.
 
     ``shared``: modules with one input have one format or are kept, and what follows such a group that is all kept is
@@ -121,7 +121,7 @@ def random_plan(modules: Inventory, formats: list[str], model: str, seed: int, s
     names = formats + generator.choices(formats, k=len(modules.linears) - len(formats))
     generator.shuffle(names)
     chosen = {module.address: name for module, name in zip(modules.linears, names, strict=True)}
-    groups = fused_groups(modules) if shared else []
+    groups = modules.groups if shared else []
     for group in groups:
         grids = [module.address for module in group if chosen[module.address] != "keep"]
         chosen |= dict.fromkeys(grids, chosen[grids[0]] if grids else "keep")
@@ -197,7 +197,7 @@ def write_source(folder: Path, tokens: Path) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPE), dtype=torch.float32)
     with torch.no_grad():
-        for module in inventory(model.config).linears:
+        for module in decoder_of(model.config).linears:
             weight = model.get_submodule(module.address).weight
             weight.uniform_(-0.1, 0.1)
             positive = weight[: len(weight) // 2].abs_()

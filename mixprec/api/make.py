@@ -6,7 +6,6 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from mixprec import modules
 from mixprec.api.checking import AnyModel, checked, model_of, plan_for
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress import stream
@@ -15,6 +14,7 @@ from mixprec.compress.options import SolveOptions
 from mixprec.core.devices import one_device
 from mixprec.core.float64 import check_float64
 from mixprec.core.progress import OnStep, bar, telling
+from mixprec.models.decoder import decoder_of
 from mixprec.plan import schema
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.report.quality import worst_table
@@ -92,4 +92,4 @@ def quantize_(
 
 def _uniform(model: PreTrainedModel, format: str, method: str) -> schema.Plan:
     spec = checked(PlanSpec, "quantize_", default=format, method=method)
-    return build_plan(spec, modules.inventory(model.config), str(model.config.name_or_path), "rtn")
+    return build_plan(spec, decoder_of(model.config), str(model.config.name_or_path), "rtn")

@@ -13,8 +13,8 @@ from transformers import PretrainedConfig
 
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.core.errors import UserError
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.source import Source
-from mixprec.modules import Inventory, LinearModule
 from mixprec.plan.schema import Plan
 
 
@@ -31,7 +31,7 @@ class Finish:
     blocks: Sequence[Path]
     folder: Path
     plan: Plan
-    inventory: Inventory
+    inventory: Decoder
     config: PretrainedConfig
 
 
@@ -51,17 +51,17 @@ class CheckpointFormat:
     """
 
     name: str
-    problems: Callable[[Plan, Inventory, PretrainedConfig], dict[str, str]]
+    problems: Callable[[Plan, Decoder, PretrainedConfig], dict[str, str]]
     pack: Callable[[CompressedModule, Plan], dict[str, Tensor]]
-    restore: Callable[[LinearModule, Mapping[str, Tensor], Plan, torch.dtype], Tensor]
-    quantization_config: Callable[[Plan, Inventory], dict[str, Any] | None]
-    bytes: Callable[[Plan, Inventory, PretrainedConfig], int]
+    restore: Callable[[Linear, Mapping[str, Tensor], Plan, torch.dtype], Tensor]
+    quantization_config: Callable[[Plan, Decoder], dict[str, Any] | None]
+    bytes: Callable[[Plan, Decoder, PretrainedConfig], int]
     finish: Callable[[Finish], None]
     check: Callable[[Source, PretrainedConfig], None] = lambda source, config: None
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def space(format: CheckpointFormat, plan: Plan, inventory: Inventory, config: PretrainedConfig, source: Source) -> int:
+def space(format: CheckpointFormat, plan: Plan, inventory: Decoder, config: PretrainedConfig, source: Source) -> int:
     """Bytes on disk while a checkpoint of ``source`` is put together: its own, and those of the blocks' files."""
     whole = format.bytes(plan, inventory, config)
     changed = set(plan.changed)
@@ -69,7 +69,7 @@ def space(format: CheckpointFormat, plan: Plan, inventory: Inventory, config: Pr
     return whole + max(0, whole - copied) + sum(path.stat().st_size for path in source.side_files())
 
 
-def check_plan(format: CheckpointFormat, plan: Plan, inventory: Inventory, config: PretrainedConfig) -> None:
+def check_plan(format: CheckpointFormat, plan: Plan, inventory: Decoder, config: PretrainedConfig) -> None:
     """A checkpoint of this format can hold the plan.
 
     Raises UserError with every reason, its first module and how many more there are.

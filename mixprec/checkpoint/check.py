@@ -15,7 +15,7 @@ from mixprec.checkpoint import integers
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.runtimes import DEVICES, Loader, loader
 from mixprec.core.errors import UserError
-from mixprec.modules import Inventory, LinearModule, fused_groups
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, Format, GgmlFormat, Keep
 from mixprec.plan.methods import METHODS, Method
 from mixprec.plan.schema import ModulePlan, Plan
@@ -49,7 +49,7 @@ class Verdict(NamedTuple):
         return not self.refused and not self.whole
 
 
-def check(plan: Plan, inventory: Inventory, config: PretrainedConfig, target: Target) -> Verdict:
+def check(plan: Plan, inventory: Decoder, config: PretrainedConfig, target: Target) -> Verdict:
     """What the target makes of a plan.
 
     Raises UserError for an unknown runtime, version, device or format.
@@ -65,7 +65,7 @@ def check(plan: Plan, inventory: Inventory, config: PretrainedConfig, target: Ta
     return Verdict(refused, "", nearest, loads.needs)
 
 
-def require(plan: Plan, inventory: Inventory, config: PretrainedConfig, target: Target) -> None:
+def require(plan: Plan, inventory: Decoder, config: PretrainedConfig, target: Target) -> None:
     """The target loads the plan.
 
     Raises UserError with what it refuses, why, and what would load.
@@ -120,7 +120,7 @@ def _too_old(loads: Loader, device: str) -> str:
     return f"its kernels need compute capability {loads.capability / 10}, {device} has {capability / 10}"
 
 
-def _refusals(plan: Plan, inventory: Inventory, config: PretrainedConfig, name: str, loads: Loader) -> dict[str, str]:
+def _refusals(plan: Plan, inventory: Decoder, config: PretrainedConfig, name: str, loads: Loader) -> dict[str, str]:
     refused = checkpoint_format(name).problems(plan, inventory, config)
     for module in inventory.linears:
         format = plan.formats[module.address]
@@ -129,7 +129,7 @@ def _refusals(plan: Plan, inventory: Inventory, config: PretrainedConfig, name: 
             if reason:
                 refused[module.address] = reason
     if loads.fused:
-        for group in fused_groups(inventory):
+        for group in inventory.groups:
             found = list(dict.fromkeys(str(_scheme(module, plan)) for module in group))
             if len(found) > 1:
                 names = "/".join(module.kind for module in group)
@@ -143,7 +143,7 @@ def _refusals(plan: Plan, inventory: Inventory, config: PretrainedConfig, name: 
     return refused
 
 
-def _refusal(module: LinearModule, format: Format, loads: Loader) -> str | None:
+def _refusal(module: Linear, format: Format, loads: Loader) -> str | None:
     bits = loads.symmetric if format.symmetric else loads.asymmetric
     kind = "symmetric" if format.symmetric else "asymmetric"
     if format.bits not in bits:
@@ -160,23 +160,25 @@ def _refusal(module: LinearModule, format: Format, loads: Loader) -> str | None:
     return None
 
 
-def _scheme(module: LinearModule, plan: Plan) -> AnyFormat:
+def _scheme(module: Linear, plan: Plan) -> AnyFormat:
     format = plan.formats[module.address]
     return integers.effective(module, format) if isinstance(format, Format) else format
 
 
-def _nearest(plan: Plan, inventory: Inventory, config: PretrainedConfig, name: str, loads: Loader) -> Plan | None:
+def _nearest(plan: Plan, inventory: Decoder, config: PretrainedConfig, name: str, loads: Loader) -> Plan | None:
     """Every module's nearest format, then one for each fused group; None where that doesn't load either."""
     if any(found.sparsity is not None for found in plan.treatments.values()):
         return None
-    formats = {m.address: _nearest_format(m, plan.formats[m.address], name, loads) for m in inventory.linears}
+    formats = {
+        m.address: _nearest_format(m, plan.formats[m.address], inventory, name, loads) for m in inventory.linears
+    }
     if loads.uniform:
         packed = Counter(str(format) for format in formats.values() if isinstance(format, Format))
         base = next((f for f in formats.values() if packed and str(f) == packed.most_common(1)[0][0]), KEEP)
         formats = {a: base if isinstance(f, Format) else f for a, f in formats.items()}
     if loads.fused:
         common = Counter(str(format) for format in formats.values()).most_common(1)[0][0]
-        for group in fused_groups(inventory):
+        for group in inventory.groups:
             chosen = _for_group([formats[module.address] for module in group], common)
             formats |= {module.address: chosen for module in group}
     changed = {
@@ -207,7 +209,7 @@ def _width(format: AnyFormat) -> tuple[int, int]:
     return (16, 0) if isinstance(format, Keep) else (format.bits, -format.group_size)
 
 
-def _nearest_format(module: LinearModule, format: AnyFormat, name: str, loads: Loader) -> AnyFormat:
+def _nearest_format(module: Linear, format: AnyFormat, inventory: Decoder, name: str, loads: Loader) -> AnyFormat:
     """The nearest format that format and runtime take: rather more bits than fewer, rather smaller groups; or keep."""
     if isinstance(format, Keep):
         return format
@@ -215,10 +217,10 @@ def _nearest_format(module: LinearModule, format: AnyFormat, name: str, loads: L
         bits, group, symmetric = min(8, max(2, round(format.layout.code_bits / format.layout.block))), 32, True
     else:
         bits, group, symmetric = format.bits, format.group_size, getattr(format, "symmetric", True)
+    holds = checkpoint_format(name)
     for candidate in _candidates(bits, group, [symmetric, not symmetric]):
         one = Plan.model_construct(model="", method="rtn", modules={module.address: ModulePlan(format=candidate)})
-        alone = Inventory((module,), {})
-        if not _refusal(module, candidate, loads) and not checkpoint_format(name).problems(one, alone, None):
+        if not _refusal(module, candidate, loads) and not holds.problems(one, inventory.alone(module), None):
             return candidate
     return KEEP
 

@@ -17,7 +17,7 @@ from mixprec.checkpoint import integers, shards
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.shards import Predicted
 from mixprec.checkpoint.target import CompressedModule
-from mixprec.modules import HEAD, Inventory, LinearModule
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics import packing
 from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, Format
 from mixprec.numerics.groupwise import Grid, Quantized, dequantize, scale_dtype_of
@@ -60,13 +60,13 @@ def _pack(module: CompressedModule, plan: Plan) -> dict[str, Tensor]:
     return {f"{address}.{name}": tensor for name, tensor in pack_codes(*integers.codes_of(module)).items()}
 
 
-def _restore(module: LinearModule, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
+def _restore(module: Linear, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
     format = plan.formats[module.address]
     assert isinstance(format, Format)
     return dequantize(unpack_codes(integers.local(module.address, tensors), format), format, dtype)
 
 
-def quantization_config(plan: Plan, inventory: Inventory) -> dict[str, Any]:
+def quantization_config(plan: Plan, inventory: Decoder) -> dict[str, Any]:
     """What config.json says of the packed modules."""
     from compressed_tensors.quantization import QuantizationConfig  # it takes seconds to import
 
@@ -84,7 +84,7 @@ def quantization_config(plan: Plan, inventory: Inventory) -> dict[str, Any]:
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": [HEAD, *(f"re:{pattern}" for pattern in regexes(kept))],
+        "ignore": [inventory.head, *(f"re:{pattern}" for pattern in regexes(kept))],
     }
     return dict(QuantizationConfig.model_validate(config).model_dump(mode="json", exclude_none=True))
 
@@ -95,7 +95,7 @@ def _weights(format: Format) -> dict[str, Any]:
     return {"num_bits": format.bits, "type": "int", "symmetric": format.symmetric, **where}
 
 
-def _tensors(module: LinearModule, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
+def _tensors(module: Linear, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
     rows, columns = module.out_features, module.in_features
     format = integers.grid(format)
     groups = format.groups(columns)

@@ -11,7 +11,7 @@ from mixprec.checkpoint import shards
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.shards import Predicted
 from mixprec.checkpoint.target import CompressedModule
-from mixprec.modules import LinearModule
+from mixprec.models.decoder import Linear
 from mixprec.numerics.formats import AnyFormat
 from mixprec.plan.schema import Plan
 
@@ -20,11 +20,11 @@ def _pack(module: CompressedModule, plan: Plan) -> dict[str, Tensor]:
     return {module.weight_name: module.restored}
 
 
-def _restore(module: LinearModule, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
+def _restore(module: Linear, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
     return tensors[module.weight_name].to(dtype)
 
 
-def _tensors(module: LinearModule, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
+def _tensors(module: Linear, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
     return {module.weight_name: Predicted(dtype, (module.out_features, module.in_features))}
 
 

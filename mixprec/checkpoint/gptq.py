@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixprec import modules
 from mixprec.checkpoint import integers, shards
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.shards import Predicted
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.core.version import VERSION
-from mixprec.modules import Inventory, LinearModule
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics import packing
 from mixprec.numerics.formats import AnyFormat, Format
 from mixprec.numerics.groupwise import Grid, Quantized, dequantize, scale_dtype_of
@@ -33,7 +32,7 @@ CODES, ZEROS, SCALES, INDEX = "qweight", "qzeros", "scales", "g_idx"
 _MULTIPLE = 32
 
 
-def _problem(module: LinearModule, format: Format) -> str | None:
+def _problem(module: Linear, format: Format) -> str | None:
     if format.bits not in BITS:
         return f"{format}: GPTQ's layout has {', '.join(map(str, BITS))} bits"
     if module.in_features % _MULTIPLE or module.out_features % _MULTIPLE:
@@ -78,7 +77,7 @@ def _pack(module: CompressedModule, plan: Plan) -> dict[str, Tensor]:
     return {f"{address}.{name}": t for name, t in pack_codes(quantized, format, shifted=_shifted(plan)).items()}
 
 
-def _restore(module: LinearModule, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
+def _restore(module: Linear, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
     format = plan.formats[module.address]
     assert isinstance(format, Format)
     local = integers.local(module.address, tensors)
@@ -90,15 +89,15 @@ def _shifted(plan: Plan) -> bool:
     return all(format.symmetric for format in plan.formats.values() if isinstance(format, Format))
 
 
-def quantization_config(plan: Plan, inventory: Inventory) -> dict[str, Any]:
+def quantization_config(plan: Plan, inventory: Decoder) -> dict[str, Any]:
     """What config.json says of the packed modules."""
     formats, kept = integers.by_format(plan, inventory)
     base = next(iter(formats), Format(4, 128))  # nothing is packed: what is said must still parse
     dynamic: dict[str, dict[str, Any]] = {}
     for format, addresses in formats.items():
         if format != base:
-            dynamic |= {f"+:{pattern}": _grid(format) for pattern in regexes(_with_fused(addresses))}
-    dynamic |= {f"-:{pattern}": {} for pattern in regexes(_with_fused(kept))}
+            dynamic |= {f"+:{pattern}": _grid(format) for pattern in regexes(_with_fused(addresses, inventory))}
+    dynamic |= {f"-:{pattern}": {} for pattern in regexes(_with_fused(kept, inventory))}
     packed = [address for addresses in formats.values() for address in addresses]
     # transformers knows no ``dynamic``: without the list it would take kept modules for packed ones.
     listed = {"modules_in_block_to_quantize": [packed]} if kept and packed else {}
@@ -119,18 +118,14 @@ def _grid(format: Format) -> dict[str, Any]:
     return {"bits": format.bits, "group_size": format.group_size, "sym": format.symmetric}
 
 
-def _with_fused(addresses: Sequence[str]) -> list[str]:
+def _with_fused(addresses: Sequence[str], inventory: Decoder) -> list[str]:
     """The names, and those that vLLM gives to groups of which all are among them."""
-    found, known = list(addresses), set(addresses)
-    for address in addresses:
-        layer, kind = modules.parse_address(address)
-        for kinds, name in modules.FUSED_NAMES.items():
-            if layer is not None and kind == kinds[0] and all(modules.address(layer, k) in known for k in kinds):
-                found.append(f"{modules.BLOCKS}.{layer - 1}.{name}")
-    return found
+    known = set(addresses)
+    whole = [group for group in inventory.groups if known.issuperset(linear.address for linear in group)]
+    return [*addresses, *(group.fused for group in whole if group.fused)]
 
 
-def _tensors(module: LinearModule, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
+def _tensors(module: Linear, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
     rows, columns = module.out_features, module.in_features
     format = integers.grid(format)
     groups = format.groups(columns)

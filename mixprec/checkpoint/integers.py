@@ -8,16 +8,16 @@ from torch import Tensor
 
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.core.errors import UserError
-from mixprec.modules import Inventory, LinearModule
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
 from mixprec.numerics.groupwise import Quantized
 from mixprec.plan.schema import Plan
 
 #: (module, its format) -> why a packed format can't hold it, or None.
-Problem = Callable[[LinearModule, Format], str | None]
+Problem = Callable[[Linear, Format], str | None]
 
 
-def problems(plan: Plan, inventory: Inventory, problem: Problem) -> dict[str, str]:
+def problems(plan: Plan, inventory: Decoder, problem: Problem) -> dict[str, str]:
     """Address -> why no packed format, or this one by ``problem``, can hold the module."""
     found = {}
     for module in inventory.linears:
@@ -47,7 +47,7 @@ def grid(format: AnyFormat) -> Format:
     return format
 
 
-def ragged(module: LinearModule, format: Format) -> str | None:
+def ragged(module: Linear, format: Format) -> str | None:
     """Why groups that don't divide the columns can't be held: no reader knows a smaller last group."""
     columns = module.in_features
     size = format.width(columns)
@@ -58,13 +58,13 @@ def ragged(module: LinearModule, format: Format) -> str | None:
     return f"{format}: groups of {size} do not divide {columns} columns; {hint}"
 
 
-def effective(module: LinearModule, format: Format) -> Format:
+def effective(module: Linear, format: Format) -> Format:
     """``format`` with groups as wide as a row, or wider, as whole rows: to readers they are the same."""
     whole = format.width(module.in_features) == module.in_features
     return Format(format.bits, WHOLE_ROW if whole else format.group_size, format.symmetric)
 
 
-def by_format(plan: Plan, inventory: Inventory) -> tuple[dict[Format, list[str]], list[str]]:
+def by_format(plan: Plan, inventory: Decoder) -> tuple[dict[Format, list[str]], list[str]]:
     """Format -> addresses, the most frequent first, those of equal number in the model's order; and what is kept."""
     found: dict[Format, list[str]] = {}
     kept = []

@@ -21,8 +21,8 @@ from mixprec.checkpoint.licences import front_matter, licence_of
 from mixprec.checkpoint.runtimes import RUNTIMES
 from mixprec.core.escaping import markdown, markdown_block, markdown_code
 from mixprec.core.hubid import checked_id, is_hub_id
+from mixprec.models.decoder import Decoder
 from mixprec.models.locate import BUNDLED, BUNDLED_ID, BUNDLED_LICENCE
-from mixprec.modules import Inventory
 from mixprec.numerics.formats import CodebookFormat, Format
 from mixprec.plan import bits
 from mixprec.plan.bits import Account
@@ -65,7 +65,7 @@ class Told(NamedTuple):
 
 def model_card(
     plan: Plan,
-    inventory: Inventory,
+    inventory: Decoder,
     config: PretrainedConfig,
     source: Path,
     format: CheckpointFormat,
@@ -149,7 +149,7 @@ def _short(plan: Plan, account: Account) -> str:
     return formats[0] if len(formats) == 1 else f"{account.effective_bits:.2f} bits"
 
 
-def _lead(plan: Plan, inventory: Inventory, account: Account, base: str | None, format: CheckpointFormat) -> str:
+def _lead(plan: Plan, inventory: Decoder, account: Account, base: str | None, format: CheckpointFormat) -> str:
     methods = Counter(found.method for found in plan.treatments.values() if found.changes)
     by = ", ".join(f"{markdown(name)} ({count})" for name, count in methods.most_common()) or "nothing"
     what = f"[{markdown(base)}](https://huggingface.co/{base})" if base else "A model that is not named on the hub"
@@ -161,7 +161,7 @@ def _lead(plan: Plan, inventory: Inventory, account: Account, base: str | None, 
     )
 
 
-def _loading(plan: Plan, inventory: Inventory, config: PretrainedConfig, format: CheckpointFormat) -> str:
+def _loading(plan: Plan, inventory: Decoder, config: PretrainedConfig, format: CheckpointFormat) -> str:
     """What loads it, and how."""
     verdicts = {name: check.check(plan, inventory, config, check.Target(name, format.name)) for name in RUNTIMES}
     lines = ["| runtime | on a GPU of the Ampere generation |", "|---|---|"]
@@ -183,7 +183,7 @@ def _loading(plan: Plan, inventory: Inventory, config: PretrainedConfig, format:
 
 
 def _compression(
-    plan: Plan, inventory: Inventory, config: PretrainedConfig, format: CheckpointFormat, account: Account
+    plan: Plan, inventory: Decoder, config: PretrainedConfig, format: CheckpointFormat, account: Account
 ) -> str:
     weights = format.bytes(plan, inventory, config)
     settings = "".join(f", {key} {value}" for key, value in format.settings.items())

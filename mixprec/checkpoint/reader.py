@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec import modules
 from mixprec.checkpoint import compressed_tensors, gptq, quantization
 from mixprec.checkpoint.patterns import Matcher
 from mixprec.checkpoint.shards import CONFIG
@@ -25,8 +24,8 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.complete import check_complete, is_computed
 from mixprec.models.config import load_config
+from mixprec.models.decoder import Decoder, Linear, decoder_of
 from mixprec.models.source import FLOATS, Source, open_source
-from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics import packing
 from mixprec.numerics.formats import KEEP, AnyFormat, Format, Keep
 from mixprec.numerics.groupwise import Quantized, dequantize
@@ -87,7 +86,7 @@ class Checkpoint:
         self.config: dict[str, Any] = artifacts.read_object(path / CONFIG, finite=False)
         self.packing = quantization.read(path, self.config)
         self.source: Source = open_source(path)
-        self.inventory: Inventory = modules.inventory(self.shapes)
+        self.inventory: Decoder = decoder_of(self.shapes)
         self._check()
 
     @property
@@ -113,7 +112,7 @@ class Checkpoint:
         """The checkpoint's format: that of its packed modules, or dense."""
         return next((found.container for found in self.layouts.values() if found.container != "dense"), "dense")
 
-    def weight(self, module: LinearModule, dtype: torch.dtype = torch.float32) -> Tensor:
+    def weight(self, module: Linear, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (out, in) that a module stands for, rounded once to ``dtype``."""
         layout = self.layouts[module.address]
         if isinstance(layout.format, Keep):
@@ -127,7 +126,7 @@ class Checkpoint:
         sorted_ = dequantize(Quantized(quantized.codes[:, order], quantized.grid), layout.format, dtype)
         return torch.empty_like(sorted_).index_copy_(1, order, sorted_)
 
-    def quantized(self, module: LinearModule) -> Quantized:
+    def quantized(self, module: Linear) -> Quantized:
         """Codes and grid of a packed module, columns where they are."""
         layout = self.layouts[module.address]
         assert isinstance(layout.format, Format)
@@ -144,7 +143,7 @@ class Checkpoint:
                 f"{self.path}: {module.address}: can't be unpacked as {layout.format} ({problem})"
             ) from None
 
-    def _check_zeros(self, module: LinearModule, tensors: Mapping[str, Tensor], format: Format) -> None:
+    def _check_zeros(self, module: Linear, tensors: Mapping[str, Tensor], format: Format) -> None:
         """Some readers of GPTQ add the zero points of a symmetric grid, others pass over them: they have to be one."""
         if format.symmetric and gptq.ZEROS in tensors:
             zeros = packing.unpack(tensors[gptq.ZEROS], format.bits, module.out_features)
@@ -152,7 +151,7 @@ class Checkpoint:
             if (zeros != 2 ** (format.bits - 1) - shifted).any():
                 raise UserError(f"{self.path}: {module.address}.{gptq.ZEROS} are not those of a symmetric grid")
 
-    def order(self, module: LinearModule) -> Tensor | None:
+    def order(self, module: Linear) -> Tensor | None:
         """Columns sorted by their groups, where they don't lie so already (GPTQ's act order); else None."""
         name = {"gptq": gptq.INDEX, "compressed-tensors": _COLUMNS}.get(self.layouts[module.address].container)
         if name is None or f"{module.address}.{name}" not in self.source.tensors:
@@ -176,12 +175,12 @@ class Checkpoint:
             found: Tensor = file.get_tensor(name)
             return found
 
-    def names(self, module: LinearModule) -> list[str]:
+    def names(self, module: Linear) -> list[str]:
         """Full names of a module's tensors but its bias."""
         prefix = f"{module.address}."
         return [name for name in self.source.tensors if name.startswith(prefix) and name != f"{prefix}bias"]
 
-    def _tensors(self, module: LinearModule) -> dict[str, Tensor]:
+    def _tensors(self, module: Linear) -> dict[str, Tensor]:
         return {name.removeprefix(f"{module.address}."): self.tensor(name) for name in self.names(module)}
 
     def _check(self) -> None:
@@ -217,12 +216,12 @@ class Checkpoint:
             return not self.tensor(name).any()
         return bool(self._unsimulated) and part in _RUN_TIME
 
-    def _container(self, module: LinearModule) -> str:
+    def _container(self, module: Linear) -> str:
         """The format of a module's tensors; that of one without any is dense."""
         names = (f"{module.address}.{part}" for part in _SUFFIXES)
         return next((_SUFFIXES[name.rpartition(".")[2]] for name in names if name in self.source.tensors), "dense")
 
-    def _layout(self, module: LinearModule) -> Layout:
+    def _layout(self, module: Linear) -> Layout:
         container = self._container(module)
         size = sum(self.source.tensors[name].bytes for name in self.names(module))
         said = self.packing.grid(module.address, self._patterns) if self.packing else None
@@ -260,7 +259,7 @@ class Checkpoint:
             where = self.path / info.shard
             raise UserError(f"{where}: {name} is {found}, {CONFIG} asks for {wanted}: they are not of one checkpoint")
 
-    def _format(self, module: LinearModule, said: quantization.Grid) -> Format:
+    def _format(self, module: Linear, said: quantization.Grid) -> Format:
         try:
             return Format(*said)
         except ValueError:
@@ -269,7 +268,7 @@ class Checkpoint:
             raise UserError(f"{where}: {module.address}: {bits} bits in groups of {group} are not read here") from None
 
 
-def _shapes(container: str, module: LinearModule, format: Format) -> dict[str, Sequence[tuple[int, ...]]]:
+def _shapes(container: str, module: Linear, format: Format) -> dict[str, Sequence[tuple[int, ...]]]:
     """Name within the module -> shapes of codes and scales that its format allows, the usual one first."""
     rows, columns = module.out_features, module.in_features
     words, groups = packing.words(columns, format.bits), format.groups(columns)
@@ -295,7 +294,7 @@ def _padded_words(columns: int, bits: int) -> int:
     return -(-columns // (packing.WORD // bits))
 
 
-def _unpadded(tensors: Mapping[str, Tensor], format: Format, module: LinearModule) -> dict[str, Tensor]:
+def _unpadded(tensors: Mapping[str, Tensor], format: Format, module: Linear) -> dict[str, Tensor]:
     """Words as compressed-tensors writes them from 0.19 on: before, no code lay across two, 10 of 3 bits in one."""
     per = packing.WORD // format.bits
     padded = _padded_words(module.in_features, format.bits)

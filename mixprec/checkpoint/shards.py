@@ -18,10 +18,10 @@ from mixprec.checkpoint.base import Finish
 from mixprec.checkpoint.target import write_index, write_shard
 from mixprec.core import artifacts, headers
 from mixprec.core.errors import UserError
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.locate import at_hand
 from mixprec.models.modelfiles import SINGLE
 from mixprec.models.source import FLOATS, Source, TensorInfo, check_finite, open_source, read_shard
-from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.plan.schema import Plan
 
@@ -42,7 +42,7 @@ class Predicted(NamedTuple):
 
 
 #: (module, its format, the type of the source's weight) -> the tensors that hold it, by name.
-Tensors = Callable[[LinearModule, AnyFormat, torch.dtype], dict[str, Predicted]]
+Tensors = Callable[[Linear, AnyFormat, torch.dtype], dict[str, Predicted]]
 
 
 def stored_dtype(config: PretrainedConfig) -> torch.dtype:
@@ -50,7 +50,7 @@ def stored_dtype(config: PretrainedConfig) -> torch.dtype:
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.bfloat16
 
 
-def predict(tensors: Tensors, plan: Plan, inventory: Inventory, config: PretrainedConfig) -> int:
+def predict(tensors: Tensors, plan: Plan, inventory: Decoder, config: PretrainedConfig) -> int:
     """Bytes of a checkpoint's safetensors files. Exact where the source lies on this machine; else as if there were
     one file, all of it in the configuration's type."""
     source, stored = _source(config, inventory), stored_dtype(config)
@@ -72,7 +72,7 @@ def predict(tensors: Tensors, plan: Plan, inventory: Inventory, config: Pretrain
     return sum(_file_bytes(held, _metadata(source, shard)) for shard, held in shards.items())
 
 
-def _source(config: PretrainedConfig, inventory: Inventory) -> Source | None:
+def _source(config: PretrainedConfig, inventory: Decoder) -> Source | None:
     """The model's files, if they are here and whole; who reads them says what is wrong with others."""
     folder = at_hand(config)
     try:
@@ -83,7 +83,7 @@ def _source(config: PretrainedConfig, inventory: Inventory) -> Source | None:
     return found if all(module.address in held for module in inventory.linears) else None
 
 
-def _expected(inventory: Inventory, stored: torch.dtype) -> dict[str, TensorInfo]:
+def _expected(inventory: Decoder, stored: torch.dtype) -> dict[str, TensorInfo]:
     """A model's tensors by its configuration."""
     shapes: dict[str, tuple[int, ...]] = {name: (size,) for name, size in inventory.other.items()}
     shapes |= {module.weight_name: (module.out_features, module.in_features) for module in inventory.linears}

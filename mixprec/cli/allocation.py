@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scores_in
 from mixprec.core.errors import UserError
+from mixprec.models.decoder import decoder_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +95,7 @@ def _predicted(
     importance: Path | None,
 ) -> Any:
     """Plans and their damage by the scores alone."""
-    from mixprec import modules, pipeline
+    from mixprec import pipeline
     from mixprec.models.config import load_config
     from mixprec.plan.budget import importance_table
     from mixprec.plan.pareto import curve, uniform
@@ -104,7 +105,7 @@ def _predicted(
 
     spec = chosen.all_variants[name].plan
     assert spec.budget is not None
-    inventory = modules.inventory(load_config(chosen.model.id, chosen.model.revision))
+    inventory = decoder_of(load_config(chosen.model.id, chosen.model.revision))
     method = spec.method or chosen.compress.method
     if needs_importance(spec):
         table = importance_table(scores_in(importance), spec.budget, inventory, chosen.model.id, method)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from mixprec.calibration.data import Calibration
-    from mixprec.modules import Inventory
+    from mixprec.models.decoder import Decoder, decoder_of
     from mixprec.plan.schema import Plan
 
 # Heavy imports (torch, transformers) stay inside the verbs, so that --help and mistakes answer at once.
@@ -93,14 +93,13 @@ def model_in(plan: Path) -> str:
 
 def read_plan(
     file: Path, model: str | None = None, revision: str | None = None
-) -> tuple[Plan, PretrainedConfig, Inventory]:
+) -> tuple[Plan, PretrainedConfig, Decoder]:
     """A plan.json, with configuration and modules of its model, which lies at ``model`` or where the plan says."""
-    from mixprec import modules
     from mixprec.models.config import load_config
     from mixprec.plan.schema import load_plan
 
     config = load_config(model or model_in(file), revision)
-    inventory = modules.inventory(config)
+    inventory = decoder_of(config)
     return load_plan(file, inventory), config, inventory
 
 
@@ -120,7 +119,6 @@ def calibrated(
 
     ``solves``: whether any method solves with the second moments of the inputs.
     """
-    from mixprec import modules
     from mixprec.calibration import data
     from mixprec.calibration.spec import CalibrationSpec
     from mixprec.core.progress import console
@@ -132,7 +130,7 @@ def calibrated(
     config = load_config(model, revision)
     encoder = load_encoder(model, revision, config.vocab_size)
     found = data.load(spec, encoder, str, config.max_position_embeddings)
-    widest = modules.inventory(config).widest_input if solves else None
+    widest = decoder_of(config).widest_input if solves else None
     for warning in data.warnings(found, widest, config.hidden_size):
         console.print(warning)
     return found

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mixprec.cli.base import BaseModel, app, epilog, out, read_plan
 from mixprec.core.errors import UserError
+from mixprec.models.decoder import decoder_of
 
 if TYPE_CHECKING:
     from mixprec.checkpoint.check import Target, Verdict
@@ -83,7 +84,6 @@ def check(
 
 def _plans(what: str, variant: str | None) -> tuple[dict[str, Plan], Any, Any, str]:
     """Name -> plan; configuration, inventory, and the checkpoint format that is meant."""
-    from mixprec import modules
     from mixprec import recipe as recipes
     from mixprec.models.config import load_config
     from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
@@ -93,7 +93,7 @@ def _plans(what: str, variant: str | None) -> tuple[dict[str, Plan], Any, Any, s
         return {what: made}, config, inventory, "compressed-tensors"
     chosen = recipes.load(recipes.find(what))
     config = load_config(chosen.model.id, chosen.model.revision)
-    inventory = modules.inventory(config)
+    inventory = decoder_of(config)
     names = [variant] if variant else list(chosen.all_variants)
     if not names or (variant and variant not in chosen.all_variants):
         raise UserError(f"--variant: choose one of {', '.join(chosen.all_variants) or 'none (no plan in this recipe)'}")

@@ -73,11 +73,11 @@ def imatrix(
     device: Device = "cpu",
 ) -> None:
     """Write llama.cpp's importance matrix from calibration data: llama-quantize --imatrix weighs errors by it."""
-    from mixprec import modules
     from mixprec.checkpoint.gguf.imatrix import check_names, write_imatrix
     from mixprec.compress.inputs import mean_squares
     from mixprec.core.progress import bar
     from mixprec.models.config import load_config
+    from mixprec.models.decoder import decoder_of
     from mixprec.walk import blocks
 
     if not text and not traces:
@@ -95,9 +95,8 @@ def imatrix(
         seed=seed,
         solves=False,
     )
-    inventory = modules.inventory(config)
-    outside = (modules.EMBEDDING, modules.NORM)
-    opened = blocks.open_blocks(model, revision=revision, dtype=dtype, device=device, outside=outside)
+    inventory = decoder_of(config)
+    opened = blocks.open_blocks(model, revision=revision, dtype=dtype, device=device, outside=("embedding", "norm"))
     with bar("imatrix", len(inventory.linears), "modules") as advance:
         squares, count = mean_squares(opened, inventory, found, to, advance)
     datasets = [source for source in (text, traces) if source]

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scores_in
 from mixprec.core.errors import UserError
+from mixprec.models.decoder import decoder_of
 
 if TYPE_CHECKING:
     from mixprec.pipeline.checks import Checked
@@ -72,7 +73,7 @@ def plan(
     change: Overrides = None,
 ) -> None:
     """Write plan.json: every linear module with its format."""
-    from mixprec import modules, pipeline
+    from mixprec import pipeline
     from mixprec import recipe as recipes
     from mixprec.models.config import load_config
     from mixprec.plan.rules import build_plan
@@ -84,7 +85,7 @@ def plan(
     if name not in variants or (variant is None and len(variants) > 1):
         raise UserError(f"--variant: choose one of {', '.join(variants) or 'none (this recipe has no plan)'}")
     config = load_config(chosen.model.id, chosen.model.revision)
-    inventory = modules.inventory(config)
+    inventory = decoder_of(config)
     spec = variants[name].plan
     table = pipeline.table_for(spec, inventory, lambda: pipeline.identity_here(chosen.model), scores)
     method = chosen.compress.method

@@ -15,18 +15,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mixprec import modules
 from mixprec.compress.methods import solve
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.scaling import prepare_block, scaler
 from mixprec.compress.solving import GroupInputs, Solved
 from mixprec.core.errors import UserError
-from mixprec.modules import LinearModule
+from mixprec.models.decoder import Group, Linear
+from mixprec.models.weights import weight_of
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import using_inputs, wanting_original_states
 from mixprec.plan.schema import Treatment
-from mixprec.walk.hooks import Group, watching
+from mixprec.walk.hooks import watching
 from mixprec.walk.samples import FULL, Gathering, Samples, Seen
 
 
@@ -42,7 +42,6 @@ class BlockResult(NamedTuple):
 @torch.no_grad()
 def compress_block(
     block: nn.Module,
-    architecture: str,
     groups: Sequence[Group],
     treatments: Mapping[str, Treatment],
     stored: Mapping[str, torch.dtype],
@@ -52,13 +51,13 @@ def compress_block(
 ) -> BlockResult:
     """Compress the linears of ``block`` in place; afterwards it holds the values that the checkpoint will hold.
 
-    ``architecture``: the model's type. ``groups``: the block's linears, those that share an input together, in the
+    ``groups``: the block's linears, those that share an input together, in the
     order in which they work. ``stored``: the type of each parameter in the checkpoint, by its name within the block.
     ``samples`` end behind the block; without them only methods that need no inputs work.
 
     Raises UserError for inputs that are NaN or infinite, and for weights that a format can't hold.
     """
-    work = _Work(block, architecture, groups, treatments, stored, options, on_module)
+    work = _Work(block, groups, treatments, stored, options, on_module)
     if samples is None:
         for group in groups:
             work.compress(group, None)
@@ -73,7 +72,6 @@ class _Work:
     def __init__(
         self,
         block: nn.Module,
-        architecture: str,
         groups: Sequence[Group],
         treatments: Mapping[str, Treatment],
         stored: Mapping[str, torch.dtype],
@@ -84,7 +82,6 @@ class _Work:
         self.folded: set[str] = set()
         self.reports: dict[str, ModuleReport] = {}
         self._scales: dict[str, float] = {}
-        self._architecture = architecture
         self._block, self._groups, self._treatments, self._stored = block, groups, treatments, stored
         self._options, self._on_module = options, on_module
 
@@ -118,10 +115,8 @@ class _Work:
     def _prepare(self, samples: Samples, index: int) -> None:
         """Scale the inputs of linears, by what the uncompressed block's are."""
         statistics = samples.statistics(index, self._block, self._groups)
-        prepared = prepare_block(
-            self._block, self._architecture, self._groups, self._treatments, self._stored, statistics, self._options
-        )
-        solved = {_weight_name(module) for group in self._groups for module in group if self._changes(module)}
+        prepared = prepare_block(self._block, self._groups, self._treatments, self._stored, statistics, self._options)
+        solved = {module.parameter for group in self._groups for module in group if self._changes(module)}
         self.folded |= prepared.changed - solved
         self._scales |= prepared.told
 
@@ -146,7 +141,7 @@ class _Work:
     def compress(self, group: Group, inputs: GroupInputs | None) -> None:
         """Solve a group's modules and give them their new weights."""
         changing = {m.address: self._treatments[m.address] for m in group if self._changes(m)}
-        weights = {m.address: self._weight(m).to(self._stored[_weight_name(m)]) for m in group if self._changes(m)}
+        weights = {m.address: self._weight(m).to(self._stored[m.parameter]) for m in group if self._changes(m)}
         solved = solve(weights, changing, inputs, self._options)
         hessian = inputs.statistics.hessian if inputs else None
         for module in group:
@@ -161,11 +156,11 @@ class _Work:
                 self._on_module(module.address, report)
         self.solved |= solved
 
-    def _changes(self, module: LinearModule) -> bool:
+    def _changes(self, module: Linear) -> bool:
         return self._treatments[module.address].changes
 
-    def _weight(self, module: LinearModule) -> Tensor:
-        return _linear(self._block, module).weight
+    def _weight(self, module: Linear) -> Tensor:
+        return weight_of(self._block, module)
 
 
 def _report(treatment: Treatment, found: Solved, scale: float | None) -> ModuleReport:
@@ -179,14 +174,3 @@ def _report(treatment: Treatment, found: Solved, scale: float | None) -> ModuleR
         fallback=found.fallback,
         scale=scale,
     )
-
-
-def _weight_name(module: LinearModule) -> str:
-    """Name of a module's weight within its block."""
-    return f"{modules.KINDS[module.kind]}.weight"
-
-
-def _linear(block: nn.Module, module: LinearModule) -> nn.Linear:
-    linear = block.get_submodule(modules.KINDS[module.kind])
-    assert isinstance(linear, nn.Linear)
-    return linear

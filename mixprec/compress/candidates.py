@@ -13,19 +13,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.scaling import solve_alone
 from mixprec.compress.solving import GroupInputs
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
+from mixprec.models.decoder import Decoder, Group
+from mixprec.models.labels import parse_address
 from mixprec.models.source import FLOATS
+from mixprec.models.weights import weight_of
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import using_inputs
 from mixprec.plan.schema import Treatment
 from mixprec.walk import blocks
-from mixprec.walk.hooks import Group
 from mixprec.walk.samples import Samples
 from mixprec.walk.states import MEMORY_GB, States
 from mixprec.walk.walk import walk
@@ -43,9 +44,9 @@ class Candidates:
     def __init__(self, folder: Path, names: Sequence[str], digest: str) -> None:
         self.folder, self.names, self.digest = folder, tuple(names), digest
 
-    def files(self, inventory: modules.Inventory) -> list[Path]:
+    def files(self, inventory: Decoder) -> list[Path]:
         """Where the candidates of a model's blocks lie."""
-        return [_file(self.folder, layer) for layer in sorted({module.layer for module in inventory.linears})]
+        return [_file(self.folder, block.layer) for block in inventory.blocks]
 
     def block(self, layer: int, names: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]]:
         """Address -> candidate -> restored weight (out, in) in its stored type, of the block ``layer``, 1-based.
@@ -63,7 +64,7 @@ class Candidates:
 
     def weight(self, address: str, candidate: str) -> Tensor:
         """One module's restored weight (out, in) in its stored type."""
-        layer, _ = modules.parse_address(address)
+        layer, _ = parse_address(address)
         assert layer is not None
         with artifacts.open_tensors(_file(self.folder, layer)) as file:
             found: Tensor = file.get_tensor(f"{address}{SEPARATOR}{candidate}")
@@ -77,7 +78,7 @@ class Candidates:
 def make(
     opened: blocks.Blocks,
     identity: str,
-    inventory: modules.Inventory,
+    inventory: Decoder,
     treatments: Treatments,
     calibration: Calibration,
     options: SolveOptions,
@@ -97,9 +98,7 @@ def make(
         {name: found.model_dump(mode="json") for name, found in treatments.items()},
         [calibration.digest, options.model_dump(), str(opened.model.dtype), opened.device],
     )
-    groups: dict[int, list[Group]] = {}
-    for group in modules.fused_groups(inventory):
-        groups.setdefault(group[0].layer, []).append(group)
+    groups = {block.layer: block.groups for block in inventory.blocks}
     done = [layer for layer in groups if artifacts.is_made(_file(folder, layer), stamp)]
     if len(done) < len(groups):
         _walk(opened, groups, done, treatments, calibration, options, folder, stamp, int(memory_gb * 1e9), advance)
@@ -132,9 +131,7 @@ def _walk(
                 stored = {m.address: FLOATS[opened.source.tensors[m.weight_name].dtype] for g in here for m in g}
                 tensors: dict[str, Tensor] = {}
                 for group, statistics in zip(here, samples.statistics(index, block, here, move=True), strict=True):
-                    for name, tensor in restored(
-                        block, opened.model.config.model_type, group, treatments, statistics, options, stored
-                    ):
+                    for name, tensor in restored(block, group, treatments, statistics, options, stored):
                         tensors[name] = tensor.cpu()
                     for module in group:
                         tensors[f"{module.address}{SEPARATOR}{MEAN_ABS}"] = statistics.mean_abs.cpu().clone()
@@ -148,7 +145,6 @@ def _walk(
 
 def restored(
     block: nn.Module,
-    architecture: str,
     group: Group,
     treatments: Treatments,
     statistics: InputStatistics,
@@ -166,13 +162,12 @@ def restored(
             "bfloat16 (model.dtype)"
         )
     weights: dict[str, Tensor] = {
-        module.address: block.get_parameter(f"{modules.KINDS[module.kind]}.weight").to(stored[module.address])
-        for module in group
+        module.address: weight_of(block, module).to(stored[module.address]) for module in group
     }
     inputs = GroupInputs(statistics, options)
     for name, treatment in treatments.items():
         given = inputs if using_inputs([treatment.method]) else None
-        solved = solve_alone(block, architecture, group, weights, treatment, given, options)
+        solved = solve_alone(group, weights, treatment, given, options)
         for address, found in solved.items():
             if not torch.isfinite(found.restored).all():
                 raise UserError(f"{address}.weight: too large for {name} with scales in 16 bits; leave out this format")

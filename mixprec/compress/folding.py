@@ -18,13 +18,13 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from mixprec.modules import KINDS, OFFSET_NORMS, SCALE_SOURCES
+from mixprec.core.errors import UserError
+from mixprec.models.decoder import Group, Norm, Rows
+from mixprec.models.weights import weight_of
 from mixprec.numerics.statistics import InputStatistics
 
 #: Which scales a group may have: any, powers of two from 1 up or from 1 down, or only 1.
 Freedom = Literal["free", "powers_up", "powers_down", "fixed"]
-#: Kinds of linears that share their input, as the keys of SCALE_SOURCES.
-Group = tuple[str, ...]
 
 
 class Folded(NamedTuple):
@@ -37,42 +37,33 @@ class Folded(NamedTuple):
     changed: tuple[str, ...]
 
 
-def freedom(architecture: str, group: Group, kept: Collection[str]) -> Freedom:
-    """Which scales the inputs of ``group`` may have where the block's linears of kinds ``kept`` are kept.
+def freedom(group: Group, kept: Collection[str]) -> Freedom:
+    """Which scales the inputs of ``group`` may have where the linears with the addresses ``kept`` are kept.
 
     Gemma's norms multiply by 1 + w: even powers of two change the rounding of the stored w, so a group behind one gets
-    no scales where some of its linears are kept.
+    no scales where some of its linears are kept. Raises UserError where nothing is known that a scale folds into.
     """
-    source = SCALE_SOURCES[architecture][group]
-    held = [kind for kind in group if kind in kept]
+    source = _source(group)
+    held = [linear for linear in group if linear.address in kept]
     if len(held) == len(group):
         return "fixed"
-    if held:
-        return "fixed" if _offset(architecture, source) else "powers_up"
-    return "powers_down" if any(KINDS[kind] == source for kind in kept) else "free"
+    if isinstance(source, Rows):
+        return "powers_up" if held else "powers_down" if source.linear.address in kept else "free"
+    return "free" if not held else "fixed" if source.offset else "powers_up"
 
 
-def tie(block: nn.Module, architecture: str, group: Group) -> Tensor | None:
+def tie(group: Group, device: torch.device | None = None) -> Tensor | None:
     """(in,) long: the row of the source linear that each input channel of ``group`` comes from; None for norms.
 
     With grouped-query attention several query heads, and so several inputs of o, come from one head of v.
+    Raises UserError where nothing is known that a scale folds into.
     """
-    source = SCALE_SOURCES[architecture][group]
-    if source not in KINDS.values():
-        return None
-    linear = _linear(block, group[0])
-    width = linear.in_features
-    channels = torch.arange(width, device=linear.weight.device)
-    if source != KINDS["v"]:
-        return channels
-    attention = block.get_submodule("self_attn")
-    size, rows = cast(int, attention.head_dim), cast(nn.Linear, block.get_submodule(source)).out_features
-    return channels // size // (width // rows) * size + channels % size
+    source = _source(group)
+    return source.of(torch.arange(group[0].in_features, device=device)) if isinstance(source, Rows) else None
 
 
 def fold(
     block: nn.Module,
-    architecture: str,
     group: Group,
     scale: Tensor,
     *,
@@ -84,30 +75,30 @@ def fold(
     Scales are searched for all groups of a block before any is folded: v and up are in two. ``stored``: the type that
     the checkpoint holds weights in, by default that of the source's. A norm is rounded to it at once, and the linears
     are multiplied by what it really was divided by; they are rounded to the block's own type only, which had better be
-    float32. ``kept``: kinds of the block's linears that are kept; where such are involved, channels that can't be
+    float32. ``kept``: addresses of linears that are kept; where such are involved, channels that can't be
     scaled without loss keep scale 1.
 
     Raises ValueError for scales that are not positive, that differ within a tie, or that ``freedom`` doesn't allow.
     """
-    allowed = freedom(architecture, group, kept)
-    channels = tie(block, architecture, group)
-    _check(scale, allowed, channels, _linear(block, group[0]).in_features)
+    allowed, channels, source = freedom(group, kept), tie(group, scale.device), _source(group)
+    _check(scale, allowed, channels, group[0].in_features)
     if bool((scale == 1).all()):
         return Folded(scale.float(), ())
-    path, exact = SCALE_SOURCES[architecture][group], allowed != "free"
-    source = block.get_submodule(path)
-    dtype = stored or cast(Tensor, source.weight).dtype
+    path, exact = source.linear.module if isinstance(source, Rows) else source.path, allowed != "free"
+    module = block.get_submodule(path)
+    dtype = stored or cast(Tensor, module.weight).dtype
     with torch.no_grad():
-        if channels is None:
-            kept_here = [_linear(block, kind).weight for kind in group if kind in kept]
-            actual = _divide_norm(source, scale.double(), _offset(architecture, path), dtype, exact, kept_here)
+        if isinstance(source, Norm):
+            kept_here = [weight_of(block, linear) for linear in group if linear.address in kept]
+            actual = _divide_norm(module, scale.double(), source.offset, dtype, exact, kept_here)
         else:
-            actual = _divide_rows(cast(nn.Linear, source), scale.double(), channels.to(scale.device), dtype, exact)
-        for kind in group:
-            weight = _linear(block, kind).weight
+            assert channels is not None
+            actual = _divide_rows(cast(nn.Linear, module), scale.double(), channels, dtype, exact)
+        for linear in group:
+            weight = weight_of(block, linear)
             weight.copy_(weight.to(torch.promote_types(weight.dtype, torch.float32)) * actual)
-    names = [f"{path}.{name}" for name, _ in source.named_parameters()]
-    names += [f"{KINDS[kind]}.weight" for kind in group]
+    names = [f"{path}.{name}" for name, _ in module.named_parameters()]
+    names += [linear.parameter for linear in group]
     return Folded(actual.float(), tuple(names) if bool((actual != 1).any()) else ())
 
 
@@ -164,22 +155,22 @@ def _holds(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.to(dtype).double() == values
 
 
-def _offset(architecture: str, source: str) -> float:
-    """What a source adds to its weight: 1 for norms of Gemma."""
-    return float(architecture in OFFSET_NORMS and source not in KINDS.values())
-
-
-def _linear(block: nn.Module, kind: str) -> nn.Linear:
-    return cast(nn.Linear, block.get_submodule(KINDS[kind]))
+def _source(group: Group) -> Norm | Rows:
+    if group.source is None:
+        named = ", ".join(linear.address for linear in group)
+        raise UserError(
+            f"{named}: nothing is known that a scale on its inputs folds into; choose another method than awq"
+        )
+    return group.source
 
 
 def _check(scale: Tensor, allowed: Freedom, channels: Tensor | None, width: int) -> None:
     if scale.shape != (width,) or not bool((torch.isfinite(scale) & (scale > 0)).all()):
         raise ValueError(f"scales of {width} inputs are positive numbers; {scale.numel()} given, not all positive")
-    if channels is not None:
-        channels = channels.to(scale.device)
-        if not torch.equal(torch.empty_like(scale).index_copy_(0, channels, scale)[channels], scale):
-            raise ValueError("scales differ among input channels that come from the same row")
+    if channels is not None and not torch.equal(
+        torch.empty_like(scale).index_copy_(0, channels, scale)[channels], scale
+    ):
+        raise ValueError("scales differ among input channels that come from the same row")
     if allowed == "free":
         return
     powers = bool((torch.frexp(scale).mantissa == 0.5).all())

@@ -8,13 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
 from mixprec.walk import blocks
-from mixprec.walk.hooks import Group
 from mixprec.walk.samples import Samples
 from mixprec.walk.states import MEMORY_GB, States
 from mixprec.walk.walk import walk
@@ -23,7 +21,7 @@ from mixprec.walk.walk import walk
 @torch.no_grad()
 def mean_squares(
     opened: blocks.Blocks,
-    inventory: Inventory,
+    inventory: Decoder,
     calibration: Calibration,
     beside: Path,
     advance: Callable[[int], None] = lambda _: None,
@@ -37,14 +35,11 @@ def mean_squares(
     weights = torch.ones(calibration.tokens.shape) if calibration.weights is None else calibration.weights.float()
     total = float(weights.sum(dtype=torch.float64))
     found: dict[str, Tensor] = {}
-    groups: dict[int, list[Group]] = {}
-    for group in modules.fused_groups(inventory):
-        groups.setdefault(group[0].layer, []).append(group)
     with artifacts.scratch(beside) as spilled:
         samples = Samples(opened.model, calibration, States(int(memory_gb * 1e9), spilled), 1)
 
         def visit(index: int, block: nn.Module) -> None:
-            here = groups[index + 1]
+            here = inventory.blocks[index].groups
             sums = [torch.zeros(group[0].in_features, dtype=torch.float64) for group in here]
 
             def add(number: int, group: int, inputs: Tensor) -> None:

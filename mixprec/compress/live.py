@@ -10,18 +10,18 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.block import compress_block
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.core.errors import UserError
+from mixprec.models.decoder import check_architecture, decoder_of
 from mixprec.models.source import check_finite
+from mixprec.models.weights import linears_of
 from mixprec.plan.methods import needing_inputs, using_inputs, wanting_original_states
 from mixprec.plan.schema import Plan, check_modules
 from mixprec.walk.blocks import Live
-from mixprec.walk.hooks import Group
 from mixprec.walk.samples import FULL, OWN, Samples, batch_size
 from mixprec.walk.states import MEMORY_GB, States
 from mixprec.walk.walk import walk
@@ -45,18 +45,15 @@ def compress_live(
     Raises UserError as ``check_live`` does, for a plan of another model, and where calibration data is missing.
     """
     check_live(model)
-    inventory = modules.inventory(model.config)
-    check_modules(plan, inventory, f"plan for {plan.model}")
+    decoder = decoder_of(model.config)
+    check_modules(plan, decoder, f"plan for {plan.model}")
     if (needed := needing_inputs(plan.methods)) and calibration is None:
         raise UserError(
             f"method {', '.join(sorted(needed))} looks at the inputs of linears and needs calibration data; "
             "give calibration=mixprec.calibrate(…)"
         )
     check_possible((plan.formats[address] for address in plan.changed), calibration is not None)
-    groups: dict[int, list[Group]] = {}
-    for group in modules.fused_groups(inventory):
-        groups.setdefault((group[0].layer or 1) - 1, []).append(group)
-    left = {index for index, found in groups.items() if any(m.address in plan.changed for g in found for m in g)}
+    left = {decoder[address].layer - 1 for address in plan.changed}
     reports = dict.fromkeys(plan.modules, KEPT)
     training = model.training
     model.eval()
@@ -76,10 +73,8 @@ def compress_live(
                             samples.run(index, block, stream=stream)
                     return
                 stored = {name: parameter.dtype for name, parameter in block.named_parameters()}
-                architecture = model.config.model_type
-                result = compress_block(
-                    block, architecture, groups[index], plan.treatments, stored, samples, options, on_module
-                )
+                groups = decoder.blocks[index].groups
+                result = compress_block(block, groups, plan.treatments, stored, samples, options, on_module)
                 reports.update(result.reports)
 
             order = sorted(left) if samples is None else range(max(left, default=-1) + 1)
@@ -111,10 +106,9 @@ def check_live(model: Any) -> None:
             f"quantize_: the model lies on {', '.join(sorted(devices))}; load it on one device, or use "
             "mixprec.compress, which needs no more memory than a block"
         )
-    modules.check_architecture(model.config, "quantize_")
-    for (layer, kind), linear in modules.linear_layers(model).items():
+    check_architecture(model.config, "quantize_")
+    for name, linear in linears_of(model).items():
         if type(linear) is not nn.Linear:
-            name = modules.address(layer, kind)
             raise UserError(f"quantize_: {name} is a {type(linear).__name__}, not a Linear; remove what wraps it first")
     for name, parameter in model.named_parameters():
         check_finite(f"quantize_: {name}", parameter)

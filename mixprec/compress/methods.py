@@ -11,7 +11,7 @@ from torch import Tensor
 from mixprec.compress import anyk, awq, ggml, gptaq, gptq, magnitude, rtn, sparsegpt, wanda
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.solving import GroupInputs, Solved, Solver, Task
-from mixprec.modules import parse_address
+from mixprec.models.labels import parse_address
 from mixprec.numerics import storage
 from mixprec.numerics.formats import Keep
 from mixprec.numerics.hessian import SingularHessian

@@ -9,17 +9,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mixprec import modules
 from mixprec.compress import folding
 from mixprec.compress.methods import SOLVERS, solve
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.solving import GroupInputs, Scaled, Sharing, Solved
+from mixprec.models.decoder import Group
+from mixprec.models.weights import weight_of
 from mixprec.numerics.formats import Keep
 from mixprec.numerics.groupwise import scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.numerics.storage import unscaled
 from mixprec.plan.schema import Treatment
-from mixprec.walk.hooks import Group
 
 
 class Prepared(NamedTuple):
@@ -38,7 +38,6 @@ def scaler(treatments: Iterable[Treatment]) -> Callable[[Sharing], Scaled] | Non
 
 def prepare_block(
     block: nn.Module,
-    architecture: str,
     groups: Sequence[Group],
     treatments: Mapping[str, Treatment],
     stored: Mapping[str, torch.dtype],
@@ -49,38 +48,35 @@ def prepare_block(
 
     As compress.block.compress_block; ``statistics``: of each group's inputs in the uncompressed block.
     """
-    kept = {m.kind for group in groups for m in group if isinstance(treatments[m.address].format, Keep)}
-    found: dict[tuple[str, ...], Scaled] = {}
+    kept = {m.address for group in groups for m in group if isinstance(treatments[m.address].format, Keep)}
+    found: list[tuple[Group, Scaled]] = []
     told: dict[str, float] = {}
     for group, seen in zip(groups, statistics, strict=True):
         scale = scaler(treatments[module.address] for module in group)
         if scale is not None:
-            kinds = tuple(module.kind for module in group)
-            found[kinds] = scale(
+            scaled = scale(
                 Sharing(
-                    weights=[block.get_parameter(_name(module.kind)) for module in group],
+                    weights=[weight_of(block, module) for module in group],
                     formats=[treatments[module.address].format for module in group],
-                    kinds=kinds,
+                    kinds=tuple(module.kind for module in group),
                     statistics=seen,
-                    freedom=folding.freedom(architecture, kinds, kept),
-                    tie=folding.tie(block, architecture, kinds),
-                    scale_dtype=scale_dtype_of(stored[_name(kinds[0])]),
+                    freedom=folding.freedom(group, kept),
+                    tie=folding.tie(group, seen.hessian.device),
+                    scale_dtype=scale_dtype_of(stored[group[0].parameter]),
                     options=options,
                 )
             )
-            told |= dict.fromkeys((module.address for module in group), found[kinds].told)
+            found.append((group, scaled))
+            told |= dict.fromkeys((module.address for module in group), scaled.told)
     changed: set[str] = set()
     # Only now: v and up belong to two groups each, and are searched as they are.
-    for kinds, scaled in found.items():
-        held = stored[_name(kinds[0])]
-        folded = folding.fold(block, architecture, kinds, scaled.scale, kept=kept, stored=held)
+    for group, scaled in found:
+        folded = folding.fold(block, group, scaled.scale, kept=kept, stored=stored[group[0].parameter])
         changed |= set(folded.changed)
     return Prepared(changed, told)
 
 
 def solve_alone(
-    block: nn.Module,
-    architecture: str,
     group: Group,
     weights: Mapping[str, Tensor],
     treatment: Treatment,
@@ -97,15 +93,15 @@ def solve_alone(
     if scale is None:
         return solve(weights, every, inputs, options)
     assert inputs is not None  # who scales inputs looks at them
-    kinds, statistics = tuple(module.kind for module in group), inputs.statistics
+    statistics = inputs.statistics
     by = scale(
         Sharing(
             weights=list(weights.values()),
             formats=[treatment.format] * len(group),
-            kinds=kinds,
+            kinds=tuple(module.kind for module in group),
             statistics=statistics,
-            freedom=folding.freedom(architecture, kinds, ()),
-            tie=folding.tie(block, architecture, kinds),
+            freedom=folding.freedom(group, ()),
+            tie=folding.tie(group, statistics.hessian.device),
             scale_dtype=scale_dtype_of(next(iter(weights.values())).dtype),
             options=options,
         )
@@ -115,8 +111,3 @@ def solve_alone(
     scaled = {address: (weight.float() * by).to(weight.dtype) for address, weight in weights.items()}
     found = solve(scaled, every, GroupInputs(seen, options), options)
     return {address: each._replace(restored=unscaled(each.restored, by), scale=by) for address, each in found.items()}
-
-
-def _name(kind: str) -> str:
-    """Name of a weight within its block."""
-    return f"{modules.KINDS[kind]}.weight"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from mixprec.checkpoint.opening import open_original
 from mixprec.core import artifacts
+from mixprec.models.decoder import Decoder
 from mixprec.models.source import check_finite
-from mixprec.modules import Inventory
 from mixprec.numerics.spectrum import hill_alpha
 
 
-def alphas(folder: Path, inventory: Inventory, advance: Callable[[int], None] = lambda _: None) -> dict[str, float]:
+def alphas(folder: Path, inventory: Decoder, advance: Callable[[int], None] = lambda _: None) -> dict[str, float]:
     """Module address -> exponent of its weight's spectrum (numerics.spectrum) for the checkpoint in ``folder``.
 
     ``advance`` is told of every module. Raises UserError for broken files, and weights that are NaN or infinite.

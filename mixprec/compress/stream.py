@@ -28,10 +28,10 @@ from mixprec.core import artifacts, locks
 from mixprec.core.devices import dtype_of
 from mixprec.core.errors import UserError
 from mixprec.models import locate
+from mixprec.models.decoder import Decoder
 from mixprec.models.locate import fetch
 from mixprec.models.modelfiles import README
 from mixprec.models.source import FLOATS, Source, check_finite
-from mixprec.modules import Inventory
 from mixprec.plan.schema import Plan, check_modules
 from mixprec.walk.states import MEMORY_GB
 
@@ -74,7 +74,7 @@ def compress(
     format.check(source, config)
     check_target(out, source.folder)
     check_space(out, space(format, plan, inventory, config, source))
-    check_outside(source)
+    check_outside(source, inventory)
     job = Job(source, inventory, plan, calibration, options, dtype, device, format, memory_gb)
     if job.needs_inputs and calibration is None:
         raise UserError(
@@ -107,7 +107,7 @@ def compress(
     return {address: walk.reports[address] for address in plan.modules}
 
 
-def check_dtype(source: Source, inventory: Inventory, dtype: str) -> None:
+def check_dtype(source: Source, inventory: Decoder, dtype: str) -> None:
     """Weights keep their values in the type that is computed in.
 
     Raises UserError naming the tensor where they don't.
@@ -121,7 +121,7 @@ def check_dtype(source: Source, inventory: Inventory, dtype: str) -> None:
             )
 
 
-def check_outside(source: Source) -> None:
+def check_outside(source: Source, decoder: Decoder) -> None:
     """What lies outside the blocks is finite: better told now than when all blocks are done.
 
     Raises UserError naming the tensor.
@@ -129,5 +129,5 @@ def check_outside(source: Source) -> None:
     for shard in source.shards:
         with artifacts.open_tensors(source.folder / shard) as file:
             for name, info in source.tensors.items():
-                if info.shard == shard and not name.startswith("model.layers."):
+                if info.shard == shard and not name.startswith(f"{decoder.blocks_path}."):
                     check_finite(f"{source.folder / shard}: {name}", file.get_tensor(name))

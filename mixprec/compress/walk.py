@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.target import CompressedModule
@@ -17,12 +16,11 @@ from mixprec.compress.block import BlockResult, compress_block
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
+from mixprec.models.decoder import Block, Decoder
 from mixprec.models.source import COMPUTABLE, FLOATS, Source
-from mixprec.modules import EMBEDDING, NORM, Inventory
 from mixprec.plan.methods import Method, needing_inputs, using_inputs, wanting_original_states
 from mixprec.plan.schema import Plan
 from mixprec.walk import blocks
-from mixprec.walk.hooks import Group
 from mixprec.walk.samples import FULL, OWN, Samples, batch_size
 from mixprec.walk.states import MEMORY_GB, States
 from mixprec.walk.walk import walk
@@ -32,7 +30,7 @@ class Job(NamedTuple):
     """What is to be done, whatever has been done of it: the checkpoint, the plan, and how it is carried out."""
 
     source: Source
-    inventory: Inventory
+    inventory: Decoder
     plan: Plan
     calibration: Calibration | None
     options: SolveOptions
@@ -58,7 +56,7 @@ class Walk:
     def __init__(self, job: Job, folder: Path, stamp: str, on_module: OnModule | None) -> None:
         self._job, self._folder, self._stamp, self._on_module = job, folder, stamp, on_module
         self._treatments = job.plan.treatments
-        changing = {modules.parse_address(address)[0] or 1 for address in job.plan.changed}
+        changing = {job.inventory[address].layer for address in job.plan.changed}
         #: 1-based layer -> the file of a block that changes.
         self._files = {layer: folder / f"{layer:05d}.safetensors" for layer in sorted(changing)}
         self.files = list(self._files.values())
@@ -67,11 +65,12 @@ class Walk:
     @torch.no_grad()
     def run(self) -> None:
         """All blocks up to the last one that isn't done; samples pass through finished ones to go on behind them."""
-        job, groups = self._job, self._groups()
+        job = self._job
         left = {layer for layer, file in self._files.items() if not artifacts.is_made(file, self._stamp)}
-        for layer, here in groups.items():
+        for known in job.inventory.blocks:
+            layer = known.layer
             if layer not in self._files:
-                self._report({module.address: KEPT for group in here for module in group})
+                self._report({linear.address: KEPT for linear in known.linears})
             elif layer not in left:
                 _, metadata = artifacts.load_tensors(self._files[layer])
                 self._report({address: ModuleReport(**report) for address, report in metadata["reports"].items()})
@@ -79,7 +78,7 @@ class Walk:
             return
         calibration = job.seen
         # The norm has no part in it, but the model that hands out the blocks' inputs ends with it.
-        outside = (EMBEDDING, NORM) if calibration is not None else ()
+        outside: Sequence[blocks.Outside] = ("embedding", "norm") if calibration is not None else ()
         # Where nothing runs through the blocks, the type is only that of the arithmetic on weights.
         dtype = "float32" if calibration is None else job.dtype
         opened = blocks.open_blocks(str(job.source.folder), dtype=dtype, device=job.device, outside=outside)
@@ -88,20 +87,13 @@ class Walk:
 
             def visit(index: int, block: nn.Module) -> None:
                 if index + 1 in left:
-                    self._compress(opened, index + 1, block, groups[index + 1], samples)
+                    self._compress(job.inventory.blocks[index], block, samples)
                 elif samples is not None:
                     self._pass(index, block, samples)
 
             last = max(left, default=0)
             order = sorted(left) if samples is None else range(1, last + 1)
             walk(opened, [layer - 1 for layer in order], visit)
-
-    def _groups(self) -> dict[int, list[Group]]:
-        """1-based layer -> its linears, those with one input together."""
-        found: dict[int, list[Group]] = {}
-        for group in modules.fused_groups(self._job.inventory):
-            found.setdefault(group[0].layer, []).append(group)
-        return found
 
     def _enter(self, opened: blocks.Blocks, calibration: Calibration, spilled: Path) -> Samples:
         """The calibration tokens in front of the first block."""
@@ -118,53 +110,48 @@ class Walk:
             samples.run(index, block, stream=FULL)
         if index + 1 in self._files:
             tensors, _ = artifacts.load_tensors(self._files[index + 1])
-            for name, tensor in self._restored(tensors, index + 1).items():
+            for name, tensor in self._restored(tensors, self._job.inventory.blocks[index]).items():
                 block.get_parameter(name).copy_(tensor)
         samples.run(index, block)
 
-    def _compress(
-        self, opened: blocks.Blocks, layer: int, block: nn.Module, groups: list[Group], samples: Samples | None
-    ) -> None:
-        stored = self._stored(layer)
-        architecture = opened.model.config.model_type
+    def _compress(self, known: Block, block: nn.Module, samples: Samples | None) -> None:
+        stored = self._stored(known)
         result = compress_block(
-            block, architecture, groups, self._treatments, stored, samples, self._job.options, self._on_module
+            block, known.groups, self._treatments, stored, samples, self._job.options, self._on_module
         )
-        self._save(self._files[layer], layer, block, stored, result)
+        self._save(known, block, stored, result)
         self.reports |= result.reports
 
-    def _save(
-        self, file: Path, layer: int, block: nn.Module, stored: Mapping[str, torch.dtype], result: BlockResult
-    ) -> None:
+    def _save(self, known: Block, block: nn.Module, stored: Mapping[str, torch.dtype], result: BlockResult) -> None:
         """Write a block's changed tensors, as the checkpoint will hold them, and its reports."""
-        prefix = f"model.layers.{layer - 1}."
-        tensors = {prefix + name: block.get_parameter(name).to(stored[name]).cpu() for name in sorted(result.folded)}
+        tensors = {
+            f"{known.path}.{name}": block.get_parameter(name).to(stored[name]).cpu() for name in sorted(result.folded)
+        }
         for address, solved in result.solved.items():
-            name = f"{address}.weight"
-            restored = solved.restored.to(stored[name.removeprefix(prefix)])
-            module = CompressedModule(name, self._treatments[address].format, solved.quantized, restored)
+            linear = self._job.inventory[address]
+            restored = solved.restored.to(stored[linear.parameter])
+            module = CompressedModule(linear.weight_name, self._treatments[address].format, solved.quantized, restored)
             packed = self._job.format.pack(module, self._job.plan)
             tensors |= {key: tensor.cpu() for key, tensor in packed.items()}
         reports = {address: report._asdict() for address, report in result.reports.items()}
-        artifacts.save_tensors(file, tensors, {"stamp": self._stamp, "reports": reports})
+        artifacts.save_tensors(self._files[known.layer], tensors, {"stamp": self._stamp, "reports": reports})
 
-    def _restored(self, tensors: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
+    def _restored(self, tensors: Mapping[str, Tensor], known: Block) -> dict[str, Tensor]:
         """The parameters that a finished block's tensors stand for, by their names within the block."""
-        job, prefix = self._job, f"model.layers.{layer - 1}."
+        job, prefix = self._job, f"{known.path}."
         found = {name: tensor for name, tensor in tensors.items() if name in job.source.tensors}
-        for address in job.plan.changed:
-            if address.startswith(prefix):
-                module = job.inventory[address]
+        for module in known.linears:
+            if self._treatments[module.address].changes:
                 dtype = FLOATS[job.source.tensors[module.weight_name].dtype]
                 found[module.weight_name] = job.format.restore(module, tensors, job.plan, dtype)
         return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
-    def _stored(self, layer: int) -> dict[str, torch.dtype]:
+    def _stored(self, known: Block) -> dict[str, torch.dtype]:
         """A block's parameters that can be computed with, by name within it, and their types in the checkpoint."""
-        prefix = f"model.layers.{layer - 1}."
+        prefix = f"{known.path}."
         tensors = self._job.source.tensors.items()
-        known = {name: COMPUTABLE.get(info.dtype) for name, info in tensors if name.startswith(prefix)}
-        return {name.removeprefix(prefix): dtype for name, dtype in known.items() if dtype is not None}
+        types = {name: COMPUTABLE.get(info.dtype) for name, info in tensors if name.startswith(prefix)}
+        return {name.removeprefix(prefix): dtype for name, dtype in types.items() if dtype is not None}
 
     def _report(self, reports: Mapping[str, ModuleReport]) -> None:
         self.reports |= reports

@@ -31,7 +31,7 @@ def hidden_states(loaded: LoadedModel, passages: Sequence[Passage], what: str) -
                     "its tokenizer is not the original's"
                 )
             with torch.no_grad():
-                out = loaded.model.model(input_ids=passage.tokens[None].to(device), use_cache=False)
+                out = loaded.model.base_model(input_ids=passage.tokens[None].to(device), use_cache=False)
             yield out.last_hidden_state[0]
             advance(len(passage.tokens))
 

@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import Field, RootModel, model_validator
 from scipy.stats import rankdata, spearmanr
 
-from mixprec import modules
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.shapes import Count, Number, Pair, Ranks, Shape, check
+from mixprec.models.labels import KINDS, label_of
 
 #: Length of the lists of most important modules, and of the overlaps between them.
 TOP = 10
@@ -28,7 +28,7 @@ class _Module(Shape):
 
     @model_validator(mode="after")
     def _linear_in_a_layer(self) -> _Module:
-        if self.layer is None and self.kind in modules.KINDS:
+        if self.layer is None and self.kind in KINDS:
             raise ValueError(f"layer: {self.address} is a linear module and needs one")
         return self
 
@@ -138,7 +138,7 @@ def awq_scales(path: Path) -> dict[str, float]:
     reports = artifacts.read_object(path)
     check(reports, path, _Quality)
     scales = {
-        "{}_{}".format(*modules.parse_address(address)): float(report["scale"])
+        label_of(address): float(report["scale"])
         for address, report in reports.items()
         if report.get("scale") is not None
     }

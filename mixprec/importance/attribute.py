@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mixprec import modules
 from mixprec.core import artifacts, processes
 from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
 from mixprec.importance import artifact, bootstrap, passes, scores, statistics
 from mixprec.importance.engine import Layout
 from mixprec.importance.options import RESAMPLES, AttributionOptions, Preset
+from mixprec.models.labels import label_of, parse_address
 from mixprec.models.load import LoadedModel
+from mixprec.models.weights import outputs_of
 from mixprec.traces.spans import AnnotatedTrace
 from mixprec.traces.store import BEHAVIOURS
 
@@ -57,7 +58,7 @@ def attribute(
     options: dict[str, AttributionOptions] = {preset: AttributionOptions.of(preset) for preset in presets}
     layouts = {"": Layout.of_linears(loaded.linears)}
     if beyond_linear:
-        layouts["_beyond"] = Layout.of_outputs(modules.other_outputs(loaded.model))
+        layouts["_beyond"] = Layout.of_outputs(outputs_of(loaded.model))
     limit = min(max_tokens or loaded.context, loaded.context)
     paths = {suffix: statistics.paths(out / f"traces{suffix}", len(traces)) for suffix in layouts}
     tasks, skipped = passes.plan(loaded, traces, list(zip(*paths.values(), strict=True)), options, limit, identity)
@@ -136,5 +137,5 @@ def _artifact(
 
 
 def _module_row(address: str) -> dict[str, Any]:
-    layer, kind = modules.parse_address(address)
-    return {"address": address, "label": f"{layer}_{kind}" if layer else kind, "layer": layer, "kind": kind}
+    layer, kind = parse_address(address)
+    return {"address": address, "label": label_of(address), "layer": layer, "kind": kind}

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from transformers import PretrainedConfig
 
-from mixprec import modules
 from mixprec.core.devices import dtype_of
 from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, HEAD_TOKENS
+from mixprec.models.decoder import decoder_of
 
 _BEHAVIOURS = 4
 _FLOAT32 = 4
@@ -76,8 +76,8 @@ class Shape(NamedTuple):
     @classmethod
     def of(cls, config: PretrainedConfig) -> Shape:
         """Read off a configuration. Raises UserError for an unsupported architecture."""
-        inventory = modules.inventory(config)
-        sizes = {module.kind: module.out_features for module in inventory.linears if module.layer == 1}
+        inventory = decoder_of(config)
+        sizes = {module.kind: module.out_features for module in inventory.blocks[0].linears}
         linear = sum(module.weights for module in inventory.linears)
         return cls(
             layers=inventory.layers,
@@ -88,7 +88,7 @@ class Shape(NamedTuple):
             vocabulary=config.vocab_size,
             linear=linear,
             outputs=sum(module.out_features for module in inventory.linears),
-            parameters=linear + sum(inventory.other.values()),
+            parameters=inventory.parameters,
         )
 
     @property

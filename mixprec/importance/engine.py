@@ -18,8 +18,8 @@ from torch import Tensor
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
 from mixprec.importance.outputs import Gradients, Layout, RowSums, SpanGradients, accumulation_dtype
 from mixprec.importance.windows import Batch, Window, pack
+from mixprec.models.decoder import Decoder, decoder_of
 from mixprec.models.head import Head
-from mixprec.modules import EMBEDDING, HEAD, NORM
 
 __all__ = ["Gradients", "Job", "Layout", "loss_gradient", "run_trace"]
 
@@ -53,12 +53,13 @@ def run_trace(
     Exact: the gradients are those of full backpropagation (tests/importance/test_engine.py); accumulation in float32
     or better.
     """
+    decoder = decoder_of(model.config)
     with trace_attention(model):
         cache = KeyValueCache(len(job.tokens))
-        row_sums = _prefill(model, layout, job, cache, chunk_tokens)
+        row_sums = _prefill(model, decoder, layout, job, cache, chunk_tokens)
         for batch in pack(job.windows, batch_tokens):
             release_memory()
-            gradients.add(batch.number, _batch_gradients(model, layout, job.tokens, batch, cache))
+            gradients.add(batch.number, _batch_gradients(model, decoder, layout, job.tokens, batch, cache))
     return row_sums
 
 
@@ -78,53 +79,53 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 
 @torch.no_grad()
-def _prefill(model: Any, layout: Layout, job: Job, cache: KeyValueCache, chunk_tokens: int) -> Tensor:
+def _prefill(model: Any, decoder: Decoder, layout: Layout, job: Job, cache: KeyValueCache, chunk_tokens: int) -> Tensor:
     found, tokens = RowSums(layout, job.rows, accumulation_dtype(model)), job.tokens
-    watched = {name: module for name, module in layout.modules.items() if name != HEAD}
+    watched = {name: module for name, module in layout.modules.items() if name != decoder.head}
     device = model.get_input_embeddings().weight.device
     for offset in range(0, len(tokens), chunk_tokens):
         state = Prefill(cache, offset, min(offset + chunk_tokens, len(tokens)), device)
         with found.watching(watched, offset):
-            model.model(
+            model.base_model(
                 input_ids=tokens[None, offset : offset + chunk_tokens].to(device),
                 position_ids=state.positions[None],
                 use_cache=False,
                 trace_state=state,
             )
-    if HEAD in layout.modules:
-        found.add_logits(layout.modules[HEAD], NORM, HEAD)
+    if decoder.head in layout.modules:
+        found.add_logits(layout.modules[decoder.head], decoder.norm, decoder.head)
     return found.sums
 
 
 def _batch_gradients(
-    model: Any, layout: Layout, tokens: Tensor, batch: Batch, cache: KeyValueCache
+    model: Any, decoder: Decoder, layout: Layout, tokens: Tensor, batch: Batch, cache: KeyValueCache
 ) -> dict[str, Tensor]:
     """Of every module the gradients (W, d) of each window's loss, averaged over the window's positions."""
     found = SpanGradients(layout, batch, accumulation_dtype(model))
-    watched = {name: module for name, module in layout.modules.items() if name not in (EMBEDDING, HEAD)}
+    watched = {n: module for n, module in layout.modules.items() if n not in (decoder.embedding, decoder.head)}
     embedding = model.get_input_embeddings()
     device = embedding.weight.device
     state = PackedSpans(cache, batch, device)
     with torch.enable_grad(), found.watching(watched):
         # The embeddings' output is where autograd starts: no parameter requires a gradient.
         embedded = embedding(tokens[None, batch.positions].to(device)).requires_grad_()
-        hidden = model.model(
+        hidden = model.base_model(
             inputs_embeds=embedded,
             position_ids=state.positions[None],
             use_cache=False,
             trace_state=state,
         ).last_hidden_state
-        gradient = loss_gradient(Head.of(model), hidden.detach(), tokens, batch, found)
+        gradient = loss_gradient(Head.of(model), decoder.head, hidden.detach(), tokens, batch, found)
         (gradient,) = torch.autograd.grad(hidden, embedded, gradient)
-        found.add(EMBEDDING, gradient)
+        found.add(decoder.embedding, gradient)
     return found.take()
 
 
-def loss_gradient(head: Head, hidden: Tensor, tokens: Tensor, batch: Batch, found: SpanGradients) -> Tensor:
+def loss_gradient(head: Head, name: str, hidden: Tensor, tokens: Tensor, batch: Batch, found: SpanGradients) -> Tensor:
     """(1, Q, hidden) gradient of the sum of the windows' mean cross-entropies at final hidden states (1, Q, hidden).
 
     Windows don't touch one another, so the sum's gradient is each window's own. A few positions at a time: logits are
-    the largest thing there is. The logits' own gradients go to ``found``.
+    the largest thing there is. The logits' own gradients go to ``found``, under the head's ``name``.
     """
     targets = tokens[batch.positions + 1]
     weights = (1 / batch.predicted.to(found.dtype))[batch.owner]
@@ -135,7 +136,7 @@ def loss_gradient(head: Head, hidden: Tensor, tokens: Tensor, batch: Batch, foun
         with torch.enable_grad():
             logits = head.projection(part)
         at_logits = _at_logits(head, logits.detach()[0], targets[where], weights[where])[None]
-        found.add(HEAD, at_logits, where)
+        found.add(name, at_logits, where)
         parts += torch.autograd.grad(logits, part, at_logits.to(logits.dtype))
     return torch.cat(parts, dim=1)
 

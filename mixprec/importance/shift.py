@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mixprec import modules
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.importance import artifact
+from mixprec.models.labels import select
 
 #: Which part of a shift: where the second model lost importance (what the paper draws), gained it, or both.
 Kind = Literal["decreases", "increases", "net"]
@@ -151,6 +151,15 @@ def ordinal(rank: int, count: int) -> str:
     return f"{rank}{suffix}"
 
 
+class _Row(NamedTuple):
+    """What selectors ask of a module."""
+
+    address: str
+    layer: int
+    kind: str
+    label: str
+
+
 def find_places(importance: Mapping[str, Any], labels: Sequence[str]) -> list[Place]:
     """The places of labels, selectors or addresses (``32_up``, ``last_mlp``, ``*_gate``), by default of the top ten.
 
@@ -160,7 +169,6 @@ def find_places(importance: Mapping[str, Any], labels: Sequence[str]) -> list[Pl
     everything = dict(zip(addresses, places(importance), strict=True))
     if not labels:
         return sorted(everything.values(), key=lambda place: place.overall)[: artifact.TOP]
-    # importance.json has no shapes, and selectors don't ask for them.
-    known = [modules.LinearModule(row["address"], row["layer"], row["kind"], 0, 0) for row in importance["modules"]]
-    found = dict.fromkeys(module.address for label in labels for module in modules.select(known, label))
+    known = [_Row(row["address"], row["layer"], row["kind"], row["label"]) for row in importance["modules"]]
+    found = dict.fromkeys(module.address for label in labels for module in select(known, label))
     return [everything[address] for address in found]

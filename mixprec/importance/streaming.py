@@ -23,7 +23,7 @@ from mixprec.importance.windows import Batch, pack
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
 from mixprec.models.tokenizer import load_encoder
-from mixprec.modules import EMBEDDING, HEAD, NORM
+from mixprec.models.weights import norm_of
 from mixprec.walk.blocks import Blocks, block_inputs, open_blocks
 from mixprec.walk.walk import walk
 
@@ -152,14 +152,14 @@ class _Trace:
         chunk_tokens: int,
         batch_tokens: int,
     ) -> None:
-        model = loaded.model
+        model, self._decoder = loaded.model, loaded.decoder
         self._model, self._layout, self._job, self._gradients = model, layout, job, gradients
         self._sums = RowSums(layout, job.rows, accumulation_dtype(model))
         cache, where = KeyValueCache(len(job.tokens)), torch.device(loaded.device)
         self._chunks: dict[int, _Piece] = {}
         for offset in range(0, len(job.tokens), chunk_tokens):
             end = min(offset + chunk_tokens, len(job.tokens))
-            with self._sums.watching(layout.within(EMBEDDING), offset):
+            with self._sums.watching(layout.within(self._decoder.embedding), offset):
                 self._chunks[offset] = _piece(
                     model,
                     job.tokens[offset:end],
@@ -177,7 +177,7 @@ class _Trace:
     def up(self, index: int, block: nn.Module) -> None:
         """All tokens, whose keys and values are cached, then the spans, through a block."""
         for offset, chunk in self._chunks.items():
-            with self._sums.watching(self._layout.within(f"model.layers.{index}."), offset):
+            with self._sums.watching(self._inside(index), offset):
                 chunk.hidden = chunk.through(index, block, chunk.hidden)
         for spans in self._spans:
             spans.inputs.append(spans.piece.hidden)
@@ -185,19 +185,20 @@ class _Trace:
 
     def turn(self) -> None:
         """The spans' losses, and their gradients at the last block's output."""
-        norm = self._model.get_submodule(NORM)
-        watched = self._layout.within(NORM)
+        decoder = self._decoder
+        norm, head = norm_of(self._model), Head.of(self._model)
+        watched = self._layout.within(decoder.norm)
         for offset, chunk in self._chunks.items():
             with self._sums.watching(watched, offset):
                 norm(chunk.hidden)
         self._chunks.clear()
-        if HEAD in self._layout.modules:
-            self._sums.add_logits(self._model.lm_head, NORM, HEAD)
+        if decoder.head in self._layout.modules:
+            self._sums.add_logits(head.projection, decoder.norm, decoder.head)
         for spans in self._spans:
             hidden = spans.piece.hidden.requires_grad_()
             with torch.enable_grad(), spans.found.watching(watched):
                 normed = norm(hidden)
-            gradient = loss_gradient(Head.of(self._model), normed.detach(), self._job.tokens, spans.batch, spans.found)
+            gradient = loss_gradient(head, decoder.head, normed.detach(), self._job.tokens, spans.batch, spans.found)
             (spans.gradient,) = torch.autograd.grad(normed, hidden, gradient)
             self._give(spans)
 
@@ -205,13 +206,17 @@ class _Trace:
         """The spans through a block again, and their gradients from its output to its input."""
         for spans in self._spans:
             hidden = spans.inputs.pop().requires_grad_()
-            with torch.enable_grad(), spans.found.watching(self._layout.within(f"model.layers.{index}.")):
+            with torch.enable_grad(), spans.found.watching(self._inside(index)):
                 output = spans.piece.through(index, block, hidden)
             (gradient,) = torch.autograd.grad(output, hidden, spans.gradient)
             spans.gradient = gradient
             if not index:
-                spans.found.add(EMBEDDING, gradient)
+                spans.found.add(self._decoder.embedding, gradient)
             self._give(spans)
+
+    def _inside(self, index: int) -> dict[str, nn.Module]:
+        """What is watched of a block."""
+        return self._layout.within(f"{self._decoder.blocks[index].path}.")
 
     def _give(self, spans: _Spans) -> None:
         self._gradients.add(spans.batch.number, spans.found.take())

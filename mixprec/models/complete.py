@@ -14,12 +14,10 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from mixprec.core.errors import UserError
-from mixprec.modules import EMBEDDING, HEAD
+from mixprec.models.decoder import decoder_of
 
 Shape = tuple[int, ...]
 
-EMBEDDING_WEIGHT: Final = f"{EMBEDDING}.weight"
-HEAD_WEIGHT: Final = f"{HEAD}.weight"
 #: At most so many names are compared to find a prefix that differs: a stranger's file may have millions.
 _LOOKED_AT: Final = 200
 #: Buffers that old versions of transformers saved; models compute them from the configuration.
@@ -32,9 +30,16 @@ def is_computed(name: str) -> bool:
 
 
 def expected(config: PretrainedConfig) -> dict[str, Shape]:
-    """Name -> shape of every tensor that the model of ``config`` has, a tied head too."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    """Name -> shape of every tensor that the model of ``config`` has, a tied head too.
+
+    Raises UserError where transformers can't build it.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except Exception as problem:  # values that don't fit each other break it in many ways
+        where = getattr(config, "name_or_path", "") or "model"
+        raise UserError(f"{where}: config.json describes no model that can be built ({problem})") from None
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
@@ -45,7 +50,7 @@ def check_complete(where: object, found: Mapping[str, Shape], config: Pretrained
     Raises UserError naming what is missing, what the model does not read, or the first shape that differs.
     """
     wanted = expected(config)
-    optional = {HEAD_WEIGHT} if config.tie_word_embeddings else set()
+    optional = {decoder_of(config).head_weight} if config.tie_word_embeddings else set()
     missing = [name for name in wanted if name not in found and name not in optional]
     unread = [name for name in found if name not in wanted and not is_computed(name)]
     if missing or unread:
@@ -77,7 +82,7 @@ def _difference(missing: Sequence[str], unread: Sequence[str], config: Pretraine
     said = []
     if missing:
         said.append(f"missing weights: {len(missing)}, first {missing[0]}")
-    if missing == [HEAD_WEIGHT]:
+    if missing == [decoder_of(config).head_weight]:
         said.append("config.json says that the head is not tied to the embedding (tie_word_embeddings)")
     if unread:
         said.append(f"tensors that {config.model_type} does not read: {len(unread)}, first {unread[0]}")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
-from mixprec import modules
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line, quiet
+from mixprec.models.decoder import check_architecture
 from mixprec.models.gguf import convert
 from mixprec.models.locate import cached, commit, resolve, unconverted
 from mixprec.models.shapes import known_shapes
@@ -22,7 +22,7 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
     Well-known models come from ``known_shapes.yaml``, so that they can be planned for offline.
     Raises UserError where there is none, or its architecture is not supported.
     """
-    shapes = known_shapes()
+    shapes, where = known_shapes(), None
     if model_id in shapes:
         shape = dict(shapes[model_id])
         config = AutoConfig.for_model(shape.pop("model_type"), **shape)
@@ -44,10 +44,11 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
             raise UserError(f"model.id: {model_id}: {problem}") from None
         except Exception as problem:  # values of wrong types break it in many ways
             raise UserError(f"model.id: {model_id}: no usable configuration ({first_line(problem)})") from None
-        _tie(config, where, revision)
     config.name_or_path = model_id
     config._commit_hash = revision  # where its files are looked for (locate.at_hand)
-    modules.check_architecture(config, f"model.id: {model_id}")
+    check_architecture(config, f"model.id: {model_id}")
+    if where is not None:
+        _tie(config, where, revision)
     return config
 
 

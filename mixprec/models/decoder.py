@@ -173,10 +173,24 @@ class Decoder:
     def __getitem__(self, address: str) -> Linear:
         return self._by_address[address]
 
+    def group_of(self, linear: Linear) -> Group:
+        """The group that a linear is in."""
+        return next(group for group in self.blocks[linear.layer - 1].groups if linear in group.linears)
+
     @property
     def layers(self) -> int:
         """Number of decoder blocks."""
         return len(self.blocks)
+
+    @property
+    def embedding_weight(self) -> str:
+        """Name of the embedding's tensor."""
+        return f"{self.embedding}.weight"
+
+    @property
+    def head_weight(self) -> str:
+        """Name of the head's tensor, where it has one of its own."""
+        return f"{self.head}.weight"
 
     @property
     def widest_input(self) -> int:

@@ -20,7 +20,7 @@ class Head:
     @classmethod
     def of(cls, model: Any) -> Head:
         """The head of a loaded model, soft-capped where Gemma's is."""
-        return cls(model.lm_head, getattr(model.config, "final_logit_softcapping", None))
+        return cls(model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None))
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.cap(self.projection(hidden))

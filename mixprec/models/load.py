@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from mixprec import modules
 from mixprec.checkpoint import integrity
 from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.checkpoint.reader import Checkpoint
@@ -23,6 +22,7 @@ from mixprec.models.encoding import Encoder
 from mixprec.models.locate import fetch
 from mixprec.models.source import check_computable
 from mixprec.models.tokenizer import load_encoder
+from mixprec.models.weights import linears_of
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,7 @@ class LoadedModel:
     @property
     def linears(self) -> dict[str, nn.Linear]:
         """Address -> linear module, in order."""
-        return {
-            modules.address(layer, kind): linear for (layer, kind), linear in modules.linear_layers(self.model).items()
-        }
+        return linears_of(self.model)
 
     @property
     def context(self) -> int:

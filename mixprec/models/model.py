@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from mixprec import modules
 from mixprec.models import locate
 from mixprec.models.config import load_config
+from mixprec.models.decoder import Decoder, decoder_of
 from mixprec.models.encoding import Encoder
 from mixprec.models.load import LoadedModel, load_model
 from mixprec.models.source import Source, open_source
@@ -60,9 +60,9 @@ class Model:
         return load_config(self.id, self.commit or self.revision)
 
     @cached_property
-    def inventory(self) -> modules.Inventory:
+    def inventory(self) -> Decoder:
         """Its modules, from the configuration."""
-        return modules.inventory(self.config)
+        return decoder_of(self.config)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -84,7 +84,7 @@ class Model:
         """Let the whole model go; ``load`` reads it again."""
         self._loaded = None
 
-    def open_blocks(self, *outside: str) -> blocks.Blocks:
+    def open_blocks(self, *outside: blocks.Outside) -> blocks.Blocks:
         """The model with its blocks on disk; of what lies outside of them all, or what is named, is in memory."""
         return blocks.open_blocks(
             self.id,

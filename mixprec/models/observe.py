@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from mixprec.models.decoder import decoder_of
 from mixprec.models.weights import blocks_of
 
 #: Sizes of the copy. What else the configuration says stays: it makes the structure.
@@ -34,7 +33,7 @@ def observed_groups(config: PretrainedConfig) -> list[tuple[str, ...]]:
         tiny.layer_types = tiny.layer_types[:1]
     with torch.random.fork_rng():
         model: Any = AutoModelForCausalLM.from_config(tiny).eval()
-    block = blocks_of(model, decoder_of(tiny))[0]
+    block = blocks_of(model)[0]
     groups: list[tuple[Tensor, list[str]]] = []
 
     def see(path: str, received: Tensor) -> None:

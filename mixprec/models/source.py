@@ -14,7 +14,7 @@ from mixprec.core import artifacts, seals
 from mixprec.core.errors import UserError
 from mixprec.core.headers import BITS, Entry
 from mixprec.models import kinds, modelfiles
-from mixprec.models.complete import EMBEDDING_WEIGHT, HEAD_WEIGHT
+from mixprec.models.decoder import decoder_of
 from mixprec.models.gguf import parts
 from mixprec.models.modelfiles import INDEX, SINGLE
 
@@ -127,18 +127,22 @@ def tied(folder: Path, config: PretrainedConfig) -> bool:
         found = open_source(folder).tensors if config.tie_word_embeddings else {}
     except UserError:  # who reads the weights says what is wrong with them
         return bool(config.tie_word_embeddings)
-    one, other = (found.get(name) for name in (EMBEDDING_WEIGHT, HEAD_WEIGHT))
+    decoder = decoder_of(config)
+    names = (decoder.embedding_weight, decoder.head_weight)
+    one, other = (found.get(name) for name in names)
     if one is None or other is None:
         return bool(config.tie_word_embeddings)
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
     states = tuple(seals.state(folder / info.shard) for info in (one, other))
-    return (one.dtype, one.shape) == (other.dtype, other.shape) and _equal(folder, one.shard, other.shard, states)
+    return _equal(folder, one.shard, other.shard, names, states)
 
 
 @functools.lru_cache
-def _equal(folder: Path, one: str, other: str, _: tuple[seals.State, ...]) -> bool:
-    """Embedding and head in two shards, bit by bit."""
+def _equal(folder: Path, one: str, other: str, names: tuple[str, str], _: tuple[seals.State, ...]) -> bool:
+    """Embedding and head, by their names, in two shards, bit by bit."""
     with artifacts.open_tensors(folder / one) as first, artifacts.open_tensors(folder / other) as second:
-        embedding, head = first.get_tensor(EMBEDDING_WEIGHT), second.get_tensor(HEAD_WEIGHT)
+        embedding, head = first.get_tensor(names[0]), second.get_tensor(names[1])
     return torch.equal(embedding.view(torch.uint8), head.view(torch.uint8))
 
 

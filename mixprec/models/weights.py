@@ -6,7 +6,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from mixprec.models.decoder import Decoder, Linear, decoder_of
+from mixprec.models.arch import FAMILIES
+from mixprec.models.decoder import Linear, decoder_of
 
 
 def weight_of(block: nn.Module, linear: Linear) -> Tensor:
@@ -22,17 +23,26 @@ def module_of(block: nn.Module, linear: Linear) -> nn.Module:
     return block.get_submodule(linear.module)
 
 
-def blocks_of(model: nn.Module, decoder: Decoder) -> nn.ModuleList:
-    """The model's list of decoder blocks."""
-    return cast(nn.ModuleList, model.get_submodule(decoder.blocks_path))
+def blocks_of(model: Any) -> nn.ModuleList:
+    """A loaded model's list of decoder blocks."""
+    return cast(nn.ModuleList, model.get_submodule(FAMILIES[model.config.model_type].blocks))
+
+
+def norm_of(model: Any) -> nn.Module:
+    """The norm behind a loaded model's last block."""
+    found: nn.Module = model.get_submodule(FAMILIES[model.config.model_type].norm)
+    return found
 
 
 def linears_of(model: Any) -> dict[str, nn.Linear]:
     """Address -> linear module of a loaded model, in order."""
-    decoder = decoder_of(model.config)
-    blocks = blocks_of(model, decoder)
     return {
         linear.address: cast(nn.Linear, module_of(block, linear))
-        for block, known in zip(blocks, decoder.blocks, strict=True)
+        for block, known in zip(blocks_of(model), decoder_of(model.config).blocks, strict=True)
         for linear in known.linears
     }
+
+
+def outputs_of(model: Any) -> dict[str, tuple[nn.Module, int]]:
+    """Embedding, norms of hidden states and head of a loaded model, by full name, with the widths of their outputs."""
+    return {name: (model.get_submodule(name), width) for name, width in decoder_of(model.config).outputs.items()}

@@ -13,7 +13,8 @@ from mixprec.evaluate.benchmarks import digest
 from mixprec.evaluate.engines.make import make
 from mixprec.evaluate.scoring import RULES
 from mixprec.evaluate.spec import ProtocolSpec
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
+from mixprec.models.labels import select
 from mixprec.numerics.formats import CodebookFormat, Format
 from mixprec.plan.methods import METHODS
 from mixprec.plan.schema import Plan
@@ -66,7 +67,7 @@ def baseline_of(changed: Mapping[str, int]) -> str:
     return next((name for name, count in changed.items() if count == 0), next(iter(changed)))
 
 
-def labels_of(plan: Plan, inventory: Inventory, description: str) -> dict[str, Any]:
+def labels_of(plan: Plan, inventory: Decoder, description: str) -> dict[str, Any]:
     """What tables say of a variant, from its plan: model, size, method, sparsity, what is kept, what alone changed."""
     changed = plan.changed
     parameters = sum(module.in_features * module.out_features for module in inventory.linears)
@@ -93,7 +94,7 @@ def _size(parameters: int) -> str:
     return f"{parameters:,}"
 
 
-def _compression(plan: Plan, inventory: Inventory) -> str:
+def _compression(plan: Plan, inventory: Decoder) -> str:
     """``3-bit AWQ``, as the paper writes it; empty for the original, several joined by +."""
     found: dict[tuple[str, bool], None] = {}
     for address in plan.changed:
@@ -109,7 +110,7 @@ def _compression(plan: Plan, inventory: Inventory) -> str:
     return " + ".join(names) if len(names) <= 3 else f"{len(names)} formats"
 
 
-def _sparsity(plan: Plan, inventory: Inventory) -> str:
+def _sparsity(plan: Plan, inventory: Decoder) -> str:
     """The pattern that all pruned modules share, or the mean share of zeros over the weights of the pruned ones."""
     sparse = {a: found for a in plan.changed if (found := plan.treatments[a].sparsity) is not None}
     patterns = {str(found) for found in sparse.values() if found.pattern}
@@ -121,7 +122,7 @@ def _sparsity(plan: Plan, inventory: Inventory) -> str:
     return f"{100 * zeros / total:.0f}%" if total else "0%"
 
 
-def _kept(kept: list[str], inventory: Inventory) -> str:
-    if sorted(kept) == sorted(f"{inventory.layers}_{kind}" for kind in ("gate", "up", "down")):
+def _kept(kept: list[str], inventory: Decoder) -> str:
+    if sorted(kept) == sorted(module.label for module in select(inventory.linears, "last_mlp")):
         return "Final-layer MLP"
     return ", ".join(kept) if len(kept) <= 3 else f"{len(kept)} modules"

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from mixprec import modules, recipe
+from mixprec import recipe
 from mixprec.calibration import data as calibration_data
 from mixprec.compress import spectra
 from mixprec.core import artifacts, hub
@@ -16,6 +16,7 @@ from mixprec.core.progress import bar, console
 from mixprec.core.stages import Stages
 from mixprec.models import locate
 from mixprec.models.config import load_config
+from mixprec.models.decoder import Decoder, decoder_of
 from mixprec.models.load import LoadedModel, load_model
 from mixprec.models.locate import fetch
 from mixprec.models.tokenizer import load_encoder
@@ -62,9 +63,9 @@ class Context:
         artifacts.write_json(path, now)
 
     @cached_property
-    def inventory(self) -> modules.Inventory:
+    def inventory(self) -> Decoder:
         """The model's modules, from its configuration."""
-        return modules.inventory(self.config)
+        return decoder_of(self.config)
 
     @cached_property
     def config(self) -> PretrainedConfig:

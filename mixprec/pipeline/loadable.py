@@ -11,8 +11,8 @@ from mixprec.checkpoint.check import Target, check, require
 from mixprec.checkpoint.opening import open_checkpoint, open_original
 from mixprec.core.errors import UserError
 from mixprec.models import locate
+from mixprec.models.decoder import Decoder
 from mixprec.models.kinds import has_weights
-from mixprec.modules import Inventory
 from mixprec.numerics.formats import KEEP
 from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import Plan
@@ -48,7 +48,7 @@ def _compresses(plan: PlanSpec) -> bool:
     return plan.default != KEEP or plan.sparsity is not None or bool(plan.rules)
 
 
-def refused(chosen: Recipe, plan: Plan, inventory: Inventory, config: PretrainedConfig) -> set[str]:
+def refused(chosen: Recipe, plan: Plan, inventory: Decoder, config: PretrainedConfig) -> set[str]:
     """Addresses of the modules that the checkpoint's format or the runtime does not take; all, where it takes none."""
     found = set(chosen.checkpoint.written.problems(plan, inventory, config))
     target = target_of(chosen)
@@ -58,7 +58,7 @@ def refused(chosen: Recipe, plan: Plan, inventory: Inventory, config: Pretrained
     return set(plan.modules) if verdict.whole else set(verdict.refused)
 
 
-def check_variant(chosen: Recipe, name: str, plan: Plan, inventory: Inventory, config: PretrainedConfig) -> None:
+def check_variant(chosen: Recipe, name: str, plan: Plan, inventory: Decoder, config: PretrainedConfig) -> None:
     """One variant's plan.
 
     Raises UserError naming the variant.

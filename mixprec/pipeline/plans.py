@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixprec import modules
 from mixprec.core.errors import UserError
 from mixprec.importance import artifact
 from mixprec.joint import run as joint
 from mixprec.models import locate
+from mixprec.models.decoder import Decoder
 from mixprec.pipeline import damage
 from mixprec.pipeline.context import Context
 from mixprec.plan import sensitivity
@@ -75,7 +75,7 @@ def identity_here(model: ModelSpec) -> str | None:
 
 def table_for(
     spec: PlanSpec,
-    inventory: modules.Inventory,
+    inventory: Decoder,
     identity: Callable[[], str | None],
     paths: Sequence[Path] | None = None,
 ) -> Sensitivity | None:

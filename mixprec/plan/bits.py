@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mixprec.modules import Inventory, LinearModule
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import WORD, AnyFormat, fitting
 from mixprec.plan.schema import Plan, check_modules
 
@@ -82,7 +82,7 @@ class Account:
     dense_bytes: int
 
 
-def storage(module: LinearModule, format: AnyFormat, sparsity: float = 0.0) -> Storage:
+def storage(module: Linear, format: AnyFormat, sparsity: float = 0.0) -> Storage:
     """What ``module`` takes in ``format``, with a share ``sparsity`` (0 to 1) of its weights zero.
 
     Zeros are left out, and one bit per weight says where they are, unless all codes take no more than that.
@@ -95,7 +95,7 @@ def storage(module: LinearModule, format: AnyFormat, sparsity: float = 0.0) -> S
     return Storage(module.weights, *taken._replace(codes=taken.codes - left_out), indices=module.weights)
 
 
-def account(plan: Plan, inventory: Inventory) -> Account:
+def account(plan: Plan, inventory: Decoder) -> Account:
     """Bits and bytes of a model under ``plan``.
 
     Raises UserError where the plan's modules are not the model's.
@@ -127,7 +127,7 @@ def _total(items: Iterable[Storage]) -> Storage:
     )
 
 
-def _by_format(plan: Plan, inventory: Inventory) -> dict[str, FormatTotal]:
+def _by_format(plan: Plan, inventory: Decoder) -> dict[str, FormatTotal]:
     """Pruned modules apart: ``keep, pruned``. What pruning could save is not counted: checkpoints hold the zeros."""
     totals: dict[str, FormatTotal] = {}
     for module in inventory.linears:

@@ -21,7 +21,8 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from mixprec.core.errors import UserError, from_pydantic
-from mixprec.modules import FUSED, Inventory, LinearModule, select
+from mixprec.models.decoder import Decoder, Linear
+from mixprec.models.labels import select
 from mixprec.numerics.formats import WORD
 from mixprec.plan import bits, controls, mixtures
 from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
@@ -35,7 +36,7 @@ from mixprec.plan.sensitivity import ALL, Choice, Sensitivity
 class Part(NamedTuple):
     """Modules that get one choice together, and what they may get."""
 
-    modules: tuple[LinearModule, ...]
+    modules: tuple[Linear, ...]
     choices: tuple[Choice, ...]
 
 
@@ -66,7 +67,7 @@ FileSize = Callable[[Plan], int]
 
 def budget_plan(
     spec: BudgetSpec,
-    inventory: Inventory,
+    inventory: Decoder,
     model: str,
     method: Method,
     table: Sensitivity | None = None,
@@ -103,7 +104,7 @@ def budget_plan(
     return planned(found)
 
 
-def check_reach(spec: BudgetSpec, inventory: Inventory, model: str, method: Method, file_size: FileSize) -> Problem:
+def check_reach(spec: BudgetSpec, inventory: Decoder, model: str, method: Method, file_size: FileSize) -> Problem:
     """Some plan keeps the budget, whatever the scores. Raises UserError as ``budget_plan`` does."""
     problem = budget_problem(spec, inventory, method)
     if spec.file_bytes is not None:
@@ -115,7 +116,7 @@ def check_reach(spec: BudgetSpec, inventory: Inventory, model: str, method: Meth
     return problem
 
 
-def _least_uniform(spec: BudgetSpec, inventory: Inventory, problem: Problem) -> str:
+def _least_uniform(spec: BudgetSpec, inventory: Decoder, problem: Problem) -> str:
     """The nearest size that one candidate for all modules keeps, where sizes add up over modules."""
     if spec.measure == "file_bytes":
         return ""
@@ -129,7 +130,7 @@ _Allocator = Callable[[int], Sequence[int] | None]
 
 
 def _allocator(
-    spec: BudgetSpec, problem: Problem, inventory: Inventory, table: Sensitivity | None, method: Method
+    spec: BudgetSpec, problem: Problem, inventory: Decoder, table: Sensitivity | None, method: Method
 ) -> _Allocator:
     """How ``spec`` spends a limit."""
     if spec.allocation == "llama_cpp":
@@ -198,7 +199,7 @@ def _file_extremes(wanted: int, problem: Problem, size: Callable[[Sequence[int]]
 
 
 def as_plan(
-    choices: Mapping[str, Choice], spec: BudgetSpec, inventory: Inventory, model: str, method: Method, why: str = ""
+    choices: Mapping[str, Choice], spec: BudgetSpec, inventory: Decoder, model: str, method: Method, why: str = ""
 ) -> Plan:
     """The plan in which every module gets its choice, or llama.cpp's type that fits; ``why``: default: the budget."""
     pinned = {module.address for modules, _ in pins(spec, inventory) for module in modules}
@@ -219,7 +220,7 @@ def as_plan(
         raise from_pydantic(problem, "plan.budget", Plan) from None
 
 
-def budget_problem(spec: BudgetSpec, inventory: Inventory, method: Method) -> Problem:
+def budget_problem(spec: BudgetSpec, inventory: Decoder, method: Method) -> Problem:
     """The budget as a knapsack, but for the damages. Raises UserError as ``budget_plan`` does."""
     _check_candidates(spec, method)
     parts = tuple(_parts(spec, inventory))
@@ -230,7 +231,7 @@ def budget_problem(spec: BudgetSpec, inventory: Inventory, method: Method) -> Pr
     return Problem(parts, costs, _limit(spec, inventory, costs))
 
 
-def size_of(choice: Choice, module: LinearModule, measure: str) -> int:
+def size_of(choice: Choice, module: Linear, measure: str) -> int:
     """What a module in ``choice`` adds to a plan's size: bits, packed bytes, or weights that are not zero."""
     if measure == "sparsity":
         return _left(module, choice.sparsity.fraction if choice.sparsity else 0.0)
@@ -240,7 +241,7 @@ def size_of(choice: Choice, module: LinearModule, measure: str) -> int:
     return stored.codes if measure == "code_bits" else stored.bits
 
 
-def _left(module: LinearModule, sparsity: float) -> int:
+def _left(module: Linear, sparsity: float) -> int:
     """Weights that are not zero."""
     return module.weights - round(sparsity * module.weights)
 
@@ -252,7 +253,7 @@ def _check_candidates(spec: BudgetSpec, method: Method) -> None:
             raise UserError(f"plan.budget: candidate {choice}: {problem}")
 
 
-def _parts(spec: BudgetSpec, inventory: Inventory) -> list[Part]:
+def _parts(spec: BudgetSpec, inventory: Decoder) -> list[Part]:
     """Units in the model's order; pinned modules have one choice. A tied group that is pinned in part is an error."""
     pinned: dict[str, Choice] = {}
     for modules, choice in pins(spec, inventory):
@@ -270,7 +271,7 @@ def _parts(spec: BudgetSpec, inventory: Inventory) -> list[Part]:
     return parts
 
 
-def pins(spec: BudgetSpec, inventory: Inventory) -> list[tuple[list[LinearModule], Choice]]:
+def pins(spec: BudgetSpec, inventory: Decoder) -> list[tuple[list[Linear], Choice]]:
     """What is pinned, and to what. Raises UserError for selectors that match nothing."""
     found = []
     for selector, choice in spec.pin.items():
@@ -281,16 +282,14 @@ def pins(spec: BudgetSpec, inventory: Inventory) -> list[tuple[list[LinearModule
     return found
 
 
-def _groups(spec: BudgetSpec, inventory: Inventory) -> Iterator[tuple[LinearModule, ...]]:
+def _groups(spec: BudgetSpec, inventory: Decoder) -> Iterator[tuple[Linear, ...]]:
     """Modules that get one choice, in the order of their first members."""
-    first = {kind: kinds for kinds in FUSED for kind in kinds} if spec.tie == "fused" else {}
-    groups: dict[tuple[int, tuple[str, ...]], list[LinearModule]] = {}
-    for module in inventory.linears:
-        groups.setdefault((module.layer, first.get(module.kind, (module.kind,))), []).append(module)
-    return (tuple(group) for group in groups.values())
+    if spec.tie == "fused":
+        return (group.linears for group in inventory.groups)
+    return ((module,) for module in inventory.linears)
 
 
-def _limit(spec: BudgetSpec, inventory: Inventory, costs: Sequence[Sequence[int]]) -> int:
+def _limit(spec: BudgetSpec, inventory: Decoder, costs: Sequence[Sequence[int]]) -> int:
     """The limit for the sum of the parts' ``costs`` (parts, choices).
 
     Raises UserError where it is below the smallest plan or above the largest, with a size that can be asked for.
@@ -311,12 +310,12 @@ def _limit(spec: BudgetSpec, inventory: Inventory, costs: Sequence[Sequence[int]
     return limit
 
 
-def _rounding(spec: BudgetSpec, inventory: Inventory) -> int:
+def _rounding(spec: BudgetSpec, inventory: Decoder) -> int:
     """Sparsities come in whole zeros for each module."""
     return len(inventory.linears) if spec.measure == "sparsity" else 0
 
 
-def _sizes(spec: BudgetSpec, inventory: Inventory) -> tuple[Callable[[Fraction], int], Callable[[int], str]]:
+def _sizes(spec: BudgetSpec, inventory: Decoder) -> tuple[Callable[[Fraction], int], Callable[[int], str]]:
     """From a size in the measure's unit to the limit of the parts' costs, and from costs to the size to ask for."""
     weights = sum(module.weights for module in inventory.linears)
     other = sum(inventory.other.values()) * WORD // 8 if spec.measure == "bytes" else 0
@@ -374,7 +373,7 @@ def damages_of(parts: Sequence[Part], table: Sensitivity) -> list[tuple[float, .
 
 
 def importance_table(
-    importance: Importance | None, spec: BudgetSpec, inventory: Inventory, model: str, method: Method
+    importance: Importance | None, spec: BudgetSpec, inventory: Decoder, model: str, method: Method
 ) -> Sensitivity:
     """The paper's importance as damage: relative importance, summed over behaviours, times the choice's noise.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mixprec.modules import KINDS, Inventory, LinearModule
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import Keep
 from mixprec.plan.sensitivity import Choice
 
@@ -28,7 +28,7 @@ MIXTURES: Mapping[str, int] = {
 }
 
 
-def bits_of(mixture: str, module: LinearModule, inventory: Inventory) -> int:
+def bits_of(mixture: str, module: Linear, inventory: Decoder) -> int:
     """Bits of a module's codes in one of MIXTURES."""
     kind, index, layers = module.kind, module.layer - 1, inventory.layers
     shared, base = _sharing(inventory), MIXTURES[mixture]
@@ -55,14 +55,14 @@ def _more(index: int, layers: int) -> bool:
     return index < layers // 8 or index >= 7 * layers // 8 or (index - layers // 8) % 3 == 2
 
 
-def _sharing(inventory: Inventory) -> int:
+def _sharing(inventory: Decoder) -> int:
     """How many heads of q share one of v."""
-    rows = {module.kind: module.out_features for module in inventory.linears[: len(KINDS)]}
+    rows = {module.kind: module.out_features for module in inventory.blocks[0].linears}
     return rows["q"] // rows["v"]
 
 
 def chosen(
-    mixture: str, parts: Sequence[tuple[Sequence[LinearModule], Sequence[Choice]]], inventory: Inventory
+    mixture: str, parts: Sequence[tuple[Sequence[Linear], Sequence[Choice]]], inventory: Decoder
 ) -> list[int] | None:
     """For each part (its modules, its choices) the first choice with the mixture's bits; None: one has none.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mixprec.core.errors import UserError
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
 from mixprec.plan import bits
 from mixprec.plan.budget import as_plan, budget_plan, pins
 from mixprec.plan.budgetspec import MEASURES, BudgetSpec
@@ -45,7 +45,7 @@ def at(spec: BudgetSpec, size: float) -> BudgetSpec:
 
 
 def curve(
-    spec: BudgetSpec, inventory: Inventory, model: str, method: Method, table: Sensitivity, wanted: Sequence[float]
+    spec: BudgetSpec, inventory: Decoder, model: str, method: Method, table: Sensitivity, wanted: Sequence[float]
 ) -> list[Point]:
     """A point for each of ``wanted`` effective bits that plans of ``spec``'s candidates can have.
 
@@ -64,7 +64,7 @@ def curve(
     return points
 
 
-def uniform(spec: BudgetSpec, inventory: Inventory, model: str, method: Method, table: Sensitivity) -> list[Point]:
+def uniform(spec: BudgetSpec, inventory: Decoder, model: str, method: Method, table: Sensitivity) -> list[Point]:
     """A point for each candidate that is given to all modules which aren't pinned."""
     pinned = {module.address: choice for modules, choice in pins(spec, inventory) for module in modules}
     points = []
@@ -75,7 +75,7 @@ def uniform(spec: BudgetSpec, inventory: Inventory, model: str, method: Method, 
     return sorted(points, key=lambda point: point.effective_bits)
 
 
-def _point(name: str, size: float, plan: Plan, inventory: Inventory, table: Sensitivity) -> Point:
+def _point(name: str, size: float, plan: Plan, inventory: Decoder, table: Sensitivity) -> Point:
     account = bits.account(plan, inventory)
     damage = math.fsum(
         table.damage(address, Choice(format=found.format, sparsity=found.sparsity))

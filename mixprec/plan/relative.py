@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from mixprec.core.errors import UserError
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
 
 #: behaviour -> module address -> score, as importance.json holds it.
 Importance = Mapping[str, Mapping[str, float]]
@@ -15,7 +15,7 @@ Importance = Mapping[str, Mapping[str, float]]
 ALL = "all"
 
 
-def summed_importance(behaviour: str, inventory: Inventory, importance: Importance | None) -> dict[str, float]:
+def summed_importance(behaviour: str, inventory: Decoder, importance: Importance | None) -> dict[str, float]:
     """Relative importance of each module for one behaviour, or its sum over all of them."""
     if importance is None:
         raise UserError("it ranks modules, but there is no importance yet; run mixprec attribute first")
@@ -28,7 +28,7 @@ def summed_importance(behaviour: str, inventory: Inventory, importance: Importan
     return {address: math.fsum(scores[address] for scores in relative) for address in addresses}
 
 
-def relative_importance(behaviour: str, scores: Mapping[str, float], inventory: Inventory) -> dict[str, float]:
+def relative_importance(behaviour: str, scores: Mapping[str, float], inventory: Decoder) -> dict[str, float]:
     """RI = I / ΣI (paper §2.2) over the linear modules."""
     missing = [module.address for module in inventory.linears if module.address not in scores]
     if missing:

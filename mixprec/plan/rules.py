@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from mixprec.core.errors import UserError, from_pydantic
-from mixprec.modules import Inventory, LinearModule
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.sparsity import Sparsity
 from mixprec.plan.alphapruning import EPSILON, allocate, by_block
 from mixprec.plan.budget import FileSize, budget_plan, importance_table
@@ -36,7 +36,7 @@ def _selectors(value: Any) -> tuple[str, ...]:
     return tuple(listed)
 
 
-#: One selector (see modules.select) or several, whose modules are joined.
+#: One selector (see labels.select) or several, whose modules are joined.
 Selectors = Annotated[tuple[str, ...], BeforeValidator(_selectors)]
 
 
@@ -194,7 +194,7 @@ def needs_spectra(spec: PlanSpec) -> bool:
 
 def build_plan(
     spec: PlanSpec,
-    inventory: Inventory,
+    inventory: Decoder,
     model: str,
     method: Method,
     importance: Importance | None = None,
@@ -231,12 +231,12 @@ def build_plan(
         raise from_pydantic(problem, "plan", Plan) from None
 
 
-def unranked(inventory: Inventory) -> Importance:
+def unranked(inventory: Decoder) -> Importance:
     """An importance that ranks nothing, to find what is wrong with rules before there is one."""
     return {behaviour: dict.fromkeys((module.address for module in inventory.linears), 1.0) for behaviour in BEHAVIOURS}
 
 
-def rule_problems(spec: PlanSpec, inventory: Inventory) -> list[str]:
+def rule_problems(spec: PlanSpec, inventory: Decoder) -> list[str]:
     """What is wrong with rules whatever the importance: selectors that match nothing, counts that are too high, rules
     that fight."""
     fixed = [index for index, rule in enumerate(spec.rules) if not isinstance(rule.match, _Ranked)]
@@ -247,7 +247,7 @@ def rule_problems(spec: PlanSpec, inventory: Inventory) -> list[str]:
     return problems
 
 
-def may_rank(spec: PlanSpec, inventory: Inventory) -> set[str]:
+def may_rank(spec: PlanSpec, inventory: Decoder) -> set[str]:
     """Addresses of the modules that rules choose from by importance."""
     matches = [rule.match for rule in spec.rules]
     chosen = [match.least_important for match in matches if isinstance(match, LeastImportant)]
@@ -262,7 +262,7 @@ def without_ranking(spec: PlanSpec) -> PlanSpec:
 
 
 def _claims(
-    spec: PlanSpec, rules: Iterable[int], inventory: Inventory, importance: Importance | None
+    spec: PlanSpec, rules: Iterable[int], inventory: Decoder, importance: Importance | None
 ) -> tuple[dict[str, list[int]], list[str]]:
     """Address -> numbers of the rules that name it, and what is wrong with these ``rules``."""
     claims: dict[str, list[int]] = {}
@@ -282,9 +282,7 @@ def _rule_name(spec: PlanSpec, index: int) -> str:
     return f"plan.rules[{index}] ({spec.rules[index]})"
 
 
-def _sparsities(
-    spec: PlanSpec, modules: Sequence[LinearModule], alphas: Mapping[str, float] | None
-) -> dict[str, Sparsity]:
+def _sparsities(spec: PlanSpec, modules: Sequence[Linear], alphas: Mapping[str, float] | None) -> dict[str, Sparsity]:
     """Address -> sparsity of the modules that no rule names."""
     if spec.sparsity is None:
         return {}
@@ -339,10 +337,10 @@ def _fight(spec: PlanSpec, pair: tuple[int, int], addresses: Sequence[str]) -> s
 
 def _matched(
     match: tuple[str, ...] | RandomMatch | LeastImportant | MostImportant,
-    inventory: Inventory,
+    inventory: Decoder,
     importance: Importance | None,
     tied: bool,
-) -> list[LinearModule]:
+) -> list[Linear]:
     if isinstance(match, RandomMatch):
         return draw_others(inventory, units(inventory, match.random, tied), match.seed, tied)
     if isinstance(match, LeastImportant):

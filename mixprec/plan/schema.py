@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError, from_pydantic
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import (
     GGML,
     AnyFormat,
@@ -161,7 +161,7 @@ def save_plan(path: Path, plan: Plan) -> None:
     artifacts.write_text(path, dumps(plan))
 
 
-def load_plan(path: Path, inventory: Inventory) -> Plan:
+def load_plan(path: Path, inventory: Decoder) -> Plan:
     """Read plan.json, made for the model of ``inventory``.
 
     Raises UserError naming the file and all wrong keys, formats and modules at once.
@@ -174,7 +174,7 @@ def load_plan(path: Path, inventory: Inventory) -> Plan:
     return plan
 
 
-def check_modules(plan: Plan, inventory: Inventory, where: str) -> None:
+def check_modules(plan: Plan, inventory: Decoder, where: str) -> None:
     """A plan lists exactly the linear modules of its model, in formats that their rows can be divided into.
 
     Raises UserError naming ``where``, modules the model doesn't have, modules the plan doesn't have, and types of

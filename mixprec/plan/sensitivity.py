@@ -16,7 +16,7 @@ from pydantic import Strict as Exact
 
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError, from_pydantic
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import KEEP, AnyFormat, parse_format
 from mixprec.numerics.sparsity import Sparsity, parse_sparsity
 from mixprec.plan.methods import Method
@@ -143,7 +143,7 @@ def save(path: Path, table: Sensitivity) -> None:
     artifacts.write_json(path, table.model_dump(mode="json"))
 
 
-def load(path: Path, inventory: Inventory, identity: str | None = None) -> Sensitivity:
+def load(path: Path, inventory: Decoder, identity: str | None = None) -> Sensitivity:
     """Read a table made for the model of ``inventory``; ``identity``: that of the model, if known.
 
     Raises UserError naming the file for broken files, another schema, NaN, missing or unknown modules, another model.
@@ -159,7 +159,7 @@ def load(path: Path, inventory: Inventory, identity: str | None = None) -> Sensi
     return table
 
 
-def check(table: Sensitivity, inventory: Inventory, identity: str | None, where: str) -> None:
+def check(table: Sensitivity, inventory: Decoder, identity: str | None, where: str) -> None:
     """A table lists exactly the linear modules of its model.
 
     Raises UserError naming ``where`` for missing and unknown modules, and for another model's table.

@@ -7,13 +7,14 @@ import random
 from collections.abc import Mapping, Sequence
 
 from mixprec.core.errors import UserError
-from mixprec.modules import Inventory, LinearModule, fused_groups, select
+from mixprec.models.decoder import Decoder, Linear
+from mixprec.models.labels import select
 
 #: Modules that get one format.
-Unit = tuple[LinearModule, ...]
+Unit = tuple[Linear, ...]
 
 
-def units(inventory: Inventory, selectors: Sequence[str], tied: bool) -> list[Unit]:
+def units(inventory: Decoder, selectors: Sequence[str], tied: bool) -> list[Unit]:
     """The modules of all selectors, in the model's order; ``tied``: with all others of their groups.
 
     Raises UserError where a selector matches nothing.
@@ -22,7 +23,7 @@ def units(inventory: Inventory, selectors: Sequence[str], tied: bool) -> list[Un
     return [unit for unit in _all(inventory, tied) if any(module.address in found for module in unit)]
 
 
-def draw_others(inventory: Inventory, chosen: Sequence[Unit], seed: int, tied: bool) -> list[LinearModule]:
+def draw_others(inventory: Decoder, chosen: Sequence[Unit], seed: int, tied: bool) -> list[Linear]:
     """For each chosen unit another one of its shapes, none of the chosen ones; the same on every machine.
 
     Raises UserError where the model has too few of a shape.
@@ -31,7 +32,7 @@ def draw_others(inventory: Inventory, chosen: Sequence[Unit], seed: int, tied: b
     free = [unit for unit in _all(inventory, tied) if unit not in chosen]
     # Only random() is promised to stay the same across Python versions, so draw by sorting.
     free.sort(key=lambda _: generator.random())
-    drawn: list[LinearModule] = []
+    drawn: list[Linear] = []
     for unit in chosen:
         other = next((candidate for candidate in free if _shapes(candidate) == _shapes(unit)), None)
         if other is None:
@@ -44,7 +45,7 @@ def draw_others(inventory: Inventory, chosen: Sequence[Unit], seed: int, tied: b
     return drawn
 
 
-def lowest(chosen: Sequence[Unit], scores: Mapping[str, float], count: int) -> list[LinearModule]:
+def lowest(chosen: Sequence[Unit], scores: Mapping[str, float], count: int) -> list[Linear]:
     """The ``count`` units with the lowest sums of ``scores``; of equal ones the earlier in the model."""
     if count > len(chosen):
         raise UserError(f"count: {count}: the selector matches only {len(chosen)} modules")
@@ -52,8 +53,8 @@ def lowest(chosen: Sequence[Unit], scores: Mapping[str, float], count: int) -> l
     return [module for unit in ranked[:count] for module in unit]
 
 
-def _all(inventory: Inventory, tied: bool) -> list[Unit]:
-    return fused_groups(inventory) if tied else [(module,) for module in inventory.linears]
+def _all(inventory: Decoder, tied: bool) -> list[Unit]:
+    return [group.linears for group in inventory.groups] if tied else [(module,) for module in inventory.linears]
 
 
 def _shapes(unit: Unit) -> list[tuple[int, int]]:

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mixprec.checkpoint.compare import Difference
-from mixprec.modules import KIND_GROUPS, KINDS, LinearModule
+from mixprec.models.decoder import Linear
+from mixprec.models.labels import KIND_GROUPS, KINDS
 from mixprec.report.formatting import integer, significant
 from mixprec.report.style import LIGHT, rc
 from mixprec.report.tables import Cell, Column, Table
@@ -23,7 +24,7 @@ _MOST_BITS = 16.0
 class LayoutRow(NamedTuple):
     """A module in a checkpoint: what kind of tensors hold it, its format, what the plan says ("" without), bytes."""
 
-    module: LinearModule
+    module: Linear
     container: str
     format: str
     planned: str
@@ -55,7 +56,7 @@ def _texts(*titles: str) -> list[Column]:
     return [Column(title, numeric=False) for title in titles]
 
 
-def _where(modules: Sequence[LinearModule]) -> list[str]:
+def _where(modules: Sequence[Linear]) -> list[str]:
     """How many, their kinds (``attn``, ``mlp`` for all of those, as in selectors), their layers."""
     left, names = {module.kind for module in modules}, []
     for name, members in (KIND_GROUPS | {kind: (kind,) for kind in KINDS}).items():
@@ -115,7 +116,7 @@ def worst_table(found: Sequence[Difference], count: int) -> Table:
     )
 
 
-def layout_figure(modules: Sequence[LinearModule], bits: Sequence[float], title: str) -> Figure:
+def layout_figure(modules: Sequence[Linear], bits: Sequence[float], title: str) -> Figure:
     """Layers along x, kinds along y; ``bits`` per weight, scales included, as colours, numbers where there is room."""
     kinds, layers = list(KINDS), max(module.layer for module in modules)
     grid = np.full((len(kinds), layers), np.nan)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mixprec import modules
 from mixprec.core import artifacts
+from mixprec.models.labels import label_of, parse_address
 from mixprec.plan.sensitivity import ALL, Sensitivity
 from mixprec.report.formatting import integer, percent, significant, words
 from mixprec.report.grids import Grids, Measure, Values, arrange
@@ -50,8 +50,8 @@ def damage_grids(table: Sensitivity) -> Grids:
     """One panel per format."""
     listed, columns = [], []
     for address in table.scores:
-        layer, kind = modules.parse_address(address)
-        listed.append({"layer": layer or 0, "kind": kind, "label": f"{layer}_{kind}"})
+        layer, kind = parse_address(address)
+        listed.append({"layer": layer or 0, "kind": kind, "label": label_of(address)})
     for choice in choices(table):
         values = np.array([row.get(choice, np.nan) for row in table.scores.values()])
         total = float(np.nansum(values))
@@ -68,9 +68,8 @@ def table_of_damage(table: Sensitivity, count: int = _TOP) -> Table:
     ranked = sorted(table.scores, key=lambda address: -table.scores[address].get(names[0], 0.0))[:count]
     rows = []
     for number, address in enumerate(ranked, 1):
-        layer, kind = modules.parse_address(address)
         scores = [Cell(significant(table.scores[address].get(name))) for name in names]
-        rows.append([Cell(integer(number)), Cell(f"{layer}_{kind}"), *scores])
+        rows.append([Cell(integer(number)), Cell(label_of(address)), *scores])
     return Table([Column(""), Column("module", numeric=False), *(Column(name) for name in names)], rows)
 
 

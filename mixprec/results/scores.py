@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixprec import modules
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
+from mixprec.models.labels import parse_address
 from mixprec.plan import sensitivity
 from mixprec.plan.sensitivity import ALL, Sensitivity
 from mixprec.report.formatting import words
@@ -25,7 +25,7 @@ class Scores(Result):
     by_target: Mapping[str, Sensitivity]
 
     @classmethod
-    def load(cls, *paths: str | Path, inventory: Inventory, identity: str | None = None) -> Scores:
+    def load(cls, *paths: str | Path, inventory: Decoder, identity: str | None = None) -> Scores:
         """Read the tables that ``save`` or the command line wrote. Raises UserError as sensitivity.load does."""
         found = [sensitivity.load(Path(path), inventory, identity) for path in paths]
         return cls({table.target: table for table in found})
@@ -77,7 +77,7 @@ class Scores(Result):
             {"target": target, "address": address, "layer": layer, "kind": kind, "format": choice, "damage": damage}
             for target, table in self.by_target.items()
             for address, row in table.scores.items()
-            for layer, kind in [modules.parse_address(address)]
+            for layer, kind in [parse_address(address)]
             for choice, damage in row.items()
         ]
 

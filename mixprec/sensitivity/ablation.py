@@ -19,8 +19,9 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
 from mixprec.evaluate.passages import Passage
+from mixprec.models.decoder import Decoder, Linear
+from mixprec.models.labels import select
 from mixprec.models.load import load_model
-from mixprec.modules import Inventory, LinearModule, select
 from mixprec.plan.sensitivity import ALL, Sensitivity
 from mixprec.sensitivity import cells, validity
 from mixprec.sensitivity.cells import CONTROL, Cell, Result
@@ -31,7 +32,7 @@ from mixprec.traces.store import BEHAVIOURS
 from mixprec.walk.restarts import Restarts
 
 
-def cells_of(spec: AblationSpec, inventory: Inventory) -> list[Cell]:
+def cells_of(spec: AblationSpec, inventory: Decoder) -> list[Cell]:
     """All sets in all formats, in order; a set that is one module of ``each`` is not measured twice.
 
     Raises UserError for selectors that match nothing, and for a set that has another module's name.
@@ -48,7 +49,7 @@ def cells_of(spec: AblationSpec, inventory: Inventory) -> list[Cell]:
     return [Cell(name, str(choice), addresses) for choice in spec.formats for addresses, name in found.items()]
 
 
-def _joined(inventory: Inventory, selectors: Sequence[str]) -> list[LinearModule]:
+def _joined(inventory: Decoder, selectors: Sequence[str]) -> list[Linear]:
     wanted = {module.address for selector in selectors for module in select(inventory.linears, selector)}
     return [module for module in inventory.linears if module.address in wanted]
 

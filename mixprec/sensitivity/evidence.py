@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mixprec.compress.candidates import Candidates
 from mixprec.core import artifacts
+from mixprec.models.weights import weight_of
 from mixprec.sensitivity.gradients import Row
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import ModuleSums
@@ -101,7 +102,7 @@ def errors(opened: blocks.Blocks, candidates: Candidates, addresses: Sequence[st
 
     def visit(index: int, block: nn.Module) -> None:
         for address, by_name in candidates.block(index + 1).items():
-            weight = block.get_parameter(address.split(".", 3)[3] + ".weight").cpu().float()
+            weight = weight_of(block, opened.decoder[address]).cpu().float()
             delta = [(by_name[name].float() - weight).square().sum(0).double() for name in candidates.names]
             columns = torch.stack(delta)
             mean_abs, square = (each.double() for each in candidates.inputs(address))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mixprec.models.head import Head
+from mixprec.models.weights import norm_of
 
 Loss = Literal["fisher", "sampled", "kl", "loss"]
 #: Positions whose logits exist at once.
@@ -66,7 +67,7 @@ def at_hidden(
     ``reference`` (1, T, hidden): the same of the original model. ``tokens`` (T,). ``weights``: target -> (T − 1,) what
     each position counts that predicts a token; random losses count by the root, so that their squares count by it.
     """
-    norm, head = model.model.norm, Head.of(model)
+    norm, head = norm_of(model), Head.of(model)
     random = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
         start = hidden.detach().requires_grad_()

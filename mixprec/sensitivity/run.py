@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress import candidates as solving
 from mixprec.compress.candidates import Candidates
@@ -32,9 +31,9 @@ from mixprec.importance import artifact
 from mixprec.importance.parallel import share
 from mixprec.models import locate
 from mixprec.models.config import load_config
+from mixprec.models.decoder import Decoder, decoder_of
 from mixprec.models.load import load_model
 from mixprec.models.tokenizer import load_encoder
-from mixprec.modules import EMBEDDING, NORM
 from mixprec.plan import sensitivity
 from mixprec.plan.methods import Method
 from mixprec.plan.schema import Treatment
@@ -72,16 +71,16 @@ class Subject:
     importance: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @cached_property
-    def inventory(self) -> modules.Inventory:
+    def inventory(self) -> Decoder:
         """The model's modules."""
-        return modules.inventory(load_config(self.model_id, self.revision))
+        return decoder_of(load_config(self.model_id, self.revision))
 
     @cached_property
     def identity(self) -> str:
         """Fingerprint of the model's files."""
         return locate.identity(self.model_id, self.revision)
 
-    def open(self, *outside: str) -> blocks.Blocks:
+    def open(self, *outside: blocks.Outside) -> blocks.Blocks:
         """The model with its blocks on disk; all of what lies outside of them unless named."""
         where = outside or blocks.OUTSIDE
         return blocks.open_blocks(
@@ -115,7 +114,7 @@ class Subject:
     def _solved(self, treatments: Mapping[str, Treatment]) -> str:
         with bar("candidates", len(self.inventory.linears), "modules") as advance:
             return solving.make(
-                self.open(EMBEDDING, NORM),
+                self.open("embedding", "norm"),
                 self.identity,
                 self.inventory,
                 treatments,

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mixprec import modules
 from mixprec.compress.candidates import Candidates
 from mixprec.importance.engine import release_memory
+from mixprec.models.decoder import Block
+from mixprec.models.weights import module_of, weight_of
 from mixprec.sensitivity.gradients import Row, at_hidden
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import ModuleSums, module_sums
@@ -53,7 +54,7 @@ def sweep(
 
     ``opened`` needs its norm and head.
     """
-    model = opened.model
+    model, known = opened.model, opened.decoder.blocks
     compared = state.way > 0 and any(row.loss == "kl" for row in rows)
     travellers = [_Traveller(model, passage) for passage in passages]
 
@@ -61,15 +62,15 @@ def sweep(
         for each in travellers:
             if compared:
                 each.reference = block(each.reference, **each.contexts[index])
-        _move(block, index, candidates, state)
+        _move(block, known[index], candidates, state)
         for each in travellers:
             each.states.append(block(each.states[-1], **each.contexts[index]))
 
     def down(index: int, block: nn.Module) -> None:
-        errors = _errors(block, candidates.block(index + 1), candidates.names)
-        _move(block, index, candidates, state)
+        errors = _errors(block, known[index], candidates)
+        _move(block, known[index], candidates, state)
         for each in travellers:
-            _down(block, index, each, errors)
+            _down(block, known[index], each, errors)
             release_memory()
 
     walk(opened, range(opened.layers), up)
@@ -87,12 +88,12 @@ def sweep(
     return [each.found for each in travellers]
 
 
-def _down(block: nn.Module, index: int, each: _Traveller, errors: Mapping[str, Tensor]) -> None:
+def _down(block: nn.Module, known: Block, each: _Traveller, errors: Mapping[str, Tensor]) -> None:
     """One passage through a block again, and its gradients from the block's output to its input."""
     hidden = each.states.pop().requires_grad_()
     assert each.gradient is not None
-    with torch.enable_grad(), _recording(block, index) as seen:
-        output = block(hidden, **each.contexts[index])
+    with torch.enable_grad(), _recording(block, known) as seen:
+        output = block(hidden, **each.contexts[known.layer - 1])
     ends = [hidden, *(out for _, out in seen.values())]
     found: list[list[Tensor]] = []
     for number, row in enumerate(each.gradient):
@@ -103,38 +104,33 @@ def _down(block: nn.Module, index: int, each: _Traveller, errors: Mapping[str, T
         each.found[address] = module_sums(inputs[0], torch.cat([grads[number] for grads in found]), errors[address])
 
 
-def _errors(block: nn.Module, restored: Mapping[str, Mapping[str, Tensor]], names: Sequence[str]) -> dict[str, Tensor]:
+def _errors(block: nn.Module, known: Block, candidates: Candidates) -> dict[str, Tensor]:
     """Address -> (C, out, in) what each candidate adds to the original weight."""
-    found = {}
-    for address, by_name in restored.items():
-        weight = block.get_parameter(_inside(address))
-        found[address] = torch.stack([by_name[name].to(weight) - weight for name in names])
+    restored, found = candidates.block(known.layer), {}
+    for linear in known.linears:
+        weight, by_name = weight_of(block, linear), restored[linear.address]
+        found[linear.address] = torch.stack([by_name[name].to(weight) - weight for name in candidates.names])
     return found
 
 
-def _move(block: nn.Module, index: int, candidates: Candidates, state: State) -> None:
+def _move(block: nn.Module, known: Block, candidates: Candidates, state: State) -> None:
     if state.base is None or state.way == 0:
         return
-    for address, by_name in candidates.block(index + 1, (state.base,)).items():
-        weight = block.get_parameter(_inside(address))
-        weight.lerp_(by_name[state.base].to(weight), state.way)
-
-
-def _inside(address: str) -> str:
-    """Name of a module's weight within its block."""
-    return address.split(".", 3)[3] + ".weight"
+    restored = candidates.block(known.layer, (state.base,))
+    for linear in known.linears:
+        weight = weight_of(block, linear)
+        weight.lerp_(restored[linear.address][state.base].to(weight), state.way)
 
 
 @contextmanager
-def _recording(block: nn.Module, index: int) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+def _recording(block: nn.Module, known: Block) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Address -> inputs (1, T, in), detached, and outputs (1, T, out), in the graph, of a block's linears."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with ExitStack() as stack:
-        for kind, path in modules.KINDS.items():
-            address = modules.address(index + 1, kind)
+        for linear in known.linears:
 
-            def keep(_module: nn.Module, inputs: Any, output: Tensor, address: str = address) -> None:
+            def keep(_module: nn.Module, inputs: Any, output: Tensor, address: str = linear.address) -> None:
                 seen[address] = (inputs[0].detach(), output)
 
-            stack.callback(block.get_submodule(path).register_forward_hook(keep).remove)
+            stack.callback(module_of(block, linear).register_forward_hook(keep).remove)
         yield seen

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from accelerate import init_empty_weights
 from torch import Tensor, nn
@@ -19,12 +20,15 @@ from mixprec.checkpoint.opening import open_original
 from mixprec.core import artifacts
 from mixprec.core.devices import check_device, dtype_of
 from mixprec.core.errors import UserError
+from mixprec.models.arch import FAMILIES
+from mixprec.models.decoder import Decoder, decoder_of
 from mixprec.models.locate import fetch
 from mixprec.models.source import Source, check_computable, check_finite
-from mixprec.modules import EMBEDDING, HEAD, NORM
+from mixprec.models.weights import blocks_of
 
 #: What lies outside the blocks.
-OUTSIDE = (EMBEDDING, NORM, HEAD)
+Outside = Literal["embedding", "norm", "head"]
+OUTSIDE: Final[tuple[Outside, ...]] = get_args(Outside)
 
 
 @dataclass(frozen=True)
@@ -35,22 +39,28 @@ class Blocks:
     source: Source
     device: str = "cpu"
 
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What it is made of."""
+        return decoder_of(self.model.config)
+
     @property
     def layers(self) -> int:
         """Number of blocks."""
-        return len(self.model.model.layers)
+        return self.decoder.layers
 
     def read(self, index: int) -> dict[str, Tensor]:
         """A block's weights by their names within it.
 
         Raises UserError where they are NaN or infinite, or of a type that can't be computed with.
         """
-        return read(self.model.model.layers[index], f"model.layers.{index}.", self.source, self.device)
+        path = self.decoder.blocks[index].path
+        return read(blocks_of(self.model)[index], f"{path}.", self.source, self.device)
 
     @contextmanager
     def block(self, index: int, weights: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
         """A block with its ``weights``, by default as ``read``; they go at the end."""
-        block = self.model.model.layers[index]
+        block = blocks_of(self.model)[index]
         put(block, self.read(index) if weights is None else weights)
         try:
             yield block
@@ -67,12 +77,12 @@ class Live:
     @property
     def layers(self) -> int:
         """Number of blocks."""
-        return len(self.model.model.layers)
+        return len(blocks_of(self.model))
 
     @contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
         """A block as it is."""
-        yield self.model.model.layers[index]
+        yield blocks_of(self.model)[index]
 
 
 def open_blocks(
@@ -81,7 +91,7 @@ def open_blocks(
     dtype: str = "float32",
     device: str = "cpu",
     revision: str | None = None,
-    outside: Sequence[str] = OUTSIDE,
+    outside: Sequence[Outside] = OUTSIDE,
 ) -> Blocks:
     """Open a checkpoint; of its weights only those ``outside`` the blocks are read, which stay in memory.
 
@@ -95,13 +105,17 @@ def open_blocks(
     config, source = opened.shapes, opened.source
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=chosen).eval()
-    model.model.rotary_emb.to(device)
-    for name in outside:
-        if name == HEAD and config.tie_word_embeddings:
-            model.lm_head.weight = model.get_input_embeddings().weight
+    blocks = Blocks(model, source, device)
+    decoder = blocks.decoder
+    names = {"embedding": decoder.embedding, "norm": decoder.norm, "head": decoder.head}
+    model.get_submodule(decoder.rotary).to(device)
+    for part in outside:
+        if part == "head" and decoder.tied:
+            model.get_output_embeddings().weight = model.get_input_embeddings().weight
         else:
-            put(model.get_submodule(name), read(model.get_submodule(name), f"{name}.", source, device))
-    return Blocks(model, source, device)
+            module = model.get_submodule(names[part])
+            put(module, read(module, f"{names[part]}.", source, device))
+    return blocks
 
 
 def read(module: nn.Module, prefix: str, source: Source, device: str) -> dict[str, Tensor]:
@@ -139,7 +153,7 @@ def block_inputs(model: Any, tokens: Tensor, **arguments: Any) -> BlockInputs:
     """What the model hands its blocks for ``tokens`` (batch, tokens): rotary embeddings, masks, ``arguments``."""
     device = model.get_input_embeddings().weight.device
     with _recording(model) as recorders:
-        model.model(input_ids=tokens.to(device), use_cache=False, **arguments)
+        model.base_model(input_ids=tokens.to(device), use_cache=False, **arguments)
     return BlockInputs(recorders[0].hidden, [recorder.context for recorder in recorders])
 
 
@@ -157,10 +171,10 @@ class _Recorder(nn.Module):
 @contextmanager
 def _recording(model: Any) -> Iterator[list[_Recorder]]:
     """Put recorders into the place of the blocks."""
-    blocks = model.model.layers
+    blocks, where = blocks_of(model), FAMILIES[model.config.model_type].blocks
     recorders = [_Recorder() for _ in blocks]
-    model.model.layers = nn.ModuleList(recorders)
+    model.set_submodule(where, nn.ModuleList(recorders))
     try:
         yield recorders
     finally:
-        model.model.layers = blocks
+        model.set_submodule(where, blocks)

@@ -7,10 +7,8 @@ from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
-from mixprec import modules
-from mixprec.modules import LinearModule
-
-Group = Sequence[LinearModule]
+from mixprec.models.decoder import Group
+from mixprec.models.weights import module_of
 
 
 @contextmanager
@@ -26,7 +24,7 @@ def watching(block: nn.Module, groups: Sequence[Group], call: Callable[[int, Ten
     with ExitStack() as stack:
         for number, group in enumerate(groups):
             for module in group:
-                hook = block.get_submodule(modules.KINDS[module.kind]).register_forward_pre_hook(
+                hook = module_of(block, module).register_forward_pre_hook(
                     lambda _module, arguments, number=number: reach(number, arguments[0])
                 )
                 stack.callback(hook.remove)

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mixprec import modules
 from mixprec.core.errors import UserError
 from mixprec.models.head import Head
+from mixprec.models.labels import parse_address
 from mixprec.models.load import LoadedModel
+from mixprec.models.weights import norm_of
 from mixprec.numerics.divergence import TokenFidelity, fidelity
 from mixprec.walk.blocks import Live, block_inputs
 from mixprec.walk.walk import walk
@@ -42,7 +43,7 @@ class Restarts:
 
     def first(self, addresses: Iterable[str]) -> int:
         """The first block, from 0, that a change of these modules changes; behind the last one without any."""
-        layers = (modules.parse_address(address)[0] or 1 for address in addresses)
+        layers = (parse_address(address)[0] or 1 for address in addresses)
         return min(layers, default=self._live.layers + 1) - 1
 
     def cost(self, addresses: Sequence[str]) -> int:
@@ -86,8 +87,8 @@ class Restarts:
     @torch.no_grad()
     def final(self, states: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """Final states (n, hidden) at the positions, of ``states`` per passage whose last ones left the last block."""
-        pairs = zip(states, self.positions, strict=True)
-        return [self._live.model.model.norm(each[-1][:, where])[0] for each, where in pairs]
+        pairs, norm = zip(states, self.positions, strict=True), norm_of(self._live.model)
+        return [norm(each[-1][:, where])[0] for each, where in pairs]
 
     @torch.no_grad()
     def measure(self, weights: Mapping[str, Tensor]) -> list[TokenFidelity]:

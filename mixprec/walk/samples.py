@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.calibration.data import Calibration
+from mixprec.models.decoder import Group
 from mixprec.numerics.statistics import InputStatistics, InputSums
 from mixprec.walk import blocks
-from mixprec.walk.hooks import Group, inputs_of, watching
+from mixprec.walk.hooks import inputs_of, watching
 from mixprec.walk.states import States
 
 #: Rows of inputs that are turned to float32 at once.

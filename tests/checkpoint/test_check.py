@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mixprec import modules
 from mixprec.checkpoint.check import Target, Verdict, check, differences, require
 from mixprec.cli import app
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan, load_plan, save_plan
 
 R1 = "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"
 CONFIG = load_config(R1)
-INVENTORY = modules.inventory(CONFIG)
+INVENTORY = decoder_of(CONFIG)
 VLLM, CPU = Target("vllm", "compressed-tensors"), Target("vllm", "compressed-tensors", device="cpu")
 UP, GATE = "model.layers.31.mlp.up_proj", "model.layers.31.mlp.gate_proj"
 

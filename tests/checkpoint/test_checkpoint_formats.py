@@ -13,12 +13,12 @@ import unpackers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
 
-from mixprec import modules
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.compress import stream
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.numerics.formats import Format, Keep
 from mixprec.numerics.groupwise import dequantize, quantize
 from mixprec.plan.schema import Plan
@@ -165,7 +165,7 @@ def test_an_independent_unpacker_finds_the_same_weights(
 def test_bytes_on_disk_are_those_predicted(source: MakeSource, planner: Planner, name: str, shard: str) -> None:
     folder, out, plan = written(source, planner, name, shard=shard, vocab_size=2048)
     config = load_config(str(folder))
-    predicted = FORMATS[name].bytes(plan, modules.inventory(config), config)
+    predicted = FORMATS[name].bytes(plan, decoder_of(config), config)
     on_disk = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     assert on_disk == predicted
 
@@ -249,4 +249,4 @@ def test_the_size_of_what_is_not_packed_is_refused(
     folder = source()
     config = load_config(str(folder))
     with pytest.raises(UserError, match=f"checkpoint.format: {format}: .* written dense"):
-        FORMATS[name].bytes(planner(folder, format, method), modules.inventory(config), config)
+        FORMATS[name].bytes(planner(folder, format, method), decoder_of(config), config)

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from mixprec import modules
 from mixprec.checkpoint.compare import diff
 from mixprec.checkpoint.convert import convert
 from mixprec.checkpoint.formats import FORMATS
@@ -25,6 +24,7 @@ from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.core.headers import BITS
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.load import load_model
 from mixprec.models.source import open_source
 from mixprec.plan import bits
@@ -54,7 +54,7 @@ def readers(folder: Path, out: Path) -> dict[str, Callable[[], object]]:
     def write(format: str) -> Callable[[], object]:
         return lambda: compress(str(folder), plan_for(folder, "w4g32"), out / format, format=FORMATS[format])
 
-    inventory = modules.inventory(load_config(str(folder)))
+    inventory = decoder_of(load_config(str(folder)))
     return {
         "load": lambda: load_model(str(folder)),
         "blocks": lambda: blocks.open_blocks(str(folder)),
@@ -162,7 +162,7 @@ def test_a_head_of_its_own_is_one_whatever_config_json_says(source: MakeSource, 
     folder = tied(source(dtype=torch.float16), head=True, config=True)
     config = load_config(str(folder))
     assert config.tie_word_embeddings is False
-    inventory, plan = modules.inventory(config), plan_for(folder, "w4g32")
+    inventory, plan = decoder_of(config), plan_for(folder, "w4g32")
     assert inventory.other[HEAD] == inventory.other[EMBEDDING]
     whole = load_model(str(folder), dtype="float16").model
     assert not torch.equal(whole.lm_head.weight, whole.model.embed_tokens.weight)
@@ -187,7 +187,7 @@ def test_an_equal_head_is_the_embedding(source: MakeSource, tmp_path: Path) -> N
     folder = tied(source(), head=False, config=True)
     config = load_config(str(folder))
     assert config.tie_word_embeddings is True
-    inventory, plan = modules.inventory(config), plan_for(folder, "w4g32")
+    inventory, plan = decoder_of(config), plan_for(folder, "w4g32")
     assert HEAD not in inventory.other
     assert bits.account(plan, inventory).dense_bytes == 2 * (
         sum(module.weights for module in inventory.linears) + sum(inventory.other.values())
@@ -238,7 +238,7 @@ def test_what_is_not_compressed_passes_through_in_any_type(
     for name in ("dense", "compressed-tensors", "gptq"):
         out = tmp_path / name
         compress(str(folder), plan, out, format=FORMATS[name])
-        predicted = FORMATS[name].bytes(plan, modules.inventory(config), config)
+        predicted = FORMATS[name].bytes(plan, decoder_of(config), config)
         assert (out / "model.safetensors").stat().st_size == predicted
         for tensor in strange:
             assert stored(out / "model.safetensors", tensor) == stored(folder / "model.safetensors", tensor)

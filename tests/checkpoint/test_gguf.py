@@ -16,11 +16,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from llamacpp import needs_llamacpp, opened, perplexity
+from maps import address
 from tiny import TEXT
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 from typer.testing import CliRunner
 
-from mixprec import modules
 from mixprec.checkpoint import compare
 from mixprec.checkpoint.base import CheckpointFormat, check_plan
 from mixprec.checkpoint.convert import convert
@@ -36,6 +36,7 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models import conversion, locate
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.encoding import Encoder
 from mixprec.models.gguf import metadata
 from mixprec.models.gguf.names import reordered
@@ -108,7 +109,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 
 def plan_for(source: Path, spec: Mapping[str, Any]) -> Plan:
-    inventory = modules.inventory(load_config(str(source)))
+    inventory = decoder_of(load_config(str(source)))
     return build_plan(PlanSpec.model_validate(spec), inventory, str(source), "rtn")
 
 
@@ -147,7 +148,7 @@ def test_all_readers_compute_the_compressed_model(
         # The file has Gemma's norms as 1 + w, rounded to float32.
         assert torch.allclose(found, reference, rtol=0, atol=1e-4) if "gemma" in name else torch.equal(found, reference)
     config = load_config(str(source))
-    inventory = modules.inventory(config)
+    inventory = decoder_of(config)
     assert (packed / FILE).stat().st_size == GGUF.bytes(plan_for(source, spec), inventory, config)
     _check_llama_cpp(packed / FILE, loaded, tokens, reference)
 
@@ -218,7 +219,7 @@ def test_what_is_kept_has_its_own_type(tmp_path: Path, dtype: torch.dtype, kind:
         assert torch.equal(file.weight(name), weights[name].float())
     restored = load_model(str(made(source, {"default": "w4g64"}, tmp_path / "dense", DENSE))).model.state_dict()
     for kind_of in ("q", "k", "down"):  # rows in transformers' order again; values not yet rounded to 16 bits
-        name = f"{modules.address(1, kind_of)}.weight"
+        name = f"{address(1, kind_of)}.weight"
         assert torch.equal(file.weight(name).to(dtype).float(), restored[name])
 
 
@@ -229,7 +230,7 @@ def test_types_of_embedding_and_head(sources: Mapping[str, Path], tmp_path: Path
     assert file.tensors["model.embed_tokens.weight"].kind == "q4_0"
     assert file.tensors["lm_head.weight"].kind == "q8_0"
     config = load_config(str(source))
-    predicted = form.bytes(plan_for(source, spec), modules.inventory(config), config)
+    predicted = form.bytes(plan_for(source, spec), decoder_of(config), config)
     assert predicted == file.path.stat().st_size
     card = artifacts.read_json(tmp_path / "out" / "mixprec.json")
     assert card["checkpoint"] == {"format": "gguf", "embedding": "q4_0", "head": "q8_0"}
@@ -248,7 +249,7 @@ def test_types_that_embedding_and_head_cannot_have(
     form = checkpoint_format("gguf", **{name: GgmlFormat(kind) for name, kind in options.items()})
     config = load_config(str(sources[model]))
     with pytest.raises(UserError, match=message):
-        check_plan(form, plan_for(sources[model], {"default": "keep"}), modules.inventory(config), config)
+        check_plan(form, plan_for(sources[model], {"default": "keep"}), decoder_of(config), config)
     with pytest.raises(UserError, match="types for them need gguf"):
         checkpoint_format("dense", embedding=GgmlFormat("q4_0"))
 
@@ -343,7 +344,7 @@ def test_rope_factors_are_those_of_transformers() -> None:
 def test_reordered_rows_come_back(kind: str, heads: int, half: int) -> None:
     config = AutoConfig.for_model("llama", hidden_size=8 * heads, num_attention_heads=heads, num_key_value_heads=heads)
     rows = torch.arange(heads * 2 * half * 3).reshape(-1, 3)
-    name = f"{modules.address(1, kind)}.weight"
+    name = f"{address(1, kind)}.weight"
     there = reordered(name, rows, config)
     assert torch.equal(reordered(name, there, config, back=True), rows)
     assert kind == "up" or half == 1 or not torch.equal(there, rows)

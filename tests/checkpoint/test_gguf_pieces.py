@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from llamacpp import Model, needs_llamacpp, opened
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from mixprec import modules
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.gguf import sentencepiece, tokenizer
 from mixprec.checkpoint.gguf.writer import FILE
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.load import load_model
 from mixprec.plan.rules import PlanSpec, build_plan
 
@@ -47,7 +47,7 @@ def both(
     tiny.build("llama", hidden_size=64, intermediate_size=64).model.save_pretrained(folder / "source")
     KINDS[request.param]().save_pretrained(folder / "source")
     config = load_config(str(folder / "source"))
-    plan = build_plan(PlanSpec(default="keep"), modules.inventory(config), str(folder / "source"), "rtn")
+    plan = build_plan(PlanSpec(default="keep"), decoder_of(config), str(folder / "source"), "rtn")
     compress(str(folder / "source"), plan, folder / "out", format=checkpoint_format("gguf"))
     with opened(folder / "out" / FILE) as other:
         yield load_model(str(folder / "out")).tokenizer, other

@@ -9,12 +9,12 @@ import pytest
 import torch
 from llamacpp import needs_llamacpp, opened, perplexity
 
-from mixprec import modules
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.gguf.writer import FILE
 from mixprec.compress.stream import compress
 from mixprec.evaluate import passages
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.load import LoadedModel, load_model
 from mixprec.models.locate import BUNDLED
 from mixprec.numerics.formats import GgmlFormat
@@ -33,7 +33,7 @@ from mixprec.plan.rules import PlanSpec, build_plan
 def test_perplexity_in_llama_cpp(smollm2: LoadedModel, tmp_path: Path, spec: Any) -> None:
     form = checkpoint_format("gguf", embedding=GgmlFormat("q8_0"))
     config = load_config(BUNDLED)
-    inventory = modules.inventory(config)
+    inventory = decoder_of(config)
     plan = build_plan(PlanSpec.model_validate(spec), inventory, BUNDLED, "rtn")
     compress(BUNDLED, plan, tmp_path / "out", format=form)
     predicted = form.bytes(plan, inventory, config)

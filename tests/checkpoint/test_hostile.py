@@ -14,9 +14,9 @@ import regex
 from compressed_tensors.utils.match import match_targets
 from hypothesis import example, given
 from hypothesis import strategies as st
+from maps import address
 from torch import nn
 
-from mixprec import modules
 from mixprec.checkpoint import quantization
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.opening import open_checkpoint
@@ -24,12 +24,13 @@ from mixprec.checkpoint.patterns import Matcher
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.labels import KINDS
 from mixprec.models.load import load_model
 
 MakeSource = Callable[..., Path]
 Planner = Callable[..., Any]
 
-NAMES = [f"model.layers.{layer}.{path}" for layer in (0, 7, 10) for path in modules.KINDS.values()]
+NAMES = [address(layer, kind) for layer in (1, 8, 11) for kind in KINDS]
 #: As they stand in published configurations of compressed-tensors and GPTQModel, and their relatives.
 REAL = [
     r".*\.down_proj$",

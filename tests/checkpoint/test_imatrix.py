@@ -12,13 +12,13 @@ from tiny import TEXT, write_checkpoint
 from torch import nn
 from typer.testing import CliRunner
 
-from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.gguf.imatrix import write_imatrix
 from mixprec.cli import app
 from mixprec.compress.inputs import mean_squares
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.load import load_model
 from mixprec.walk import blocks
 
@@ -42,8 +42,8 @@ def test_means_of_squares(tiny_checkpoint: Path, tmp_path: Path, weighted: bool)
         linear.register_forward_pre_hook(watch(address))
     with torch.no_grad():
         loaded.model(input_ids=tokens)
-    opened = blocks.open_blocks(str(tiny_checkpoint), outside=(modules.EMBEDDING, modules.NORM))
-    inventory = modules.inventory(load_config(str(tiny_checkpoint)))
+    opened = blocks.open_blocks(str(tiny_checkpoint), outside=("embedding", "norm"))
+    inventory = decoder_of(load_config(str(tiny_checkpoint)))
     done: list[int] = []
     found, count = mean_squares(opened, inventory, Calibration(tokens, weights, {}, ""), tmp_path / "x", done.append)
     assert count == 36

@@ -11,13 +11,14 @@ import tiny
 from huggingface_hub import EvalResult, ModelCard, metadata_load
 from typer.testing import CliRunner
 
-from mixprec import modules, recipe
+from mixprec import recipe
 from mixprec.checkpoint import licences
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.modelcard import Told, base_model, model_card
 from mixprec.cli import app
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.locate import BUNDLED
 from mixprec.pipeline.cards import evaluated
 from mixprec.plan.rules import PlanSpec, build_plan
@@ -40,7 +41,7 @@ def card(
     **plan: Any,
 ) -> ModelCard:
     config = load_config(str(checkpoint))
-    inventory = modules.inventory(config)
+    inventory = decoder_of(config)
     spec = PlanSpec.model_validate({"default": "w4g16"} | plan)
     made: Plan = build_plan(spec, inventory, model or str(checkpoint), "rtn")
     text = model_card(made, inventory, config, source, FORMATS[format], told)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mixprec import modules
 from mixprec.checkpoint.compare import diff
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.opening import open_checkpoint
@@ -19,6 +18,7 @@ from mixprec.compress.stream import compress
 from mixprec.contrib.peers import client
 from mixprec.contrib.peers.engine import Peer
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.plan.schema import Plan
 
 MakeSource = Callable[..., Path]
@@ -44,7 +44,7 @@ def test_what_peers_write_is_read(
         pytest.skip(reason)
     folder = source(dtype=torch.float16)
     plan = planner(folder, "w3g32", method="gptq", **{"1_attn": "w4g32", "last_down": "keep"})
-    request = Peer(peer, settings).request(plan, modules.inventory(load_config(str(folder))))
+    request = Peer(peer, settings).request(plan, decoder_of(load_config(str(folder))))
     (tmp_path / "plan").write_text(request.pop("plan_text"))
     tokens = torch.randint(2, 300, (32, 64), generator=torch.Generator().manual_seed(0))
     job = {

@@ -29,9 +29,9 @@ from mixprec.compress import stream
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.load import load_model
 from mixprec.models.source import open_source
-from mixprec.modules import inventory
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize, quantize
 from mixprec.plan.schema import Plan
@@ -273,7 +273,7 @@ def test_too_little_space_is_noticed_before_any_work(
     folder, target = source(), tmp_path / "target"
     target.mkdir()
     plan, config, taken = planner(folder, "w4g32", last_down="keep"), load_config(str(folder)), []
-    needed = space(FORMATS[format], plan, inventory(config), config, open_source(folder))
+    needed = space(FORMATS[format], plan, decoder_of(config), config, open_source(folder))
 
     def disk(free: int) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=2**40, free=free))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mixprec import modules
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.plan.methods import Method
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan
@@ -51,7 +51,7 @@ def checkpoint(tmp_path: Path) -> MakeCheckpoint:
 
 def plan_for(folder: Path, default: str, method: Method = "rtn", sparsity: str | None = None, **rules: Any) -> Plan:
     """A plan for the model in ``folder``; a rule is selector=format, or selector={format, sparsity, method}."""
-    inventory = modules.inventory(load_config(str(folder)))
+    inventory = decoder_of(load_config(str(folder)))
     said = [{"match": match, **(rule if isinstance(rule, dict) else {"format": rule})} for match, rule in rules.items()]
     spec = PlanSpec.model_validate({"default": default, "sparsity": sparsity, "rules": said})
     return build_plan(spec, inventory, str(folder), method)

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.gptaq import gptaq
 from mixprec.compress.gptq import gptq
@@ -21,6 +20,7 @@ from mixprec.compress.stream import compress
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize
 from mixprec.numerics.hessian import factorize
@@ -52,7 +52,7 @@ def one_after_the_other(source: Path, plan: Plan, calibration: Calibration, meth
     """Compress group by group; before each the whole model runs, compressed as it is by then."""
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     full = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    for group in modules.fused_groups(modules.inventory(load_config(str(source)))):
+    for group in decoder_of(load_config(str(source))).groups:
         x = inputs_of(model, group[0].address, calibration)
         hessian = (x.T @ x / len(x)).float()
         drift = ((inputs_of(full, group[0].address, calibration) - x).T @ x / len(x)).float()

@@ -12,12 +12,12 @@ from rounding import round_in_memory
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from mixprec import modules
 from mixprec.compress.module import KEPT, ModuleReport
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models import locate
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
 from mixprec.plan.bits import account
@@ -160,7 +160,7 @@ def test_bytes_of_weights_are_those_predicted(checkpoint: Make, planner: Planner
     source = checkpoint()
     plan = planner(source, "w3g16")
     compress(str(source), plan, tmp_path / "out")
-    predicted = account(plan, modules.inventory(load_config(str(source))))
+    predicted = account(plan, decoder_of(load_config(str(source))))
     assert sum(tensor.nbytes for tensor in weights(tmp_path / "out").values()) == predicted.dense_bytes
 
 

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mixprec import modules
 from mixprec.core import artifacts
 from mixprec.importance import streaming
 from mixprec.importance.engine import Job, Layout, run_trace
 from mixprec.importance.outputs import accumulation_dtype
 from mixprec.importance.statistics import TraceStatistics
 from mixprec.importance.windows import Window
+from mixprec.models.weights import linears_of
 
 TINY = {
     "llama": {},
@@ -81,9 +81,7 @@ def _use_exact_norms(model: nn.Module) -> None:
 
 def layout_of(model: nn.Module) -> Layout:
     """The layout of all linear modules."""
-    return Layout.of_linears(
-        {modules.address(layer, kind): linear for (layer, kind), linear in modules.linear_layers(model).items()}
-    )
+    return Layout.of_linears(linears_of(model))
 
 
 class InMemory:

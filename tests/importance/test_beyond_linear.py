@@ -20,18 +20,18 @@ from test_engine import WINDOWS
 from test_streaming import job, streamed
 from tiny import write_traces
 
-from mixprec import modules
 from mixprec.importance import streaming
 from mixprec.importance.attribute import attribute
 from mixprec.importance.engine import Layout
 from mixprec.importance.windows import Window
+from mixprec.models import weights
 from mixprec.models.load import load_model
 from mixprec.traces import spans, store
 from mixprec.traces.spans import AnnotatedTrace
 
 
 def whole_layout(model: torch.nn.Module) -> Layout:
-    return Layout.joined([layout_of(model), Layout.of_outputs(modules.other_outputs(model))])
+    return Layout.joined([layout_of(model), Layout.of_outputs(weights.outputs_of(model))])
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2", "gemma3_text"])

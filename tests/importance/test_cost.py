@@ -21,6 +21,7 @@ from mixprec.importance.cost import PAPER_CORPUS, Corpus, Shape
 from mixprec.importance.engine import Job
 from mixprec.importance.windows import Window, pack
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
 
@@ -74,7 +75,8 @@ def test_weights_and_keys_and_values_are_exact(smollm2: LoadedModel) -> None:
     assert cost.our_memory(shape, 30, 4).weights == sum(p.nbytes for p in smollm2.model.parameters())
     cache, tokens = KeyValueCache(30), torch.arange(30)
     with trace_attention(smollm2.model):
-        engine._prefill(smollm2.model, layout_of(smollm2.model), Job(tokens, torch.ones(1, 30), []), cache, 16)
+        job = Job(tokens, torch.ones(1, 30), [])
+        engine._prefill(smollm2.model, decoder_of(smollm2.model.config), layout_of(smollm2.model), job, cache, 16)
     assert cost.our_memory(shape, 30, 4).keys_values == cache.nbytes
     assert shape.outputs == layout_of(smollm2.model).size
 
@@ -110,10 +112,10 @@ def test_what_autograd_keeps_of_spans(dtype: torch.dtype) -> None:
     shape, layout, tokens = Shape.of(model.config), layout_of(model), torch.arange(LENGTH)
     cache, job = KeyValueCache(LENGTH), Job(tokens, torch.ones(1, LENGTH), WINDOWS)
     with trace_attention(model):
-        engine._prefill(model, layout, job, cache, LENGTH)
+        engine._prefill(model, decoder_of(model.config), layout, job, cache, LENGTH)
         (batch,) = pack(WINDOWS, CORPUS.positions)
         with kept_by_autograd(model) as kept:
-            engine._batch_gradients(model, layout, tokens, batch, cache)
+            engine._batch_gradients(model, decoder_of(model.config), layout, tokens, batch, cache)
     assert sum(kept.values()) == pytest.approx(shape.kept(dtype.itemsize, parameters=False) * 63, rel=0.05)
 
 

@@ -8,23 +8,24 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from maps import address
 
-from mixprec import modules
 from mixprec.core.errors import UserError
 from mixprec.importance import artifact
 from mixprec.importance.shift import between_behaviours, find_places, ordinal, places, shift
+from mixprec.models.labels import KINDS
 
 LAYERS = 3
-COUNT = LAYERS * len(modules.KINDS)
+COUNT = LAYERS * len(KINDS)
 SCORES = st.lists(st.floats(0, 1e3, allow_subnormal=False), min_size=COUNT, max_size=COUNT).filter(any)
 
 
 def build(**behaviours: list[float]) -> dict[str, Any]:
     """An importance artifact of a decoder with three layers."""
     rows = [
-        {"address": modules.address(layer, kind), "label": f"{layer}_{kind}", "layer": layer, "kind": kind}
+        {"address": address(layer, kind), "label": f"{layer}_{kind}", "layer": layer, "kind": kind}
         for layer in range(1, LAYERS + 1)
-        for kind in modules.KINDS
+        for kind in KINDS
     ]
     return {
         "preset": "paper",
@@ -98,7 +99,7 @@ def test_places_are_permutations_overall_and_in_every_row_and_column(one: list[f
     found = places(importance)
     assert [place.label for place in found] == [row["label"] for row in importance["modules"]]
     assert sorted(place.overall for place in found) == [(rank, COUNT) for rank in range(1, COUNT + 1)]
-    for kind in modules.KINDS:
+    for kind in KINDS:
         ranks = [p.row for p, row in zip(found, importance["modules"], strict=True) if row["kind"] == kind]
         assert sorted(ranks) == [(rank, LAYERS) for rank in range(1, LAYERS + 1)]
     for layer in range(1, LAYERS + 1):

@@ -5,14 +5,13 @@ import tiny
 import torch
 from planning import TEXTS, Made
 
-from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress import candidates as solving
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.load import load_model
-from mixprec.modules import EMBEDDING, NORM
 from mixprec.plan.budget import budget_problem
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.schema import Treatment
@@ -23,11 +22,11 @@ from mixprec.walk import blocks
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tiny.write_checkpoint(tmp_path_factory.mktemp("joint") / "model", steps=60)
-    inventory = modules.inventory(load_config(str(folder)))
+    inventory = decoder_of(load_config(str(folder)))
     ids = torch.randint(2, 300, (4, 32), generator=torch.Generator().manual_seed(1))
     calibration = Calibration(ids, None, {}, artifacts.fingerprint(ids.tolist()))
     treatments = {text: Treatment.model_validate({"format": text, "method": "gptq"}) for text in TEXTS}
-    opened = blocks.open_blocks(str(folder), outside=(EMBEDDING, NORM))
+    opened = blocks.open_blocks(str(folder), outside=("embedding", "norm"))
     candidates = solving.make(
         opened, "x", inventory, treatments, calibration, SolveOptions(), tmp_path_factory.mktemp("candidates")
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from mixprec import modules
 from mixprec.compress.candidates import Candidates
+from mixprec.models.decoder import Decoder
 from mixprec.models.load import LoadedModel, load_model
 from mixprec.plan.budget import Problem
 from mixprec.plan.sensitivity import Sensitivity
@@ -20,7 +20,7 @@ class Made(NamedTuple):
     """A trained tiny model, its candidates, passages with two targets, and a budget of 3.9 effective bits on it."""
 
     folder: Path
-    inventory: modules.Inventory
+    inventory: Decoder
     candidates: Candidates
     passages: list[Scored]
     problem: Problem

@@ -11,12 +11,13 @@ import tiny
 import yaml
 from planning import TEXTS
 
-from mixprec import modules, pipeline
+from mixprec import pipeline
 from mixprec import recipe as recipes
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.joint import exchange
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.plan import bits
 from mixprec.plan.schema import load_plan
 
@@ -56,7 +57,7 @@ def test_a_recipe_spends_a_budget_and_exchanges(model: Path, tmp_path: Path, mon
     summary = run(path, tmp_path / "out")
     found = json.loads((tmp_path / "out" / "variants" / "ours" / "exchange" / "exchange.json").read_text())
     assert found["kl_end"] <= found["kl_start"] and found["steps"]
-    inventory = modules.inventory(load_config(str(model)))
+    inventory = decoder_of(load_config(str(model)))
     plan = load_plan(tmp_path / "out" / "variants" / "ours" / "plan.json", inventory)
     assert bits.account(plan, inventory).effective_bits <= 4.0
     assert {each.why.partition(",")[0] for each in plan.modules.values()} == {"exchange"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mixprec.core.errors import UserError
 from mixprec.models.arch import FAMILIES
+from mixprec.models.config import load_config
 from mixprec.models.decoder import Decoder, Linear, Norm, Rows, decoder_of
 from mixprec.models.observe import observed_groups
 from mixprec.models.weights import blocks_of, linears_of, module_of, weight_of
@@ -89,8 +92,8 @@ def test_groups_are_the_linears_that_are_seen_to_receive_one_tensor(architecture
 def test_sources_are_what_the_inputs_of_a_group_come_from(architecture: str) -> None:
     # A channel of a group's input moves when its source's moves, and with no other norm or linear between the two.
     loaded = build(architecture, num_hidden_layers=1)
-    known, decoder = decoder_of(loaded.model.config).blocks[0], decoder_of(loaded.model.config)
-    block = blocks_of(loaded.model, decoder)[0]
+    known = decoder_of(loaded.model.config).blocks[0]
+    block = blocks_of(loaded.model)[0]
     called: list[str] = []
     for name, module in block.named_modules():
         if not list(module.children()):
@@ -112,7 +115,7 @@ def test_sources_are_what_the_inputs_of_a_group_come_from(architecture: str) -> 
 def test_a_row_of_a_source_is_the_only_one_that_its_channels_come_from(architecture: str, kind: str) -> None:
     loaded = build(architecture, num_hidden_layers=1, seed=3)
     decoder = decoder_of(loaded.model.config)
-    block = blocks_of(loaded.model, decoder)[0]
+    block = blocks_of(loaded.model)[0]
     group = next(group for group in decoder.groups if group[0].kind == kind)
     assert isinstance(group.source, Rows)
     rows = group.source.of(torch.arange(group[0].in_features))
@@ -189,9 +192,40 @@ def test_what_no_map_can_be_made_of_is_refused(changes: dict[str, Any], said: st
         decoder_of({"model_type": "llama", **changes}, "here")
 
 
+def test_a_map_is_made_without_torch() -> None:
+    code = (
+        "import sys; from mixprec.models.decoder import decoder_of; from mixprec.models.labels import select;"
+        "select(decoder_of({'model_type': 'gemma2'}).linears, 'last_mlp');"
+        "assert not {'torch', 'transformers'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_decoder_is_data() -> None:
     decoder = decoder_of({"model_type": "qwen3"})
     assert replace(decoder) == decoder
     assert decoder["model.layers.0.mlp.up_proj"].label == "1_up"
     with pytest.raises(KeyError):
         decoder["model.layers.99.mlp.up_proj"]
+
+
+def test_a_tied_head_counts_once() -> None:
+    tied, untied = (decoder_of(build(tie_word_embeddings=tied).model.config) for tied in (True, False))
+    assert set(untied.other) - set(tied.other) == {untied.head_weight} == {"lm_head.weight"}
+
+
+def test_the_papers_model() -> None:
+    decoder = decoder_of(load_config("deepseek-ai/DeepSeek-R1-Distill-Llama-8B"))
+    assert len(decoder.linears) == 224
+    assert decoder.parameters == 8_030_261_248
+    up = decoder["model.layers.31.mlp.up_proj"]
+    assert (up.label, up.out_features, up.in_features) == ("32_up", 14336, 4096)
+
+
+def test_groups_partition_the_model() -> None:
+    decoder = decoder_of({"model_type": "llama"})
+    assert [[linear.label for linear in group] for group in decoder.groups[:4]] == [
+        ["1_q", "1_k", "1_v"], ["1_o"], ["1_gate", "1_up"], ["1_down"]
+    ]  # fmt: skip
+    assert [linear for group in decoder.groups for linear in group] == list(decoder.linears)
+    assert all(linear in decoder.group_of(linear) for linear in decoder.linears)

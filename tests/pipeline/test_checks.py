@@ -15,9 +15,10 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixprec import cli, modules, pipeline, recipe
+from mixprec import cli, pipeline, recipe
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.locate import BUNDLED
 from mixprec.pipeline.checks.amounts import Counting
 from mixprec.plan.budget import budget_plan, check_reach
@@ -284,7 +285,7 @@ def test_the_recipes_are_right(name: str, shared_data: Path) -> None:
     assert found.problems == []
 
 
-INVENTORY = modules.inventory(load_config(BUNDLED))
+INVENTORY = decoder_of(load_config(BUNDLED))
 
 
 @settings(max_examples=25, deadline=None)

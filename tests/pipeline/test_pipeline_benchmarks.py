@@ -10,11 +10,12 @@ import pytest
 import tiny
 from typer.testing import CliRunner
 
-from mixprec import modules, pipeline, recipe
+from mixprec import pipeline, recipe
 from mixprec.cli import app
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.pipeline import benchmarks
 from mixprec.plan.rules import PlanSpec, build_plan
 
@@ -146,7 +147,7 @@ def test_the_verb(tiny_checkpoint: Path, questions: Path, tmp_path: Path) -> Non
     ],
 )
 def test_labels_are_read_off_the_plan(tiny_checkpoint: Path, plan: dict[str, Any], labels: dict[str, str]) -> None:
-    inventory = modules.inventory(load_config(str(tiny_checkpoint)))
+    inventory = decoder_of(load_config(str(tiny_checkpoint)))
     made = build_plan(PlanSpec.model_validate(plan), inventory, "owner/Tiny-1M", "rtn")
     found = benchmarks.labels_of(made, inventory, "why")
     assert {key: found[key] for key in labels} == labels

@@ -4,13 +4,13 @@ import pytest
 from transformers import LlamaConfig
 
 from mixprec.models.config import load_config
-from mixprec.modules import Inventory, inventory
+from mixprec.models.decoder import Decoder, decoder_of
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Inventory:
+def tiny() -> Decoder:
     """Two blocks; within a block q and o, k and v, gate and up have one shape each."""
-    return inventory(
+    return decoder_of(
         LlamaConfig(
             hidden_size=32,
             intermediate_size=48,
@@ -23,6 +23,6 @@ def tiny() -> Inventory:
 
 
 @pytest.fixture(scope="session")
-def llama_8b() -> Inventory:
+def llama_8b() -> Decoder:
     """R1-Distill-Llama-8B, from its configuration."""
-    return inventory(load_config("deepseek-ai/DeepSeek-R1-Distill-Llama-8B"))
+    return decoder_of(load_config("deepseek-ai/DeepSeek-R1-Distill-Llama-8B"))

@@ -7,19 +7,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from maps import linear
 
 from mixprec.compress.anyk import anyk
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.decoder import Decoder, decoder_of
 from mixprec.models.locate import BUNDLED
-from mixprec.modules import Inventory, LinearModule, inventory
 from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, CodebookFormat, Format
 from mixprec.numerics.groupwise import quantize
 from mixprec.plan.bits import Account, account, storage
 from mixprec.plan.rules import PlanSpec, build_plan
 
 
-def account_of(inventory: Inventory, default: str, rules: dict[str, str] | None = None) -> Account:
+def account_of(inventory: Decoder, default: str, rules: dict[str, str] | None = None) -> Account:
     made = PlanSpec.model_validate(
         {"default": default, "rules": [{"match": match, "format": f} for match, f in (rules or {}).items()]}
     )
@@ -38,17 +39,17 @@ LLAMA_OTHER = 2 * 525_336_576 + 266_240
 
 
 @pytest.fixture(scope="module")
-def smollm2_shapes() -> Inventory:
-    return inventory(load_config(BUNDLED))
+def smollm2_shapes() -> Decoder:
+    return decoder_of(load_config(BUNDLED))
 
 
-def test_smollm2_kept(smollm2_shapes: Inventory) -> None:
+def test_smollm2_kept(smollm2_shapes: Decoder) -> None:
     found = account_of(smollm2_shapes, "keep")
     assert (found.code_bits, found.effective_bits) == (16, 16)
     assert found.packed_bytes == found.dense_bytes == 2 * (SMOLLM2_LINEAR + SMOLLM2_OTHER) == 269_030_016
 
 
-def test_smollm2_in_three_bits(smollm2_shapes: Inventory) -> None:
+def test_smollm2_in_three_bits(smollm2_shapes: Decoder) -> None:
     found = account_of(smollm2_shapes, "w3g64")
     assert (found.code_bits, found.effective_bits) == (3, 3.25)
     # 106168320 * 3 / 8 of codes, 106168320 / 64 * 2 of scales, the rest in 16 bits.
@@ -58,7 +59,7 @@ def test_smollm2_in_three_bits(smollm2_shapes: Inventory) -> None:
     assert found.formats["w3g64"].weights == SMOLLM2_LINEAR
 
 
-def test_smollm2_asymmetric_with_a_smaller_last_group(smollm2_shapes: Inventory) -> None:
+def test_smollm2_asymmetric_with_a_smaller_last_group(smollm2_shapes: Decoder) -> None:
     found = account_of(smollm2_shapes, "w4g128_asym")
     # 576 = 4.5 x 128, so 5 groups; 1536 = 12 x 128. Rows per block with 576 columns: 2 x 576 + 2 x 192
     # + 2 x 1536 = 4608, with 1536 columns: 576. Groups: 30 x (4608 x 5 + 576 x 12) = 898560, 20 bits each.
@@ -67,7 +68,7 @@ def test_smollm2_asymmetric_with_a_smaller_last_group(smollm2_shapes: Inventory)
     assert found.packed_bytes == SMOLLM2_LINEAR // 2 + 898_560 * 2 + 898_560 // 2 + 2 * SMOLLM2_OTHER
 
 
-def test_llama_8b_with_the_last_mlp_kept(llama_8b: Inventory) -> None:
+def test_llama_8b_with_the_last_mlp_kept(llama_8b: Decoder) -> None:
     found = account_of(llama_8b, "w3g128", {"last_mlp": "keep"})
     kept = 3 * 14336 * 4096
     rest = LLAMA_LINEAR - kept
@@ -80,7 +81,7 @@ def test_llama_8b_with_the_last_mlp_kept(llama_8b: Inventory) -> None:
     assert sum(total.weights for total in found.formats.values()) == LLAMA_LINEAR
 
 
-def test_llama_8b_with_only_32_up_compressed(llama_8b: Inventory) -> None:
+def test_llama_8b_with_only_32_up_compressed(llama_8b: Decoder) -> None:
     found = account_of(llama_8b, "keep", {"32_up": "w3g128"})
     up = 14336 * 4096
     assert found.code_bits == pytest.approx(16 - 13 * up / LLAMA_LINEAR, rel=1e-12)
@@ -98,7 +99,7 @@ def test_llama_8b_with_only_32_up_compressed(llama_8b: Inventory) -> None:
 )
 def test_a_module_takes_what_its_tensors_take(rows: int, columns: int, format: Format) -> None:
     codes, grid = quantize(torch.ones(rows, columns), format)
-    found = storage(LinearModule("m", 1, "up", rows, columns), format)
+    found = storage(linear(1, "up", rows, columns), format)
     assert found.weights == codes.numel()
     assert found.codes == codes.numel() * format.bits
     assert found.scales == grid.scales.numel() * 8 * grid.scales.itemsize
@@ -114,7 +115,7 @@ def test_a_module_takes_what_its_tensors_take(rows: int, columns: int, format: F
 )
 def test_a_module_with_code_books_takes_what_its_tensors_take(rows: int, columns: int, format: CodebookFormat) -> None:
     codes, codebook, scales, offsets = anyk(torch.ones(rows, columns), None, format)
-    found = storage(LinearModule("m", 1, "up", rows, columns), format)
+    found = storage(linear(1, "up", rows, columns), format)
     assert found.codes == codes.numel() * format.bits
     assert found.scales == 8 * scales.nbytes
     assert found.zeros == 8 * offsets.nbytes
@@ -125,7 +126,7 @@ def test_a_module_with_code_books_takes_what_its_tensors_take(rows: int, columns
 
 
 def test_any4_by_hand() -> None:
-    found = storage(LinearModule("m", 1, "up", 1536, 576), CodebookFormat(4, 64))
+    found = storage(linear(1, "up", 1536, 576), CodebookFormat(4, 64))
     assert found.code_bits == 4
     assert found.effective_bits == pytest.approx(4 + 32 / 64 + 16 * 16 / 576, rel=1e-12)
 
@@ -145,18 +146,18 @@ def test_any4_by_hand() -> None:
 def test_zeros_are_left_out_where_that_saves_bits(
     format: AnyFormat, sparsity: float, code_bits: float, effective_bits: float
 ) -> None:
-    found = storage(LinearModule("m", 1, "up", 4, 128), format, sparsity)
+    found = storage(linear(1, "up", 4, 128), format, sparsity)
     assert (found.code_bits, found.effective_bits) == (code_bits, effective_bits)
     assert found.bytes == 4 * 128 * effective_bits / 8
 
 
-def test_a_plan_for_another_model_is_refused(tiny: Inventory, llama_8b: Inventory) -> None:
+def test_a_plan_for_another_model_is_refused(tiny: Decoder, llama_8b: Decoder) -> None:
     plan = build_plan(PlanSpec.model_validate({"default": "w3"}), llama_8b, "r1", "rtn")
     with pytest.raises(UserError, match=r"plan for r1.*doesn't have.*model\.layers\.2\."):
         account(plan, tiny)
 
 
-def test_pruned_modules_are_listed_apart_and_save_nothing(tiny: Inventory) -> None:
+def test_pruned_modules_are_listed_apart_and_save_nothing(tiny: Decoder) -> None:
     spec = PlanSpec.model_validate(
         {"default": "keep", "rules": [{"match": "1_mlp", "sparsity": "2:4", "method": "magnitude"}]}
     )

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from maps import address, decoder, linear
 from pydantic import ValidationError
 
 from mixprec.core.errors import UserError
-from mixprec.modules import Inventory, LinearModule, address
+from mixprec.models.decoder import Decoder
 from mixprec.plan import bits
 from mixprec.plan.budget import budget_plan, budget_problem, importance_table, size_of
 from mixprec.plan.budgetspec import BudgetSpec
@@ -25,7 +26,7 @@ from mixprec.plan.sensitivity import Sensitivity, parse_choice
 CANDIDATES = ("w2g16", "w3g16", "w4g16", "keep")
 
 
-def table(inventory: Inventory, texts: tuple[str, ...] = CANDIDATES, **changes: Any) -> Sensitivity:
+def table(inventory: Decoder, texts: tuple[str, ...] = CANDIDATES, **changes: Any) -> Sensitivity:
     """Damage that falls with the bits; later modules suffer more per weight."""
     scores = {
         module.address: {
@@ -39,7 +40,7 @@ def table(inventory: Inventory, texts: tuple[str, ...] = CANDIDATES, **changes: 
     return Sensitivity.model_validate(data | changes)
 
 
-def spend(inventory: Inventory, scores: Sensitivity | None = None, **keys: Any) -> Plan:
+def spend(inventory: Decoder, scores: Sensitivity | None = None, **keys: Any) -> Plan:
     spec = BudgetSpec.model_validate({"candidates": CANDIDATES, **keys})
     return budget_plan(spec, inventory, "tiny", "gptq", scores or table(inventory))
 
@@ -49,14 +50,14 @@ def damage(plan: Plan, scores: Sensitivity) -> float:
 
 
 @pytest.mark.parametrize("measure", ["effective_bits", "code_bits", "bytes"])
-def test_a_plan_takes_what_its_account_says(tiny: Inventory, measure: str) -> None:
+def test_a_plan_takes_what_its_account_says(tiny: Decoder, measure: str) -> None:
     size = 20_000 if measure == "bytes" else 4.3
     account = bits.account(spend(tiny, **{measure: size}), tiny)
     found = {"effective_bits": account.effective_bits, "code_bits": account.code_bits, "bytes": account.packed_bytes}
     assert 0.92 * size < found[measure] <= size
 
 
-def test_a_budget_of_exactly_one_format_is_that_format(tiny: Inventory) -> None:
+def test_a_budget_of_exactly_one_format_is_that_format(tiny: Decoder) -> None:
     scores = table(tiny, ("w3g16", "w3g8"))
     plan = spend(tiny, scores, effective_bits=4.0, candidates=["w3g16", "w3g8"])
     assert {str(found) for found in plan.formats.values()} == {"w3g16"}
@@ -66,8 +67,8 @@ def test_a_budget_of_exactly_one_format_is_that_format(tiny: Inventory) -> None:
 @given(st.lists(st.lists(st.floats(0, 10), min_size=3, max_size=3), min_size=6, max_size=6), st.floats(3.1, 15.9))
 def test_nothing_of_the_size_is_better(rows: list[list[float]], size: float) -> None:
     shapes = {"q": (16, 32), "k": (8, 32), "v": (8, 32), "o": (32, 16), "up": (48, 32), "down": (32, 48)}
-    linears = tuple(LinearModule(address(1, kind), 1, kind, *shape) for kind, shape in shapes.items())
-    inventory = Inventory(linears, {"model.norm": 32})
+    linears = tuple(linear(1, kind, *shape) for kind, shape in shapes.items())
+    inventory = decoder(*linears, other={"model.norm": 32})
     scores = table(
         inventory,
         scores={m.address: dict(zip(CANDIDATES, row, strict=False)) for m, row in zip(linears, rows, strict=True)},
@@ -82,7 +83,7 @@ def test_nothing_of_the_size_is_better(rows: list[list[float]], size: float) -> 
     assert damage(plan, scores) == pytest.approx(best, rel=1e-9, abs=1e-9)
 
 
-def test_fused_modules_get_one_format_and_cost_optimality(tiny: Inventory) -> None:
+def test_fused_modules_get_one_format_and_cost_optimality(tiny: Decoder) -> None:
     scores = table(tiny)
     free, tied = spend(tiny, scores, effective_bits=4.0), spend(tiny, scores, effective_bits=4.0, tie="fused")
     for layer, kinds in itertools.product((1, 2), (("q", "k", "v"), ("gate", "up"))):
@@ -90,7 +91,7 @@ def test_fused_modules_get_one_format_and_cost_optimality(tiny: Inventory) -> No
     assert damage(free, scores) <= damage(tied, scores)
 
 
-def test_pinned_modules_get_what_they_are_pinned_to(tiny: Inventory) -> None:
+def test_pinned_modules_get_what_they_are_pinned_to(tiny: Decoder) -> None:
     plan = spend(tiny, effective_bits=6.0, pin={"last_up": "keep", "1_attn": "w2g16"})
     assert str(plan.formats[address(2, "up")]) == "keep"
     assert {str(plan.formats[address(1, kind)]) for kind in "qkvo"} == {"w2g16"}
@@ -98,7 +99,7 @@ def test_pinned_modules_get_what_they_are_pinned_to(tiny: Inventory) -> None:
     assert bits.account(plan, tiny).effective_bits <= 6.0
 
 
-def test_the_controls_have_the_size_and_not_the_sense(tiny: Inventory) -> None:
+def test_the_controls_have_the_size_and_not_the_sense(tiny: Decoder) -> None:
     scores = table(tiny)
     size = {"effective_bits": 4.25}
     plans = {name: spend(tiny, scores, allocation=name, **size) for name in ("uniform", "last_layers", "inverse")}
@@ -114,7 +115,7 @@ def test_the_controls_have_the_size_and_not_the_sense(tiny: Inventory) -> None:
     assert damage(plans["inverse"], scores) > 1.2 * best
 
 
-def test_sparsities_are_candidates_too(tiny: Inventory) -> None:
+def test_sparsities_are_candidates_too(tiny: Decoder) -> None:
     texts = ("0.3", "0.5", "0.7")
     scores = {m.address: {t: (i + 1) * m.weights * float(t) ** 2 for t in texts} for i, m in enumerate(tiny.linears)}
     sparse = table(tiny, method="sparsegpt", scores=scores)
@@ -127,7 +128,7 @@ def test_sparsities_are_candidates_too(tiny: Inventory) -> None:
     assert {str(p.sparsity) for p in uniform.modules.values()} == {"0.5"}
 
 
-def test_importance_spends_bits_where_it_lies(tiny: Inventory) -> None:
+def test_importance_spends_bits_where_it_lies(tiny: Decoder) -> None:
     importance = {
         "backtracking": {m.address: 100.0 if m.kind == "up" else 1.0 for m in tiny.linears},
         "adding_knowledge": {m.address: 100.0 if m.kind == "q" else 1.0 for m in tiny.linears},
@@ -164,12 +165,12 @@ def test_importance_spends_bits_where_it_lies(tiny: Inventory) -> None:
         ({"effective_bits": 4, "candidates": ["w2g16", "w8g16"]}, "have no damage of .*q_proj in w8g16"),
     ],
 )
-def test_what_can_not_be_asked_for(tiny: Inventory, keys: dict[str, Any], message: str) -> None:
+def test_what_can_not_be_asked_for(tiny: Decoder, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         spend(tiny, **keys)
 
 
-def test_scores_of_another_method_are_refused(tiny: Inventory) -> None:
+def test_scores_of_another_method_are_refused(tiny: Decoder) -> None:
     with pytest.raises(UserError, match="the error of rtn, the plan compresses by gptq; score gptq"):
         spend(tiny, table(tiny, method="rtn"), effective_bits=4)
     spec = BudgetSpec.model_validate({"effective_bits": 4, "candidates": CANDIDATES})
@@ -202,18 +203,18 @@ def test_a_plan_is_one_or_the_other(keys: dict[str, Any]) -> None:
 def test_a_70b_model_fits_its_budget() -> None:
     shapes = {"q": (8192, 8192), "k": (1024, 8192), "v": (1024, 8192), "o": (8192, 8192)}
     shapes |= {"gate": (28672, 8192), "up": (28672, 8192), "down": (8192, 28672)}
-    linears = tuple(LinearModule(address(i, k), i, k, *s) for i in range(1, 81) for k, s in shapes.items())
+    linears = tuple(linear(i, k, *s) for i in range(1, 81) for k, s in shapes.items())
     texts = ["w2g64", "w3g64", "w4g64", "w4g32", "w5g64", "w6g64", "w8g128", "keep"]
     problem = budget_problem(
         BudgetSpec(effective_bits=3.5, candidates=texts),  # type: ignore[arg-type]
-        Inventory(linears, {}),
+        decoder(*linears),
         "gptq",
     )
     assert (len(problem.parts), len(problem.costs[0])) == (560, 8)
     assert problem.limit == sum(module.weights for module in linears) * 7 // 2
 
 
-def test_files_keep_to_their_size(tiny: Inventory) -> None:
+def test_files_keep_to_their_size(tiny: Decoder) -> None:
     def files(plan: Plan) -> int:
         """A format that pads 3 bits to 4, and writes a header."""
         wider = sum(m.weights // 8 for m in tiny.linears if str(plan.formats[m.address]) == "w3g16")
@@ -242,7 +243,7 @@ def test_files_keep_to_their_size(tiny: Inventory) -> None:
     st.sampled_from(["optimal", "random", "uniform", "last_layers", "inverse"]),
 )
 def test_files_never_exceed_their_size_and_few_plans_are_tried(
-    tiny: Inventory, share: float, wider: list[float], padding: int, allocation: str
+    tiny: Decoder, share: float, wider: list[float], padding: int, allocation: str
 ) -> None:
     times = dict(zip(CANDIDATES, wider, strict=True))
     tried = []
@@ -267,7 +268,7 @@ def test_files_never_exceed_their_size_and_few_plans_are_tried(
     assert len(tried) < 30  # of some 40,000 sizes
 
 
-def test_files_that_do_not_shrink_are_told_at_once(tiny: Inventory) -> None:
+def test_files_that_do_not_shrink_are_told_at_once(tiny: Decoder) -> None:
     spec = BudgetSpec.model_validate({"file_bytes": 49_999, "candidates": CANDIDATES})
     tried = []
 
@@ -292,7 +293,7 @@ def test_files_that_do_not_shrink_are_told_at_once(tiny: Inventory) -> None:
     st.lists(st.integers(1, 999), min_size=3, max_size=3, unique=True),
 )
 def test_a_size_that_an_error_names_can_be_asked_for(
-    tiny: Inventory, measure: str, small: bool, pinned: list[str], shares: list[int]
+    tiny: Decoder, measure: str, small: bool, pinned: list[str], shares: list[int]
 ) -> None:
     sparse = measure == "sparsity"
     texts = [str(share / 1000) for share in shares] if sparse else ["w3g16", "w4g64", "w5g8"]
@@ -311,7 +312,7 @@ def test_a_size_that_an_error_names_can_be_asked_for(
 
 
 @pytest.mark.parametrize("text", ["0.3", "0.5", "0.7", "0.333", "2:4"])
-def test_a_budget_of_one_sparsity_is_that_sparsity(tiny: Inventory, text: str) -> None:
+def test_a_budget_of_one_sparsity_is_that_sparsity(tiny: Decoder, text: str) -> None:
     choice = parse_choice(text)
     assert choice.sparsity is not None
     spec = BudgetSpec.model_validate(
@@ -331,13 +332,13 @@ def test_a_size_is_a_finite_number(measure: str, size: float) -> None:
 
 
 @pytest.mark.parametrize("keys", [{}, {"tie": "fused"}])
-def test_scores_whose_sum_is_not_finite_are_refused(tiny: Inventory, keys: dict[str, str]) -> None:
+def test_scores_whose_sum_is_not_finite_are_refused(tiny: Decoder, keys: dict[str, str]) -> None:
     huge = {m.address: dict.fromkeys(CANDIDATES[:3], 1.5e308) for m in tiny.linears}
     with pytest.raises(UserError, match=r"the scores \(fisher, all\) are too large: their sum is not finite"):
         spend(tiny, table(tiny, scores=huge), effective_bits=4, **keys)
 
 
-def test_a_budget_says_all_of_its_size(tiny: Inventory) -> None:
+def test_a_budget_says_all_of_its_size(tiny: Decoder) -> None:
     plan = spend(tiny, allocation="uniform", bytes=1_987_654 // 100)
     assert {module.why for module in plan.modules.values()} == {"budget bytes 19876, uniform"}
     texts = {str(BudgetSpec.model_validate({"bytes": 86553207, "candidates": CANDIDATES}))}

@@ -7,9 +7,8 @@ from collections import Counter
 import pytest
 from transformers import LlamaConfig
 
-from mixprec import modules
 from mixprec.core.errors import UserError
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder, decoder_of
 from mixprec.plan import bits, mixtures
 from mixprec.plan.budget import budget_plan
 from mixprec.plan.budgetspec import BudgetSpec
@@ -18,8 +17,8 @@ from mixprec.plan.schema import Plan
 CANDIDATES = ("w2g16", "w3g16", "w4g16", "w5g16", "w6g16")
 
 
-def decoder(layers: int, heads: int = 4, shared: int = 1) -> Inventory:
-    return modules.inventory(
+def decoder(layers: int, heads: int = 4, shared: int = 1) -> Decoder:
+    return decoder_of(
         LlamaConfig(
             hidden_size=64,
             intermediate_size=128,
@@ -31,12 +30,12 @@ def decoder(layers: int, heads: int = 4, shared: int = 1) -> Inventory:
     )
 
 
-def spend(inventory: Inventory, **keys: object) -> Plan:
+def spend(inventory: Decoder, **keys: object) -> Plan:
     spec = BudgetSpec.model_validate({"candidates": CANDIDATES, "allocation": "llama_cpp", **keys})
     return budget_plan(spec, inventory, "tiny", "gptq")
 
 
-def row(mixture: str, inventory: Inventory, kind: str) -> str:
+def row(mixture: str, inventory: Decoder, kind: str) -> str:
     """The bits of one kind of module through the layers, a digit each."""
     found = (m for m in inventory.linears if m.kind == kind)
     return "".join(str(mixtures.bits_of(mixture, module, inventory)) for module in found)
@@ -68,7 +67,7 @@ def test_a_v_that_four_heads_share_gets_more() -> None:
     assert set(row("Q3_K_S", decoder(80), "v")) == {"3"}
 
 
-def test_the_largest_mixture_within_the_budget(tiny: Inventory) -> None:
+def test_the_largest_mixture_within_the_budget(tiny: Decoder) -> None:
     formats = Counter(str(each.format) for each in spend(tiny, effective_bits=4.0).modules.values())
     assert formats == {"w3g16": len(tiny.linears)}  # Q3_K_S; Q3_K_M takes more
     plan = spend(tiny, effective_bits=4.99)
@@ -77,7 +76,7 @@ def test_the_largest_mixture_within_the_budget(tiny: Inventory) -> None:
         assert bits.account(spend(tiny, effective_bits=size), tiny).effective_bits <= size
 
 
-def test_tied_modules_get_the_most_of_their_mixture_and_pinned_ones_their_pin(tiny: Inventory) -> None:
+def test_tied_modules_get_the_most_of_their_mixture_and_pinned_ones_their_pin(tiny: Decoder) -> None:
     plan = spend(tiny, effective_bits=4.99, tie="fused", pin={"last_down": "w2g16"})
     for layer in range(1, tiny.layers + 1):
         found = {m.kind: str(plan.modules[m.address].format) for m in tiny.linears if m.layer == layer}
@@ -86,7 +85,7 @@ def test_tied_modules_get_the_most_of_their_mixture_and_pinned_ones_their_pin(ti
         assert found["down"] == "w2g16" or layer < tiny.layers
 
 
-def test_mixtures_that_the_candidates_can_not_make_are_passed_over(tiny: Inventory) -> None:
+def test_mixtures_that_the_candidates_can_not_make_are_passed_over(tiny: Decoder) -> None:
     plan = spend(tiny, effective_bits=5.5, candidates=["w3g16", "w4g16", "keep"])
     assert {str(each.format) for each in plan.modules.values()} == {"w3g16"}
     with pytest.raises(UserError, match=r"none of Q2_K_S, .* fits effective_bits 9\.5 and can be made of these"):

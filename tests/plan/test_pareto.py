@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from mixprec.cli import app
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.decoder import Decoder, decoder_of
 from mixprec.models.locate import BUNDLED, identity
-from mixprec.modules import Inventory, inventory
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.pareto import curve, sizes, uniform
 from mixprec.plan.sensitivity import Sensitivity, save
@@ -21,7 +21,7 @@ from mixprec.plan.sensitivity import Sensitivity, save
 TEXTS = ("w2g16", "w3g16", "w4g16", "w8g16")
 
 
-def table(of: Inventory, texts: tuple[str, ...] = TEXTS) -> Sensitivity:
+def table(of: Decoder, texts: tuple[str, ...] = TEXTS) -> Sensitivity:
     scores = {
         m.address: {t: (1 + i % 5) * m.weights * 4.0 ** -int(t[1]) for t in texts} for i, m in enumerate(of.linears)
     }
@@ -29,7 +29,7 @@ def table(of: Inventory, texts: tuple[str, ...] = TEXTS) -> Sensitivity:
     return Sensitivity.model_validate(data)
 
 
-def test_more_bits_are_less_damage_and_better_than_one_format(tiny: Inventory) -> None:
+def test_more_bits_are_less_damage_and_better_than_one_format(tiny: Decoder) -> None:
     spec = BudgetSpec.model_validate({"bytes": 10**6, "candidates": TEXTS, "pin": {"last_up": "w8g16"}})
     points = curve(spec, tiny, "tiny", "gptq", table(tiny), sizes(2.5, 6.5, 0.5))
     # 3 bits and what is pinned is the least: sizes below are left out.
@@ -56,7 +56,7 @@ def test_ranges_that_hold_nothing(first: float, last: float, step: float) -> Non
 
 
 def test_the_verb_draws_the_curve(tmp_path: Path) -> None:
-    of = inventory(load_config(BUNDLED))
+    of = decoder_of(load_config(BUNDLED))
     texts = ("w2g64", "w3g64", "w4g64", "w5g64")
     save(tmp_path / "scores.json", table(of, texts).model_copy(update={"identity": identity(BUNDLED)}))
     recipe = tmp_path / "r.yaml"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mixprec.core.errors import UserError, from_pydantic
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import KEEP, Format
 from mixprec.plan.rules import Importance, PlanSpec, RandomMatch, Rule, build_plan, needs_importance
 from mixprec.plan.schema import Plan
@@ -22,15 +22,15 @@ def rule(match: Any, format: str = "keep") -> dict[str, Any]:
     return {"match": match, "format": format}
 
 
-def plan_of(inventory: Inventory, made: PlanSpec, importance: Importance | None = None) -> Plan:
+def plan_of(inventory: Decoder, made: PlanSpec, importance: Importance | None = None) -> Plan:
     return build_plan(made, inventory, "tiny", "rtn", importance)
 
 
-def labels(inventory: Inventory, plan: Plan, format: str = "keep") -> list[str]:
+def labels(inventory: Decoder, plan: Plan, format: str = "keep") -> list[str]:
     return [m.label for m in inventory.linears if str(plan.formats[m.address]) == format]
 
 
-def test_default_and_selectors(tiny: Inventory) -> None:
+def test_default_and_selectors(tiny: Decoder) -> None:
     plan = plan_of(tiny, spec("w3g64", rule("last_mlp"), rule(["1_up", "1_q"], "w4g64_asym")))
     assert list(plan.modules) == [module.address for module in tiny.linears]
     assert labels(tiny, plan) == ["2_gate", "2_up", "2_down"]
@@ -40,18 +40,18 @@ def test_default_and_selectors(tiny: Inventory) -> None:
     assert plan.modules["model.layers.0.mlp.gate_proj"].why == "default"
 
 
-def test_selective_quantization_of_one_module(llama_8b: Inventory) -> None:
+def test_selective_quantization_of_one_module(llama_8b: Decoder) -> None:
     plan = build_plan(spec("keep", rule("32_up", "w3g128")), llama_8b, "r1", "rtn")
     assert labels(llama_8b, plan, "w3g128") == ["32_up"]
     assert len(labels(llama_8b, plan)) == 223
 
 
-def test_rules_that_agree_may_overlap(tiny: Inventory) -> None:
+def test_rules_that_agree_may_overlap(tiny: Decoder) -> None:
     plan = plan_of(tiny, spec("w3g64", rule("last_mlp"), rule("*_up")))
     assert labels(tiny, plan) == ["1_up", "2_gate", "2_up", "2_down"]
 
 
-def test_rules_that_fight_are_both_named_with_the_module(tiny: Inventory) -> None:
+def test_rules_that_fight_are_both_named_with_the_module(tiny: Decoder) -> None:
     with pytest.raises(UserError) as caught:
         plan_of(tiny, spec("w3g64", rule("1_q"), rule("last_mlp"), rule("*_up", "w4g64")))
     message = str(caught.value)
@@ -61,7 +61,7 @@ def test_rules_that_fight_are_both_named_with_the_module(tiny: Inventory) -> Non
 
 
 @pytest.mark.parametrize("match", ["9_up", {"random": "9_up", "seed": 0}, {"most_important": ["1_up", "9_up"]}])
-def test_a_selector_that_matches_nothing_names_its_rule(tiny: Inventory, match: Any) -> None:
+def test_a_selector_that_matches_nothing_names_its_rule(tiny: Decoder, match: Any) -> None:
     importance = {"backtracking": {module.address: 1.0 for module in tiny.linears}}
     with pytest.raises(UserError, match=r"plan\.rules\[1\] \(.*9_up.*\): .*'9_up' matches no module"):
         plan_of(tiny, spec("w3g64", rule("1_q"), rule(match)), importance)
@@ -70,7 +70,7 @@ def test_a_selector_that_matches_nothing_names_its_rule(tiny: Inventory, match: 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10**6), st.sampled_from(["last_mlp", "1_up", "2_*", "*_q", "1_attn"]))
 def test_a_random_control_has_the_same_shapes_and_no_module_of_the_original(
-    tiny: Inventory, seed: int, selector: str
+    tiny: Decoder, seed: int, selector: str
 ) -> None:
     original = set(labels(tiny, plan_of(tiny, spec("w3g64", rule(selector)))))
     made = spec("w3g64", rule({"random": selector, "seed": seed}))
@@ -81,7 +81,7 @@ def test_a_random_control_has_the_same_shapes_and_no_module_of_the_original(
     assert sorted(shape_of[name] for name in control) == sorted(shape_of[name] for name in original)
 
 
-def test_random_controls_are_the_same_on_every_machine(llama_8b: Inventory) -> None:
+def test_random_controls_are_the_same_on_every_machine(llama_8b: Decoder) -> None:
     def drawn(seed: int) -> list[str]:
         made = spec("w3g128", rule({"random": "last_mlp", "seed": seed}))
         return labels(llama_8b, build_plan(made, llama_8b, "r1", "rtn"))
@@ -90,13 +90,13 @@ def test_random_controls_are_the_same_on_every_machine(llama_8b: Inventory) -> N
     assert len({tuple(drawn(seed)) for seed in range(20)}) > 10
 
 
-def test_a_draw_from_too_few_modules_says_so(tiny: Inventory) -> None:
+def test_a_draw_from_too_few_modules_says_so(tiny: Decoder) -> None:
     with pytest.raises(UserError, match=r"rules\[0\].*48 x 32 of 1_gate.*select fewer"):
         plan_of(tiny, spec("w3g64", rule({"random": "*_mlp", "seed": 0})))
 
 
 @pytest.fixture
-def importance(tiny: Inventory) -> dict[str, dict[str, float]]:
+def importance(tiny: Decoder) -> dict[str, dict[str, float]]:
     """Rising through the model for one behaviour; for the other 2_q alone, ten times as large in sum."""
     rising = {module.address: float(index) for index, module in enumerate(tiny.linears)}
     single = {module.address: 910.0 * (module.label == "2_q") for module in tiny.linears}
@@ -116,13 +116,13 @@ def importance(tiny: Inventory) -> dict[str, dict[str, float]]:
         ({"most_important": "*_*", "count": 2, "behaviour": "adding_knowledge"}, ["1_q", "2_q"]),
     ],
 )
-def test_rankings(tiny: Inventory, importance: Importance, match: Any, expected: list[str]) -> None:
+def test_rankings(tiny: Decoder, importance: Importance, match: Any, expected: list[str]) -> None:
     made = spec("w3g64", rule(match))
     assert needs_importance(made)
     assert labels(tiny, plan_of(tiny, made, importance)) == expected
 
 
-def test_rankings_weigh_behaviours_equally(tiny: Inventory, importance: dict[str, dict[str, float]]) -> None:
+def test_rankings_weigh_behaviours_equally(tiny: Decoder, importance: dict[str, dict[str, float]]) -> None:
     scaled = importance | {"backtracking": {k: 1e6 * v for k, v in importance["backtracking"].items()}}
     made = spec("w3g64", rule({"most_important": "*_*", "count": 3}))
     assert plan_of(tiny, made, scaled) == plan_of(tiny, made, importance)
@@ -132,7 +132,7 @@ def test_only_rankings_need_an_importance() -> None:
     assert not needs_importance(spec("w3g64", rule("last_mlp"), rule({"random": "last_mlp", "seed": 0})))
 
 
-def test_bad_rankings(tiny: Inventory, importance: dict[str, dict[str, float]]) -> None:
+def test_bad_rankings(tiny: Decoder, importance: dict[str, dict[str, float]]) -> None:
     made = spec("w3g64", rule({"most_important": "last_mlp", "count": 4}))
     flat = {module.address: 0.0 for module in tiny.linears}
     some = dict(list(importance["backtracking"].items())[:-1])

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from mixprec.core.errors import UserError
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import KEEP, Format
 from mixprec.plan.schema import ModulePlan, Plan, dumps, load_plan, save_plan
 
 
 @pytest.fixture
-def plan(tiny: Inventory) -> Plan:
+def plan(tiny: Decoder) -> Plan:
     modules = {module.address: ModulePlan(format=Format(3, 64), why="default") for module in tiny.linears}
     modules["model.layers.1.mlp.up_proj"] = ModulePlan(format=KEEP, why="rules[0]: last_up")
     return Plan(model="tiny", method="rtn", modules=modules)
@@ -24,20 +24,20 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def refusal(path: Path, inventory: Inventory) -> str:
+def refusal(path: Path, inventory: Decoder) -> str:
     with pytest.raises(UserError) as caught:
         load_plan(path, inventory)
     assert str(path) in str(caught.value)
     return str(caught.value)
 
 
-def test_what_is_saved_is_read(tmp_path: Path, plan: Plan, tiny: Inventory) -> None:
+def test_what_is_saved_is_read(tmp_path: Path, plan: Plan, tiny: Decoder) -> None:
     save_plan(tmp_path / "plan.json", plan)
     assert load_plan(tmp_path / "plan.json", tiny) == plan
     assert plan.formats["model.layers.1.mlp.up_proj"] is KEEP
 
 
-def test_each_module_is_one_line(plan: Plan, tiny: Inventory) -> None:
+def test_each_module_is_one_line(plan: Plan, tiny: Decoder) -> None:
     text = dumps(plan)
     for module in tiny.linears:
         assert len([line for line in text.splitlines() if f'"{module.address}"' in line]) == 1
@@ -45,14 +45,14 @@ def test_each_module_is_one_line(plan: Plan, tiny: Inventory) -> None:
     assert json.loads(text) == plan.model_dump(mode="json", exclude_none=True)
 
 
-def test_why_may_be_left_out(tmp_path: Path, plan: Plan, tiny: Inventory) -> None:
+def test_why_may_be_left_out(tmp_path: Path, plan: Plan, tiny: Decoder) -> None:
     path = tmp_path / "plan.json"
     save_plan(path, plan)
     edit(path, ', "why": "rules[0]: last_up"', "")
     assert load_plan(path, tiny).formats == plan.formats
 
 
-def test_all_problems_are_reported_at_once(tmp_path: Path, plan: Plan, tiny: Inventory) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path, plan: Plan, tiny: Decoder) -> None:
     path = tmp_path / "plan.json"
     save_plan(path, plan)
     edit(path, '"format": "w3g64"', '"format": "w9g64"')
@@ -68,7 +68,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path, plan: Plan, tiny: Inv
     assert "6 problems" in message
 
 
-def test_unknown_and_missing_modules_are_named(tmp_path: Path, plan: Plan, tiny: Inventory) -> None:
+def test_unknown_and_missing_modules_are_named(tmp_path: Path, plan: Plan, tiny: Decoder) -> None:
     path = tmp_path / "plan.json"
     save_plan(path, plan)
     edit(path, '"model.layers.1.mlp.up_proj"', '"model.layers.1.mlp.upp_proj"')
@@ -77,7 +77,7 @@ def test_unknown_and_missing_modules_are_named(tmp_path: Path, plan: Plan, tiny:
     assert "without a format: model.layers.1.mlp.up_proj" in message
 
 
-def test_a_module_written_twice_is_refused(tmp_path: Path, plan: Plan, tiny: Inventory) -> None:
+def test_a_module_written_twice_is_refused(tmp_path: Path, plan: Plan, tiny: Decoder) -> None:
     path = tmp_path / "plan.json"
     save_plan(path, plan)
     edit(path, '"model.layers.0.mlp.up_proj"', '"model.layers.1.mlp.up_proj"')
@@ -85,12 +85,12 @@ def test_a_module_written_twice_is_refused(tmp_path: Path, plan: Plan, tiny: Inv
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null"])
-def test_no_plan_at_all(tmp_path: Path, tiny: Inventory, text: str) -> None:
+def test_no_plan_at_all(tmp_path: Path, tiny: Decoder, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
     refusal(tmp_path / "plan.json", tiny)
 
 
-def test_a_plan_of_a_newer_mixprec(tmp_path: Path, plan: Plan, tiny: Inventory) -> None:
+def test_a_plan_of_a_newer_mixprec(tmp_path: Path, plan: Plan, tiny: Decoder) -> None:
     path = tmp_path / "plan.json"
     save_plan(path, plan)
     edit(path, '"schema_version": 1', '"schema_version": 2')

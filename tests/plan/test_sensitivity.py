@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from maps import decoder, linear
 
 from mixprec.core.errors import UserError
 from mixprec.core.seals import KEY
-from mixprec.modules import Inventory, LinearModule, address
 from mixprec.plan.sensitivity import Choice, Sensitivity, combine, load, parse_choice, save
 
-MODULES = tuple(LinearModule(address(1, kind), 1, kind, 8, 8) for kind in ("q", "k", "up"))
-INVENTORY = Inventory(MODULES, {})
+MODULES = tuple(linear(1, kind) for kind in ("q", "k", "up"))
+INVENTORY = decoder(*MODULES)
 
 
 def table(target: str = "all", factor: float = 1.0, **changes: object) -> Sensitivity:
@@ -65,9 +65,9 @@ def test_another_models_scores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"identity a{12}…, the model here has b{12}…"):
         load(tmp_path / "s.json", INVENTORY, "b" * 64)
     with pytest.raises(UserError, match=r"lacks 1 modules, first .*v_proj"):
-        load(tmp_path / "s.json", Inventory((*MODULES, LinearModule(address(1, "v"), 1, "v", 8, 8)), {}))
+        load(tmp_path / "s.json", decoder(*MODULES, linear(1, "v")))
     with pytest.raises(UserError, match=r"unknown modules: .*up_proj"):
-        load(tmp_path / "s.json", Inventory(MODULES[:2], {}))
+        load(tmp_path / "s.json", decoder(*MODULES[:2]))
     (tmp_path / "s.json").write_text(json.dumps({"schema_version": 1, "modules": {}}))
     with pytest.raises(UserError, match="is no table of sensitivities"):
         load(tmp_path / "s.json", INVENTORY)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from maps import linear
 
 from mixprec.checkpoint.compare import Difference
-from mixprec.modules import LinearModule, address
 from mixprec.report.layout import LayoutRow, formats_table, on_disk, worst_table, written_table
 from mixprec.report.tables import Table
 
 
 def written(layer: int, kind: str, format: str, size: int, weights: int = 64, planned: str = "") -> LayoutRow:
-    module = LinearModule(address(layer, kind), layer, kind, weights // 8, 8)
+    module = linear(layer, kind, weights // 8, 8)
     return LayoutRow(module, "gptq", format, planned, size)
 
 

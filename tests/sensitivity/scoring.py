@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import torch
 
-from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.compress.candidates import Candidates
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
+from mixprec.models.decoder import Decoder
 from mixprec.plan.schema import Treatment
 from mixprec.sensitivity.passages import Scored
 from mixprec.walk import blocks
@@ -39,7 +39,7 @@ def scored(count: int = 3, tokens: int = 14) -> list[Scored]:
 
 class Tiny(NamedTuple):
     folder: Path
-    inventory: modules.Inventory
+    inventory: Decoder
     candidates: Candidates
 
     def open(self) -> blocks.Blocks:

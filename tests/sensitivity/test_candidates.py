@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from scoring import OPTIONS, TREATMENTS, Tiny, calibrating
 
-from mixprec import modules
 from mixprec.compress import candidates as solving
 from mixprec.compress.stream import compress
 from mixprec.models import locate
+from mixprec.models.weights import weight_of
 from mixprec.numerics.hessian import output_error
 from mixprec.numerics.statistics import InputSums
 from mixprec.plan.rules import PlanSpec, build_plan
@@ -39,13 +39,13 @@ def test_a_candidate_is_what_compressing_this_module_alone_gives(
 
 def test_finished_blocks_are_not_solved_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> list[str]:
-        opened = blocks.open_blocks(str(tiny.folder), outside=(modules.EMBEDDING, modules.NORM))
+        opened = blocks.open_blocks(str(tiny.folder), outside=("embedding", "norm"))
         identity, told = locate.identity(str(tiny.folder)), []
         restored = solving.restored
 
-        def telling(block: Any, architecture: str, group: Any, *rest: Any) -> Any:
+        def telling(block: Any, group: Any, *rest: Any) -> Any:
             told.append(group)
-            return restored(block, architecture, group, *rest)
+            return restored(block, group, *rest)
 
         monkeypatch.setattr(solving, "restored", telling)
         solving.make(opened, identity, tiny.inventory, TREATMENTS, calibrating(), OPTIONS, tmp_path)
@@ -61,7 +61,7 @@ def test_finished_blocks_are_not_solved_again(tiny: Tiny, tmp_path: Path, monkey
 
 
 def test_what_awq_folds_into_norms_is_taken_back(tiny: Tiny) -> None:
-    group = modules.fused_groups(tiny.inventory)[0]
+    group = tiny.inventory.groups[0]
     with blocks.open_blocks(str(tiny.folder), outside=()).block(0) as block:
         x = torch.randn(400, 32, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1.5, 1.5, 32)
         sums = InputSums(32)
@@ -71,9 +71,9 @@ def test_what_awq_folds_into_norms_is_taken_back(tiny: Tiny) -> None:
             method: Treatment(format="w3g16", method=method)  # type: ignore[arg-type]
             for method in ("awq", "rtn")
         }
-        found = dict(solving.restored(block, "llama", group, methods, sums.result(), OPTIONS, stored))
+        found = dict(solving.restored(block, group, methods, sums.result(), OPTIONS, stored))
         for module in group:
-            weight = block.get_submodule(modules.KINDS[module.kind]).weight
+            weight = weight_of(block, module)
             hessian = sums.result().hessian
             error = {name: output_error(found[f"{module.address}|{name}"] - weight, hessian) for name in methods}
             assert error["awq"] < (0.7 if module.kind == "v" else 1) * error["rtn"]  # q and k are not clipped

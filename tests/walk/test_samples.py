@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoConfig
 
-from mixprec import modules
 from mixprec.calibration.data import Calibration
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.models.load import load_model
 from mixprec.numerics.statistics import InputSums
 from mixprec.walk import blocks
@@ -53,10 +53,10 @@ def test_samples_arrive_where_the_whole_model_takes_them(tiny_checkpoint: Path, 
     loaded = load_model(str(tiny_checkpoint))
     with torch.no_grad():
         expected = loaded.model.model(input_ids=tokens).last_hidden_state
-    opened = blocks.open_blocks(str(tiny_checkpoint), outside=(modules.EMBEDDING, modules.NORM))
+    opened = blocks.open_blocks(str(tiny_checkpoint), outside=("embedding", "norm"))
     samples = Samples(opened.model, Calibration(tokens, None, {}, ""), States(limit, tmp_path / "states"), 2)
     seen: list[torch.Tensor] = []
-    group = modules.fused_groups(modules.inventory(load_config(str(tiny_checkpoint))))[1]
+    group = decoder_of(load_config(str(tiny_checkpoint))).groups[1].linears
 
     @torch.no_grad()
     def visit(index: int, block: nn.Module) -> None:

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec import modules
 from mixprec.checkpoint.gguf.reader import GgufTensor, open_gguf
 from mixprec.checkpoint.reader import Checkpoint, Layout
 from mixprec.checkpoint.shards import CONFIG
 from mixprec.core.errors import UserError, reason
 from mixprec.models.config import load_config
+from mixprec.models.decoder import Linear, decoder_of
 from mixprec.models.gguf import parts
 from mixprec.models.gguf.complete import check_rope, check_tensors, config_in
-from mixprec.modules import LinearModule
 from mixprec.numerics.formats import GGML, KEEP, GgmlFormat
 from mixprec.numerics.groupwise import Quantized
 
@@ -39,7 +38,7 @@ class GgufCheckpoint(Checkpoint):
         self.packing = None
         described = (path / CONFIG).is_file()
         self.shapes = load_config(str(path)) if described else _config(file, self.file.reader)
-        self.inventory = modules.inventory(self.shapes)
+        self.inventory = decoder_of(self.shapes)
         check_tensors(file, self.file.reader, self.shapes)
 
     @cached_property
@@ -57,7 +56,7 @@ class GgufCheckpoint(Checkpoint):
         """The checkpoint's format."""
         return "gguf"
 
-    def weight(self, module: LinearModule, dtype: torch.dtype = torch.float32) -> Tensor:
+    def weight(self, module: Linear, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (out, in) that a module stands for, rounded once to ``dtype``."""
         return self.tensor(module.weight_name).to(dtype)
 
@@ -73,18 +72,18 @@ class GgufCheckpoint(Checkpoint):
         """One tensor by its full name in transformers, float32."""
         return self.file.weight(name)
 
-    def names(self, module: LinearModule) -> list[str]:
+    def names(self, module: Linear) -> list[str]:
         """The name of a module's weight."""
         return [module.weight_name]
 
-    def quantized(self, module: LinearModule) -> Quantized:
+    def quantized(self, module: Linear) -> Quantized:
         """Raises UserError: blocks of llama.cpp are no integer grids."""
         raise UserError(f"{self.path}: {module.address}: types of llama.cpp have no codes and grids of other formats")
 
-    def order(self, module: LinearModule) -> None:
+    def order(self, module: Linear) -> None:
         """Columns lie where they are."""
 
-    def _layout(self, module: LinearModule) -> Layout:
+    def _layout(self, module: Linear) -> Layout:
         known: Mapping[str, GgufTensor] = self.file.tensors
         found = known.get(module.weight_name)
         shape = (module.out_features, module.in_features)

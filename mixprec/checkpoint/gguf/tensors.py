@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec import modules
 from mixprec.checkpoint.base import Finish
 from mixprec.compress.ggml import ggml
 from mixprec.core import artifacts
-from mixprec.models.complete import HEAD_WEIGHT, is_computed
+from mixprec.models.complete import is_computed
+from mixprec.models.decoder import Decoder
 from mixprec.models.gguf import metadata
 from mixprec.models.gguf.names import gguf_names, reordered, shifted
 from mixprec.models.source import FLOATS, check_finite
-from mixprec.modules import Inventory
 from mixprec.numerics.formats import Format, GgmlFormat
 from mixprec.numerics.ggml import exact_type, ggml_type
 from mixprec.plan.schema import Plan, unfit
@@ -40,9 +39,9 @@ class Outside(NamedTuple):
     embedding: GgmlFormat | None = None
     head: GgmlFormat | None = None
 
-    def of(self, name: str) -> GgmlFormat | None:
+    def of(self, name: str, decoder: Decoder) -> GgmlFormat | None:
         """The type of the tensor ``name`` (transformers')."""
-        return {f"{modules.EMBEDDING}.weight": self.embedding, f"{modules.HEAD}.weight": self.head}.get(name)
+        return {decoder.embedding_weight: self.embedding, decoder.head_weight: self.head}.get(name)
 
     def problem(self, config: PretrainedConfig) -> str | None:
         """Why a model can't have it so, or None."""
@@ -71,7 +70,7 @@ class Entry(NamedTuple):
         return int(math.prod(self.shape) // block * size)
 
 
-def predicted(plan: Plan, inventory: Inventory, config: PretrainedConfig, outside: Outside) -> Iterator[Entry]:
+def predicted(plan: Plan, inventory: Decoder, config: PretrainedConfig, outside: Outside) -> Iterator[Entry]:
     """The file's tensors from the configuration alone; they can't be loaded."""
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.bfloat16
     linears = {module.weight_name: module for module in inventory.linears}
@@ -84,10 +83,10 @@ def predicted(plan: Plan, inventory: Inventory, config: PretrainedConfig, outsid
             kind = ggml_type(format.name) if isinstance(format, GgmlFormat) else _DTYPES[stored]
             yield Entry(known, (module.out_features, module.in_features), kind, _nothing)
         elif name in inventory.other:
-            matrix = name.startswith((modules.EMBEDDING, modules.HEAD))
+            matrix = name in (inventory.embedding_weight, inventory.head_weight)
             count = inventory.other[name]
             shape = (count // config.hidden_size, config.hidden_size) if matrix else (count,)
-            given = outside.of(name)
+            given = outside.of(name, inventory)
             kind = ggml_type(given.name) if given else _DTYPES[stored if matrix else torch.float32]
             yield Entry(known, shape, kind, _nothing)
     yield from _rope(config)
@@ -113,9 +112,9 @@ def entries(job: Finish, outside: Outside) -> Iterator[Entry]:
                 changed[f"{address}.weight" if packed else key] = (file, key)
     for name, known in gguf_names(job.config).items():
         found = _found(name, changed, job)
-        if found is not None and not left_out(name, job.config):
+        if found is not None and not left_out(name, job.inventory):
             file, key, shape, dtype = found
-            given = outside.of(name)
+            given = outside.of(name, job.inventory)
             kind = ggml_type(given.name) if given else _kind(key, dtype, len(shape))
             yield Entry(known, shape, kind, _loader(file, key, name, given or kind, job.config))
     yield from _rope(job.config)
@@ -160,6 +159,6 @@ def _loader(
     return load
 
 
-def left_out(name: str, config: PretrainedConfig) -> bool:
+def left_out(name: str, decoder: Decoder) -> bool:
     """Tensors that are computed, or stored twice."""
-    return (bool(config.tie_word_embeddings) and name == HEAD_WEIGHT) or is_computed(name)
+    return (decoder.tied and name == decoder.head_weight) or is_computed(name)

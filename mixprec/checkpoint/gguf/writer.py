@@ -27,11 +27,11 @@ from mixprec.checkpoint.target import CompressedModule, write_json
 from mixprec.compress.ggml import check_possible
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
+from mixprec.models.decoder import Decoder, Linear, decoder_of
 from mixprec.models.gguf import metadata
 from mixprec.models.gguf.names import ARCHITECTURES, gguf_names
 from mixprec.models.locate import at_hand
 from mixprec.models.source import COMPUTABLE, FLOATS, Source
-from mixprec.modules import Inventory, LinearModule
 from mixprec.numerics.formats import GGML, CodebookFormat, Format, GgmlFormat
 from mixprec.numerics.ggml import GgmlQuantized, dequantize_ggml, exact_type, from_grid
 from mixprec.numerics.groupwise import Quantized
@@ -43,9 +43,7 @@ _ALIGNMENT: Final[int] = gguf.GGUF_DEFAULT_ALIGNMENT
 _TOKEN_BYTES = 36
 
 
-def problems(
-    plan: Plan, inventory: Inventory, config: PretrainedConfig, outside: Outside = Outside()
-) -> dict[str, str]:
+def problems(plan: Plan, inventory: Decoder, config: PretrainedConfig, outside: Outside = Outside()) -> dict[str, str]:
     """Address -> why no GGUF file can hold it; what concerns the whole model stands at its first module."""
     found = {}
     for module in inventory.linears:
@@ -76,9 +74,9 @@ def check(source: Source, config: PretrainedConfig, outside: Outside = Outside()
     check_possible(outside, calibrated=False)
     tokenizer.read(source.folder)
     tokenizer.head_of(source.folder, config)
-    names = gguf_names(config)
+    names, decoder = gguf_names(config), decoder_of(config)
     for name, info in source.tensors.items():
-        if left_out(name, config):
+        if left_out(name, decoder):
             continue
         if name not in names:
             raise UserError(f"{source.folder}: {name}: llama.cpp's {config.model_type} has no such tensor")
@@ -105,7 +103,7 @@ def pack(module: CompressedModule, plan: Plan) -> dict[str, Tensor]:
     return {module.weight_name: module.restored}
 
 
-def restore(module: LinearModule, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
+def restore(module: Linear, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
     """The weight (out, in) that ``pack``'s tensors stand for."""
     for name, data in tensors.items():
         address, packed, kind = name.partition(PACKED)
@@ -114,7 +112,7 @@ def restore(module: LinearModule, tensors: Mapping[str, Tensor], plan: Plan, dty
     return tensors[module.weight_name].to(dtype)
 
 
-def size(plan: Plan, inventory: Inventory, config: PretrainedConfig, outside: Outside = Outside()) -> int:
+def size(plan: Plan, inventory: Decoder, config: PretrainedConfig, outside: Outside = Outside()) -> int:
     """Bytes of the file. Exact where the tokenizer lies on this machine, else its vocabulary is estimated."""
     tensors = list(predicted(plan, inventory, config, outside))
     folder = at_hand(config)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Final
 
 from mixprec.contrib.export import autoround, gptqmodel, llamacpp, llmcompressor, modelopt
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
 from mixprec.plan.schema import Plan
 
 #: (plan, the model's modules, method) -> the target's file. Raises UserError for what the target can't hold.
-Exporter = Callable[[Plan, Inventory, str], str]
+Exporter = Callable[[Plan, Decoder, str], str]
 
 TARGETS: Final[dict[str, Exporter]] = {
     "gptqmodel": gptqmodel.export,

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from mixprec.contrib.export.support import Support, base_format, gathered
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import Format, Keep
 from mixprec.plan.patterns import regexes
 from mixprec.plan.schema import Plan
@@ -15,7 +15,7 @@ from mixprec.plan.schema import Plan
 SUPPORT = Support("AutoRound", frozenset(range(2, 9)), frozenset(range(2, 8)), multiple=32)
 
 
-def export(plan: Plan, inventory: Inventory, method: str) -> str:
+def export(plan: Plan, inventory: Decoder, method: str) -> str:
     """The plan as JSON for ``AutoRound(model, tokenizer, **json)``; a plan for rtn has ``iters`` 0.
 
     Raises UserError for formats that it can't hold.

@@ -12,7 +12,7 @@ from typing import Any
 
 from mixprec.contrib.export.support import Support, base_format, gathered
 from mixprec.core.errors import UserError
-from mixprec.modules import Inventory, fused_groups
+from mixprec.models.decoder import Decoder, Rows
 from mixprec.numerics.formats import WHOLE_ROW, Format, Keep
 from mixprec.plan.patterns import regexes
 from mixprec.plan.schema import Plan
@@ -31,7 +31,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def export(plan: Plan, inventory: Inventory, method: str) -> str:
+def export(plan: Plan, inventory: Decoder, method: str) -> str:
     """The plan as JSON for ``QuantizeConfig(**json)``.
 
     Raises UserError for a method that it doesn't have, and for formats that it can't hold.
@@ -66,10 +66,12 @@ def _check_uniform(formats: Mapping[Format | Keep, Sequence[str]]) -> None:
         )
 
 
-def _check_folded(plan: Plan, inventory: Inventory) -> None:
+def _check_folded(plan: Plan, inventory: Decoder) -> None:
     """Its AWQ folds o's and down's scales into what is in front, and where all of that is kept into the norm before."""
-    groups = fused_groups(inventory)
-    for front, behind in zip(groups[::2], groups[1::2], strict=True):
+    for behind in inventory.groups:
+        if not isinstance(behind.source, Rows):
+            continue
+        front = inventory.group_of(behind.source.linear)
         kept = all(isinstance(plan.formats[module.address], Keep) for module in front)
         for module in behind:
             if kept and not isinstance(plan.formats[module.address], Keep):

@@ -11,7 +11,7 @@ import gguf
 
 from mixprec.contrib.export.support import Support, gathered
 from mixprec.core.errors import UserError
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import KEEP, Format, GgmlFormat, Keep
 from mixprec.plan.patterns import regexes
 from mixprec.plan.schema import ModulePlan, Plan
@@ -27,7 +27,7 @@ _ALL = frozenset(range(2, 9))
 SUPPORT = Support("llama.cpp", _ALL, _ALL, ragged=True)
 
 
-def export(plan: Plan, inventory: Inventory, method: str) -> str:
+def export(plan: Plan, inventory: Decoder, method: str) -> str:
     """The plan as lines for ``llama-quantize --tensor-type-file``; ``method`` has no counterpart there.
 
     Raises UserError where a row can't be divided into a type's blocks.
@@ -50,7 +50,7 @@ def export(plan: Plan, inventory: Inventory, method: str) -> str:
     return "".join(f"{pattern}={kind}\n" for kind, tensors in lines.items() for pattern in regexes(tensors))
 
 
-def _gathered(plan: Plan, inventory: Inventory) -> dict[Format | GgmlFormat | Keep, list[str]]:
+def _gathered(plan: Plan, inventory: Decoder) -> dict[Format | GgmlFormat | Keep, list[str]]:
     """Format -> addresses, those of ggml's own types, which only this target holds, in front."""
     own: dict[Format | GgmlFormat | Keep, list[str]] = {}
     for address, format in plan.formats.items():

@@ -8,7 +8,7 @@ import yaml
 
 from mixprec.contrib.export.support import Support, base_format, gathered
 from mixprec.core.errors import UserError
-from mixprec.modules import HEAD, Inventory, fused_groups
+from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import WHOLE_ROW, Format, Keep
 from mixprec.plan.patterns import regexes
 from mixprec.plan.schema import Plan
@@ -24,7 +24,7 @@ METHODS = {
 }
 
 
-def export(plan: Plan, inventory: Inventory, method: str) -> str:
+def export(plan: Plan, inventory: Decoder, method: str) -> str:
     """The plan as a recipe for ``oneshot(recipe=…)``.
 
     Raises UserError for a method that it doesn't have, and for formats that it can't hold.
@@ -45,13 +45,13 @@ def export(plan: Plan, inventory: Inventory, method: str) -> str:
     kept = [address for format, addresses in formats.items() if isinstance(format, Keep) for address in addresses]
     *before, last = METHODS[method]
     modifiers: dict[str, Any] = {name: {} for name in before}
-    modifiers[last] = {"ignore": [HEAD, *_targets(kept)], "config_groups": groups}
+    modifiers[last] = {"ignore": [inventory.head, *_targets(kept)], "config_groups": groups}
     return yaml.safe_dump({"mixprec_stage": {"mixprec_modifiers": modifiers}}, sort_keys=False, width=2000)
 
 
-def _check_shared_inputs(plan: Plan, inventory: Inventory) -> None:
+def _check_shared_inputs(plan: Plan, inventory: Decoder) -> None:
     """Its AWQ searches one scale for modules that share an input, and rounds all of them in the last one's format."""
-    for group in fused_groups(inventory):
+    for group in inventory.groups:
         planned = [(module.address, plan.formats[module.address]) for module in group]
         grids = [(address, format) for address, format in planned if isinstance(format, Format)]
         for address, format in grids[1:]:

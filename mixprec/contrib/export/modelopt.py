@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from mixprec.contrib.export.support import Support, base_format, gathered
-from mixprec.modules import Inventory
+from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import WHOLE_ROW, Format
 from mixprec.plan.patterns import globs
 from mixprec.plan.schema import Plan
@@ -17,7 +17,7 @@ from mixprec.plan.schema import Plan
 SUPPORT = Support("ModelOpt", frozenset(range(2, 9)), frozenset(), ragged=False)
 
 
-def export(plan: Plan, inventory: Inventory, method: str) -> str:
+def export(plan: Plan, inventory: Decoder, method: str) -> str:
     """The plan as JSON for ``mtq.quantize``; ``method`` awq asks for its awq_lite, every other one for plain rounding.
 
     Raises UserError for formats that it can't hold.

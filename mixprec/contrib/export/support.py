@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mixprec.core.errors import UserError
-from mixprec.modules import Inventory, LinearModule
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, Format, Keep
 from mixprec.plan.schema import Plan, check_modules
 
@@ -26,7 +26,7 @@ class Support:
     ragged: bool = False
     multiple: int = 1
 
-    def problem(self, module: LinearModule, format: Format) -> str | None:
+    def problem(self, module: Linear, format: Format) -> str | None:
         """Why ``target`` can't hold ``module`` in ``format``, with what it can; None where it does."""
         held = self.symmetric if format.symmetric else self.asymmetric
         if format.bits not in held:
@@ -51,7 +51,7 @@ def _list(bits: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(bits)))
 
 
-def gathered(plan: Plan, inventory: Inventory, support: Support) -> dict[Format | Keep, list[str]]:
+def gathered(plan: Plan, inventory: Decoder, support: Support) -> dict[Format | Keep, list[str]]:
     """Format -> addresses: the most frequent format first, those of equal number in the model's order.
 
     Raises UserError naming each format that the target can't hold, its modules and what it can hold.
@@ -72,7 +72,7 @@ def gathered(plan: Plan, inventory: Inventory, support: Support) -> dict[Format 
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
-def _problem(plan: Plan, module: LinearModule, format: AnyFormat, support: Support) -> str | None:
+def _problem(plan: Plan, module: Linear, format: AnyFormat, support: Support) -> str | None:
     treatment = plan.treatments[module.address]
     if treatment.sparsity is not None:
         return f"{support.target} can't be told to prune single modules"

@@ -30,10 +30,10 @@ from mixprec.contrib.peers import client
 from mixprec.core import artifacts, locks
 from mixprec.core.errors import UserError
 from mixprec.models import locate
+from mixprec.models.decoder import Decoder
 from mixprec.models.locate import fetch
 from mixprec.models.modelfiles import INDEX, README
 from mixprec.models.source import Source, open_source
-from mixprec.modules import Inventory
 from mixprec.numerics.formats import Keep
 from mixprec.plan.methods import METHODS as RECORDS
 from mixprec.plan.methods import Method, needing_inputs
@@ -52,7 +52,7 @@ class Peer:
         """Whether it looks at calibration data for plans with this method."""
         return self.name == "autoround" or bool(needing_inputs([method]))
 
-    def request(self, plan: Plan, inventory: Inventory) -> dict[str, Any]:
+    def request(self, plan: Plan, inventory: Decoder) -> dict[str, Any]:
         """What of its job comes from the plan: method, and the plan's text or one sparsity for all modules.
 
         Raises UserError for a method that it doesn't have, and for formats that it can't hold.
@@ -65,7 +65,7 @@ class Peer:
         text = TARGETS[self.name](plan, inventory, plan.method)
         return {"method": "autoround" if self.name == "autoround" else plan.method, "plan_text": text}
 
-    def check(self, plan: Plan, inventory: Inventory) -> None:
+    def check(self, plan: Plan, inventory: Decoder) -> None:
         """Raises UserError now for what ``compress`` would refuse: its environment or the plan."""
         client.key(self.name)
         if plan.changed:

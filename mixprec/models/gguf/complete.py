@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig, PretrainedConfig
 
-from mixprec import modules
 from mixprec.core.errors import UserError
 from mixprec.models.complete import check_complete, expected
+from mixprec.models.decoder import check_architecture
 from mixprec.models.gguf import metadata, parts
 from mixprec.models.gguf.names import names_in
 
@@ -26,7 +26,7 @@ def config_in(path: Path, reader: Any) -> PretrainedConfig:
     Raises UserError where its architecture is not supported.
     """
     config = AutoConfig.from_pretrained(path.parent, gguf_file=parts.files_of(path)[0].name)
-    modules.check_architecture(config, str(path))
+    check_architecture(config, str(path))
     metadata.complete(config, reader)
     return config
 

@@ -13,7 +13,9 @@ import gguf
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec import modules
+from mixprec.models.arch import FAMILIES
+from mixprec.models.decoder import decoder_of
+from mixprec.models.labels import parse_address
 
 #: model_type -> architecture in GGUF, of those whose files are tested against both readers.
 ARCHITECTURES: Final = {
@@ -25,23 +27,20 @@ ARCHITECTURES: Final = {
 }
 #: Architectures whose q and k are reordered.
 _NEIGHBOURS: Final = ("llama", "mistral")
-#: Architectures with norms behind attention and MLP too.
-_FOUR_NORMS: Final = ("gemma3_text",)
-#: Architectures whose norms multiply by 1 + w: llama.cpp wants that sum.
-_SUMS: Final = ("gemma3_text",)
 
 
 def gguf_names(config: PretrainedConfig) -> dict[str, str]:
     """Name in a transformers checkpoint -> name in GGUF, of every tensor that such a model can have, in order."""
     table = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
-    norms = modules.BLOCK_NORMS if config.model_type in _FOUR_NORMS else modules.BLOCK_NORMS[:2]
-    parts = (*norms, *modules.KINDS.values(), "self_attn.q_norm", "self_attn.k_norm")
-    blocks = [f"model.layers.{layer}.{part}" for layer in range(config.num_hidden_layers) for part in parts]
+    decoder = decoder_of(config)
+    blocks = [
+        f"{block.path}.{part}"
+        for block in decoder.blocks
+        for part in (*block.norms, *(linear.module for linear in block.linears), *block.head_norms)
+    ]
     found: dict[str, str] = {}
-    for module in (modules.EMBEDDING, *blocks, modules.NORM, modules.HEAD):
-        name = table.get_name(module)
-        if name is not None:  # Llama has no norms within attention
-            found |= {f"{module}.{kind}": f"{name}.{kind}" for kind in ("weight", "bias")}
+    for module in (decoder.embedding, *blocks, decoder.norm, decoder.head):
+        found |= {f"{module}.{kind}": f"{table.get_name(module)}.{kind}" for kind in ("weight", "bias")}
     return found
 
 
@@ -59,20 +58,20 @@ def names_in(architecture: str, names: Iterable[str], layers: int) -> dict[str, 
 
 
 def shifted(name: str, values: Tensor, config: PretrainedConfig, *, back: bool = False) -> Tensor:
-    """``values`` of the tensor ``name`` (transformers') as llama.cpp wants them; ``back``: as transformers does."""
-    if config.model_type not in _SUMS or not name.endswith("norm.weight"):
+    """``values`` of the tensor ``name`` (transformers') as llama.cpp wants them; ``back``: as transformers does.
+
+    Norms that multiply by 1 + w hold that sum in llama.cpp.
+    """
+    offset = FAMILIES[config.model_type].offset
+    if not offset or not name.endswith("norm.weight"):
         return values
-    return values - 1 if back else values + 1
+    return values - offset if back else values + offset
 
 
 def reordered(name: str, rows: Tensor, config: PretrainedConfig, *, back: bool = False) -> Tensor:
     """``rows`` (out, …) of the tensor ``name`` (transformers') in llama.cpp's order; ``back``: in transformers'."""
-    path = name.rpartition(".")[0]
-    heads = {
-        modules.KINDS["q"]: config.num_attention_heads,
-        modules.KINDS["k"]: config.num_key_value_heads,
-    }
-    count = next((number for end, number in heads.items() if path.endswith(f".{end}")), None)
+    _, kind = parse_address(name.rpartition(".")[0])
+    count = {"q": config.num_attention_heads, "k": config.num_key_value_heads}.get(kind)
     if count is None or config.model_type not in _NEIGHBOURS:
         return rows
     half = len(rows) // count // 2

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixprec import modules, recipe
+from mixprec import recipe
 from mixprec.core.devices import check_device
 from mixprec.core.errors import UserError
 from mixprec.models import conversion, locate
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.pipeline import loadable
 from mixprec.pipeline.checks import data
 from mixprec.pipeline.checks.amounts import Counting, Held, counting
@@ -29,7 +30,7 @@ from mixprec.recipe import Recipe
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from mixprec.modules import Inventory
+    from mixprec.models.decoder import Decoder
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Checked(Findings):
     held: dict[str, Held] = field(default_factory=dict)
     counting: Counting = field(default_factory=Counting)
     config: PretrainedConfig | None = None
-    inventory: Inventory | None = None
+    inventory: Decoder | None = None
 
 
 @conversion.without_converting()
@@ -63,7 +64,7 @@ def checked(
     found = Checked(problems=list(known))
     with found.trying():
         found.config = load_config(chosen.model.id, chosen.model.revision)
-        found.inventory = modules.inventory(found.config)
+        found.inventory = decoder_of(found.config)
     if found.config is not None:
         with found.trying():
             loadable.check_model(chosen, planned=planned)

@@ -33,7 +33,7 @@ from mixprec.sensitivity.ablation import cells_of
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from mixprec.modules import Inventory
+    from mixprec.models.decoder import Decoder
 
 
 class Plans:
@@ -43,7 +43,7 @@ class Plans:
         self,
         chosen: Recipe,
         config: PretrainedConfig,
-        inventory: Inventory,
+        inventory: Decoder,
         found: Findings,
         importance: Importance | None = None,
         tables: Sequence[Path] | None = None,

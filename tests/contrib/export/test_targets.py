@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
-from mixprec import modules
 from mixprec.cli.export import Target
 from mixprec.contrib.export import TARGETS, llamacpp
 from mixprec.core.errors import UserError
-from mixprec.modules import HEAD, Inventory
+from mixprec.models.arch import FAMILIES
+from mixprec.models.decoder import Decoder, decoder_of
 from mixprec.numerics.formats import Keep, parse_format
 from mixprec.plan.schema import ModulePlan, Plan
 
@@ -32,7 +32,7 @@ FORMATS = {
 relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
 
 
-def plan_of(inventory: Inventory, formats: Mapping[str, str] | str) -> Plan:
+def plan_of(inventory: Decoder, formats: Mapping[str, str] | str) -> Plan:
     """A plan from address -> format, or with one format for all modules."""
     chosen = {
         module.address: ModulePlan(format=formats if isinstance(formats, str) else formats[module.address])
@@ -42,7 +42,7 @@ def plan_of(inventory: Inventory, formats: Mapping[str, str] | str) -> Plan:
 
 
 @st.composite
-def plans(draw: st.DrawFn, inventory: Inventory, names: tuple[str, ...]) -> Plan:
+def plans(draw: st.DrawFn, inventory: Decoder, names: tuple[str, ...]) -> Plan:
     """A format for most modules, any for some others; something is quantized."""
     chosen = dict.fromkeys([module.address for module in inventory.linears], draw(st.sampled_from(names)))
     chosen |= draw(st.dictionaries(st.sampled_from(sorted(chosen)), st.sampled_from(names)))
@@ -57,16 +57,16 @@ def grid_of(format: Any) -> interpret.Grid | None:
 @pytest.mark.parametrize("target", FORMATS)
 @relaxed
 @given(data=st.data())
-def test_every_module_gets_what_the_plan_says(target: str, small: Inventory, data: st.DataObject) -> None:
+def test_every_module_gets_what_the_plan_says(target: str, small: Decoder, data: st.DataObject) -> None:
     plan = data.draw(plans(small, FORMATS[target]))
     text = TARGETS[target](plan, small, "rtn")
-    found = interpret.READERS[target](text, [*plan.modules, HEAD])
-    assert found == {address: grid_of(format) for address, format in plan.formats.items()} | {HEAD: None}
+    found = interpret.READERS[target](text, [*plan.modules, small.head])
+    assert found == {address: grid_of(format) for address, format in plan.formats.items()} | {small.head: None}
 
 
 @relaxed
 @given(data=st.data())
-def test_every_tensor_gets_the_nearest_type(wide: Inventory, data: st.DataObject) -> None:
+def test_every_tensor_gets_the_nearest_type(wide: Decoder, data: st.DataObject) -> None:
     plan = data.draw(plans(wide, ("w2g64", "w3", "w4g64_asym", "w5g32", "w6g32", "w7g32", "w8", "keep")))
     found = interpret.llamacpp(TARGETS["llamacpp"](plan, wide, "rtn"), plan.modules, wide.layers)
     types = {2: "q2_k", 3: "q3_k", 4: "q4_k", 5: "q5_k", 6: "q6_k", 7: "q8_0", 8: "q8_0"}
@@ -77,7 +77,7 @@ def test_every_tensor_gets_the_nearest_type(wide: Inventory, data: st.DataObject
 @pytest.mark.parametrize(
     ("format", "kind"), [("w4g64", "q4_0"), ("w4g64_asym", "q4_1"), ("w5_asym", "q5_1"), ("w6", "q8_0")]
 )
-def test_rows_that_256_does_not_divide_get_types_with_small_blocks(small: Inventory, format: str, kind: str) -> None:
+def test_rows_that_256_does_not_divide_get_types_with_small_blocks(small: Decoder, format: str, kind: str) -> None:
     text = TARGETS["llamacpp"](plan_of(small, format), small, "rtn")
     assert set(interpret.llamacpp(text, [m.address for m in small.linears], small.layers).values()) == {kind}
 
@@ -93,14 +93,14 @@ def test_types_divide_the_rows_they_are_given_to() -> None:
     assert llamacpp.tensor_type(parse_format("w4"), 40) is None
 
 
-@pytest.mark.parametrize("architecture", modules.SUPPORTED_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_names_of_tensors_are_those_of_every_architecture(architecture: str) -> None:
     """The exporter uses one architecture's table for all."""
     names = {"gemma3_text": "gemma3", "mistral": "llama"}
     archs = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     table = gguf.get_tensor_name_map(archs[names.get(architecture, architecture)], 2)
     shape = {"num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 192, "vocab_size": 64}
-    inventory = modules.inventory(
+    inventory = decoder_of(
         AutoConfig.for_model(architecture, num_attention_heads=4, num_key_value_heads=2, head_dim=32, **shape)
     )
     text = TARGETS["llamacpp"](plan_of(inventory, "w8g32"), inventory, "rtn")
@@ -111,7 +111,7 @@ def test_names_of_tensors_are_those_of_every_architecture(architecture: str) -> 
         assert table.get_name(module.address) == llama.get_name(module.address)
 
 
-def test_plans_are_compact(llama_8b: Inventory) -> None:
+def test_plans_are_compact(llama_8b: Decoder) -> None:
     """Protection of the last MLP takes one line, not 224."""
     kept = {module.address: "keep" if module.label.startswith("32_") and ".mlp." in module.address else "w3g128"
             for module in llama_8b.linears}  # fmt: skip
@@ -126,7 +126,7 @@ def test_plans_are_compact(llama_8b: Inventory) -> None:
     assert len(lines) == 3
 
 
-def test_methods_become_the_targets_own(small: Inventory) -> None:
+def test_methods_become_the_targets_own(small: Decoder) -> None:
     plan = plan_of(small, "w4g64")
     assert json.loads(TARGETS["gptqmodel"](plan, small, "gptaq"))["gptaq"]["alpha"] == 0.25
     assert json.loads(TARGETS["gptqmodel"](plan, small, "awq"))["method"] == "awq"
@@ -154,15 +154,13 @@ def test_methods_become_the_targets_own(small: Inventory) -> None:
         ("llmcompressor", "keep", "gptq", "keeps every module"),
     ],
 )  # fmt: skip
-def test_what_a_target_cannot_hold_is_said(
-    small: Inventory, target: str, format: str, method: str, message: str
-) -> None:
+def test_what_a_target_cannot_hold_is_said(small: Decoder, target: str, format: str, method: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         TARGETS[target](plan_of(small, format), small, method)
     assert message in str(caught.value)
 
 
-def test_gptqmodel_s_awq_has_one_format(small: Inventory) -> None:
+def test_gptqmodel_s_awq_has_one_format(small: Decoder) -> None:
     chosen = dict.fromkeys([module.address for module in small.linears], "w4g64")
     chosen["model.layers.3.mlp.up_proj"] = "keep"
     config = json.loads(TARGETS["gptqmodel"](plan_of(small, chosen), small, "awq"))
@@ -172,7 +170,7 @@ def test_gptqmodel_s_awq_has_one_format(small: Inventory) -> None:
         TARGETS["gptqmodel"](plan_of(small, chosen), small, "awq")
 
 
-def test_gptqmodel_s_awq_folds_into_nothing_that_is_kept(small: Inventory) -> None:
+def test_gptqmodel_s_awq_folds_into_nothing_that_is_kept(small: Decoder) -> None:
     kept = {module.address: "keep" for module in small.linears if module.layer == 1 and module.kind in ("gate", "up")}
     plan = plan_of(small, {module.address: "w3g64" for module in small.linears} | kept)
     with pytest.raises(UserError, match=r"layers\.0\.mlp\.down_proj: w3g64: GPTQModel's AWQ .* 1_gate, 1_up are all"):
@@ -180,12 +178,12 @@ def test_gptqmodel_s_awq_folds_into_nothing_that_is_kept(small: Inventory) -> No
     TARGETS["gptqmodel"](plan, small, "gptq")
 
 
-def test_llm_compressor_s_awq_has_one_format_per_input(small: Inventory) -> None:
+def test_llm_compressor_s_awq_has_one_format_per_input(small: Decoder) -> None:
     chosen = dict.fromkeys([module.address for module in small.linears], "w4g64")
     chosen |= {"model.layers.3.mlp.up_proj": "keep", "model.layers.3.mlp.down_proj": "w3g64"}
     plan = plan_of(small, chosen)
-    found = interpret.llmcompressor(TARGETS["llmcompressor"](plan, small, "awq"), [*plan.modules, HEAD])
-    assert found == {address: grid_of(format) for address, format in plan.formats.items()} | {HEAD: None}
+    found = interpret.llmcompressor(TARGETS["llmcompressor"](plan, small, "awq"), [*plan.modules, small.head])
+    assert found == {address: grid_of(format) for address, format in plan.formats.items()} | {small.head: None}
     chosen["model.layers.4.self_attn.v_proj"] = "w3g64"
     with pytest.raises(
         UserError, match=r"layers.4.self_attn.v_proj: w3g64: .* model.layers.4.self_attn.q_proj has w4g64"
@@ -193,7 +191,7 @@ def test_llm_compressor_s_awq_has_one_format_per_input(small: Inventory) -> None
         TARGETS["llmcompressor"](plan_of(small, chosen), small, "awq")
 
 
-def test_every_format_that_does_not_fit_is_told_at_once(small: Inventory) -> None:
+def test_every_format_that_does_not_fit_is_told_at_once(small: Decoder) -> None:
     chosen = dict.fromkeys([module.address for module in small.linears], "w3g64")
     chosen["model.layers.3.mlp.up_proj"] = "w4g64_asym"
     chosen["model.layers.5.mlp.down_proj"] = "w3g128"
@@ -204,14 +202,14 @@ def test_every_format_that_does_not_fit_is_told_at_once(small: Inventory) -> Non
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_is_no_integer_grid_has_no_counterpart(target: str, small: Inventory) -> None:
+def test_what_is_no_integer_grid_has_no_counterpart(target: str, small: Decoder) -> None:
     plan = plan_of(small, "w4g64")
     plan.modules["model.layers.2.mlp.up_proj"] = ModulePlan(format="any4g64", method="anyk")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"layers.2.mlp.up_proj: any4g64: .* holds integers in groups only"):
         TARGETS[target](plan, small, "gptq")
 
 
-def test_gptqmodel_is_told_not_to_sort_whole_rows(small: Inventory) -> None:
+def test_gptqmodel_is_told_not_to_sort_whole_rows(small: Decoder) -> None:
     chosen = dict.fromkeys([module.address for module in small.linears], "w3")
     mixed = json.loads(
         TARGETS["gptqmodel"](plan_of(small, chosen | {"model.layers.0.mlp.up_proj": "w4g64"}), small, "gptq")
@@ -225,7 +223,7 @@ def test_gptqmodel_is_told_not_to_sort_whole_rows(small: Inventory) -> None:
 
 
 def test_autoround_would_leave_odd_shapes_alone() -> None:
-    odd = modules.inventory(
+    odd = decoder_of(
         AutoConfig.for_model(
             "llama", hidden_size=64, intermediate_size=80, num_hidden_layers=1, num_attention_heads=2, vocab_size=32
         )

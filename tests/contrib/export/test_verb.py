@@ -12,7 +12,7 @@ import yaml
 
 import mixprec.cli.export  # noqa: F401  (registers the verb)
 from mixprec import cli
-from mixprec.modules import inventory
+from mixprec.models.decoder import decoder_of
 from mixprec.plan.schema import ModulePlan, Plan, save_plan
 
 
@@ -21,7 +21,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     config = tiny.build(hidden_size=64, intermediate_size=96, head_dim=16).model.config
     config.save_pretrained(folder / "model")
-    chosen = {module.address: ModulePlan(format="w3g32") for module in inventory(config).linears}
+    chosen = {module.address: ModulePlan(format="w3g32") for module in decoder_of(config).linears}
     chosen["model.layers.1.mlp.up_proj"] = ModulePlan(format="keep")
     save_plan(folder / "plan.json", Plan(model=str(folder / "model"), method="rtn", modules=chosen))
     return folder / "plan.json"

@@ -8,9 +8,9 @@ import pytest
 import tiny
 import torch
 
-from mixprec import modules
 from mixprec.contrib.peers import client
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 
 CANDIDATES = [{"bits": bits, "group_size": 32, "symmetric": True} for bits in (2, 3, 4)]
 
@@ -37,7 +37,7 @@ def test_every_module_gets_a_candidate_within_the_budget(peer: str, tmp_path: Pa
             "candidates": CANDIDATES,
         }
     )
-    inventory = modules.inventory(load_config(str(checkpoint)))
+    inventory = decoder_of(load_config(str(checkpoint)))
     assert not (tmp_path / "none").exists()
     for budget in budgets:
         plan = found["plans"][str(budget)]

@@ -21,7 +21,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mixprec import modules, pipeline, recipe
+from mixprec import pipeline, recipe
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint import integrity
 from mixprec.contrib.peers import client, engine
@@ -29,6 +29,7 @@ from mixprec.contrib.peers.engine import Peer
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
+from mixprec.models.decoder import decoder_of
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan
 
@@ -44,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def plan_of(checkpoint: Path, **spec: Any) -> Plan:
-    inventory = modules.inventory(load_config(str(checkpoint)))
+    inventory = decoder_of(load_config(str(checkpoint)))
     return build_plan(PlanSpec.model_validate(spec), inventory, str(checkpoint), "rtn", None, None)
 
 
@@ -155,7 +156,7 @@ def test_a_peer_ends_with_the_run_that_started_it(tmp_path: Path, tiny_checkpoin
 
 
 def test_what_a_peer_can_t_do_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    inventory = modules.inventory(load_config(str(tiny_checkpoint)))
+    inventory = decoder_of(load_config(str(tiny_checkpoint)))
     peer = Peer("llmcompressor", {})
     with pytest.raises(UserError, match="engine: llmcompressor has no method gptaq; it has rtn, gptq, awq, sparsegpt"):
         peer.request(plan_of(tiny_checkpoint, default="w3g16", method="gptaq"), inventory)
