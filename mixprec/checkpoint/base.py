@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from transformers import PretrainedConfig
-
-from mixprec.checkpoint.target import CompressedModule
-from mixprec.core.errors import UserError
+from mixprec.checkpoint import holding
 from mixprec.models.decoder import Decoder, Linear
-from mixprec.models.source import Source
 from mixprec.plan.schema import Plan
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PretrainedConfig
+
+    from mixprec.checkpoint.target import CompressedModule
+    from mixprec.models.source import Source
 
 
 @dataclass(frozen=True)
@@ -70,18 +72,5 @@ def space(format: CheckpointFormat, plan: Plan, inventory: Decoder, config: Pret
 
 
 def check_plan(format: CheckpointFormat, plan: Plan, inventory: Decoder, config: PretrainedConfig) -> None:
-    """A checkpoint of this format can hold the plan.
-
-    Raises UserError with every reason, its first module and how many more there are.
-    """
-    gathered: dict[str, list[str]] = {}
-    for address, reason in format.problems(plan, inventory, config).items():
-        gathered.setdefault(reason, []).append(address)
-    lines = [
-        f"{found[0]}{f' and {len(found) - 1} more' if len(found) > 1 else ''}: {reason}"
-        for reason, found in gathered.items()
-    ]
-    if lines:
-        raise UserError(
-            "\n  ".join([f"checkpoint.format: {format.name} can't hold this plan; dense holds every plan", *lines])
-        )
+    """A checkpoint of this format can hold the plan. Raises UserError as ``holding.require`` does."""
+    holding.require(format.name, format.problems(plan, inventory, config))

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from transformers import PretrainedConfig
-
-from mixprec.checkpoint import integers
-from mixprec.checkpoint.formats import checkpoint_format
+from mixprec.checkpoint import holding, integers
 from mixprec.checkpoint.runtimes import DEVICES, Loader, loader
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, Format, GgmlFormat, Keep
 from mixprec.plan.methods import METHODS, Method
 from mixprec.plan.schema import ModulePlan, Plan
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 class Target(NamedTuple):
@@ -49,7 +49,7 @@ class Verdict(NamedTuple):
         return not self.refused and not self.whole
 
 
-def check(plan: Plan, inventory: Decoder, config: PretrainedConfig, target: Target) -> Verdict:
+def check(plan: Plan, inventory: Decoder, config: PretrainedConfig | None, target: Target) -> Verdict:
     """What the target makes of a plan.
 
     Raises UserError for an unknown runtime, version, device or format.
@@ -59,13 +59,13 @@ def check(plan: Plan, inventory: Decoder, config: PretrainedConfig, target: Targ
     if whole:
         return Verdict({}, whole, None)
     if target.format in ("dense", "gguf"):  # what the format holds, its runtimes load
-        return Verdict(checkpoint_format(target.format).problems(plan, inventory, config), "", None)
+        return Verdict(holding.problems(target.format, plan, inventory, config), "", None)
     refused = _refusals(plan, inventory, config, target.format, loads)
     nearest = _nearest(plan, inventory, config, target.format, loads) if refused else None
     return Verdict(refused, "", nearest, loads.needs)
 
 
-def require(plan: Plan, inventory: Decoder, config: PretrainedConfig, target: Target) -> None:
+def require(plan: Plan, inventory: Decoder, config: PretrainedConfig | None, target: Target) -> None:
     """The target loads the plan.
 
     Raises UserError with what it refuses, why, and what would load.
@@ -120,8 +120,10 @@ def _too_old(loads: Loader, device: str) -> str:
     return f"its kernels need compute capability {loads.capability / 10}, {device} has {capability / 10}"
 
 
-def _refusals(plan: Plan, inventory: Decoder, config: PretrainedConfig, name: str, loads: Loader) -> dict[str, str]:
-    refused = checkpoint_format(name).problems(plan, inventory, config)
+def _refusals(
+    plan: Plan, inventory: Decoder, config: PretrainedConfig | None, name: str, loads: Loader
+) -> dict[str, str]:
+    refused = holding.problems(name, plan, inventory, config)
     for module in inventory.linears:
         format = plan.formats[module.address]
         if isinstance(format, Format) and module.address not in refused:
@@ -165,7 +167,7 @@ def _scheme(module: Linear, plan: Plan) -> AnyFormat:
     return integers.effective(module, format) if isinstance(format, Format) else format
 
 
-def _nearest(plan: Plan, inventory: Decoder, config: PretrainedConfig, name: str, loads: Loader) -> Plan | None:
+def _nearest(plan: Plan, inventory: Decoder, config: PretrainedConfig | None, name: str, loads: Loader) -> Plan | None:
     """Every module's nearest format, then one for each fused group; None where that doesn't load either."""
     if any(found.sparsity is not None for found in plan.treatments.values()):
         return None
@@ -217,10 +219,10 @@ def _nearest_format(module: Linear, format: AnyFormat, inventory: Decoder, name:
         bits, group, symmetric = min(8, max(2, round(format.layout.code_bits / format.layout.block))), 32, True
     else:
         bits, group, symmetric = format.bits, format.group_size, getattr(format, "symmetric", True)
-    holds = checkpoint_format(name)
     for candidate in _candidates(bits, group, [symmetric, not symmetric]):
         one = Plan.model_construct(model="", method="rtn", modules={module.address: ModulePlan(format=candidate)})
-        if not _refusal(module, candidate, loads) and not holds.problems(one, inventory.alone(module), None):
+        alone = inventory.alone(module)
+        if not _refusal(module, candidate, loads) and not holding.problems(name, one, alone, None):
             return candidate
     return KEEP
 

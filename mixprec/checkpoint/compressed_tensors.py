@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixprec.checkpoint import integers, shards
+from mixprec.checkpoint import holding, integers, packed, shards
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.shards import Predicted
 from mixprec.checkpoint.target import CompressedModule
@@ -57,13 +57,13 @@ def unpack_codes(tensors: Mapping[str, Tensor], format: Format) -> Quantized:
 
 def _pack(module: CompressedModule, plan: Plan) -> dict[str, Tensor]:
     address = module.weight_name.removesuffix(".weight")
-    return {f"{address}.{name}": tensor for name, tensor in pack_codes(*integers.codes_of(module)).items()}
+    return {f"{address}.{name}": tensor for name, tensor in pack_codes(*packed.codes_of(module)).items()}
 
 
 def _restore(module: Linear, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
     format = plan.formats[module.address]
     assert isinstance(format, Format)
-    return dequantize(unpack_codes(integers.local(module.address, tensors), format), format, dtype)
+    return dequantize(unpack_codes(packed.local(module.address, tensors), format), format, dtype)
 
 
 def quantization_config(plan: Plan, inventory: Decoder) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _tensors(module: Linear, format: AnyFormat, dtype: torch.dtype) -> dict[str,
 
 COMPRESSED_TENSORS = CheckpointFormat(
     name="compressed-tensors",
-    problems=lambda plan, inventory, config: integers.problems(plan, inventory, lambda module, format: None),
+    problems=lambda plan, inventory, config: holding.compressed_tensors(plan, inventory),
     pack=_pack,
     restore=_restore,
     quantization_config=quantization_config,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mixprec.checkpoint import shards
+from mixprec.checkpoint import holding, shards
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.shards import Predicted
 from mixprec.checkpoint.target import CompressedModule
@@ -30,7 +30,7 @@ def _tensors(module: Linear, format: AnyFormat, dtype: torch.dtype) -> dict[str,
 
 DENSE = CheckpointFormat(
     name="dense",
-    problems=lambda plan, inventory, config: {},
+    problems=lambda plan, inventory, config: holding.dense(plan, inventory),
     pack=_pack,
     restore=_restore,
     quantization_config=lambda plan, inventory: None,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixprec.checkpoint import integers, shards
+from mixprec.checkpoint import holding, integers, packed, shards
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.shards import Predicted
 from mixprec.checkpoint.target import CompressedModule
@@ -27,18 +27,7 @@ from mixprec.numerics.groupwise import Grid, Quantized, dequantize, scale_dtype_
 from mixprec.plan.patterns import regexes
 from mixprec.plan.schema import Plan
 
-BITS = (2, 3, 4, 8)
 CODES, ZEROS, SCALES, INDEX = "qweight", "qzeros", "scales", "g_idx"
-_MULTIPLE = 32
-
-
-def _problem(module: Linear, format: Format) -> str | None:
-    if format.bits not in BITS:
-        return f"{format}: GPTQ's layout has {', '.join(map(str, BITS))} bits"
-    if module.in_features % _MULTIPLE or module.out_features % _MULTIPLE:
-        shape = f"{module.out_features} x {module.in_features}"
-        return f"{format}: GPTQ's readers want rows and columns in multiples of {_MULTIPLE}, it is {shape}; keep it"
-    return None
 
 
 def pack_codes(quantized: Quantized, format: Format, *, shifted: bool) -> dict[str, Tensor]:
@@ -73,14 +62,14 @@ def unpack_codes(tensors: Mapping[str, Tensor], format: Format, *, shifted: bool
 
 def _pack(module: CompressedModule, plan: Plan) -> dict[str, Tensor]:
     address = module.weight_name.removesuffix(".weight")
-    quantized, format = integers.codes_of(module)
+    quantized, format = packed.codes_of(module)
     return {f"{address}.{name}": t for name, t in pack_codes(quantized, format, shifted=_shifted(plan)).items()}
 
 
 def _restore(module: Linear, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
     format = plan.formats[module.address]
     assert isinstance(format, Format)
-    local = integers.local(module.address, tensors)
+    local = packed.local(module.address, tensors)
     return dequantize(unpack_codes(local, format, shifted=_shifted(plan)), format, dtype)
 
 
@@ -140,7 +129,7 @@ def _tensors(module: Linear, format: AnyFormat, dtype: torch.dtype) -> dict[str,
 
 GPTQ = CheckpointFormat(
     name="gptq",
-    problems=lambda plan, inventory, config: integers.problems(plan, inventory, _problem),
+    problems=lambda plan, inventory, config: holding.gptq(plan, inventory),
     pack=_pack,
     restore=_restore,
     quantization_config=quantization_config,

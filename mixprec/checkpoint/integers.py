@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from torch import Tensor
-
-from mixprec.checkpoint.target import CompressedModule
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
-from mixprec.numerics.groupwise import Quantized
 from mixprec.plan.schema import Plan
 
 #: (module, its format) -> why a packed format can't hold it, or None.
@@ -76,16 +72,3 @@ def by_format(plan: Plan, inventory: Decoder) -> tuple[dict[Format, list[str]], 
             assert isinstance(format, Format)  # problems() refuses all others
             found.setdefault(effective(module, format), []).append(module.address)
     return dict(sorted(found.items(), key=lambda item: -len(item[1]))), kept
-
-
-def local(address: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A module's tensors by their names within it."""
-    prefix = f"{address}."
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def codes_of(module: CompressedModule) -> tuple[Quantized, Format]:
-    """The integer codes of a module that ``problems`` has nothing against."""
-    assert isinstance(module.quantized, Quantized)
-    assert isinstance(module.format, Format)
-    return module.quantized, module.format

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from mixprec.core.errors import UserError
 from mixprec.importance import artifact
 from mixprec.joint import run as joint
-from mixprec.models import locate
-from mixprec.models.decoder import Decoder
 from mixprec.pipeline import damage
 from mixprec.pipeline.context import Context
+from mixprec.pipeline.tables import table_for
 from mixprec.plan import sensitivity
 from mixprec.plan.budgetspec import SENSITIVITY
 from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, needs_spectra, tables_wanted
 from mixprec.plan.schema import Plan, load_plan, save_plan
 from mixprec.plan.sensitivity import Sensitivity
-from mixprec.recipe.parts import ModelSpec
 
 
 def plan_of(run: Context, name: str, spec: PlanSpec, importance: dict[str, Any] | None, scored: str | None) -> Plan:
@@ -63,30 +58,3 @@ def _table(run: Context, spec: PlanSpec) -> Sensitivity | None:
     folder = run.out / "sensitivity"
     paths = [folder / sensitivity.file_name(scored.scorer, target) for target in ("all", *scored.behaviours)]
     return table_for(spec, run.inventory, lambda: run.identity, paths)
-
-
-def identity_here(model: ModelSpec) -> str | None:
-    """locate.identity, or None for a model that can be planned for though it isn't on this machine."""
-    try:
-        return locate.identity(model.id, model.revision)
-    except UserError:
-        return None
-
-
-def table_for(
-    spec: PlanSpec,
-    inventory: Decoder,
-    identity: Callable[[], str | None],
-    paths: Sequence[Path] | None = None,
-) -> Sensitivity | None:
-    """The tables that a budget names by their ``paths``, weighed into one; None where it needs none, or where the
-    recipe's own are not there yet. ``paths`` take the place of what the budget names; ``identity``, locate.identity of
-    the model, hashes its files and is asked only where there is a table to compare.
-
-    Raises UserError for broken tables and those of another model.
-    """
-    wanted = [str(path) for path in paths or ()] or list(tables_wanted(spec))
-    if spec.budget is None or not tables_wanted(spec) or SENSITIVITY in wanted:
-        return None
-    tables = [sensitivity.load(Path(path).expanduser(), inventory, identity()) for path in wanted]
-    return sensitivity.combine(tables, spec.budget.weights)

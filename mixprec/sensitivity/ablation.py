@@ -16,42 +16,18 @@ import torch
 
 from mixprec.compress.candidates import Candidates
 from mixprec.core import artifacts
-from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
 from mixprec.evaluate.passages import Passage
-from mixprec.models.decoder import Decoder, Linear
-from mixprec.models.labels import select
 from mixprec.models.load import load_model
 from mixprec.plan.sensitivity import ALL, Sensitivity
 from mixprec.sensitivity import cells, validity
-from mixprec.sensitivity.cells import CONTROL, Cell, Result
+from mixprec.sensitivity.cells import Result
 from mixprec.sensitivity.passages import Scored, inside
 from mixprec.sensitivity.run import Subject, importance_alone
+from mixprec.sensitivity.sets import CONTROL, Cell, cells_of
 from mixprec.sensitivity.spec import AblationSpec
 from mixprec.traces.store import BEHAVIOURS
 from mixprec.walk.restarts import Restarts
-
-
-def cells_of(spec: AblationSpec, inventory: Decoder) -> list[Cell]:
-    """All sets in all formats, in order; a set that is one module of ``each`` is not measured twice.
-
-    Raises UserError for selectors that match nothing, and for a set that has another module's name.
-    """
-    found: dict[tuple[str, ...], str] = {}
-    if spec.each is not None:
-        found |= {(module.address,): module.label for module in _joined(inventory, spec.each)}
-    for name, selectors in spec.sets.items():
-        addresses = tuple(module.address for module in _joined(inventory, selectors))
-        taken = next((known for known, its in found.items() if its == name and known != addresses), None)
-        if taken is not None:
-            raise UserError(f"ablation.sets: {name}: the module {taken[0]} has this name too; choose another one")
-        found.setdefault(addresses, name)
-    return [Cell(name, str(choice), addresses) for choice in spec.formats for addresses, name in found.items()]
-
-
-def _joined(inventory: Decoder, selectors: Sequence[str]) -> list[Linear]:
-    wanted = {module.address for selector in selectors for module in select(inventory.linears, selector)}
-    return [module for module in inventory.linears if module.address in wanted]
 
 
 def scored(passages: Sequence[Passage]) -> list[Scored]:

@@ -18,19 +18,12 @@ from mixprec.core import artifacts, processes
 from mixprec.importance.parallel import share
 from mixprec.numerics.divergence import TokenFidelity
 from mixprec.sensitivity.passages import Scored
+from mixprec.sensitivity.sets import CONTROL, Cell
 from mixprec.walk.restarts import Restarts
 
 #: What is measured, summed over the tokens of a target: KL in nats, how often the most likely token is another one, by
 #: how many nats the text's own tokens became less likely (its sum; negative where they became likelier).
 METRICS = ("kl", "disagreement", "nll_increase")
-
-
-class Cell(NamedTuple):
-    """The modules ``addresses``, together called ``name``, as ``candidate`` has them; none of them: the control."""
-
-    name: str
-    candidate: str
-    addresses: tuple[str, ...]
 
 
 class Result(NamedTuple):
@@ -47,9 +40,6 @@ class Result(NamedTuple):
         weights = torch.ones_like(sums) if passages is None else passages.to(sums)
         total = float((counts * weights).sum())
         return float((sums * weights).sum()) / total if total else 0.0
-
-
-CONTROL = Cell("no change", "keep", ())
 
 
 def measure(

@@ -16,7 +16,8 @@ from scipy.stats import kendalltau, rankdata
 from mixprec.evaluate.metrics import LEVEL, SEED
 from mixprec.numerics import chance
 from mixprec.plan.sensitivity import Sensitivity
-from mixprec.sensitivity.cells import METRICS, Cell, Result
+from mixprec.sensitivity.cells import METRICS, Result
+from mixprec.sensitivity.sets import Cell
 
 #: Length of the lists whose overlap is counted.
 TOP = 10

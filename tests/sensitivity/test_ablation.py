@@ -17,7 +17,7 @@ from mixprec import recipe
 from mixprec.cli import app
 from mixprec.core.errors import UserError
 from mixprec.plan import sensitivity
-from mixprec.sensitivity.ablation import cells_of
+from mixprec.sensitivity.sets import cells_of
 from mixprec.sensitivity.spec import AblationSpec
 
 

@@ -13,7 +13,7 @@ from mixprec.evaluate.passages import Passage
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel, load_model
 from mixprec.sensitivity import cells
-from mixprec.sensitivity.cells import CONTROL, Cell
+from mixprec.sensitivity.sets import CONTROL, Cell
 from mixprec.walk.restarts import Restarts
 
 

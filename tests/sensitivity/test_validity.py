@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from mixprec.numerics import chance
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.sensitivity import validity
-from mixprec.sensitivity.cells import METRICS, Cell, Result
+from mixprec.sensitivity.cells import METRICS, Result
+from mixprec.sensitivity.sets import Cell
 
 ADDRESSES = [f"model.layers.{layer}.mlp.up_proj" for layer in range(12)]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import Finish
+from mixprec.checkpoint.gguf.holding import Outside
 from mixprec.compress.ggml import ggml
 from mixprec.core import artifacts
 from mixprec.models.complete import is_computed
@@ -22,7 +23,7 @@ from mixprec.models.gguf.names import gguf_names, reordered, shifted
 from mixprec.models.source import FLOATS, check_finite
 from mixprec.numerics.formats import Format, GgmlFormat
 from mixprec.numerics.ggml import exact_type, ggml_type
-from mixprec.plan.schema import Plan, unfit
+from mixprec.plan.schema import Plan
 
 #: Behind a module's address in a block's file: the type of its packed rows.
 PACKED = ".ggml_"
@@ -31,28 +32,6 @@ _DTYPES: Final = {
     torch.bfloat16: gguf.GGMLQuantizationType.BF16,
     torch.float32: gguf.GGMLQuantizationType.F32,
 }
-
-
-class Outside(NamedTuple):
-    """Types of what lies outside the blocks, None for the source's own."""
-
-    embedding: GgmlFormat | None = None
-    head: GgmlFormat | None = None
-
-    def of(self, name: str, decoder: Decoder) -> GgmlFormat | None:
-        """The type of the tensor ``name`` (transformers')."""
-        return {decoder.embedding_weight: self.embedding, decoder.head_weight: self.head}.get(name)
-
-    def problem(self, config: PretrainedConfig) -> str | None:
-        """Why a model can't have it so, or None."""
-        if self.head is not None and config.tie_word_embeddings:
-            return f"checkpoint.head: {self.head}: this model's head is its embedding; give checkpoint.embedding"
-        for name, kind in self._asdict().items():
-            if kind is not None and not kind.fits(config.hidden_size):
-                return f"checkpoint.{name}: {unfit(kind, config.hidden_size)}"
-            if kind is not None and kind.needs_importance:
-                return f"checkpoint.{name}: {kind} needs an importance of inputs, which the {name} has not; take q2_k"
-        return None
 
 
 class Entry(NamedTuple):

@@ -21,7 +21,8 @@ from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import CheckpointFormat, Finish
 from mixprec.checkpoint.gguf import tokenizer
-from mixprec.checkpoint.gguf.tensors import PACKED, Entry, Outside, entries, left_out, predicted
+from mixprec.checkpoint.gguf.holding import Outside, problems
+from mixprec.checkpoint.gguf.tensors import PACKED, Entry, entries, left_out, predicted
 from mixprec.checkpoint.shards import CONFIG, described
 from mixprec.checkpoint.target import CompressedModule, write_json
 from mixprec.compress.ggml import check_possible
@@ -32,7 +33,7 @@ from mixprec.models.gguf import metadata
 from mixprec.models.gguf.names import ARCHITECTURES, gguf_names
 from mixprec.models.locate import at_hand
 from mixprec.models.source import COMPUTABLE, FLOATS, Source
-from mixprec.numerics.formats import GGML, CodebookFormat, Format, GgmlFormat
+from mixprec.numerics.formats import Format, GgmlFormat
 from mixprec.numerics.ggml import GgmlQuantized, dequantize_ggml, exact_type, from_grid
 from mixprec.numerics.groupwise import Quantized
 from mixprec.plan.schema import Plan
@@ -41,29 +42,6 @@ FILE = "model.gguf"
 _ALIGNMENT: Final[int] = gguf.GGUF_DEFAULT_ALIGNMENT
 #: Bytes of tokens, their types and merges for each token, where the tokenizer is not at hand.
 _TOKEN_BYTES = 36
-
-
-def problems(plan: Plan, inventory: Decoder, config: PretrainedConfig, outside: Outside = Outside()) -> dict[str, str]:
-    """Address -> why no GGUF file can hold it; what concerns the whole model stands at its first module."""
-    found = {}
-    for module in inventory.linears:
-        treatment = plan.treatments[module.address]
-        format, columns = treatment.format, module.in_features
-        if isinstance(format, CodebookFormat):
-            found[module.address] = f"{format}: llama.cpp has no code books per row; {_nearest(format.bits, columns)}"
-        elif isinstance(format, Format) and exact_type(format, columns) is None:
-            found[module.address] = (
-                f"{format}: no type of llama.cpp holds these grids exactly, which takes groups of a multiple of 32 and "
-                f"at most 8 bits, 7 with zero points; {_nearest(format.bits, columns)}"
-            )
-    general = metadata.problem(config) or outside.problem(config)
-    return {inventory.linears[0].address: general} if general else found
-
-
-def _nearest(bits: float, columns: int) -> str:
-    near = sorted(GGML, key=lambda name: abs(GgmlFormat(name).bits - bits))
-    names = [name for name in near if GgmlFormat(name).fits(columns)][:3]
-    return f"with method ggml the nearest are {', '.join(names)}" if names else "keep it"
 
 
 def check(source: Source, config: PretrainedConfig, outside: Outside = Outside()) -> None:

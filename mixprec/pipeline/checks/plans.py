@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mixprec.core.errors import UserError
 from mixprec.pipeline import loadable
 from mixprec.pipeline.checks.findings import Findings
-from mixprec.pipeline.plans import identity_here, table_for
+from mixprec.pipeline.tables import identity_here, table_for
 from mixprec.plan.budget import Problem, as_plan, check_reach, importance_table, pins
 from mixprec.plan.budgetspec import IMPORTANCE, SENSITIVITY, BudgetSpec
 from mixprec.plan.methods import Method
@@ -28,7 +28,7 @@ from mixprec.plan.rules import (
 from mixprec.plan.schema import Plan
 from mixprec.plan.sensitivity import ALL
 from mixprec.recipe import Recipe
-from mixprec.sensitivity.ablation import cells_of
+from mixprec.sensitivity.sets import cells_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
