@@ -1,7 +1,7 @@
 """Every module in every candidate treatment, solved once on the original model's inputs: what a plan may choose from.
 
 The calibration samples go up through the uncompressed blocks. Linears that share their input share its statistics and
-its Hessian's factor, for all candidates of one group size. Each block leaves a file with the restored weights, from
+its Hessian's factor, for all candidates of one group size. Each block leaves a file with codes and grids, from
 which a killed run goes on, and which every scorer reads: the error that is scored is the method's own.
 """
 
@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.calibration.data import Calibration
+from mixprec.compress.candidatefiles import LAYOUT, BlockFile, Candidates, file_of
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.scaling import solve_alone
-from mixprec.compress.solving import GroupInputs
+from mixprec.compress.solving import GroupInputs, Solved
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Group
-from mixprec.models.labels import parse_address
 from mixprec.models.source import FLOATS
 from mixprec.models.weights import weight_of
+from mixprec.numerics.formats import fitting
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import using_inputs
 from mixprec.plan.schema import Treatment
@@ -33,46 +34,6 @@ from mixprec.walk.walk import walk
 
 #: Candidate's name -> what it does to a module.
 Treatments = Mapping[str, Treatment]
-#: Names of the tensors in a block's file: address, this, candidate. Means of |x| and x² lie under these names.
-SEPARATOR = "|"
-MEAN_ABS, MEAN_SQUARE = "mean_abs", "mean_square"
-
-
-class Candidates:
-    """The files of a folder that ``make`` has filled: restored weights by module and candidate, block by block."""
-
-    def __init__(self, folder: Path, names: Sequence[str], digest: str) -> None:
-        self.folder, self.names, self.digest = folder, tuple(names), digest
-
-    def files(self, inventory: Decoder) -> list[Path]:
-        """Where the candidates of a model's blocks lie."""
-        return [_file(self.folder, block.layer) for block in inventory.blocks]
-
-    def block(self, layer: int, names: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]]:
-        """Address -> candidate -> restored weight (out, in) in its stored type, of the block ``layer``, 1-based.
-
-        ``names``: of these candidates only.
-        """
-        wanted = self.names if names is None else names
-        found: dict[str, dict[str, Tensor]] = {}
-        with artifacts.open_tensors(_file(self.folder, layer)) as file:
-            for name in file.keys():  # noqa: SIM118 (no mapping)
-                address, candidate = name.split(SEPARATOR)
-                if candidate in wanted:
-                    found.setdefault(address, {})[candidate] = file.get_tensor(name)
-        return found
-
-    def weight(self, address: str, candidate: str) -> Tensor:
-        """One module's restored weight (out, in) in its stored type."""
-        layer, _ = parse_address(address)
-        assert layer is not None
-        with artifacts.open_tensors(_file(self.folder, layer)) as file:
-            found: Tensor = file.get_tensor(f"{address}{SEPARATOR}{candidate}")
-        return found
-
-    def inputs(self, address: str) -> tuple[Tensor, Tensor]:
-        """Means of |x| and of x² of a module's inputs (in,) over the calibration tokens."""
-        return self.weight(address, MEAN_ABS), self.weight(address, MEAN_SQUARE)
 
 
 def make(
@@ -96,10 +57,10 @@ def make(
     stamp = artifacts.fingerprint(
         identity,
         {name: found.model_dump(mode="json") for name, found in treatments.items()},
-        [calibration.digest, options.model_dump(), str(opened.model.dtype), opened.device],
+        [calibration.digest, options.model_dump(), str(opened.model.dtype), opened.device, LAYOUT],
     )
     groups = {block.layer: block.groups for block in inventory.blocks}
-    done = [layer for layer in groups if artifacts.is_made(_file(folder, layer), stamp)]
+    done = [layer for layer in groups if artifacts.is_made(file_of(folder, layer), stamp)]
     if len(done) < len(groups):
         _walk(opened, groups, done, treatments, calibration, options, folder, stamp, int(memory_gb * 1e9), advance)
     else:
@@ -128,30 +89,29 @@ def _walk(
             if index + 1 in done:
                 samples.run(index, block)
             else:
-                stored = {m.address: FLOATS[opened.source.tensors[m.weight_name].dtype] for g in here for m in g}
-                tensors: dict[str, Tensor] = {}
+                file = BlockFile()
                 for group, statistics in zip(here, samples.statistics(index, block, here, move=True), strict=True):
-                    for name, tensor in restored(block, group, treatments, statistics, options, stored):
-                        tensors[name] = tensor.cpu()
+                    stored = {module.address: opened.source.tensors[module.weight_name].dtype for module in group}
                     for module in group:
-                        tensors[f"{module.address}{SEPARATOR}{MEAN_ABS}"] = statistics.mean_abs.cpu().clone()
-                        square = statistics.hessian.diagonal().cpu().clone()
-                        tensors[f"{module.address}{SEPARATOR}{MEAN_SQUARE}"] = square
-                artifacts.save_tensors(_file(folder, index + 1), tensors, {"stamp": stamp})
+                        file.add_module(module, stored[module.address], statistics)
+                    types = {address: FLOATS[dtype] for address, dtype in stored.items()}
+                    for address, name, found in solved(block, group, treatments, statistics, options, types):
+                        file.add(address, name, found, fitting(treatments[name].format, group[0].in_features))
+                file.save(file_of(folder, index + 1), stamp)
             advance(sum(len(group) for group in here))
 
         walk(opened, range(opened.layers), visit)
 
 
-def restored(
+def solved(
     block: nn.Module,
     group: Group,
     treatments: Treatments,
     statistics: InputStatistics,
     options: SolveOptions,
     stored: Mapping[str, torch.dtype],
-) -> Iterator[tuple[str, Tensor]]:
-    """``address|candidate`` and the weight (out, in) that takes the original's place, for a group that shares inputs.
+) -> Iterator[tuple[str, str, Solved]]:
+    """Address, candidate, and what takes the original's place, for a group that shares inputs.
 
     ``stored``: address -> the weight's type in the checkpoint. Scales of inputs are taken back, so that the weight is
     compared with the original one. Raises UserError as ``make`` does.
@@ -167,12 +127,8 @@ def restored(
     inputs = GroupInputs(statistics, options)
     for name, treatment in treatments.items():
         given = inputs if using_inputs([treatment.method]) else None
-        solved = solve_alone(group, weights, treatment, given, options)
-        for address, found in solved.items():
+        made = solve_alone(group, weights, treatment, given, options)
+        for address, found in made.items():
             if not torch.isfinite(found.restored).all():
                 raise UserError(f"{address}.weight: too large for {name} with scales in 16 bits; leave out this format")
-            yield f"{address}{SEPARATOR}{name}", found.restored
-
-
-def _file(folder: Path, layer: int) -> Path:
-    return folder / f"{layer:05d}.safetensors"
+            yield address, name, found

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec.compress.candidates import Candidates
+from mixprec.compress.candidatefiles import Candidates
 from mixprec.core.errors import UserError
 from mixprec.models.load import LoadedModel
 from mixprec.numerics.divergence import divergence

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mixprec.compress.candidates import Candidates
+from mixprec.compress.candidatefiles import Candidates
 from mixprec.plan.budget import Problem
 from mixprec.plan.sensitivity import Choice, Sensitivity
 from mixprec.sensitivity.gradients import Row

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mixprec.compress.candidates import Candidates
+from mixprec.compress.candidatefiles import Candidates
 from mixprec.core import artifacts
 from mixprec.core.progress import bar
 from mixprec.evaluate.passages import Passage

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec.compress.candidates import Candidates
+from mixprec.compress.candidatefiles import Candidates
 from mixprec.core import artifacts, processes
 from mixprec.importance.parallel import share
 from mixprec.numerics.divergence import TokenFidelity

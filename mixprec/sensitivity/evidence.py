@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mixprec.compress.candidates import Candidates
+from mixprec.compress.candidatefiles import Candidates
 from mixprec.core import artifacts
 from mixprec.models.weights import weight_of
 from mixprec.sensitivity.gradients import Row

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mixprec.calibration.data import Calibration
 from mixprec.compress import candidates as solving
-from mixprec.compress.candidates import Candidates
+from mixprec.compress.candidatefiles import Candidates
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts, processes
 from mixprec.core.errors import UserError

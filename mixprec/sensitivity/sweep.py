@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mixprec.compress.candidates import Candidates
+from mixprec.compress.candidatefiles import Candidates
 from mixprec.importance.engine import release_memory
 from mixprec.models.decoder import Block
 from mixprec.models.weights import module_of, weight_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from mixprec.compress.candidates import Candidates
+from mixprec.compress.candidatefiles import Candidates
 from mixprec.models.decoder import Decoder
 from mixprec.models.load import LoadedModel, load_model
 from mixprec.plan.budget import Problem

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from mixprec.calibration.data import Calibration
-from mixprec.compress.candidates import Candidates
+from mixprec.compress.candidatefiles import Candidates
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
 from mixprec.models.decoder import Decoder
