@@ -13,12 +13,12 @@ from rich.markup import escape
 
 from mixprec.core.errors import UserError
 from mixprec.core.progress import PlainConsole
+from mixprec.models.decoder import Decoder, decoder_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from mixprec.calibration.data import Calibration
-    from mixprec.models.decoder import Decoder, decoder_of
     from mixprec.plan.schema import Plan
 
 # Heavy imports (torch, transformers) stay inside the verbs, so that --help and mistakes answer at once.
