@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.table import Table
 
 from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scores_in
@@ -16,7 +15,6 @@ from mixprec.models.decoder import decoder_of
 
 if TYPE_CHECKING:
     from mixprec.pipeline.checks import Checked
-    from mixprec.recipe import Recipe
     from mixprec.results.run import RunResult
 
 
@@ -125,15 +123,16 @@ def explain(
     data: Data = None,
     change: Overrides = None,
 ) -> None:
-    """Show modules, bits and bytes of a recipe's variants and the cost of its importance, without loading weights."""
+    """Show a recipe's data, modules, bits and bytes, and what it takes: time, memory, disk. Loads no weights."""
     from mixprec import pipeline
     from mixprec import recipe as recipes
+    from mixprec.cli import explaining
 
     if (recipe is None) == (not attribution):
         raise UserError("mixprec explain: give a recipe, or models with --attribution")
     if recipe is None:
         for model in attribution or ():
-            _print_cost(model)
+            explaining.print_cost(model)
         return
     path = recipes.find(recipe)
     chosen, known = recipes.read(path, change or ())
@@ -141,82 +140,8 @@ def explain(
     ranking = scores_in(importance or (done if done.is_file() else None))
     found = pipeline.checked(chosen, data, importance=ranking, tables=scores, known=known)
     found.require(str(path))
-    _print_variants(path, chosen, found)
-    if chosen.evaluate is not None and chosen.evaluate.benchmarks:
-        _print_outputs(chosen)
-    if chosen.importance is not None:
-        wanted, spec = chosen.importance, chosen.model
-        _print_cost(spec.id, spec.revision, spec.dtype, wanted.max_tokens, len(wanted.presets))
-
-
-def _print_outputs(chosen: Recipe) -> None:
-    """What the benchmarks ask for: outputs, and at most so many tokens."""
-    spec = chosen.evaluate
-    assert spec is not None
-    variants = len(chosen.all_variants)
-    table = Table(title="Benchmarks", box=box.SIMPLE_HEAD)
-    for column in ("benchmark", "questions", "passes", "outputs a variant", "tokens at most, all variants"):
-        table.add_column(column, justify="left" if column == "benchmark" else "right")
-    outputs = spec.outputs()
-    for name, count in outputs.items():
-        passes = len(spec.seeds)
-        most = count * spec.max_new_tokens * variants
-        table.add_row(name, f"{count // passes:,}", str(passes), f"{count:,}", f"{most:,}")
-    total = sum(outputs.values())
-    table.add_row("all", "", "", f"{total:,}", f"{total * spec.max_new_tokens * variants:,}")
-    out.print(table)
-    out.print(
-        f"By {spec.engine.kind}, {spec.prompts} prompts, temperature {spec.temperature:g}, top-p {spec.top_p:g}, "
-        f"at most {spec.max_new_tokens:,} new tokens an output; outputs that end by themselves take fewer."
-    )
-
-
-def _print_cost(
-    model: str, revision: str | None = None, dtype: str = "bfloat16", limit: int | None = None, presets: int = 1
-) -> None:
-    """What attribution costs, for the longest of the paper's traces, or what the model or ``limit`` leaves of it."""
-    from mixprec.importance.cost import PAPER_CORPUS, cost
-    from mixprec.models import conversion
-    from mixprec.models.config import load_config
-    from mixprec.report.costs import about, cost_table
-    from mixprec.report.terminal import rich_table
-
-    with conversion.without_converting():
-        config = load_config(model, revision)
-    tokens = min(limit or config.max_position_embeddings, config.max_position_embeddings, PAPER_CORPUS.longest)
-    found = cost(config, dtype, tokens, presets)
-    out.print()
-    out.print(rich_table(cost_table([found]), f"Attribution of {model}"))
-    out.print(about(found))
-
-
-def _print_variants(path: Path, chosen: Recipe, found: Checked) -> None:
-    from mixprec import pipeline
-    from mixprec.report.formatting import size
-
-    table = Table(title=f"{path.name}: {chosen.model.id}", box=box.SIMPLE_HEAD)
-    table.add_column("variant", no_wrap=True)
-    table.add_column("modules")
-    for column in ("code bits", "effective", "before", "packed", "on disk"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, row in pipeline.rows(chosen, found).items():
-        account = row["account"]
-        if account is None:
-            table.add_row(name, "known when it runs", *["-"] * 5)
-            continue
-        table.add_row(
-            name,
-            "\n".join(f"{total['modules']} x {form}" for form, total in account["formats"].items()),
-            f"{account['code_bits']:.3f}",
-            f"{account['effective_bits']:.3f}",
-            size(account["dense_bytes"]),
-            size(account["packed_bytes"]),
-            size(row["bytes_on_disk"]),
-        )
-    out.print(table)
-    out.print(
-        "Bits per weight of the linear modules, without and with scales; size of the whole model in 16 bits and packed."
-    )
+    explaining.print_recipe(path.name, chosen, found)
+    _print_notes(found)
 
 
 @app.command(epilog=epilog("mixprec validate recipes/*.yaml", "mixprec validate mine.yaml --data ../shared/data"))

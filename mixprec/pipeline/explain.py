@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mixprec.models import conversion
 from mixprec.pipeline.checks import Checked, checked
 from mixprec.plan import bits
 from mixprec.plan.relative import Importance
@@ -26,6 +27,7 @@ def explain(
     return rows(chosen, found)
 
 
+@conversion.without_converting()
 def rows(chosen: Recipe, found: Checked) -> dict[str, dict[str, Any]]:
     """Per variant what its plan comes to; None for one that is known only when it runs."""
     assert found.inventory is not None

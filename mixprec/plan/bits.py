@@ -111,8 +111,13 @@ def account(plan: Plan, inventory: Decoder) -> Account:
         code_bits=total.code_bits,
         effective_bits=total.effective_bits,
         packed_bytes=sum(item.bytes for item in modules.values()) + other * WORD // 8,
-        dense_bytes=(total.weights + other) * WORD // 8,
+        dense_bytes=dense_bytes(inventory),
     )
+
+
+def dense_bytes(inventory: Decoder) -> int:
+    """The whole model in 16 bits."""
+    return inventory.parameters * WORD // 8
 
 
 def _total(items: Iterable[Storage]) -> Storage:

@@ -71,9 +71,7 @@ def checked(
         folder = locate.at_hand(found.config)
         found.counting = counting(folder)
         if folder is None:
-            found.unchecked.append(
-                f"model.id: the files of {chosen.model.id} are not on this machine: its weights and its tokenizer"
-            )
+            found.unchecked.append(f"model.id: {_absent(chosen.model.id)}")
     found.held = data.read(chosen, recipe.data_folder(chosen, option), found)
     context = None if found.config is None else int(found.config.max_position_embeddings)
     data.check_amounts(chosen, found.held, found.counting, context, found)
@@ -81,6 +79,13 @@ def checked(
         found.plans = Plans(chosen, found.config, found.inventory, found, importance, tables).all()
     _check_machine(chosen, found)
     return found
+
+
+def _absent(model: str) -> str:
+    """Why a model's files can't be looked at."""
+    if locate.unconverted(model) is not None:
+        return f"the tokenizer of {model}, which is converted when it is first used; tokens are estimated"
+    return f"the files of {model}, which are not on this machine: its weights and its tokenizer"
 
 
 #: What engines and sources need besides mixprec: package -> how it is installed.

@@ -97,7 +97,7 @@ def _text(key: str, source: str, path: Path) -> Held:
     text = artifacts.read_text(path)
     if not text.strip():
         raise UserError(f"{path}: the text is empty")
-    return Held(key, source, (text,), traces=False)
+    return Held(key, source, (text,))
 
 
 def _traces(key: str, source: str, path: Path, spec: TracesSpec) -> Held:
@@ -105,8 +105,10 @@ def _traces(key: str, source: str, path: Path, spec: TracesSpec) -> Held:
     if key.startswith("compress."):
         return Held(key, source, tuple(trace.text for trace in store.load(str(path))))
     annotated = find_spans(spec, source, store.load(str(path))[: spec.first])
-    spans = Counter(span.behaviour for each in annotated for span in each.spans)
-    return Held(key, source, tuple(each.trace.text for each in annotated), spans)
+    scored = [span for each in annotated for span in each.spans if span.behaviour in store.BEHAVIOURS]
+    texts = tuple(each.trace.text for each in annotated)
+    spans = Counter(span.behaviour for span in scored)
+    return Held(key, source, texts, spans, sum(span.end - span.start for span in scored))
 
 
 def check_amounts(
@@ -192,7 +194,7 @@ def _check_passages(chosen: Recipe, held: Mapping[str, Held], found: Findings) -
         traces = held.get("traces.source")
         there, what, remedy = (len(traces.texts) if traces else None), "traces", "take more traces"
         for behaviour in spec.behaviours if traces else ():
-            if traces and not traces.spans[behaviour]:
+            if behaviour in store.BEHAVIOURS and traces and not traces.spans[behaviour]:
                 found.add(f"sensitivity.behaviours: {behaviour}: no span in {traces.source}; leave it out")
     else:
         there, what = calibration.samples, "calibration samples"

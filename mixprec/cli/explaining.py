@@ -1,0 +1,159 @@
+"""What ``mixprec explain`` prints: data, variants, and what the stages take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from mixprec.cli.base import out
+
+if TYPE_CHECKING:
+    from mixprec.pipeline.checks import Checked
+    from mixprec.pipeline.costs import Stage
+    from mixprec.recipe import Recipe
+
+
+def print_recipe(name: str, chosen: Recipe, found: Checked) -> None:
+    """All that is known of a recipe before it runs."""
+    from mixprec.pipeline import costs
+
+    if chosen.all_variants:
+        _print_variants(name, chosen, found)
+    _print_data(chosen, found)
+    if chosen.evaluate is not None and chosen.evaluate.benchmarks:
+        _print_outputs(chosen)
+    _print_stages(costs.stages(chosen, found))
+    if chosen.importance is not None:
+        wanted, spec = chosen.importance, chosen.model
+        print_cost(spec.id, spec.revision, spec.dtype, wanted.max_tokens, len(wanted.presets))
+
+
+def _print_data(chosen: Recipe, found: Checked) -> None:
+    """What the stages see."""
+    from mixprec.pipeline.usage import used
+
+    listed = list(used(chosen, found))
+    if not listed:
+        return
+    table = Table(title="Data", box=box.SIMPLE_HEAD)
+    table.add_column("what")
+    for column in ("", "tokens", "longest"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("spans")
+    for each in listed:
+        about = "" if each.exact else "≈ "
+        spans = ", ".join(f"{count:,} {behaviour.replace('_', ' ')}" for behaviour, count in sorted(each.spans.items()))
+        table.add_row(
+            each.key, f"{each.items:,} {each.what}", f"{about}{each.tokens:,}", f"{about}{each.longest:,}", spans
+        )
+    out.print(table)
+    if not all(each.exact for each in listed):
+        out.print("≈: estimated from a part of the text, or from its bytes where the tokenizer is not on this machine.")
+
+
+def _print_stages(listed: list[Stage]) -> None:
+    """Time, memory and disk of each stage, and of all."""
+    from mixprec.pipeline import costs
+    from mixprec.report.formatting import size
+
+    table = Table(title="Stages", box=box.SIMPLE_HEAD)
+    for column in ("stage", "work"):
+        table.add_column(column)
+    for column in ("CPU time", "memory", "disk"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for each in listed:
+        table.add_row(
+            each.name, each.work, _time(each.seconds), size(each.memory), size(each.disk) if each.disk else ""
+        )
+    table.add_section()
+    whole = costs.total(listed)
+    table.add_row(whole.name, "", _time(whole.seconds), size(whole.memory), size(whole.disk))
+    out.print(table)
+    out.print(
+        "Rough, by arithmetic: CPU time of one core of a 2-core AMD EPYC, whose recipes took half to twice of it; "
+        "memory is the most at once, without an allocator's waste. Nothing is taken for stages that are done."
+    )
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _print_outputs(chosen: Recipe) -> None:
+    """What the benchmarks ask for: outputs, and at most so many tokens."""
+    spec = chosen.evaluate
+    assert spec is not None
+    variants = len(chosen.all_variants)
+    table = Table(title="Benchmarks", box=box.SIMPLE_HEAD)
+    for column in ("benchmark", "questions", "passes", "outputs", "tokens at most"):
+        table.add_column(column, justify="left" if column == "benchmark" else "right")
+    outputs = spec.outputs()
+    for name, count in outputs.items():
+        passes = len(spec.seeds)
+        most = count * spec.max_new_tokens * variants
+        table.add_row(name, f"{count // passes:,}", str(passes), f"{count:,}", f"{most:,}")
+    total = sum(outputs.values())
+    table.add_row("all", "", "", f"{total:,}", f"{total * spec.max_new_tokens * variants:,}")
+    out.print(table)
+    out.print(
+        f"By {spec.engine.kind}, {spec.prompts} prompts, temperature {spec.temperature:g}, top-p {spec.top_p:g}, "
+        f"at most {spec.max_new_tokens:,} new tokens an output: outputs of one variant, tokens of all. Outputs that "
+        "end by themselves take fewer."
+    )
+
+
+def print_cost(
+    model: str, revision: str | None = None, dtype: str = "bfloat16", limit: int | None = None, presets: int = 1
+) -> None:
+    """What attribution costs, for the longest of the paper's traces, or what the model or ``limit`` leaves of it."""
+    from mixprec.importance.cost import PAPER_CORPUS, cost
+    from mixprec.models import conversion
+    from mixprec.models.config import load_config
+    from mixprec.report.costs import about, cost_table
+    from mixprec.report.terminal import rich_table
+
+    with conversion.without_converting():
+        config = load_config(model, revision)
+    tokens = min(limit or config.max_position_embeddings, config.max_position_embeddings, PAPER_CORPUS.longest)
+    found = cost(config, dtype, tokens, presets)
+    out.print()
+    out.print(rich_table(cost_table([found]), f"Attribution of {model}"))
+    out.print(about(found))
+
+
+def _print_variants(name: str, chosen: Recipe, found: Checked) -> None:
+    from mixprec import pipeline
+    from mixprec.plan.bits import dense_bytes
+    from mixprec.report.formatting import size
+
+    assert found.inventory is not None
+
+    table = Table(title=f"{name}: {chosen.model.id}", box=box.SIMPLE_HEAD)
+    table.add_column("variant", no_wrap=True)
+    table.add_column("modules", min_width=11, overflow="fold")
+    for column in ("code bits", "effective", "packed", "on disk"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, row in pipeline.rows(chosen, found).items():
+        account = row["account"]
+        if account is None:
+            table.add_row(name, "known when it runs", *["-"] * 4)
+            continue
+        table.add_row(
+            name,
+            "\n".join(f"{total['modules']} x {form}" for form, total in account["formats"].items()),
+            f"{account['code_bits']:.3f}",
+            f"{account['effective_bits']:.3f}",
+            size(account["packed_bytes"]),
+            size(row["bytes_on_disk"]),
+        )
+    out.print(table)
+    out.print(
+        "Bits per weight of the linear modules, without and with scales; bytes of the whole model packed, and of its "
+        f"files with weights. In 16 bits it takes {size(dense_bytes(found.inventory))}."
+    )

@@ -1,0 +1,285 @@
+"""What a recipe will take, stage by stage, by arithmetic: CPU seconds, memory and disk, and what they are spent on.
+
+Times are operations over rates. The rates are those of one core of a 2-core AMD EPYC with float32 and bfloat16 products
+in hardware, where the recipes' own times (recipes/README.md) were taken; the estimates stay within a factor of two of
+these. Other processors differ by more. Memory is weights, states and logits, without an allocator's waste.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mixprec.importance.cost import Corpus, Shape, our_flops, our_memory
+from mixprec.models import conversion
+from mixprec.models.decoder import Decoder, Linear
+from mixprec.pipeline.checks import Checked
+from mixprec.pipeline.usage import Used, used
+from mixprec.plan.methods import METHODS, needing_inputs, using_inputs
+from mixprec.plan.schema import Plan, Treatment
+from mixprec.recipe import Recipe
+from mixprec.report.formatting import plural
+from mixprec.sensitivity.ablation import cells_of
+from mixprec.sensitivity.spec import GRADIENT
+
+#: Operations a second of matrix products.
+RATES = {"float32": 1.0e11, "bfloat16": 1.9e11, "float16": 1.0e11}
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: Python with its libraries; files of a finished run beside checkpoints and tensors.
+_PYTHON_BYTES, _PAGES_BYTES = 600_000_000, 10_000_000
+#: Importing, reading files and drawing the report.
+_AROUND_SECONDS = 25.0
+#: Seconds of a solve that goes column by column: for each column, and for each weight.
+_COLUMN_SECONDS, _COLUMN_WEIGHT_SECONDS = 1.2e-4, 1.2e-7
+#: Seconds for each weight: rounding to a grid, k-means of code books, llama.cpp's search.
+_ROUND_SECONDS, _BOOK_SECONDS, _GGML_SECONDS = 2.6e-8, 6e-7, 8e-7
+#: Bytes of a checkpoint that are read, written and hashed in a second.
+_DISK_RATE = 4.0e8
+#: Seconds of a step of decoding for each parameter, and for each parameter and row.
+_STEP_SECONDS, _ROW_SECONDS = 8.0e-10, 1.2e-10
+#: Tokens whose logits are in memory at once, in float32, with those of the original beside them.
+_LOGIT_TOKENS = 1024
+
+
+class Stage(NamedTuple):
+    """``work``: what is done, in words. ``seconds`` of one core; None where that isn't known (a GPU, another engine).
+    ``memory``, ``disk``: bytes."""
+
+    name: str
+    work: str
+    seconds: float | None
+    memory: int
+    disk: int = 0
+
+
+@conversion.without_converting()
+def stages(chosen: Recipe, found: Checked) -> list[Stage]:
+    """The recipe's stages in their order, each as if none were done."""
+    assert found.config is not None
+    assert found.inventory is not None
+    reckoning = _Reckoning(chosen, found, Shape.of(found.config), found.inventory)
+    known = chosen.model.device == "cpu"
+    return [each if known else each._replace(seconds=None) for each in reckoning.all()]
+
+
+def total(listed: list[Stage]) -> Stage:
+    """All stages: times and disk add up, memory is the largest; with what a run takes besides."""
+    times = [each.seconds for each in listed]
+    seconds = None if None in times else sum(time for time in times if time is not None) + _AROUND_SECONDS
+    memory = max((each.memory for each in listed), default=_PYTHON_BYTES)
+    return Stage("sum", "", seconds, memory, sum(each.disk for each in listed) + _PAGES_BYTES)
+
+
+class _Reckoning:
+    def __init__(self, chosen: Recipe, found: Checked, shape: Shape, inventory: Decoder) -> None:
+        self.chosen, self.found, self.shape, self.inventory = chosen, found, shape, inventory
+        self.used: dict[str, Used] = {each.key: each for each in used(chosen, found)}
+        self.item, self.rate = _BYTES[chosen.model.dtype], RATES[chosen.model.dtype]
+        self.weights = shape.parameters * self.item
+        self.logits = _LOGIT_TOKENS * shape.vocabulary * 8
+
+    def all(self) -> Iterator[Stage]:
+        if self.chosen.importance is not None and "traces" in self.used:
+            yield self._importance(self.used["traces"])
+        solved = self._solved()
+        if solved:
+            yield self._candidates(solved)
+        if self.chosen.sensitivity is not None:
+            yield self._sensitivity(len(solved))
+        if self.chosen.ablation is not None:
+            yield self._ablation()
+        yield from self._exchanges()
+        yield from self._compressions()
+        if self._evaluated and self.chosen.all_variants:
+            yield self._evaluation()
+        yield from self._benchmarks()
+
+    @property
+    def _evaluated(self) -> list[Used]:
+        return [self.used[key] for key in ("evaluate.traces", "evaluate.text") if key in self.used]
+
+    def _forward(self, used: Used) -> float:
+        """Operations of a pass through the blocks."""
+        return self.shape.forward(used.tokens, used.squares)
+
+    def _importance(self, traces: Used) -> Stage:
+        spec = self.chosen.importance
+        assert spec is not None
+        spans = sum(traces.spans.values())
+        positions = round(traces.inside) + 5 * spans
+        mean = traces.tokens / max(traces.items, 1)
+        corpus = Corpus(
+            traces.items,
+            traces.tokens,
+            traces.squares,
+            traces.longest,
+            spans,
+            positions,
+            round(positions * mean / 2),
+            0,
+            0,
+        )
+        memory = our_memory(self.shape, traces.longest, self.item, len(spec.presets))
+        held = memory.total - (memory.weights if spec.stream else 0)
+        sums = (1 + 4 * len(spec.presets)) * self.shape.outputs * 4
+        work = f"{plural(spans, 'span')} in {plural(traces.items, 'trace')} of {traces.tokens:,} tokens"
+        return Stage("importance", work, our_flops(self.shape, corpus) / self.rate, held + _PYTHON_BYTES, 2 * sums)
+
+    def _solved(self) -> list[Treatment]:
+        """What every module is solved for, for sensitivity, ablation and exchanges."""
+        return list(self.chosen.candidates().values())
+
+    def _candidates(self, solved: list[Treatment]) -> Stage:
+        linears = self.inventory.linears
+        seconds = self._gather() + sum(self._one(module, each.method) for each in solved for module in linears)
+        work = f"{plural(len(linears), 'module')} in {plural(len(solved), 'format')}"
+        return Stage("candidates", work, seconds, self._block_memory(), len(solved) * self.shape.linear * 2)
+
+    def _gather(self, states: int = 2) -> float:
+        """Seconds of calibration passes and of the inputs' second moments."""
+        tokens = self.used.get("compress.calibration")
+        if tokens is None:
+            return 0.0
+        moments = sum(2 * group[0].in_features ** 2 * tokens.tokens for group in self.inventory.groups)
+        return (states * self._forward(tokens) + moments) / self.rate
+
+    def _one(self, module: Linear, method: str) -> float:
+        """Seconds of one solve."""
+        columns = module.in_features * (_COLUMN_SECONDS + module.out_features * _COLUMN_WEIGHT_SECONDS)
+        square = module.weights * module.in_features / self.rate
+        rounds = module.weights * _ROUND_SECONDS
+        match method:
+            case "gptq" | "sparsegpt":
+                return columns + square
+            case "gptaq":
+                return 1.5 * columns + 4 * square
+            case "awq":
+                return 10 * rounds + 40 * square
+            case "anyk":
+                return module.weights * _BOOK_SECONDS
+            case "ggml":
+                return module.weights * _GGML_SECONDS
+            case _:
+                return rounds
+
+    def _block_memory(self) -> int:
+        """A block at a time: its weights, the calibration's states and the second moments."""
+        tokens = self.used.get("compress.calibration")
+        states = 2 * (tokens.tokens if tokens else 0) * self.shape.hidden * self.item
+        block = self.shape.linear // self.shape.layers * 4 * 3 + 4 * self.inventory.widest_input**2 * 3
+        outside = sum(self.inventory.other.values()) * self.item
+        return _PYTHON_BYTES + outside + block + states
+
+    def _sensitivity(self, candidates: int) -> Stage:
+        spec, scored = self.chosen.sensitivity, self.used["sensitivity"]
+        assert spec is not None
+        if spec.scorer == "measured":
+            cells = candidates * len(self.inventory.linears)
+            work = f"{cells:,} measurements on {scored.tokens:,} tokens"
+            return Stage("sensitivity", work, self._measure(cells, scored, spec.stride), self._whole_memory(scored))
+        work = f"{plural(candidates, 'format')} on {plural(scored.items, 'passage')} of {scored.tokens:,} tokens"
+        if spec.scorer not in GRADIENT:
+            return Stage("sensitivity", work, self.shape.linear * candidates * _ROUND_SECONDS, self._block_memory())
+        rows = (1 + len(spec.behaviours)) * spec.draws
+        passes = 4 + 2 * rows + 1.5 * candidates + (spec.at != "original")
+        memory = self._block_memory() + self.shape.layers * scored.longest * self.shape.hidden * 4 + self.logits
+        return Stage("sensitivity", work, passes * self._forward(scored) / self.rate, memory)
+
+    def _measure(self, cells: int, passages: Used, stride: int) -> float:
+        """Seconds of restarts, half-way up on average, with the head on every so many-th token."""
+        head = 3 * self.shape.head * passages.tokens / stride
+        return cells * (self._forward(passages) / 2 + head) / self.rate
+
+    def _whole_memory(self, passages: Used, models: int = 1) -> int:
+        """A model, the states before each of its blocks, and logits."""
+        states = self.shape.layers * passages.tokens * self.shape.hidden * self.item
+        return _PYTHON_BYTES + models * self.weights + states + self.logits
+
+    def _ablation(self) -> Stage:
+        spec = self.chosen.ablation
+        assert spec is not None
+        cells, passages = len(cells_of(spec, self.inventory)) + 1, _joined(self._evaluated)
+        work = f"{cells:,} measurements on {passages.tokens:,} tokens"
+        return Stage("ablation", work, self._measure(cells, passages, spec.stride), self._whole_memory(passages))
+
+    def _exchanges(self) -> Iterator[Stage]:
+        for name, variant in self.chosen.all_variants.items():
+            exchange = variant.plan.budget.exchange if variant.plan.budget else None
+            if exchange is None or "sensitivity" not in self.used:
+                continue
+            scored = self.used["sensitivity"]
+            share = exchange.samples / max(scored.items, 1)
+            each = (self._forward(scored) + 3 * self.shape.head * scored.tokens / exchange.stride) * share
+            work = f"at most {exchange.proposals} plans on {round(scored.tokens * share):,} tokens"
+            seconds = exchange.proposals * each / self.rate
+            yield Stage(f"exchange {name}", work, seconds, self._whole_memory(scored))
+
+    def _compressions(self) -> Iterator[Stage]:
+        for name, variant in self.chosen.all_variants.items():
+            plan = self.found.plans.get(name)
+            method = variant.plan.method or self.chosen.compress.method
+            if plan is not None and not plan.changed:
+                continue
+            engine = self.chosen.engine_of(variant)
+            work = f"{plural(len(plan.changed) if plan else len(self.inventory.linears), 'module')} by {method}"
+            disk = self._on_disk(plan)
+            seconds = None if engine != "mixprec" else self._compress(plan, method) + disk / _DISK_RATE
+            work += "" if engine == "mixprec" else f", {engine}"
+            yield Stage(f"compress {name}", work, seconds, self._block_memory(), disk)
+
+    def _compress(self, plan: Plan | None, method: str) -> float:
+        linears = self.inventory.linears
+        methods = {method} if plan is None else plan.methods  # without a plan like one that changes all modules
+        looks = needing_inputs(methods) if self.chosen.compress.calibration is None else using_inputs(methods)
+        passes = 3 if any(METHODS[name].needs.original_states for name in methods) else 2
+        chosen = [method] * len(linears) if plan is None else [each.method for each in plan.treatments.values()]
+        changed = None if plan is None else set(plan.changed)
+        solves = (
+            self._one(module, name)
+            for module, name in zip(linears, chosen, strict=True)
+            if changed is None or module.address in changed
+        )
+        return (self._gather(passes) if looks else 0.0) + sum(solves)
+
+    def _on_disk(self, plan: Plan | None) -> int:
+        if plan is None:
+            return self.shape.parameters * 2
+        return self.chosen.checkpoint.written.bytes(plan, self.inventory, self.found.config)
+
+    def _evaluation(self) -> Stage:
+        passages, models = _joined(self._evaluated), len(self.chosen.all_variants) + 1
+        each = self._forward(passages) + 3 * self.shape.head * passages.tokens
+        states = passages.tokens * self.shape.hidden * 4
+        work = f"{models} models on {passages.tokens:,} tokens"
+        memory = (
+            self._whole_memory(passages, 2) - (self.shape.layers - 1) * passages.tokens * self.shape.hidden * self.item
+        )
+        return Stage("evaluation", work, models * each / self.rate, memory, states)
+
+    def _benchmarks(self) -> Iterator[Stage]:
+        spec = self.chosen.evaluate
+        if spec is None or not spec.benchmarks or not self.chosen.all_variants:
+            return
+        outputs, variants = sum(spec.outputs().values()), len(self.chosen.all_variants)
+        tokens = outputs * spec.max_new_tokens * variants
+        batch = spec.engine.batch
+        seconds = tokens * self.shape.parameters * (_STEP_SECONDS / batch + _ROW_SECONDS)
+        work = f"{outputs * variants:,} outputs, at most {tokens:,} tokens"
+        if spec.engine.kind != "transformers":
+            yield Stage("benchmarks", work, None, _PYTHON_BYTES + self.weights, tokens * 5)
+            return
+        cache = self.shape.keys_values(batch * spec.max_new_tokens, self.item)
+        yield Stage("benchmarks", work, seconds, _PYTHON_BYTES + self.weights + cache, tokens * 5)
+
+
+def _joined(parts: list[Used]) -> Used:
+    """Several sources as one."""
+    return Used(
+        "evaluate",
+        "",
+        sum(each.items for each in parts),
+        sum(each.tokens for each in parts),
+        sum(each.squares for each in parts),
+        max((each.longest for each in parts), default=0),
+        all(each.exact for each in parts),
+    )

@@ -1,0 +1,78 @@
+"""What of its data a recipe uses: traces, passages and samples, their tokens, the spans in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from mixprec.pipeline.checks import Checked
+from mixprec.recipe import Recipe
+
+
+class Used(NamedTuple):
+    """``items``: traces, samples or passages; ``squares``: of their tokens, summed; ``longest`` of them. ``exact``:
+    counted, not estimated. ``inside``: tokens in ``spans``, which are counted by behaviour."""
+
+    key: str
+    what: str
+    items: int
+    tokens: int
+    squares: int
+    longest: int
+    exact: bool
+    spans: Mapping[str, int] = MappingProxyType({})
+    inside: float = 0.0
+
+
+def used(chosen: Recipe, found: Checked) -> Iterator[Used]:
+    """What each stage sees, in the stages' order; what could not be read is left out."""
+    context = int(found.config.max_position_embeddings) if found.config else 1 << 20
+    spec = chosen.importance
+    if chosen.traces is not None:
+        limit = min((spec.max_tokens if spec else None) or context, context)
+        yield from _traces("traces", "traces.source", found, limit)
+    calibration = chosen.compress.calibration
+    if calibration is not None:
+        yield _alike("compress.calibration", "samples", calibration.samples, calibration.tokens)
+    yield from _scored(chosen, found, context)
+    evaluate = chosen.evaluate
+    if evaluate is None:
+        return
+    limit = min(evaluate.max_tokens or context, context)
+    yield from _traces("evaluate.traces", "evaluate.traces.source", found, limit)
+    if text := found.held.get("evaluate.text"):
+        length = min(evaluate.text_tokens, limit)
+        amount = found.counting.amount(text.texts)
+        there = -(-amount.total // max(length - found.counting.head, 1))
+        count = min(evaluate.text_passages or there, there)
+        tokens = min(count * length, amount.total + count * found.counting.head)
+        yield Used("evaluate.text", "passages", count, tokens, count * length**2, length, amount.exact)
+
+
+def _alike(key: str, what: str, items: int, length: int) -> Used:
+    return Used(key, what, items, items * length, items * length**2, length, True)
+
+
+def _traces(key: str, source: str, found: Checked, limit: int, first: int | None = None) -> Iterator[Used]:
+    held = found.held.get(source)
+    if held is None:
+        return
+    amount = found.counting.amount(held.texts)
+    lengths = [min(tokens + found.counting.head, limit) for tokens in amount.tokens[:first]]
+    whole = sum(map(len, held.texts)) or 1
+    inside = held.inside * amount.total / whole * min(1.0, sum(lengths) / max(amount.total, 1))
+    squares = sum(length**2 for length in lengths)
+    yield Used(key, "traces", len(lengths), sum(lengths), squares, max(lengths), amount.exact, held.spans, inside)
+
+
+def _scored(chosen: Recipe, found: Checked, context: int) -> Iterator[Used]:
+    """What damage is predicted on."""
+    spec, calibration = chosen.sensitivity, chosen.compress.calibration
+    if spec is None or calibration is None:
+        return
+    if spec.behaviours:
+        for each in _traces("sensitivity", "traces.source", found, min(spec.max_tokens, context), spec.samples):
+            yield each._replace(spans={})
+    else:
+        yield _alike("sensitivity", "samples", min(spec.samples, calibration.samples), calibration.tokens)
