@@ -35,8 +35,8 @@ from mixprec.models import locate
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
 from mixprec.models.head import Head
-from mixprec.models.load import LoadedModel, load_model
-from mixprec.models.locate import fetch
+from mixprec.models.load import LoadedModel
+from mixprec.models.model import Model
 from mixprec.numerics.divergence import TokenFidelity
 from mixprec.plan import bits, sensitivity
 from mixprec.plan.budget import as_plan, budget_plan
@@ -86,11 +86,11 @@ class Bench:
 
     @cached_property
     def original(self) -> LoadedModel:
-        return load_model(self.model)
+        return Model(self.model).load()
 
     def subject(self, folder: str, method: Any = "gptq", **more: Any) -> scoring.Subject:
         """What is scored, its files in a folder of the work."""
-        return scoring.Subject(self.model, method, self.calibration, self.work / folder, **more)
+        return scoring.Subject(Model(self.model), method, self.calibration, self.work / folder, **more)
 
     def job(self, name: str) -> None:
         """Do a job unless its outcome is there; jobs that others need come first."""
@@ -160,7 +160,7 @@ class Bench:
         if not path.is_file():
             spec = TracesSpec(source="bundled:attribution")
             found = pipeline.annotate_traces(spec, spec.source)
-            identity = locate.identity(self.model)
+            identity = Model(self.model).identity
             attribute(self.original, found, path.parent, presets=("paper",), identity=identity, resamples=0)
         return artifact.load(path)
 
@@ -265,7 +265,7 @@ class Bench:
         """Half of the weights zero: everywhere alike, by AlphaPruning, or by the budget with SparseGPT's own errors."""
         if how != "sparse_ours":
             sparsity: Any = {"alphapruning": 0.5} if how == "sparse_alphapruning" else 0.5
-            alphas = spectra.alphas(fetch(self.model, None), self.inventory) if isinstance(sparsity, dict) else None
+            alphas = spectra.alphas(Model(self.model)) if isinstance(sparsity, dict) else None
             spec = PlanSpec.model_validate({"default": "keep", "sparsity": sparsity})
             return build_plan(spec, self.inventory, self.model, "sparsegpt", alphas=alphas)
         subject = self.subject("sparse", "sparsegpt")
@@ -318,7 +318,7 @@ class Bench:
         everything, head = [*self.traces, *text], Head.of(self.original.model)
         if self._reference is None:
             self._reference = list(fidelity.hidden_states(self.original, everything, "original"))
-        loaded = load_model(str(checkpoint))
+        loaded = Model(checkpoint).load()
         hidden = fidelity.hidden_states(loaded, everything, "evaluate")
         found = fidelity.compare(everything, hidden, Head.of(loaded.model), self._reference, head)
         on = {"traces": found[: len(self.traces)], "wikitext": found[len(self.traces) :], "both": found}

@@ -148,12 +148,12 @@ def measure_time(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from mixprec.core import progress
-    from mixprec.models.load import load_model
     from mixprec.models.locate import BUNDLED
+    from mixprec.models.model import Model
 
     progress.console.quiet = True
     torch.set_num_threads(1)
-    loaded, most = load_model(BUNDLED), limit(arguments)
+    loaded, most = Model(BUNDLED).load(), limit(arguments)
     traces = chosen_traces(arguments, 2 if arguments.quick else 6)
     paths = {p: [work(arguments) / p / f"{i}.safetensors" for i in range(len(traces))] for p in ("paper", "released")}
     tasks = {p: [task(loaded, t, p, most, path) for t, path in zip(traces, paths[p], strict=True)] for p in paths}
@@ -293,10 +293,10 @@ def max_relative_error(loaded: Any, tasks: list[Any], samples: int) -> float:
 
 def measure_both_memories(arguments: argparse.Namespace) -> dict[str, Any]:
     """Each in a process of its own, on the trace with the most span positions among the long ones."""
-    from mixprec.models.load import load_model
     from mixprec.models.locate import BUNDLED
+    from mixprec.models.model import Model
 
-    loaded, tokens = load_model(BUNDLED), memory_tokens(arguments)
+    loaded, tokens = Model(BUNDLED).load(), memory_tokens(arguments)
     tasks = [(trace, task(loaded, trace, "paper", tokens, Path("none"))) for trace in chosen_traces(arguments, 6)]
     long = [(trace, each) for trace, each in tasks if len(each.ids) == tokens]
     trace, _ = max(long, key=lambda pair: sum(window.compute for window in pair[1].works["paper"].windows))
@@ -324,8 +324,8 @@ def measure_memory(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from mixprec.core import progress
     from mixprec.importance import attribute as stage
-    from mixprec.models.load import load_model
     from mixprec.models.locate import BUNDLED
+    from mixprec.models.model import Model
     from mixprec.traces import spans
 
     progress.console.quiet = True
@@ -334,7 +334,7 @@ def measure_memory(arguments: argparse.Namespace) -> dict[str, Any]:
     trace = next(each for each in chosen_traces(arguments, 6) if each.id == wanted)
     after_imports = psutil.Process().memory_info().rss
     with machine.Peak() as peak, tempfile.TemporaryDirectory() as folder:
-        loaded = load_model(BUNDLED)
+        loaded = Model(BUNDLED).load()
         if how == "ours":
             annotated = [spans.char_spans(trace, "paper")]
             stage.attribute(

@@ -51,9 +51,8 @@ from mixprec.contrib.peers import client
 from mixprec.evaluate import passages
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
-from mixprec.models.load import load_model
 from mixprec.models.locate import BUNDLED
-from mixprec.models.tokenizer import load_encoder
+from mixprec.models.model import Model
 from mixprec.numerics import packing
 from mixprec.plan.rules import PlanSpec, build_plan
 
@@ -117,7 +116,7 @@ class Run:
         self.work, self.quick = work, quick
         config = load_config(BUNDLED)
         self.config, self.inventory = config, decoder_of(config)
-        encoder = load_encoder(BUNDLED, None, config.vocab_size)
+        encoder = Model(BUNDLED).encoder
         texts = passages.from_text("bundled:held_out", encoder, 128, 1 if quick else 3)
         self.passages = [passage.tokens.tolist() for passage in texts]
         self.prompt = self.passages[0][:32]
@@ -132,7 +131,7 @@ class Run:
         spec = PlanSpec.model_validate({"default": case.default, "rules": list(case.rules)})
         plan = build_plan(spec, self.inventory, BUNDLED, "rtn")
         if not (self.folder(name) / CARD).is_file():
-            compress(BUNDLED, plan, self.folder(name), format=FORMATS[case.format])
+            compress(Model(BUNDLED), plan, self.folder(name), format=FORMATS[case.format])
         on_disk = sum(path.stat().st_size for path in self.folder(name).glob("*.safetensors"))
         predicted = FORMATS[case.format].bytes(plan, self.inventory, self.config)
         self.predicted_error = max(self.predicted_error, abs(on_disk / predicted - 1))
@@ -147,7 +146,7 @@ class Run:
     @torch.no_grad()
     def own(self, name: str, dtype: str) -> dict[str, Any]:
         """What mixprec itself makes of a checkpoint."""
-        return self.answers(load_model(str(self.folder(name)), dtype=dtype).model)
+        return self.answers(Model(self.folder(name), dtype=dtype).load().model)
 
     @torch.no_grad()
     def answers(self, model: Any) -> dict[str, Any]:

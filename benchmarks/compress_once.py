@@ -34,6 +34,7 @@ from mixprec.core import artifacts
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
 from mixprec.models.locate import BUNDLED
+from mixprec.models.model import Model
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import load_plan
 
@@ -53,7 +54,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     before = psutil.Process().memory_info().rss
     wall, cpu = time.perf_counter(), time.process_time()
     dtype = job.get("dtype", "float32")
-    reports = compress(model, plan, Path(job["out"]), calibration=calibration, options=options, dtype=dtype)
+    reports = compress(Model(model, dtype=dtype), plan, Path(job["out"]), calibration=calibration, options=options)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     block = sum(module.weights for module in inventory.linears if module.layer == 1) * 4

@@ -125,15 +125,15 @@ class Bench:
         from mixprec.calibration import data
         from mixprec.calibration.spec import CalibrationSpec
         from mixprec.core import artifacts
-        from mixprec.models.load import load_model
         from mixprec.models.locate import BUNDLED
+        from mixprec.models.model import Model
 
         torch.set_num_threads(arguments.threads)
         self.arguments = arguments
         self.samples = 16 if arguments.quick else 32
         self.work = Path(arguments.work) / f"{self.samples}x512"
         self.work.mkdir(parents=True, exist_ok=True)
-        self.original = load_model(BUNDLED)
+        self.original = Model(BUNDLED).load()
         text = str(Path(arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")
         spec = CalibrationSpec.model_validate({"text": text, "samples": self.samples, "tokens": 512})
         self.calibration = data.load(spec, self.original.encoder, str, self.original.context)
@@ -211,7 +211,7 @@ class Bench:
         from mixprec import pipeline
         from mixprec.evaluate import fidelity, metrics, passages
         from mixprec.models.head import Head
-        from mixprec.models.load import load_model
+        from mixprec.models.model import Model
         from mixprec.recipe import TracesSpec
 
         spec = TracesSpec(source="bundled:held_out")
@@ -223,7 +223,7 @@ class Bench:
         everything, head = [*traces, *text], Head.of(self.original.model)
         if self.reference is None:
             self.reference = list(fidelity.hidden_states(self.original, everything, "original"))
-        loaded = load_model(str(checkpoint))
+        loaded = Model(checkpoint).load()
         hidden = fidelity.hidden_states(loaded, everything, "evaluate")
         found = fidelity.compare(everything, hidden, Head.of(loaded.model), self.reference, head)
         on = {"traces": found[: len(traces)], "wikitext": found[len(traces) :], "both": found}

@@ -81,10 +81,10 @@ def speeds(length: int) -> dict[str, Any]:
     """Tokens per CPU second of our engine and of transformers' generate, alone and at 16."""
     from mixprec.evaluate.engines.base import Request, Sampling, derived_seed
     from mixprec.evaluate.engines.transformers import TransformersEngine
-    from mixprec.models.load import load_model
     from mixprec.models.locate import BUNDLED
+    from mixprec.models.model import Model
 
-    loaded = load_model(BUNDLED)
+    loaded = Model(BUNDLED).load()
     requests = [Request(prompt, prompt, derived_seed(0, prompt)) for prompt in PROMPTS]
     outputs: dict[int, dict[str, str]] = {}
 
@@ -205,8 +205,8 @@ def benchmarks(data: Path, work: Path, tokens: int, limit: int | None) -> dict[s
     from mixprec.evaluate import bench
     from mixprec.evaluate.engines.make import make
     from mixprec.evaluate.spec import ProtocolSpec
-    from mixprec.models import locate
     from mixprec.models.locate import BUNDLED
+    from mixprec.models.model import Model
     from mixprec.report import paper
     from mixprec.report.tables import to_markdown
 
@@ -222,10 +222,10 @@ def benchmarks(data: Path, work: Path, tokens: int, limit: int | None) -> dict[s
         scores = [f"accuracy_{name}" for name in names[:3]] + ["em_musique", "f1_musique"]
         return dict.fromkeys((*scores, *keys, "table"))
     found = bench.run(
-        lambda: make(protocol.engine, BUNDLED, dtype="float32", device="cpu"),
+        lambda: make(protocol.engine, Model(BUNDLED, dtype="float32", device="cpu")),
         bench.load_questions(protocol, None),
         protocol,
-        locate.identity(BUNDLED),
+        Model(BUNDLED).identity,
         work / "generations",
         "benchmarks",
     )

@@ -24,7 +24,7 @@ environment.settle()  # before torch is imported
 import torch
 from allocation_jobs import calibration
 
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.plan.budget import budget_plan
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.sensitivity import run as scoring
@@ -36,14 +36,14 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     folder = Path(job["folder"])
     resumed = folder.exists()
     spec = SensitivitySpec.model_validate(job["scores"])
-    subject = scoring.Subject(job["model"], "gptq", calibration(Path(job["tokens"])), folder)
+    subject = scoring.Subject(Model(job["model"]), "gptq", calibration(Path(job["tokens"])), folder)
     wall, cpu = time.perf_counter(), time.process_time()
     candidates = subject.candidates(spec.treatments("gptq"))
     solved = time.process_time()
     table = scoring.score(subject, spec, candidates)["all"]
     swept = time.process_time()
     budget = BudgetSpec.model_validate({"effective_bits": 3.5, "candidates": job["scores"]["formats"]})
-    budget_plan(budget, subject.inventory, job["model"], "gptq", table)
+    budget_plan(budget, subject.model.inventory, job["model"], "gptq", table)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
@@ -59,7 +59,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def forward(model: str, subject: scoring.Subject, spec: SensitivitySpec) -> float:
     """CPU seconds of a plain forward pass over the passages that were scored, logits included."""
-    loaded = load_model(model)
+    loaded = Model(model).load()
     started = time.process_time()
     for each in subject.scored(spec):
         loaded.model(input_ids=each.tokens[None], use_cache=False)

@@ -99,17 +99,17 @@ def prepare(arguments: argparse.Namespace, work: Path) -> tuple[Any, Any]:
     from mixprec.calibration import data
     from mixprec.calibration.spec import CalibrationSpec
     from mixprec.models.config import load_config
-    from mixprec.models.tokenizer import load_encoder
+    from mixprec.models.model import Model
     from mixprec.sensitivity.run import Subject
     from mixprec.sensitivity.spec import SensitivitySpec
     from mixprec.traces.store import BEHAVIOURS
 
     config = load_config(MODEL)
-    encoder = load_encoder(MODEL, None, config.vocab_size)
+    encoder = Model(MODEL).encoder
     size = {"samples": 2, "tokens": 128} if arguments.quick else {"samples": 16, "tokens": 512}
     calibrating = CalibrationSpec.model_validate({"traces": "bundled:attribution", **size})
     calibration = data.load(calibrating, encoder, str, config.max_position_embeddings)
-    subject = Subject(MODEL, "gptq", calibration, work / "sensitivity", traces=annotated("bundled:attribution"))
+    subject = Subject(Model(MODEL), "gptq", calibration, work / "sensitivity", traces=annotated("bundled:attribution"))
     spec = SensitivitySpec.model_validate(
         {
             "formats": FORMATS,
@@ -130,21 +130,17 @@ def annotated(source: str) -> Any:
 def attribute(subject: Any, folder: Path, quick: bool) -> Path:
     """The paper's importance on the attribution traces."""
     from mixprec.importance import attribute as stage
-    from mixprec.models.load import load_model
 
     traces = subject.traces[:2] if quick else subject.traces
-    loaded = load_model(subject.model_id)
-    stage.attribute(loaded, traces, folder, presets=("paper",), identity=subject.identity, resamples=0)
+    loaded = subject.model.load()
+    stage.attribute(loaded, traces, folder, presets=("paper",), identity=subject.model.identity, resamples=0)
     return folder / "importance.json"
 
 
 def passages(subject: Any, source: str, first: int | None) -> list[Any]:
     from mixprec.evaluate.passages import from_traces
-    from mixprec.models.config import load_config
-    from mixprec.models.tokenizer import load_encoder
 
-    config = load_config(subject.model_id)
-    encoder = load_encoder(subject.model_id, None, config.vocab_size)
+    config, encoder = subject.model.config, subject.model.encoder
     return from_traces(annotated(source)[:first], encoder, config.max_position_embeddings)[0]
 
 
@@ -181,7 +177,7 @@ def singles(
     from mixprec.walk.restarts import Restarts
 
     clock.watch(Restarts, "measure", "measured")
-    labels = [module.label for module in subject.inventory.linears]
+    labels = [module.label for module in subject.model.inventory.linears]
     count = min(20 if arguments.quick else arguments.modules or len(labels), len(labels))
     each = tuple(labels[number] for number in sorted(shuffled(len(labels), 0, "modules")[:count]))
     spec = AblationSpec.model_validate({"each": each, "formats": FORMATS[:1]})
@@ -239,17 +235,16 @@ def targeted(
 ) -> dict[str, Any]:
     """Plans of one size by a behaviour's scores and by all tokens', on the behaviour's spans."""
     from mixprec.evaluate.metrics import bootstrap_mean
-    from mixprec.models.load import load_model
     from mixprec.plan.budget import BudgetSpec, budget_plan
     from mixprec.sensitivity.passages import inside
     from mixprec.walk.restarts import Restarts
 
     fisher = {table.target: table for table in tables if table.scorer == "fisher"}
     spec = BudgetSpec.model_validate({"effective_bits": BUDGET, "candidates": FORMATS})
-    restarts = Restarts(load_model(subject.model_id), [passage.tokens for passage in held_out])
+    restarts = Restarts(subject.model.load(), [passage.tokens for passage in held_out])
     kl = {}
     for target, table in fisher.items():
-        plan = budget_plan(spec, subject.inventory, subject.model_id, "gptq", table)
+        plan = budget_plan(spec, subject.model.inventory, subject.model.id, "gptq", table)
         weights = {address: candidates.weight(address, str(form)) for address, form in plan.formats.items()}
         kl[target] = [found.kl for found in restarts.measure(weights)]
     found = {}
@@ -275,9 +270,7 @@ def forward(subject: Any, scored: Sequence[Any]) -> float:
     """CPU seconds of one forward pass over the scored tokens, head included."""
     import torch
 
-    from mixprec.models.load import load_model
-
-    model = load_model(subject.model_id).model
+    model = subject.model.load().model
 
     def run() -> None:
         with torch.no_grad():

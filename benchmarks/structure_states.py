@@ -76,7 +76,7 @@ def risen(samples: int, memory_gb: float) -> int:
     calibration = Calibration(tokens, None, {}, str(samples))
     before = _memory("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
-        compress(model.id, plan, Path(folder) / "out", calibration=calibration, memory_gb=memory_gb)
+        compress(Model(model.id), plan, Path(folder) / "out", calibration=calibration, memory_gb=memory_gb)
     return _memory("VmHWM") - before
 
 

@@ -15,8 +15,9 @@ import torch
 from tiny import write_checkpoint
 
 from mixprec.core import progress
-from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
+from mixprec.models.model import Model
 
 torch.manual_seed(0)
 
@@ -39,7 +40,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> LoadedModel:
     """The embedded model in float32."""
-    return load_model(BUNDLED)
+    return Model(BUNDLED).load()
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from mixprec.compress.stream import compress
 from mixprec.core import locks
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
+from mixprec.models.model import Model
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import load_plan, save_plan
 
@@ -71,7 +72,7 @@ def test_the_second_command_ends_with_exit_code_2(
     (tmp_path / "prompts.jsonl").write_text('{"id": "a", "prompt": "x"}\n')
     if verb[0] == "convert":
         chosen = load_plan(plan, decoder_of(load_config(str(tiny_checkpoint))))
-        compress(str(tiny_checkpoint), chosen, tmp_path / "packed", format=checkpoint_format("compressed-tensors"))
+        compress(Model(tiny_checkpoint), chosen, tmp_path / "packed", format=checkpoint_format("compressed-tensors"))
     before = None
     with lock(Path("out")):
         before = sorted(path.name for path in tmp_path.rglob("*"))
@@ -85,10 +86,10 @@ def test_of_two_that_need_a_conversion_one_makes_it(tiny_checkpoint: Path, tmp_p
     inventory = decoder_of(load_config(str(tiny_checkpoint)))
     spec = PlanSpec.model_validate({"default": "keep", "rules": [{"match": "*_q", "format": "q8_0"}]})
     made = build_plan(spec, inventory, str(tiny_checkpoint), "ggml", None)
-    compress(str(tiny_checkpoint), made, tmp_path / "gguf", format=checkpoint_format("gguf"))
+    compress(Model(tiny_checkpoint), made, tmp_path / "gguf", format=checkpoint_format("gguf"))
     file = next((tmp_path / "gguf").glob("*.gguf"))
     code = "from mixprec.core import progress; progress.speak(); import sys; "
-    code += "from mixprec.models import locate; print(locate.identity(sys.argv[1]))"
+    code += "from mixprec.models.model import Model; print(Model(sys.argv[1]).identity)"
     command = [sys.executable, "-c", code, str(file)]
     environment = os.environ | {"MIXPREC_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE

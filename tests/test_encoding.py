@@ -29,8 +29,7 @@ from mixprec.importance import passes
 from mixprec.importance.options import AttributionOptions
 from mixprec.models import encoding
 from mixprec.models.encoding import Encoder, missing, windows
-from mixprec.models.load import load_model
-from mixprec.models.tokenizer import load_encoder
+from mixprec.models.model import Model
 from mixprec.traces.spans import AnnotatedTrace, CharSpan
 from mixprec.traces.store import Trace
 
@@ -117,7 +116,7 @@ def test_what_the_tokenizers_configuration_declares(
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     settings |= {} if declared is None else {"add_bos_token": declared}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    found = load_encoder(str(folder))
+    found = Model(folder).encoder
     assert found.head == head
     assert found(TEXT).ids == [*head, *BODY]
 
@@ -179,7 +178,7 @@ BEYOND = r"rows don't reach: .*'<think>' \(384\).*resize_token_embeddings\(386\)
 
 
 def test_ids_beyond_the_embedding_are_refused_where_they_are_used(thinking: str, tmp_path: Path) -> None:
-    loaded = load_model(thinking)
+    loaded = Model(thinking).load()
     assert loaded.encoder(TEXT).ids == [0, *BODY]  # tokens that nothing uses do no harm
     traces = [AnnotatedTrace(Trace("a", "", "Why?\n<think>\n", "Because.\n</think>"), [])]
     with pytest.raises(UserError, match=BEYOND):
@@ -197,7 +196,7 @@ def test_ids_beyond_the_embedding_are_refused_where_they_are_used(thinking: str,
 
 
 def test_an_end_that_the_model_cant_write(endless: str, tmp_path: Path) -> None:
-    loaded = load_model(endless)
+    loaded = Model(endless).load()
     with pytest.raises(UserError, match=r"'<\|end\|>' \(384\)"):
         TransformersEngine(loaded)
     path = tiny.write_traces(tmp_path / "traces.jsonl")
@@ -211,7 +210,7 @@ def test_an_end_that_the_model_cant_write(endless: str, tmp_path: Path) -> None:
 
 
 def test_stop_ids_of_the_generation_configuration(tiny_checkpoint: Path) -> None:
-    loaded = load_model(str(tiny_checkpoint))
+    loaded = Model(tiny_checkpoint).load()
     loaded.model.generation_config.eos_token_id = [1, -1]  # -1 stands for none in some configurations
     assert TransformersEngine(loaded).ends == {1}
     loaded.model.generation_config.eos_token_id = [1, 500]
@@ -221,9 +220,9 @@ def test_stop_ids_of_the_generation_configuration(tiny_checkpoint: Path) -> None
 
 def test_a_padded_embedding_has_rows_for_all(tmp_path: Path) -> None:
     folder = tiny.write_checkpoint(tmp_path / "padded", vocab_size=448)
-    assert load_model(str(folder)).encoder.rows == 448
+    assert Model(folder).load().encoder.rows == 448
     words = grown(folder, tmp_path / "more", lambda words: words.add_tokens(["<think>"]))
-    assert load_model(words).encoder("<think>").ids == [0, 384]
+    assert Model(words).load().encoder("<think>").ids == [0, 384]
 
 
 def test_exit_code_2_with_the_tokens_named(thinking: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,7 +250,7 @@ def test_all_parts_see_the_same_tokens(tiny_checkpoint: Path, tmp_path: Path, na
     words = encoder(post).tokenizer
     words.chat_template = "{{ bos_token }}{% for message in messages %}Q: {{ message.content }}\nA:{% endfor %}"
     words.save_pretrained(folder)
-    loaded = load_model(str(folder))
+    loaded = Model(folder).load()
 
     made = next(iter(TransformersEngine(loaded).generate([Request("a", "How many?", 0, chat=True)], Sampling(6))))
     assert made.prompt == "<s>Q: How many?\nA:"
@@ -279,7 +278,7 @@ def test_all_parts_see_the_same_tokens(tiny_checkpoint: Path, tmp_path: Path, na
 
 
 def test_what_is_generated_from_does_not_depend_on_who_wrote_the_bos(tiny_checkpoint: Path) -> None:
-    engine = TransformersEngine(load_model(str(tiny_checkpoint)))
+    engine = TransformersEngine(Model(tiny_checkpoint).load())
     requests = [Request(str(n), front + "There were 4 apples.", 0) for n, front in enumerate(["", "<s>", "<s><s>"])]
     outputs = {(made.output, made.prompt_tokens) for made in engine.generate(requests, Sampling(8, temperature=0))}
     assert len(outputs) == 1

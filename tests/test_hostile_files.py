@@ -20,10 +20,9 @@ from mixprec import cli, pipeline, recipe
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts, seals
-from mixprec.models import locate
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.plan import sensitivity
 from mixprec.plan.schema import ModulePlan, Plan
 
@@ -184,7 +183,7 @@ def made(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         folder / "scores.json",
         sensitivity.Sensitivity(
             model=str(llama),
-            identity=locate.identity(str(llama)),
+            identity=Model(llama).identity,
             scorer="fisher",
             target="all",
             method="rtn",
@@ -195,8 +194,8 @@ def made(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     )
     packed = "w4g16"
     plan = Plan(model=str(llama), method="rtn", modules={a: ModulePlan(format=packed) for a in addresses})  # type: ignore[arg-type]
-    compress(str(llama), plan, folder / "packed", format=FORMATS["compressed-tensors"])
-    loaded = load_model(str(llama))
+    compress(Model(llama), plan, folder / "packed", format=FORMATS["compressed-tensors"])
+    loaded = Model(llama).load()
     loaded.model.save_pretrained(folder / "sharded", max_shard_size="20KB")
     loaded.tokenizer.save_pretrained(folder / "sharded")
     return folder

@@ -16,11 +16,9 @@ from mixprec.calibration import data
 from mixprec.core import hub
 from mixprec.core.errors import UserError
 from mixprec.importance import streaming
-from mixprec.models import locate
 from mixprec.models.config import load_config
-from mixprec.models.load import load_model
 from mixprec.models.locate import at_hand, fetch
-from mixprec.models.tokenizer import load_encoder
+from mixprec.models.model import Model
 from mixprec.pipeline.run import Run
 from mixprec.recipe import load
 
@@ -76,29 +74,29 @@ def cache(tmp_path: Path, versions: dict[str, Path], monkeypatch: pytest.MonkeyP
 
 
 def test_a_branch_is_the_commit_that_was_fetched_last(cache: Cache) -> None:
-    assert locate.commit(NAME) == locate.commit(NAME, "main") == locate.commit(NAME, FIRST) == FIRST
-    assert locate.commit(NAME, "dev") == SECOND
-    assert locate.identity(NAME) == f"{NAME}@{FIRST}"
-    assert locate.identity(NAME, "dev") == f"{NAME}@{SECOND}"
-    assert locate.origin(NAME, "dev") == {"model": NAME, "revision": "dev", "commit": SECOND}
+    assert Model(NAME).commit == Model(NAME, revision="main").commit == Model(NAME, revision=FIRST).commit == FIRST
+    assert Model(NAME, revision="dev").commit == SECOND
+    assert Model(NAME).identity == f"{NAME}@{FIRST}"
+    assert Model(NAME, revision="dev").identity == f"{NAME}@{SECOND}"
+    assert Model(NAME, revision="dev").origin == {"model": NAME, "revision": "dev", "commit": SECOND}
 
 
 def test_one_commit_for_all_of_a_run(cache: Cache) -> None:
-    assert locate.commit(NAME) == FIRST
+    assert Model(NAME).commit == FIRST
     cache.point("main", SECOND)
-    assert locate.commit(NAME) == FIRST
+    assert Model(NAME).commit == FIRST
     hub.forget()
-    assert locate.commit(NAME) == SECOND
+    assert Model(NAME).commit == SECOND
 
 
 @pytest.mark.parametrize(("revision", "commit"), [(None, FIRST), ("dev", SECOND), (SECOND, SECOND)])
 def test_every_part_reads_the_revision_that_was_asked_for(
     cache: Cache, versions: dict[str, Path], revision: str | None, commit: str
 ) -> None:
-    expected = load_model(str(versions[commit]))
-    loaded = load_model(NAME, revision=revision)
-    streamed = streaming.open_model(NAME, revision=revision)
-    for found in (loaded.encoder, streamed.encoder, load_encoder(NAME, revision)):
+    expected = Model(versions[commit]).load()
+    loaded = Model(NAME, revision=revision).load()
+    streamed = streaming.open_model(Model(NAME, revision=revision))
+    for found in (loaded.encoder, streamed.encoder, Model(NAME, revision=revision).encoder):
         assert found.head == expected.encoder.head == (() if commit == FIRST else (0,))
     weights, wanted = loaded.model.state_dict(), expected.model.state_dict()
     assert all(weights[name].equal(tensor) for name, tensor in wanted.items())
@@ -108,9 +106,9 @@ def test_every_part_reads_the_revision_that_was_asked_for(
 
 def test_nothing_in_the_cache_and_no_network(cache: Cache) -> None:
     with pytest.raises(UserError, match=r"model\.id: owner/other: revision main: not in the hub's cache"):
-        load_model("owner/other")
+        Model("owner/other").load()
     with pytest.raises(UserError, match=r"revision v9: not in the hub's cache .*give a local folder"):
-        locate.identity(NAME, "v9")
+        _ = Model(NAME, revision="v9").identity
 
 
 def test_what_the_hub_refuses_is_not_taken_from_the_cache(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,12 +119,12 @@ def test_what_the_hub_refuses_is_not_taken_from_the_cache(cache: Cache, monkeypa
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
     with pytest.raises(UserError, match=r"the hub has none that you may read \(RevisionNotFoundError\)"):
-        locate.identity(NAME, "dev")
+        _ = Model(NAME, revision="dev").identity
 
 
 def test_a_revision_of_what_has_none(versions: dict[str, Path]) -> None:
     with pytest.raises(UserError, match=r"model\.revision: 'main': .* lies on this machine and has no revisions"):
-        load_model(str(versions[FIRST]), revision="main")
+        Model(versions[FIRST], revision="main").load()
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from mixprec.checkpoint.convert import convert
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress import stream
 from mixprec.core.errors import UserError
-from mixprec.models import locate, modelfiles
+from mixprec.models import modelfiles
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
-from mixprec.models.tokenizer import load_encoder
+from mixprec.models.model import Model
 from mixprec.plan.rules import PlanSpec, build_plan
 
 WIDE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
@@ -70,7 +70,7 @@ def model(plain: Path, tmp_path: Path) -> Path:
 def compressed(model: Path, out: Path, form: str, default: str = "w4g32") -> Path:
     inventory = decoder_of(load_config(str(model)))
     plan = build_plan(PlanSpec.model_validate({"default": default}), inventory, str(model), "rtn")
-    stream.compress(str(model), plan, out, format=checkpoint_format(form))
+    stream.compress(Model(model), plan, out, format=checkpoint_format(form))
     return out
 
 
@@ -89,7 +89,7 @@ def test_what_changes_reading_and_writing_goes_along(
     (out / TOOLS).write_text("other tools")
     with pytest.raises(UserError, match=r"tool_use\.jinja"):
         integrity.verify(out)
-    loaded = load_encoder(str(out)).tokenizer
+    loaded = Model(out).encoder.tokenizer
     assert set(loaded.chat_template) == {"default", "tool_use"}
 
 
@@ -119,7 +119,7 @@ def test_named_templates_in_gguf(model: Path, tmp_path: Path, monkeypatch: pytes
     assert fields["tokenizer.chat_template"].contents() == "{{ messages[0].content }}"
     monkeypatch.setenv("MIXPREC_CACHE", str(tmp_path / "cache"))
     alone = shutil.copy(out / "model.gguf", tmp_path / "alone.gguf")
-    found = load_encoder(str(alone)).tokenizer.chat_template
+    found = Model(alone).encoder.tokenizer.chat_template
     assert found == {"default": "{{ messages[0].content }}", "tool_use": "TOOLS"}
 
 
@@ -133,32 +133,32 @@ def test_templates_in_the_tokenizers_configuration(tmp_path: Path, form: str) ->
 
 
 def test_identity_is_all_that_changes_what_a_model_reads_or_writes(model: Path) -> None:
-    before = locate.identity(str(model))
+    before = Model(model).identity
     for name, counts in SIDE.items():
         text = (model / name).read_text()
         (model / name).write_text(text + " ")
-        assert (locate.identity(str(model)) != before) == counts, name
+        assert (Model(model).identity != before) == counts, name
         (model / name).write_text(text)
-        assert locate.identity(str(model)) == before, name
+        assert Model(model).identity == before, name
     for name in (*REST, "README.md", "mixprec.json"):
         (model / name).write_text("something else")
-        assert locate.identity(str(model)) == before, name
+        assert Model(model).identity == before, name
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", TOOLS])
 def test_a_file_that_changes_is_seen_in_the_same_process(model: Path, name: str) -> None:
-    before = locate.identity(str(model))
+    before = Model(model).identity
     data = (model / name).read_bytes()
     changed = data[:-1] + bytes([data[-1] ^ 1])
     (model / name).with_suffix(".new").write_bytes(changed)
     (model / name).with_suffix(".new").replace(model / name)  # same size
-    assert locate.identity(str(model)) != before
+    assert Model(model).identity != before
 
 
 def test_weights_are_hashed_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = locate.identity(str(model))
+    before = Model(model).identity
     monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("read again"))
-    assert locate.identity(str(model)) == before
+    assert Model(model).identity == before
 
 
 def test_code_of_a_known_architecture_is_not_run_and_goes_along(
@@ -167,12 +167,12 @@ def test_code_of_a_known_architecture_is_not_run_and_goes_along(
     config = json.loads((model / "config.json").read_text())
     (model / "modeling_my.py").write_text("raise SystemExit('ran')\n")
     assert not (compressed(model, tmp_path / "without", "dense") / "modeling_my.py").exists()  # nothing names it
-    before = locate.identity(str(model))
+    before = Model(model).identity
     config["auto_map"] = {"AutoModelForCausalLM": "modeling_my.My", "AutoTokenizer": ["tokenization_my.My", None]}
     (model / "config.json").write_text(json.dumps(config))
-    named = locate.identity(str(model))
+    named = Model(model).identity
     (model / "modeling_my.py").write_text("raise SystemExit('ran, too')\n")
-    assert len({before, named, locate.identity(str(model))}) == 3
+    assert len({before, named, Model(model).identity}) == 3
     capsys.readouterr()
     out = compressed(model, tmp_path / "out", "dense")
     assert (out / "modeling_my.py").read_text() == "raise SystemExit('ran, too')\n"

@@ -25,13 +25,14 @@ from mixprec.models import locate
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
 from mixprec.models.head import Head
-from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
+from mixprec.models.model import Model
 from mixprec.models.shapes import known_shapes, shape_of
 
 
 def test_a_loaded_model_is_ready_for_inference(tiny_checkpoint: Path) -> None:
-    loaded = load_model(str(tiny_checkpoint), dtype="bfloat16")
+    loaded = Model(tiny_checkpoint, dtype="bfloat16").load()
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
@@ -45,10 +46,10 @@ def test_identity_is_that_of_the_files(tiny_checkpoint: Path, tmp_path: Path) ->
     (same / "notes.txt").write_text("no part of the model")
     _change_weights(other, lambda tensors: tensors["model.norm.weight"].mul_(1.01))
     _change_config(config, rope_theta=1.0)
-    base, *others = (locate.identity(str(folder)) for folder in (tiny_checkpoint, same, other, config))
+    base, *others = (Model(folder).identity for folder in (tiny_checkpoint, same, other, config))
     assert others[0] == base
     assert len({base, *others}) == 3
-    assert locate.identity("owner/name", "ab" * 20) == f"owner/name@{'ab' * 20}"
+    assert Model("owner/name", revision="ab" * 20).identity == f"owner/name@{'ab' * 20}"
 
 
 def _change_config(folder: Path, **changes: Any) -> None:
@@ -113,7 +114,7 @@ def test_damaged_checkpoints(tiny_checkpoint: Path, tmp_path: Path, damage: str)
     harm, message = DAMAGES[damage]
     harm(folder)
     with pytest.raises(UserError, match=message) as caught:
-        load_model(str(folder))
+        Model(folder).load()
     assert str(caught.value).startswith(f"model.id: {folder}")
     assert "\n" not in str(caught.value)
 
@@ -129,12 +130,12 @@ def test_damaged_checkpoints(tiny_checkpoint: Path, tmp_path: Path, damage: str)
 )
 def test_names_of_nothing(model_id: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        load_model(model_id)
+        Model(model_id).load()
 
 
 def test_unknown_dtype(tiny_checkpoint: Path) -> None:
     with pytest.raises(UserError, match="dtype: 'int8' is not one of float32, bfloat16, float16"):
-        load_model(str(tiny_checkpoint), dtype="int8")
+        Model(tiny_checkpoint, dtype="int8").load()
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00" + b"\xff" * 60, b"no such thing" * 99])
@@ -226,7 +227,7 @@ def test_the_head_makes_the_models_logits(architecture: str, options: dict[str, 
 @pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="asks Linux what is mapped into memory")
 def test_a_head_apart_keeps_nothing_of_its_models_files_in_memory(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model")
-    loaded = load_model(str(folder))
+    loaded = Model(folder).load()
     states = torch.randn(3, 32)
     kept = Head.of(loaded.model)
     apart, expected = kept.apart(), kept(states)

@@ -33,7 +33,7 @@ def given(**values: Any) -> dict[str, Any]:
 
 def model_of(what: AnyModel) -> Model:
     """A model by itself, or by its id."""
-    return what if isinstance(what, Model) else Model(str(what))
+    return what if isinstance(what, Model) else Model(what)
 
 
 def checkpoint_of(what: Checkpoint | AnyModel, like: Model | None = None) -> Model:
@@ -41,7 +41,7 @@ def checkpoint_of(what: Checkpoint | AnyModel, like: Model | None = None) -> Mod
     if isinstance(what, Model):
         return model_of(what)
     where = what.folder if isinstance(what, Checkpoint) else what
-    return Model(str(where), **({} if like is None else {"dtype": like.dtype, "device": like.device}))
+    return Model(where, **({} if like is None else {"dtype": like.dtype, "device": like.device}))
 
 
 def same_model(model: Model, made_for: Model, what: str) -> None:

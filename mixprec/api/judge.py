@@ -23,7 +23,6 @@ from mixprec.evaluate.passages import Material, gather
 from mixprec.evaluate.reference import KEPT
 from mixprec.evaluate.scoring import RULES
 from mixprec.evaluate.spec import ProtocolSpec
-from mixprec.models.load import check_model
 from mixprec.models.model import Model
 from mixprec.recipe import EvaluateSpec
 from mixprec.results.benchmarks import BenchResult
@@ -55,7 +54,7 @@ def evaluate(
     model = checkpoint_of(checkpoint, original)
     check_float64(model.device, "evaluate")
     with telling(progress):
-        check_model(model.id, model.revision)  # the original comes first, and takes long
+        model.check()  # the original comes first, and takes long
         material = _material(original or model, traces, text, text_tokens, preset)
         if saved:
             found = against.evaluate_by_predictions(model, saved, material)
@@ -82,7 +81,7 @@ def save_reference(
     """
     model = model_of(model)
     with telling(progress):
-        check_model(model.id, model.revision)
+        model.check()
         material = _material(model, traces, text, text_tokens, preset)
         against.save_predictions(model, Path(out), material, kept)
     return material
@@ -137,9 +136,7 @@ def bench(
     else:
         local = checkpoint_of(model)
         if spec.prompts == "chat":
-            templates.require(
-                local.id, local.revision, "--prompts chat", "give --prompts paper, and prompts go in as they are"
-            )
+            templates.require(local, "--prompts chat", "give --prompts paper, and prompts go in as they are")
         name, device, engine = local.id, local.device, _loading(local, spec)
         identity = artifacts.fingerprint(local.identity, local.dtype)
     with telling(progress), locks.folder(folder):
@@ -155,7 +152,7 @@ def _serving(server: Server) -> Callable[[], Engine]:
 
 
 def _loading(model: Model, spec: ProtocolSpec) -> Callable[[], Engine]:
-    return lambda: make(spec.engine, model.id, dtype=model.dtype, device=model.device, revision=model.revision)
+    return lambda: make(spec.engine, model)
 
 
 def _asked(benchmark: str | Mapping[str, Any], files: Path | None) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from mixprec.core.progress import OnStep, telling
 from mixprec.evaluate.engines.base import Sampling
 from mixprec.importance import attribute as stage
 from mixprec.importance import streaming
-from mixprec.models.model import Model
 from mixprec.pipeline.annotating import annotate_traces
 from mixprec.pipeline.tracing import trace
 from mixprec.recipe import ImportanceSpec, TracesSpec
@@ -103,11 +102,10 @@ def attribute(
     spec = checked(ImportanceSpec, "attribute", preset=preset, compare=tuple(compare), **flags, **options)
     model = model_of(model)
     found = spans if isinstance(spans, Spans) else Spans.load(spans)
-    where = {"dtype": model.dtype, "device": processes.join(model.device), "revision": model.revision}
-    mine = model if where["device"] == model.device else Model(model.id, **where)  # type: ignore[arg-type]
+    mine = model.computed(device=processes.join(model.device))
     with telling(progress), folder_for(out) as folder:
         result = stage.attribute(
-            streaming.open_model(model.id, sweep_gb=spec.sweep_gb, **where) if spec.stream else mine.load(),
+            streaming.open_model(mine, sweep_gb=spec.sweep_gb) if spec.stream else mine.load(),
             list(found),
             folder,
             presets=spec.presets,

@@ -11,7 +11,6 @@ from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress import stream
 from mixprec.compress.live import check_live, compress_live
 from mixprec.compress.options import SolveOptions
-from mixprec.core.devices import one_device
 from mixprec.core.float64 import check_float64
 from mixprec.core.progress import OnStep, bar, telling
 from mixprec.models.decoder import decoder_of
@@ -48,14 +47,11 @@ def compress(
     check_float64(model.device, "compress")
     with telling(progress), bar("compress", len(plan.modules), "modules") as advance:
         reports = stream.compress(
-            model.id,
+            model.on_one_device,
             plan.content,
             Path(out),
             calibration=calibration,
             options=options or SolveOptions(),
-            revision=model.revision,
-            dtype=model.dtype,
-            device=one_device(model.device),
             format=form,
             on_module=lambda *_: advance(1),
             base_model=base_model,

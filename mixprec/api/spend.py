@@ -90,14 +90,11 @@ def sensitivity(
     assert spec.method is not None
     with telling(progress), folder_for(out) as folder:
         subject = scoring.Subject(
-            model.id,
+            model.on_one_device,
             spec.method,
             calibration,
             folder,
             options=options or SolveOptions(),
-            revision=model.revision,
-            dtype=model.dtype,
-            device=model.device,
             traces=list(traces or ()),
             importance=importance.data if importance else None,
         )

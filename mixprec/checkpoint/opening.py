@@ -26,16 +26,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path) if file is None else GgufCheckpoint(path, file)
 
 
-def open_original(folder: Path) -> Checkpoint:
-    """The checkpoint in ``folder`` as one that is to be compressed, or read block by block: its weights are there.
+def original(found: Checkpoint) -> Checkpoint:
+    """A checkpoint as one that is to be compressed, or read block by block: its weights are there.
 
-    Raises UserError as ``open_checkpoint`` does, and where it is quantized already.
+    Raises UserError where it is quantized already.
     """
-    found = open_checkpoint(folder)
     if found.packing is not None:
         by = quantization.described(quantization.find(found.config) or {})
-        raise UserError(f"{folder}: quantized already by {by}; give the original model")
+        raise UserError(f"{found.path}: quantized already by {by}; give the original model")
     if found.container == "gguf":
-        raise UserError(f"{folder}: its weights are in a GGUF file; give that file itself, or the original model")
+        raise UserError(f"{found.path}: its weights are in a GGUF file; give that file itself, or the original model")
     assert all(layout.container == "dense" for layout in found.layouts.values())  # looking at them finds other types
     return found

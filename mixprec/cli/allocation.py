@@ -11,7 +11,6 @@ from rich.table import Table
 
 from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scores_in
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import decoder_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +95,6 @@ def _predicted(
 ) -> Any:
     """Plans and their damage by the scores alone."""
     from mixprec import pipeline
-    from mixprec.models.config import load_config
     from mixprec.plan.budget import importance_table
     from mixprec.plan.pareto import curve, uniform
     from mixprec.plan.rules import needs_importance
@@ -105,12 +103,13 @@ def _predicted(
 
     spec = chosen.all_variants[name].plan
     assert spec.budget is not None
-    inventory = decoder_of(load_config(chosen.model.id, chosen.model.revision))
+    model = chosen.model.as_model()
+    inventory = model.inventory
     method = spec.method or chosen.compress.method
     if needs_importance(spec):
         table = importance_table(scores_in(importance), spec.budget, inventory, chosen.model.id, method)
     else:
-        found = pipeline.table_for(spec, inventory, lambda: pipeline.identity_here(chosen.model), scores)
+        found = pipeline.table_for(spec, inventory, lambda: pipeline.identity_here(model), scores)
         if found is None:
             raise UserError("mixprec pareto: give the table with --scores, or --run to make it and measure every plan")
         table = found

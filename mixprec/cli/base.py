@@ -13,12 +13,10 @@ from rich.markup import escape
 
 from mixprec.core.errors import UserError
 from mixprec.core.progress import PlainConsole
-from mixprec.models.decoder import Decoder, decoder_of
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
     from mixprec.calibration.data import Calibration
+    from mixprec.models.model import Model
     from mixprec.plan.schema import Plan
 
 # Heavy imports (torch, transformers) stay inside the verbs, so that --help and mistakes answer at once.
@@ -36,7 +34,8 @@ out = PlainConsole()
 RecipeName = Annotated[str, typer.Argument(help="Recipe file, or its name in 'mixprec ls'.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a key: --set model.dtype=bfloat16")]
 Data = Annotated[Path | None, typer.Option(help="Folder of data: sources (or MIXPREC_DATA).")]
-Model = Annotated[str, typer.Option(help="Bundled name, hub id, folder or GGUF file.")]
+ModelId = Annotated[str, typer.Option(help="Bundled name, hub id, folder or GGUF file.")]
+Revision = Annotated[str | None, typer.Option(help="Hub revision of the model.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps (attribute, trace, bench), or auto for several GPUs.")]
 Dtype = Annotated[str, typer.Option(help="Type to compute in: float32, bfloat16, float16.")]
 SpanRule = Annotated[str, typer.Option(help="How annotations become spans: paper, released or aligned.")]
@@ -91,22 +90,18 @@ def model_in(plan: Path) -> str:
     return str(data["model"])
 
 
-def read_plan(
-    file: Path, model: str | None = None, revision: str | None = None
-) -> tuple[Plan, PretrainedConfig, Decoder]:
-    """A plan.json, with configuration and modules of its model, which lies at ``model`` or where the plan says."""
-    from mixprec.models.config import load_config
+def read_plan(file: Path, where: str | None = None, revision: str | None = None) -> tuple[Plan, Model]:
+    """A plan.json and its model, which lies ``where`` or at the plan's own address."""
+    from mixprec.models.model import Model
     from mixprec.plan.schema import load_plan
 
-    config = load_config(model or model_in(file), revision)
-    inventory = decoder_of(config)
-    return load_plan(file, inventory), config, inventory
+    model = Model(where or model_in(file), revision=revision)
+    return load_plan(file, model.inventory), model
 
 
 def calibrated(
     verb: str,
-    model: str,
-    revision: str | None,
+    model: Model,
     *,
     text: str | None,
     traces: str | None,
@@ -122,15 +117,12 @@ def calibrated(
     from mixprec.calibration import data
     from mixprec.calibration.spec import CalibrationSpec
     from mixprec.core.progress import console
-    from mixprec.models.config import load_config
-    from mixprec.models.tokenizer import load_encoder
 
     sources = [{"text": text}] * bool(text) + [{"traces": traces}] * bool(traces)
     spec = checked(CalibrationSpec, verb, sources=sources, samples=samples, tokens=tokens, seed=seed)
-    config = load_config(model, revision)
-    encoder = load_encoder(model, revision, config.vocab_size)
-    found = data.load(spec, encoder, str, config.max_position_embeddings)
-    widest = decoder_of(config).widest_input if solves else None
+    config = model.config
+    found = data.load(spec, model.encoder, str, config.max_position_embeddings)
+    widest = model.inventory.widest_input if solves else None
     for warning in data.warnings(found, widest, config.hidden_size):
         console.print(warning)
     return found

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mixprec.cli.base import Data, Device, Dtype, alone, app, checked, epilog, out
+from mixprec.cli.base import Data, Device, Dtype, Revision, alone, app, checked, epilog, out
 from mixprec.core.errors import UserError
 
 ThinkTags = Annotated[
@@ -54,7 +54,7 @@ def bench(
     label: Label = None,
     baseline: Baseline = None,
     data: Data = None,
-    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
+    revision: Revision = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
@@ -184,7 +184,7 @@ def _counter(name: str) -> Callable[[str], int]:
     from mixprec.models.tokenizer import load_encoder
 
     try:
-        encoder = load_encoder(name, rows=sys.maxsize)
+        encoder = load_encoder(name, None, sys.maxsize)
     except UserError as problem:
         raise UserError(f"--tokenizer: {str(problem).removeprefix('model.id: ')}") from None
     return lambda text: len(encoder.piece(text).ids)

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from mixprec.cli.base import BaseModel, app, epilog, out, read_plan
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import decoder_of
 
 if TYPE_CHECKING:
     from mixprec.checkpoint.check import Target, Verdict
+    from mixprec.models.model import Model
     from mixprec.plan.schema import Plan
     from mixprec.report.layout import LayoutRow
 
@@ -67,9 +67,9 @@ def check(
     from mixprec.checkpoint import check as checking
     from mixprec.plan.schema import save_plan
 
-    plans, config, inventory, its_format = _plans(what, variant)
+    plans, model, its_format = _plans(what, variant)
     target = checking.Target(runtime.value, format.value if format else its_format, version, device)
-    verdicts = {name: checking.check(plan, inventory, config, target) for name, plan in plans.items()}
+    verdicts = {name: checking.check(plan, model.inventory, model.config, target) for name, plan in plans.items()}
     for name, verdict in verdicts.items():
         _print_verdict(name, plans[name], target, verdict)
     if to:
@@ -82,18 +82,16 @@ def check(
         raise typer.Exit(2)
 
 
-def _plans(what: str, variant: str | None) -> tuple[dict[str, Plan], Any, Any, str]:
-    """Name -> plan; configuration, inventory, and the checkpoint format that is meant."""
+def _plans(what: str, variant: str | None) -> tuple[dict[str, Plan], Model, str]:
+    """Name -> plan; their model, and the checkpoint format that is meant."""
     from mixprec import recipe as recipes
-    from mixprec.models.config import load_config
     from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
 
     if Path(what).suffix == ".json":
-        made, config, inventory = read_plan(Path(what))
-        return {what: made}, config, inventory, "compressed-tensors"
+        made, model = read_plan(Path(what))
+        return {what: made}, model, "compressed-tensors"
     chosen = recipes.load(recipes.find(what))
-    config = load_config(chosen.model.id, chosen.model.revision)
-    inventory = decoder_of(config)
+    model = chosen.model.as_model()
     names = [variant] if variant else list(chosen.all_variants)
     if not names or (variant and variant not in chosen.all_variants):
         raise UserError(f"--variant: choose one of {', '.join(chosen.all_variants) or 'none (no plan in this recipe)'}")
@@ -103,8 +101,8 @@ def _plans(what: str, variant: str | None) -> tuple[dict[str, Plan], Any, Any, s
         if needs_importance(spec) or needs_spectra(spec) or tables_wanted(spec):
             out.print(f"{name}: its plan is known when it runs; check the run's plan.json")
             continue
-        plans[name] = build_plan(spec, inventory, chosen.model.id, chosen.compress.method)
-    return plans, config, inventory, chosen.checkpoint.format
+        plans[name] = build_plan(spec, model.inventory, chosen.model.id, chosen.compress.method)
+    return plans, model, chosen.checkpoint.format
 
 
 def _print_verdict(name: str, plan: Plan, target: Target, verdict: Verdict) -> None:

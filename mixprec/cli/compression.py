@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mixprec.cli.base import BaseModel, Device, Dtype, SpanRule, app, epilog, model_in, out
+from mixprec.cli.base import BaseModel, Device, Dtype, Revision, SpanRule, app, epilog, model_in, out
 
 
 @app.command(
@@ -22,7 +22,7 @@ def compress(
     plan_file: Annotated[Path, typer.Argument(metavar="PLAN", help="plan.json, from 'mixprec plan'.")],
     to: Annotated[Path, typer.Option("--out", help="Folder of the checkpoint.")],
     model: Annotated[str | None, typer.Option(help="Where the model lies; default: the plan's.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    revision: Revision = None,
     text: Annotated[str | None, typer.Option(help="Calibration: a text file.")] = None,
     traces: Annotated[str | None, typer.Option(help="Calibration: traces, or bundled:attribution.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration: samples in all.")] = 128,
@@ -92,6 +92,8 @@ def evaluate(
         Path | None, typer.Option(help="Compare nothing: write this model's predictions, to compare others with.")
     ] = None,
     kept: Annotated[int, typer.Option(min=1, help="With --save-reference: tokens kept at each position.")] = 64,
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the model to evaluate.")] = None,
+    reference_revision: Annotated[str | None, typer.Option(help="Hub revision of the original.")] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
@@ -100,15 +102,17 @@ def evaluate(
     from mixprec.api.judge import save_reference as save
     from mixprec.models.model import Model
 
-    opened = Model(checkpoint, dtype=dtype, device=device)
+    opened = Model(checkpoint, revision=revision, dtype=dtype, device=device)
     on: dict[str, Any] = {"traces": traces, "text": text, "text_tokens": text_tokens, "preset": preset}
     if save_reference:
         found = save(opened, save_reference, kept=kept, **on)
         size = save_reference.stat().st_size / 1e6
         out.print(f"{save_reference}: {len(found.all)} passages, {kept} tokens kept at each position, {size:.1f} MB")
         return
-    saved = reference.endswith(".safetensors")
-    result = function(opened, reference if saved else Model(reference, dtype=dtype, device=device), **on)
+    original: Model | str = reference
+    if not reference.endswith(".safetensors"):
+        original = Model(reference, revision=reference_revision, dtype=dtype, device=device)
+    result = function(opened, original, **on)
     if to:
         result.save(to)
     out.print(result)

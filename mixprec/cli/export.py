@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mixprec.cli.base import Device, Dtype, Model, app, calibrated, epilog, out, read_plan
+from mixprec.cli.base import Device, Dtype, ModelId, Revision, app, calibrated, epilog, out, read_plan
 from mixprec.core.errors import UserError
 
 
@@ -36,15 +36,15 @@ def export_plan(
     file: Annotated[Path | None, typer.Option("--out", help="Where it goes; default: the terminal.")] = None,
     method: Annotated[str | None, typer.Option(help="The target's method; default: the plan's.")] = None,
     model: Annotated[str | None, typer.Option(help="Where the model lies; default: the plan's.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    revision: Revision = None,
 ) -> None:
     """Write a plan in another quantizer's own syntax."""
     from mixprec.contrib.export import TARGETS
     from mixprec.core import artifacts
 
-    made, _, inventory = read_plan(plan_file, model, revision)
+    made, source = read_plan(plan_file, model, revision=revision)
     try:
-        text = TARGETS[to](made, inventory, method or made.method)
+        text = TARGETS[to](made, source.inventory, method or made.method)
     except UserError as problem:
         raise UserError(f"{plan_file}: {problem}") from None
     if file:
@@ -62,8 +62,8 @@ def export_plan(
 )
 def imatrix(
     to: Annotated[Path, typer.Option("--out", help="The file.")],
-    model: Model = "smollm2-135m-instruct",
-    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    model: ModelId = "smollm2-135m-instruct",
+    revision: Revision = None,
     text: Annotated[str | None, typer.Option(help="A text file.")] = None,
     traces: Annotated[str | None, typer.Option(help="Traces, or bundled:attribution.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples in all.")] = 128,
@@ -76,18 +76,15 @@ def imatrix(
     from mixprec.checkpoint.gguf.imatrix import check_names, write_imatrix
     from mixprec.compress.inputs import mean_squares
     from mixprec.core.progress import bar
-    from mixprec.models.config import load_config
-    from mixprec.models.decoder import decoder_of
-    from mixprec.walk import blocks
+    from mixprec.models.model import Model
 
     if not text and not traces:
         raise UserError("imatrix: no data; give --text FILE or --traces bundled:attribution")
-    config = load_config(model, revision)
-    check_names(config)
+    source = Model(model, revision=revision, dtype=dtype, device=device)
+    check_names(source.config)
     found = calibrated(
         "imatrix",
-        model,
-        revision,
+        source,
         text=text,
         traces=traces,
         samples=samples,
@@ -95,10 +92,9 @@ def imatrix(
         seed=seed,
         solves=False,
     )
-    inventory = decoder_of(config)
-    opened = blocks.open_blocks(model, revision=revision, dtype=dtype, device=device, outside=("embedding", "norm"))
-    with bar("imatrix", len(inventory.linears), "modules") as advance:
-        squares, count = mean_squares(opened, inventory, found, to, advance)
+    opened = source.open_blocks(("embedding", "norm"))
+    with bar("imatrix", len(source.inventory.linears), "modules") as advance:
+        squares, count = mean_squares(opened, source.inventory, found, to, advance)
     datasets = [source for source in (text, traces) if source]
-    write_imatrix(to, squares, config, tokens=count, chunk=tokens, datasets=datasets)
+    write_imatrix(to, squares, source.config, tokens=count, chunk=tokens, datasets=datasets)
     out.print(f"{to}: {len(squares)} modules, {count} tokens", soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mixprec.cli.base import Device, Dtype, Model, SpanRule, alone, app, epilog, out
+from mixprec.cli.base import Device, Dtype, ModelId, Revision, SpanRule, alone, app, epilog, out
 from mixprec.core import processes
 from mixprec.core.errors import UserError
 
@@ -22,13 +22,14 @@ from mixprec.core.errors import UserError
 def trace(
     prompts: Annotated[Path, typer.Argument(help="JSON lines with id, prompt and, if you like, dataset.")],
     to: Annotated[Path, typer.Option("--out", help="Where the traces go.")],
-    model: Model = "smollm2-135m-instruct",
+    model: ModelId = "smollm2-135m-instruct",
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 32_768,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.6,
     top_p: Annotated[float, typer.Option(min=0, max=1)] = 0.95,
     seed: int = 0,
     chat_template: Annotated[bool, typer.Option("--chat-template", help="Use the model's own template.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at once; above 1 traces come in the order they end.")] = 1,
+    revision: Revision = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
@@ -38,9 +39,9 @@ def trace(
     model, prompt text or other settings never share a file.
     """
     from mixprec.api.look import traces
-    from mixprec.models.model import Model as Opened
+    from mixprec.models.model import Model
 
-    opened = Opened(model, dtype=dtype, device=device)
+    opened = Model(model, revision=revision, dtype=dtype, device=device)
     found = traces(
         opened,
         prompts,
@@ -97,7 +98,7 @@ def annotate(
 def attribute(
     spans_file: Annotated[Path, typer.Argument(metavar="SPANS", help="From 'mixprec annotate'.")],
     to: Annotated[Path, typer.Option("--out", help="Folder of the importance.")],
-    model: Model = "smollm2-135m-instruct",
+    model: ModelId = "smollm2-135m-instruct",
     preset: Annotated[str, typer.Option(help="Formulas: paper or released.")] = "paper",
     compare: Annotated[list[str] | None, typer.Option(help="Another preset, in the same pass.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Cut longer traces here.")] = None,
@@ -113,20 +114,21 @@ def attribute(
     sweep_gb: Annotated[
         float | None, typer.Option(help="With --stream: memory for the traces of one sweep; default 4.")
     ] = None,
+    revision: Revision = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
     """Compute the importance of every linear module for the four behaviours."""
     from mixprec.api.look import attribute as function
     from mixprec.core import progress
-    from mixprec.models.model import Model as Opened
+    from mixprec.models.model import Model
 
     if processes.one_only():
         progress.console.print(
             "accelerate launch --cpu starts one process; for several on CPUs give --multi_gpu instead"
         )
     result = function(
-        Opened(model, dtype=dtype, device=device),
+        Model(model, revision=revision, dtype=dtype, device=device),
         spans_file,
         out=to,
         preset=preset,

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scores_in
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import decoder_of
 
 if TYPE_CHECKING:
     from mixprec.pipeline.checks import Checked
@@ -73,7 +72,6 @@ def plan(
     """Write plan.json: every linear module with its format."""
     from mixprec import pipeline
     from mixprec import recipe as recipes
-    from mixprec.models.config import load_config
     from mixprec.plan.rules import build_plan
     from mixprec.plan.schema import dumps, save_plan
 
@@ -82,10 +80,10 @@ def plan(
     name = variant or next(iter(variants), "")
     if name not in variants or (variant is None and len(variants) > 1):
         raise UserError(f"--variant: choose one of {', '.join(variants) or 'none (this recipe has no plan)'}")
-    config = load_config(chosen.model.id, chosen.model.revision)
-    inventory = decoder_of(config)
+    model = chosen.model.as_model()
+    config, inventory = model.config, model.inventory
     spec = variants[name].plan
-    table = pipeline.table_for(spec, inventory, lambda: pipeline.identity_here(chosen.model), scores)
+    table = pipeline.table_for(spec, inventory, lambda: pipeline.identity_here(model), scores)
     method = chosen.compress.method
     made = build_plan(
         spec,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixprec.cli.base import Data, Device, Dtype, Model, Overrides, alone, app, epilog, out, typed_options
+from mixprec.cli.base import Data, Device, Dtype, ModelId, Overrides, Revision, alone, app, epilog, out, typed_options
 from mixprec.core import processes
 from mixprec.core.errors import UserError
 
@@ -39,12 +39,13 @@ def sensitivity(
     base: Annotated[str | None, typer.Option(help="With --at: the format that all modules are in there.")] = None,
     behaviour: Annotated[list[str] | None, typer.Option(help="A table for its spans in --traces too.")] = None,
     importance: Annotated[Path | None, typer.Option(help="importance.json, for the scorer importance.")] = None,
-    model: Model = "smollm2-135m-instruct",
+    model: ModelId = "smollm2-135m-instruct",
     text: Annotated[str | None, typer.Option(help="Calibration: a text file.")] = None,
     traces: Annotated[str | None, typer.Option(help="Calibration: traces, or bundled:attribution.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration: samples in all.")] = 16,
     tokens: Annotated[int, typer.Option(min=2, help="Calibration: tokens of each sample.")] = 512,
     scored: Annotated[int, typer.Option(min=1, help="Samples, or traces, that damage is predicted on.")] = 8,
+    revision: Revision = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
 ) -> None:
@@ -53,7 +54,7 @@ def sensitivity(
     from mixprec.api.spend import calibrate
     from mixprec.api.spend import sensitivity as function
     from mixprec.core.progress import console
-    from mixprec.models.model import Model as Opened
+    from mixprec.models.model import Model
     from mixprec.report.sensitivity import write_sensitivity
     from mixprec.results.importance import Importance
 
@@ -71,7 +72,7 @@ def sensitivity(
     else:
         if not (text or traces) or not format:
             raise UserError("mixprec sensitivity: give a RECIPE, or --format and one of --text and --traces")
-        opened = Opened(model, dtype=dtype, device=processes.join(device))
+        opened = Model(model, revision=revision, dtype=dtype, device=processes.join(device))
         calibration = calibrate(opened, text=text, traces=traces, samples=samples, tokens=tokens)
         for warning in calibration.warnings:
             console.print(warning)

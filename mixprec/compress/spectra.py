@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from mixprec.checkpoint.opening import open_original
 from mixprec.core import artifacts
-from mixprec.models.decoder import Decoder
+from mixprec.models.model import Model
 from mixprec.models.source import check_finite
 from mixprec.numerics.spectrum import hill_alpha
 
 
-def alphas(folder: Path, inventory: Decoder, advance: Callable[[int], None] = lambda _: None) -> dict[str, float]:
-    """Module address -> exponent of its weight's spectrum (numerics.spectrum) for the checkpoint in ``folder``.
+def alphas(model: Model, advance: Callable[[int], None] = lambda _: None) -> dict[str, float]:
+    """Module address -> exponent of its weight's spectrum (numerics.spectrum).
 
     ``advance`` is told of every module. Raises UserError for broken files, and weights that are NaN or infinite.
     """
-    source = open_original(folder).source
+    source = model.original.source
     found = {}
-    for module in inventory.linears:
+    for module in model.inventory.linears:
         path = source.folder / source.tensors[module.weight_name].shard
         with artifacts.open_tensors(path) as file:
             weight = file.get_tensor(module.weight_name)

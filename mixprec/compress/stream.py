@@ -18,7 +18,6 @@ from mixprec.checkpoint import modelcard
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import seal
-from mixprec.checkpoint.opening import open_original
 from mixprec.checkpoint.target import blocks_folder, check_space, check_target, write_side_files
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
@@ -27,9 +26,8 @@ from mixprec.compress.walk import Job, Walk
 from mixprec.core import artifacts, locks
 from mixprec.core.devices import dtype_of
 from mixprec.core.errors import UserError
-from mixprec.models import locate
 from mixprec.models.decoder import Decoder
-from mixprec.models.locate import fetch
+from mixprec.models.model import Model
 from mixprec.models.modelfiles import README
 from mixprec.models.source import FLOATS, Source, check_finite
 from mixprec.plan.schema import Plan, check_modules
@@ -37,24 +35,21 @@ from mixprec.walk.states import MEMORY_GB
 
 
 def compress(
-    model_id: str,
+    model: Model,
     plan: Plan,
     out: Path,
     *,
     calibration: Calibration | None = None,
     options: SolveOptions = SolveOptions(),
-    revision: str | None = None,
-    dtype: str = "float32",
-    device: str = "cpu",
     format: CheckpointFormat = DENSE,
     on_module: OnModule | None = None,
     base_model: str | None = None,
     memory_gb: float = MEMORY_GB,
 ) -> dict[str, ModuleReport]:
-    """Write the checkpoint ``out``: ``model_id`` with its linear modules compressed as ``plan`` says.
+    """Write the checkpoint ``out``: ``model`` with its linear modules compressed as ``plan`` says.
 
-    ``model_id``: hub id, folder or GGUF file. ``calibration``: tokens that methods see which look at a linear's inputs;
-    ``dtype``: the type that these tokens' activations are computed in; ``format``: how the checkpoint is written.
+    ``calibration``: tokens that methods see which look at a linear's inputs; their activations are computed in the
+    model's ``dtype``, on its ``device``. ``format``: how the checkpoint is written.
     Modules that the plan keeps and all other tensors are copied byte for byte, but for norms and biases that AWQ folds
     a scale into. The folder has the source's shards (of formats that have shards), configuration and tokenizer, and
     mixprec.json with plan and provenance; it appears when it is complete.
@@ -66,7 +61,7 @@ def compress(
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
     """
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
-    opened = open_original(fetch(model_id, revision))
+    opened = model.original
     source, config, inventory = opened.source, opened.shapes, opened.inventory
     modelcard.base_model(plan.model, source.folder, base_model)
     check_modules(plan, inventory, f"plan for {plan.model}")
@@ -75,7 +70,7 @@ def compress(
     check_target(out, source.folder)
     check_space(out, space(format, plan, inventory, config, source))
     check_outside(source, inventory)
-    job = Job(source, inventory, plan, calibration, options, dtype, device, format, memory_gb)
+    job = Job(model, inventory, plan, calibration, options, format, memory_gb)
     if job.needs_inputs and calibration is None:
         raise UserError(
             f"method {', '.join(sorted(job.needs_inputs))} looks at the inputs of linears and needs calibration data; "
@@ -83,12 +78,12 @@ def compress(
         )
     check_possible((plan.formats[address] for address in plan.changed), calibration is not None)
     if job.seen:
-        check_dtype(source, inventory, dtype)
+        check_dtype(source, inventory, model.dtype)
     card = artifacts.provenance(
-        source=locate.origin(model_id, revision) | {"identity": locate.identity(str(source.folder))},
+        source=model.origin | {"identity": model.identity},
         plan=plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
-        compress={"dtype": dtype, "device": device, **options.model_dump()},
+        compress={"dtype": model.dtype, "device": model.device, **options.model_dump()},
         checkpoint={"format": format.name, **format.settings},
     )
     work = blocks_folder(out)

@@ -17,6 +17,7 @@ from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
 from mixprec.models.decoder import Block, Decoder
+from mixprec.models.model import Model
 from mixprec.models.source import COMPUTABLE, FLOATS, Source
 from mixprec.plan.methods import Method, needing_inputs, using_inputs, wanting_original_states
 from mixprec.plan.schema import Plan
@@ -29,15 +30,18 @@ from mixprec.walk.walk import walk
 class Job(NamedTuple):
     """What is to be done, whatever has been done of it: the checkpoint, the plan, and how it is carried out."""
 
-    source: Source
+    model: Model
     inventory: Decoder
     plan: Plan
     calibration: Calibration | None
     options: SolveOptions
-    dtype: str
-    device: str
     format: CheckpointFormat
     memory_gb: float = MEMORY_GB
+
+    @property
+    def source(self) -> Source:
+        """The checkpoint's tensors."""
+        return self.model.source
 
     @property
     def needs_inputs(self) -> set[Method]:
@@ -80,8 +84,8 @@ class Walk:
         # The norm has no part in it, but the model that hands out the blocks' inputs ends with it.
         outside: Sequence[blocks.Outside] = ("embedding", "norm") if calibration is not None else ()
         # Where nothing runs through the blocks, the type is only that of the arithmetic on weights.
-        dtype = "float32" if calibration is None else job.dtype
-        opened = blocks.open_blocks(str(job.source.folder), dtype=dtype, device=job.device, outside=outside)
+        model = job.model.computed(dtype="float32") if calibration is None else job.model
+        opened = model.open_blocks(outside)
         with artifacts.scratch(self._folder / "states") as spilled:
             samples = None if calibration is None else self._enter(opened, calibration, spilled)
 

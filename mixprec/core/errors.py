@@ -9,7 +9,8 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ from pydantic import BaseModel, ValidationError
 
 class UserError(Exception):
     """Bad input: the message names file, key, value and remedy. Exit code 2, no stack trace."""
+
+
+@contextmanager
+def said_of(key: str) -> Iterator[None]:
+    """Errors inside begin with the ``key`` that is at fault."""
+    try:
+        yield
+    except UserError as problem:
+        raise UserError(f"{key}: {str(problem).removeprefix(f'{key}: ')}") from None
 
 
 class Problems(ValueError):

@@ -22,9 +22,9 @@ from mixprec.importance.outputs import Layout, RowSums, SpanGradients, accumulat
 from mixprec.importance.windows import Batch, pack
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
-from mixprec.models.tokenizer import load_encoder
+from mixprec.models.model import Model
 from mixprec.models.weights import norm_of
-from mixprec.walk.blocks import Blocks, block_inputs, open_blocks
+from mixprec.walk.blocks import Blocks, block_inputs
 from mixprec.walk.walk import walk
 
 
@@ -35,14 +35,13 @@ class StreamedModel(Blocks, LoadedModel):
     sweep_bytes: int = int(SWEEP_GB * 1e9)
 
 
-def open_model(model_id: str, *, sweep_gb: float = SWEEP_GB, **where: Any) -> StreamedModel:
-    """Open a checkpoint for ``run_traces``: only embeddings, final norm and head are read.
+def open_model(model: Model, *, sweep_gb: float = SWEEP_GB) -> StreamedModel:
+    """Open a model for ``run_traces``: only embeddings, final norm and head are read.
 
-    ``where``: dtype, device, revision. Raises UserError as blocks.open_blocks does.
+    Raises UserError as Model.open_blocks does.
     """
-    opened = open_blocks(model_id, **where)
-    encoder = load_encoder(model_id, where.get("revision"), opened.model.config.vocab_size)
-    return StreamedModel(opened.model, encoder, opened.source, opened.device, int(sweep_gb * 1e9))
+    opened = model.open_blocks()
+    return StreamedModel(opened.model, model.encoder, opened.source, opened.device, int(sweep_gb * 1e9))
 
 
 def groups(loaded: StreamedModel, layout: Layout, jobs: Sequence[Job]) -> Iterator[range]:

@@ -85,6 +85,10 @@ class Assembled:
         self._restarts.states = self._behind(first, new)
         self._tried = None
 
+    def close(self) -> None:
+        """Give the model its own weights back."""
+        self._restarts.swap(self._originals)
+
     def now(self) -> Kl:
         """The plan's KL."""
         return self._kl(self._restarts.states)

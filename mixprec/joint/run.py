@@ -11,6 +11,7 @@ Folder::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from mixprec.compress.candidatefiles import Candidates
@@ -20,7 +21,6 @@ from mixprec.core.progress import bar
 from mixprec.joint.assembled import Assembled
 from mixprec.joint.exchange import Exchanged, Journal, described, exchange
 from mixprec.joint.linear import slopes
-from mixprec.models.load import load_model
 from mixprec.numerics.formats import fitting
 from mixprec.plan import sensitivity
 from mixprec.plan.budget import Problem, as_plan, budget_problem, damages_of
@@ -55,7 +55,7 @@ def improve(
     spec = budget.exchange
     assert spec is not None
     weights = budget.weights or {ALL: 1.0}
-    problem = budget_problem(budget, subject.inventory, plan.method)
+    problem = budget_problem(budget, subject.model.inventory, plan.method)
     passages = subject.scored(scoring.model_copy(update={"samples": scoring.samples + spec.samples}))
     seen, measured = passages[: scoring.samples], passages[scoring.samples :]
     if len(measured) < 2:
@@ -68,21 +68,22 @@ def improve(
     stamp = artifacts.fingerprint(
         candidates.digest,
         [[each.tokens.tolist(), {t: each.weights[t].tolist() for t in weights}] for each in passages],
-        [len(seen), spec.stride, dict(weights), subject.dtype, subject.device],
+        [len(seen), spec.stride, dict(weights), subject.model.dtype, subject.model.device],
         budget.model_dump(mode="json", include={"candidates", "tie", "pin"}),
     )
 
     def assemble() -> Assembled:
-        loaded = load_model(subject.model_id, dtype=subject.dtype, device=subject.device, revision=subject.revision)
-        return Assembled(loaded, candidates, measured, weights, spec.stride)
+        made = Assembled(subject.model.load(), candidates, measured, weights, spec.stride)
+        return stack.enter_context(closing(made))
 
-    journal = Journal(folder / "measured.jsonl", stamp, problem, assemble)
-    cached = _Slopes(subject, candidates, seen, weights, folder / "slopes", stamp)
-    starts = {_start(problem, plan): None, **dict.fromkeys(_others(subject, problem, weights, plan.method))}
-    start = min(starts, key=lambda chosen: journal.kl(chosen, chosen).mean)
-    save_plan(folder / "start.json", _planned(problem, start, budget, subject, plan, "start of the exchange"))
-    with bar("exchange", spec.proposals, "plans") as advance:
-        found = exchange(problem, start, journal, cached, table, spec, advance)
+    with ExitStack() as stack:  # closing it gives the model its own weights back
+        journal = Journal(folder / "measured.jsonl", stamp, problem, assemble)
+        cached = _Slopes(subject, candidates, seen, weights, folder / "slopes", stamp)
+        starts = {_start(problem, plan): None, **dict.fromkeys(_others(subject, problem, weights, plan.method))}
+        start = min(starts, key=lambda chosen: journal.kl(chosen, chosen).mean)
+        save_plan(folder / "start.json", _planned(problem, start, budget, subject, plan, "start of the exchange"))
+        with bar("exchange", spec.proposals, "plans") as advance:
+            found = exchange(problem, start, journal, cached, table, spec, advance)
     artifacts.write_json(folder / "exchange.json", described(found))
     return _planned(problem, found.chosen, budget, subject, plan, _why(found))
 
@@ -90,7 +91,7 @@ def improve(
 def _planned(
     problem: Problem, chosen: Sequence[int], budget: BudgetSpec, subject: Subject, like: Plan, why: str
 ) -> Plan:
-    return as_plan(problem.choices(chosen), budget, subject.inventory, like.model, like.method, why)
+    return as_plan(problem.choices(chosen), budget, subject.model.inventory, like.model, like.method, why)
 
 
 def _others(subject: Subject, problem: Problem, weights: Mapping[str, float], method: Method) -> list[tuple[int, ...]]:
@@ -100,7 +101,7 @@ def _others(subject: Subject, problem: Problem, weights: Mapping[str, float], me
         paths = [subject.folder / sensitivity.file_name(scorer, target) for target in weights]
         if not all(path.is_file() for path in paths):
             continue
-        tables = [sensitivity.load(path, subject.inventory, subject.identity) for path in paths]
+        tables = [sensitivity.load(path, subject.model.inventory, subject.model.identity) for path in paths]
         table = sensitivity.combine(tables, weights)
         if table.method == method:
             found.append(tuple(solve(problem.units(damages_of(problem.parts, table)), problem.limit)))
@@ -132,7 +133,7 @@ def _fisher(subject: Subject, weights: Mapping[str, float]) -> Sensitivity:
             f"plan.budget.exchange: {subject.folder / missing[0]} is not there; it needs sensitivity with scorer "
             "fisher or first_order and gradients own, for each target of the weights"
         )
-    tables = [sensitivity.load(path, subject.inventory, subject.identity) for path in paths]
+    tables = [sensitivity.load(path, subject.model.inventory, subject.model.identity) for path in paths]
     whole = sum(weights.values())
     return sensitivity.combine(tables, {target: weight / whole for target, weight in weights.items()})
 
@@ -156,7 +157,7 @@ class _Slopes:
         name = artifacts.fingerprint(self._stamp, {address: str(choice) for address, choice in choices.items()})
         path = self._folder / f"{name[:16]}.json"
         if not path.is_file():
-            opened = self._subject.open()
+            opened = self._subject.model.open_blocks()
             artifacts.write_json(path, slopes(opened, self._candidates, choices, self._passages, self._weights))
         found: dict[str, dict[str, float]] = artifacts.read_json(path)
         return found

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from mixprec.checkpoint import integrity
-from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.checkpoint.reader import Checkpoint
-from mixprec.core.devices import check_device, dtype_of
 from mixprec.core.errors import UserError
-from mixprec.core.progress import console
 from mixprec.core.upstream import first_line, quiet
+from mixprec.models import source
 from mixprec.models.complete import expected
 from mixprec.models.encoding import Encoder
-from mixprec.models.locate import fetch
-from mixprec.models.source import check_computable
-from mixprec.models.tokenizer import load_encoder
 from mixprec.models.weights import linears_of
 
 
@@ -52,40 +46,42 @@ class LoadedModel:
         return int(self.model.config.max_position_embeddings)
 
 
-def check_model(model_id: str, revision: str | None = None) -> None:
-    """Raises UserError for what ``load_model`` refuses by its files' names and headers, and for its tokenizer."""
-    opened = _opened(fetch(model_id, revision))
-    load_encoder(model_id, revision, opened.shapes.vocab_size)
+def check_computable(opened: Checkpoint) -> None:
+    """Raises UserError for weights of a type that can't be computed with."""
+    if opened.container != "gguf":
+        for name in expected(opened.shapes).keys() & opened.source.tensors.keys():
+            source.check_computable(opened.source, name)
 
 
-def load_model(
-    model_id: str, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None
-) -> LoadedModel:
-    """Load weights and tokenizer for inference.
+def check_in_memory(model: nn.Module, where: str) -> None:
+    """Raises UserError naming ``where`` a model came from, for one that is built without its weights."""
+    empty = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
+    if empty is not None:
+        raise UserError(
+            f"{where}: {empty} is on the meta device, which holds no values; load the model with its weights "
+            "(from_pretrained without device_map, or Model.load)"
+        )
+
+
+def load_whole(name: str, opened: Checkpoint, encoder: Encoder, dtype: torch.dtype, device: str) -> LoadedModel:
+    """The weights of a checkpoint (``Model.load``); ``name`` stands in errors.
 
     ``device`` is a torch device, or ``auto`` to spread the model over the GPUs there are (accelerate).
-    Raises UserError for an unknown ``dtype``, broken or missing files, weights that are missing, of another shape,
-    NaN or infinite, and for tokenizers of another model or without character offsets (spans need them).
+    Raises UserError for files that transformers can't load, and weights that are NaN or infinite.
     """
-    chosen = dtype_of(dtype)
-    check_device(device)
-    folder = fetch(model_id, revision)
-    opened = _opened(folder)
-    for note in opened.notes:
-        console.print(f"{folder}: {note}")
-    encoder = load_encoder(model_id, revision, opened.shapes.vocab_size)
     packed = opened.container != "dense"
+    config = copy.deepcopy(opened.shapes)
     # Only a model's own class takes weights that come from no file.
-    loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(opened.shapes)] if packed else AutoModelForCausalLM
+    loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if packed else AutoModelForCausalLM
     if packed and opened.packing is not None:
-        del opened.shapes.quantization_config
+        del config.quantization_config
     try:
         with quiet():
             model = loader.from_pretrained(
-                None if packed else str(folder),
-                config=opened.shapes,
-                state_dict=opened.state(chosen) if packed else None,
-                dtype=chosen,
+                None if packed else str(opened.path),
+                config=config,
+                state_dict=opened.state(dtype) if packed else None,
+                dtype=dtype,
                 device_map=None if device == "cpu" else device,
                 # Other files are pickles, which can run code.
                 use_safetensors=True,
@@ -94,30 +90,14 @@ def load_model(
     except UserError:
         raise
     except Exception as problem:  # safetensors and transformers raise many kinds; all mean a bad checkpoint
-        raise UserError(f"model.id: {model_id}: can't be loaded from {folder} ({first_line(problem)})") from None
-    for name, parameter in model.named_parameters():
+        raise UserError(f"model.id: {name}: can't be loaded from {opened.path} ({first_line(problem)})") from None
+    for key, parameter in model.named_parameters():
         if parameter.is_meta:
             raise UserError(
-                f"model.id: {model_id}: does not fit into the GPUs there are; use cpu, float16 or bfloat16, "
+                f"model.id: {name}: does not fit into the GPUs there are; use cpu, float16 or bfloat16, "
                 "or for attribution stream the weights: mixprec attribute --stream"
             )
         if not torch.isfinite(parameter).all():
-            raise UserError(f"model.id: {model_id}: {name} holds NaN or infinite values; the checkpoint is broken")
+            raise UserError(f"model.id: {name}: {key} holds NaN or infinite values; the checkpoint is broken")
         parameter.requires_grad_(False)
     return LoadedModel(model.eval(), encoder, notes=opened.notes)
-
-
-def _opened(folder: Path) -> Checkpoint:
-    """The checkpoint in ``folder``, whose weights can be computed with.
-
-    Raises UserError where files that mixprec wrote are damaged, and as open_checkpoint does.
-    """
-    integrity.verify(folder)
-    try:
-        opened = open_checkpoint(folder)
-        if opened.container != "gguf":
-            for name in expected(opened.shapes).keys() & opened.source.tensors.keys():
-                check_computable(opened.source, name)
-    except UserError as problem:
-        raise UserError(f"model.id: {str(problem).removeprefix('model.id: ')}") from None
-    return opened

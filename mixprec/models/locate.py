@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from huggingface_hub import snapshot_download
 
 from mixprec.core import artifacts, hub
 from mixprec.core.errors import UserError, reason
-from mixprec.models import conversion, kinds, modelfiles
+from mixprec.models import conversion, kinds
 from mixprec.models.gguf import parts
 from mixprec.models.modelfiles import README, SIDE_FILES, SINGLE
 
@@ -89,23 +89,6 @@ def _on_hub(model_id: str, where: str, revision: str | None) -> str:
         return hub.commit(where, revision)
     except UserError as problem:
         raise UserError(f"model.id: {model_id}: {problem}") from None
-
-
-def origin(model_id: str, revision: str | None = None) -> dict[str, Any]:
-    """What provenance says of where a model comes from: id, the revision that was asked for, and its commit."""
-    found = commit(model_id, revision)
-    return {"model": model_id, "revision": revision} | ({} if found is None else {"commit": found})
-
-
-def identity(model_id: str, revision: str | None = None) -> str:
-    """What a run's fingerprint knows a model by: sha256 over a folder's files, or hub id@commit.
-
-    Raises UserError as ``commit`` does.
-    """
-    where, found = resolve(model_id), commit(model_id, revision)
-    if found is not None:
-        return f"{where}@{found}"
-    return modelfiles.identity(Path(where))
 
 
 def fetch(model_id: str, revision: str | None = None) -> Path:

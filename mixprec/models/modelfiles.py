@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mixprec.core import artifacts
+from mixprec.core import artifacts, seals
 from mixprec.core.errors import UserError
 
 #: What mixprec writes into a checkpoint: what it was made from.
@@ -39,10 +39,20 @@ def side_files(folder: Path) -> list[Path]:
 
 def identity(folder: Path) -> str:
     """Fingerprint of all that changes what the model in ``folder`` reads or writes; licences and cards don't."""
+    files = _identifying(folder)
+    return artifacts.fingerprint([(name, artifacts.sha256_file(path)) for name, path in files.items()])
+
+
+def states(folder: Path) -> dict[str, seals.State]:
+    """What the file system knows of the files that ``identity`` is made of, by their names."""
+    return {name: seals.state(path) for name, path in _identifying(folder).items()}
+
+
+def _identifying(folder: Path) -> dict[str, Path]:
     patterns = (*_READ, *([_CODE] if code(folder) else []))
     files = [*_weights(folder), *(path for path in _matching(folder, patterns) if path.name != CARD)]
     names = {path.relative_to(folder).as_posix(): path for path in files}
-    return artifacts.fingerprint([(name, artifacts.sha256_file(names[name])) for name in sorted(names)])
+    return {name: names[name] for name in sorted(names)}
 
 
 def code(folder: Path) -> list[str]:

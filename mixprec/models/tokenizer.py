@@ -9,18 +9,16 @@ from transformers import AutoTokenizer
 from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line, quiet
 from mixprec.models import kinds
-from mixprec.models.config import load_config
 from mixprec.models.encoding import Encoder, declared_bos
 from mixprec.models.locate import commit, resolve
 
 
-def load_encoder(model_id: str, revision: str | None = None, rows: int | None = None) -> Encoder:
-    """What encodes text for ``model_id``; ``rows`` of its embedding, by default as its configuration has them.
+def load_encoder(model_id: str, revision: str | None, rows: int) -> Encoder:
+    """What encodes text for ``model_id``; ``rows``: of its embedding.
 
     Raises UserError where there is no tokenizer, it gives no character offsets, or it belongs to another model.
     """
     where, revision = resolve(model_id), commit(model_id, revision)
-    rows = load_config(model_id, revision).vocab_size if rows is None else rows
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)

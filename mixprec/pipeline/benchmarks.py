@@ -15,22 +15,22 @@ from mixprec.evaluate.scoring import RULES
 from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.models.decoder import Decoder
 from mixprec.models.labels import select
+from mixprec.models.model import Model
 from mixprec.numerics.formats import CodebookFormat, Format
 from mixprec.plan.methods import METHODS
 from mixprec.plan.schema import Plan
-from mixprec.recipe import ModelSpec
 
 
 class Benchmarks:
     """The benchmarks of one recipe, their questions read once."""
 
-    def __init__(self, protocol: ProtocolSpec, model: ModelSpec, stages: Stages, data: Path | None) -> None:
+    def __init__(self, protocol: ProtocolSpec, model: Model, stages: Stages, data: Path | None) -> None:
         self.protocol = protocol
         self.model = model
         self.stages = stages
         self.questions = bench.load_questions(protocol, data, stages.run / "evaluation", model.device)
 
-    def evaluate(self, name: str, where: str, stamp: str, folder: Path, labels: Mapping[str, Any]) -> dict[str, Any]:
+    def evaluate(self, name: str, model: Model, stamp: str, folder: Path, labels: Mapping[str, Any]) -> dict[str, Any]:
         """Run a variant's benchmarks into ``folder``/benchmarks.json; ``stamp``: fingerprint of its checkpoint.
 
         Generations lie in a folder named after what they were made from: those of an earlier plan or protocol stay.
@@ -41,19 +41,17 @@ class Benchmarks:
         made_from = artifacts.fingerprint(
             identity, rows, self.protocol.model_dump(exclude={"seeds", "limit", "engine", "think_tags"})
         )
-        revision = self.model.revision if where == self.model.id else None
 
         def run() -> None:
             found = bench.run(
-                lambda: make(
-                    self.protocol.engine, where, dtype=self.model.dtype, device=self.model.device, revision=revision
-                ),
+                lambda: make(self.protocol.engine, model),
                 self.questions,
                 self.protocol,
                 identity,
                 folder / "generations" / made_from[:12],
                 f"benchmarks {name}",
             )
+            model.release()
             artifacts.write_json(path, {"labels": {"variant": name, **labels}, **found})
 
         inputs = [RULES, made_from, self.protocol.seeds, self.protocol.limit, self.protocol.engine.kind, dict(labels)]

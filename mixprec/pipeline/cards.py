@@ -11,7 +11,6 @@ from mixprec.checkpoint.integrity import card_of
 from mixprec.checkpoint.modelcard import Told, model_card
 from mixprec.core import artifacts
 from mixprec.evaluate.benchmarks import find
-from mixprec.models.locate import fetch
 from mixprec.models.modelfiles import README
 from mixprec.pipeline.context import Context
 from mixprec.plan.schema import Plan
@@ -33,7 +32,7 @@ _HUB_METRICS = {"accuracy": "accuracy", "em": "exact_match", "f1": "f1"}
 def write_cards(run: Context, plans: Mapping[str, Plan], rows: Mapping[str, _Row], evaluation: _Row | None) -> None:
     """Write README.md into the checkpoint of each variant that has one; ``rows``: all variants of the summary."""
     original = next((row for row in rows.values() if not row["modules_quantized"]), {})
-    source = fetch(run.recipe.model.id, run.recipe.model.revision)
+    source = run.model.folder
     for name, plan in plans.items():
         if plan.changed:
             checkpoint = run.out / "variants" / name / "checkpoint"
@@ -44,7 +43,7 @@ def write_cards(run: Context, plans: Mapping[str, Plan], rows: Mapping[str, _Row
                 list(_scores(rows[name])),
                 run.text,
             )
-            text = model_card(plan, run.inventory, run.config, source, run.recipe.checkpoint.written, told)
+            text = model_card(plan, run.model.inventory, run.model.config, source, run.recipe.checkpoint.written, told)
             artifacts.write_text(checkpoint / README, text)
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from transformers import PretrainedConfig
 
 from mixprec import recipe
 from mixprec.calibration import data as calibration_data
@@ -14,12 +11,7 @@ from mixprec.compress import spectra
 from mixprec.core import artifacts, hub
 from mixprec.core.progress import bar, console
 from mixprec.core.stages import Stages
-from mixprec.models import locate
-from mixprec.models.config import load_config
-from mixprec.models.decoder import Decoder, decoder_of
-from mixprec.models.load import LoadedModel, load_model
-from mixprec.models.locate import fetch
-from mixprec.models.tokenizer import load_encoder
+from mixprec.models.model import Model
 from mixprec.pipeline.annotating import annotate_traces
 from mixprec.plan.methods import solving
 from mixprec.recipe import Recipe, TracesSpec
@@ -27,30 +19,21 @@ from mixprec.traces import spans, store
 
 
 class Context:
-    """One recipe and one folder. Models are loaded when a stage needs them, and the original only once."""
+    """One recipe and one folder. Models are loaded when a stage needs them; the original is ``model``, held once."""
 
     def __init__(self, chosen: Recipe, text: str, name: str, out: Path, data: Path | None) -> None:
+        hub.forget()
         self.recipe = chosen
+        self.model = chosen.model.as_model()
         self.text = text
         self.name = name
         self.out = out
         self.data = recipe.data_folder(chosen, data)
         self.stages = Stages(out)
-        hub.forget()
-
-    @cached_property
-    def identity(self) -> str:
-        """Fingerprint of the model's files."""
-        return locate.identity(self.recipe.model.id, self.recipe.model.revision)
-
-    @cached_property
-    def origin(self) -> dict[str, Any]:
-        """Where the model comes from: id, revision and, of a model on the hub, its commit."""
-        return locate.origin(self.recipe.model.id, self.recipe.model.revision)
 
     def tell_moved(self) -> None:
         """Say why a run is made anew where its branch on the hub moved since the last run in this folder."""
-        path, now = self.out / ".stages" / "origin.json", self.origin
+        path, now = self.out / ".stages" / "origin.json", self.model.origin
         if "commit" not in now:
             return
         before = artifacts.read_object(path) if path.is_file() else now
@@ -63,26 +46,16 @@ class Context:
         artifacts.write_json(path, now)
 
     @cached_property
-    def inventory(self) -> Decoder:
-        """The model's modules, from its configuration."""
-        return decoder_of(self.config)
-
-    @cached_property
-    def config(self) -> PretrainedConfig:
-        return load_config(self.recipe.model.id, self.recipe.model.revision)
-
-    @cached_property
     def calibration(self) -> calibration_data.Calibration | None:
         """The tokens that calibrated methods see."""
         spec = self.recipe.compress.calibration
         if spec is None:
             return None
-        config = self.config
-        encoder = load_encoder(self.recipe.model.id, self.recipe.model.revision, config.vocab_size)
+        config = self.model.config
         found = calibration_data.load(
-            spec, encoder, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
+            spec, self.model.encoder, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
         )
-        widest = self.inventory.widest_input if solving(self.recipe.methods) else None
+        widest = self.model.inventory.widest_input if solving(self.recipe.methods) else None
         for warning in calibration_data.warnings(found, widest, config.hidden_size):
             console.print(warning)
         known = {source["sha256"] for source in found.described["sources"] if "sha256" in source}
@@ -98,33 +71,26 @@ class Context:
         sources = [] if spec is None else [spec.text, spec.traces.source if spec.traces else None]
         return [source for source in sources if source is not None and not source.startswith("bundled:")]
 
-    @cached_property
-    def original(self) -> LoadedModel:
-        """The uncompressed model."""
-        return self.load(self.recipe.model.id, self.recipe.model.revision)
-
-    def load(self, where: str, revision: str | None = None) -> LoadedModel:
-        spec = self.recipe.model
-        console.print(f"loading {where}")
-        return load_model(where, dtype=spec.dtype, device=spec.device, revision=revision)
+    def at(self, where: Path) -> Model:
+        """A checkpoint of the run's model, computed as that is."""
+        return Model(str(where), dtype=self.model.dtype, device=self.model.device)
 
     @property
     def computing(self) -> list[str]:
         """What else numbers depend on."""
-        return [self.identity, self.recipe.model.dtype, self.recipe.model.device]
+        return [self.model.identity, self.model.dtype, self.model.device]
 
     @cached_property
     def alphas(self) -> dict[str, float]:
         """Exponents of the weights' spectra, for AlphaPruning."""
         path = self.out / "spectra.json"
-        where, revision = self.recipe.model.id, self.recipe.model.revision
 
         def make() -> None:
-            with bar("spectra", len(self.inventory.linears), "modules") as advance:
-                found = spectra.alphas(fetch(where, revision), self.inventory, advance)
+            with bar("spectra", len(self.model.inventory.linears), "modules") as advance:
+                found = spectra.alphas(self.model, advance)
                 artifacts.write_json(path, found, seal=False)  # addresses alone; the stage has its hash
 
-        self.stages.do("spectra", [self.identity], [path], make)
+        self.stages.do("spectra", [self.model.identity], [path], make)
         return artifacts.read_object(path)
 
     def annotate(self, spec: TracesSpec, target: Path, name: str) -> tuple[list[spans.AnnotatedTrace], str]:

@@ -7,9 +7,7 @@ from typing import Any
 
 from mixprec import recipe
 from mixprec.core import artifacts, processes
-from mixprec.core.devices import one_device
 from mixprec.evaluate import passages
-from mixprec.models.tokenizer import load_encoder
 from mixprec.pipeline.context import Context
 from mixprec.plan.sensitivity import file_name
 from mixprec.report.ablation import write_ablation
@@ -21,21 +19,18 @@ from mixprec.traces import spans
 
 def subject(run: Context, folder: Path, importance: dict[str, Any] | None = None) -> scoring.Subject:
     """What is scored for the recipe's ``sensitivity``; tables go to ``folder``."""
-    spec, where, compressing = run.recipe.sensitivity, run.recipe.model, run.recipe.compress
+    spec, compressing = run.recipe.sensitivity, run.recipe.compress
     assert run.calibration is not None  # the recipe's checks see to it
     traces: list[spans.AnnotatedTrace] = []
     if spec is not None and spec.behaviours and run.recipe.traces is not None:
         with processes.main_first():
             traces, _ = run.annotate(run.recipe.traces, run.out / "spans.jsonl", "annotate")
     return scoring.Subject(
-        where.id,
+        run.model.on_one_device,
         compressing.method,
         run.calibration,
         folder,
         options=compressing.options,
-        revision=where.revision,
-        dtype=where.dtype,
-        device=one_device(where.device),
         traces=traces,
         importance=importance,
     )
@@ -89,10 +84,9 @@ def ablate(run: Context, folder: Path, importance: dict[str, Any] | None = None)
 
 def _passages(run: Context) -> list[passages.Passage]:
     """What the recipe evaluates on, traces and text."""
-    evaluated, where, config = run.recipe.evaluate, run.recipe.model, run.config
+    evaluated, encoder, context = run.recipe.evaluate, run.model.encoder, run.model.config.max_position_embeddings
     assert evaluated is not None  # the recipe's checks see to it
-    encoder = load_encoder(where.id, where.revision, config.vocab_size)
-    limit = min(evaluated.max_tokens or config.max_position_embeddings, config.max_position_embeddings)
+    limit = min(evaluated.max_tokens or context, context)
     found: list[passages.Passage] = []
     if evaluated.traces:
         traces, _ = run.annotate(evaluated.traces, run.out / "evaluation" / "spans.jsonl", "annotate/evaluation")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from mixprec import recipe
 from mixprec.core import artifacts
 from mixprec.evaluate import fidelity, metrics, passages
 from mixprec.models.head import Head
+from mixprec.models.model import Model
 from mixprec.pipeline.context import Context
 from mixprec.traces import spans
 
@@ -28,8 +28,9 @@ class Evaluator:
         stamp = None
         if self.spec.traces:
             traces, stamp = run.annotate(self.spec.traces, self.folder / "spans.jsonl", "annotate/evaluation")
-        encoder = run.original.encoder
-        limit = min(self.spec.max_tokens or run.original.context, run.original.context)
+        original = run.model.load()
+        encoder = original.encoder
+        limit = min(self.spec.max_tokens or original.context, original.context)
         self.on_traces, skipped = passages.from_traces(traces, encoder, limit)
         self.on_text = []
         if self.spec.text:
@@ -44,32 +45,29 @@ class Evaluator:
         }
         texts = artifacts.fingerprint([passage.tokens.tolist() for passage in self.all])
         self.stamp = artifacts.fingerprint(run.computing, stamp, texts)
-        self.head = Head.of(run.original.model).apart()
+        self.head = Head.of(original.model).apart()
         self.reference = self._reference()
-        # From here on only the original's head is needed: its body's memory is for the variants.
-        del run.__dict__["original"]
-        gc.collect()
 
     def _reference(self) -> list[Tensor]:
         path = self.folder / "reference.safetensors"
 
         def make() -> None:
-            states = fidelity.hidden_states(self.run.original, self.all, "original")
+            states = fidelity.hidden_states(self.run.model.load(), self.all, "original")
             artifacts.save_tensors(path, {f"{i:05d}": state.cpu() for i, state in enumerate(states)})
 
         self.run.stages.do("reference", self.stamp, [path], make)
         tensors, _ = artifacts.load_tensors(path)
         return [tensors[name] for name in sorted(tensors)]
 
-    def evaluate(self, name: str, where: str, stamp: str, path: Path) -> dict[str, Any]:
-        """The metrics of the model in ``where``, for the summary: over traces at the top, then text, behaviours."""
+    def evaluate(self, name: str, model: Model, stamp: str, path: Path) -> dict[str, Any]:
+        """The metrics of ``model``, for the summary: over traces at the top, then text, behaviours."""
 
         def make() -> None:
             notes: tuple[str, ...] = ()
-            if where == self.run.recipe.model.id:
+            if model is self.run.model:
                 found = fidelity.compare(self.all, self.reference, self.head, self.reference, self.head)
             else:
-                loaded = self.run.load(where)
+                loaded = model.load()
                 notes = loaded.notes
                 hidden = fidelity.hidden_states(loaded, self.all, f"evaluate {name}")
                 found = fidelity.compare(self.all, hidden, Head.of(loaded.model), self.reference, self.head)

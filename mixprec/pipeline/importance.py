@@ -7,6 +7,8 @@ from typing import Any
 from mixprec.core import artifacts
 from mixprec.importance import artifact, streaming
 from mixprec.importance.attribute import attribute
+from mixprec.models.load import LoadedModel
+from mixprec.models.model import Model
 from mixprec.pipeline.context import Context
 from mixprec.recipe import ImportanceSpec
 
@@ -25,7 +27,7 @@ def importance(run: Context) -> tuple[dict[str, Any] | None, str | None]:
         [run.computing, stamp, spec.model_dump(exclude={"stream", "sweep_gb"})],  # how, not what
         [folder / "importance.json", folder / "steering.safetensors", *compared, *beyond],
         lambda: attribute(
-            _streamed(run, spec) if spec.stream else run.original,
+            _opened(run.model, spec),
             traces,
             folder,
             presets=spec.presets,
@@ -38,8 +40,5 @@ def importance(run: Context) -> tuple[dict[str, Any] | None, str | None]:
     return artifact.load(folder / "importance.json"), stamp
 
 
-def _streamed(run: Context, spec: ImportanceSpec) -> streaming.StreamedModel:
-    where = run.recipe.model
-    return streaming.open_model(
-        where.id, dtype=where.dtype, device=where.device, revision=where.revision, sweep_gb=spec.sweep_gb
-    )
+def _opened(model: Model, spec: ImportanceSpec) -> LoadedModel:
+    return streaming.open_model(model, sweep_gb=spec.sweep_gb) if spec.stream else model.load()

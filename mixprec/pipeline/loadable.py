@@ -8,11 +8,11 @@ from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import check_plan
 from mixprec.checkpoint.check import Target, check, require
-from mixprec.checkpoint.opening import open_checkpoint, open_original
-from mixprec.core.errors import UserError
+from mixprec.core.errors import UserError, said_of
 from mixprec.models import locate
 from mixprec.models.decoder import Decoder
 from mixprec.models.kinds import has_weights
+from mixprec.models.model import Model
 from mixprec.numerics.formats import KEEP
 from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import Plan
@@ -25,22 +25,20 @@ def target_of(chosen: Recipe) -> Target | None:
     return None if spec.runtime is None else Target(spec.runtime, spec.format, spec.version, spec.device)
 
 
-def check_model(chosen: Recipe, *, planned: bool = False) -> None:
-    """The recipe's model, where it is a folder, is a whole checkpoint, and not quantized already where a variant
+def check_model(chosen: Recipe, model: Model, *, planned: bool = False) -> None:
+    """The recipe's ``model``, where it is a folder, is a whole checkpoint, and not quantized already where a variant
     compresses it; what is only ``planned`` needs no weights.
 
-    Raises UserError as opening.open_original does. Files on the hub are looked at when they are there.
+    Raises UserError as Model.original does. Files on the hub are not looked at.
     """
-    if locate.unconverted(chosen.model.id) is not None:
+    if locate.unconverted(model.id) is not None:
         return  # its header was checked when the configuration was read
-    folder = Path(locate.resolve(chosen.model.id))
+    folder = Path(locate.resolve(model.id))
     if not folder.is_dir() or (planned and not has_weights(folder)):
         return
     compresses = any(_compresses(variant.plan) for variant in chosen.all_variants.values())
-    try:
-        open_original(folder) if compresses else open_checkpoint(folder)
-    except UserError as problem:
-        raise UserError(f"model.id: {str(problem).removeprefix('model.id: ')}") from None
+    with said_of("model.id"):
+        _ = model.original if compresses else model.checkpoint
 
 
 def _compresses(plan: PlanSpec) -> bool:

@@ -67,11 +67,12 @@ class Run(Context):
         self._check(plans)
         spec = self.recipe.evaluate
         evaluator = Evaluator(self) if spec and (spec.traces or spec.text) and plans else None
+        self.model.release()  # from here on its memory is for the variants
         rows = {name: variant(self, name, plan, evaluator, benchmarks) for name, plan in plans.items()}
         write_cards(self, plans, rows, evaluator.described if evaluator else None)
         result = summary(self, found, rows, evaluator, benchmarks) | {
             "provenance": artifacts.provenance(
-                model=self.identity, importance=stamp, recipe=artifacts.fingerprint(self.text), **self._commit
+                model=self.model.identity, importance=stamp, recipe=artifacts.fingerprint(self.text), **self._commit
             )
         }
         artifacts.write_json(self.out / "summary.json", result)
@@ -81,7 +82,7 @@ class Run(Context):
     @property
     def _commit(self) -> dict[str, Any]:
         """Of a model on the hub: the revision that the recipe names, and the commit that it stood for."""
-        return {key: self.origin[key] for key in ("revision", "commit")} if "commit" in self.origin else {}
+        return {key: self.model.origin[key] for key in ("revision", "commit")} if self.model.commit else {}
 
     def _benchmarks(self) -> Benchmarks | None:
         """Questions and the chat template are read first: what is wrong with them is told before any work."""
@@ -89,13 +90,12 @@ class Run(Context):
         if spec is None or not spec.benchmarks or not self.recipe.all_variants:
             return None
         if spec.prompts == "chat":
-            model = self.recipe.model
-            templates.require(model.id, model.revision, "evaluate.prompts: chat", "write prompts: paper in evaluate")
-        return Benchmarks(spec.protocol, self.recipe.model, self.stages, self.data)
+            templates.require(self.model, "evaluate.prompts: chat", "write prompts: paper in evaluate")
+        return Benchmarks(spec.protocol, self.model, self.stages, self.data)
 
     def _check(self, plans: dict[str, Plan]) -> None:
         """Raises UserError for plans that their checkpoint, its runtime or another quantizer can't hold."""
         for name, plan in plans.items():
-            loadable.check_variant(self.recipe, name, plan, self.inventory, self.config)
+            loadable.check_variant(self.recipe, name, plan, self.model.inventory, self.model.config)
             if peer := peer_of(self, name):
-                peer.check(plan, self.inventory)
+                peer.check(plan, self.model.inventory)

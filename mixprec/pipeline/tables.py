@@ -6,19 +6,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mixprec.core.errors import UserError
-from mixprec.models import locate
 from mixprec.models.decoder import Decoder
+from mixprec.models.model import Model
 from mixprec.plan import sensitivity
 from mixprec.plan.budgetspec import SENSITIVITY
 from mixprec.plan.rules import PlanSpec, tables_wanted
 from mixprec.plan.sensitivity import Sensitivity
-from mixprec.recipe.parts import ModelSpec
 
 
-def identity_here(model: ModelSpec) -> str | None:
-    """locate.identity, or None for a model that can be planned for though it isn't on this machine."""
+def identity_here(model: Model) -> str | None:
+    """The model's identity, or None for one that can be planned for though it isn't on this machine."""
     try:
-        return locate.identity(model.id, model.revision)
+        return model.identity
     except UserError:
         return None
 
@@ -30,7 +29,7 @@ def table_for(
     paths: Sequence[Path] | None = None,
 ) -> Sensitivity | None:
     """The tables that a budget names by their ``paths``, weighed into one; None where it needs none, or where the
-    recipe's own are not there yet. ``paths`` take the place of what the budget names; ``identity``, locate.identity of
+    recipe's own are not there yet. ``paths`` take the place of what the budget names; ``identity``, that of
     the model, hashes its files and is asked only where there is a table to compare.
 
     Raises UserError for broken tables and those of another model.

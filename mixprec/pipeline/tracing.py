@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from mixprec.core import locks
-from mixprec.core.progress import console, generating
+from mixprec.core.progress import generating
 from mixprec.evaluate.engines import templates
 from mixprec.evaluate.engines.base import Sampling
 from mixprec.evaluate.engines.transformers import TransformersEngine
@@ -25,16 +25,13 @@ def trace(
     """
     rows = by_id(load_prompts(prompts))
     if chat_template:
-        templates.require(
-            model.id, model.revision, "--chat-template", "leave the option out, and prompts go in as they are"
-        )
+        templates.require(model, "--chat-template", "leave the option out, and prompts go in as they are")
     making = Making(model.id, model.identity, model.dtype, chat_template, seed, *vars(sampling).values())
     skipped: Counter[str] = Counter()
     with locks.target(to):
         recorder = Recorder(to, making, {name: row["prompt"] for name, row in rows.items()})
         left = [row for name, row in rows.items() if name not in recorder.done]
         if left:
-            console.print(f"loading {model.id}", soft_wrap=True)
             engine = TransformersEngine(model.load(), batch)
             with generating("trace", len(rows), sampling.max_new_tokens, [None] * (len(rows) - len(left))) as seen:
                 for made in generate(

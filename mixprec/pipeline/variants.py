@@ -12,10 +12,10 @@ from mixprec.compress.stream import compress
 from mixprec.contrib.peers import engine
 from mixprec.contrib.peers.engine import Peer
 from mixprec.core import artifacts
-from mixprec.core.devices import one_device
 from mixprec.core.progress import bar
 from mixprec.evaluate import bench
 from mixprec.models import locate
+from mixprec.models.model import Model
 from mixprec.pipeline.benchmarks import Benchmarks, labels_of
 from mixprec.pipeline.context import Context
 from mixprec.pipeline.evaluation import Evaluator
@@ -31,13 +31,13 @@ def variant(
     folder = run.out / "variants" / name
     save_plan(folder / "plan.json", plan)
     stamp = _compressed(run, name, plan, folder)
-    where = str(folder / "checkpoint") if plan.changed else run.recipe.model.id
-    row = _described(run, name, plan, where)
+    model = run.at(folder / "checkpoint") if plan.changed else run.model
+    row = _described(run, name, plan, model)
     if evaluator:
-        row |= evaluator.evaluate(name, where, stamp, folder / "result.json")
+        row |= evaluator.evaluate(name, model, stamp, folder / "result.json")
     if benchmarks:
-        labels = labels_of(plan, run.inventory, row["description"])
-        row["benchmarks"] = bench.brief(benchmarks.evaluate(name, where, stamp, folder, labels))
+        labels = labels_of(plan, run.model.inventory, row["description"])
+        row["benchmarks"] = bench.brief(benchmarks.evaluate(name, model, stamp, folder, labels))
     return row
 
 
@@ -49,11 +49,11 @@ def _compressed(run: Context, name: str, plan: Plan, folder: Path) -> str:
         # earlier recipe compressed under this name stays.
         artifacts.remove(checkpoint)
         artifacts.remove(quality)
-        return run.identity
+        return run.model.identity
     return run.stages.do(
         f"compress/{name}",
         [
-            run.identity,
+            run.model.identity,
             plan.model_dump(mode="json"),
             run.recipe.checkpoint.model_dump(mode="json", exclude_none=True),
             *_compressing(run, name, plan),
@@ -79,50 +79,45 @@ def _calibrating(run: Context, name: str, plan: Plan) -> Calibration | None:
 
 def _compressing(run: Context, name: str, plan: Plan) -> list[Any]:
     """What a variant's compression depends on besides model and plan."""
-    spec, peer, calibration = run.recipe.model, peer_of(run, name), _calibrating(run, name, plan)
+    model, peer, calibration = run.model, peer_of(run, name), _calibrating(run, name, plan)
     digest = calibration.digest if calibration else None
     if peer:
-        return [digest, spec.dtype, *peer.identity]
-    return [digest, run.recipe.compress.options.model_dump(), spec.dtype, spec.device] if calibration else []
+        return [digest, model.dtype, *peer.identity]
+    return [digest, run.recipe.compress.options.model_dump(), model.dtype, model.device] if calibration else []
 
 
 def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Path) -> None:
-    spec, peer, calibration = run.recipe.model, peer_of(run, name), _calibrating(run, name, plan)
+    peer, calibration = peer_of(run, name), _calibrating(run, name, plan)
     with bar(f"compress {name}", len(plan.modules), "modules") as advance:
         if peer:
             reports = engine.compress(
                 peer,
-                spec.id,
+                run.model,
                 plan,
                 checkpoint,
                 calibration=calibration,
-                revision=spec.revision,
-                dtype=spec.dtype,
                 on_module=lambda *_: advance(1),
             )
         else:
             reports = compress(
-                spec.id,
+                run.model.on_one_device,
                 plan,
                 checkpoint,
                 calibration=calibration,
                 options=run.recipe.compress.options,
-                revision=spec.revision,
-                dtype=spec.dtype,
-                device=one_device(spec.device),
                 format=run.recipe.checkpoint.written,
                 on_module=lambda *_: advance(1),
-                base_model=spec.base_model,
+                base_model=run.recipe.model.base_model,
             )
     artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})
 
 
-def _described(run: Context, name: str, plan: Plan, where: str) -> dict[str, Any]:
+def _described(run: Context, name: str, plan: Plan, model: Model) -> dict[str, Any]:
     """What is known of a variant without evaluating it: sizes, and how well its modules were solved."""
     quality = run.out / "variants" / name / "quality.json"
-    labels = {module.address: module.label for module in run.inventory.linears}
+    labels = {module.address: module.label for module in run.model.inventory.linears}
     reports = artifacts.read_json(quality) if plan.changed else {}
-    account = bits.account(plan, run.inventory)
+    account = bits.account(plan, run.model.inventory)
     variant = run.recipe.all_variants[name]
     return {
         "description": variant.description,
@@ -132,6 +127,6 @@ def _described(run: Context, name: str, plan: Plan, where: str) -> dict[str, Any
         "code_bits": account.code_bits,
         "effective_bits": account.effective_bits,
         "bytes": account.packed_bytes,
-        "bytes_on_disk": weight_bytes(Path(locate.resolve(where))),
+        "bytes_on_disk": weight_bytes(Path(locate.resolve(model.id))),
         "quality": summarise({labels[address]: ModuleReport(**report) for address, report in reports.items()}),
     }

@@ -22,6 +22,7 @@ from mixprec.traces.annotate import Rule
 
 if TYPE_CHECKING:
     from mixprec.checkpoint.base import CheckpointFormat
+    from mixprec.models.model import Model
 
 
 class Part(BaseModel):
@@ -46,6 +47,12 @@ class ModelSpec(Part):
             return None if value is None else checked_id(value)
         except UserError as problem:
             raise ValueError(str(problem)) from None
+
+    def as_model(self) -> Model:
+        """The model itself."""
+        from mixprec.models.model import Model  # recipes are read without it
+
+        return Model(self.id, revision=self.revision, dtype=self.dtype, device=self.device)
 
 
 class TracesSpec(Part):

@@ -18,7 +18,6 @@ from mixprec.compress.candidatefiles import Candidates
 from mixprec.core import artifacts
 from mixprec.core.progress import bar
 from mixprec.evaluate.passages import Passage
-from mixprec.models.load import load_model
 from mixprec.plan.sensitivity import ALL, Sensitivity
 from mixprec.sensitivity import cells, validity
 from mixprec.sensitivity.cells import Result
@@ -55,8 +54,8 @@ def ablate(
 
     Under a launcher processes share the cells. Finished ones in ``folder`` are not measured again.
     """
-    wanted = cells_of(spec, subject.inventory)
-    loaded = load_model(subject.model_id, dtype=subject.dtype, device=subject.device, revision=subject.revision)
+    wanted = cells_of(spec, subject.model.inventory)
+    loaded = subject.model.load()
     measured_on = scored(passages)
     restarts = Restarts(loaded, [each.tokens for each in measured_on], spec.stride)
     with bar("ablate", len(wanted), "cells") as advance:
@@ -66,7 +65,7 @@ def ablate(
     tables = [*tables, *importance_alone(subject, list(measured_on[0].weights), choices)]
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
-        "model": subject.model_id,
+        "model": subject.model.id,
         "method": subject.method,
         "passages": len(passages),
         "tokens": {target: sum(known[CONTROL].counts[target]) for target in measured_on[0].weights},
@@ -82,6 +81,6 @@ def ablate(
             for table in tables
         },
         "provenance": artifacts.provenance(
-            model=subject.identity, calibration=subject.calibration.digest, candidates=candidates.digest
+            model=subject.model.identity, calibration=subject.calibration.digest, candidates=candidates.digest
         ),
     }

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,7 @@ from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
 from mixprec.importance import artifact
 from mixprec.importance.parallel import share
-from mixprec.models import locate
-from mixprec.models.config import load_config
-from mixprec.models.decoder import Decoder, decoder_of
-from mixprec.models.load import load_model
-from mixprec.models.tokenizer import load_encoder
+from mixprec.models.model import Model
 from mixprec.plan import sensitivity
 from mixprec.plan.methods import Method
 from mixprec.plan.schema import Treatment
@@ -45,7 +40,6 @@ from mixprec.sensitivity.sets import Cell
 from mixprec.sensitivity.spec import GRADIENT, Scorer, SensitivitySpec
 from mixprec.sensitivity.sweep import State
 from mixprec.traces.spans import AnnotatedTrace
-from mixprec.walk import blocks
 from mixprec.walk.restarts import Restarts
 
 #: In ablation.json: the paper's importance as it is, which is no scorer.
@@ -54,38 +48,18 @@ IMPORTANCE_ALONE = "importance_alone"
 
 @dataclass
 class Subject:
-    """The model that is scored, and how it is computed; ``folder``: where everything goes.
+    """The model that is scored; ``folder``: where everything goes.
 
     ``calibration``: what candidates are solved on. ``traces``: for behaviours. ``importance``: of importance.json.
     """
 
-    model_id: str
+    model: Model
     method: Method
     calibration: Calibration
     folder: Path
     options: SolveOptions = field(default_factory=SolveOptions)
-    revision: str | None = None
-    dtype: str = "float32"
-    device: str = "cpu"
     traces: Sequence[AnnotatedTrace] = ()
     importance: Mapping[str, Any] | None = field(default=None, repr=False)
-
-    @cached_property
-    def inventory(self) -> Decoder:
-        """The model's modules."""
-        return decoder_of(load_config(self.model_id, self.revision))
-
-    @cached_property
-    def identity(self) -> str:
-        """Fingerprint of the model's files."""
-        return locate.identity(self.model_id, self.revision)
-
-    def open(self, *outside: blocks.Outside) -> blocks.Blocks:
-        """The model with its blocks on disk; all of what lies outside of them unless named."""
-        where = outside or blocks.OUTSIDE
-        return blocks.open_blocks(
-            self.model_id, dtype=self.dtype, device=self.device, revision=self.revision, outside=where
-        )
 
     def scored(self, spec: SensitivitySpec) -> list[Scored]:
         """The passages that ``spec`` asks for.
@@ -96,10 +70,8 @@ class Subject:
             return from_calibration(self.calibration, spec.samples, spec.seed)
         if not self.traces:
             raise UserError("sensitivity.behaviours: spans come from traces; add traces: {source: …}, or give --spans")
-        config = load_config(self.model_id, self.revision)
-        encoder = load_encoder(self.model_id, self.revision, config.vocab_size)
-        longest = min(spec.max_tokens, config.max_position_embeddings)
-        return from_behaviours(self.traces, encoder, spec.behaviours, spec.samples, longest, spec.seed)
+        longest = min(spec.max_tokens, self.model.config.max_position_embeddings)
+        return from_behaviours(self.traces, self.model.encoder, spec.behaviours, spec.samples, longest, spec.seed)
 
     def candidates(self, treatments: Mapping[str, Treatment]) -> Candidates:
         """All modules in all candidates, made by the main process of all machines; the others wait.
@@ -108,15 +80,15 @@ class Subject:
         """
         digest = processes.agree(self._solved(treatments) if processes.is_main() else "")
         found = Candidates(self.folder / "candidates", list(treatments), digest)
-        processes.check_shared(found.files(self.inventory))
+        processes.check_shared(found.files(self.model.inventory))
         return found
 
     def _solved(self, treatments: Mapping[str, Treatment]) -> str:
-        with bar("candidates", len(self.inventory.linears), "modules") as advance:
+        with bar("candidates", len(self.model.inventory.linears), "modules") as advance:
             return solving.make(
-                self.open("embedding", "norm"),
-                self.identity,
-                self.inventory,
+                self.model.open_blocks(("embedding", "norm")),
+                self.model.identity,
+                self.model.inventory,
                 treatments,
                 self.calibration,
                 self.options,
@@ -152,7 +124,7 @@ def load_all(subject: Subject) -> list[Sensitivity]:
     """The tables in the subject's folder that were made from its calibration tokens."""
     found = []
     for path in sorted(subject.folder.glob("*.json")):
-        table = sensitivity.load(path, subject.inventory, subject.identity)
+        table = sensitivity.load(path, subject.model.inventory, subject.model.identity)
         if table.calibration == subject.calibration.digest:
             found.append(table)
     return found
@@ -161,9 +133,9 @@ def load_all(subject: Subject) -> list[Sensitivity]:
 def _measured(
     subject: Subject, spec: SensitivitySpec, candidates: Candidates, scored: Sequence[Scored]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    addresses = [module.address for module in subject.inventory.linears]
+    addresses = [module.address for module in subject.model.inventory.linears]
     wanted = [Cell(address, name, (address,)) for name in candidates.names for address in addresses]
-    loaded = load_model(subject.model_id, dtype=subject.dtype, device=subject.device, revision=subject.revision)
+    loaded = subject.model.load()
     restarts = Restarts(loaded, [each.tokens for each in scored], spec.stride)
     with bar("measure", len(wanted), "cells") as advance:
         found = cells.measure(wanted, candidates, restarts, scored, subject.folder / "measured", advance)
@@ -179,8 +151,8 @@ def _measured(
 def _predicted(
     subject: Subject, spec: SensitivitySpec, candidates: Candidates, scored: Sequence[Scored]
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    addresses = [module.address for module in subject.inventory.linears]
-    opened, known = subject.open(), None
+    addresses = [module.address for module in subject.model.inventory.linears]
+    opened, known = subject.model.open_blocks(), None
     if spec.scorer in GRADIENT:
         rows, state = gradient_rows(spec, list(scored[0].weights)), gradient_state(spec)
         mine = share([len(each.tokens) for each in scored], processes.rank(), processes.count())
@@ -245,12 +217,12 @@ def importance_alone(subject: Subject, targets: Sequence[str], choices: Sequence
         if shares is not None:
             scores = {
                 module.address: dict.fromkeys(choices, share)
-                for module, share in zip(subject.inventory.linears, shares.tolist(), strict=True)
+                for module, share in zip(subject.model.inventory.linears, shares.tolist(), strict=True)
             }
             found.append(
                 Sensitivity(
-                    model=subject.model_id,
-                    identity=subject.identity,
+                    model=subject.model.id,
+                    identity=subject.model.identity,
                     scorer=IMPORTANCE_ALONE,
                     target=target,
                     method=subject.method,
@@ -268,7 +240,7 @@ def relative_importance(subject: Subject, target: str) -> Tensor | None:
     wanted = [target] if target in scores else list(scores) if target == ALL else []
     if not wanted:
         return None
-    order = [module.address for module in subject.inventory.linears]
+    order = [module.address for module in subject.model.inventory.linears]
     if any(address not in scores[wanted[0]] for address in order):
         raise UserError("sensitivity: importance.json lacks modules of this model; was it made for another one?")
     shares = [artifact.relative([scores[name][address] for address in order]) for name in wanted]
@@ -280,8 +252,8 @@ def _table(
 ) -> Sensitivity:
     gradients = scorer in GRADIENT and scorer != "output_error"
     return Sensitivity(
-        model=subject.model_id,
-        identity=subject.identity,
+        model=subject.model.id,
+        identity=subject.model.identity,
         scorer=str(scorer),
         target=target,
         method=spec.method or subject.method,
@@ -292,7 +264,7 @@ def _table(
             **({"gradients": spec.gradients, "draws": spec.draws, "seed": spec.seed} if gradients else {}),
             **({"stride": spec.stride} if scorer == "measured" else {}),
             "options": subject.options.model_dump(),
-            "dtype": subject.dtype,
+            "dtype": subject.model.dtype,
             "provenance": {**artifacts.provenance(), "git_revision": None},
         },
         scores=scores,

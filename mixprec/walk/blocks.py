@@ -1,6 +1,6 @@
 """Models whose decoder blocks stay on disk: each block's weights are in memory while it is at work.
 
-What works block by block (streamed attribution, compression) opens a checkpoint with ``open_blocks``, lets the model
+What works block by block (streamed attribution, compression) opens a model with ``Model.open_blocks``, lets the model
 say what its blocks are given with ``block_inputs``, and goes through ``Blocks.block``.
 """
 
@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple, get_args
 
+import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from mixprec.checkpoint.opening import open_original
+from mixprec.checkpoint.reader import Checkpoint
 from mixprec.core import artifacts
-from mixprec.core.devices import check_device, dtype_of
-from mixprec.core.errors import UserError
 from mixprec.models.arch import FAMILIES
 from mixprec.models.decoder import Decoder, decoder_of
-from mixprec.models.locate import fetch
 from mixprec.models.source import Source, check_computable, check_finite
 from mixprec.models.weights import blocks_of
 
@@ -85,26 +83,12 @@ class Live:
         yield blocks_of(self.model)[index]
 
 
-def open_blocks(
-    model_id: str,
-    *,
-    dtype: str = "float32",
-    device: str = "cpu",
-    revision: str | None = None,
-    outside: Sequence[Outside] = OUTSIDE,
-) -> Blocks:
-    """Open a checkpoint; of its weights only those ``outside`` the blocks are read, which stay in memory.
-
-    Raises UserError as load_model does, and for ``device`` auto: one device computes, whatever the model's size.
-    """
-    if device == "auto":
-        raise UserError("device: auto spreads weights over several GPUs; streamed ones need one device, such as cuda")
-    check_device(device)
-    chosen = dtype_of(dtype)
-    opened = open_original(fetch(model_id, revision))
+def open_blocks(opened: Checkpoint, dtype: torch.dtype, device: str, outside: Sequence[Outside] = OUTSIDE) -> Blocks:
+    """The model of a checkpoint (``Model.open_blocks``); of its weights only those ``outside`` the blocks are read,
+    which stay in memory."""
     config, source = opened.shapes, opened.source
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=chosen).eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     blocks = Blocks(model, source, device)
     decoder = blocks.decoder
     names = {"embedding": decoder.embedding, "norm": decoder.norm, "head": decoder.head}

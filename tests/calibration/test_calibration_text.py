@@ -23,7 +23,7 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.encoding import Encoder
 from mixprec.models.locate import BUNDLED
-from mixprec.models.tokenizer import load_encoder
+from mixprec.models.model import Model
 
 WORDS = tiny.tokenizer(bos=False)
 WITH_BOS = tiny.tokenizer(bos=True)
@@ -208,7 +208,7 @@ def test_pieces_lose_nothing(text: str, size: int) -> None:
 
 
 def test_wikitext_in_samples_of_the_embedded_model(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = load_encoder(BUNDLED)
+    words = Model(BUNDLED).encoder
     path = shared_data / "calibration" / "wikitext2_tokenized_valid.txt"
     spec = CalibrationSpec.model_validate({"text": str(path), "samples": 32, "tokens": 512})
     found = data.load(spec, words, str, 8192)

@@ -19,6 +19,7 @@ from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
+from mixprec.models.model import Model
 from mixprec.numerics.formats import Format, Keep
 from mixprec.numerics.groupwise import dequantize, quantize
 from mixprec.plan.schema import Plan
@@ -47,7 +48,7 @@ def written(make: MakeSource, planner: Planner, name: str, **options: object) ->
     source = make(**options)
     plan = planner(source, "w3g32", **rules)
     out = source.parent / f"{name}-out"
-    compress(str(source), plan, out, format=FORMATS[name])
+    compress(Model(source), plan, out, format=FORMATS[name])
     return source, out, plan
 
 
@@ -82,7 +83,7 @@ def test_transformers_loads_uniform_asymmetric_weights_when_it_dequantizes(
 ) -> None:
     folder = source()
     plan = planner(folder, "w4g32_asym", last_down="keep")
-    compress(str(folder), plan, tmp_path / "out", format=FORMATS["compressed-tensors"])
+    compress(Model(folder), plan, tmp_path / "out", format=FORMATS["compressed-tensors"])
     config = CompressedTensorsConfig(dequantize=True)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto", quantization_config=config).eval()
     with torch.no_grad():
@@ -93,7 +94,7 @@ def test_transformers_refuses_packed_zero_points_otherwise(
     source: MakeSource, planner: Planner, tmp_path: Path
 ) -> None:
     folder = source()
-    compress(str(folder), planner(folder, "w4g32_asym"), tmp_path / "out", format=FORMATS["compressed-tensors"])
+    compress(Model(folder), planner(folder, "w4g32_asym"), tmp_path / "out", format=FORMATS["compressed-tensors"])
     # On the meta device compressed-tensors 0.19 makes room for zero points that aren't packed.
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
@@ -190,12 +191,12 @@ def test_a_run_that_goes_on_behind_packed_blocks_ends_with_the_same_bytes(
             raise Killed
 
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    compress(str(folder), plan, whole, calibration=calibration, format=FORMATS[name])
+    compress(Model(folder), plan, whole, calibration=calibration, format=FORMATS[name])
     with pytest.raises(Killed):
-        compress(str(folder), plan, resumed, calibration=calibration, format=FORMATS[name], on_module=stop)
+        compress(Model(folder), plan, resumed, calibration=calibration, format=FORMATS[name], on_module=stop)
     assert not resumed.exists()
     assert [path.name for path in (tmp_path / ".resumed.blocks").iterdir()] == ["00001.safetensors"]
-    compress(str(folder), plan, resumed, calibration=calibration, format=FORMATS[name])
+    compress(Model(folder), plan, resumed, calibration=calibration, format=FORMATS[name])
     assert {path.name for path in whole.iterdir()} == {path.name for path in resumed.iterdir()}
     for file in whole.iterdir():
         assert file.read_bytes() == (resumed / file.name).read_bytes(), file.name
@@ -231,14 +232,14 @@ def test_what_a_format_cannot_hold_is_said_before_any_work(
     folder = source()
     monkeypatch.setattr(stream, "Walk", None)  # nobody gets as far as walking through the blocks
     with pytest.raises(UserError, match=message):
-        compress(str(folder), planner(folder, "w4g32", **rules), tmp_path / "out", format=FORMATS[name])
+        compress(Model(folder), planner(folder, "w4g32", **rules), tmp_path / "out", format=FORMATS[name])
     assert not (tmp_path / "out").exists()
 
 
 def test_narrow_matrices_are_refused_by_gptq(source: MakeSource, planner: Planner, tmp_path: Path) -> None:
     folder = source(intermediate_size=80)
     with pytest.raises(UserError, match=r"gate_proj and 3 more: w4g16: GPTQ's readers want .* multiples of 32"):
-        compress(str(folder), planner(folder, "w4g16"), tmp_path / "out", format=FORMATS["gptq"])
+        compress(Model(folder), planner(folder, "w4g16"), tmp_path / "out", format=FORMATS["gptq"])
 
 
 @pytest.mark.parametrize("name", ["compressed-tensors", "gptq"])

@@ -25,10 +25,9 @@ from mixprec.core.errors import UserError
 from mixprec.core.headers import BITS
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.models.source import open_source
 from mixprec.plan import bits
-from mixprec.walk import blocks
 
 MakeSource = Callable[..., Path]
 Tensors = dict[str, Tensor]
@@ -52,16 +51,15 @@ def readers(folder: Path, out: Path) -> dict[str, Callable[[], object]]:
     """All that read a checkpoint."""
 
     def write(format: str) -> Callable[[], object]:
-        return lambda: compress(str(folder), plan_for(folder, "w4g32"), out / format, format=FORMATS[format])
+        return lambda: compress(Model(folder), plan_for(folder, "w4g32"), out / format, format=FORMATS[format])
 
-    inventory = decoder_of(load_config(str(folder)))
     return {
-        "load": lambda: load_model(str(folder)),
-        "blocks": lambda: blocks.open_blocks(str(folder)),
+        "load": lambda: Model(folder).load(),
+        "blocks": lambda: Model(folder).open_blocks(),
         "inspect": lambda: open_checkpoint(folder),
         "diff": lambda: diff(open_checkpoint(folder), open_checkpoint(folder)),
         "convert": lambda: convert(open_checkpoint(folder), FORMATS["gptq"], out / "converted"),
-        "spectra": lambda: alphas(folder, inventory),
+        "spectra": lambda: alphas(Model(folder)),
         **{format: write(format) for format in FORMATS},
     }
 
@@ -125,7 +123,7 @@ def test_shards_of_two_models(source: MakeSource) -> None:
         open_source(folder)
     save_file(stale, folder / "model.safetensors")
     with pytest.raises(UserError, match=r"both model\.safetensors and model\.safetensors\.index\.json"):
-        load_model(str(folder))
+        Model(folder).load()
 
 
 def test_buffers_that_models_compute_pass_through_and_are_told(source: MakeSource, tmp_path: Path) -> None:
@@ -134,13 +132,13 @@ def test_buffers_that_models_compute_pass_through_and_are_told(source: MakeSourc
         "model.rotary_emb.inv_freq": torch.arange(8),
     }
     folder = edit(source(), lambda t: t.update(buffers))
-    assert load_model(str(folder)).notes == (
+    assert Model(folder).load().notes == (
         "2 tensors are computed from config.json, not read, such as model.layers.0.self_attn.rotary_emb.inv_freq",
     )
-    compress(str(folder), plan_for(folder, "w4g32"), tmp_path / "out", format=FORMATS["gptq"])
+    compress(Model(folder), plan_for(folder, "w4g32"), tmp_path / "out", format=FORMATS["gptq"])
     made = load_file(tmp_path / "out" / "model.safetensors")
     assert all(torch.equal(made[name], tensor) for name, tensor in buffers.items())
-    assert load_model(str(tmp_path / "out")).notes == load_model(str(folder)).notes
+    assert Model(tmp_path / "out").load().notes == Model(folder).load().notes
 
 
 def tied(folder: Path, *, head: bool, config: bool) -> Path:
@@ -164,22 +162,22 @@ def test_a_head_of_its_own_is_one_whatever_config_json_says(source: MakeSource, 
     assert config.tie_word_embeddings is False
     inventory, plan = decoder_of(config), plan_for(folder, "w4g32")
     assert inventory.other[HEAD] == inventory.other[EMBEDDING]
-    whole = load_model(str(folder), dtype="float16").model
+    whole = Model(folder, dtype="float16").load().model
     assert not torch.equal(whole.lm_head.weight, whole.model.embed_tokens.weight)
-    streamed = blocks.open_blocks(str(folder), dtype="float16").model
+    streamed = Model(folder, dtype="float16").open_blocks().model
     assert torch.equal(streamed.lm_head.weight, whole.lm_head.weight)
     found = {}
     for name, format in FORMATS.items():
         out = tmp_path / name
-        compress(str(folder), plan, out, format=format)
+        compress(Model(folder), plan, out, format=format)
         files = [path for path in out.iterdir() if path.suffix in (".safetensors", ".gguf")]
         assert sum(path.stat().st_size for path in files) == format.bytes(plan, inventory, config)
         assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
-        found[name] = logits(load_model(str(out), dtype="float16").model)
+        found[name] = logits(Model(out, dtype="float16").load().model)
         assert torch.equal(found[name], found["dense"])
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype=torch.float16)
     assert torch.equal(logits(theirs), found["dense"])
-    alone = load_model(str(tmp_path / "gguf" / "model.gguf"), dtype="float16").model
+    alone = Model(tmp_path / "gguf" / "model.gguf", dtype="float16").load().model
     assert torch.equal(logits(alone), found["dense"])
 
 
@@ -193,7 +191,7 @@ def test_an_equal_head_is_the_embedding(source: MakeSource, tmp_path: Path) -> N
         sum(module.weights for module in inventory.linears) + sum(inventory.other.values())
     )
     for name, format in FORMATS.items():
-        compress(str(folder), plan, tmp_path / name, format=format)
+        compress(Model(folder), plan, tmp_path / name, format=format)
         files = [path for path in (tmp_path / name).iterdir() if path.suffix in (".safetensors", ".gguf")]
         assert sum(path.stat().st_size for path in files) == format.bytes(plan, inventory, config)
     assert (tmp_path / "dense" / "config.json").read_bytes() == (folder / "config.json").read_bytes()
@@ -237,7 +235,7 @@ def test_what_is_not_compressed_passes_through_in_any_type(
     raw = (folder / "model.safetensors").read_bytes()
     for name in ("dense", "compressed-tensors", "gptq"):
         out = tmp_path / name
-        compress(str(folder), plan, out, format=FORMATS[name])
+        compress(Model(folder), plan, out, format=FORMATS[name])
         predicted = FORMATS[name].bytes(plan, decoder_of(config), config)
         assert (out / "model.safetensors").stat().st_size == predicted
         for tensor in strange:
@@ -246,14 +244,14 @@ def test_what_is_not_compressed_passes_through_in_any_type(
     info = open_source(folder).tensors[EMBEDDING]
     assert info.bytes == len(stored(folder / "model.safetensors", EMBEDDING)[1])
     if dtype in (torch.float64, torch.float8_e4m3fn, torch.float8_e5m2):
-        assert load_model(str(folder)).model.dtype is torch.float32
+        assert Model(folder).load().model.dtype is torch.float32
     else:
         with pytest.raises(UserError, match=rf"{EMBEDDING} is stored as \w+; computed with are F16, BF16, F32, F64"):
-            load_model(str(folder))
+            Model(folder).load()
         with pytest.raises(UserError, match=rf"{EMBEDDING} is stored as \w+; computed with"):
-            blocks.open_blocks(str(folder))
+            Model(folder).open_blocks()
     with pytest.raises(UserError, match=rf"{EMBEDDING} is stored as \w+, which GGUF files"):
-        compress(str(folder), plan, tmp_path / "gguf", format=FORMATS["gguf"])
+        compress(Model(folder), plan, tmp_path / "gguf", format=FORMATS["gguf"])
 
 
 def stored(path: Path, name: str) -> tuple[Any, bytes]:
@@ -284,4 +282,4 @@ def test_linear_weights_in_other_types_are_refused(source: MakeSource, tmp_path:
     folder = edit(source(), lambda t: t.update({UP: torch.ones(96, 64, dtype=dtype)}))
     for name in ("dense", "gguf"):
         with pytest.raises(UserError, match=rf"{UP} is stored as \w+; weights must be F16, BF16, F32"):
-            compress(str(folder), plan_for(folder, "w4g32"), tmp_path / "out", format=FORMATS[name])
+            compress(Model(folder), plan_for(folder, "w4g32"), tmp_path / "out", format=FORMATS[name])

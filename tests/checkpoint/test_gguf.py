@@ -40,8 +40,9 @@ from mixprec.models.decoder import decoder_of
 from mixprec.models.encoding import Encoder
 from mixprec.models.gguf import metadata
 from mixprec.models.gguf.names import reordered
-from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
+from mixprec.models.model import Model
 from mixprec.numerics.formats import GGML, GgmlFormat
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan
@@ -114,7 +115,7 @@ def plan_for(source: Path, spec: Mapping[str, Any]) -> Plan:
 
 
 def made(source: Path, spec: Mapping[str, Any], out: Path, form: CheckpointFormat = GGUF) -> Path:
-    compress(str(source), plan_for(source, spec), out, format=form)
+    compress(Model(source), plan_for(source, spec), out, format=form)
     return out
 
 
@@ -140,8 +141,8 @@ def test_all_readers_compute_the_compressed_model(
 ) -> None:
     source, spec = sources[name], PLANS[plan]
     packed = made(source, spec, tmp_path / "gguf")
-    expected = load_model(str(made(source, spec, tmp_path / "dense", DENSE)))
-    loaded = load_model(str(packed))
+    expected = Model(made(source, spec, tmp_path / "dense", DENSE)).load()
+    loaded = Model(packed).load()
     tokens = loaded.tokenizer(TEXT)["input_ids"][:60]
     reference = logits(expected, tokens)
     for found in (logits(loaded, tokens), logits(LoadedModel(by_transformers(packed), None), tokens)):
@@ -172,7 +173,7 @@ def test_llama_cpp_computes_the_uncompressed_model(
     sources: Mapping[str, Path], tmp_path: Path, name: str, most: float
 ) -> None:
     """Without sliding windows, their own base, or the linear scaling Gemma's logits would change by 4e-3 to 0.4."""
-    source = load_model(str(sources[name]))
+    source = Model(sources[name]).load()
     tokens = source.tokenizer(TEXT)["input_ids"][:60]
     with opened(made(sources[name], {"default": "keep"}, tmp_path / "out") / FILE) as other:
         assert torch.allclose(other.logits(tokens), logits(source, tokens), rtol=0, atol=most)
@@ -185,7 +186,7 @@ def test_k_quants_with_importance_in_both_readers(sources: Mapping[str, Path], t
 
     source = sources["llama"]
     (tmp_path / "text.txt").write_text(TEXT * 4, encoding="utf-8")
-    words = load_model(str(source)).encoder
+    words = Model(source).load().encoder
     spec = CalibrationSpec.model_validate(
         {"sources": [{"text": str(tmp_path / "text.txt")}], "samples": 4, "tokens": 32}
     )
@@ -193,13 +194,13 @@ def test_k_quants_with_importance_in_both_readers(sources: Mapping[str, Path], t
     plan = plan_for(source, {"default": "q2_k", "method": "ggml", "rules": [{"match": "last_down", "format": "q6_k"}]})
     assert {str(module.format) for module in plan.modules.values()} == {"q2_k", "iq4_nl", "q6_k"}
     for form, out in ((GGUF, "gguf"), (DENSE, "dense")):
-        compress(str(source), plan, tmp_path / out, calibration=calibration, format=form)
-    compress(str(source), plan, tmp_path / "plain", format=DENSE)
-    loaded = load_model(str(tmp_path / "gguf"))
+        compress(Model(source), plan, tmp_path / out, calibration=calibration, format=form)
+    compress(Model(source), plan, tmp_path / "plain", format=DENSE)
+    loaded = Model(tmp_path / "gguf").load()
     tokens = loaded.tokenizer(TEXT)["input_ids"][:60]
-    reference = logits(load_model(str(tmp_path / "dense")), tokens)
+    reference = logits(Model(tmp_path / "dense").load(), tokens)
     assert torch.equal(logits(loaded, tokens), reference)
-    assert not torch.equal(logits(load_model(str(tmp_path / "plain")), tokens), reference)
+    assert not torch.equal(logits(Model(tmp_path / "plain").load(), tokens), reference)
     _check_llama_cpp(tmp_path / "gguf" / FILE, loaded, tokens, reference)
 
 
@@ -214,10 +215,10 @@ def test_what_is_kept_has_its_own_type(tmp_path: Path, dtype: torch.dtype, kind:
     assert file.tensors["model.layers.0.mlp.up_proj.weight"].kind == "q4_0"
     assert file.tensors["model.layers.0.mlp.up_proj.weight"].bits == 4.5
     assert file.layers == 2
-    weights = load_model(str(source)).model.state_dict()
+    weights = Model(source).load().model.state_dict()
     for name in ("model.layers.1.mlp.up_proj.weight", "lm_head.weight", "model.layers.0.input_layernorm.weight"):
         assert torch.equal(file.weight(name), weights[name].float())
-    restored = load_model(str(made(source, {"default": "w4g64"}, tmp_path / "dense", DENSE))).model.state_dict()
+    restored = Model(made(source, {"default": "w4g64"}, tmp_path / "dense", DENSE)).load().model.state_dict()
     for kind_of in ("q", "k", "down"):  # rows in transformers' order again; values not yet rounded to 16 bits
         name = f"{address(1, kind_of)}.weight"
         assert torch.equal(file.weight(name).to(dtype).float(), restored[name])
@@ -263,12 +264,12 @@ def test_a_killed_run_ends_with_the_same_bytes(sources: Mapping[str, Path], tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compress(str(source), plan_for(source, spec), tmp_path / "killed", format=GGUF, on_module=stop)
+        compress(Model(source), plan_for(source, spec), tmp_path / "killed", format=GGUF, on_module=stop)
     assert not (tmp_path / "killed").exists()
     assert (tmp_path / ".killed.blocks" / "00001.safetensors").is_file()
     killed = made(source, spec, tmp_path / "killed")
     assert (killed / FILE).read_bytes() == (whole / FILE).read_bytes()
-    assert locate.identity(str(killed)) != locate.identity(str(source))
+    assert Model(killed).identity != Model(source).identity
 
 
 def test_metadata(sources: Mapping[str, Path], tmp_path: Path) -> None:
@@ -403,7 +404,7 @@ def test_damaged_files(sources: Mapping[str, Path], tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"no GGUF file|truncated or damaged"):
             open_gguf(out / FILE)
         with pytest.raises(UserError, match=r"mixprec\.json has \d+"):
-            load_model(str(out))
+            Model(out).load()
     with pytest.raises(UserError, match="no such file"):
         open_gguf(tmp_path / "nowhere.gguf")
 
@@ -461,7 +462,7 @@ def test_a_file_on_its_own_is_the_same_model(tmp_path: Path, monkeypatch: pytest
     alone = Path(shutil.copy(packed / FILE, tmp_path / "alone.gguf"))
     with conversion.without_converting():
         header = load_config(str(alone))
-    original, converted = (load_model(str(path)).model for path in (packed, alone))
+    original, converted = (Model(path).load().model for path in (packed, alone))
     for key in ("rope_parameters", "head_dim", "query_pre_attn_scalar"):
         for config in (header, converted.config, open_checkpoint(alone).shapes):
             assert getattr(config, key, None) == getattr(original.config, key, None)
@@ -496,7 +497,7 @@ def test_packed_integers_become_gguf_without_loss(sources: Mapping[str, Path], t
     convert(open_checkpoint(gptq), GGUF, tmp_path / "gguf")
     differences = compare.diff(open_checkpoint(gptq), open_checkpoint(tmp_path / "gguf"))
     assert {(item.format_b, item.error) for item in differences.values()} == {("q4_0", 0.0), ("q8_0", 0.0)}
-    loaded = load_model(str(tmp_path / "gguf"))
+    loaded = Model(tmp_path / "gguf").load()
     tokens = loaded.tokenizer(TEXT)["input_ids"][:40]
     assert torch.isfinite(logits(loaded, tokens)).all()
     assert "quantization_config" not in artifacts.read_json(tmp_path / "gguf" / "config.json")

@@ -22,7 +22,7 @@ from mixprec.core.errors import UserError
 from mixprec.models import locate
 from mixprec.models.config import load_config
 from mixprec.models.gguf.parts import files_of
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 
 Tensors = Sequence[gguf.ReaderTensor]
 
@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     loaded.model.save_pretrained(folder / "source")
     loaded.tokenizer.save_pretrained(folder / "source")
     plan = plan_for(folder / "source", "w4g32")
-    compress(str(folder / "source"), plan, folder / "out", format=FORMATS["gguf"])
+    compress(Model(folder / "source"), plan, folder / "out", format=FORMATS["gguf"])
     return Path(shutil.copy(folder / "out" / "model.gguf", folder / "tiny.gguf"))
 
 
@@ -84,7 +84,7 @@ def split(whole: Path, tmp_path: Path) -> list[Path]:
 
 def logits(model_id: Path) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = load_model(str(model_id)).model(input_ids=torch.arange(2, 40)[None]).logits
+        found: torch.Tensor = Model(model_id).load().model(input_ids=torch.arange(2, 40)[None]).logits
     return found
 
 
@@ -174,7 +174,7 @@ def test_incomplete_files_and_tensors_that_nobody_reads(
 ) -> None:
     file = rewrite(whole, tmp_path / "changed.gguf", change)
     with pytest.raises(UserError, match=rf"changed\.gguf: .*{message}"):
-        load_model(str(file))
+        Model(file).load()
     assert not list(cache.rglob("*.safetensors"))
 
 
@@ -194,5 +194,5 @@ def test_a_scaled_rotary_embedding_that_is_not_read(whole: Path, tmp_path: Path)
 
     file = rewrite(whole, tmp_path / "yarn.gguf", more=more)
     with pytest.raises(UserError, match="scale the rotary embedding as yarn by 4, its configuration as none"):
-        load_model(str(file))
+        Model(file).load()
     assert open_checkpoint(file).layouts  # its weights can be read all the same

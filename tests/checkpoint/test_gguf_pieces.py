@@ -13,7 +13,8 @@ import pytest
 import tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llamacpp import Model, needs_llamacpp, opened
+from llamacpp import Model as LlamaModel
+from llamacpp import needs_llamacpp, opened
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from mixprec.checkpoint.formats import checkpoint_format
@@ -23,7 +24,7 @@ from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.plan.rules import PlanSpec, build_plan
 
 #: Words that the tokenizers know, what they have only bytes for, spaces and line breaks, special and added tokens.
@@ -41,20 +42,20 @@ KINDS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 @pytest.fixture(scope="module", params=KINDS)
 def both(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[PreTrainedTokenizerFast, Model]]:
+) -> Iterator[tuple[PreTrainedTokenizerFast, LlamaModel]]:
     """A tokenizer in transformers, and in llama.cpp as our file has it."""
     folder = tmp_path_factory.mktemp("pieces")
     tiny.build("llama", hidden_size=64, intermediate_size=64).model.save_pretrained(folder / "source")
     KINDS[request.param]().save_pretrained(folder / "source")
     config = load_config(str(folder / "source"))
     plan = build_plan(PlanSpec(default="keep"), decoder_of(config), str(folder / "source"), "rtn")
-    compress(str(folder / "source"), plan, folder / "out", format=checkpoint_format("gguf"))
+    compress(Model(folder / "source"), plan, folder / "out", format=checkpoint_format("gguf"))
     with opened(folder / "out" / FILE) as other:
-        yield load_model(str(folder / "out")).tokenizer, other
+        yield Model(folder / "out").load().tokenizer, other
 
 
 @needs_llamacpp
-def test_the_same_tokens_of_any_text(both: tuple[PreTrainedTokenizerFast, Model]) -> None:
+def test_the_same_tokens_of_any_text(both: tuple[PreTrainedTokenizerFast, LlamaModel]) -> None:
     words, other = both
     seen: set[str] = set()
 

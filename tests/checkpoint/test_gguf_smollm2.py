@@ -15,8 +15,9 @@ from mixprec.compress.stream import compress
 from mixprec.evaluate import passages
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
-from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
+from mixprec.models.model import Model
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.plan.rules import PlanSpec, build_plan
 
@@ -35,12 +36,12 @@ def test_perplexity_in_llama_cpp(smollm2: LoadedModel, tmp_path: Path, spec: Any
     config = load_config(BUNDLED)
     inventory = decoder_of(config)
     plan = build_plan(PlanSpec.model_validate(spec), inventory, BUNDLED, "rtn")
-    compress(BUNDLED, plan, tmp_path / "out", format=form)
+    compress(Model(BUNDLED), plan, tmp_path / "out", format=form)
     predicted = form.bytes(plan, inventory, config)
     assert (tmp_path / "out" / FILE).stat().st_size == pytest.approx(predicted, rel=1e-4)
     text = passages.from_text("bundled:held_out", smollm2.encoder, 160, 1)[0]
     tokens = text.tokens.flatten().tolist()
-    loaded = load_model(str(tmp_path / "out"))
+    loaded = Model(tmp_path / "out").load()
     with torch.no_grad():
         reference = loaded.model(input_ids=torch.tensor([tokens])).logits[0]
     with opened(tmp_path / "out" / FILE) as other:

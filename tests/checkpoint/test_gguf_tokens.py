@@ -21,7 +21,7 @@ from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.gguf.tokenizer import _LLAMA3
 from mixprec.compress import stream
 from mixprec.core.errors import UserError
-from mixprec.models.tokenizer import load_encoder
+from mixprec.models.model import Model
 
 TEXT = "Six apples and 1234 pears."
 
@@ -51,7 +51,7 @@ def written(folder: Path, tokenizer: PreTrainedTokenizerFast, kind: str = "llama
     tokenizer.save_pretrained(source)
     path = source / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
-    stream.compress(str(source), plan_for(source, "w4g32"), folder / "out", format=checkpoint_format("gguf"))
+    stream.compress(Model(source), plan_for(source, "w4g32"), folder / "out", format=checkpoint_format("gguf"))
     return Path(shutil.copy(folder / "out" / "model.gguf", folder / "alone.gguf"))
 
 
@@ -77,8 +77,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_all_readers_make_the_same_tokens(tmp_path: Path, tokenizer: Any, settings: dict[str, Any]) -> None:
     alone = written(tmp_path, tokenizer, **settings)
-    ours = load_encoder(str(tmp_path / "source"))
-    beside, converted = (load_encoder(str(path)) for path in (tmp_path / "out", alone))
+    ours = Model(tmp_path / "source").encoder
+    beside, converted = (Model(path).encoder for path in (tmp_path / "out", alone))
     assert ours(TEXT).ids == beside(TEXT).ids == converted(TEXT).ids
     assert ours.head == beside.head == converted.head
     assert converted.decode(converted.own(TEXT).ids).strip() == TEXT
@@ -96,8 +96,8 @@ def test_files_that_dont_say_whether_bos_goes_in_front(
     alone = written(tmp_path, words(template("<s> $A"), llama3))
     assert "tokenizer.ggml.add_bos_token" not in gguf.GGUFReader(alone).fields
     with opened(alone) as other:
-        assert load_encoder(str(alone))(TEXT).ids == other.encode(TEXT, special=True)
-    assert load_encoder(str(alone)).head == ((0,) if llama3 else ())
+        assert Model(alone).encoder(TEXT).ids == other.encode(TEXT, special=True)
+    assert Model(alone).encoder.head == ((0,) if llama3 else ())
 
 
 @pytest.mark.parametrize("pre", ["deepseek-llm", "default", ""])
@@ -111,7 +111,7 @@ def test_ways_to_split_text_that_transformers_does_not_know(
     with pytest.raises(
         UserError, match=r"alone\.gguf: how its tokenizer splits text \(.*\) is not read from GGUF files"
     ):
-        load_encoder(str(alone))
+        _ = Model(alone).encoder
 
 
 def test_a_tokenizer_that_transformers_reads_back_as_another(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_tokenizer_that_transformers_reads_back_as_another(tmp_path: Path) -> 
     with pytest.raises(
         UserError, match=r"alone\.gguf: its tokenizer is of another kind than transformers has for this"
     ):
-        load_encoder(str(alone))
+        _ = Model(alone).encoder
 
 
 def test_two_tokens_in_front_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
 from mixprec.models.labels import KINDS
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 
 MakeSource = Callable[..., Path]
 Planner = Callable[..., Any]
@@ -105,7 +105,7 @@ def packed(source: MakeSource, planner: Planner, tmp_path: Path) -> Callable[...
     def make(format: str, change: Callable[[dict[str, Any]], object]) -> Path:
         folder = tmp_path / format
         if not folder.is_dir():
-            compress(str(source()), planner(tmp_path / "source", "w4g32"), folder, format=FORMATS[format])
+            compress(Model(source()), planner(tmp_path / "source", "w4g32"), folder, format=FORMATS[format])
             (folder / "mixprec.json").unlink()
         changed = tmp_path / "changed"
         shutil.rmtree(changed, ignore_errors=True)
@@ -175,13 +175,13 @@ def test_wrong_types_name_file_and_key(
         _ = open_checkpoint(folder).layouts
     assert expected in str(caught.value)
     with pytest.raises(UserError):
-        load_model(str(folder))
+        Model(folder).load()
 
 
 @pytest.mark.parametrize("value", [5, "gptq", [], [1], True, 0, ""])
 def test_a_quantization_config_is_an_object(packed: Callable[..., Path], value: Any) -> None:
     folder = packed("gptq", lambda _: value)
-    for read in (open_checkpoint, lambda path: load_model(str(path))):
+    for read in (open_checkpoint, lambda path: Model(path).load()):
         with pytest.raises(UserError, match="config"):
             read(folder)
 
@@ -247,7 +247,7 @@ def test_sizes_of_a_stranger(source: MakeSource, change: dict[str, Any]) -> None
     (folder / "config.json").write_text(json.dumps(config | change))
     try:
         _ = open_checkpoint(folder).layouts
-        load_model(str(folder))
+        Model(folder).load()
     except UserError as problem:
         assert str(folder) in str(problem) or "config" in str(problem)
 
@@ -258,7 +258,7 @@ def test_sizes_of_a_stranger(source: MakeSource, change: dict[str, Any]) -> None
 def test_a_configuration_that_is_no_object(source: MakeSource, text: str) -> None:
     folder = source()
     (folder / "config.json").write_text(text)
-    for read in (open_checkpoint, lambda path: load_config(str(path)), lambda path: load_model(str(path))):
+    for read in (open_checkpoint, lambda path: load_config(str(path)), lambda path: Model(path).load()):
         with pytest.raises(UserError, match=r"config"):
             read(folder)
 

@@ -19,8 +19,7 @@ from mixprec.compress.inputs import mean_squares
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
-from mixprec.models.load import load_model
-from mixprec.walk import blocks
+from mixprec.models.model import Model
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -28,7 +27,7 @@ def test_means_of_squares(tiny_checkpoint: Path, tmp_path: Path, weighted: bool)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 300, (3, 12), generator=generator)
     weights = torch.rand(3, 12, generator=generator) if weighted else None
-    loaded = load_model(str(tiny_checkpoint))
+    loaded = Model(tiny_checkpoint).load()
     seen: dict[str, torch.Tensor] = {}
 
     def watch(address: str) -> Any:
@@ -42,7 +41,7 @@ def test_means_of_squares(tiny_checkpoint: Path, tmp_path: Path, weighted: bool)
         linear.register_forward_pre_hook(watch(address))
     with torch.no_grad():
         loaded.model(input_ids=tokens)
-    opened = blocks.open_blocks(str(tiny_checkpoint), outside=("embedding", "norm"))
+    opened = Model(tiny_checkpoint).open_blocks(("embedding", "norm"))
     inventory = decoder_of(load_config(str(tiny_checkpoint)))
     done: list[int] = []
     found, count = mean_squares(opened, inventory, Calibration(tokens, weights, {}, ""), tmp_path / "x", done.append)

@@ -23,7 +23,7 @@ from mixprec.cli import app
 from mixprec.core import artifacts, parsing
 from mixprec.core.errors import UserError
 from mixprec.models import locate
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 
 SHORT: dict[str, Any] = {
     "plan": {"default": "w4g16"},
@@ -179,7 +179,7 @@ def test_each_thing_is_named_with_its_remedy(whole: Path, tmp_path: Path, thing:
     folder = shutil.copytree(whole, tmp_path / "thing")
     change(folder)
     write_traces(tmp_path / "traces.jsonl", *TRACES[:1])
-    for read in (lambda: open_checkpoint(folder), lambda: load_model(str(folder))):
+    for read in (lambda: open_checkpoint(folder), lambda: Model(folder).load()):
         with pytest.raises(UserError, match=message):
             read()
     asked = verbs(folder, tmp_path)
@@ -199,7 +199,7 @@ def test_a_whole_model_with_what_an_adapter_left(whole: Path, tmp_path: Path) ->
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "nowhere/at-all"}')
     tokens = torch.arange(2, 20)[None]
     with torch.no_grad():
-        found, expected = (load_model(str(path)).model(tokens).logits for path in (folder, whole))
+        found, expected = (Model(path).load().model(tokens).logits for path in (folder, whole))
     assert torch.equal(found, expected)
 
 
@@ -219,7 +219,7 @@ def test_a_whole_model_with_what_an_adapter_left(whole: Path, tmp_path: Path) ->
 def test_files_that_are_no_models(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        load_model(str(tmp_path / name))
+        Model(tmp_path / name).load()
     if b"GGUF" not in content:
         with pytest.raises(UserError, match=message):
             open_checkpoint(tmp_path / name)
@@ -246,11 +246,11 @@ def test_names_that_are_no_paths(name: str, message: str) -> None:
 _OFFLINE = """
 import sys
 from mixprec.models.config import load_config
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.core.errors import UserError
 for name in ("owner/model", "owner/adapter", "owner/pickle"):
     try:
-        print(load_config(name).tie_word_embeddings, load_model(name).model.config.tie_word_embeddings)
+        print(load_config(name).tie_word_embeddings, Model(name).load().model.config.tie_word_embeddings)
     except UserError as problem:
         print(problem)
 """
@@ -293,7 +293,7 @@ def test_paths_as_users_have_them(whole: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(base)
     monkeypatch.setenv("HOME", str(tmp_path))
     given = [str(folder), f"{folder}/", f"./{name}", f"../some where/{name}", f"{tmp_path}/link [1]", "~/link [1]"]
-    assert {locate.identity(each) for each in given} == {locate.identity(str(whole))}
+    assert {Model(each).identity for each in given} == {Model(whole).identity}
     recipe = write_recipe(tmp_path / "recipe.yaml", Path(given[2]), tmp_path / "traces.jsonl", **SHORT)
     asked = json.loads(recipe.read_text())
     recipe.write_text(json.dumps(asked | {"model": {"id": given[2]}}))
@@ -312,7 +312,7 @@ def test_files_of_the_hubs_cache_are_links(whole: Path, tmp_path: Path) -> None:
     for number, path in enumerate(sorted(whole.iterdir())):
         shutil.copy(path, blobs / f"{number:040x}")
         (snapshot / path.name).symlink_to(Path("..") / ".." / "blobs" / f"{number:040x}")
-    assert locate.identity(str(snapshot)) == locate.identity(str(whole))
+    assert Model(snapshot).identity == Model(whole).identity
     recipe = write_recipe(tmp_path / "recipe.yaml", snapshot, write_traces(tmp_path / "traces.jsonl"), **SHORT)
     assert CliRunner().invoke(app, ["run", str(recipe), "--out", str(tmp_path / "run")]).exception is None
     assert all(not path.is_symlink() for path in (tmp_path / "run").rglob("*"))

@@ -19,6 +19,7 @@ from mixprec.contrib.peers import client
 from mixprec.contrib.peers.engine import Peer
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
+from mixprec.models.model import Model
 from mixprec.plan.schema import Plan
 
 MakeSource = Callable[..., Path]
@@ -67,7 +68,7 @@ def test_what_peers_write_is_read(
     assert bool(reordered) == bool(settings)
     for address, found in diff(values, theirs).items():
         assert found.error < 1e-3, address  # its values are rounded to float16
-    compress(str(folder), planner(folder, "w3g32"), tmp_path / "ours", format=FORMATS[container])
+    compress(Model(folder), planner(folder, "w3g32"), tmp_path / "ours", format=FORMATS[container])
     run = CliRunner().invoke
     shown = run(app, ["inspect", str(tmp_path / "packed")])
     assert shown.exit_code == 0, shown.output

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from mixprec.checkpoint.convert import convert
 from mixprec.checkpoint.formats import FORMATS
-from mixprec.checkpoint.opening import open_checkpoint, open_original
+from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.cli import app
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 
 MakeSource = Callable[..., Path]
 CT, GPTQ = "compressed-tensors", "gptq"
@@ -35,7 +35,7 @@ def packed(source: MakeSource, tmp_path: Path) -> Callable[[str], Path]:
 
     def make(format: str) -> Path:
         folder = source()
-        compress(str(folder), plan_for(folder, "w4g32", last_down="keep"), tmp_path / format, format=FORMATS[format])
+        compress(Model(folder), plan_for(folder, "w4g32", last_down="keep"), tmp_path / format, format=FORMATS[format])
         (tmp_path / format / "mixprec.json").unlink()
         return tmp_path / format
 
@@ -98,7 +98,7 @@ def test_what_is_not_understood_is_refused(
     folder = say(packed(format), value, *keys)
     if keys == ("dynamic",) and value == {}:
         say(folder, None, "modules_in_block_to_quantize")
-    for read in (lambda: open_checkpoint(folder).layouts, lambda: load_model(str(folder))):
+    for read in (lambda: open_checkpoint(folder).layouts, lambda: Model(folder).load()):
         with pytest.raises(UserError, match=message) as caught:
             read()
         assert str(folder) in str(caught.value)
@@ -184,7 +184,7 @@ def test_second_layout_by_its_other_key(packed: Callable[[str], Path], tmp_path:
     """GPTQModel writes ``checkpoint_format`` and ``format``, others only the latter: zero points are shifted or not."""
     source = tmp_path / "source"
     packed(GPTQ)
-    compress(str(source), plan_for(source, "w4g32_asym"), tmp_path / "v2", format=FORMATS[GPTQ])
+    compress(Model(source), plan_for(source, "w4g32_asym"), tmp_path / "v2", format=FORMATS[GPTQ])
     (tmp_path / "v2" / "mixprec.json").unlink()
     found = open_checkpoint(tmp_path / "v2")
     before = found.weight(found.inventory.linears[0])
@@ -239,7 +239,7 @@ def test_tensors_of_packed_modules(
     packed: Callable[[str], Path], format: str, change: Callable[[dict[str, torch.Tensor]], object], message: str
 ) -> None:
     folder = retensor(packed(format), change)
-    for read in (lambda: open_checkpoint(folder).layouts, lambda: load_model(str(folder))):
+    for read in (lambda: open_checkpoint(folder).layouts, lambda: Model(folder).load()):
         with pytest.raises(UserError, match=message):
             read()
 
@@ -247,14 +247,14 @@ def test_tensors_of_packed_modules(
 def test_biases_of_zeros_are_none(packed: Callable[[str], Path]) -> None:
     """AutoGPTQ writes them where the architecture has none."""
     folder = packed(GPTQ)
-    before = load_model(str(folder)).model(torch.arange(2, 20)[None]).logits
+    before = Model(folder).load().model(torch.arange(2, 20)[None]).logits
     retensor(folder, lambda tensors: tensors.update({f"{Q}.bias": torch.zeros(64)}))
-    assert torch.equal(load_model(str(folder)).model(torch.arange(2, 20)[None]).logits, before)
+    assert torch.equal(Model(folder).load().model(torch.arange(2, 20)[None]).logits, before)
 
 
 def test_a_configuration_of_the_other_format(packed: Callable[[str], Path], tmp_path: Path) -> None:
     compress(
-        str(packed(CT).parent / "source"),
+        Model(packed(CT).parent / "source"),
         plan_for(tmp_path / "source", "w4g32"),
         tmp_path / "gptq",
         format=FORMATS[GPTQ],
@@ -284,7 +284,7 @@ def test_what_is_not_simulated_is_said(
         "model.layers.0.self_attn.k_scale": torch.ones(1),
     }
     save_file(edit | scales, folder / "model.safetensors", metadata={"format": "pt"})
-    assert sentence in load_model(str(folder)).notes[0]
+    assert sentence in Model(folder).load().notes[0]
     run = CliRunner().invoke
     assert sentence in run(app, ["inspect", str(folder)]).output
     assert sentence in run(app, ["diff", str(tmp_path / "source"), str(folder)]).output
@@ -309,8 +309,8 @@ def test_what_is_compressed_is_the_original(packed: Callable[[str], Path], tmp_p
     folder = packed(format)
     message = "weights are in a GGUF file" if format == "gguf" else "quantized already by .*; give the original model"
     for read in (
-        lambda: open_original(folder),
-        lambda: compress(str(folder), plan_for(tmp_path / "source", "w4g32"), tmp_path / "out"),
+        lambda: Model(folder).original,
+        lambda: compress(Model(folder), plan_for(tmp_path / "source", "w4g32"), tmp_path / "out"),
     ):
         with pytest.raises(UserError, match=message):
             read()

@@ -30,7 +30,7 @@ from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.models.source import open_source
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize, quantize
@@ -54,7 +54,7 @@ def packed(source: MakeSource, planner: Planner, tmp_path: Path) -> Callable[...
 
     def make(format: str, name: str = "packed", *, shard: str = "1GB", default: str = "w3g32", **rules: str) -> Path:
         folder = tmp_path / "source" if (tmp_path / "source").is_dir() else source(shard=shard)
-        compress(str(folder), planner(folder, default, **(rules or RULES)), tmp_path / name, format=FORMATS[format])
+        compress(Model(folder), planner(folder, default, **(rules or RULES)), tmp_path / name, format=FORMATS[format])
         return tmp_path / name
 
     return make
@@ -160,7 +160,7 @@ def test_words_padded_by_older_versions_are_read(packed: Callable[..., Path]) ->
 
 @pytest.mark.parametrize("format", PACKED)
 def test_packed_checkpoints_are_loaded_for_evaluation(packed: Callable[..., Path], format: str) -> None:
-    loaded = load_model(str(packed(format)), dtype="bfloat16")
+    loaded = Model(packed(format), dtype="bfloat16").load()
     dense = AutoModelForCausalLM.from_pretrained(packed("dense", "dense"), dtype=torch.bfloat16)
     with torch.no_grad():
         assert torch.equal(loaded.model(TOKENS).logits, dense(TOKENS).logits)
@@ -187,7 +187,7 @@ def test_damaged_files_are_noticed_by_whatever_reads_them(packed: Callable[..., 
     folder = packed("compressed-tensors")
     assert verify(folder)
     damage(folder, how)
-    for attempt in (lambda: verify(folder), lambda: load_model(str(folder)), lambda: push(folder, "me/it", object())):
+    for attempt in (lambda: verify(folder), lambda: Model(folder).load(), lambda: push(folder, "me/it", object())):
         with pytest.raises(UserError, match=message):
             attempt()
     for verb in (["inspect", str(folder)], ["diff", str(folder.parent / "source"), str(folder)]):
@@ -256,7 +256,7 @@ def test_a_target_that_cannot_be_written(source: MakeSource, planner: Planner, t
     folder = source()
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="can't be written"):
-        compress(str(folder), planner(folder, "w3g32"), tmp_path / "file" / "out", format=FORMATS["gptq"])
+        compress(Model(folder), planner(folder, "w3g32"), tmp_path / "file" / "out", format=FORMATS["gptq"])
 
 
 def test_a_read_only_target_is_noticed_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ def test_too_little_space_is_noticed_before_any_work(
 
     disk(needed - 1)
     with pytest.raises(UserError, match=f"out: writing it takes {needed:,} bytes, {target} has {needed - 1:,} free"):
-        compress(str(folder), plan, target / "out", format=FORMATS[format])
+        compress(Model(folder), plan, target / "out", format=FORMATS[format])
     assert not any(target.iterdir())
 
     def last(made: Path) -> None:
@@ -291,11 +291,11 @@ def test_too_little_space_is_noticed_before_any_work(
     monkeypatch.setattr(stream, "seal", lambda made, card: last(made))
     disk(needed)
     with pytest.raises(KeyboardInterrupt):
-        compress(str(folder), plan, target / "out", format=FORMATS[format])
+        compress(Model(folder), plan, target / "out", format=FORMATS[format])
     assert taken[0] == pytest.approx(needed, rel=0.05)
     monkeypatch.undo()
     disk(needed - 10_000)  # what the finished blocks take is there already
-    compress(str(folder), plan, target / "out", format=FORMATS[format])
+    compress(Model(folder), plan, target / "out", format=FORMATS[format])
 
 
 def test_inspect_diff_and_convert_from_the_command_line(packed: Callable[..., Path], tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_the_card_names_base_licence_bits_and_formats(source: MakeSource, planne
     folder = source()
     (folder / "README.md").write_text("---\nlicense: mit\ntags: [x]\n---\n# Base\n")
     shutil.copy(folder / "README.md", folder / "chat_template.jinja")
-    compress(str(folder), planner(folder, "w3g32", last_mlp="keep"), tmp_path / "out", format=FORMATS["gptq"])
+    compress(Model(folder), planner(folder, "w3g32", last_mlp="keep"), tmp_path / "out", format=FORMATS["gptq"])
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: mit" in card and "base_model" not in card and str(folder) not in card
     assert "| w3g32 | 11 modules" in card and "by rtn (11)" in card

@@ -18,9 +18,8 @@ from mixprec.compress.stream import compress
 from mixprec.contrib.peers import client
 from mixprec.evaluate import passages
 from mixprec.models import locate
-from mixprec.models.load import load_model
 from mixprec.models.locate import BUNDLED
-from mixprec.models.tokenizer import load_encoder
+from mixprec.models.model import Model
 from mixprec.plan.schema import Plan
 
 MakeSource = Callable[..., Path]
@@ -48,7 +47,7 @@ def ask(runtime: str, work: Path, job: Mapping[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def own(folder: str, job: Mapping[str, Any]) -> dict[str, Any]:
     """What mixprec itself makes of a checkpoint."""
-    model = load_model(folder, dtype=job["dtype"]).model
+    model = Model(folder, dtype=job["dtype"]).load().model
     total, count = 0.0, 0
     for ids in job["passages"]:
         tokens = torch.tensor([ids])
@@ -69,7 +68,7 @@ def test_gptqmodel_reads_every_width_mixed_and_asymmetric(source: MakeSource, pl
         "asymmetric": ("w3g32", {"1_attn": "w4g32_asym", "1_up": "w3g32_asym", "2_up": "w2g32_asym"}),
     }
     for name, (default, rules) in plans.items():
-        compress(str(folder), planner(folder, default, **rules), tmp_path / name, format=FORMATS["gptq"])
+        compress(Model(folder), planner(folder, default, **rules), tmp_path / name, format=FORMATS["gptq"])
     prompt = torch.randint(2, 300, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     job = {
         "checkpoints": [str(tmp_path / name) for name in plans],
@@ -98,7 +97,7 @@ def test_transformers_reads_uniform_gptq_with_gptqmodel_and_optimum(
         "rows": ("w4", {}),
     }
     for name, (default, rules) in plans.items():
-        compress(str(folder), planner(folder, default, **rules), tmp_path / name, format=FORMATS["gptq"])
+        compress(Model(folder), planner(folder, default, **rules), tmp_path / name, format=FORMATS["gptq"])
     prompt = torch.randint(2, 300, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     job = {
         "checkpoints": [str(tmp_path / name) for name in plans],
@@ -130,8 +129,8 @@ def test_vllm_on_a_cpu(planner: Planner, tmp_path: Path) -> None:
         "split": ("compressed-tensors", "w4g64", {"1_q": "keep"}),
     }
     for name, (format, default, rules) in cases.items():
-        compress(where, planner(Path(where), default, **rules), tmp_path / name, format=FORMATS[format])
-    encoder = load_encoder(BUNDLED)
+        compress(Model(where), planner(Path(where), default, **rules), tmp_path / name, format=FORMATS[format])
+    encoder = Model(BUNDLED).encoder
     texts: Sequence[passages.Passage] = passages.from_text("bundled:held_out", encoder, 128, 3)
     ids = [text.tokens.tolist() for text in texts]
     job = {

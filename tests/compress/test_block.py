@@ -21,6 +21,7 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
+from mixprec.models.model import Model
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize
 from mixprec.numerics.hessian import factorize
@@ -79,7 +80,7 @@ def test_every_group_is_solved_for_the_inputs_of_the_compressed_model(
     source = checkpoint(architecture)
     plan = planner(source, "w3g16", method, last_up="keep", **{"1_q": "w4g8"})
     calibration = calibrating()
-    reports = compress(str(source), plan, tmp_path / "out", calibration=calibration, options=OPTIONS)
+    reports = compress(Model(source), plan, tmp_path / "out", calibration=calibration, options=OPTIONS)
     expected = one_after_the_other(source, plan, calibration, method)
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     different = total = 0
@@ -103,9 +104,9 @@ def test_tokens_without_weight_do_not_count(checkpoint: Make, planner: Planner, 
     weights = torch.ones(many.tokens.shape)
     weights[4:] = 0
     assert torch.equal(few.tokens, many.tokens[:4])
-    compress(str(source), plan, tmp_path / "few", calibration=few)
-    compress(str(source), plan, tmp_path / "weighted", calibration=replace(many, weights=weights))
-    compress(str(source), plan, tmp_path / "many", calibration=many)
+    compress(Model(source), plan, tmp_path / "few", calibration=few)
+    compress(Model(source), plan, tmp_path / "weighted", calibration=replace(many, weights=weights))
+    compress(Model(source), plan, tmp_path / "many", calibration=many)
     few_w, weighted, many_w = (load_file(tmp_path / n / "model.safetensors") for n in ("few", "weighted", "many"))
     same = sum(int((few_w[name] == weighted[name]).sum()) for name in few_w)
     other = sum(int((few_w[name] == many_w[name]).sum()) for name in few_w)
@@ -130,7 +131,7 @@ def test_methods_and_formats_mix_module_by_module(checkpoint: Make, planner: Pla
             "2_down": {"format": "w3g16", "method": "gptq"},
         },
     )
-    reports = compress(str(source), plan, tmp_path / "out", calibration=calibrating())
+    reports = compress(Model(source), plan, tmp_path / "out", calibration=calibrating())
     weights = load_file(tmp_path / "out" / "model.safetensors")
 
     def weight(address: str) -> torch.Tensor:
@@ -165,7 +166,7 @@ def test_inputs_that_are_always_zero(checkpoint: Make, planner: Planner, tmp_pat
         ("awq", "w3g16", None),
     ):
         plan = planner(source, format, method, sparsity)
-        compress(str(source), plan, tmp_path / method, calibration=calibrating())
+        compress(Model(source), plan, tmp_path / method, calibration=calibrating())
         made = load_file(tmp_path / method / "model.safetensors")
         assert all(torch.isfinite(tensor).all() for tensor in made.values())
 
@@ -177,17 +178,17 @@ def test_inputs_that_are_not_finite(checkpoint: Make, planner: Planner, tmp_path
     tensors["model.layers.0.mlp.down_proj.weight"] *= 1e30
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"model\.layers\.\d\.\S+: its inputs are NaN or infinite"):
-        compress(str(source), planner(source, "keep", **{"2_*": {"format": "w3g16", "method": "gptq"}}),
-                 tmp_path / "out", calibration=calibrating())  # fmt: skip
+        plan = planner(source, "keep", **{"2_*": {"format": "w3g16", "method": "gptq"}})
+        compress(Model(source), plan, tmp_path / "out", calibration=calibrating())
 
 
 def test_what_is_missing_or_does_not_fit(checkpoint: Make, planner: Planner, tmp_path: Path) -> None:
     source = checkpoint(dtype=torch.float16)
     plan = planner(source, "w3g16", "gptq")
     with pytest.raises(UserError, match="method gptq looks at the inputs of linears and needs calibration data"):
-        compress(str(source), plan, tmp_path / "out")
+        compress(Model(source), plan, tmp_path / "out")
     with pytest.raises(UserError, match=r"bfloat16 can't hold model\.layers\.0\.self_attn\.q_proj\.weight"):
-        compress(str(source), plan, tmp_path / "out", calibration=calibrating(), dtype="bfloat16")
+        compress(Model(source, dtype="bfloat16"), plan, tmp_path / "out", calibration=calibrating())
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -199,10 +200,10 @@ def test_micro_batches_and_states_on_disk_change_no_bit(
     generator = torch.Generator().manual_seed(3)
     calibration = calibrating(11, weights=torch.rand(11, 20, generator=generator) if weighted else None)
     plan = planner(source, "w3g16", method, **{"1_o": "keep", "2_k": {"format": "w4g16", "method": "rtn"}})
-    compress(str(source), plan, tmp_path / "whole", calibration=calibration)
+    compress(Model(source), plan, tmp_path / "whole", calibration=calibration)
     # A sample leaves 20 x 320 numbers of 4 bytes inside a block, and has 20 x 32 in front of it.
     for name, memory_gb in (("pairs, some on disk", 4 * 25_600e-9), ("one by one, all on disk", 1e-9)):
-        compress(str(source), plan, tmp_path / name, calibration=calibration, memory_gb=memory_gb)
+        compress(Model(source), plan, tmp_path / name, calibration=calibration, memory_gb=memory_gb)
         found = load_file(tmp_path / name / "model.safetensors")
         for key, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
             assert torch.equal(found[key], tensor), key
@@ -215,18 +216,18 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
 ) -> None:
     source, calibration = checkpoint(), calibrating()
     plan = planner(source, "w3g16", method)
-    reports = compress(str(source), plan, tmp_path / "whole", calibration=calibration)
+    reports = compress(Model(source), plan, tmp_path / "whole", calibration=calibration)
 
     def stop(address: str, _: object) -> None:
         if address.startswith("model.layers.1.mlp"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compress(str(source), plan, tmp_path / "out", calibration=calibration, on_module=stop, memory_gb=memory_gb)
+        compress(Model(source), plan, tmp_path / "out", calibration=calibration, on_module=stop, memory_gb=memory_gb)
     assert not (tmp_path / "out").exists()
     solved: list[str] = []
     resumed = compress(
-        str(source),
+        Model(source),
         plan,
         tmp_path / "out",
         calibration=calibration,
@@ -248,10 +249,10 @@ def test_blocks_of_another_job_are_not_taken(checkpoint: Make, planner: Planner,
 
     with pytest.raises(KeyboardInterrupt):
         compress(
-            str(source), planner(source, "w4g16", "gptq"), tmp_path / "out", calibration=calibration, on_module=stop
+            Model(source), planner(source, "w4g16", "gptq"), tmp_path / "out", calibration=calibration, on_module=stop
         )
     plan = planner(source, "w3g16", "gptq")
-    compress(str(source), plan, tmp_path / "out", calibration=calibration)
-    compress(str(source), plan, tmp_path / "fresh", calibration=calibration)
+    compress(Model(source), plan, tmp_path / "out", calibration=calibration)
+    compress(Model(source), plan, tmp_path / "fresh", calibration=calibration)
     name = "model.safetensors"
     assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()

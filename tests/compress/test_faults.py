@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mixprec.compress.stream import compress
+from mixprec.models.model import Model
 from mixprec.plan.schema import Plan
 
 Make = Callable[..., Path]
@@ -51,7 +52,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(
     assert killed.returncode == -9, killed.stderr
     assert sorted(path.name for path in out.parent.iterdir()) == [".out.blocks", ".out.lock"]
     assert [path.name for path in (out.parent / ".out.blocks").iterdir()] == ["00001.safetensors"]
-    compress(str(source), plan, out)
+    compress(Model(source), plan, out)
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 

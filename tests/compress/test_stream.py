@@ -20,6 +20,7 @@ from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
 from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
+from mixprec.models.model import Model
 from mixprec.plan.bits import account
 from mixprec.plan.schema import Plan
 
@@ -60,7 +61,7 @@ def test_the_reloaded_checkpoint_has_the_logits_of_the_compressed_model(
 ) -> None:
     source = checkpoint(architecture, dtype)
     plan = planner(source, "w3g16", last_mlp="keep", last_attn="w4g12_asym")
-    on_disk = compress(str(source), plan, tmp_path / "out")
+    on_disk = compress(Model(source), plan, tmp_path / "out")
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     original = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
     before = logits(original)
@@ -77,7 +78,7 @@ def test_a_model_loaded_in_a_wider_type_gets_the_stored_values(
 ) -> None:
     source = checkpoint("llama", torch.bfloat16)
     plan = planner(source, "w3g16")
-    compress(str(source), plan, tmp_path / "out")
+    compress(Model(source), plan, tmp_path / "out")
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     wide = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     round_in_memory(wide, plan, stored=torch.bfloat16)
@@ -88,7 +89,7 @@ def test_only_the_planned_module_changes(checkpoint: Make, planner: Planner, tmp
     source = checkpoint()
     seen: list[tuple[str, ModuleReport]] = []
     reports = compress(
-        str(source),
+        Model(source),
         planner(source, "keep", last_up="w3g16"),
         tmp_path / "out",
         on_module=lambda address, report: seen.append((address, report)),
@@ -107,7 +108,7 @@ def test_only_the_planned_module_changes(checkpoint: Make, planner: Planner, tmp
 
 def test_what_is_kept_is_copied_byte_for_byte(checkpoint: Make, planner: Planner, tmp_path: Path) -> None:
     source = checkpoint()
-    compress(str(source), planner(source, "keep"), tmp_path / "out")
+    compress(Model(source), planner(source, "keep"), tmp_path / "out")
     kept = names(source) - {"training_args.bin"}
     assert names(tmp_path / "out") == kept | {"mixprec.json", "README.md"}
     for name in kept:
@@ -116,7 +117,7 @@ def test_what_is_kept_is_copied_byte_for_byte(checkpoint: Make, planner: Planner
 
 def test_weights_may_be_read_by_whoever_may_read_the_folder(checkpoint: Make, planner: Planner, tmp_path: Path) -> None:
     source = checkpoint()
-    compress(str(source), planner(source, "w3g16"), tmp_path / "out")
+    compress(Model(source), planner(source, "w3g16"), tmp_path / "out")
     modes = {path.name: path.stat().st_mode for path in (tmp_path / "out").iterdir()}
     assert modes["model.safetensors"] == modes["mixprec.json"]
 
@@ -125,7 +126,7 @@ def test_shards_and_index_mirror_the_source(checkpoint: Make, planner: Planner, 
     source = checkpoint(shard="10KB")
     plan = planner(source, "w3g16")
     assert len(list(source.glob("*.safetensors"))) > 2
-    compress(str(source), plan, tmp_path / "out")
+    compress(Model(source), plan, tmp_path / "out")
     name = "model.safetensors.index.json"
     before, after = (json.loads((folder / name).read_text()) for folder in (source, tmp_path / "out"))
     assert after["weight_map"] == before["weight_map"]
@@ -140,7 +141,7 @@ def test_two_runs_give_the_same_bytes(checkpoint: Make, planner: Planner, tmp_pa
     source = checkpoint(shard="10KB")
     plan = planner(source, "w3g16")
     for run in ("a", "b", "a"):  # the second "a" replaces the first
-        compress(str(source), plan, tmp_path / run)
+        compress(Model(source), plan, tmp_path / run)
     assert names(tmp_path / "a") == names(tmp_path / "b")
     for name in names(tmp_path / "a"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
@@ -149,17 +150,17 @@ def test_two_runs_give_the_same_bytes(checkpoint: Make, planner: Planner, tmp_pa
 def test_the_card_has_plan_and_provenance(checkpoint: Make, planner: Planner, tmp_path: Path) -> None:
     source = checkpoint()
     plan = planner(source, "w3g16")
-    compress(str(source), plan, tmp_path / "out")
+    compress(Model(source), plan, tmp_path / "out")
     card = json.loads((tmp_path / "out" / "mixprec.json").read_text())
     assert Plan.model_validate(card["plan"]) == plan
-    assert card["source"]["identity"] == locate.identity(str(source))
+    assert card["source"]["identity"] == Model(source).identity
     assert card["schema_version"] == 1
 
 
 def test_bytes_of_weights_are_those_predicted(checkpoint: Make, planner: Planner, tmp_path: Path) -> None:
     source = checkpoint()
     plan = planner(source, "w3g16")
-    compress(str(source), plan, tmp_path / "out")
+    compress(Model(source), plan, tmp_path / "out")
     predicted = account(plan, decoder_of(load_config(str(source))))
     assert sum(tensor.nbytes for tensor in weights(tmp_path / "out").values()) == predicted.dense_bytes
 
@@ -218,7 +219,7 @@ def test_broken_checkpoints(checkpoint: Make, planner: Planner, tmp_path: Path, 
     ruin, expected = BREAKAGES[breakage]
     ruin(source)
     with pytest.raises(UserError) as caught:
-        compress(str(source), plan, tmp_path / "out")
+        compress(Model(source), plan, tmp_path / "out")
     assert expected in str(caught.value)
     assert str(source) in str(caught.value)
     assert "out" not in names(tmp_path)  # finished blocks may stay, a checkpoint must not be there
@@ -228,7 +229,7 @@ def test_weights_too_large_for_a_16_bit_scale(checkpoint: Make, planner: Planner
     source = checkpoint(dtype=torch.float32)
     change(source, spoil(f"{UP}.weight", 1e9))
     with pytest.raises(UserError, match=r"up_proj\.weight: weights up to 1e\+09 are too large for w3g16"):
-        compress(str(source), planner(source, "keep", last_up="w3g16"), tmp_path / "out")
+        compress(Model(source), planner(source, "keep", last_up="w3g16"), tmp_path / "out")
 
 
 def test_a_plan_for_another_model(checkpoint: Make, planner: Planner, tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_a_plan_for_another_model(checkpoint: Make, planner: Planner, tmp_path: 
     shutil.rmtree(source)
     source = checkpoint(num_hidden_layers=1)
     with pytest.raises(UserError, match=r"doesn't have: model\.layers\.1\.self_attn\.q_proj"):
-        compress(str(source), plan, tmp_path / "out")
+        compress(Model(source), plan, tmp_path / "out")
 
 
 def test_other_peoples_folders_are_not_replaced(checkpoint: Make, planner: Planner, tmp_path: Path) -> None:
@@ -246,23 +247,23 @@ def test_other_peoples_folders_are_not_replaced(checkpoint: Make, planner: Plann
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="mixprec did not make it"):
-        compress(str(source), plan, tmp_path / "mine")
+        compress(Model(source), plan, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
     with pytest.raises(UserError, match="is the source checkpoint itself"):
-        compress(str(source), plan, source)
+        compress(Model(source), plan, source)
     (tmp_path / "empty").mkdir()
-    compress(str(source), plan, tmp_path / "empty")
+    compress(Model(source), plan, tmp_path / "empty")
     assert "config.json" in names(tmp_path / "empty")
 
 
 def test_a_failed_run_keeps_the_finished_checkpoint(checkpoint: Make, planner: Planner, tmp_path: Path) -> None:
     source = checkpoint()
     plan = planner(source, "w3g16")
-    compress(str(source), plan, tmp_path / "out")
+    compress(Model(source), plan, tmp_path / "out")
     before = (tmp_path / "out" / "model.safetensors").read_bytes()
     change(source, spoil("model.norm.weight", float("nan")))
     with pytest.raises(UserError):
-        compress(str(source), plan, tmp_path / "out")
+        compress(Model(source), plan, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
 
 
@@ -271,7 +272,7 @@ def test_the_embedded_model_with_only_last_up_compressed(
 ) -> None:
     source = Path(locate.resolve(BUNDLED))
     plan = planner(source, "keep", last_up="w3g64")
-    reports = compress(BUNDLED, plan, tmp_path / "out")
+    reports = compress(Model(BUNDLED), plan, tmp_path / "out")
     assert [name for name, report in reports.items() if report.relative_error] == ["model.layers.29.mlp.up_proj"]
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     up = smollm2.linears["model.layers.29.mlp.up_proj"].weight

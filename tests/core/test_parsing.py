@@ -15,7 +15,7 @@ from mixprec import recipe
 from mixprec.core import artifacts, parsing
 from mixprec.core.errors import UserError
 from mixprec.core.parsing import Malformed, dump_yaml, parse_json, parse_yaml
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False)
@@ -242,4 +242,4 @@ def test_half_a_line_of_brackets_is_half_a_line(tmp_path: Path) -> None:
 def test_an_adapter_of_brackets_is_still_named(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="an adapter"):
-        load_model(str(tmp_path))
+        Model(tmp_path).load()

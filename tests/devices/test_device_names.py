@@ -13,21 +13,21 @@ from typer.testing import CliRunner
 from mixprec import cli
 from mixprec import recipe as recipes
 from mixprec.core.errors import UserError
-from mixprec.models.load import load_model
-from mixprec.walk import blocks
+from mixprec.models.model import Model
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "meta"])
 def test_what_is_no_device(tiny_checkpoint: Path, name: str) -> None:
-    for load in (load_model, blocks.open_blocks):
+    model = Model(tiny_checkpoint, device=name)
+    for load in (model.load, model.open_blocks):
         with pytest.raises(UserError, match=r"device: '.*' is none; write cpu, cuda, mps, or auto"):
-            load(str(tiny_checkpoint), device=name)
+            load()
 
 
 def test_a_device_that_is_not_in_this_machine(tiny_checkpoint: Path) -> None:
     absent = "cuda:99" if torch.cuda.is_available() else "cuda"
     with pytest.raises(UserError, match=f"device: {absent} is not in this machine"):
-        load_model(str(tiny_checkpoint), device=absent)
+        Model(tiny_checkpoint, device=absent).load()
 
 
 PARTS: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ from mixprec.evaluate.engines.base import Request, Sampling
 from mixprec.evaluate.engines.transformers import TransformersEngine
 from mixprec.importance import artifact
 from mixprec.models.head import Head
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.plan.sensitivity import parse_choice
 
 #: Widths that all packed formats hold.
@@ -140,7 +140,7 @@ def test_importance(device: str, model: Path, traces: Path, tmp_path: Path, stre
 
 
 def test_predictions_that_are_kept(device: str, model: Path, tmp_path: Path) -> None:
-    there, here = (load_model(str(model), device=on) for on in (device, "cpu"))
+    there, here = (Model(model, device=on).load() for on in (device, "cpu"))
     text = passages.from_text("bundled:held_out", here.encoder, 32)[:2]
     for name, loaded in (("there", there), ("here", here)):
         states = fidelity.hidden_states(loaded, text, "predictions")
@@ -156,8 +156,7 @@ def test_generation(device: str, model: Path, temperature: float) -> None:
     asked = [Request(str(number), text, number) for number, text in enumerate(["There were", "Wait, that is", "Two"])]
     sampling = Sampling(max_new_tokens=8, temperature=temperature)
     there, here = (
-        list(TransformersEngine(load_model(str(model), device=on), 2).generate(asked, sampling))
-        for on in (device, "cpu")
+        list(TransformersEngine(Model(model, device=on).load(), 2).generate(asked, sampling)) for on in (device, "cpu")
     )
     assert there == here
 

@@ -25,7 +25,7 @@ from mixprec.importance.attribute import attribute
 from mixprec.importance.engine import Layout
 from mixprec.importance.windows import Window
 from mixprec.models import weights
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.traces import spans, store
 from mixprec.traces.spans import AnnotatedTrace
 
@@ -78,8 +78,8 @@ def annotated(tmp_path: Path) -> list[AnnotatedTrace]:
 def test_linear_modules_keep_their_artifacts_and_the_rest_has_its_own(
     annotated: list[AnnotatedTrace], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    loaded = load_model(str(tiny_checkpoint))
-    small = streaming.open_model(str(tiny_checkpoint), sweep_gb=1e-4)
+    loaded = Model(tiny_checkpoint).load()
+    small = streaming.open_model(Model(tiny_checkpoint), sweep_gb=1e-4)
     assert small.sweep_bytes == 100_000
     out = {name: tmp_path / name for name in ("plain", "beyond", "streamed")}
     presets = ("paper", "released")
@@ -103,7 +103,7 @@ def test_linear_modules_keep_their_artifacts_and_the_rest_has_its_own(
 def test_turning_it_on_later_leaves_finished_linear_statistics_right(
     annotated: list[AnnotatedTrace], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    loaded = load_model(str(tiny_checkpoint))
+    loaded = Model(tiny_checkpoint).load()
     attribute(loaded, annotated, tmp_path, presets=["paper"], identity="m", resamples=0)
     before = (tmp_path / "importance.json").read_bytes()
     attribute(loaded, annotated, tmp_path, presets=["paper"], identity="m", resamples=0, beyond_linear=True)

@@ -20,7 +20,8 @@ from reference import (
 
 from mixprec.importance.options import AttributionOptions
 from mixprec.importance.windows import Window, plan_work
-from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.load import LoadedModel
+from mixprec.models.model import Model
 from mixprec.traces import spans, store
 
 #: Overlapping, nested, adjacent, at the start, one token, to the very end.
@@ -154,7 +155,7 @@ def test_real_spans_on_the_embedded_model(smollm2: LoadedModel, shared_data: Pat
 
 def test_layers_behind_accelerate_hooks_get_the_same_gradients(tiny_checkpoint: Path) -> None:
     """``device: auto``; one device is all there is here, but the hooks that move tensors between devices are real."""
-    plain, spread = load_model(str(tiny_checkpoint)), load_model(str(tiny_checkpoint), device="auto")
+    plain, spread = Model(tiny_checkpoint).load(), Model(tiny_checkpoint, device="auto").load()
     places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
     places |= {f"model.layers.{number}": "cpu" for number in range(2)}
     dispatch_model(spread.model, places, force_hooks=True)

@@ -20,7 +20,7 @@ from mixprec import cli
 from mixprec.importance import passes
 from mixprec.importance.options import PRESETS, AttributionOptions
 from mixprec.importance.parallel import share
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.traces import spans, store
 
 MIXPREC = [sys.executable, "-m", "mixprec"]
@@ -90,7 +90,7 @@ def test_two_processes_end_with_the_same_bytes_and_speak_once(
 def test_a_process_that_fails_ends_the_others(spans_file: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     options = {preset: AttributionOptions.of(preset) for preset in PRESETS}
     found = spans.load_spans(spans_file)
-    tasks, _ = passes.plan(load_model(str(tiny_checkpoint)), found, [()] * len(found), options, 256, "")  # type: ignore[arg-type]
+    tasks, _ = passes.plan(Model(tiny_checkpoint).load(), found, [()] * len(found), options, 256, "")  # type: ignore[arg-type]
     # A folder in the place of a file that the second process has to write.
     mine = share([passes.work_of(task) for task in tasks], 1, 2)
     blocked = tmp_path / "out" / "traces" / f"{mine[0]:05d}.safetensors"

@@ -27,7 +27,7 @@ from mixprec.importance import streaming
 from mixprec.importance.engine import Job, Layout
 from mixprec.importance.streaming import StreamedModel
 from mixprec.importance.windows import Window
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.models.source import open_source
 
 
@@ -104,8 +104,8 @@ def test_an_opened_checkpoint_is_the_loaded_one(
     architecture: str, options: dict[str, Any], dtype: str, tmp_path: Path
 ) -> None:
     folder = write_checkpoint(tmp_path / "model", architecture, **options)
-    whole = load_model(str(folder), dtype=dtype)
-    empty = streaming.open_model(str(folder), dtype=dtype)
+    whole = Model(folder, dtype=dtype).load()
+    empty = streaming.open_model(Model(folder, dtype=dtype))
     tokens = torch.tensor(whole.tokenizer(TRACES[0]["output"])["input_ids"])
     work = Job(tokens, torch.ones(1, len(tokens)), [Window(0, 5, 20), Window(1, 30, 34)])
     one = attributed(whole.model, Layout.of_linears(whole.linears), *work)
@@ -118,9 +118,9 @@ def test_an_opened_checkpoint_is_the_loaded_one(
 def test_what_is_wrong_with_a_checkpoint_is_told(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model")
     with pytest.raises(UserError, match="device: auto"):
-        streaming.open_model(str(folder), device="auto")
+        streaming.open_model(Model(folder, device="auto"))
     with pytest.raises(UserError, match="dtype"):
-        streaming.open_model(str(folder), dtype="int3")
+        streaming.open_model(Model(folder, dtype="int3"))
     name = "model.layers.1.mlp.up_proj.weight"
     weights = load_file(folder / "model.safetensors")
     for broken, message in (
@@ -130,5 +130,5 @@ def test_what_is_wrong_with_a_checkpoint_is_told(tmp_path: Path) -> None:
     ):
         whole = {key: tensor for key, tensor in weights.items() if key != name}
         save_file(whole | broken, folder / "model.safetensors")
-        with pytest.raises(UserError, match=message), streaming.open_model(str(folder)).block(1):
+        with pytest.raises(UserError, match=message), streaming.open_model(Model(folder)).block(1):
             pass

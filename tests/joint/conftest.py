@@ -11,12 +11,11 @@ from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.plan.budget import budget_problem
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.schema import Treatment
 from mixprec.sensitivity.passages import Scored
-from mixprec.walk import blocks
 
 
 @pytest.fixture(scope="session")
@@ -26,11 +25,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     ids = torch.randint(2, 300, (4, 32), generator=torch.Generator().manual_seed(1))
     calibration = Calibration(ids, None, {}, artifacts.fingerprint(ids.tolist()))
     treatments = {text: Treatment.model_validate({"format": text, "method": "gptq"}) for text in TEXTS}
-    opened = blocks.open_blocks(str(folder), outside=("embedding", "norm"))
+    opened = Model(folder).open_blocks(("embedding", "norm"))
     candidates = solving.make(
         opened, "x", inventory, treatments, calibration, SolveOptions(), tmp_path_factory.mktemp("candidates")
     )
-    words = load_model(str(folder)).tokenizer
+    words = Model(folder).load().tokenizer
     passages = []
     for number, trace in enumerate(tiny.TRACES):
         tokens = torch.tensor(words(str(trace["output"]))["input_ids"][: 40 + 3 * number])

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from mixprec.compress.candidatefiles import Candidates
 from mixprec.models.decoder import Decoder
-from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.load import LoadedModel
+from mixprec.models.model import Model
 from mixprec.plan.budget import Problem
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.sensitivity.passages import Scored
@@ -26,10 +27,10 @@ class Made(NamedTuple):
     problem: Problem
 
     def open(self) -> blocks.Blocks:
-        return blocks.open_blocks(str(self.folder))
+        return Model(self.folder).open_blocks()
 
     def load(self) -> LoadedModel:
-        return load_model(str(self.folder))
+        return Model(self.folder).load()
 
     def table(self) -> Sensitivity:
         """Damage that knows nothing but the bits."""

@@ -22,6 +22,7 @@ from mixprec import pipeline, recipe
 from mixprec.core.errors import UserError
 from mixprec.core.stages import Stages
 from mixprec.importance import statistics
+from mixprec.models.model import Model
 from mixprec.traces.store import BEHAVIOURS
 
 STAGES = [
@@ -369,8 +370,7 @@ def test_recipes_with_fewer_parts(
 def test_compressing_alone_loads_no_model(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mixprec.models.load.load_model", None)
-    monkeypatch.setattr("mixprec.pipeline.context.load_model", None)
+    monkeypatch.setattr(Model, "load", None)
     plan = {"default": "w3g16", "rules": [{"match": "last_mlp", "format": "keep"}]}
     absent = dict.fromkeys(("traces", "importance", "variants", "evaluate"))
     path = tiny.write_recipe(tmp_path / "r.yaml", tiny_checkpoint, tmp_path, **absent, plan=plan)

@@ -6,10 +6,9 @@ import pytest
 from scoring import OPTIONS, TREATMENTS, Tiny, calibrating
 
 from mixprec.compress import candidates as solving
-from mixprec.models import locate
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
-from mixprec.walk import blocks
+from mixprec.models.model import Model
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +16,8 @@ def tiny(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Tin
     """A trained tiny Llama with candidates of all its modules."""
     inventory = decoder_of(load_config(str(tiny_checkpoint)))
     made = solving.make(
-        blocks.open_blocks(str(tiny_checkpoint), outside=("embedding", "norm")),
-        locate.identity(str(tiny_checkpoint)),
+        Model(tiny_checkpoint).open_blocks(("embedding", "norm")),
+        Model(tiny_checkpoint).identity,
         inventory,
         TREATMENTS,
         calibrating(),

@@ -10,6 +10,7 @@ from mixprec.compress.candidatefiles import Candidates
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
 from mixprec.models.decoder import Decoder
+from mixprec.models.model import Model
 from mixprec.plan.schema import Treatment
 from mixprec.sensitivity.passages import Scored
 from mixprec.walk import blocks
@@ -43,7 +44,7 @@ class Tiny(NamedTuple):
     candidates: Candidates
 
     def open(self) -> blocks.Blocks:
-        return blocks.open_blocks(str(self.folder))
+        return Model(self.folder).open_blocks()
 
     @property
     def addresses(self) -> list[str]:

@@ -12,13 +12,12 @@ from scoring import OPTIONS, TREATMENTS, Tiny, calibrating
 from mixprec.compress import candidates as solving
 from mixprec.compress.candidatefiles import Candidates
 from mixprec.compress.stream import compress
-from mixprec.models import locate
+from mixprec.models.model import Model
 from mixprec.models.weights import weight_of
 from mixprec.numerics.hessian import output_error
 from mixprec.numerics.statistics import InputSums
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Treatment
-from mixprec.walk import blocks
 
 
 @pytest.mark.parametrize("label", ["1_q", "1_up", "2_down"])
@@ -32,7 +31,7 @@ def test_a_candidate_is_what_compressing_this_module_alone_gives(
         rule["sparsity"] = str(treatment.sparsity)
     spec = PlanSpec.model_validate({"default": "keep", "rules": [rule]})
     plan = build_plan(spec, tiny.inventory, str(tiny.folder), "gptq")
-    compress(str(tiny.folder), plan, tmp_path / "alone", calibration=calibrating(), options=OPTIONS)
+    compress(Model(tiny.folder), plan, tmp_path / "alone", calibration=calibrating(), options=OPTIONS)
     (address,) = plan.changed
     alone = load_file(tmp_path / "alone" / "model.safetensors")[f"{address}.weight"]
     torch.testing.assert_close(tiny.candidates.weight(address, name), alone, rtol=1e-4, atol=1e-5)
@@ -40,8 +39,8 @@ def test_a_candidate_is_what_compressing_this_module_alone_gives(
 
 def test_finished_blocks_are_not_solved_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def make() -> list[str]:
-        opened = blocks.open_blocks(str(tiny.folder), outside=("embedding", "norm"))
-        identity, told = locate.identity(str(tiny.folder)), []
+        opened = Model(tiny.folder).open_blocks(("embedding", "norm"))
+        identity, told = Model(tiny.folder).identity, []
         solved = solving.solved
 
         def telling(block: Any, group: Any, *rest: Any) -> Any:
@@ -76,7 +75,7 @@ EVERY_KIND = {
 
 
 def made(tiny: Tiny, folder: Path) -> Candidates:
-    opened = blocks.open_blocks(str(tiny.folder), outside=("embedding", "norm"))
+    opened = Model(tiny.folder).open_blocks(("embedding", "norm"))
     return solving.make(opened, "x", tiny.inventory, EVERY_KIND, calibrating(), OPTIONS, folder)
 
 
@@ -117,7 +116,7 @@ def test_files_of_another_layout_are_made_again(tiny: Tiny, tmp_path: Path, monk
 
 def test_what_awq_folds_into_norms_is_taken_back(tiny: Tiny) -> None:
     group = tiny.inventory.groups[0]
-    with blocks.open_blocks(str(tiny.folder), outside=()).block(0) as block:
+    with Model(tiny.folder).open_blocks(()).block(0) as block:
         x = torch.randn(400, 32, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1.5, 1.5, 32)
         sums = InputSums(32)
         sums.add(x)

@@ -11,7 +11,8 @@ from scoring import Tiny, scored
 from mixprec.evaluate import fidelity
 from mixprec.evaluate.passages import Passage
 from mixprec.models.head import Head
-from mixprec.models.load import LoadedModel, load_model
+from mixprec.models.load import LoadedModel
+from mixprec.models.model import Model
 from mixprec.sensitivity import cells
 from mixprec.sensitivity.sets import CONTROL, Cell
 from mixprec.walk.restarts import Restarts
@@ -19,7 +20,7 @@ from mixprec.walk.restarts import Restarts
 
 @pytest.fixture
 def loaded(tiny: Tiny) -> LoadedModel:
-    return load_model(str(tiny.folder))
+    return Model(tiny.folder).load()
 
 
 def test_no_change_is_exactly_zero(loaded: LoadedModel) -> None:
@@ -35,7 +36,7 @@ def test_measured_is_what_a_whole_forward_pass_gives(tiny: Tiny, loaded: LoadedM
     for addresses in ([tiny.addresses[3]], [tiny.addresses[13]], [tiny.addresses[2], tiny.addresses[9]]):
         weights = {address: tiny.candidates.weight(address, "w2g16") for address in addresses}
         measured = restarts.measure(weights)
-        changed = load_model(str(tiny.folder))
+        changed = Model(tiny.folder).load()
         for address, weight in weights.items():
             changed.linears[address].weight.data.copy_(weight)
         head = Head.of(loaded.model)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mixprec import recipe
 from mixprec.cli import app
 from mixprec.core.errors import UserError
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.plan import sensitivity
 from mixprec.sensitivity import scorers
 from mixprec.sensitivity.evidence import Errors, Evidence
@@ -85,8 +85,7 @@ def test_another_models_scores_are_refused_wherever_they_are_read(tiny: Tiny, tm
 
 def test_behaviours_that_importance_lacks_are_scored_by_all_else(tiny: Tiny, tmp_path: Path) -> None:
     """Only the scorer that needs the importance of a target is refused without it."""
-    subject = Subject(str(tiny.folder), "gptq", None, tmp_path, importance={"modules": [], "behaviours": {}})  # type: ignore[arg-type]
-    subject.__dict__["inventory"] = tiny.inventory
+    subject = Subject(Model(tiny.folder), "gptq", None, tmp_path, importance={"modules": [], "behaviours": {}})  # type: ignore[arg-type]
     assert relative_importance(subject, "deduction") is None
     asked = Question(None, None, "deduction", 1.0, None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="spans of what is scored, here deduction"):
@@ -180,4 +179,4 @@ def test_a_behaviour_without_spans_is_refused(tiny: Tiny) -> None:
     trace = store.Trace("a", "toy", "There were six apples.", " Wait, four.", "")
     found = [AnnotatedTrace(trace, [])]
     with pytest.raises(UserError, match="backtracking: no span in the first 32 tokens of 1 traces"):
-        from_behaviours(found, load_model(str(tiny.folder)).encoder, ["backtracking"], 4, 32, 0)
+        from_behaviours(found, Model(tiny.folder).load().encoder, ["backtracking"], 4, 32, 0)

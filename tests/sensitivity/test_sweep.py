@@ -10,7 +10,7 @@ import torch
 from scoring import Tiny, scored
 from torch import Tensor
 
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.sensitivity import evidence, sweep
 from mixprec.sensitivity.gradients import Row, at_logits
 from mixprec.sensitivity.passages import Scored
@@ -19,7 +19,7 @@ from mixprec.sensitivity.sweep import State
 
 
 def model_at(tiny: Tiny, way: float = 0.0, base: str = "w2g16") -> Any:
-    model = load_model(str(tiny.folder)).model.double()
+    model = Model(tiny.folder).load().model.double()
     for address in tiny.addresses:
         weight = model.get_submodule(address).weight
         weight.data.lerp_(tiny.candidates.weight(address, base).double(), way)

@@ -12,9 +12,8 @@ from transformers import AutoConfig
 from mixprec.calibration.data import Calibration
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.numerics.statistics import InputSums
-from mixprec.walk import blocks
 from mixprec.walk.samples import OWN, Gathering, Samples, Seen, batch_size
 from mixprec.walk.states import States
 from mixprec.walk.walk import walk
@@ -50,10 +49,10 @@ def test_all_samples_go_at_once_where_they_fit_else_two_micro_batches_do() -> No
 @pytest.mark.parametrize("limit", [0, 10**9])
 def test_samples_arrive_where_the_whole_model_takes_them(tiny_checkpoint: Path, tmp_path: Path, limit: int) -> None:
     tokens = torch.randint(2, 300, (5, 12), generator=torch.Generator().manual_seed(0))
-    loaded = load_model(str(tiny_checkpoint))
+    loaded = Model(tiny_checkpoint).load()
     with torch.no_grad():
         expected = loaded.model.model(input_ids=tokens).last_hidden_state
-    opened = blocks.open_blocks(str(tiny_checkpoint), outside=("embedding", "norm"))
+    opened = Model(tiny_checkpoint).open_blocks(("embedding", "norm"))
     samples = Samples(opened.model, Calibration(tokens, None, {}, ""), States(limit, tmp_path / "states"), 2)
     seen: list[torch.Tensor] = []
     group = decoder_of(load_config(str(tiny_checkpoint))).groups[1].linears

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mixprec.core.errors import UserError
-from mixprec.models.load import load_model
+from mixprec.models.model import Model
 from mixprec.walk import walk as walking
-from mixprec.walk.blocks import Blocks, Live, open_blocks
+from mixprec.walk.blocks import Blocks, Live
 from mixprec.walk.walk import walk
 
 
@@ -42,7 +42,7 @@ def test_the_next_block_is_read_while_a_visitor_works(
         if index == 0:
             came.append(reads[1][1].wait(60))
 
-    opened = open_blocks(str(tiny_checkpoint), outside=())
+    opened = Model(tiny_checkpoint).open_blocks(())
     walk(opened, [0, 1], visit)
     assert came == [True]
     assert all(parameter.is_meta for parameter in opened.model.model.layers.parameters())
@@ -54,7 +54,7 @@ def test_without_memory_for_two_blocks_it_waits(
     monkeypatch.setattr(walking.psutil, "virtual_memory", lambda: SimpleNamespace(available=1))
     order: list[tuple[int, bool]] = []
     walk(
-        open_blocks(str(tiny_checkpoint), outside=()),
+        Model(tiny_checkpoint).open_blocks(()),
         [0, 1],
         lambda index, _: order.append((index, reads[1][1].wait(0.2))),
     )
@@ -69,12 +69,12 @@ def test_a_broken_block_is_told_when_its_turn_comes(tiny_checkpoint: Path, tmp_p
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     visited: list[int] = []
     with pytest.raises(UserError, match="holds NaN"):
-        walk(open_blocks(str(tmp_path), outside=()), [0, 1], lambda index, _: visited.append(index))
+        walk(Model(tmp_path).open_blocks(()), [0, 1], lambda index, _: visited.append(index))
     assert visited == [0]
 
 
 def test_what_a_visitor_changes_in_a_loaded_model_stays(tiny_checkpoint: Path) -> None:
-    model = load_model(str(tiny_checkpoint)).model
+    model = Model(tiny_checkpoint).load().model
 
     @torch.no_grad()
     def visit(index: int, block: nn.Module) -> None:

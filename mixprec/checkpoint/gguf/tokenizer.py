@@ -92,7 +92,7 @@ def head_of(folder: Path, config: PretrainedConfig) -> tuple[int, ...]:
 
     Raises UserError where there are several: llama.cpp knows BOS only.
     """
-    head = load_encoder(str(folder), rows=config.vocab_size).head
+    head = load_encoder(str(folder), None, config.vocab_size).head
     if len(head) > 1:
         raise UserError(
             f"{folder}: every text begins with {len(head)} tokens, llama.cpp puts one in front; write dense"

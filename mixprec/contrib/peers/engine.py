@@ -21,7 +21,6 @@ from mixprec.checkpoint.base import Finish
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import seal
 from mixprec.checkpoint.modelcard import Told, model_card
-from mixprec.checkpoint.opening import open_original
 from mixprec.checkpoint.shards import write_config
 from mixprec.checkpoint.target import check_space, check_target
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
@@ -29,9 +28,8 @@ from mixprec.contrib.export import TARGETS
 from mixprec.contrib.peers import client
 from mixprec.core import artifacts, locks
 from mixprec.core.errors import UserError
-from mixprec.models import locate
 from mixprec.models.decoder import Decoder
-from mixprec.models.locate import fetch
+from mixprec.models.model import Model
 from mixprec.models.modelfiles import INDEX, README
 from mixprec.models.source import Source, open_source
 from mixprec.numerics.formats import Keep
@@ -91,16 +89,14 @@ def _one_sparsity(plan: Plan, name: str) -> dict[str, Any]:
 
 def compress(
     peer: Peer,
-    model_id: str,
+    model: Model,
     plan: Plan,
     out: Path,
     *,
     calibration: Calibration | None = None,
-    revision: str | None = None,
-    dtype: str = "float32",
     on_module: OnModule | None = None,
 ) -> dict[str, ModuleReport]:
-    """Write the checkpoint ``out``: ``model_id`` as ``peer`` compresses it under ``plan``, in the source's types.
+    """Write the checkpoint ``out``: ``model`` as ``peer`` compresses it under ``plan``, in the source's types.
 
     A checkpoint like those of compress/stream.py, with mixprec.json; what the peer printed lies beside it in
     ``peer.log``. Returns address -> report in the plan's order; of the errors only that of the weights is known.
@@ -109,7 +105,7 @@ def compress(
     environment that isn't there, and where the peer fails.
     """
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
-    opened = open_original(fetch(model_id, revision))
+    opened = model.original
     source, config, inventory = opened.source, opened.shapes, opened.inventory
     check_modules(plan, inventory, f"plan for {plan.model}")
     check_target(out, source.folder)
@@ -117,13 +113,13 @@ def compress(
     request = peer.request(plan, inventory)
     _check_calibration(peer, plan, calibration)
     card = artifacts.provenance(
-        source=locate.origin(model_id, revision) | {"identity": locate.identity(str(source.folder))},
+        source=model.origin | {"identity": model.identity},
         plan=plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
     )
     with locks.target(out), artifacts.atomic_path(out) as made, tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        job: dict[str, Any] = {"peer": peer.name, "model": str(source.folder), "out": str(made), "dtype": dtype}
+        job: dict[str, Any] = {"peer": peer.name, "model": str(source.folder), "out": str(made), "dtype": model.dtype}
         beside = [each.relative_to(source.folder).as_posix() for each in source.side_files()]
         job["files"] = [*source.shards, *([INDEX] if source.sharded else []), *beside]
         job |= {"settings": dict(peer.settings), "threads": torch.get_num_threads(), **request}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from mixprec.core.errors import UserError, reason
-from mixprec.models.tokenizer import load_encoder
+from mixprec.models.model import Model
 
 
 def templated(tokenizer: Any, prompt: str) -> str:
@@ -24,13 +23,13 @@ def templated(tokenizer: Any, prompt: str) -> str:
         raise UserError(f"the tokenizer's chat template can't be filled in ({reason(problem)})") from None
 
 
-def require(model: str, revision: str | None, asked: str, instead: str) -> None:
+def require(model: Model, asked: str, instead: str) -> None:
     """See to it that prompts can go into the chat template of ``model``, without reading its weights.
 
     ``asked``: what asked for the template; ``instead``: what to write instead. Raises UserError with both.
     """
-    tokenizer = load_encoder(model, revision, sys.maxsize).tokenizer
+    tokenizer = model.tokenizer
     try:
         templated(tokenizer, "Is there a template?")
     except UserError as problem:
-        raise UserError(f"{asked}: {model}: {problem}; {instead}") from None
+        raise UserError(f"{asked}: {model.id}: {problem}; {instead}") from None

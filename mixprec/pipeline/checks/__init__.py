@@ -16,8 +16,6 @@ from mixprec import recipe
 from mixprec.core.devices import check_device
 from mixprec.core.errors import UserError
 from mixprec.models import conversion, locate
-from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
 from mixprec.pipeline import loadable
 from mixprec.pipeline.checks import data
 from mixprec.pipeline.checks.amounts import Counting, Held, counting
@@ -61,13 +59,12 @@ def checked(
     of what stages would make. ``known``: problems that were found before (recipe.read). ``planned``: the model's
     weights may be missing.
     """
-    found = Checked(problems=list(known))
+    found, model = Checked(problems=list(known)), chosen.model.as_model()
     with found.trying():
-        found.config = load_config(chosen.model.id, chosen.model.revision)
-        found.inventory = decoder_of(found.config)
+        found.config, found.inventory = model.config, model.inventory
     if found.config is not None:
         with found.trying():
-            loadable.check_model(chosen, planned=planned)
+            loadable.check_model(chosen, model, planned=planned)
         folder = locate.at_hand(found.config)
         found.counting = counting(folder)
         if folder is None:
@@ -76,7 +73,7 @@ def checked(
     context = None if found.config is None else int(found.config.max_position_embeddings)
     data.check_amounts(chosen, found.held, found.counting, context, found)
     if found.config is not None and found.inventory is not None:
-        found.plans = Plans(chosen, found.config, found.inventory, found, importance, tables).all()
+        found.plans = Plans(chosen, model, found, importance, tables).all()
     _check_machine(chosen, found)
     return found
 

@@ -31,9 +31,7 @@ from mixprec.recipe import Recipe
 from mixprec.sensitivity.sets import cells_of
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
-    from mixprec.models.decoder import Decoder
+    from mixprec.models.model import Model
 
 
 class Plans:
@@ -42,13 +40,13 @@ class Plans:
     def __init__(
         self,
         chosen: Recipe,
-        config: PretrainedConfig,
-        inventory: Decoder,
+        model: Model,
         found: Findings,
         importance: Importance | None = None,
         tables: Sequence[Path] | None = None,
     ) -> None:
-        self.chosen, self.config, self.inventory, self.found = chosen, config, inventory, found
+        self.chosen, self.model, self.found = chosen, model, found
+        self.config, self.inventory = model.config, model.inventory
         self.importance, self.tables = importance, tables
 
     def all(self) -> dict[str, Plan | None]:
@@ -67,7 +65,7 @@ class Plans:
                 self.found.add(problem, f"variant {name}")
         table, alphas = None, None
         with self.found.trying(f"variant {name}"):
-            table = table_for(spec, self.inventory, lambda: identity_here(self.chosen.model), self.tables)
+            table = table_for(spec, self.inventory, lambda: identity_here(self.model), self.tables)
         if len(self.found.problems) > before:
             return None
         ranked = needs_importance(spec) and self.importance is None

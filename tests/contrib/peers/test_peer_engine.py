@@ -30,6 +30,7 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
+from mixprec.models.model import Model
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan
 
@@ -106,7 +107,7 @@ def test_a_peer_that_fails_leaves_its_words_and_no_checkpoint(
     fake_environment(tmp_path / "peers", "modelopt")
     out = tmp_path / "out" / "checkpoint"
     with pytest.raises(UserError, match=r"(?s)modelopt rtn failed:.*No module named 'torch'"):
-        engine.compress(Peer("modelopt", {}), str(tiny_checkpoint), plan_of(tiny_checkpoint, default="w4g16"), out)
+        engine.compress(Peer("modelopt", {}), Model(tiny_checkpoint), plan_of(tiny_checkpoint, default="w4g16"), out)
     assert [path.name for path in out.parent.iterdir()] == ["peer.log"]
     assert "No module named 'torch'" in (out.parent / "peer.log").read_text(encoding="utf-8")
 
@@ -122,7 +123,7 @@ def test_a_head_of_its_own_is_not_tied_in_what_a_peer_makes(tmp_path: Path, monk
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     monkeypatch.setattr(client, "run_peer", copied)
-    engine.compress(Peer("modelopt", {}), str(source), plan_of(source, default="w4g16"), tmp_path / "out")
+    engine.compress(Peer("modelopt", {}), Model(source), plan_of(source, default="w4g16"), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
 
 
@@ -168,10 +169,10 @@ def test_what_a_peer_can_t_do_is_refused(tiny_checkpoint: Path, tmp_path: Path) 
     assert peer.request(even, inventory) == {"method": "sparsegpt", "sparsity": {"ratio": 0.5, "pattern": "2:4"}}
     gptq = plan_of(tiny_checkpoint, default="w3g16", method="gptq")
     with pytest.raises(UserError, match="engine: llmcompressor needs calibration data"):
-        engine.compress(peer, str(tiny_checkpoint), gptq, tmp_path / "out")
+        engine.compress(peer, Model(tiny_checkpoint), gptq, tmp_path / "out")
     weighted = Calibration(torch.zeros(1, 4, dtype=torch.long), torch.ones(1, 4), {}, "digest")
     with pytest.raises(UserError, match="counts all calibration tokens alike"):
-        engine.compress(peer, str(tiny_checkpoint), gptq, tmp_path / "out", calibration=weighted)
+        engine.compress(peer, Model(tiny_checkpoint), gptq, tmp_path / "out", calibration=weighted)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from mixprec.evaluate.engines import vllm
 from mixprec.evaluate.engines.base import Generation, Request, Sampling
 from mixprec.evaluate.engines.make import make
 from mixprec.evaluate.spec import EngineSpec
+from mixprec.models.model import Model
 
 
 class FakeLLM:
@@ -94,7 +95,7 @@ def test_what_vllm_refuses_is_told(fake: None, tiny_checkpoint: Path) -> None:
 
 def test_a_recipe_makes_it(fake: None, tiny_checkpoint: Any) -> None:
     spec = EngineSpec(kind="vllm", gpus=2, memory=0.5, max_context=128)
-    make(spec, str(tiny_checkpoint), dtype="float16", device="cuda")
+    make(spec, Model(tiny_checkpoint, dtype="float16", device="cuda"))
     assert FakeLLM.made[-1] == {
         "model": str(tiny_checkpoint),
         "dtype": "float16",
