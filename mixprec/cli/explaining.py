@@ -10,6 +10,7 @@ from rich.table import Table
 from mixprec.cli.base import out
 
 if TYPE_CHECKING:
+    from mixprec.models.model import Model
     from mixprec.pipeline.checks import Checked
     from mixprec.pipeline.costs import Stage
     from mixprec.recipe import Recipe
@@ -26,8 +27,8 @@ def print_recipe(name: str, chosen: Recipe, found: Checked) -> None:
         _print_outputs(chosen)
     _print_stages(costs.stages(chosen, found))
     if chosen.importance is not None:
-        wanted, spec = chosen.importance, chosen.model
-        print_cost(spec.id, spec.revision, spec.dtype, wanted.max_tokens, len(wanted.presets))
+        wanted = chosen.importance
+        print_cost(chosen.model.as_model(), wanted.max_tokens, len(wanted.presets))
 
 
 def _print_data(chosen: Recipe, found: Checked) -> None:
@@ -108,22 +109,19 @@ def _print_outputs(chosen: Recipe) -> None:
     )
 
 
-def print_cost(
-    model: str, revision: str | None = None, dtype: str = "bfloat16", limit: int | None = None, presets: int = 1
-) -> None:
+def print_cost(model: Model, limit: int | None = None, presets: int = 1) -> None:
     """What attribution costs, for the longest of the paper's traces, or what the model or ``limit`` leaves of it."""
     from mixprec.importance.cost import PAPER_CORPUS, cost
     from mixprec.models import conversion
-    from mixprec.models.config import load_config
     from mixprec.report.costs import about, cost_table
     from mixprec.report.terminal import rich_table
 
     with conversion.without_converting():
-        config = load_config(model, revision)
+        config = model.config
     tokens = min(limit or config.max_position_embeddings, config.max_position_embeddings, PAPER_CORPUS.longest)
-    found = cost(config, dtype, tokens, presets)
+    found = cost(config, model.dtype, tokens, presets)
     out.print()
-    out.print(rich_table(cost_table([found]), f"Attribution of {model}"))
+    out.print(rich_table(cost_table([found]), f"Attribution of {model.id}"))
     out.print(about(found))
 
 

@@ -125,12 +125,13 @@ def explain(
     from mixprec import pipeline
     from mixprec import recipe as recipes
     from mixprec.cli import explaining
+    from mixprec.models.model import Model
 
     if (recipe is None) == (not attribution):
         raise UserError("mixprec explain: give a recipe, or models with --attribution")
     if recipe is None:
         for model in attribution or ():
-            explaining.print_cost(model)
+            explaining.print_cost(Model(model, dtype="bfloat16"))
         return
     path = recipes.find(recipe)
     chosen, known = recipes.read(path, change or ())

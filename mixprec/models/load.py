@@ -53,16 +53,6 @@ def check_computable(opened: Checkpoint) -> None:
             source.check_computable(opened.source, name)
 
 
-def check_in_memory(model: nn.Module, where: str) -> None:
-    """Raises UserError naming ``where`` a model came from, for one that is built without its weights."""
-    empty = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
-    if empty is not None:
-        raise UserError(
-            f"{where}: {empty} is on the meta device, which holds no values; load the model with its weights "
-            "(from_pretrained without device_map, or Model.load)"
-        )
-
-
 def load_whole(name: str, opened: Checkpoint, encoder: Encoder, dtype: torch.dtype, device: str) -> LoadedModel:
     """The weights of a checkpoint (``Model.load``); ``name`` stands in errors.
 

@@ -19,7 +19,7 @@ from mixprec.plan.methods import METHODS, needing_inputs, using_inputs
 from mixprec.plan.schema import Plan, Treatment
 from mixprec.recipe import Recipe
 from mixprec.report.formatting import plural
-from mixprec.sensitivity.ablation import cells_of
+from mixprec.sensitivity.sets import cells_of
 from mixprec.sensitivity.spec import GRADIENT
 
 #: Operations a second of matrix products.
