@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mixprec.api.look import traces as traces
     from mixprec.api.make import compress as compress
     from mixprec.api.make import quantize_ as quantize_
+    from mixprec.api.runs import quantize as quantize
+    from mixprec.api.runs import quantize_recipe as quantize_recipe
     from mixprec.api.runs import report as report
     from mixprec.api.runs import run as run
     from mixprec.api.spend import Budget as Budget
@@ -78,7 +80,9 @@ _PUBLIC: Final = {
     "compress": "mixprec.api.make",
     "evaluate": "mixprec.api.judge",
     "plan": "mixprec.api.spend",
+    "quantize": "mixprec.api.runs",
     "quantize_": "mixprec.api.make",
+    "quantize_recipe": "mixprec.api.runs",
     "report": "mixprec.api.runs",
     "run": "mixprec.api.runs",
     "save_reference": "mixprec.api.judge",

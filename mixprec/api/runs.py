@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mixprec import pipeline, recipe
+from mixprec.api.checking import AnyModel, given, model_of
 from mixprec.core import artifacts, locks
 from mixprec.core.errors import UserError
 from mixprec.core.parsing import dump_yaml
 from mixprec.core.progress import OnStep, telling
+from mixprec.pipeline.quantize import Job, recipe_of, text_of
 from mixprec.recipe import Recipe
 from mixprec.report.html import write_report
 from mixprec.results.run import RunResult
@@ -35,22 +37,17 @@ def run(
         if out is None or change:
             raise UserError("run: a Recipe needs out, a folder, and takes no change")
         chosen, name, where = what, Path(out).name, ""
-        text = f"# mixprec run {Path(out) / 'recipe.yaml'} --out {out}\n{text_of(what)}"
+        text = text_of(what, Path(out))
     else:
         path = recipe.find(str(what))
         chosen, known = recipe.read(path, change)
         name, where = path.stem, str(path)
-        text = text_of(chosen) if change else artifacts.read_text(path)
+        text = dump_yaml(chosen.model_dump(mode="json", exclude_defaults=True)) if change else artifacts.read_text(path)
     folder = Path(out) if out is not None else Path("runs") / name
     with telling(progress):
         made = pipeline.Run(chosen, text, name, folder, None if data is None else Path(data))
         made.check(where, known)
         return RunResult(folder, made.run())
-
-
-def text_of(chosen: Recipe) -> str:
-    """A recipe as YAML, without what has its default."""
-    return dump_yaml(chosen.model_dump(mode="json", exclude_defaults=True))
 
 
 def report(folder: str | Path) -> RunResult:
@@ -64,3 +61,82 @@ def report(folder: str | Path) -> RunResult:
     with locks.folder(folder):
         write_report(folder)
     return RunResult.load(folder)
+
+
+def quantize_recipe(
+    model: AnyModel,
+    bits: float,
+    runtime: str,
+    *,
+    protect: Sequence[str] = (),
+    method: str | None = None,
+    traces: str | Path | None = None,
+    text: str | Path | None = None,
+    samples: int | None = None,
+    held_out: str | Path | None = None,
+    runtime_device: str = "ampere",
+    runtime_version: str | None = None,
+    base_model: str | None = None,
+) -> Recipe:
+    """The recipe that ``quantize`` runs; reads no weights. Arguments and errors are those of ``quantize``."""
+    job = Job(
+        model_of(model),
+        bits,
+        runtime,
+        protect=tuple(protect),
+        method=method,
+        traces=None if traces is None else str(traces),
+        text=None if text is None else str(text),
+        samples=samples,
+        device=runtime_device,
+        version=runtime_version,
+        base_model=base_model,
+        **given(held_out=None if held_out is None else str(held_out)),
+    )
+    return recipe_of(job)
+
+
+def quantize(
+    model: AnyModel,
+    bits: float,
+    runtime: str,
+    out: str | Path,
+    *,
+    protect: Sequence[str] = (),
+    method: str | None = None,
+    traces: str | Path | None = None,
+    text: str | Path | None = None,
+    samples: int | None = None,
+    held_out: str | Path | None = None,
+    runtime_device: str = "ampere",
+    runtime_version: str | None = None,
+    base_model: str | None = None,
+    progress: OnStep | None = None,
+) -> RunResult:
+    """Quantize ``model`` to ``bits`` effective bits per weight, so that ``runtime`` loads it: vllm, llama.cpp or
+    transformers. Calibrates, scores, plans, compresses and evaluates; the checkpoint is ``.checkpoint("quantized")``.
+
+    ``out``: the run's folder; a killed call goes on. ``protect``: selectors of modules to keep, such as last_mlp.
+    ``method``: by default gptq, for llama.cpp its own types. ``traces``, ``text``: calibration data, by default
+    bundled traces; ``samples`` of 512 tokens. ``held_out``: annotated traces to evaluate on, by default bundled ones.
+    ``runtime_device``: where the runtime works, cpu or a generation of GPUs; ``runtime_version``: of it.
+    ``base_model``: the model's id on the hub, for the card of a local one. It runs a recipe, ``out``/recipe.yaml
+    (docs/quantize.md).
+
+    Raises UserError for bits that the runtime's formats can't reach, with the nearest that they can.
+    """
+    chosen = quantize_recipe(
+        model,
+        bits,
+        runtime,
+        protect=protect,
+        method=method,
+        traces=traces,
+        text=text,
+        samples=samples,
+        held_out=held_out,
+        runtime_device=runtime_device,
+        runtime_version=runtime_version,
+        base_model=base_model,
+    )
+    return run(chosen, out, progress=progress)

@@ -73,6 +73,36 @@ def load(spec: CalibrationSpec, encoder: Encoder, locate: Locate, context: int) 
     return _mixed(drawn, spec, front)
 
 
+def available(spec: CalibrationSpec, encoder: Encoder, locate: Locate) -> int:
+    """The most samples that ``spec`` may ask for of its sources, with their shares.
+
+    Raises UserError where a source can't be read.
+    """
+    whole, most = sum(source.share for source in spec.sources), []
+    for source in spec.sources:
+        stream = sources.read(source, encoder, locate, spec.seed).stream
+        usable = _windows(stream, spec, source.loops == "skip", encoder.head).usable
+        most.append(int(len(usable) * whole / source.share))
+    return min(most)
+
+
+class _Windows(NamedTuple):
+    """Of a source: all, those with some weight, which of these are loops, and those that may be drawn."""
+
+    all: list[Window]
+    weighty: list[Window]
+    loops: list[bool]
+    usable: list[Window]
+
+
+def _windows(stream: Stream, spec: CalibrationSpec, skip: bool, front: Sequence[int]) -> _Windows:
+    windows = cut(stream, spec.tokens, front)
+    weighty = counting(stream, windows)
+    loops = looping(stream, weighty)
+    usable = [window for window, loop in zip(weighty, loops, strict=True) if not (skip and loop)]
+    return _Windows(windows, weighty, loops, usable)
+
+
 def _check_length(spec: CalibrationSpec, context: int, head: int) -> None:
     if spec.tokens > context:
         raise UserError(f"calibration.tokens: {spec.tokens} is more than the model's context of {context}; lower it")
@@ -85,15 +115,12 @@ def _check_length(spec: CalibrationSpec, context: int, head: int) -> None:
 def _draw(reading: Reading, number: int, count: int, spec: CalibrationSpec, front: Sequence[int]) -> _Drawn:
     """``count`` windows of the source with that number, drawn without replacement."""
     source, skip = str(spec.sources[number]), spec.sources[number].loops == "skip"
-    windows = cut(reading.stream, spec.tokens, front)
-    weighty = counting(reading.stream, windows)
+    windows, weighty, loops, usable = _windows(reading.stream, spec, skip, front)
     if windows and not weighty:
         raise UserError(
             f"calibration: {source}: every token has weight 0, no span of the behaviours lies in its samples; weigh "
             "other behaviours, or give others more than 0"
         )
-    loops = looping(reading.stream, weighty)
-    usable = [window for window, loop in zip(weighty, loops, strict=True) if not (skip and loop)]
     if len(usable) < count:
         raise UserError(_too_few(reading.stream, source, count, spec, (len(windows), len(weighty), len(usable))))
     chosen = [usable[number] for number in shuffled(len(usable), spec.seed, f"windows of source {number}")[:count]]

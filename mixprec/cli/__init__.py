@@ -18,7 +18,8 @@ from mixprec.core.version import VERSION
 
 # Importing them registers their verbs, in the order of --help.
 # isort: off
-from mixprec.cli import recipes, importance, sensitivity, allocation, compression, checkpoints, benchmarks, export  # noqa: F401
+from mixprec.cli import quantize, recipes, importance, sensitivity, allocation  # noqa: F401
+from mixprec.cli import compression, checkpoints, benchmarks, export  # noqa: F401
 # isort: on
 
 #: Verbs that share their work under ``accelerate launch``.

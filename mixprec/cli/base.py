@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,14 @@ SpanRule = Annotated[str, typer.Option(help="How annotations become spans: paper
 BaseModel = Annotated[
     str | None, typer.Option(metavar="OWNER/NAME", help="The model's id on the hub, for the card of a local one.")
 ]
+
+
+class Runtime(StrEnum):
+    """Names of mixprec.checkpoint.runtimes.RUNTIMES, which can't be imported for --help."""
+
+    transformers = "transformers"
+    vllm = "vllm"
+    llama_cpp = "llama.cpp"
 
 
 def epilog(*examples: str) -> str:

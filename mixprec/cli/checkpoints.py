@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from mixprec.cli.base import BaseModel, app, epilog, out, read_plan
+from mixprec.cli.base import BaseModel, Runtime, app, epilog, out, read_plan
 from mixprec.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
     from mixprec.models.model import Model
     from mixprec.plan.schema import Plan
     from mixprec.report.layout import LayoutRow
-
-
-class Runtime(StrEnum):
-    """Names of mixprec.checkpoint.runtimes.RUNTIMES, which can't be imported for --help."""
-
-    transformers = "transformers"
-    vllm = "vllm"
-    llama_cpp = "llama.cpp"
 
 
 class Written(StrEnum):

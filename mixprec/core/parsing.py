@@ -253,5 +253,5 @@ class _Dumper(yaml.SafeDumper):
 
 def dump_yaml(data: Any) -> str:
     """YAML that ``parse_yaml`` and readers of YAML 1.1 read as ``data``; keys stay in order."""
-    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False)
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110)
     return text

@@ -231,6 +231,19 @@ def budget_problem(spec: BudgetSpec, inventory: Decoder, method: Method) -> Prob
     return Problem(parts, costs, _limit(spec, inventory, costs))
 
 
+def reach(spec: BudgetSpec, inventory: Decoder) -> tuple[str, str]:
+    """The smallest and the largest size that can be asked for, in the spec's measure; its own size doesn't matter.
+
+    Raises UserError for pins that match nothing or fight.
+    """
+    costs = [
+        [sum(size_of(choice, module, spec.measure) for module in part.modules) for choice in part.choices]
+        for part in _parts(spec, inventory)
+    ]
+    _, told = _sizes(spec, inventory)
+    return told(sum(map(min, costs))), told(sum(map(max, costs)))
+
+
 def size_of(choice: Choice, module: Linear, measure: str) -> int:
     """What a module in ``choice`` adds to a plan's size: bits, packed bytes, or weights that are not zero."""
     if measure == "sparsity":

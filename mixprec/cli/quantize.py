@@ -1,0 +1,93 @@
+"""The usual job in one command: quantize."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixprec.cli.base import BaseModel, Device, Dtype, Runtime, app, epilog, out
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec quantize smollm2-135m-instruct --bits 3.5 --runtime vllm --out out",
+        "mixprec quantize Qwen/Qwen3-8B --bits 4 --runtime llama.cpp --dtype bfloat16 --device cuda --out qwen",
+        "mixprec quantize ./my-model --bits 3.5 --runtime transformers --protect last_mlp --traces mine.jsonl --out q",
+        "mixprec quantize ./my-model --bits 3.5 --runtime vllm --recipe-only --out q   (look first, then run it)",
+    )
+)
+def quantize(
+    model: Annotated[str, typer.Argument(help="Bundled name, hub id, folder or GGUF file.")],
+    bits: Annotated[float, typer.Option(help="Effective bits per weight of the linear modules, scales included.")],
+    runtime: Annotated[Runtime, typer.Option(help="What has to load the result.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder of the run; the checkpoint lies in it.")],
+    protect: Annotated[
+        list[str] | None, typer.Option(help="Modules to keep: last_mlp, 32_up, *_gate; several times.")
+    ] = None,
+    traces: Annotated[
+        str | None, typer.Option(help="Calibration: traces. Default: bundled:attribution, or --text alone.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Calibration: a text file.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Calibration: samples of 512 tokens. Default: as many as it takes.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Default: gptq; for llama.cpp its own types, ggml.")] = None,
+    held_out: Annotated[
+        str | None, typer.Option(help="Annotated traces to measure the result on. Default: bundled:held_out.")
+    ] = None,
+    runtime_device: Annotated[
+        str, typer.Option(help="Where the runtime works: cpu, turing, ampere, ada, hopper, blackwell …")
+    ] = "ampere",
+    runtime_version: Annotated[str | None, typer.Option(help="Of the runtime; default: the newest known.")] = None,
+    recipe_only: Annotated[
+        bool, typer.Option("--recipe-only", help="Write the recipe to the folder and stop: nothing is loaded.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    base_model: BaseModel = None,
+) -> None:
+    """Quantize a model to a budget, so that a runtime loads it: one command, no YAML.
+
+    It calibrates, predicts what each module costs in each format that the runtime
+    loads, plans within the budget, compresses, compares with the original, and
+    writes checkpoint, model card and report. A killed run goes on.
+
+    All of it is one recipe: the command prints it and leaves it in the folder.
+    """
+    from mixprec.api.runs import quantize_recipe, run
+    from mixprec.core import artifacts
+    from mixprec.models.model import Model
+    from mixprec.pipeline.quantize import text_of
+    from mixprec.report.formatting import size
+
+    chosen = quantize_recipe(
+        Model(model, revision=revision, dtype=dtype, device=device),
+        bits,
+        runtime.value,
+        protect=protect or (),
+        method=method,
+        traces=traces,
+        text=text,
+        samples=samples,
+        held_out=held_out,
+        runtime_device=runtime_device,
+        runtime_version=runtime_version,
+        base_model=base_model,
+    )
+    words = text_of(chosen, to)
+    sys.stdout.write(f"{words}\n")
+    sys.stdout.flush()
+    if recipe_only:
+        artifacts.write_text(to / "recipe.yaml", words)
+        out.print(f"{to / 'recipe.yaml'}: run it with the command in its first line", soft_wrap=True)
+        return
+    found = run(chosen, to)
+    checkpoint = found.checkpoint("quantized")
+    out.print(found)
+    out.print()
+    out.print(f"{checkpoint.folder}: {checkpoint.format}, {size(checkpoint.bytes)}", style="bold", soft_wrap=True)
+    out.print(f"{found.report}, {to / 'recipe.yaml'}", soft_wrap=True)

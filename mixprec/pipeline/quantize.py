@@ -1,0 +1,199 @@
+"""The usual job as a recipe: calibrate, score, plan under a budget, check the runtime, compress, evaluate.
+
+Defaults are what benchmarks/allocation.py and benchmarks/scoring.py measured best (docs/quantize.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixprec.calibration import data
+from mixprec.calibration.diagnosis import ENOUGH
+from mixprec.calibration.spec import CalibrationSpec
+from mixprec.checkpoint import check as checking
+from mixprec.checkpoint.runtimes import RUNTIMES, loader
+from mixprec.core.errors import UserError
+from mixprec.core.parsing import dump_yaml
+from mixprec.models.model import Model
+from mixprec.numerics.formats import Format, GgmlFormat
+from mixprec.plan.budget import reach
+from mixprec.plan.budgetspec import BudgetSpec
+from mixprec.plan.methods import METHODS
+from mixprec.plan.rules import PlanSpec, build_plan
+from mixprec.recipe import Recipe
+
+#: Widths that were measured as candidates (benchmarks/allocation.py), and those of llama.cpp's types about as wide.
+_WIDTHS = (2, 3, 4, 5, 6, 8)
+_TYPES = ("iq2_xxs", "iq2_s", "iq3_xxs", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k", "q8_0")
+#: Weights that share a scale: the largest of these that divides all rows.
+_GROUPS = (128, 64, 32)
+#: Passages that damage is predicted on: 16 change the KL of the plan by a hundredth of itself (docs/allocation.md).
+_SCORED = 8
+#: Below these effective bits measured exchanges lower the KL (0.94 of it at 3.25 bits; nothing at 3.5 and 4.0).
+_EXCHANGE = 3.5
+_HELD_OUT = "bundled:held_out"
+_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for. ``protect``: selectors of modules that are kept; ``method`` None: the runtime's best.
+
+    ``traces``, ``text``: calibration data, by default the bundled traces; ``samples`` of 512 tokens, by default enough
+    for the widest layer, or all that there are. ``held_out``: traces that the result is measured on.
+    ``device``: where the runtime works, cpu or a generation of GPUs.
+    """
+
+    model: Model
+    bits: float
+    runtime: str
+    protect: Sequence[str] = ()
+    method: str | None = None
+    traces: str | None = None
+    text: str | None = None
+    samples: int | None = None
+    held_out: str = _HELD_OUT
+    device: str = "ampere"
+    version: str | None = None
+    base_model: str | None = None
+
+
+def recipe_of(job: Job) -> Recipe:
+    """The recipe of a job. Reads the model's configuration, its tokenizer and the calibration data, no weights.
+
+    Raises UserError for a runtime that is unknown, a method that it has no formats of, bits that these can't reach
+    (with the nearest that they can), selectors that match nothing, and calibration data that is missing.
+    """
+    if job.runtime not in RUNTIMES:
+        raise UserError(f"--runtime: {job.runtime!r} is none of {', '.join(RUNTIMES)}")
+    llama_cpp = job.runtime == "llama.cpp"
+    method, format = _method(job, llama_cpp), "gguf" if llama_cpp else "compressed-tensors"
+    formats = _loaded(job, format, method)
+    budget = _budget(job, formats, format)
+    calibration = _calibration(job)
+    scored = min(_SCORED, calibration["samples"])
+    left = calibration["samples"] - scored
+    if job.bits < _EXCHANGE and left >= 2 and not llama_cpp:
+        budget["exchange"] = {"samples": min(_SCORED, left), "stride": 4, "proposals": 20}
+    base = _base(job, formats)
+    where = {"dtype": job.model.dtype, "device": job.model.device}
+    words = {
+        "title": f"{job.model.id} in {job.bits:g} bits for {job.runtime}",
+        "model": {"id": job.model.id, "revision": job.model.revision, **where, "base_model": job.base_model},
+        "compress": {"method": method, "calibration": calibration},
+        "sensitivity": {
+            "scorer": "fisher", "formats": formats, "at": "compressed", "base": base, "samples": scored
+        },
+        "variants": {
+            "original": {"description": "the model as it is", "plan": {"default": "keep"}},
+            "quantized": {"description": f"{job.bits:g} effective bits, least damage", "plan": {"budget": budget}},
+        },
+        "checkpoint": {
+            "format": format, "runtime": job.runtime, "version": job.version, "device": job.device
+        },
+        "evaluate": {
+            "traces": {"source": job.held_out},
+            **({"text": _HELD_OUT, "text_passages": 4} if job.held_out == _HELD_OUT else {}),
+        },
+    }  # fmt: skip
+    return Recipe.model_validate(words)
+
+
+def _method(job: Job, llama_cpp: bool) -> str:
+    best = "ggml" if llama_cpp else "gptq"
+    method = job.method or best
+    record = METHODS.get(method)
+    if record is None:
+        raise UserError(f"--method: {method!r} is none of {', '.join(METHODS)}")
+    wanted = GgmlFormat if llama_cpp else Format
+    if record.prunes or wanted not in record.formats:
+        raise UserError(
+            f"--method {method}: {job.runtime} loads no format of it packed; leave --method out, which takes {best}"
+        )
+    return method
+
+
+def _loaded(job: Job, format: str, method: str) -> list[str]:
+    """The candidates that the runtime loads of this model, as text."""
+    inventory, config = job.model.inventory, job.model.config
+    if format == "gguf":
+        return [name for name in _TYPES if _fits(name, job)]
+    sizes = {module.in_features for module in inventory.linears}
+    group = next((size for size in _GROUPS if all(width % size == 0 for width in sizes)), _GROUPS[-1])
+    target = checking.Target(job.runtime, format, job.version, job.device)
+    whole = loader(job.runtime, format, job.version, job.device).refuses
+    found, refused = [], whole
+    for width in _WIDTHS:
+        spec = PlanSpec.model_validate({"default": str(Format(width, group)), "method": method})
+        plan = build_plan(spec, inventory, job.model.id, "rtn")
+        verdict = checking.check(plan, inventory, config, target)
+        refused = refused or verdict.whole or next(iter(verdict.refused.values()), "")
+        found += [str(Format(width, group))] if verdict.loads else []
+    if not found:
+        raise UserError(f"--runtime {target}: it loads no format of {job.model.id}: {refused}")
+    return found
+
+
+def _fits(name: str, job: Job) -> bool:
+    """Whether some row is made of whole blocks of a type; the others take what llama.cpp falls back to."""
+    return any(GgmlFormat(name).fits(module.in_features) for module in job.model.inventory.linears)
+
+
+def _budget(job: Job, formats: Sequence[str], format: str) -> dict[str, Any]:
+    """``plan.budget``; refused where these formats can't reach the bits."""
+    fused = loader(job.runtime, format, job.version, job.device).fused
+    few = ["keep"] if len(formats) == 1 else []
+    words: dict[str, Any] = {
+        "effective_bits": job.bits,
+        "candidates": [*formats, *few],
+        "pin": dict.fromkeys(job.protect, "keep"),
+        **({"tie": "fused"} if fused else {}),
+    }
+    try:
+        least, most = reach(BudgetSpec.model_validate(words), job.model.inventory)
+    except UserError as problem:
+        told = str(problem).removeprefix("plan.budget.pin: ").replace("pin all", "protect all")
+        raise UserError(f"--protect: {told}") from None
+    if not float(least) <= job.bits <= float(most):
+        nearest = least if job.bits < float(least) else most
+        kept = f" with {', '.join(job.protect)} kept" if job.protect else ""
+        raise UserError(
+            f"--bits {job.bits:g}: {job.runtime} on {job.device} loads {', '.join(formats)} of this model, so that "
+            f"plans{kept} take {least} to {most} effective bits; the nearest is --bits {nearest}"
+        )
+    return words
+
+
+def _base(job: Job, formats: Sequence[str]) -> str:
+    """The format of the model that gradients are taken at: the largest that all modules fit the budget in."""
+    inventory = job.model.inventory
+
+    def bits_of(name: str) -> float:
+        words = {"effective_bits": job.bits, "candidates": [name, "keep"]}
+        return float(reach(BudgetSpec.model_validate(words), inventory)[0])
+
+    fitting = [name for name in formats if bits_of(name) <= job.bits]
+    return max(fitting, key=bits_of, default=min(formats, key=bits_of))
+
+
+def _calibration(job: Job) -> dict[str, Any]:
+    traces = job.traces or (None if job.text else "bundled:attribution")
+    sources = [{"traces": traces}] * bool(traces) + [{"text": job.text}] * bool(job.text)
+    samples, model = job.samples, job.model
+    if samples is None:
+        spec = CalibrationSpec.model_validate({"sources": sources, "samples": len(sources), "tokens": _TOKENS})
+        wanted = max(math.ceil(ENOUGH * model.inventory.widest_input / _TOKENS), 2 * _SCORED)
+        # Where there is none, who draws them says why.
+        samples = min(wanted, max(len(sources), data.available(spec, model.encoder, str)))
+    one = sources[0] if len(sources) == 1 else {"sources": sources}
+    return {**one, "samples": samples, "tokens": _TOKENS}
+
+
+def text_of(chosen: Recipe, out: Path) -> str:
+    """The recipe as a file, with the command that runs it in front."""
+    words = chosen.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    return f"# mixprec run {out / 'recipe.yaml'} --out {out}\n{dump_yaml(words)}"
