@@ -43,7 +43,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     table = scoring.score(subject, spec, candidates)["all"]
     swept = time.process_time()
     budget = BudgetSpec.model_validate({"effective_bits": 3.5, "candidates": job["scores"]["formats"]})
-    budget_plan(budget, subject.model.inventory, job["model"], "gptq", table)
+    budget_plan(budget, subject.model.decoder, job["model"], "gptq", table)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {

@@ -177,7 +177,7 @@ def singles(
     from mixprec.walk.restarts import Restarts
 
     clock.watch(Restarts, "measure", "measured")
-    labels = [module.label for module in subject.model.inventory.linears]
+    labels = [module.label for module in subject.model.decoder.linears]
     count = min(20 if arguments.quick else arguments.modules or len(labels), len(labels))
     each = tuple(labels[number] for number in sorted(shuffled(len(labels), 0, "modules")[:count]))
     spec = AblationSpec.model_validate({"each": each, "formats": FORMATS[:1]})
@@ -244,7 +244,7 @@ def targeted(
     restarts = Restarts(subject.model.load(), [passage.tokens for passage in held_out])
     kl = {}
     for target, table in fisher.items():
-        plan = budget_plan(spec, subject.model.inventory, subject.model.id, "gptq", table)
+        plan = budget_plan(spec, subject.model.decoder, subject.model.id, "gptq", table)
         weights = {address: candidates.weight(address, str(form)) for address, form in plan.formats.items()}
         kl[target] = [found.kl for found in restarts.measure(weights)]
     found = {}

@@ -71,7 +71,7 @@ def risen(samples: int, memory_gb: float) -> int:
     torch.set_num_threads(1)
     model = Model("smollm2-135m-instruct")
     rules = [{"match": f"{layer}_*", "format": "w3g64"} for layer in (1, 2)]
-    plan = build_plan(PlanSpec.model_validate({"default": "keep", "rules": rules}), model.inventory, model.id, "gptq")
+    plan = build_plan(PlanSpec.model_validate({"default": "keep", "rules": rules}), model.decoder, model.id, "gptq")
     tokens = torch.randint(2, 49_000, (samples, TOKENS), generator=torch.Generator().manual_seed(0))
     calibration = Calibration(tokens, None, {}, str(samples))
     before = _memory("VmRSS")

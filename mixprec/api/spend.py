@@ -172,12 +172,12 @@ def plan(
     written = checkpoint_format(format)
     made = build_plan(
         spec,
-        model.inventory,
+        model.decoder,
         model.id,
         "rtn",
         known.scores if known else None,
         table=_table(model, scores, budget) if isinstance(scores, Scores) and budget else None,
-        file_size=lambda found: written.bytes(found, model.inventory, model.config),
+        file_size=lambda found: written.bytes(found, model.decoder, model.config),
     )
     return Plan(model, made)
 
@@ -185,5 +185,5 @@ def plan(
 def _table(model: Model, scores: Scores, budget: Budget) -> tables.Sensitivity:
     """The targets of ``scores`` weighed into one table."""
     for table in scores.by_target.values():
-        tables.check(table, model.inventory, model.identity, "scores")
+        tables.check(table, model.decoder, model.identity, "scores")
     return tables.combine(scores.by_target.values(), budget.weights)

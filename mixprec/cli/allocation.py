@@ -104,7 +104,7 @@ def _predicted(
     spec = chosen.all_variants[name].plan
     assert spec.budget is not None
     model = chosen.model.as_model()
-    inventory = model.inventory
+    inventory = model.decoder
     method = spec.method or chosen.compress.method
     if needs_importance(spec):
         table = importance_table(scores_in(importance), spec.budget, inventory, chosen.model.id, method)

@@ -105,7 +105,7 @@ def read_plan(file: Path, where: str | None = None, revision: str | None = None)
     from mixprec.plan.schema import load_plan
 
     model = Model(where or model_in(file), revision=revision)
-    return load_plan(file, model.inventory), model
+    return load_plan(file, model.decoder), model
 
 
 def calibrated(
@@ -131,7 +131,7 @@ def calibrated(
     spec = checked(CalibrationSpec, verb, sources=sources, samples=samples, tokens=tokens, seed=seed)
     config = model.config
     found = data.load(spec, model.encoder, str, config.max_position_embeddings)
-    widest = model.inventory.widest_input if solves else None
+    widest = model.decoder.widest_input if solves else None
     for warning in data.warnings(found, widest, config.hidden_size):
         console.print(warning)
     return found

@@ -61,7 +61,7 @@ def check(
 
     plans, model, its_format = _plans(what, variant)
     target = checking.Target(runtime.value, format.value if format else its_format, version, device)
-    verdicts = {name: checking.check(plan, model.inventory, model.config, target) for name, plan in plans.items()}
+    verdicts = {name: checking.check(plan, model.decoder, model.config, target) for name, plan in plans.items()}
     for name, verdict in verdicts.items():
         _print_verdict(name, plans[name], target, verdict)
     if to:
@@ -93,7 +93,7 @@ def _plans(what: str, variant: str | None) -> tuple[dict[str, Plan], Model, str]
         if needs_importance(spec) or needs_spectra(spec) or tables_wanted(spec):
             out.print(f"{name}: its plan is known when it runs; check the run's plan.json")
             continue
-        plans[name] = build_plan(spec, model.inventory, chosen.model.id, chosen.compress.method)
+        plans[name] = build_plan(spec, model.decoder, chosen.model.id, chosen.compress.method)
     return plans, model, chosen.checkpoint.format
 
 

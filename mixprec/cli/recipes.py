@@ -81,7 +81,7 @@ def plan(
     if name not in variants or (variant is None and len(variants) > 1):
         raise UserError(f"--variant: choose one of {', '.join(variants) or 'none (this recipe has no plan)'}")
     model = chosen.model.as_model()
-    config, inventory = model.config, model.inventory
+    config, inventory = model.config, model.decoder
     spec = variants[name].plan
     table = pipeline.table_for(spec, inventory, lambda: pipeline.identity_here(model), scores)
     method = chosen.compress.method

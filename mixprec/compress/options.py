@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mixprec.models.labels import COMPARED
+
 
 class SolveOptions(BaseModel):
     """Settings of the methods; what none of a plan's methods uses has no effect."""
@@ -24,4 +26,4 @@ class SolveOptions(BaseModel):
 
     def clips(self, kind: str) -> bool:
         """Whether AWQ clips modules of ``kind``. Released AWQ leaves q and k out."""
-        return self.clip is True or (self.clip == "released" and kind not in ("q", "k"))
+        return self.clip is True or (self.clip == "released" and kind not in COMPARED)

@@ -17,7 +17,7 @@ def alphas(model: Model, advance: Callable[[int], None] = lambda _: None) -> dic
     """
     source = model.original.source
     found = {}
-    for module in model.inventory.linears:
+    for module in model.decoder.linears:
         path = source.folder / source.tensors[module.weight_name].shard
         with artifacts.open_tensors(path) as file:
             weight = file.get_tensor(module.weight_name)

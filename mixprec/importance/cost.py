@@ -76,19 +76,19 @@ class Shape(NamedTuple):
     @classmethod
     def of(cls, config: PretrainedConfig) -> Shape:
         """Read off a configuration. Raises UserError for an unsupported architecture."""
-        inventory = decoder_of(config)
-        sizes = {module.kind: module.out_features for module in inventory.blocks[0].linears}
-        linear = sum(module.weights for module in inventory.linears)
+        decoder = decoder_of(config)
+        sizes, linears = decoder.sizes, decoder.linears
+        linear = sum(module.weights for module in linears)
         return cls(
-            layers=inventory.layers,
-            hidden=config.hidden_size,
-            intermediate=sizes["up"],
-            query=sizes["q"],
-            key=sizes["k"],
-            vocabulary=config.vocab_size,
+            layers=decoder.layers,
+            hidden=sizes.hidden,
+            intermediate=sizes.intermediate,
+            query=sizes.query,
+            key=sizes.key,
+            vocabulary=sizes.vocabulary,
             linear=linear,
-            outputs=sum(module.out_features for module in inventory.linears),
-            parameters=inventory.parameters,
+            outputs=sum(module.out_features for module in linears),
+            parameters=decoder.parameters,
         )
 
     @property

@@ -59,12 +59,11 @@ def groups(loaded: StreamedModel, layout: Layout, jobs: Sequence[Job]) -> Iterat
 
 def _bytes(loaded: StreamedModel, layout: Layout, job: Job) -> int:
     """What one trace keeps during a sweep: hidden states, keys and values, span inputs of every block, sums."""
-    config = loaded.model.config
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    sizes = loaded.decoder.sizes
     each = next(loaded.model.parameters()).element_size()
     positions = sum(window.compute for window in job.windows)
-    cached = len(job.tokens) * loaded.layers * 2 * config.num_key_value_heads * size
-    states = (len(job.tokens) + positions * (loaded.layers + 1)) * config.hidden_size
+    cached = len(job.tokens) * loaded.layers * 2 * sizes.key
+    states = (len(job.tokens) + positions * (loaded.layers + 1)) * sizes.hidden
     sums = len(job.rows) * layout.size
     return int((cached + states) * each + sums * accumulation_dtype(loaded.model).itemsize)
 

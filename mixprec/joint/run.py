@@ -55,7 +55,7 @@ def improve(
     spec = budget.exchange
     assert spec is not None
     weights = budget.weights or {ALL: 1.0}
-    problem = budget_problem(budget, subject.model.inventory, plan.method)
+    problem = budget_problem(budget, subject.model.decoder, plan.method)
     passages = subject.scored(scoring.model_copy(update={"samples": scoring.samples + spec.samples}))
     seen, measured = passages[: scoring.samples], passages[scoring.samples :]
     if len(measured) < 2:
@@ -91,7 +91,7 @@ def improve(
 def _planned(
     problem: Problem, chosen: Sequence[int], budget: BudgetSpec, subject: Subject, like: Plan, why: str
 ) -> Plan:
-    return as_plan(problem.choices(chosen), budget, subject.model.inventory, like.model, like.method, why)
+    return as_plan(problem.choices(chosen), budget, subject.model.decoder, like.model, like.method, why)
 
 
 def _others(subject: Subject, problem: Problem, weights: Mapping[str, float], method: Method) -> list[tuple[int, ...]]:
@@ -101,7 +101,7 @@ def _others(subject: Subject, problem: Problem, weights: Mapping[str, float], me
         paths = [subject.folder / sensitivity.file_name(scorer, target) for target in weights]
         if not all(path.is_file() for path in paths):
             continue
-        tables = [sensitivity.load(path, subject.model.inventory, subject.model.identity) for path in paths]
+        tables = [sensitivity.load(path, subject.model.decoder, subject.model.identity) for path in paths]
         table = sensitivity.combine(tables, weights)
         if table.method == method:
             found.append(tuple(solve(problem.units(damages_of(problem.parts, table)), problem.limit)))
@@ -133,7 +133,7 @@ def _fisher(subject: Subject, weights: Mapping[str, float]) -> Sensitivity:
             f"plan.budget.exchange: {subject.folder / missing[0]} is not there; it needs sensitivity with scorer "
             "fisher or first_order and gradients own, for each target of the weights"
         )
-    tables = [sensitivity.load(path, subject.model.inventory, subject.model.identity) for path in paths]
+    tables = [sensitivity.load(path, subject.model.decoder, subject.model.identity) for path in paths]
     whole = sum(weights.values())
     return sensitivity.combine(tables, {target: weight / whole for target, weight in weights.items()})
 

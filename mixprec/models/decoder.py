@@ -141,7 +141,7 @@ class Decoder:
     """A model's blocks and what lies around them, by full names.
 
     ``blocks_path``: the list of blocks. ``other``: parameters that are no linear's weight (embedding, norms, biases, a
-    head of its own) -> number of elements. ``width``: of hidden states. ``tied``: the head is the embedding.
+    head of its own) -> number of elements. ``tied``: the head is the embedding.
     """
 
     architecture: str
@@ -152,8 +152,7 @@ class Decoder:
     rotary: str
     norm: str
     head: str
-    width: int
-    vocabulary: int
+    sizes: Sizes
     tied: bool
 
     @cached_property
@@ -206,7 +205,9 @@ class Decoder:
     def outputs(self) -> dict[str, int]:
         """Embedding, norms of hidden states and head, in order -> width of their outputs."""
         norms = (f"{block.path}.{norm}" for block in self.blocks for norm in block.norms)
-        return dict.fromkeys((self.embedding, *norms, self.norm), self.width) | {self.head: self.vocabulary}
+        return dict.fromkeys((self.embedding, *norms, self.norm), self.sizes.hidden) | {
+            self.head: self.sizes.vocabulary
+        }
 
     def alone(self, linear: Linear) -> Decoder:
         """The map of a model that has no other parameters than this linear's."""
@@ -245,8 +246,7 @@ def decoder_of(config: PretrainedConfig | Mapping[str, Any], where: str | None =
         rotary=family.rotary,
         norm=family.norm,
         head=family.head,
-        width=sizes.hidden,
-        vocabulary=sizes.vocabulary,
+        sizes=sizes,
         tied=tied,
     )
 

@@ -19,6 +19,8 @@ KIND_GROUPS: Final[dict[str, tuple[str, ...]]] = {
     name: tuple(dict.fromkeys(row.kind for part, row in _PARTS if part == name))
     for name in dict.fromkeys(part for part, _ in _PARTS)
 } | {"*": KINDS}
+#: Kinds whose outputs attention's scores are made of.
+COMPARED: Final = frozenset(row.kind for _, row in _PARTS if row.compares)
 #: Path within a block -> kind.
 _KIND_OF: Final = {row.path: row.kind for _, row in _PARTS}
 _BLOCKS: Final = "|".join(sorted({re.escape(family.blocks) for family in FAMILIES.values()}))

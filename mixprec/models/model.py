@@ -121,8 +121,8 @@ class Model:
         return vars(self).get("commit") or self.revision
 
     @cached_property
-    def inventory(self) -> Decoder:
-        """Its modules, from the configuration."""
+    def decoder(self) -> Decoder:
+        """What it is made of: its blocks, linear modules and all parameters, by arithmetic on the configuration."""
         from mixprec.models.decoder import decoder_of
 
         return decoder_of(self.config)

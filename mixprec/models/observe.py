@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from typing import Any, Final
 
 import torch
@@ -43,9 +44,10 @@ def observed_groups(config: PretrainedConfig) -> list[tuple[str, ...]]:
             groups.append((received, found := []))
         found.append(path)
 
-    for path, module in block.named_modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_pre_hook(lambda _module, inputs, path=path: see(path, inputs[0]))
-    with torch.no_grad():
+    with ExitStack() as stack, torch.no_grad():
+        for path, module in block.named_modules():
+            if isinstance(module, nn.Linear):
+                hook = module.register_forward_pre_hook(lambda _module, inputs, path=path: see(path, inputs[0]))
+                stack.callback(hook.remove)
         model(torch.arange(3)[None])
     return [tuple(paths) for _, paths in groups]

@@ -43,7 +43,7 @@ def write_cards(run: Context, plans: Mapping[str, Plan], rows: Mapping[str, _Row
                 list(_scores(rows[name])),
                 run.text,
             )
-            text = model_card(plan, run.model.inventory, run.model.config, source, run.recipe.checkpoint.written, told)
+            text = model_card(plan, run.model.decoder, run.model.config, source, run.recipe.checkpoint.written, told)
             artifacts.write_text(checkpoint / README, text)
 
 

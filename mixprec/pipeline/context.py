@@ -55,7 +55,7 @@ class Context:
         found = calibration_data.load(
             spec, self.model.encoder, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
         )
-        widest = self.model.inventory.widest_input if solving(self.recipe.methods) else None
+        widest = self.model.decoder.widest_input if solving(self.recipe.methods) else None
         for warning in calibration_data.warnings(found, widest, config.hidden_size):
             console.print(warning)
         known = {source["sha256"] for source in found.described["sources"] if "sha256" in source}
@@ -86,7 +86,7 @@ class Context:
         path = self.out / "spectra.json"
 
         def make() -> None:
-            with bar("spectra", len(self.model.inventory.linears), "modules") as advance:
+            with bar("spectra", len(self.model.decoder.linears), "modules") as advance:
                 found = spectra.alphas(self.model, advance)
                 artifacts.write_json(path, found, seal=False)  # addresses alone; the stage has its hash
 

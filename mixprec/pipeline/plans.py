@@ -23,13 +23,13 @@ def plan_of(run: Context, name: str, spec: PlanSpec, importance: dict[str, Any] 
     """
     plan = build_plan(
         spec,
-        run.model.inventory,
+        run.model.decoder,
         run.recipe.model.id,
         run.recipe.compress.method,
         artifact.scores_of(importance) if needs_importance(spec) and importance else None,
         run.alphas if needs_spectra(spec) else None,
         _table(run, spec),
-        lambda made: run.recipe.checkpoint.written.bytes(made, run.model.inventory, run.model.config),
+        lambda made: run.recipe.checkpoint.written.bytes(made, run.model.decoder, run.model.config),
     )
     scoring_spec = run.recipe.sensitivity
     if spec.budget is None or spec.budget.exchange is None or scoring_spec is None:
@@ -47,14 +47,14 @@ def plan_of(run: Context, name: str, spec: PlanSpec, importance: dict[str, Any] 
         [folder / "plan.json", folder / "exchange.json"],
         make,
     )
-    return load_plan(folder / "plan.json", run.model.inventory)
+    return load_plan(folder / "plan.json", run.model.decoder)
 
 
 def _table(run: Context, spec: PlanSpec) -> Sensitivity | None:
     """The scores that a budget is spent by, those of several targets weighed into one."""
     own, scored = tables_wanted(spec) == (SENSITIVITY,), run.recipe.sensitivity
     if not own or scored is None:
-        return table_for(spec, run.model.inventory, lambda: run.model.identity)
+        return table_for(spec, run.model.decoder, lambda: run.model.identity)
     folder = run.out / "sensitivity"
     paths = [folder / sensitivity.file_name(scored.scorer, target) for target in ("all", *scored.behaviours)]
-    return table_for(spec, run.model.inventory, lambda: run.model.identity, paths)
+    return table_for(spec, run.model.decoder, lambda: run.model.identity, paths)

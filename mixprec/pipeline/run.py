@@ -96,6 +96,6 @@ class Run(Context):
     def _check(self, plans: dict[str, Plan]) -> None:
         """Raises UserError for plans that their checkpoint, its runtime or another quantizer can't hold."""
         for name, plan in plans.items():
-            loadable.check_variant(self.recipe, name, plan, self.model.inventory, self.model.config)
+            loadable.check_variant(self.recipe, name, plan, self.model.decoder, self.model.config)
             if peer := peer_of(self, name):
-                peer.check(plan, self.model.inventory)
+                peer.check(plan, self.model.decoder)

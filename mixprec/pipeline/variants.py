@@ -36,7 +36,7 @@ def variant(
     if evaluator:
         row |= evaluator.evaluate(name, model, stamp, folder / "result.json")
     if benchmarks:
-        labels = labels_of(plan, run.model.inventory, row["description"])
+        labels = labels_of(plan, run.model.decoder, row["description"])
         row["benchmarks"] = bench.brief(benchmarks.evaluate(name, model, stamp, folder, labels))
     return row
 
@@ -115,9 +115,9 @@ def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Pa
 def _described(run: Context, name: str, plan: Plan, model: Model) -> dict[str, Any]:
     """What is known of a variant without evaluating it: sizes, and how well its modules were solved."""
     quality = run.out / "variants" / name / "quality.json"
-    labels = {module.address: module.label for module in run.model.inventory.linears}
+    labels = {module.address: module.label for module in run.model.decoder.linears}
     reports = artifacts.read_json(quality) if plan.changed else {}
-    account = bits.account(plan, run.model.inventory)
+    account = bits.account(plan, run.model.decoder)
     variant = run.recipe.all_variants[name]
     return {
         "description": variant.description,

@@ -30,7 +30,7 @@ class Plan(Result):
     def load(cls, model: Model | str, path: str | Path) -> Plan:
         """Read plan.json, made for ``model``. Raises UserError naming all wrong keys, formats and modules at once."""
         model = model if isinstance(model, Model) else Model(model)
-        return cls(model, schema.load_plan(Path(path), model.inventory))
+        return cls(model, schema.load_plan(Path(path), model.decoder))
 
     def save(self, path: str | Path) -> None:
         """Write plan.json: one line per module, made to be read, edited and diffed."""
@@ -48,7 +48,7 @@ class Plan(Result):
     @cached_property
     def account(self) -> bits.Account:
         """Bits and bytes."""
-        return bits.account(self.content, self.model.inventory)
+        return bits.account(self.content, self.model.decoder)
 
     def check(
         self,
@@ -63,7 +63,7 @@ class Plan(Result):
         ``version``: of the runtime, by default the newest that is known. ``device``: cpu, or a generation of GPUs.
         Raises UserError with what is refused, why, and the nearest plan that loads.
         """
-        inventory, config = self.model.inventory, self.model.config
+        inventory, config = self.model.decoder, self.model.config
         if runtime is None:
             check_plan(checkpoint_format(format), self.content, inventory, config)
         else:
@@ -82,7 +82,7 @@ class Plan(Result):
         Raises UserError where there is none.
         """
         target = checking.Target(runtime, format, version, device)
-        verdict = checking.check(self.content, self.model.inventory, self.model.config, target)
+        verdict = checking.check(self.content, self.model.decoder, self.model.config, target)
         if verdict.loads:
             return self
         if verdict.nearest is None:
@@ -107,7 +107,7 @@ class Plan(Result):
     def rows(self) -> list[dict[str, Any]]:
         """One row per module."""
         return [
-            {"address": address, "label": self.model.inventory[address].label}
+            {"address": address, "label": self.model.decoder[address].label}
             | {"format": str(line.format), "sparsity": None if line.sparsity is None else str(line.sparsity)}
             | {"method": line.method or self.method, "why": line.why}
             | {"effective_bits": self.account.modules[address].effective_bits}

@@ -54,7 +54,7 @@ def ablate(
 
     Under a launcher processes share the cells. Finished ones in ``folder`` are not measured again.
     """
-    wanted = cells_of(spec, subject.model.inventory)
+    wanted = cells_of(spec, subject.model.decoder)
     loaded = subject.model.load()
     measured_on = scored(passages)
     restarts = Restarts(loaded, [each.tokens for each in measured_on], spec.stride)

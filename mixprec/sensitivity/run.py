@@ -80,15 +80,15 @@ class Subject:
         """
         digest = processes.agree(self._solved(treatments) if processes.is_main() else "")
         found = Candidates(self.folder / "candidates", list(treatments), digest)
-        processes.check_shared(found.files(self.model.inventory))
+        processes.check_shared(found.files(self.model.decoder))
         return found
 
     def _solved(self, treatments: Mapping[str, Treatment]) -> str:
-        with bar("candidates", len(self.model.inventory.linears), "modules") as advance:
+        with bar("candidates", len(self.model.decoder.linears), "modules") as advance:
             return solving.make(
                 self.model.open_blocks(("embedding", "norm")),
                 self.model.identity,
-                self.model.inventory,
+                self.model.decoder,
                 treatments,
                 self.calibration,
                 self.options,
@@ -124,7 +124,7 @@ def load_all(subject: Subject) -> list[Sensitivity]:
     """The tables in the subject's folder that were made from its calibration tokens."""
     found = []
     for path in sorted(subject.folder.glob("*.json")):
-        table = sensitivity.load(path, subject.model.inventory, subject.model.identity)
+        table = sensitivity.load(path, subject.model.decoder, subject.model.identity)
         if table.calibration == subject.calibration.digest:
             found.append(table)
     return found
@@ -133,7 +133,7 @@ def load_all(subject: Subject) -> list[Sensitivity]:
 def _measured(
     subject: Subject, spec: SensitivitySpec, candidates: Candidates, scored: Sequence[Scored]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    addresses = [module.address for module in subject.model.inventory.linears]
+    addresses = [module.address for module in subject.model.decoder.linears]
     wanted = [Cell(address, name, (address,)) for name in candidates.names for address in addresses]
     loaded = subject.model.load()
     restarts = Restarts(loaded, [each.tokens for each in scored], spec.stride)
@@ -151,7 +151,7 @@ def _measured(
 def _predicted(
     subject: Subject, spec: SensitivitySpec, candidates: Candidates, scored: Sequence[Scored]
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    addresses = [module.address for module in subject.model.inventory.linears]
+    addresses = [module.address for module in subject.model.decoder.linears]
     opened, known = subject.model.open_blocks(), None
     if spec.scorer in GRADIENT:
         rows, state = gradient_rows(spec, list(scored[0].weights)), gradient_state(spec)
@@ -217,7 +217,7 @@ def importance_alone(subject: Subject, targets: Sequence[str], choices: Sequence
         if shares is not None:
             scores = {
                 module.address: dict.fromkeys(choices, share)
-                for module, share in zip(subject.model.inventory.linears, shares.tolist(), strict=True)
+                for module, share in zip(subject.model.decoder.linears, shares.tolist(), strict=True)
             }
             found.append(
                 Sensitivity(
@@ -240,7 +240,7 @@ def relative_importance(subject: Subject, target: str) -> Tensor | None:
     wanted = [target] if target in scores else list(scores) if target == ALL else []
     if not wanted:
         return None
-    order = [module.address for module in subject.model.inventory.linears]
+    order = [module.address for module in subject.model.decoder.linears]
     if any(address not in scores[wanted[0]] for address in order):
         raise UserError("sensitivity: importance.json lacks modules of this model; was it made for another one?")
     shares = [artifact.relative([scores[name][address] for address in order]) for name in wanted]

@@ -105,5 +105,6 @@ def test_a_path_has_one_label_in_all_families() -> None:
 
 
 def test_the_papers_kinds() -> None:
+    assert {"q", "k"} == naming.COMPARED
     assert naming.KINDS == ("q", "k", "v", "o", "gate", "up", "down")
     assert {"attn": naming.KINDS[:4], "mlp": naming.KINDS[4:], "*": naming.KINDS} == naming.KIND_GROUPS

@@ -30,7 +30,7 @@ def test_nothing_is_read_before_it_is_asked_for(folder: Path) -> None:
     assert (model.id, repr(model)) == (str(tmp), f"Model('{tmp}', dtype='float32', device='cpu')")
     (folder / "model.safetensors").unlink()
     model = Model(folder)
-    assert model.inventory.layers == 2 and model.encoder("a").ids
+    assert model.decoder.layers == 2 and model.encoder("a").ids
     with pytest.raises(UserError, match="there are no weights"):
         _ = model.source
 

@@ -23,6 +23,7 @@ class Row:
     """A linear module of every block: ``out`` x ``into``, fields of Sizes.
 
     ``path``: within the block. ``bias``: whether it has one, or the key of the configuration that says so.
+    ``compares``: attention's scores are made of its outputs.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Row:
     out: str
     into: str
     bias: bool | str = False
+    compares: bool = False
 
 
 @dataclass(frozen=True)

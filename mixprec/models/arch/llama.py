@@ -10,8 +10,8 @@ from mixprec.models.arch.family import Family, Row, Shared
 def attention(bias: bool | str, out_bias: bool | str) -> tuple[Row, ...]:
     """Softmax attention with projections of its own for q, k, v and what it puts out."""
     return (
-        Row("q", "self_attn.q_proj", "query", "hidden", bias),
-        Row("k", "self_attn.k_proj", "key", "hidden", bias),
+        Row("q", "self_attn.q_proj", "query", "hidden", bias, compares=True),
+        Row("k", "self_attn.k_proj", "key", "hidden", bias, compares=True),
         Row("v", "self_attn.v_proj", "key", "hidden", bias),
         Row("o", "self_attn.o_proj", "hidden", "query", out_bias),
     )

@@ -61,7 +61,7 @@ def checked(
     """
     found, model = Checked(problems=list(known)), chosen.model.as_model()
     with found.trying():
-        found.config, found.inventory = model.config, model.inventory
+        found.config, found.inventory = model.config, model.decoder
     if found.config is not None:
         with found.trying():
             loadable.check_model(chosen, model, planned=planned)

@@ -46,7 +46,7 @@ class Plans:
         tables: Sequence[Path] | None = None,
     ) -> None:
         self.chosen, self.model, self.found = chosen, model, found
-        self.config, self.inventory = model.config, model.inventory
+        self.config, self.inventory = model.config, model.decoder
         self.importance, self.tables = importance, tables
 
     def all(self) -> dict[str, Plan | None]:
