@@ -44,7 +44,7 @@ def export_plan(
 
     made, source = read_plan(plan_file, model, revision=revision)
     try:
-        text = TARGETS[to](made, source.inventory, method or made.method)
+        text = TARGETS[to](made, source.decoder, method or made.method)
     except UserError as problem:
         raise UserError(f"{plan_file}: {problem}") from None
     if file:
@@ -93,8 +93,8 @@ def imatrix(
         solves=False,
     )
     opened = source.open_blocks(("embedding", "norm"))
-    with bar("imatrix", len(source.inventory.linears), "modules") as advance:
-        squares, count = mean_squares(opened, source.inventory, found, to, advance)
+    with bar("imatrix", len(source.decoder.linears), "modules") as advance:
+        squares, count = mean_squares(opened, source.decoder, found, to, advance)
     datasets = [source for source in (text, traces) if source]
     write_imatrix(to, squares, source.config, tokens=count, chunk=tokens, datasets=datasets)
     out.print(f"{to}: {len(squares)} modules, {count} tokens", soft_wrap=True)

@@ -119,7 +119,7 @@ def _method(job: Job, llama_cpp: bool) -> str:
 
 def _loaded(job: Job, format: str, method: str) -> list[str]:
     """The candidates that the runtime loads of this model, as text."""
-    inventory, config = job.model.inventory, job.model.config
+    inventory, config = job.model.decoder, job.model.config
     if format == "gguf":
         return [name for name in _TYPES if _fits(name, job)]
     sizes = {module.in_features for module in inventory.linears}
@@ -140,7 +140,7 @@ def _loaded(job: Job, format: str, method: str) -> list[str]:
 
 def _fits(name: str, job: Job) -> bool:
     """Whether some row is made of whole blocks of a type; the others take what llama.cpp falls back to."""
-    return any(GgmlFormat(name).fits(module.in_features) for module in job.model.inventory.linears)
+    return any(GgmlFormat(name).fits(module.in_features) for module in job.model.decoder.linears)
 
 
 def _budget(job: Job, formats: Sequence[str], format: str) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _budget(job: Job, formats: Sequence[str], format: str) -> dict[str, Any]:
         **({"tie": "fused"} if fused else {}),
     }
     try:
-        least, most = reach(BudgetSpec.model_validate(words), job.model.inventory)
+        least, most = reach(BudgetSpec.model_validate(words), job.model.decoder)
     except UserError as problem:
         told = str(problem).removeprefix("plan.budget.pin: ").replace("pin all", "protect all")
         raise UserError(f"--protect: {told}") from None
@@ -170,7 +170,7 @@ def _budget(job: Job, formats: Sequence[str], format: str) -> dict[str, Any]:
 
 def _base(job: Job, formats: Sequence[str]) -> str:
     """The format of the model that gradients are taken at: the largest that all modules fit the budget in."""
-    inventory = job.model.inventory
+    inventory = job.model.decoder
 
     def bits_of(name: str) -> float:
         words = {"effective_bits": job.bits, "candidates": [name, "keep"]}
@@ -186,7 +186,7 @@ def _calibration(job: Job) -> dict[str, Any]:
     samples, model = job.samples, job.model
     if samples is None:
         spec = CalibrationSpec.model_validate({"sources": sources, "samples": len(sources), "tokens": _TOKENS})
-        wanted = max(math.ceil(ENOUGH * model.inventory.widest_input / _TOKENS), 2 * _SCORED)
+        wanted = max(math.ceil(ENOUGH * model.decoder.widest_input / _TOKENS), 2 * _SCORED)
         # Where there is none, who draws them says why.
         samples = min(wanted, max(len(sources), data.available(spec, model.encoder, str)))
     one = sources[0] if len(sources) == 1 else {"sources": sources}

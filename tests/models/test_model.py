@@ -126,7 +126,7 @@ def test_a_cache_in_which_nothing_can_be_written(
     monkeypatch.setenv("MIXPREC_CACHE", str(tmp_path / "cache"))
     original = Model(tiny_checkpoint)
     spec = PlanSpec.model_validate({"default": "keep", "rules": [{"match": "*_q", "format": "q8_0"}]})
-    plan = build_plan(spec, original.inventory, original.id, "ggml", None)
+    plan = build_plan(spec, original.decoder, original.id, "ggml", None)
     compress(original, plan, tmp_path / "gguf", format=checkpoint_format("gguf"))
     model = next((tmp_path / "gguf").glob("*.gguf"))
 
