@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scores_in
-from mixprec.core.errors import UserError
+from mixprec.core.errors import UserError, within
 
 if TYPE_CHECKING:
     from mixprec.pipeline.checks import Checked
@@ -83,18 +83,19 @@ def plan(
     model = chosen.model.as_model()
     config, inventory = model.config, model.decoder
     spec = variants[name].plan
-    table = pipeline.table_for(spec, inventory, lambda: pipeline.identity_here(model), scores)
-    method = chosen.compress.method
-    made = build_plan(
-        spec,
-        inventory,
-        chosen.model.id,
-        method,
-        scores_in(importance),
-        table=table,
-        file_size=lambda each: chosen.checkpoint.written.bytes(each, inventory, config),
-    )
-    pipeline.check_variant(chosen, name, made, inventory, config)
+    ranking, method = scores_in(importance), chosen.compress.method
+    with within(f"variant {name}"):
+        table = pipeline.table_for(spec, inventory, lambda: pipeline.identity_here(model), scores)
+        made = build_plan(
+            spec,
+            inventory,
+            chosen.model.id,
+            method,
+            ranking,
+            table=table,
+            file_size=lambda each: chosen.checkpoint.written.bytes(each, inventory, config),
+        )
+        pipeline.check_variant(chosen, name, made, inventory, config)
     if to:
         save_plan(to, made)
         out.print(f"{to}: {len(made.modules)} modules")

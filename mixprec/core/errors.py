@@ -45,6 +45,20 @@ def listed(where: str, problems: Sequence[str]) -> str:
     return "\n  ".join([f"{where}: {len(problems)} problems", *problems])
 
 
+@contextmanager
+def within(where: str) -> Iterator[None]:
+    """A UserError raised inside says ``where`` (a variant, a key) it is, unless it does already."""
+    try:
+        yield
+    except UserError as problem:
+        raise UserError(named(where, str(problem))) from None
+
+
+def named(where: str, told: str) -> str:
+    """``told`` with ``where`` it is in front."""
+    return told if not where or told.startswith(where) else f"{where}: {told}"
+
+
 def reason(problem: BaseException) -> str:
     """The first line of what another package says; its kind where it says nothing."""
     return (str(problem).strip() or type(problem).__name__).splitlines()[0]

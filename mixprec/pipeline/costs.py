@@ -15,6 +15,7 @@ from mixprec.models import conversion
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.pipeline.checks import Checked
 from mixprec.pipeline.usage import Used, used
+from mixprec.plan import bits
 from mixprec.plan.methods import METHODS, needing_inputs, using_inputs
 from mixprec.plan.schema import Plan, Treatment
 from mixprec.recipe import Recipe
@@ -68,6 +69,12 @@ def total(listed: list[Stage]) -> Stage:
     seconds = None if None in times else sum(time for time in times if time is not None) + _AROUND_SECONDS
     memory = max((each.memory for each in listed), default=_PYTHON_BYTES)
     return Stage("sum", "", seconds, memory, sum(each.disk for each in listed) + _PAGES_BYTES)
+
+
+def candidate_bytes(chosen: Recipe, inventory: Decoder) -> int:
+    """What all modules take in all formats that are solved for, as codes and grids."""
+    formats = [treatment.format for treatment in chosen.candidates().values()]
+    return sum(bits.storage(module, format).bytes for format in formats for module in inventory.linears)
 
 
 class _Reckoning:
@@ -133,7 +140,7 @@ class _Reckoning:
         linears = self.inventory.linears
         seconds = self._gather() + sum(self._one(module, each.method) for each in solved for module in linears)
         work = f"{plural(len(linears), 'module')} in {plural(len(solved), 'format')}"
-        return Stage("candidates", work, seconds, self._block_memory(), len(solved) * self.shape.linear * 2)
+        return Stage("candidates", work, seconds, self._block_memory(), candidate_bytes(self.chosen, self.inventory))
 
     def _gather(self, states: int = 2) -> float:
         """Seconds of calibration passes and of the inputs' second moments."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mixprec.core.errors import within
 from mixprec.importance import artifact
 from mixprec.joint import run as joint
 from mixprec.pipeline import damage
@@ -20,7 +21,13 @@ def plan_of(run: Context, name: str, spec: PlanSpec, importance: dict[str, Any] 
     """A variant's plan; where its budget says so, improved by measuring joint plans.
 
     ``importance``: importance.json. ``scored``: the fingerprint of the recipe's sensitivity.
+    Raises UserError naming the variant.
     """
+    with within(f"variant {name}"):
+        return _plan_of(run, name, spec, importance, scored)
+
+
+def _plan_of(run: Context, name: str, spec: PlanSpec, importance: dict[str, Any] | None, scored: str | None) -> Plan:
     plan = build_plan(
         spec,
         run.model.decoder,

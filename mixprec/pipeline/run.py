@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mixprec.checkpoint.target import check_space
 from mixprec.core import artifacts, locks
 from mixprec.evaluate.engines import templates
 from mixprec.pipeline import damage, loadable
 from mixprec.pipeline.benchmarks import Benchmarks
 from mixprec.pipeline.cards import write_cards
-from mixprec.pipeline.checks import checked
+from mixprec.pipeline.checks import Checked, checked
 from mixprec.pipeline.context import Context
+from mixprec.pipeline.costs import candidate_bytes
 from mixprec.pipeline.evaluation import Evaluator
 from mixprec.pipeline.importance import importance
 from mixprec.pipeline.plans import plan_of
@@ -39,8 +41,22 @@ class Run(Context):
         if self.recipe.calibrates:
             with found.trying():
                 self.calibration  # noqa: B018 (read now: whether there are enough samples)
+        with found.trying():
+            check_space(self.out, self._space(found))
         found.require(where)
         self._checked = True
+
+    def _space(self, found: Checked) -> int:
+        """Bytes that checkpoints and candidates will take which are not there yet, as far as it is known."""
+        written, plans = self.recipe.checkpoint.written, found.plans.items()
+        missing = [
+            plan
+            for name, plan in plans
+            if plan and plan.changed and not (self.out / "variants" / name / "checkpoint").is_dir()
+        ]
+        solved = (self.out / "sensitivity" / "candidates").is_dir()
+        candidates = 0 if solved else candidate_bytes(self.recipe, self.model.inventory)
+        return candidates + sum(written.bytes(plan, self.model.inventory, self.model.config) for plan in missing)
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the summary.

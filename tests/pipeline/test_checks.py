@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -269,6 +270,24 @@ def test_what_this_machine_lacks_is_no_mistake_of_the_recipe(
     assert found.unchecked == ["evaluate.benchmarks: questions that come from the hub (folio)"]
     with pytest.raises(UserError, match="3 problems"):
         pipeline.Run(chosen, "", "r", tmp_path / "run", None).check("r.yaml")
+
+
+def test_a_disk_that_holds_one_checkpoint_but_not_all(
+    parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts["variants"] = {name: {"plan": {"default": "w3g16"}} for name in ("a", "b", "c")}
+    for part in ("sensitivity", "ablation", "importance", "evaluate"):
+        del parts[part]
+    chosen = recipe.load(write(tmp_path, parts))
+    found = pipeline.checked(chosen)
+    each = pipeline.rows(chosen, found)["a"]["bytes_on_disk"]
+    free = 2 * each
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**12, 0, free))  # type: ignore[attr-defined]
+    made = pipeline.Run(chosen, "", "r", tmp_path / "run", None)
+    with pytest.raises(UserError, match=rf"r.yaml: .*writing it takes {3 * each:,} bytes, .* has {free:,} free"):
+        made.check("r.yaml")
+    (tmp_path / "run" / "variants" / "a" / "checkpoint").mkdir(parents=True)  # one that is there already
+    made.check("r.yaml")
 
 
 def test_a_model_of_the_hub_that_is_not_here(tmp_path: Path) -> None:

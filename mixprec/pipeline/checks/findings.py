@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mixprec.core.errors import UserError, listed
+from mixprec.core.errors import UserError, listed, named
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Findings:
 
     def add(self, problem: str, where: str = "") -> None:
         """One more problem, unless it is known."""
-        told = f"{where}: {problem}" if where and not problem.startswith(where) else problem
+        told = named(where, problem)
         if told not in self.problems:
             self.problems.append(told)
 
