@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mixprec.checkpoint import holding
 from mixprec.models.decoder import Decoder, Linear
+from mixprec.numerics.formats import AnyFormat, Format
 from mixprec.plan.schema import Plan
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
     from transformers import PretrainedConfig
 
+    from mixprec.checkpoint.said import Said
     from mixprec.checkpoint.target import CompressedModule
     from mixprec.models.source import Source
+    from mixprec.numerics.storage import AnyQuantized
 
 
 @dataclass(frozen=True)
@@ -37,29 +39,53 @@ class Finish:
     config: PretrainedConfig
 
 
+class Held(NamedTuple):
+    """What a module's tensors hold: codes and grids, or a plain weight, and the format that they are in."""
+
+    quantized: AnyQuantized
+    format: AnyFormat
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How packed modules lie in safetensors files, whoever wrote them; tensors by their names within the module.
+
+    ``mark``: the tensor that no other format has. ``parts``: all that there may be. ``columns``: the one that says
+    which group each column is in; it may be missing. ``said``: what config.json says of them. ``shapes``: (module,
+    format) -> the shapes that a tensor may have, the usual one first.
+    """
+
+    mark: str
+    parts: frozenset[str]
+    columns: str
+    said: type[Said]
+    shapes: Callable[[Linear, Format], Mapping[str, Sequence[tuple[int, ...]]]]
+
+
 @dataclass(frozen=True)
 class CheckpointFormat:
-    """One way to write a checkpoint.
+    """One way to write a checkpoint, and to read it.
 
     ``problems``: (plan, inventory, config) -> address -> why the format can't hold that module; empty where it holds
-    the plan. ``pack``: (a compressed module, plan) -> the tensors, by name, that hold it. ``restore``: (the module,
-    tensors with those of ``pack`` among them, plan, the type of the source's weight) -> the weight (out, in) that they
-    stand for, exactly the ``restored`` that was packed: a killed run goes on with it. ``quantization_config``: (plan,
-    inventory) -> what config.json gets under this key, None for nothing. ``bytes``: (plan, inventory, config) ->
-    predicted bytes of the files that hold weights, headers and metadata included. ``finish``: puts the files that hold
-    weights, and config.json, into ``Finish.folder``; tokenizer, licence and card are not its business. ``check``: (the
-    uncompressed checkpoint, config): raises UserError where the format can't hold what else lies there, such as its
-    tokenizer. ``settings``: what a recipe chose of it, for the card.
+    the plan. ``pack``: (a compressed module, plan) -> the tensors, by name, that hold it. ``read``: (the module,
+    tensors with its own among them, its format, the plan that they were packed by, or what config.json says if it does)
+    -> what they hold, exactly what was packed: a killed run goes on with it. ``quantization_config``: (plan, inventory)
+    -> what config.json gets under this key, None for nothing. ``bytes``: (plan, inventory, config) -> predicted bytes
+    of the files that hold weights, headers and metadata included. ``finish``: puts the files that hold weights, and
+    config.json, into ``Finish.folder``; tokenizer, licence and card are not its business. ``check``: (the uncompressed
+    checkpoint, config): raises UserError where the format can't hold what else lies there, such as its tokenizer.
+    ``packing``: of formats that pack modules in safetensors. ``settings``: what a recipe chose of it, for the card.
     """
 
     name: str
     problems: Callable[[Plan, Decoder, PretrainedConfig], dict[str, str]]
     pack: Callable[[CompressedModule, Plan], dict[str, Tensor]]
-    restore: Callable[[Linear, Mapping[str, Tensor], Plan, torch.dtype], Tensor]
+    read: Callable[[Linear, Mapping[str, Tensor], AnyFormat, Plan | Said | None], Held]
     quantization_config: Callable[[Plan, Decoder], dict[str, Any] | None]
     bytes: Callable[[Plan, Decoder, PretrainedConfig], int]
     finish: Callable[[Finish], None]
     check: Callable[[Source, PretrainedConfig], None] = lambda source, config: None
+    packing: Packing | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from mixprec.checkpoint import holding, shards
-from mixprec.checkpoint.base import CheckpointFormat
+from mixprec.checkpoint.base import CheckpointFormat, Held
+from mixprec.checkpoint.said import Said
 from mixprec.checkpoint.shards import Predicted
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.models.decoder import Linear
-from mixprec.numerics.formats import AnyFormat
+from mixprec.numerics.formats import KEEP, AnyFormat
+from mixprec.numerics.plain import Plain
 from mixprec.plan.schema import Plan
 
 
@@ -20,8 +22,8 @@ def _pack(module: CompressedModule, plan: Plan) -> dict[str, Tensor]:
     return {module.weight_name: module.restored}
 
 
-def _restore(module: Linear, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
-    return tensors[module.weight_name].to(dtype)
+def _read(module: Linear, tensors: Mapping[str, Tensor], format: AnyFormat, by: Plan | Said | None) -> Held:
+    return Held(Plain(tensors[module.weight_name]), KEEP)
 
 
 def _tensors(module: Linear, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
@@ -32,7 +34,7 @@ DENSE = CheckpointFormat(
     name="dense",
     problems=lambda plan, inventory, config: holding.dense(plan, inventory),
     pack=_pack,
-    restore=_restore,
+    read=_read,
     quantization_config=lambda plan, inventory: None,
     bytes=lambda plan, inventory, config: shards.predict(_tensors, plan, inventory, config),
     finish=lambda job: shards.finish(job, None),

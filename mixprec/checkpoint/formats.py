@@ -1,20 +1,16 @@
-"""What writes a checkpoint, by the format's name (names.py)."""
+"""What writes and reads a checkpoint, by the format's name (names.py)."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from mixprec.checkpoint.base import CheckpointFormat
-from mixprec.checkpoint.compressed_tensors import COMPRESSED_TENSORS
-from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.gguf.writer import gguf_format
-from mixprec.checkpoint.gptq import GPTQ
 from mixprec.checkpoint.names import check_format
+from mixprec.checkpoint.packings import IN_SAFETENSORS
 from mixprec.numerics.formats import GgmlFormat
 
-FORMATS: Final[dict[str, CheckpointFormat]] = {
-    format.name: format for format in (DENSE, COMPRESSED_TENSORS, GPTQ, gguf_format())
-}
+FORMATS: Final[dict[str, CheckpointFormat]] = IN_SAFETENSORS | {"gguf": gguf_format()}
 
 
 def checkpoint_format(

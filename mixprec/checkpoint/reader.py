@@ -1,13 +1,13 @@
 """Checkpoints read back, whoever wrote them: each linear module's format and weight, without any runtime.
 
-Dense, compressed-tensors (pack-quantized, dense or padded words) and GPTQ (both layouts, reordered columns too); files
-of llama.cpp by checkpoint/gguf/checkpoint.py.
+Dense, compressed-tensors (pack-quantized, dense or padded words) and GPTQ (both layouts, reordered columns too), each
+by its own CheckpointFormat; files of llama.cpp by checkpoint/gguf/checkpoint.py.
 Used by inspect, diff and convert, and to evaluate packed checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec.checkpoint import compressed_tensors, gptq, quantization
+from mixprec.checkpoint import quantization
+from mixprec.checkpoint.base import Held
+from mixprec.checkpoint.packings import IN_SAFETENSORS, PACKINGS
 from mixprec.checkpoint.patterns import Matcher
+from mixprec.checkpoint.said import Grid
 from mixprec.checkpoint.shards import CONFIG
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
@@ -26,28 +29,10 @@ from mixprec.models.complete import check_complete, is_computed
 from mixprec.models.config import load_config
 from mixprec.models.decoder import Decoder, Linear, decoder_of
 from mixprec.models.source import FLOATS, Source, open_source
-from mixprec.numerics import packing
-from mixprec.numerics.formats import KEEP, AnyFormat, Format, Keep
-from mixprec.numerics.groupwise import Quantized, dequantize
+from mixprec.numerics import storage
+from mixprec.numerics.formats import KEEP, AnyFormat, Format
+from mixprec.numerics.groupwise import Quantized
 
-#: What a packed module has in the place of its weight -> the format that has it so.
-_SUFFIXES = {compressed_tensors.PACKED: "compressed-tensors", gptq.CODES: "gptq"}
-_COLUMNS = "weight_g_idx"
-#: Where all groups lie one after the other, nothing need say which column is in which.
-_OPTIONAL = (_COLUMNS, gptq.INDEX)
-#: Format -> all tensors that a packed weight can lie in, by their names within the module.
-_PARTS = {
-    "compressed-tensors": frozenset(
-        {
-            compressed_tensors.PACKED,
-            compressed_tensors.SCALE,
-            compressed_tensors.SHAPE,
-            compressed_tensors.ZERO,
-            _COLUMNS,
-        }
-    ),
-    "gptq": frozenset({gptq.CODES, gptq.ZEROS, gptq.SCALES, gptq.INDEX}),
-}
 #: Scales of what runtimes quantize while they run.
 _RUN_TIME = frozenset(
     f"{what}_{kind}" for what in ("input", "output", "q", "k", "v") for kind in ("scale", "zero_point", "global_scale")
@@ -114,49 +99,40 @@ class Checkpoint:
 
     def weight(self, module: Linear, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (out, in) that a module stands for, rounded once to ``dtype``."""
-        layout = self.layouts[module.address]
-        if isinstance(layout.format, Keep):
-            return self.tensor(module.weight_name).to(dtype)
-        assert isinstance(layout.format, Format)
-        quantized = self.quantized(module)
-        order = self.order(module)
+        held, order = self._held(module), self.order(module)
         if order is None:
-            return dequantize(quantized, layout.format, dtype)
+            return storage.dequantize(*held, dtype)
+        assert isinstance(held.quantized, Quantized)
         # Columns sorted by group are what dequantize knows; afterwards they go back to their places.
-        sorted_ = dequantize(Quantized(quantized.codes[:, order], quantized.grid), layout.format, dtype)
+        quantized = held.quantized._replace(codes=held.quantized.codes[:, order])
+        sorted_ = storage.dequantize(quantized, held.format, dtype)
         return torch.empty_like(sorted_).index_copy_(1, order, sorted_)
 
     def quantized(self, module: Linear) -> Quantized:
         """Codes and grid of a packed module, columns where they are."""
+        quantized = self._held(module).quantized
+        assert isinstance(quantized, Quantized)
+        return quantized
+
+    def _held(self, module: Linear) -> Held:
+        """What a module's tensors hold."""
         layout = self.layouts[module.address]
-        assert isinstance(layout.format, Format)
-        tensors = self._tensors(module)
+        tensors = {name: self.tensor(name) for name in self.names(module)}
         try:
-            if layout.container == "gptq":
-                tensors.setdefault(gptq.INDEX, torch.zeros(module.in_features, dtype=torch.int32))
-                assert isinstance(self.packing, quantization.Gptq)
-                self._check_zeros(module, tensors, layout.format)
-                return gptq.unpack_codes(tensors, layout.format, shifted=self.packing.shifted)
-            return compressed_tensors.unpack_codes(_unpadded(tensors, layout.format, module), layout.format)
+            return IN_SAFETENSORS[layout.container].read(module, tensors, layout.format, self.packing)
+        except UserError as problem:
+            raise UserError(f"{self.path}: {problem}") from None
         except (KeyError, RuntimeError) as problem:
             raise UserError(
                 f"{self.path}: {module.address}: can't be unpacked as {layout.format} ({problem})"
             ) from None
 
-    def _check_zeros(self, module: Linear, tensors: Mapping[str, Tensor], format: Format) -> None:
-        """Some readers of GPTQ add the zero points of a symmetric grid, others pass over them: they have to be one."""
-        if format.symmetric and gptq.ZEROS in tensors:
-            zeros = packing.unpack(tensors[gptq.ZEROS], format.bits, module.out_features)
-            shifted = isinstance(self.packing, quantization.Gptq) and self.packing.shifted
-            if (zeros != 2 ** (format.bits - 1) - shifted).any():
-                raise UserError(f"{self.path}: {module.address}.{gptq.ZEROS} are not those of a symmetric grid")
-
     def order(self, module: Linear) -> Tensor | None:
         """Columns sorted by their groups, where they don't lie so already (GPTQ's act order); else None."""
-        name = {"gptq": gptq.INDEX, "compressed-tensors": _COLUMNS}.get(self.layouts[module.address].container)
-        if name is None or f"{module.address}.{name}" not in self.source.tensors:
+        packing = PACKINGS.get(self.layouts[module.address].container)
+        if packing is None or f"{module.address}.{packing.columns}" not in self.source.tensors:
             return None
-        index = self.tensor(f"{module.address}.{name}")
+        index = self.tensor(f"{module.address}.{packing.columns}")
         order = torch.argsort(index, stable=True)
         return None if bool((index[1:] >= index[:-1]).all()) else order
 
@@ -180,13 +156,12 @@ class Checkpoint:
         prefix = f"{module.address}."
         return [name for name in self.source.tensors if name.startswith(prefix) and name != f"{prefix}bias"]
 
-    def _tensors(self, module: Linear) -> dict[str, Tensor]:
-        return {name.removeprefix(f"{module.address}."): self.tensor(name) for name in self.names(module)}
-
     def _check(self) -> None:
         """All tensors of the model are there and no others, packed ones in the place of their weights."""
         containers = {module.address: self._container(module) for module in self.inventory.linears}
-        packed = {address: _PARTS[container] for address, container in containers.items() if container != "dense"}
+        packed = {
+            address: PACKINGS[container].parts for address, container in containers.items() if container in PACKINGS
+        }
         found = {name: info.shape for name, info in self.source.tensors.items() if not self._is_packing(name, packed)}
         for address in packed:
             module = self.inventory[address]
@@ -218,8 +193,9 @@ class Checkpoint:
 
     def _container(self, module: Linear) -> str:
         """The format of a module's tensors; that of one without any is dense."""
-        names = (f"{module.address}.{part}" for part in _SUFFIXES)
-        return next((_SUFFIXES[name.rpartition(".")[2]] for name in names if name in self.source.tensors), "dense")
+        found = self.source.tensors
+        marked = (name for name, packing in PACKINGS.items() if f"{module.address}.{packing.mark}" in found)
+        return next(marked, "dense")
 
     def _layout(self, module: Linear) -> Layout:
         container = self._container(module)
@@ -244,8 +220,10 @@ class Checkpoint:
         if self.packing is not None and container != self.packing.quant_method:
             raise UserError(f"{where} is of {self.packing.quant_method}, {module.address} is packed as {container}")
         format = self._format(module, said)
-        for name, shapes in _shapes(container, module, format).items():
-            self._check_shape(f"{module.address}.{name}", *shapes, optional=name in _OPTIONAL)
+        packing = PACKINGS[container]
+        for name, shapes in packing.shapes(module, format).items():
+            # Where all groups lie one after the other, nothing need say which column is in which.
+            self._check_shape(f"{module.address}.{name}", *shapes, optional=name == packing.columns)
         return Layout(container, format, size)
 
     def _check_shape(self, name: str, *shapes: tuple[int, ...], optional: bool) -> None:
@@ -259,49 +237,10 @@ class Checkpoint:
             where = self.path / info.shard
             raise UserError(f"{where}: {name} is {found}, {CONFIG} asks for {wanted}: they are not of one checkpoint")
 
-    def _format(self, module: Linear, said: quantization.Grid) -> Format:
+    def _format(self, module: Linear, said: Grid) -> Format:
         try:
             return Format(*said)
         except ValueError:
             bits, group, _ = said
             where = self.path / CONFIG
             raise UserError(f"{where}: {module.address}: {bits} bits in groups of {group} are not read here") from None
-
-
-def _shapes(container: str, module: Linear, format: Format) -> dict[str, Sequence[tuple[int, ...]]]:
-    """Name within the module -> shapes of codes and scales that its format allows, the usual one first."""
-    rows, columns = module.out_features, module.in_features
-    words, groups = packing.words(columns, format.bits), format.groups(columns)
-    if container == "gptq":
-        return {
-            gptq.CODES: [(words, rows)],
-            gptq.SCALES: [(groups, rows)],
-            gptq.ZEROS: [(groups, packing.words(rows, format.bits))],
-            gptq.INDEX: [(columns,)],
-        }
-    found: dict[str, Sequence[tuple[int, ...]]] = {
-        compressed_tensors.PACKED: [(rows, words), (rows, _padded_words(columns, format.bits))],
-        compressed_tensors.SCALE: [(rows, groups)],
-        compressed_tensors.SHAPE: [(2,)],
-        _COLUMNS: [(columns,)],
-    }
-    zeros = (packing.words(rows, format.bits), groups)
-    return found if format.symmetric else found | {compressed_tensors.ZERO: [zeros]}
-
-
-def _padded_words(columns: int, bits: int) -> int:
-    """Words of a row in which no code lies across two."""
-    return -(-columns // (packing.WORD // bits))
-
-
-def _unpadded(tensors: Mapping[str, Tensor], format: Format, module: Linear) -> dict[str, Tensor]:
-    """Words as compressed-tensors writes them from 0.19 on: before, no code lay across two, 10 of 3 bits in one."""
-    per = packing.WORD // format.bits
-    padded = _padded_words(module.in_features, format.bits)
-    words = tensors[compressed_tensors.PACKED]
-    if words.shape[1] != padded or padded == packing.words(module.in_features, format.bits):
-        return dict(tensors)
-    shifts = torch.arange(per, dtype=torch.int64) * format.bits
-    codes = ((words.to(torch.int64).unsqueeze(-1) >> shifts) & (2**format.bits - 1)).to(torch.uint8)
-    codes = codes.reshape(len(words), -1)[:, : module.in_features]
-    return dict(tensors) | {compressed_tensors.PACKED: packing.pack(codes, format.bits)}

@@ -19,6 +19,7 @@ from mixprec.core import artifacts
 from mixprec.models.decoder import Block, Decoder
 from mixprec.models.model import Model
 from mixprec.models.source import COMPUTABLE, FLOATS, Source
+from mixprec.numerics import storage
 from mixprec.plan.methods import Method, needing_inputs, using_inputs, wanting_original_states
 from mixprec.plan.schema import Plan
 from mixprec.walk import blocks
@@ -147,7 +148,8 @@ class Walk:
         for module in known.linears:
             if self._treatments[module.address].changes:
                 dtype = FLOATS[job.source.tensors[module.weight_name].dtype]
-                found[module.weight_name] = job.format.restore(module, tensors, job.plan, dtype)
+                held = job.format.read(module, tensors, job.plan.formats[module.address], job.plan)
+                found[module.weight_name] = storage.dequantize(held.quantized, held.format, dtype)
         return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
 
     def _stored(self, known: Block) -> dict[str, torch.dtype]:

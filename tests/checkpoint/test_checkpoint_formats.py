@@ -14,14 +14,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
 
 from mixprec.checkpoint.formats import FORMATS
+from mixprec.checkpoint.target import CompressedModule
 from mixprec.compress import stream
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
 from mixprec.models.model import Model
-from mixprec.numerics.formats import Format, Keep
-from mixprec.numerics.groupwise import dequantize, quantize
+from mixprec.numerics import storage
+from mixprec.numerics.formats import Format, Keep, parse_format
+from mixprec.numerics.groupwise import Quantized, dequantize, quantize
 from mixprec.plan.schema import Plan
 
 MakeSource = Callable[..., Path]
@@ -251,3 +253,38 @@ def test_the_size_of_what_is_not_packed_is_refused(
     config = load_config(str(folder))
     with pytest.raises(UserError, match=f"checkpoint.format: {format}: .* written dense"):
         FORMATS[name].bytes(planner(folder, format, method), decoder_of(config), config)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("text", ["w3g32", "w4g32_asym", "w8g32"])
+def test_a_format_reads_what_it_packs(source: MakeSource, planner: Planner, name: str, text: str) -> None:
+    if name == "gguf" and text == "w4g32_asym":
+        pytest.skip("no type of llama.cpp holds it")
+    folder = source()
+    plan, decoder = planner(folder, text), decoder_of(load_config(str(folder)))
+    module, format = decoder.linears[0], parse_format(text)
+    assert isinstance(format, Format)
+    weight = torch.randn(module.out_features, module.in_features, dtype=torch.bfloat16)
+    quantized = quantize(weight, format)
+    restored = dequantize(quantized, format, torch.bfloat16)
+    packed = FORMATS[name].pack(CompressedModule(module.weight_name, format, quantized, restored), plan)
+    found = FORMATS[name].read(module, packed, format, plan)
+    assert torch.equal(storage.dequantize(*found, torch.bfloat16), restored)
+    if FORMATS[name].packing is not None:
+        assert isinstance(found.quantized, Quantized)
+        assert torch.equal(found.quantized.codes, quantized.codes)
+        assert found.format == format
+
+
+@pytest.mark.parametrize("name", ["compressed-tensors", "gptq"])
+def test_tensors_that_are_packed_have_the_shapes_that_are_read(source: MakeSource, planner: Planner, name: str) -> None:
+    _, out, plan = written(source, planner, name)
+    tensors, packing = tensors_of(out), FORMATS[name].packing
+    assert packing is not None
+    for module in decoder_of(load_config(str(out))).linears:
+        if isinstance(format := plan.formats[module.address], Format):
+            held = module_of(tensors, module.address)
+            assert packing.mark in held
+            assert held.keys() <= packing.parts
+            shapes = packing.shapes(module, format)
+            assert {part: tuple(tensor.shape) for part, tensor in held.items()} == {p: shapes[p][0] for p in held}

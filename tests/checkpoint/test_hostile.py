@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from maps import address
 from torch import nn
 
-from mixprec.checkpoint import quantization
+from mixprec.checkpoint import compressed_tensors
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.checkpoint.patterns import Matcher
@@ -210,7 +210,7 @@ def test_endless_patterns_are_refused(
 )
 def test_the_most_specific_target_is_taken_as_compressed_tensors_does(targets: list[str], name: str) -> None:
     theirs = match_targets(name, nn.Linear(1, 1), targets)
-    assert quantization.target(targets, name, Matcher("config.json")) == (theirs[0] if theirs else None)
+    assert compressed_tensors.target(targets, name, Matcher("config.json")) == (theirs[0] if theirs else None)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec.checkpoint.base import CheckpointFormat, Finish
+from mixprec.checkpoint.base import CheckpointFormat, Finish, Held
 from mixprec.checkpoint.gguf import tokenizer
 from mixprec.checkpoint.gguf.holding import Outside, problems
 from mixprec.checkpoint.gguf.tensors import PACKED, Entry, entries, left_out, predicted
+from mixprec.checkpoint.said import Said
 from mixprec.checkpoint.shards import CONFIG, described
 from mixprec.checkpoint.target import CompressedModule, write_json
 from mixprec.compress.ggml import check_possible
@@ -33,9 +34,10 @@ from mixprec.models.gguf import metadata
 from mixprec.models.gguf.names import ARCHITECTURES, gguf_names
 from mixprec.models.locate import at_hand
 from mixprec.models.source import COMPUTABLE, FLOATS, Source
-from mixprec.numerics.formats import Format, GgmlFormat
-from mixprec.numerics.ggml import GgmlQuantized, dequantize_ggml, exact_type, from_grid
+from mixprec.numerics.formats import KEEP, AnyFormat, Format, GgmlFormat
+from mixprec.numerics.ggml import GgmlQuantized, exact_type, from_grid
 from mixprec.numerics.groupwise import Quantized
+from mixprec.numerics.plain import Plain
 from mixprec.plan.schema import Plan
 
 FILE = "model.gguf"
@@ -81,13 +83,13 @@ def pack(module: CompressedModule, plan: Plan) -> dict[str, Tensor]:
     return {module.weight_name: module.restored}
 
 
-def restore(module: Linear, tensors: Mapping[str, Tensor], plan: Plan, dtype: torch.dtype) -> Tensor:
-    """The weight (out, in) that ``pack``'s tensors stand for."""
+def read(module: Linear, tensors: Mapping[str, Tensor], format: AnyFormat, by: Plan | Said | None) -> Held:
+    """What ``pack``'s tensors hold."""
     for name, data in tensors.items():
         address, packed, kind = name.partition(PACKED)
         if packed and address == module.address:
-            return dequantize_ggml(GgmlQuantized(data, GgmlFormat(kind)), dtype)
-    return tensors[module.weight_name].to(dtype)
+            return Held(GgmlQuantized(data, GgmlFormat(kind)), GgmlFormat(kind))
+    return Held(Plain(tensors[module.weight_name]), KEEP)
 
 
 def size(plan: Plan, inventory: Decoder, config: PretrainedConfig, outside: Outside = Outside()) -> int:
@@ -161,7 +163,7 @@ def gguf_format(embedding: GgmlFormat | None = None, head: GgmlFormat | None = N
         name="gguf",
         problems=partial(problems, outside=outside),
         pack=pack,
-        restore=restore,
+        read=read,
         quantization_config=lambda plan, inventory: None,
         bytes=partial(size, outside=outside),
         finish=partial(finish, outside=outside),

@@ -1,0 +1,65 @@
+"""What a ``quantization_config`` says, in the words that the formats share.
+
+An unknown key may change what runtimes compute, so it is refused. Quantized activations and caches leave the weights as
+they are: they are not simulated, and ``notes`` says so.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from mixprec.checkpoint.patterns import Matcher
+
+#: Columns that share a scale; -1 (GPTQ's) is a whole row. 32 bits count the columns of any row.
+GroupSize = Annotated[int, Field(ge=-1, lt=2**31)]
+
+
+class Grid(NamedTuple):
+    """What config.json says of a packed module."""
+
+    bits: int
+    group_size: int
+    symmetric: bool
+
+
+def _nothing(value: Any) -> None:
+    if value and not (isinstance(value, dict) and value.get("format") == "dense"):
+        raise ValueError(
+            f"{reprlib.repr(value)[:80]} changes what runtimes compute, in a way that is not read here; "
+            "give a checkpoint without it"
+        )
+
+
+#: A key that is allowed only where it is empty.
+Nothing = Annotated[None, BeforeValidator(_nothing)]
+
+
+class Strict(BaseModel):
+    """Keys that are not known are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Said(Strict, ABC):
+    """A format's ``quantization_config``."""
+
+    quant_method: str
+
+    @classmethod
+    def readable(cls, said: Mapping[str, Any]) -> bool:
+        """Whether it is of the kind of this format that is read; the schema says whether all of it is understood."""
+        return True
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What runtimes quantize besides weights."""
+        return ()
+
+    @abstractmethod
+    def grid(self, address: str, patterns: Matcher) -> Grid | None:
+        """What is said of a module; None where it is not quantized."""
