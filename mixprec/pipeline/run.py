@@ -55,8 +55,8 @@ class Run(Context):
             if plan and plan.changed and not (self.out / "variants" / name / "checkpoint").is_dir()
         ]
         solved = (self.out / "sensitivity" / "candidates").is_dir()
-        candidates = 0 if solved else candidate_bytes(self.recipe, self.model.inventory)
-        return candidates + sum(written.bytes(plan, self.model.inventory, self.model.config) for plan in missing)
+        candidates = 0 if solved else candidate_bytes(self.recipe, self.model.decoder)
+        return candidates + sum(written.bytes(plan, self.model.decoder, self.model.config) for plan in missing)
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the summary.
