@@ -13,7 +13,8 @@ from mixprec.cli import app
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
 from mixprec.models.decoder import Decoder, decoder_of
-from mixprec.models.locate import BUNDLED, identity
+from mixprec.models.locate import BUNDLED
+from mixprec.models.model import Model
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.pareto import curve, sizes, uniform
 from mixprec.plan.sensitivity import Sensitivity, save
@@ -58,7 +59,7 @@ def test_ranges_that_hold_nothing(first: float, last: float, step: float) -> Non
 def test_the_verb_draws_the_curve(tmp_path: Path) -> None:
     of = decoder_of(load_config(BUNDLED))
     texts = ("w2g64", "w3g64", "w4g64", "w5g64")
-    save(tmp_path / "scores.json", table(of, texts).model_copy(update={"identity": identity(BUNDLED)}))
+    save(tmp_path / "scores.json", table(of, texts).model_copy(update={"identity": Model(BUNDLED).identity}))
     recipe = tmp_path / "r.yaml"
     budget = {"effective_bits": 3.5, "candidates": list(texts), "scores": str(tmp_path / "scores.json")}
     recipe.write_text(
