@@ -23,6 +23,7 @@ from mixprec.compress.clipping import search_clip
 from mixprec.compress.folding import Freedom
 from mixprec.compress.rtn import rtn
 from mixprec.compress.solving import Scaled, Sharing, Solved, Solver, Task
+from mixprec.models.labels import parse_address
 from mixprec.numerics.formats import KEEP, MIN_BITS, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
 from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, fit, scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics
@@ -269,7 +270,8 @@ class _Judge:
 
 def _solve(task: Task) -> Solved:
     weight, format = task.weight, task.grid
-    if not task.options.clip:
+    (address,) = task.addresses  # nothing is stacked
+    if not task.options.clips(parse_address(address)[1]):
         return task.rounded(rtn(weight, format), format)
     grid = search_clip(weight, task.inputs.statistics.hessian, format)
     return task.rounded(Quantized(encode(weight, grid, format), grid), format)

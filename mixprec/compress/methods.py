@@ -11,7 +11,6 @@ from torch import Tensor
 from mixprec.compress import anyk, awq, ggml, gptaq, gptq, magnitude, rtn, sparsegpt, wanda
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.solving import GroupInputs, Solved, Solver, Task
-from mixprec.models.labels import parse_address
 from mixprec.numerics import storage
 from mixprec.numerics.formats import Keep
 from mixprec.numerics.hessian import SingularHessian
@@ -47,10 +46,8 @@ def solve(
         together.setdefault((treatment, weights[address].dtype) if stacked else address, []).append(address)
     solved: dict[str, Solved] = {}
     for addresses in together.values():
-        first = addresses[0]  # of a stack; AWQ, which asks for the kind, stacks nothing
-        _, kind = parse_address(first)
-        own = options.model_copy(update={"clip": options.clips(kind)})
-        found = _solve(Task(torch.cat([weights[a] for a in addresses]), treatments[first], inputs, own))
+        stack = torch.cat([weights[address] for address in addresses])
+        found = _solve(Task(addresses, stack, treatments[addresses[0]], inputs, options))
         rows = [len(weights[address]) for address in addresses]
         solved |= dict(zip(addresses, _split(found, rows), strict=True))
     return solved

@@ -54,11 +54,12 @@ class GroupInputs:
 
 
 class Task(NamedTuple):
-    """What is to be solved: ``weight`` (out, in), in its stored type, or several that are stacked, and how.
+    """What is to be solved: the ``weight`` (out, in) of a module, in its stored type, or of several, stacked; and how.
 
     ``given``: its inputs; None only for methods whose record says that they can do without.
     """
 
+    addresses: Sequence[str]
     weight: Tensor
     treatment: Treatment
     given: GroupInputs | None

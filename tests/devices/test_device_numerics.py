@@ -21,15 +21,17 @@ from mixprec.compress.magnitude import magnitude
 from mixprec.compress.rtn import rtn
 from mixprec.compress.sparsegpt import refine, sparsegpt
 from mixprec.compress.wanda import wanda
-from mixprec.numerics import packing
+from mixprec.numerics import packing, storage
 from mixprec.numerics.codebook import dequantize_codebook
-from mixprec.numerics.formats import KEEP, CodebookFormat, Format, GgmlFormat
+from mixprec.numerics.formats import KEEP, AnyFormat, CodebookFormat, Format, GgmlFormat
 from mixprec.numerics.ggml import dequantize_ggml
 from mixprec.numerics.groupwise import Search, fit
 from mixprec.numerics.hessian import factorize, output_error, relative_output_error
+from mixprec.numerics.plain import Plain
 from mixprec.numerics.sparsity import Sparsity
 from mixprec.numerics.spectrum import hill_alpha
 from mixprec.numerics.statistics import InputStatistics, InputSums
+from mixprec.numerics.storage import AnyQuantized
 
 FORMAT = Format(3, 16, symmetric=False)
 
@@ -75,6 +77,17 @@ def packed(weight: Tensor, inputs: Tensor) -> Any:
     return words, packing.unpack(words, 3, codes.shape[1])
 
 
+def stored(weight: Tensor, inputs: Tensor) -> Any:
+    grid, book = rtn(weight, FORMAT), anyk(weight, None, CodebookFormat(3, 16))
+    pruned = Plain(magnitude(weight, Sparsity(0.5)))
+    given: list[tuple[AnyQuantized, AnyFormat]] = [(grid, FORMAT), (book, CodebookFormat(3, 16)), (pruned, KEEP)]
+    tensors = [storage.stored(quantized, format, inputs[0].exp()) for quantized, format in given]
+    shape = (len(weight), weight.shape[1])
+    return tensors, [
+        storage.restored(each, format, shape, torch.float32) for each, (_, format) in zip(tensors, given, strict=True)
+    ]
+
+
 CASES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "statistics": lambda weight, inputs: statistics(inputs),
     "factor": lambda weight, inputs: factorize(statistics(inputs).hessian, act_order=True),
@@ -95,6 +108,7 @@ CASES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "magnitude": lambda weight, inputs: magnitude(weight, Sparsity(0.5)),
     "spectrum": lambda weight, inputs: hill_alpha(weight, "median"),
     "packing": packed,
+    "storage": stored,
 }
 
 
