@@ -62,6 +62,16 @@ def test_help_and_version_load_nothing_heavy(arguments: list[str]) -> None:
     assert set(changed) == set(environment.VARIABLES)
 
 
+#: What arithmetic on recipes, models' headers and texts may use.
+LIGHT = {"numpy", "huggingface_hub", "gguf", "tokenizers"}
+
+
+@pytest.mark.parametrize("recipe", ["quickstart", "selective_32_up"])
+def test_validating_a_recipe_needs_no_torch(recipe: str) -> None:
+    loaded, _ = loaded_by("from mixprec.cli import main; main()", "validate", recipe)
+    assert loaded <= LIGHT
+
+
 @pytest.mark.parametrize(
     "module",
     [

@@ -116,11 +116,16 @@ def fetch(model_id: str, revision: str | None = None) -> Path:
 
 def at_hand(config: PretrainedConfig) -> Path | None:
     """The folder of the checkpoint that ``config`` was read from, if it lies on this machine; downloads nothing."""
+    return here(config.name_or_path, getattr(config, "_commit_hash", None))
+
+
+def here(model_id: str, revision: str | None) -> Path | None:
+    """The folder of a model's checkpoint, if it lies on this machine; downloads nothing."""
     try:
-        where = resolve(config.name_or_path)
+        where = resolve(model_id)
     except UserError:
         return None
-    return Path(where) if Path(where).is_dir() else cached(where, getattr(config, "_commit_hash", None))
+    return Path(where) if Path(where).is_dir() else cached(where, revision)
 
 
 def cached(hub_id: str, revision: str | None) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,14 @@ from mixprec.core import seals
 from mixprec.core.errors import UserError, said_of
 from mixprec.core.progress import console
 from mixprec.models import locate, modelfiles
+from mixprec.models.decoder import Decoder, decoder_of
+from mixprec.models.shapes import shape_of
 
 # What needs torch or transformers is imported when it is asked for: many stages want a model's address alone.
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from mixprec.checkpoint.reader import Checkpoint
-    from mixprec.models.decoder import Decoder
     from mixprec.models.encoding import Encoder
     from mixprec.models.load import LoadedModel
     from mixprec.models.source import Source
@@ -122,10 +123,28 @@ class Model:
 
     @cached_property
     def decoder(self) -> Decoder:
-        """What it is made of: its blocks, linear modules and all parameters, by arithmetic on the configuration."""
-        from mixprec.models.decoder import decoder_of
+        """What it is made of: its blocks, linear modules and all parameters, by arithmetic on the configuration.
 
-        return decoder_of(self.config)
+        Of well-known models and the bundled one it needs neither transformers nor torch.
+        """
+        return decoder_of(self.config if self._shape is None else self._shape)
+
+    @cached_property
+    def context(self) -> int:
+        """Tokens that it was trained to see at once, by the configuration."""
+        shape = self._shape
+        return int(self.config.max_position_embeddings if shape is None else shape["max_position_embeddings"])
+
+    @cached_property
+    def _shape(self) -> Mapping[str, Any] | None:
+        # What lies on this machine has no revisions: load_config says so.
+        return None if self.id == locate.BUNDLED and self.revision is not None else shape_of(self.id)
+
+    @property
+    def here(self) -> Path | None:
+        """The folder with its checkpoint where that is on this machine; downloads and converts nothing."""
+        read = vars(self).get("config")  # knows the commit that was looked up
+        return locate.here(self.id, self._at) if read is None else locate.at_hand(read)
 
     @cached_property
     def encoder(self) -> Encoder:

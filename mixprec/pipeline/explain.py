@@ -30,15 +30,14 @@ def explain(
 @conversion.without_converting()
 def rows(chosen: Recipe, found: Checked) -> dict[str, dict[str, Any]]:
     """Per variant what its plan comes to; None for one that is known only when it runs."""
-    assert found.inventory is not None
-    assert found.config is not None
+    assert found.model is not None
     made: dict[str, dict[str, Any]] = {}
     for name, variant in chosen.all_variants.items():
         plan = found.plans.get(name)
         made[name] = {"description": variant.description, "account": None}
         if plan is not None:
             made[name] |= {
-                "account": asdict(bits.account(plan, found.inventory)),
-                "bytes_on_disk": chosen.checkpoint.written.bytes(plan, found.inventory, found.config),
+                "account": asdict(bits.account(plan, found.model.decoder)),
+                "bytes_on_disk": chosen.checkpoint.written.bytes(plan, found.model.decoder, found.model.config),
             }
     return made

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import PretrainedConfig
-
-from mixprec.checkpoint.base import check_plan
+from mixprec.checkpoint import holding
 from mixprec.checkpoint.check import Target, check, require
 from mixprec.core.errors import UserError, said_of
 from mixprec.models import locate
@@ -17,6 +16,9 @@ from mixprec.numerics.formats import KEEP
 from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import Plan
 from mixprec.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 def target_of(chosen: Recipe) -> Target | None:
@@ -31,6 +33,8 @@ def check_model(chosen: Recipe, model: Model, *, planned: bool = False) -> None:
 
     Raises UserError as Model.original does. Files on the hub are not looked at.
     """
+    if planned and model.id == locate.BUNDLED:
+        return  # its file is the pinned one
     if locate.unconverted(model.id) is not None:
         return  # its header was checked when the configuration was read
     folder = Path(locate.resolve(model.id))
@@ -46,9 +50,9 @@ def _compresses(plan: PlanSpec) -> bool:
     return plan.default != KEEP or plan.sparsity is not None or bool(plan.rules)
 
 
-def refused(chosen: Recipe, plan: Plan, inventory: Decoder, config: PretrainedConfig) -> set[str]:
+def refused(chosen: Recipe, plan: Plan, inventory: Decoder, config: PretrainedConfig | None) -> set[str]:
     """Addresses of the modules that the checkpoint's format or the runtime does not take; all, where it takes none."""
-    found = set(chosen.checkpoint.written.problems(plan, inventory, config))
+    found = set(_problems(chosen, plan, inventory, config))
     target = target_of(chosen)
     if target is None or found:
         return found
@@ -56,15 +60,20 @@ def refused(chosen: Recipe, plan: Plan, inventory: Decoder, config: PretrainedCo
     return set(plan.modules) if verdict.whole else set(verdict.refused)
 
 
-def check_variant(chosen: Recipe, name: str, plan: Plan, inventory: Decoder, config: PretrainedConfig) -> None:
-    """One variant's plan.
+def _problems(chosen: Recipe, plan: Plan, inventory: Decoder, config: PretrainedConfig | None) -> dict[str, str]:
+    spec = chosen.checkpoint
+    return holding.problems(spec.format, plan, inventory, config, embedding=spec.embedding, head=spec.head)
+
+
+def check_variant(chosen: Recipe, name: str, plan: Plan, inventory: Decoder, config: PretrainedConfig | None) -> None:
+    """One variant's plan; ``config``: for GGUF files alone.
 
     Raises UserError naming the variant.
     """
     if not plan.changed:
         return  # it is the original, of which nothing is written
     try:
-        check_plan(chosen.checkpoint.written, plan, inventory, config)
+        holding.require(chosen.checkpoint.format, _problems(chosen, plan, inventory, config))
         target = target_of(chosen)
         if target is not None:
             require(plan, inventory, config, target)

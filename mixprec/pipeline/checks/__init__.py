@@ -10,12 +10,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mixprec import recipe
-from mixprec.core.devices import check_device
 from mixprec.core.errors import UserError
 from mixprec.models import conversion, locate
+from mixprec.models.model import Model
 from mixprec.pipeline import loadable
 from mixprec.pipeline.checks import data
 from mixprec.pipeline.checks.amounts import Counting, Held, counting
@@ -25,22 +24,16 @@ from mixprec.plan.relative import Importance
 from mixprec.plan.schema import Plan
 from mixprec.recipe import Recipe
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
-    from mixprec.models.decoder import Decoder
-
 
 @dataclass
 class Checked(Findings):
     """What was found, and what is known now. ``plans``: of every variant, None where it is known only when it runs;
-    ``held``: key -> what the recipe's files hold; ``config`` and ``inventory``: None for a model that isn't known."""
+    ``held``: key -> what the recipe's files hold; ``model``: None where it isn't known."""
 
     plans: dict[str, Plan | None] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
     counting: Counting = field(default_factory=Counting)
-    config: PretrainedConfig | None = None
-    inventory: Decoder | None = None
+    model: Model | None = None
 
 
 @conversion.without_converting()
@@ -61,18 +54,19 @@ def checked(
     """
     found, model = Checked(problems=list(known)), chosen.model.as_model()
     with found.trying():
-        found.config, found.inventory = model.config, model.decoder
-    if found.config is not None:
+        model.decoder  # noqa: B018 (raises where it isn't known)
+        found.model = model
+    if found.model is not None:
         with found.trying():
             loadable.check_model(chosen, model, planned=planned)
-        folder = locate.at_hand(found.config)
+        folder = model.here
         found.counting = counting(folder)
         if folder is None:
             found.unchecked.append(f"model.id: {_absent(chosen.model.id)}")
     found.held = data.read(chosen, recipe.data_folder(chosen, option), found)
-    context = None if found.config is None else int(found.config.max_position_embeddings)
+    context = None if found.model is None else found.model.context
     data.check_amounts(chosen, found.held, found.counting, context, found)
-    if found.config is not None and found.inventory is not None:
+    if found.model is not None:
         found.plans = Plans(chosen, model, found, importance, tables).all()
     _check_machine(chosen, found)
     return found
@@ -93,6 +87,8 @@ _RAG = ("sentence_transformers", "pip install 'mixprec[rag]'")
 def _check_machine(chosen: Recipe, found: Findings) -> None:
     """Devices, other quantizers and packages that the recipe asks for."""
     if chosen.model.device not in ("cpu", "auto"):
+        from mixprec.core.devices import check_device  # asks torch
+
         try:
             check_device(chosen.model.device)
         except UserError as problem:

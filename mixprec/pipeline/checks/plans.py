@@ -31,6 +31,8 @@ from mixprec.recipe import Recipe
 from mixprec.sensitivity.sets import cells_of
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from mixprec.models.model import Model
 
 
@@ -45,8 +47,7 @@ class Plans:
         importance: Importance | None = None,
         tables: Sequence[Path] | None = None,
     ) -> None:
-        self.chosen, self.model, self.found = chosen, model, found
-        self.config, self.inventory = model.config, model.decoder
+        self.chosen, self.model, self.inventory, self.found = chosen, model, model.decoder, found
         self.importance, self.tables = importance, tables
 
     def all(self) -> dict[str, Plan | None]:
@@ -88,17 +89,22 @@ class Plans:
             self._check(name, plan, may_rank(spec, self.inventory) if ranked else frozenset())
         return None if ranked or alphas else plan
 
+    @property
+    def _config(self) -> PretrainedConfig | None:
+        """Which GGUF files alone depend on."""
+        return self.model.config if self.chosen.checkpoint.format == "gguf" else None
+
     def _file_size(self, plan: Plan) -> int:
-        return self.chosen.checkpoint.written.bytes(plan, self.inventory, self.config)
+        return self.chosen.checkpoint.written.bytes(plan, self.inventory, self.model.config)
 
     def _check(self, name: str, plan: Plan, free: set[str] | frozenset[str] = frozenset()) -> None:
         """Checkpoint, runtime and engine hold the plan, but for the modules ``free`` that may still get another format.
 
         Raises UserError where they don't.
         """
-        if free and not loadable.refused(self.chosen, plan, self.inventory, self.config) - free:
+        if free and not loadable.refused(self.chosen, plan, self.inventory, self._config) - free:
             return
-        loadable.check_variant(self.chosen, name, plan, self.inventory, self.config)
+        loadable.check_variant(self.chosen, name, plan, self.inventory, self._config)
         engine = self.chosen.engine_of(self.chosen.all_variants[name])
         if engine != "mixprec" and plan.changed:
             from mixprec.contrib.peers.engine import Peer  # it needs torch
