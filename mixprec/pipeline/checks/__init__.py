@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mixprec import recipe
 from mixprec.core.errors import UserError
@@ -24,16 +25,31 @@ from mixprec.plan.relative import Importance
 from mixprec.plan.schema import Plan
 from mixprec.recipe import Recipe
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from mixprec.models.decoder import Decoder
+
 
 @dataclass
 class Checked(Findings):
     """What was found, and what is known now. ``plans``: of every variant, None where it is known only when it runs;
-    ``held``: key -> what the recipe's files hold; ``model``: None where it isn't known."""
+    ``held``: key -> what the recipe's files hold; ``model``, and what it has: None where it isn't known."""
 
     plans: dict[str, Plan | None] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
     counting: Counting = field(default_factory=Counting)
     model: Model | None = None
+
+    @property
+    def inventory(self) -> Decoder | None:
+        """The model's map."""
+        return None if self.model is None else self.model.decoder
+
+    @property
+    def config(self) -> PretrainedConfig | None:
+        """The model's configuration; transformers reads it now."""
+        return None if self.model is None else self.model.config
 
 
 @conversion.without_converting()
