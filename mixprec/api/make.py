@@ -21,6 +21,7 @@ from mixprec.results.base import View
 from mixprec.results.calibration import Calibration
 from mixprec.results.checkpoint import Checkpoint
 from mixprec.results.plan import Plan
+from mixprec.walk.options import MEMORY_GB
 
 
 def compress(
@@ -32,13 +33,15 @@ def compress(
     format: str = "dense",
     options: SolveOptions | None = None,
     base_model: str | None = None,
+    memory_gb: float = MEMORY_GB,
     progress: OnStep | None = None,
 ) -> Checkpoint:
     """Compress ``model`` as ``plan`` says, block by block; writes a checkpoint that runtimes load to ``out``.
 
     ``calibration``: for methods that look at inputs. ``format``: dense, compressed-tensors, gptq or gguf. ``options``:
-    of the methods. ``base_model``: the model's id on the hub, for the card of a local one. A killed call goes on with
-    the first block that is missing.
+    of the methods. ``base_model``: the model's id on the hub, for the card of a local one. ``memory_gb``: 10^9 bytes of
+    calibration states in memory; more of them go to the disk. A killed call goes on with the first block that is
+    missing.
 
     Raises UserError for the plan of another model, and for what ``format`` can't hold.
     """
@@ -55,6 +58,7 @@ def compress(
             format=form,
             on_module=lambda *_: advance(1),
             base_model=base_model,
+            memory_gb=memory_gb,
         )
     return Checkpoint(Path(out), reports)
 
@@ -66,11 +70,13 @@ def quantize_(
     *,
     method: str = "rtn",
     options: SolveOptions | None = None,
+    memory_gb: float = MEMORY_GB,
     progress: OnStep | None = None,
 ) -> View:
     """Compress a loaded model of transformers in place: its linears get the values that ``compress`` would write.
 
-    ``plan``: a Plan, or a format for all modules, made by ``method``. Gives how well the modules were solved.
+    ``plan``: a Plan, or a format for all modules, made by ``method``. ``memory_gb``: as in ``compress``. Gives how well
+    the modules were solved.
 
     Raises UserError before anything changes: for the plan of another model, a model without weights (meta device),
     quantized already or on several devices, and where ``method`` needs calibration data.
@@ -79,7 +85,12 @@ def quantize_(
     content = plan.content if isinstance(plan, Plan) else _uniform(model, plan, method)
     with telling(progress), bar("quantize", len(content.modules), "modules") as advance:
         reports = compress_live(
-            model, content, calibration=calibration, options=options or SolveOptions(), on_module=lambda *_: advance(1)
+            model,
+            content,
+            calibration=calibration,
+            options=options or SolveOptions(),
+            on_module=lambda *_: advance(1),
+            memory_gb=memory_gb,
         )
     changed = {address: report for address, report in reports.items() if report.method}
     rows = tuple({"address": address, **report._asdict()} for address, report in reports.items())

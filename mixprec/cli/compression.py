@@ -34,6 +34,9 @@ def compress(
     device: Device = "cpu",
     format: Annotated[str, typer.Option(help="dense, compressed-tensors, gptq or gguf.")] = "dense",
     base_model: BaseModel = None,
+    memory_gb: Annotated[
+        float, typer.Option(min=0.001, help="Calibration: 10^9 bytes of its states in memory; more go to the disk.")
+    ] = 4.0,
     repository: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it afterwards.")
     ] = None,
@@ -64,7 +67,16 @@ def compress(
         )
         for warning in calibration.warnings:
             console.print(warning)
-    made = function(opened, plan, to, calibration=calibration, options=options, format=format, base_model=base_model)
+    made = function(
+        opened,
+        plan,
+        to,
+        calibration=calibration,
+        options=options,
+        format=format,
+        base_model=base_model,
+        memory_gb=memory_gb,
+    )
     if repository:
         out.print(hub.push(to, repository), soft_wrap=True)
     out.print(made)

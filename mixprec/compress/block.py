@@ -9,12 +9,14 @@ block first, those that ask for the original's states (GPTAQ) at the uncompresse
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from mixprec.calibration.data import Calibration
 from mixprec.compress.methods import solve
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.compress.options import SolveOptions
@@ -27,7 +29,22 @@ from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import using_inputs, wanting_original_states
 from mixprec.plan.schema import Treatment
 from mixprec.walk.hooks import watching
-from mixprec.walk.samples import FULL, Gathering, Samples, Seen
+from mixprec.walk.samples import FULL, OWN, Gathering, Samples, Seen, batch_size
+from mixprec.walk.states import States
+
+
+def entering(
+    model: Any, calibration: Calibration, methods: Collection[str], memory_gb: float, spilled: Path
+) -> Samples:
+    """Calibration samples in front of the first block of ``model``, with the states that ``methods`` look at.
+
+    ``memory_gb``: 10^9 bytes of states in memory (more of them go to files in ``spilled``), and as many for what a
+    micro-batch leaves inside a block.
+    """
+    limit = int(memory_gb * 1e9)
+    size = batch_size(model.config, calibration.tokens, model.dtype, limit)
+    streams = (OWN, FULL) if wanting_original_states(methods) else (OWN,)
+    return Samples(model, calibration, States(limit, spilled), size, streams=streams)
 
 
 class BlockResult(NamedTuple):

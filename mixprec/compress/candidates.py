@@ -28,8 +28,9 @@ from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import using_inputs
 from mixprec.plan.schema import Treatment
 from mixprec.walk import blocks
+from mixprec.walk.options import MEMORY_GB
 from mixprec.walk.samples import Samples
-from mixprec.walk.states import MEMORY_GB, States
+from mixprec.walk.states import States
 from mixprec.walk.walk import walk
 
 #: Candidate's name -> what it does to a module.

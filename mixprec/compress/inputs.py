@@ -13,8 +13,9 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder
 from mixprec.walk import blocks
+from mixprec.walk.options import MEMORY_GB
 from mixprec.walk.samples import Samples
-from mixprec.walk.states import MEMORY_GB, States
+from mixprec.walk.states import States
 from mixprec.walk.walk import walk
 
 

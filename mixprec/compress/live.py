@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mixprec.calibration.data import Calibration
-from mixprec.compress.block import compress_block
+from mixprec.compress.block import compress_block, entering
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
@@ -19,11 +19,10 @@ from mixprec.core.errors import UserError
 from mixprec.models.decoder import check_architecture, decoder_of
 from mixprec.models.source import check_finite
 from mixprec.models.weights import linears_of
-from mixprec.plan.methods import needing_inputs, using_inputs, wanting_original_states
+from mixprec.plan.methods import needing_inputs, using_inputs
 from mixprec.plan.schema import Plan, check_modules
 from mixprec.walk.blocks import Live
-from mixprec.walk.samples import FULL, OWN, Samples, batch_size
-from mixprec.walk.states import MEMORY_GB, States
+from mixprec.walk.options import MEMORY_GB
 from mixprec.walk.walk import walk
 
 
@@ -61,10 +60,7 @@ def compress_live(
         with tempfile.TemporaryDirectory(prefix="mixprec-") as spilled:
             samples = None
             if calibration is not None and using_inputs(plan.methods):
-                limit = int(memory_gb * 1e9)
-                size = batch_size(model.config, calibration.tokens, model.dtype, limit)
-                streams = (OWN, FULL) if wanting_original_states(plan.methods) else (OWN,)
-                samples = Samples(model, calibration, States(limit, Path(spilled)), size, streams=streams)
+                samples = entering(model, calibration, plan.methods, memory_gb, Path(spilled))
 
             def visit(index: int, block: nn.Module) -> None:
                 if index not in left:

@@ -31,7 +31,7 @@ from mixprec.models.model import Model
 from mixprec.models.modelfiles import README
 from mixprec.models.source import FLOATS, Source, check_finite
 from mixprec.plan.schema import Plan, check_modules
-from mixprec.walk.states import MEMORY_GB
+from mixprec.walk.options import MEMORY_GB
 
 
 def compress(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.target import CompressedModule
-from mixprec.compress.block import BlockResult, compress_block
+from mixprec.compress.block import BlockResult, compress_block, entering
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
@@ -20,11 +20,11 @@ from mixprec.models.decoder import Block, Decoder
 from mixprec.models.model import Model
 from mixprec.models.source import COMPUTABLE, FLOATS, Source
 from mixprec.numerics import storage
-from mixprec.plan.methods import Method, needing_inputs, using_inputs, wanting_original_states
+from mixprec.plan.methods import Method, needing_inputs, using_inputs
 from mixprec.plan.schema import Plan
 from mixprec.walk import blocks
-from mixprec.walk.samples import FULL, OWN, Samples, batch_size
-from mixprec.walk.states import MEMORY_GB, States
+from mixprec.walk.options import MEMORY_GB
+from mixprec.walk.samples import FULL, Samples
 from mixprec.walk.walk import walk
 
 
@@ -88,7 +88,10 @@ class Walk:
         model = job.model.computed(dtype="float32") if calibration is None else job.model
         opened = model.open_blocks(outside)
         with artifacts.scratch(self._folder / "states") as spilled:
-            samples = None if calibration is None else self._enter(opened, calibration, spilled)
+            samples = None
+            if calibration is not None:
+                samples = entering(opened.model, calibration, job.plan.methods, job.memory_gb, spilled)
+                opened.model.get_input_embeddings().to("meta")
 
             def visit(index: int, block: nn.Module) -> None:
                 if index + 1 in left:
@@ -99,15 +102,6 @@ class Walk:
             last = max(left, default=0)
             order = sorted(left) if samples is None else range(1, last + 1)
             walk(opened, [layer - 1 for layer in order], visit)
-
-    def _enter(self, opened: blocks.Blocks, calibration: Calibration, spilled: Path) -> Samples:
-        """The calibration tokens in front of the first block."""
-        model, limit = opened.model, int(self._job.memory_gb * 1e9)
-        size = batch_size(model.config, calibration.tokens, model.dtype, limit)
-        streams = (OWN, FULL) if wanting_original_states(self._job.plan.methods) else (OWN,)
-        samples = Samples(model, calibration, States(limit, spilled), size, streams=streams)
-        model.get_input_embeddings().to("meta")
-        return samples
 
     def _pass(self, index: int, block: nn.Module, samples: Samples) -> None:
         """Through a block with the parameters of its finished file, or as it is."""

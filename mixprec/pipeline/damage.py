@@ -33,6 +33,7 @@ def subject(run: Context, folder: Path, importance: dict[str, Any] | None = None
         options=compressing.options,
         traces=traces,
         importance=importance,
+        memory_gb=compressing.memory_gb,
     )
 
 

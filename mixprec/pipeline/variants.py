@@ -108,6 +108,7 @@ def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Pa
                 format=run.recipe.checkpoint.written,
                 on_module=lambda *_: advance(1),
                 base_model=run.recipe.model.base_model,
+                memory_gb=run.recipe.compress.memory_gb,
             )
     artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})
 

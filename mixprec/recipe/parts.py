@@ -19,6 +19,7 @@ from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import GgmlText
 from mixprec.recipe.engines import Engine
 from mixprec.traces.annotate import Rule
+from mixprec.walk.options import MEMORY_GB
 
 if TYPE_CHECKING:
     from mixprec.checkpoint.base import CheckpointFormat
@@ -86,6 +87,9 @@ class CompressSpec(SolveOptions):
 
     method: Method = Field("rtn", description="the method of plans and rules that name none")
     calibration: CalibrationSpec | None = Field(None, description="what methods see that look at a linear's inputs")
+    memory_gb: float = Field(
+        MEMORY_GB, gt=0, description="of calibration states in memory, 10^9 bytes; more of them go to the disk"
+    )
     engine: Engine = Field("mixprec", description="who compresses: mixprec, or another quantizer")
     engine_settings: dict[Engine, dict[str, Any]] = Field({}, description="settings of other quantizers, by engine")
 

@@ -40,6 +40,7 @@ from mixprec.sensitivity.sets import Cell
 from mixprec.sensitivity.spec import GRADIENT, Scorer, SensitivitySpec
 from mixprec.sensitivity.sweep import State
 from mixprec.traces.spans import AnnotatedTrace
+from mixprec.walk.options import MEMORY_GB
 from mixprec.walk.restarts import Restarts
 
 #: In ablation.json: the paper's importance as it is, which is no scorer.
@@ -51,6 +52,7 @@ class Subject:
     """The model that is scored; ``folder``: where everything goes.
 
     ``calibration``: what candidates are solved on. ``traces``: for behaviours. ``importance``: of importance.json.
+    ``memory_gb``: 10^9 bytes of calibration states in memory.
     """
 
     model: Model
@@ -60,6 +62,7 @@ class Subject:
     options: SolveOptions = field(default_factory=SolveOptions)
     traces: Sequence[AnnotatedTrace] = ()
     importance: Mapping[str, Any] | None = field(default=None, repr=False)
+    memory_gb: float = MEMORY_GB
 
     def scored(self, spec: SensitivitySpec) -> list[Scored]:
         """The passages that ``spec`` asks for.
@@ -94,6 +97,7 @@ class Subject:
                 self.options,
                 self.folder / "candidates",
                 advance,
+                self.memory_gb,
             ).digest
 
 

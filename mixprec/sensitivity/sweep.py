@@ -118,8 +118,9 @@ def _move(block: nn.Module, known: Block, candidates: Candidates, state: State) 
         return
     restored = candidates.block(known.layer, (state.base,))
     for linear in known.linears:
-        weight = weight_of(block, linear)
-        weight.lerp_(restored[linear.address][state.base].to(weight), state.way)
+        if linear.address in restored:  # a plan's weights: what it keeps isn't named
+            weight = weight_of(block, linear)
+            weight.lerp_(restored[linear.address][state.base].to(weight), state.way)
 
 
 @contextmanager

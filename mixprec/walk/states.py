@@ -11,9 +11,6 @@ from torch import Tensor
 
 from mixprec.core.errors import from_disk
 
-#: Memory for calibration states, and again for what a micro-batch leaves inside a block, in 10^9 bytes.
-MEMORY_GB = 4.0
-
 
 class _Filed(NamedTuple):
     path: Path
