@@ -167,6 +167,6 @@ def comparable(given: BenchResult | str | Path) -> BenchResult:
         where = "baseline" if isinstance(given, BenchResult) else f"--baseline {given}"
         raise UserError(
             f"{where}: scored by rules {found.data.get('scoring_rules')}, not {RULES}; run the command that made it "
-            "again: outputs are kept and only scored anew"
+            "again: outputs are kept and only scored again"
         )
     return found

@@ -69,7 +69,7 @@ class CheckpointFormat:
     ``problems``: (plan, inventory, config) -> address -> why the format can't hold that module; empty where it holds
     the plan. ``pack``: (a compressed module, plan) -> the tensors, by name, that hold it. ``read``: (the module,
     tensors with its own among them, its format, the plan that they were packed by, or what config.json says if it does)
-    -> what they hold, exactly what was packed: a killed run goes on with it. ``quantization_config``: (plan, inventory)
+    -> what they hold; it must equal what was packed: resuming relies on it. ``quantization_config``: (plan, inventory)
     -> what config.json gets under this key, None for nothing. ``bytes``: (plan, inventory, config) -> predicted bytes
     of the files that hold weights, headers and metadata included. ``finish``: puts the files that hold weights, and
     config.json, into ``Finish.folder``; tokenizer, licence and card are not its business. ``check``: (the uncompressed

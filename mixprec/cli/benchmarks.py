@@ -60,7 +60,7 @@ def bench(
 ) -> None:
     """Run reasoning benchmarks on a model: scores with intervals, and what went wrong in the outputs.
 
-    Every output is kept as soon as it is there; the same command goes on where a killed run was.
+    Every output is kept as soon as it is there; the same command continues where a killed run was.
     """
     from mixprec.api.judge import BENCHMARKS
     from mixprec.api.judge import bench as function
@@ -245,7 +245,7 @@ def _scored_alike(paths: list[Path], found: list[dict[str, Any]]) -> None:
     if rules[old] != rules[new]:
         raise UserError(
             f"{paths[old]}: scored by rules {rules[old]}, {paths[new]} by rules {rules[new]}; their scores can't stand "
-            "in one table. Run the command that made the former again: outputs are kept and only scored anew"
+            "in one table. Run the command that made the former again: outputs are kept and only scored again"
         )
 
 

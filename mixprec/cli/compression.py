@@ -43,7 +43,7 @@ def compress(
 ) -> None:
     """Compress a model as a plan says; writes a checkpoint that runtimes load.
 
-    A killed run goes on with the first block that is missing.
+    A killed run continues with the first block that is missing.
     """
     from mixprec.api.checking import checked
     from mixprec.api.make import compress as function

@@ -35,7 +35,7 @@ def trace(
 ) -> None:
     """Let a model reason about prompts; writes traces.
 
-    Every trace is kept as soon as it is there; the same command goes on where a killed run was. Traces of another
+    Every trace is kept as soon as it is there; the same command continues where a killed run was. Traces of another
     model, prompt text or other settings never share a file.
     """
     from mixprec.api.look import traces

@@ -2,7 +2,7 @@
 
 The calibration samples go up through the uncompressed blocks. Linears that share their input share its statistics and
 its Hessian's factor, for all candidates of one group size. Each block leaves a file with codes and grids, from
-which a killed run goes on, and which every scorer reads: the error that is scored is the method's own.
+which a killed run continues, and which every scorer reads: they score each method's own error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.calibration.data import Calibration
+from mixprec.compress import RULES
 from mixprec.compress.candidatefiles import LAYOUT, BlockFile, Candidates, file_of
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.scaling import solve_alone
@@ -56,6 +57,7 @@ def make(
     Raises UserError for inputs that are NaN or infinite and weights that a format can't hold.
     """
     stamp = artifacts.fingerprint(
+        RULES,
         identity,
         {name: found.model_dump(mode="json") for name, found in treatments.items()},
         [calibration.digest, options.model_dump(), str(opened.model.dtype), opened.device, LAYOUT],

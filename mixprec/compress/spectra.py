@@ -9,6 +9,9 @@ from mixprec.models.model import Model
 from mixprec.models.source import check_finite
 from mixprec.numerics.spectrum import hill_alpha
 
+#: Raised when exponents come out otherwise from the same weights: they are made again then (tests/test_rules.py).
+RULES = 1
+
 
 def alphas(model: Model, advance: Callable[[int], None] = lambda _: None) -> dict[str, float]:
     """Module address -> exponent of its weight's spectrum (numerics.spectrum).

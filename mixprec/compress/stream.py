@@ -2,7 +2,7 @@
 in memory, whatever the model's size.
 
 Each finished block lies in a folder of its own beside the target, ``.NAME.blocks``, with a stamp of all that it depends
-on: a killed run goes on with the first block that is missing and ends with the same bytes. When all are there, the
+on: a killed run continues with the first block that is missing and ends with the same bytes. When all are there, the
 checkpoint is put together from them and from what the source has, file by file.
 """
 
@@ -19,6 +19,7 @@ from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import seal
 from mixprec.checkpoint.target import blocks_folder, check_space, check_target, write_side_files
+from mixprec.compress import RULES
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
@@ -88,7 +89,7 @@ def compress(
     )
     work = blocks_folder(out)
     with locks.target(out, work):
-        walk = Walk(job, work, artifacts.fingerprint({**card, "git_revision": None}), on_module)
+        walk = Walk(job, work, artifacts.fingerprint(RULES, {**card, "git_revision": None, "mixprec": None}), on_module)
         walk.run()
         with artifacts.atomic_path(out) as folder:
             folder.mkdir()

@@ -1,4 +1,4 @@
-"""The walk through the blocks: each leaves a file with its changed tensors, from which a killed run goes on."""
+"""The walk through the blocks: each leaves a file with its changed tensors, from which a killed run continues."""
 
 from __future__ import annotations
 

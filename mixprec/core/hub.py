@@ -30,7 +30,7 @@ def commit(repository: str, revision: str | None = None) -> str:
 
 
 def forget() -> None:
-    """A new run looks up its commits anew: branches move."""
+    """A new run looks up its commits again: branches move."""
     _found.cache_clear()
 
 

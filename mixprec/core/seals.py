@@ -79,7 +79,7 @@ def check_tensors(path: Path) -> None:
     """Raises UserError where a safetensors file isn't what was sealed; reads a file that stays as it is once."""
     if not _intact(path, state(path)):
         raise UserError(
-            f"{path}: its values are not those that were written; make it anew (remove it, and run the command that "
+            f"{path}: its values are not those that were written; make it again (remove it, and run the command that "
             "made it)"
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixprec.core import artifacts, processes, version
+from mixprec.core import artifacts, processes
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 
@@ -17,14 +17,15 @@ class Stages:
     def __init__(self, run: Path) -> None:
         self.run = run
 
-    def do(self, name: str, inputs: Any, outputs: Sequence[Path], make: Callable[[], object]) -> str:
-        """Call ``make`` unless ``outputs`` were made from equal ``inputs`` before; returns the stage's fingerprint.
+    def do(self, name: str, rules: int, inputs: Any, outputs: Sequence[Path], make: Callable[[], object]) -> str:
+        """Call ``make`` unless ``outputs`` were made by these ``rules`` from equal ``inputs``; returns the fingerprint.
 
-        ``inputs`` is JSON-serialisable and holds the fingerprints of the stages that come before. A kill between
-        ``make`` and the marker repeats the stage, which writes the same bytes again.
+        ``rules``: RULES of the package that does the work. ``inputs`` is JSON-serialisable and holds the fingerprints
+        of the stages that come before. A kill between ``make`` and the marker repeats the stage, which writes the same
+        bytes again.
         """
         marker = self.run / ".stages" / f"{name.replace('/', '-')}.json"
-        stamp = artifacts.fingerprint(version.VERSION, artifacts.SCHEMA_VERSION, name, inputs)
+        stamp = artifacts.fingerprint(artifacts.SCHEMA_VERSION, name, rules, inputs)
         if not self._is_done(marker, stamp, outputs):
             if not processes.is_main():
                 raise UserError(

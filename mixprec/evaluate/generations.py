@@ -1,6 +1,6 @@
 """Generations on disk: JSON lines, one appended as soon as it is there, each saying what it was made from.
 
-A run that was killed goes on behind the last line; a file that was made from something else is refused.
+A run that was killed continues behind the last line; a file that was made from something else is refused.
 """
 
 from __future__ import annotations

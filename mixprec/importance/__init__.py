@@ -2,3 +2,6 @@
 
 options -> windows -> engine (one pass per trace, statistics on disk) -> scores (steering vectors, importance).
 """
+
+#: Raised when the same model and spans give other scores: those are made again then (tests/test_rules.py).
+RULES = 1

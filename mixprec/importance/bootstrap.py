@@ -1,6 +1,6 @@
 """How far importance and its ranking would move with other traces of the same kind: bootstrap over traces.
 
-A resample draws as many traces as there are, with replacement, and everything is computed anew from it, the steering
+A resample draws as many traces as there are, with replacement, and everything is computed again from it, the steering
 vectors too. No vector as long as a module's output is needed for that. How often each trace was drawn is a vector of
 weights w, means are linear in w, and so (per module; N traces) the norm of a mean is a quadratic form in w with the
 N x N inner products of the traces' means, and a gradient's product with a steering vector is linear in w with the

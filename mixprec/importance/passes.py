@@ -14,7 +14,7 @@ from torch import Tensor
 from mixprec.core import artifacts, processes
 from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
-from mixprec.importance import statistics, streaming
+from mixprec.importance import RULES, statistics, streaming
 from mixprec.importance.engine import Job, Layout, run_trace
 from mixprec.importance.options import AttributionOptions
 from mixprec.importance.outputs import accumulation_dtype
@@ -59,7 +59,7 @@ def plan(
             skipped[name].update(missed)
             skipped[name].update(work.skipped)
         skipped["cut"]["cut"] += cut
-        stamp = artifacts.fingerprint(identity, settings, ids.tolist(), [list(span) for span in spans])
+        stamp = artifacts.fingerprint(RULES, identity, settings, ids.tolist(), [list(span) for span in spans])
         tasks.append(Task(ids, works, files, stamp))
     return tasks, skipped
 

@@ -1,6 +1,6 @@
 """What one pass over a trace leaves on disk, so that everything after it needs no model: one file per trace.
 
-The spans' gradients are written while the pass goes on, so none of them waits in memory.
+The spans' gradients are written while the pass continues, so none of them waits in memory.
 """
 
 from __future__ import annotations

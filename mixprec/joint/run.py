@@ -18,6 +18,7 @@ from mixprec.compress.candidatefiles import Candidates
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
+from mixprec.joint import RULES
 from mixprec.joint.assembled import Assembled
 from mixprec.joint.exchange import Exchanged, Journal, described, exchange
 from mixprec.joint.linear import slopes
@@ -29,6 +30,7 @@ from mixprec.plan.knapsack import solve
 from mixprec.plan.methods import Method
 from mixprec.plan.schema import Plan, save_plan
 from mixprec.plan.sensitivity import ALL, Choice, Sensitivity
+from mixprec.sensitivity import RULES as SCORING_RULES
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.run import Subject
 from mixprec.sensitivity.spec import SensitivitySpec
@@ -45,7 +47,7 @@ def improve(
     plan: Plan,
     folder: Path,
 ) -> Plan:
-    """``plan`` or a better one of the same ``budget``; ``folder`` gets what was measured, so that a killed run goes on.
+    """``plan`` or a better one of the same ``budget``; ``folder`` gets what was measured: a killed run continues.
 
     ``candidates`` hold every choice of the budget. The search starts from ``plan`` or from the solver's plan for
     another scorer whose tables are there, whichever has the lower measured KL. Plans are measured on the passages
@@ -66,6 +68,7 @@ def improve(
         )
     table = _fisher(subject, weights)
     stamp = artifacts.fingerprint(
+        [RULES, SCORING_RULES],
         candidates.digest,
         [[each.tokens.tolist(), {t: each.weights[t].tolist() for t in weights}] for each in passages],
         [len(seen), spec.stride, dict(weights), subject.model.dtype, subject.model.device],

@@ -16,8 +16,8 @@ from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 from mixprec.models.gguf import parts
 
-#: Part of a converted model's name; raised when GGUF files are read in another way, so that they are converted again.
-_VERSION = 3
+#: Raised when GGUF files are read in another way: they are converted again then (tests/test_rules.py).
+RULES = 3
 #: Checksums of a conversion's files. Its name has no ending of those that tell models apart (``modelfiles.identity``).
 _CHECKSUMS = ".checksums"
 
@@ -52,7 +52,7 @@ def converted(path: Path, name: str) -> Path:
     """Convert a GGUF model, all of its parts, to a 16-bit safetensors checkpoint in the cache, once per content."""
     files = parts.files_of(path)
     digests = [artifacts.sha256_file(file) for file in files]
-    target = cache_folder() / "models" / f"{name}-{artifacts.fingerprint(_VERSION, *digests)[:12]}"
+    target = cache_folder() / "models" / f"{name}-{artifacts.fingerprint(RULES, *digests)[:12]}"
     if not _is_converted(target):
         if not _converting.get():
             raise Unconverted(path)

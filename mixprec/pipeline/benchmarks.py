@@ -54,9 +54,10 @@ class Benchmarks:
             model.release()
             artifacts.write_json(path, {"labels": {"variant": name, **labels}, **found})
 
-        inputs = [RULES, made_from, self.protocol.seeds, self.protocol.limit, self.protocol.engine.kind, dict(labels)]
-        inputs += [self.protocol.think_tags] if self.protocol.think_tags else []
-        self.stages.do(f"benchmarks/{name}", inputs, [path], run)
+        asked = self.protocol
+        inputs: list[Any] = [made_from, asked.seeds, asked.limit, asked.engine.kind, dict(labels)]
+        inputs += [asked.think_tags] if asked.think_tags else []
+        self.stages.do(f"benchmarks/{name}", RULES, inputs, [path], run)
         return artifacts.read_versioned(path)
 
 

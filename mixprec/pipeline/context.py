@@ -15,7 +15,7 @@ from mixprec.models.model import Model
 from mixprec.pipeline.annotating import annotate_traces
 from mixprec.plan.methods import solving
 from mixprec.recipe import Recipe, TracesSpec
-from mixprec.traces import spans, store
+from mixprec.traces import RULES, spans, store
 
 
 class Context:
@@ -32,7 +32,7 @@ class Context:
         self.stages = Stages(out)
 
     def tell_moved(self) -> None:
-        """Say why a run is made anew where its branch on the hub moved since the last run in this folder."""
+        """Say why a run is made again where its branch on the hub moved since the last run in this folder."""
         path, now = self.out / ".stages" / "origin.json", self.model.origin
         if "commit" not in now:
             return
@@ -40,7 +40,7 @@ class Context:
         if all(before.get(key) == now[key] for key in ("model", "revision")) and before.get("commit") != now["commit"]:
             console.print(
                 f"{now['model']}: {now['revision'] or 'main'} moved from {str(before.get('commit'))[:12]} to "
-                f"{now['commit'][:12]} since the last run in {self.out}: all that depends on the model is made anew",
+                f"{now['commit'][:12]} since the last run in {self.out}: all that depends on the model is made again",
                 markup=False,
             )
         artifacts.write_json(path, now)
@@ -90,7 +90,7 @@ class Context:
                 found = spectra.alphas(self.model, advance)
                 artifacts.write_json(path, found, seal=False)  # addresses alone; the stage has its hash
 
-        self.stages.do("spectra", [self.model.identity], [path], make)
+        self.stages.do("spectra", spectra.RULES, [self.model.identity], [path], make)
         return artifacts.read_object(path)
 
     def annotate(self, spec: TracesSpec, target: Path, name: str) -> tuple[list[spans.AnnotatedTrace], str]:
@@ -99,6 +99,7 @@ class Context:
         path = store.locate(source)
         stamp = self.stages.do(
             name,
+            RULES,
             [artifacts.sha256_file(path), spec.model_dump(exclude={"source"})],
             [target],
             lambda: spans.save_spans(target, annotate_traces(spec, source)),

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from mixprec import recipe
+from mixprec.compress import RULES as SOLVING_RULES
 from mixprec.core import artifacts, processes
 from mixprec.evaluate import passages
 from mixprec.pipeline.context import Context
 from mixprec.plan.sensitivity import file_name
 from mixprec.report.ablation import write_ablation
 from mixprec.report.sensitivity import write_sensitivity
-from mixprec.sensitivity import ablation
+from mixprec.sensitivity import RULES, ablation
 from mixprec.sensitivity import run as scoring
 from mixprec.traces import spans
 
@@ -52,9 +53,10 @@ def score(run: Context, importance: dict[str, Any] | None, stamp: str | None) ->
         solved = scored.candidates(run.recipe.candidates())
         write_sensitivity(scoring.score(scored, spec, solved), folder)
 
-    solving = [scored.calibration.digest, scored.options.model_dump(), candidates]
+    solving = [SOLVING_RULES, scored.calibration.digest, scored.options.model_dump(), candidates]
     return run.stages.do(
         "sensitivity",
+        RULES,
         [*run.computing, stamp, *solving, spec.model_dump(mode="json")],
         [folder / file_name(spec.scorer, target) for target in ("all", *spec.behaviours)],
         make,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixprec import recipe
 from mixprec.core import artifacts
-from mixprec.evaluate import fidelity, metrics, passages
+from mixprec.evaluate import RULES, fidelity, metrics, passages
 from mixprec.models.head import Head
 from mixprec.models.model import Model
 from mixprec.pipeline.context import Context
@@ -55,7 +55,7 @@ class Evaluator:
             states = fidelity.hidden_states(self.run.model.load(), self.all, "original")
             artifacts.save_tensors(path, {f"{i:05d}": state.cpu() for i, state in enumerate(states)})
 
-        self.run.stages.do("reference", self.stamp, [path], make)
+        self.run.stages.do("reference", RULES, self.stamp, [path], make)
         tensors, _ = artifacts.load_tensors(path)
         return [tensors[name] for name in sorted(tensors)]
 
@@ -73,7 +73,7 @@ class Evaluator:
                 found = fidelity.compare(self.all, hidden, Head.of(loaded.model), self.reference, self.head)
             artifacts.write_json(path, metrics.evaluate_all(self.on_traces, self.on_text, found, notes))
 
-        self.run.stages.do(f"evaluate/{name}", [self.stamp, stamp], [path], make)
+        self.run.stages.do(f"evaluate/{name}", RULES, [self.stamp, stamp], [path], make)
         result = artifacts.read_json(path)
         main = result["traces"] or result["text"]
         return {**main, "text": result["text"], "behaviours": result["behaviours"]}

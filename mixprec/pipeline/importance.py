@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mixprec.core import artifacts
-from mixprec.importance import artifact, streaming
+from mixprec.importance import RULES, artifact, streaming
 from mixprec.importance.attribute import attribute
 from mixprec.models.load import LoadedModel
 from mixprec.models.model import Model
@@ -24,6 +24,7 @@ def importance(run: Context) -> tuple[dict[str, Any] | None, str | None]:
     beyond = [folder / "importance_beyond.json"] if spec.beyond_linear else []
     stamp = run.stages.do(
         "attribute",
+        RULES,
         [run.computing, stamp, spec.model_dump(exclude={"stream", "sweep_gb"})],  # how, not what
         [folder / "importance.json", folder / "steering.safetensors", *compared, *beyond],
         lambda: attribute(

@@ -6,6 +6,7 @@ from typing import Any
 
 from mixprec.core.errors import within
 from mixprec.importance import artifact
+from mixprec.joint import RULES
 from mixprec.joint import run as joint
 from mixprec.pipeline import damage
 from mixprec.pipeline.context import Context
@@ -50,6 +51,7 @@ def _plan_of(run: Context, name: str, spec: PlanSpec, importance: dict[str, Any]
 
     run.stages.do(
         f"exchange/{name}",
+        RULES,
         [scored, start, spec.model_dump(mode="json")],
         [folder / "plan.json", folder / "exchange.json"],
         make,

@@ -7,8 +7,10 @@ from typing import Any
 
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.integrity import weight_bytes
+from mixprec.compress import RULES
 from mixprec.compress.module import ModuleReport, summarise
 from mixprec.compress.stream import compress
+from mixprec.contrib import peers
 from mixprec.contrib.peers import engine
 from mixprec.contrib.peers.engine import Peer
 from mixprec.core import artifacts
@@ -52,6 +54,7 @@ def _compressed(run: Context, name: str, plan: Plan, folder: Path) -> str:
         return run.model.identity
     return run.stages.do(
         f"compress/{name}",
+        peers.RULES if peer_of(run, name) else RULES,
         [
             run.model.identity,
             plan.model_dump(mode="json"),

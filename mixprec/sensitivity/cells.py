@@ -1,6 +1,6 @@
 """Cells: sets of modules in one candidate, measured one after the other, each a line on disk as it is done.
 
-A killed run goes on with the next cell; several processes share the cells, each with a file of its own.
+A killed run continues with the next cell; several processes share the cells, each with a file of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from mixprec.compress.candidatefiles import Candidates
 from mixprec.core import artifacts, processes
 from mixprec.importance.parallel import share
 from mixprec.numerics.divergence import TokenFidelity
+from mixprec.sensitivity import RULES
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sets import CONTROL, Cell
 from mixprec.walk.restarts import Restarts
@@ -55,6 +56,7 @@ def measure(
     ``restarts`` are on the passages ``scored``. Finished cells in ``folder`` with the same inputs are not done again.
     """
     stamp = artifacts.fingerprint(
+        RULES,
         candidates.digest,
         [[each.tokens.tolist(), {name: w.tolist() for name, w in each.weights.items()}] for each in scored],
         [where.tolist() for where in restarts.positions],

@@ -1,7 +1,7 @@
 """What the scorers know: sums over each passage on disk, and the errors of all candidates by themselves.
 
-A passage's sums lie in a file of their own with a stamp of all that they depend on: a killed run goes on with the next
-passages, several processes share them, and intervals come from resampling them.
+Each passage's sums have a file of their own, with a stamp of all that they depend on: a killed run continues with the
+next passage, several processes share them, and intervals come from resampling them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mixprec.compress.candidatefiles import Candidates
 from mixprec.core import artifacts
 from mixprec.models.weights import weight_of
+from mixprec.sensitivity import RULES
 from mixprec.sensitivity.gradients import Row
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import ModuleSums
@@ -119,7 +120,7 @@ def errors(opened: blocks.Blocks, candidates: Candidates, addresses: Sequence[st
 
 
 def _stamps(candidates: Candidates, scored: Sequence[Scored], rows: Sequence[Row], state: State) -> list[str]:
-    common = artifacts.fingerprint(candidates.digest, [list(row) for row in rows], list(state))
+    common = artifacts.fingerprint(RULES, candidates.digest, [list(row) for row in rows], list(state))
     return [
         artifacts.fingerprint(
             common, each.tokens.tolist(), {name: w.tolist() for name, w in each.weights.items()}, each.seed

@@ -35,8 +35,8 @@ class Counted:
         for name in ("a", "b"):
             (self.folder / name).write_text(name)
 
-    def do(self, inputs: Any = 1, name: str = "x/y") -> str:
-        return self.stages.do(name, inputs, [self.file, self.folder], self.make)
+    def do(self, inputs: Any = 1, name: str = "x/y", rules: int = 1) -> str:
+        return self.stages.do(name, rules, inputs, [self.file, self.folder], self.make)
 
 
 @pytest.fixture
@@ -58,10 +58,14 @@ def test_other_inputs_are_done_again_and_have_another_stamp(counted: Counted) ->
     assert counted.count == 3
 
 
-def test_another_version_does_everything_again(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_rules_do_a_stage_again_and_another_version_does_not(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counted.do()
     monkeypatch.setattr(version, "VERSION", "99")
     counted.do()
+    assert counted.count == 1
+    counted.do(rules=2)
     assert counted.count == 2
 
 

@@ -210,7 +210,7 @@ def test_a_template_that_opens_the_thinking(opens: bool, protocol: ProtocolSpec,
 
 
 def test_a_users_tags_are_read_again_without_generating(protocol: ProtocolSpec, tmp_path: Path) -> None:
-    """Tags belong to scoring: outputs that are there are scored anew, and the result says by which tags."""
+    """Tags belong to scoring: outputs that are there are scored again, and the result says by which tags."""
     chat = protocol.model_copy(update={"prompts": "chat", "benchmarks": protocol.benchmarks[:1]})
     run(chat, tmp_path / "out", Known(lambda _: ("<plan>\\boxed{True}</plan>\nI can't say.", "stop")))
     tagged = chat.model_copy(update={"think_tags": ("<plan>,</plan>",)})

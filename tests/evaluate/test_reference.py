@@ -116,5 +116,5 @@ def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-100] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(UserError, match="its values are not those that were written; make it anew"):
+    with pytest.raises(UserError, match="its values are not those that were written; make it again"):
         reference.load(path, PASSAGES)

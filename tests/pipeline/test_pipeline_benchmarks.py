@@ -114,7 +114,7 @@ def test_the_verb(tiny_checkpoint: Path, questions: Path, tmp_path: Path) -> Non
         assert error in str(CliRunner().invoke(app, ["tables", *both, *words]).exception)
     older = tmp_path / "older.json"
     older.write_text(json.dumps({**made, "scoring_rules": 1}))
-    with pytest.raises(UserError, match=r"older.json: scored by rules 1, .*scored anew"):
+    with pytest.raises(UserError, match=r"older.json: scored by rules 1, .*scored again"):
         app(["tables", str(tmp_path / "first"), str(older), "--table", "7"], standalone_mode=False)
     assert "no benchmarks.json here" in str(CliRunner().invoke(app, ["tables", str(tmp_path)]).exception)
     with pytest.raises(UserError, match=r"folio.jsonl:1: sampling is"):

@@ -95,7 +95,7 @@ def test_the_page_is_complete_and_self_contained(full: str) -> None:
         "7 of 10",
         "in 8 passages",
         "past the context",
-        "drawn anew 1,000 times",
+        "redrawn 1,000 times",
         "0.85 or less in 5%",
         "7.2 of 10",
     ):
