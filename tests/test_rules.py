@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import stage_values
 import torch
 from stage_values import STAGES, Values
 
+from mixprec.compress import solving
 from mixprec.numerics import hessian
 
 KNOWN = json.loads(stage_values.FILE.read_text(encoding="utf-8"))
@@ -49,7 +51,7 @@ def test_other_numerics_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def factorize(*arguments: object, damping: float, **options: object) -> hessian.Factor:
         return right(*arguments, damping=10 * damping, **options)
 
-    monkeypatch.setattr("mixprec.compress.solving.factorize", factorize)
+    monkeypatch.setattr(solving, "factorize", factorize)
     with pytest.raises(AssertionError, match=r"compress: other results .*gptaq, gptq.* raise RULES in mixprec"):
         check("compress", stage_values.compressed())
 
@@ -73,6 +75,6 @@ def test_rounding_and_one_code_that_fell_the_other_way_are_not(tmp_path: Path) -
 
 
 def test_raised_rules_want_new_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixprec.compress.RULES", 99)
+    monkeypatch.setattr(importlib.import_module("mixprec.compress"), "RULES", 99)
     with pytest.raises(AssertionError, match=r"run python tests/stage_values\.py"):
         check("compress", KNOWN["compress"]["values"])
