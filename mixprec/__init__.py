@@ -15,10 +15,10 @@ from mixprec.core import lazy
 from mixprec.core.version import VERSION
 
 if TYPE_CHECKING:
+    from mixprec.api.annotating import annotate as annotate
     from mixprec.api.judge import bench as bench
     from mixprec.api.judge import evaluate as evaluate
     from mixprec.api.judge import save_reference as save_reference
-    from mixprec.api.look import annotate as annotate
     from mixprec.api.look import attribute as attribute
     from mixprec.api.look import traces as traces
     from mixprec.api.make import compress as compress
@@ -73,7 +73,7 @@ _PUBLIC: Final = {
     "Traces": "mixprec.results.spans",
     "UserError": "mixprec.core.errors",
     "View": "mixprec.results.base",
-    "annotate": "mixprec.api.look",
+    "annotate": "mixprec.api.annotating",
     "attribute": "mixprec.api.look",
     "bench": "mixprec.api.judge",
     "calibrate": "mixprec.api.spend",

@@ -66,9 +66,20 @@ def test_help_and_version_load_nothing_heavy(arguments: list[str]) -> None:
 LIGHT = {"numpy", "huggingface_hub", "gguf", "tokenizers"}
 
 
-@pytest.mark.parametrize("recipe", ["quickstart", "selective_32_up"])
-def test_validating_a_recipe_needs_no_torch(recipe: str) -> None:
-    loaded, _ = loaded_by("from mixprec.cli import main; main()", "validate", recipe)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["validate", "quickstart"],
+        ["validate", "selective_32_up"],
+        ["check", "selective_32_up", "--runtime", "transformers"],
+        ["annotate", "bundled:attribution", "--out", "{folder}/spans.jsonl"],
+        ["ls"],
+    ],
+    ids=" ".join,
+)
+def test_verbs_that_compute_with_no_tensor_need_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    told = [each.format(folder=tmp_path) for each in arguments]
+    loaded, _ = loaded_by("from mixprec.cli import main; main()", *told)
     assert loaded <= LIGHT
 
 

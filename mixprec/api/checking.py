@@ -1,34 +1,16 @@
-"""What all functions of the API do with their arguments."""
+"""What the functions of the API do with models and plans that they are given."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
-from mixprec.core.errors import UserError, from_pydantic
+from mixprec.core.errors import UserError
 from mixprec.models.model import Model
 from mixprec.results.checkpoint import Checkpoint
 from mixprec.results.plan import Plan
 
-Kind = TypeVar("Kind", bound=BaseModel)
-
 #: Where a model is expected its id, folder or GGUF file will do.
 AnyModel = Model | str | Path
-
-
-def checked(kind: type[Kind], function: str, **values: Any) -> Kind:
-    """A recipe's part from arguments, with the recipe's checks. Raises UserError naming all that are wrong."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as problem:
-        raise from_pydantic(problem, f"mixprec {function}", kind) from None
-
-
-def given(**values: Any) -> dict[str, Any]:
-    """The arguments that were given: those that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def model_of(what: AnyModel) -> Model:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixprec.api.checking import AnyModel, checked, checkpoint_of, model_of
-from mixprec.api.look import annotate
+from mixprec.api.annotating import annotate
+from mixprec.api.arguments import checked
+from mixprec.api.checking import AnyModel, checkpoint_of, model_of
 from mixprec.core import artifacts, locks
 from mixprec.core.errors import UserError
 from mixprec.core.float64 import check_float64

@@ -1,4 +1,4 @@
-"""From prompts to importance: traces, annotate, attribute."""
+"""From prompts to importance: traces and attribute; annotating.py stands between them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mixprec.api.checking import AnyModel, checked, given, model_of
+from mixprec.api.arguments import checked, given
+from mixprec.api.checking import AnyModel, model_of
 from mixprec.core import artifacts, locks, processes
 from mixprec.core.progress import OnStep, telling
 from mixprec.evaluate.engines.base import Sampling
 from mixprec.importance import attribute as stage
 from mixprec.importance import streaming
-from mixprec.pipeline.annotating import annotate_traces
 from mixprec.pipeline.tracing import trace
-from mixprec.recipe import ImportanceSpec, TracesSpec
+from mixprec.recipe import ImportanceSpec
 from mixprec.results.importance import Importance
 from mixprec.results.spans import Spans, Traces
 
@@ -50,27 +50,6 @@ def traces(
             chat_template=chat_template,
             batch=batch,
         )
-
-
-def annotate(
-    traces: str | Path | Traces,
-    *,
-    preset: str = "paper",
-    annotator: str = "given",
-    first: int | None = None,
-    progress: OnStep | None = None,
-) -> Spans:
-    """Find each behaviour's spans in annotated traces (JSON lines, or bundled:attribution).
-
-    ``preset``: the span rule, paper, released or aligned. ``annotator``: the file's annotations (given), or lexical
-    cues. ``first``: only so many traces.
-
-    Raises UserError where no trace has a span of a scored behaviour.
-    """
-    source = str(traces.path if isinstance(traces, Traces) else traces)
-    spec = checked(TracesSpec, "annotate", source=source, preset=preset, annotator=annotator, first=first)
-    with telling(progress):
-        return Spans(tuple(annotate_traces(spec, source)))
 
 
 def attribute(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from mixprec.api.checking import AnyModel, checked, model_of, plan_for
+from mixprec.api.arguments import checked
+from mixprec.api.checking import AnyModel, model_of, plan_for
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress import stream
 from mixprec.compress.live import check_live, compress_live

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mixprec import pipeline, recipe
-from mixprec.api.checking import AnyModel, given, model_of
+from mixprec.api.arguments import given
+from mixprec.api.checking import AnyModel, model_of
 from mixprec.core import artifacts, locks
 from mixprec.core.errors import UserError
 from mixprec.core.parsing import dump_yaml

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixprec.api.checking import AnyModel, checked, given, model_of
+from mixprec.api.arguments import checked, given
+from mixprec.api.checking import AnyModel, model_of
 from mixprec.api.look import folder_for
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.checkpoint.formats import checkpoint_format

@@ -61,7 +61,8 @@ def check(
 
     plans, model, its_format = _plans(what, variant)
     target = checking.Target(runtime.value, format.value if format else its_format, version, device)
-    verdicts = {name: checking.check(plan, model.decoder, model.config, target) for name, plan in plans.items()}
+    config = model.config if target.format == "gguf" else None  # which GGUF files alone depend on
+    verdicts = {name: checking.check(plan, model.decoder, config, target) for name, plan in plans.items()}
     for name, verdict in verdicts.items():
         _print_verdict(name, plans[name], target, verdict)
     if to:

@@ -45,7 +45,7 @@ def compress(
 
     A killed run continues with the first block that is missing.
     """
-    from mixprec.api.checking import checked
+    from mixprec.api.arguments import checked
     from mixprec.api.make import compress as function
     from mixprec.api.spend import calibrate
     from mixprec.checkpoint import hub

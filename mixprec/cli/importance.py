@@ -72,7 +72,7 @@ def annotate(
     annotator: Annotated[str, typer.Option(help="given: the file's annotations; cues: lexical.")] = "given",
 ) -> None:
     """Find each behaviour's spans in annotated traces."""
-    from mixprec.api.look import annotate as function
+    from mixprec.api.annotating import annotate as function
     from mixprec.traces import spans, store
 
     found = function(traces, preset=preset, annotator=annotator)

@@ -50,7 +50,7 @@ def sensitivity(
     device: Device = "cpu",
 ) -> None:
     """Predict, or measure, what each module costs in each format; writes a table per scorer and target."""
-    from mixprec.api.look import annotate
+    from mixprec.api.annotating import annotate
     from mixprec.api.spend import calibrate
     from mixprec.api.spend import sensitivity as function
     from mixprec.core.progress import console

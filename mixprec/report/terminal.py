@@ -14,7 +14,6 @@ from rich.text import Text
 
 from mixprec.core.escaping import visible
 from mixprec.report.tables import Cell, Table
-from mixprec.report.validity import cells_table, ranking_table, reading
 
 #: Blanks between two columns.
 _GAP = 2
@@ -22,6 +21,8 @@ _GAP = 2
 
 def print_ablation(result: Mapping[str, Any], console: Console) -> None:
     """Print what sets of modules cost and how well each scorer had predicted it, of a loaded ablation.json."""
+    from mixprec.report.validity import cells_table, ranking_table, reading  # which draw too, with matplotlib
+
     console.print(rich_table(cells_table(result), "Largest damage"))
     if result["validity"]:
         console.print()

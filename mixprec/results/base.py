@@ -17,7 +17,6 @@ from rich.text import Text
 from mixprec.core.errors import UserError
 from mixprec.core.escaping import visible
 from mixprec.report.render import to_html
-from mixprec.report.style import render, save_figure
 from mixprec.report.tables import Table
 from mixprec.report.terminal import rich_table
 
@@ -93,7 +92,11 @@ class Picture:
 
     def save(self, stem: str | Path) -> list[Path]:
         """Write ``stem``.png and ``stem``.svg; gives their paths. Raises UserError where they can't be written."""
+        from mixprec.report.style import save_figure  # with matplotlib, which tables don't need
+
         return save_figure(self.figure, Path(stem))
 
     def _repr_png_(self) -> bytes:
+        from mixprec.report.style import render  # as above
+
         return render(self.figure, "png", dpi=100)
