@@ -170,9 +170,11 @@ class _Reckoning:
                 return rounds
 
     def _block_memory(self) -> int:
-        """A block at a time: its weights, the calibration's states and the second moments."""
+        """A block at a time: its weights, the second moments, the calibration's states and what they leave inside."""
         tokens = self.used.get("compress.calibration")
-        states = 2 * (tokens.tokens if tokens else 0) * self.shape.hidden * self.item
+        count, limit = (tokens.tokens if tokens else 0) * self.item, int(self.chosen.compress.memory_gb * 1e9)
+        inside = 4 * (self.shape.hidden + self.inventory.widest_input)  # as walk.samples has it
+        states = min(2 * count * self.shape.hidden, limit) + min(count * inside, limit)
         block = self.shape.linear // self.shape.layers * 4 * 3 + 4 * self.inventory.widest_input**2 * 3
         outside = sum(self.inventory.other.values()) * self.item
         return _PYTHON_BYTES + outside + block + states

@@ -181,4 +181,4 @@ def batch_size(config: Any, tokens: Tensor, dtype: torch.dtype, limit: int) -> i
 
 def _numbers_inside(config: Any) -> int:
     """About how many numbers a token leaves inside a block at its widest place, none of them freed."""
-    return int(4 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size))
+    return int(4 * config.hidden_size + 4 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size))
