@@ -26,6 +26,8 @@ from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize
 from mixprec.numerics.hessian import factorize
 from mixprec.plan.schema import Plan
+from mixprec.walk.samples import Samples
+from mixprec.walk.states import States
 
 Make = Callable[..., Path]
 Planner = Callable[..., Plan]
@@ -207,6 +209,35 @@ def test_micro_batches_and_states_on_disk_change_no_bit(
         found = load_file(tmp_path / name / "model.safetensors")
         for key, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
             assert torch.equal(found[key], tensor), key
+
+
+@pytest.mark.parametrize("method", ["gptq", "gptaq", "awq"])
+def test_memory_does_not_grow_with_the_number_of_samples(
+    checkpoint: Make, planner: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    source = checkpoint()
+    plan = planner(source, "w3g16", method)
+    held, inside = [0], [0]
+    put, through = States.__setitem__, Samples.through
+
+    def putting(states: States, key: Any, tensor: torch.Tensor) -> None:
+        put(states, key, tensor)
+        held[0] = max(held[0], sum(each.nbytes for each in states._held.values()))
+
+    def passing(samples: Samples, number: int, *rest: Any) -> torch.Tensor:
+        output = through(samples, number, *rest)
+        inside[0] = max(inside[0], len(output))
+        return output
+
+    monkeypatch.setattr(States, "__setitem__", putting)
+    monkeypatch.setattr(Samples, "through", passing)
+    # A sample leaves 20 x 320 numbers of 4 bytes inside a block, and has 20 x 32 in front of it: of 60 samples, 40 fit.
+    limit, found = 4 * 25_600, []
+    for count in (8, 60):
+        held[0] = inside[0] = 0
+        compress(Model(source), plan, tmp_path / "out", calibration=calibrating(count), memory_gb=limit / 1e9)
+        found.append((held[0] <= limit, inside[0]))
+    assert found == [(True, 2), (True, 2)]
 
 
 @pytest.mark.parametrize("memory_gb", [4.0, 1e-9])
