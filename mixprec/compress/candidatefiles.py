@@ -106,11 +106,12 @@ class BlockFile:
         self._formats: dict[str, dict[str, str]] = {}
         self._weights: dict[str, list[Any]] = {}
 
-    def add_module(self, module: Linear, dtype: str, statistics: InputStatistics) -> None:
+    def add_module(self, module: Linear, dtype: str, statistics: InputStatistics | None) -> None:
         """A module, the type of its weight in the checkpoint as safetensors names it, and its inputs' statistics."""
         self._weights[module.address] = [dtype, [module.out_features, module.in_features]]
         self._formats[module.address] = {}
-        self._put(module.address, {_MEAN_ABS: statistics.mean_abs, _MEAN_SQUARE: statistics.hessian.diagonal()})
+        if statistics is not None:
+            self._put(module.address, {_MEAN_ABS: statistics.mean_abs, _MEAN_SQUARE: statistics.hessian.diagonal()})
 
     def add(self, address: str, candidate: str, solved: Solved, format: AnyFormat) -> None:
         """What the ``candidate`` of a module is, in ``format``."""

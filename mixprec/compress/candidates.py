@@ -43,7 +43,7 @@ def make(
     identity: str,
     inventory: Decoder,
     treatments: Treatments,
-    calibration: Calibration,
+    calibration: Calibration | None,
     options: SolveOptions,
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
@@ -51,8 +51,8 @@ def make(
 ) -> Candidates:
     """Solve all modules of the model in ``opened`` for all ``treatments``, into ``folder``.
 
-    ``identity``: the model's. ``advance`` is told of each module that is done. ``memory_gb``: 10^9
-    bytes of calibration states in memory; more of them go to the disk.
+    ``identity``: the model's. ``calibration``: None for methods that look at no inputs. ``advance`` is told of each
+    module that is done. ``memory_gb``: 10^9 bytes of calibration states in memory; more of them go to the disk.
 
     Raises UserError for inputs that are NaN or infinite and weights that a format can't hold.
     """
@@ -60,7 +60,13 @@ def make(
         RULES,
         identity,
         {name: found.model_dump(mode="json") for name, found in treatments.items()},
-        [calibration.digest, options.model_dump(), str(opened.model.dtype), opened.device, LAYOUT],
+        [
+            calibration.digest if calibration else None,
+            options.model_dump(),
+            str(opened.model.dtype),
+            opened.device,
+            LAYOUT,
+        ],
     )
     groups = {block.layer: block.groups for block in inventory.blocks}
     done = [layer for layer in groups if artifacts.is_made(file_of(folder, layer), stamp)]
@@ -77,7 +83,7 @@ def _walk(
     groups: Mapping[int, Sequence[Group]],
     done: Sequence[int],
     treatments: Treatments,
-    calibration: Calibration,
+    calibration: Calibration | None,
     options: SolveOptions,
     folder: Path,
     stamp: str,
@@ -85,15 +91,16 @@ def _walk(
     advance: Callable[[int], None],
 ) -> None:
     with artifacts.scratch(folder / "states") as spilled:
-        samples = Samples(opened.model, calibration, States(memory, spilled), 1, piece=1)
+        samples = None
+        if calibration is not None:
+            samples = Samples(opened.model, calibration, States(memory, spilled), 1, piece=1)
 
         def visit(index: int, block: nn.Module) -> None:
             here = groups[index + 1]
-            if index + 1 in done:
-                samples.run(index, block)
-            else:
+            if index + 1 not in done:
                 file = BlockFile()
-                for group, statistics in zip(here, samples.statistics(index, block, here, move=True), strict=True):
+                seen = samples.statistics(index, block, here, move=True) if samples else [None] * len(here)
+                for group, statistics in zip(here, seen, strict=True):
                     stored = {module.address: opened.source.tensors[module.weight_name].dtype for module in group}
                     for module in group:
                         file.add_module(module, stored[module.address], statistics)
@@ -101,6 +108,8 @@ def _walk(
                     for address, name, found in solved(block, group, treatments, statistics, options, types):
                         file.add(address, name, found, fitting(treatments[name].format, group[0].in_features))
                 file.save(file_of(folder, index + 1), stamp)
+            elif samples:
+                samples.run(index, block)
             advance(sum(len(group) for group in here))
 
         walk(opened, range(opened.layers), visit)
@@ -110,7 +119,7 @@ def solved(
     block: nn.Module,
     group: Group,
     treatments: Treatments,
-    statistics: InputStatistics,
+    statistics: InputStatistics | None,
     options: SolveOptions,
     stored: Mapping[str, torch.dtype],
 ) -> Iterator[tuple[str, str, Solved]]:
@@ -119,7 +128,7 @@ def solved(
     ``stored``: address -> the weight's type in the checkpoint. Scales of inputs are taken back, so that the weight is
     compared with the original one. Raises UserError as ``make`` does.
     """
-    if not torch.isfinite(statistics.hessian).all():
+    if statistics is not None and not torch.isfinite(statistics.hessian).all():
         raise UserError(
             f"{group[0].address}: its inputs are NaN or infinite on the calibration data; compute in float32 or "
             "bfloat16 (model.dtype)"
@@ -127,7 +136,7 @@ def solved(
     weights: dict[str, Tensor] = {
         module.address: weight_of(block, module).to(stored[module.address]) for module in group
     }
-    inputs = GroupInputs(statistics, options)
+    inputs = None if statistics is None else GroupInputs(statistics, options)
     for name, treatment in treatments.items():
         given = inputs if using_inputs([treatment.method]) else None
         made = solve_alone(group, weights, treatment, given, options)

@@ -21,7 +21,6 @@ from mixprec.traces import spans
 def subject(run: Context, folder: Path, importance: dict[str, Any] | None = None) -> scoring.Subject:
     """What is scored for the recipe's ``sensitivity``; tables go to ``folder``."""
     spec, compressing = run.recipe.sensitivity, run.recipe.compress
-    assert run.calibration is not None  # the recipe's checks see to it
     traces: list[spans.AnnotatedTrace] = []
     if spec is not None and spec.behaviours and run.recipe.traces is not None:
         with processes.main_first():
@@ -53,7 +52,7 @@ def score(run: Context, importance: dict[str, Any] | None, stamp: str | None) ->
         solved = scored.candidates(run.recipe.candidates())
         write_sensitivity(scoring.score(scored, spec, solved), folder)
 
-    solving = [SOLVING_RULES, scored.calibration.digest, scored.options.model_dump(), candidates]
+    solving = [SOLVING_RULES, scored.digest, scored.options.model_dump(), candidates]
     return run.stages.do(
         "sensitivity",
         RULES,

@@ -91,7 +91,7 @@ class Recipe(Part):
         spec = self.ablation
         if spec is None:
             return
-        if self.compress.calibration is None:
+        if self.compress.calibration is None and needing_inputs([self.method_scored]):
             yield "ablation: modules are solved on calibration data; add compress: {calibration: {…}}"
         if self.evaluate is None:
             yield "ablation: nothing to measure on; add evaluate: {traces: {source: …}}, text or both"
@@ -180,7 +180,7 @@ class Recipe(Part):
         """Whether a stage looks at the calibration data."""
         if self.compress.calibration is None:
             return False
-        return bool(self.sensitivity or self.ablation or using_inputs(self.methods) or self._calibrated())
+        return bool(self.sensitivity or using_inputs(self.methods) or self._calibrated())
 
     @property
     def methods(self) -> set[Method]:

@@ -81,6 +81,6 @@ def ablate(
             for table in tables
         },
         "provenance": artifacts.provenance(
-            model=subject.model.identity, calibration=subject.calibration.digest, candidates=candidates.digest
+            model=subject.model.identity, calibration=subject.digest, candidates=candidates.digest
         ),
     }

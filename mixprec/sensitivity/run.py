@@ -51,13 +51,13 @@ IMPORTANCE_ALONE = "importance_alone"
 class Subject:
     """The model that is scored; ``folder``: where everything goes.
 
-    ``calibration``: what candidates are solved on. ``traces``: for behaviours. ``importance``: of importance.json.
-    ``memory_gb``: 10^9 bytes of calibration states in memory.
+    ``calibration``: what candidates are solved on; None for an ablation by methods that look at no inputs. ``traces``:
+    for behaviours. ``importance``: of importance.json. ``memory_gb``: 10^9 bytes of calibration states in memory.
     """
 
     model: Model
     method: Method
-    calibration: Calibration
+    calibration: Calibration | None
     folder: Path
     options: SolveOptions = field(default_factory=SolveOptions)
     traces: Sequence[AnnotatedTrace] = ()
@@ -70,11 +70,17 @@ class Subject:
         Raises UserError for behaviours without traces.
         """
         if not spec.behaviours:
+            assert self.calibration is not None  # the recipe's checks see to it
             return from_calibration(self.calibration, spec.samples, spec.seed)
         if not self.traces:
             raise UserError("sensitivity.behaviours: spans come from traces; add traces: {source: …}, or give --spans")
         longest = min(spec.max_tokens, self.model.config.max_position_embeddings)
         return from_behaviours(self.traces, self.model.encoder, spec.behaviours, spec.samples, longest, spec.seed)
+
+    @property
+    def digest(self) -> str | None:
+        """Of the calibration tokens; None where there are none."""
+        return self.calibration.digest if self.calibration else None
 
     def candidates(self, treatments: Mapping[str, Treatment]) -> Candidates:
         """All modules in all candidates, made by the main process of all machines; the others wait.
@@ -129,7 +135,7 @@ def load_all(subject: Subject) -> list[Sensitivity]:
     found = []
     for path in sorted(subject.folder.glob("*.json")):
         table = sensitivity.load(path, subject.model.decoder, subject.model.identity)
-        if table.calibration == subject.calibration.digest:
+        if table.calibration == subject.digest:
             found.append(table)
     return found
 
@@ -261,7 +267,7 @@ def _table(
         scorer=str(scorer),
         target=target,
         method=spec.method or subject.method,
-        calibration=subject.calibration.digest,
+        calibration=subject.digest,
         settings={
             "samples": spec.samples,
             **({"at": spec.at, "base": None if spec.base is None else str(spec.base)} if gradients else {}),

@@ -54,6 +54,26 @@ def test_a_set_that_has_the_name_of_another_module_is_refused(tiny: Tiny) -> Non
     assert len(cells_of(same, tiny.inventory)) == 14
 
 
+def test_rounding_needs_no_calibration_data(tiny: Tiny, tmp_path: Path) -> None:
+    found = []
+    for name, calibrated in (("with", True), ("without", False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        path = write(folder, str(tiny.folder), sensitivity=None)
+        data = json.loads(path.read_text())
+        data["compress"]["method"] = "rtn"
+        if not calibrated:
+            del data["compress"]["calibration"]
+        path.write_text(json.dumps(data))
+        CliRunner().invoke(app, ["ablate", str(path), "--out", str(folder / "out")], catch_exceptions=False)
+        found.append(json.loads((folder / "out" / "ablation.json").read_text()))
+    assert found[0]["cells"] == found[1]["cells"]
+    assert len(found[1]["cells"]) == 15
+    gptq = write(tmp_path, str(tiny.folder), sensitivity=None, compress={"method": "gptq"})
+    with pytest.raises(UserError, match="ablation: modules are solved on calibration data"):
+        recipe.load(gptq)
+
+
 def test_the_verb_measures_every_module_and_judges_the_scores(tiny: Tiny, tmp_path: Path) -> None:
     path, out = write(tmp_path, str(tiny.folder)), tmp_path / "out"
     CliRunner().invoke(app, ["ablate", str(path), "--out", str(out)], catch_exceptions=False)
