@@ -19,7 +19,7 @@ import tiny
 from mixprec import cli, pipeline, recipe
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.compress.stream import compress
-from mixprec.core import artifacts, seals
+from mixprec.core import artifacts, publish, seals
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
 from mixprec.models.model import Model
@@ -244,7 +244,7 @@ def sweep(made: Path, case: Case, capsys: pytest.CaptureFixture[str], number: in
                 if problem is not None:
                     wrong.append(f"{command}: {problem}: {_where(good.decode(), text)}")
                 for name in WRITTEN:
-                    artifacts.remove(made / name)
+                    publish.remove(made / name)
     finally:
         path.write_bytes(good)
     return wrong
@@ -277,7 +277,7 @@ def test_files_as_they_are_made_are_read(here: Path, case: Case, capsys: pytest.
     for command in case.commands:
         assert outcome(capsys, command, 0) is None, command
         for name in WRITTEN:
-            artifacts.remove(here / name)
+            publish.remove(here / name)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.file.replace("/", "-"))

@@ -20,7 +20,7 @@ from mixprec.checkpoint.target import (
     check_target,
     write_side_files,
 )
-from mixprec.core import artifacts, locks
+from mixprec.core import artifacts, locks, publish
 from mixprec.core.errors import UserError
 from mixprec.models.modelfiles import README
 from mixprec.numerics.formats import Format
@@ -68,7 +68,7 @@ def convert(
     check_space(out, space(format, plan, checkpoint.inventory, checkpoint.shapes, checkpoint.source))
     work = blocks_folder(out)
     with locks.target(out, work):
-        with artifacts.atomic_path(out) as folder, artifacts.atomic_path(work) as blocks:
+        with publish.atomic_path(out) as folder, publish.atomic_path(work) as blocks:
             folder.mkdir()
             blocks.mkdir()
             files: list[Path] = []
@@ -90,7 +90,7 @@ def convert(
             text = modelcard.model_card(plan, checkpoint.inventory, checkpoint.shapes, checkpoint.path, format, told)
             (folder / README).write_text(text, encoding="utf-8")
             seal(folder, card)
-        artifacts.remove(work)
+        publish.remove(work)
 
 
 def _converted(checkpoint: Checkpoint, address: str, format: CheckpointFormat, plan: Plan) -> dict[str, Tensor]:

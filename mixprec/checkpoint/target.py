@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from mixprec.core import artifacts
+from mixprec.core import publish
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 from mixprec.models import modelfiles
@@ -62,7 +62,7 @@ def check_space(out: Path, needed: int) -> None:
     usage = shutil.disk_usage(parent)
     left = sum(
         path.stat().st_size
-        for folder in (blocks_folder(out), *artifacts.leftovers(out))
+        for folder in (blocks_folder(out), *publish.leftovers(out))
         for path in folder.rglob("*")
         if path.is_file()
     )
@@ -82,7 +82,7 @@ def _parent(out: Path) -> Path:
 def write_shard(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write one file of weights."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=dict(metadata))
-    artifacts.share(path)
+    publish.share(path)
 
 
 def write_side_files(folder: Path, source: Source) -> None:

@@ -125,7 +125,7 @@ def inspect(
     every: Annotated[bool, typer.Option("--all", help="A line for every module, not for every format.")] = False,
 ) -> None:
     """Show how each linear module lies in a checkpoint, whoever wrote it: format and bits on disk."""
-    from mixprec.core import artifacts
+    from mixprec.core import publish
     from mixprec.report.layout import LayoutRow, layout_figure, on_disk, written_table
     from mixprec.report.terminal import rich_table
 
@@ -144,7 +144,7 @@ def inspect(
     out.print("checksums: as written" if known else "checksums: none in this checkpoint")
     if picture:
         bits, what = _drawn(rows)
-        with artifacts.atomic_path(picture) as temporary:
+        with publish.atomic_path(picture) as temporary:
             figure = layout_figure(found.inventory.linears, bits, f"{'/'.join(checkpoint.parts[-2:])}: {what}")
             figure.savefig(temporary, format=picture.suffix.removeprefix(".") or "png", dpi=150)
         out.print(f"{picture}", soft_wrap=True)

@@ -19,7 +19,7 @@ from mixprec.compress.candidatefiles import LAYOUT, BlockFile, Candidates, file_
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.scaling import solve_alone
 from mixprec.compress.solving import GroupInputs, Solved
-from mixprec.core import artifacts
+from mixprec.core import artifacts, publish
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Group
 from mixprec.models.source import FLOATS
@@ -90,7 +90,7 @@ def _walk(
     memory: int,
     advance: Callable[[int], None],
 ) -> None:
-    with artifacts.scratch(folder / "states") as spilled:
+    with publish.scratch(folder / "states") as spilled:
         samples = None
         if calibration is not None:
             samples = Samples(opened.model, calibration, States(memory, spilled), 1, piece=1)

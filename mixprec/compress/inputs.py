@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.calibration.data import Calibration
-from mixprec.core import artifacts
+from mixprec.core import publish
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder
 from mixprec.walk import blocks
@@ -36,7 +36,7 @@ def mean_squares(
     weights = torch.ones(calibration.tokens.shape) if calibration.weights is None else calibration.weights.float()
     total = float(weights.sum(dtype=torch.float64))
     found: dict[str, Tensor] = {}
-    with artifacts.scratch(beside) as spilled:
+    with publish.scratch(beside) as spilled:
         samples = Samples(opened.model, calibration, States(int(memory_gb * 1e9), spilled), 1)
 
         def visit(index: int, block: nn.Module) -> None:

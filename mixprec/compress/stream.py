@@ -24,7 +24,7 @@ from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.walk import Job, Walk
-from mixprec.core import artifacts, locks
+from mixprec.core import artifacts, locks, publish
 from mixprec.core.devices import dtype_of
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder
@@ -91,7 +91,7 @@ def compress(
     with locks.target(out, work):
         walk = Walk(job, work, artifacts.fingerprint(RULES, {**card, "git_revision": None, "mixprec": None}), on_module)
         walk.run()
-        with artifacts.atomic_path(out) as folder:
+        with publish.atomic_path(out) as folder:
             folder.mkdir()
             format.finish(Finish(source, walk.files, folder, plan, inventory, config))
             write_side_files(folder, source)
@@ -99,7 +99,7 @@ def compress(
             text = modelcard.model_card(plan, inventory, config, source.folder, format, told)
             (folder / README).write_text(text, encoding="utf-8")
             seal(folder, card)
-        artifacts.remove(work)
+        publish.remove(work)
     return {address: walk.reports[address] for address in plan.modules}
 
 

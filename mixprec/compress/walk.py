@@ -15,7 +15,7 @@ from mixprec.checkpoint.target import CompressedModule
 from mixprec.compress.block import BlockResult, compress_block, entering
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
-from mixprec.core import artifacts
+from mixprec.core import artifacts, publish
 from mixprec.models.decoder import Block, Decoder
 from mixprec.models.model import Model
 from mixprec.models.source import COMPUTABLE, FLOATS, Source
@@ -87,7 +87,7 @@ class Walk:
         # Where nothing runs through the blocks, the type is only that of the arithmetic on weights.
         model = job.model.computed(dtype="float32") if calibration is None else job.model
         opened = model.open_blocks(outside)
-        with artifacts.scratch(self._folder / "states") as spilled:
+        with publish.scratch(self._folder / "states") as spilled:
             samples = None
             if calibration is not None:
                 samples = entering(opened.model, calibration, job.plan.methods, job.memory_gb, spilled)

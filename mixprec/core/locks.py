@@ -19,7 +19,7 @@ from pathlib import Path
 
 from filelock import lock_descriptor
 
-from mixprec.core import artifacts, processes
+from mixprec.core import processes, publish
 from mixprec.core.errors import UserError, from_disk
 from mixprec.core.progress import console
 
@@ -78,7 +78,7 @@ def once(path: Path, place: str) -> Iterator[None]:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{artifacts.stem_of(path)}.lock")
+    return path.with_name(f".{publish.stem_of(path)}.lock")
 
 
 @contextmanager
@@ -87,12 +87,12 @@ def _held(lock: Path, what: Path, paths: list[Path], place: str = "--out", wait:
     fellow = not wait and not processes.is_main()
     descriptor = None if fellow else _acquire(lock, what, place, wait)
     held = [path.absolute() for path in paths]
-    artifacts.held.extend(held)
+    publish.held.extend(held)
     try:
         yield
     finally:
         for path in held:
-            artifacts.held.remove(path)
+            publish.held.remove(path)
         if descriptor is not None:
             with suppress(OSError):
                 lock.unlink()  # while it is held: who waits for it sees that its name is gone

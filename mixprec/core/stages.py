@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixprec.core import artifacts, processes
+from mixprec.core import artifacts, processes, publish
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 
@@ -32,7 +32,7 @@ class Stages:
                     f"{self.run}: the main process's stage {name} is not there; all machines need one folder for the "
                     "run: give --out on storage that they share"
                 )
-            artifacts.remove(marker)
+            publish.remove(marker)
             make()
             artifacts.write_json(marker, {"fingerprint": stamp, "outputs": self._digests(outputs)})
         return stamp

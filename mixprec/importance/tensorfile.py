@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec.core import artifacts, headers, seals
+from mixprec.core import headers, publish, seals
 
 
 class Shape(NamedTuple):
@@ -71,10 +71,10 @@ def create(path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, Any])
     stored = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
     entries = {name: headers.Entry(headers.type_name(shapes[name].dtype), shapes[name].sizes) for name in names}
     header = headers.made(entries, stored | {seals.KEY: seals.BLANK})
-    with artifacts.atomic_path(path) as temporary:
+    with publish.atomic_path(path) as temporary:
         with temporary.open("w+b") as file:
             file.write(header.text)
             file.truncate(header.size)
             yield TensorFile(file, shapes, header.begins)
         seals.seal_tensors(temporary)
-        artifacts.share(temporary)
+        publish.share(temporary)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from mixprec.core import artifacts, locks
+from mixprec.core import artifacts, locks, publish
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 from mixprec.models.gguf import parts
@@ -61,7 +61,7 @@ def converted(path: Path, name: str) -> Path:
             if not _is_converted(target):
                 if target.is_dir():
                     console.print(f"{target}: was changed or damaged since it was written; converted again")
-                    artifacts.remove(target)
+                    publish.remove(target)
                 from mixprec.models.gguf.convert import convert  # brings transformers and torch, for a first use alone
 
                 convert(path, files[0], target, _CHECKSUMS)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mixprec.checkpoint.target import check_space
-from mixprec.core import artifacts, locks
+from mixprec.core import artifacts, locks, publish
 from mixprec.evaluate.engines import templates
 from mixprec.pipeline import damage, loadable
 from mixprec.pipeline.benchmarks import Benchmarks
@@ -68,7 +68,7 @@ class Run(Context):
             self.check()
         with locks.folder(self.out):
             for name in self.recipe.all_variants:
-                artifacts.refuse_links(self.out / "variants" / name / "checkpoint")
+                publish.refuse_links(self.out / "variants" / name / "checkpoint")
             return self._run()
 
     def _run(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from mixprec.compress.stream import compress
 from mixprec.contrib import peers
 from mixprec.contrib.peers import engine
 from mixprec.contrib.peers.engine import Peer
-from mixprec.core import artifacts
+from mixprec.core import artifacts, publish
 from mixprec.core.progress import bar
 from mixprec.evaluate import bench
 from mixprec.models import locate
@@ -49,8 +49,8 @@ def _compressed(run: Context, name: str, plan: Plan, folder: Path) -> str:
     if not plan.changed:
         # A variant that keeps everything is the original itself: no copy of it is written, and none of what an
         # earlier recipe compressed under this name stays.
-        artifacts.remove(checkpoint)
-        artifacts.remove(quality)
+        publish.remove(checkpoint)
+        publish.remove(quality)
         return run.model.identity
     return run.stages.do(
         f"compress/{name}",

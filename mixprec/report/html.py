@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
-from mixprec.core import artifacts
+from mixprec.core import artifacts, publish
 from mixprec.core.escaping import visible
 from mixprec.importance import artifact
 from mixprec.report.benchmarks import at_k_table, overview, protocol_line, results_of
@@ -159,7 +159,7 @@ def _save_or_remove(stem: Path, figure: Figure | None, kinds: tuple[str, ...]) -
         save_figure(figure, stem, kinds)
         return
     for kind in kinds:
-        artifacts.remove(stem.with_name(f"{stem.name}.{kind}"))
+        publish.remove(stem.with_name(f"{stem.name}.{kind}"))
 
 
 def heatmap_parts(grids: Grids) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from mixprec.core.artifacts import atomic_path
+from mixprec.core.publish import atomic_path
 
 
 class Theme(NamedTuple):

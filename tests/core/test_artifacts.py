@@ -20,7 +20,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mixprec.core import artifacts, locks
+from mixprec.core import artifacts, locks, publish
 from mixprec.core.errors import UserError
 
 JSON = st.recursive(
@@ -39,7 +39,7 @@ def names(folder: Path) -> list[str]:
 def test_a_file_keeps_its_old_content_when_writing_fails(tmp_path: Path, problem: type[BaseException]) -> None:
     path = tmp_path / "a.txt"
     artifacts.write_text(path, "old")
-    with pytest.raises(problem), artifacts.atomic_path(path) as temporary:
+    with pytest.raises(problem), publish.atomic_path(path) as temporary:
         temporary.write_text("half of the n")
         raise problem
     assert path.read_text() == "old"
@@ -49,12 +49,12 @@ def test_a_file_keeps_its_old_content_when_writing_fails(tmp_path: Path, problem
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     for name in ("first", "second"):
-        with artifacts.atomic_path(target) as temporary:
+        with publish.atomic_path(target) as temporary:
             temporary.mkdir()
             (temporary / name).write_text(name)
             assert name not in (names(target) if target.exists() else [])
     assert names(target) == ["second"]
-    with pytest.raises(ValueError), artifacts.atomic_path(target) as temporary:
+    with pytest.raises(ValueError), publish.atomic_path(target) as temporary:
         temporary.mkdir()
         (temporary / "third").write_text("third")
         raise ValueError
@@ -67,9 +67,9 @@ def leave(path: Path, *, folder: bool) -> None:
     code = f"""
 import os, sys
 from pathlib import Path
-from mixprec.core import artifacts
+from mixprec.core import artifacts, publish
 path = Path({str(path)!r})
-with artifacts.atomic_path(path) as temporary:
+with publish.atomic_path(path) as temporary:
     temporary.mkdir() if {folder} else None
     (temporary / "stale" if {folder} else temporary).write_text("stale")
     os.kill(os.getpid(), 9)
@@ -84,7 +84,7 @@ def test_what_a_killed_process_left_does_not_mix_in_and_goes(tmp_path: Path, fol
     neighbour = tmp_path / f".{'n' * 180}.0123abcd-1-0123456789abcdef.partial"  # of another target
     neighbour.touch()
     assert len(names(tmp_path)) == 2
-    with artifacts.atomic_path(path) as temporary:
+    with publish.atomic_path(path) as temporary:
         temporary.mkdir() if folder else temporary.write_text("new")
     assert names(tmp_path) == [neighbour.name, path.name]
     assert names(path) == [] if folder else path.read_text() == "new"
@@ -105,7 +105,7 @@ def test_what_other_machines_left_goes_where_nobody_else_is_at_work(tmp_path: Pa
 
 def test_two_that_write_one_path_both_end_and_one_of_them_wins(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    with artifacts.atomic_path(path) as one, artifacts.atomic_path(path) as other:
+    with publish.atomic_path(path) as one, publish.atomic_path(path) as other:
         one.write_text("one")
         other.write_text("other")
     assert names(tmp_path) == ["a"]
@@ -115,10 +115,10 @@ def test_two_that_write_one_path_both_end_and_one_of_them_wins(tmp_path: Path) -
 @pytest.mark.parametrize("first", [True, False])
 def test_of_two_that_make_one_folder_a_cache_keeps_the_winners(tmp_path: Path, first: bool) -> None:
     path = tmp_path / "a"
-    with artifacts.atomic_path(path, first=first) as late:
+    with publish.atomic_path(path, first=first) as late:
         late.mkdir()
         (late / "late").touch()
-        with artifacts.atomic_path(path, first=first) as early:
+        with publish.atomic_path(path, first=first) as early:
             early.mkdir()
             (early / "early").touch()
     assert names(path) == (["early"] if first else ["late"])
@@ -136,7 +136,7 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(UserError, match=r"a: the disk fails"), artifacts.atomic_path(path) as temporary:
+    with pytest.raises(UserError, match=r"a: the disk fails"), publish.atomic_path(path) as temporary:
         temporary.mkdir()
         (temporary / "new").touch()
     assert names(path) == ["old"]
@@ -154,16 +154,16 @@ def test_removing_goes_through_no_link(tmp_path: Path) -> None:
     with locks.folder(run):
         for path in (run / "link", run / "link" / "file"):
             for act in (
-                artifacts.remove,
+                publish.remove,
                 lambda p: artifacts.write_text(p, "x"),
                 lambda p: artifacts.append_line(p, "x"),
             ):
                 with pytest.raises(UserError, match=r"run/link: is a link to .*precious; nothing behind a link"):
                     act(path)
-        artifacts.remove(run / "inside")
+        publish.remove(run / "inside")
     assert names(precious) == ["file"]
     assert names(run) == ["link"]
-    artifacts.remove(run / "link")  # elsewhere a link is a file like others
+    publish.remove(run / "link")  # elsewhere a link is a file like others
     assert names(precious) == ["file"]
 
 
@@ -172,7 +172,7 @@ def test_a_held_folder_may_be_a_link_itself(tmp_path: Path) -> None:
     (tmp_path / "run").symlink_to(tmp_path / "disk")
     with locks.folder(tmp_path / "run"):
         artifacts.write_text(tmp_path / "run" / "a" / "b", "text")
-        artifacts.remove(tmp_path / "run" / "a")
+        publish.remove(tmp_path / "run" / "a")
     assert (tmp_path / "run").is_symlink()
     assert names(tmp_path / "disk") == []
 
@@ -186,9 +186,7 @@ def test_a_folder_with_a_mount_in_it_stays(tmp_path: Path) -> None:
     (tmp_path / "run" / "deep" / "mount").mkdir(parents=True)
     if shutil.which("unshare") is None or subprocess.run([*inside, mount, tmp_path], check=False).returncode:
         pytest.skip("needs unshare and the right to mount")
-    code = (
-        "import sys; from pathlib import Path; from mixprec.core import artifacts; artifacts.remove(Path(sys.argv[1]))"
-    )
+    code = "import sys; from pathlib import Path; from mixprec.core import publish; publish.remove(Path(sys.argv[1]))"
     command = [*inside, mount + 'exec "$@"', tmp_path, sys.executable, "-c", code, tmp_path / "run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "is mounted there, and would lose its files; unmount it first" in done.stderr
@@ -246,7 +244,7 @@ def test_a_path_without_a_name_takes_no_file(path: str) -> None:
 
 
 def test_what_is_copied_from_a_read_only_file_is_flushed_too(tmp_path: Path) -> None:
-    with artifacts.atomic_path(tmp_path / "a") as folder:
+    with publish.atomic_path(tmp_path / "a") as folder:
         folder.mkdir()
         (folder / "b").write_text("text")
         (folder / "b").chmod(0o444)
@@ -267,7 +265,7 @@ def test_numpy_says_in_its_own_words_that_a_disk_is_full(tmp_path: Path) -> None
         pytest.skip("this system has no /dev/full")
     with (
         pytest.raises(UserError, match="weights: the disk is full"),
-        artifacts.atomic_path(tmp_path / "weights"),
+        publish.atomic_path(tmp_path / "weights"),
         full.open("wb") as file,
     ):
         np.zeros(1_000_000).tofile(file)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mixprec.core import artifacts, locks
+from mixprec.core import artifacts, locks, publish
 from mixprec.core.errors import UserError
 
 _HOLD = """
@@ -70,7 +70,7 @@ def test_a_lock_that_ends_with_an_error_is_free(tmp_path: Path) -> None:
         with pytest.raises(ValueError), locks.folder(tmp_path / "r"):
             raise ValueError
     assert not list(tmp_path.iterdir())  # not even an empty folder
-    assert not artifacts.held
+    assert not publish.held
 
 
 def test_who_waits_gets_what_the_winner_made(tmp_path: Path, hold: Hold, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixprec.core import artifacts
+from mixprec.core import publish
 from mixprec.core.errors import UserError
 from mixprec.walk.states import States
 
@@ -54,14 +54,14 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_folder_goes_at_the_end_and_what_a_kill_left_goes_first(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), artifacts.scratch(tmp_path / "states") as folder:
+    with pytest.raises(KeyboardInterrupt), publish.scratch(tmp_path / "states") as folder:
         States(0, folder)["a"] = torch.zeros(3)
         assert list(folder.iterdir())
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
-    place, process = artifacts._place(), 2**22 + 1  # no process has this number
+    place, process = publish._place(), 2**22 + 1  # no process has this number
     left = tmp_path / f".states.{place}-{process}-{'0' * 16}.partial"
     left.mkdir()
     (left / "00000001").write_bytes(b"half")
-    with artifacts.scratch(tmp_path / "states"):
+    with publish.scratch(tmp_path / "states"):
         assert not left.exists()

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec.core import artifacts
+from mixprec.core import publish
 from mixprec.core.errors import UserError
 from mixprec.models.gguf.names import ARCHITECTURES, gguf_names
 
@@ -45,7 +45,7 @@ def write_imatrix(
     check_names(config)
     names = gguf_names(config)
     sums = {names[f"{address}.weight"]: mean.double() * tokens for address, mean in squares.items()}
-    with artifacts.atomic_path(path) as temporary:
+    with publish.atomic_path(path) as temporary:
         writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.model_type]])
         writer.kv_data[0].pop(gguf.Keys.General.ARCHITECTURE)  # llama-imatrix's files have none
         writer.add_type(gguf.GGUFType.IMATRIX)

@@ -27,7 +27,7 @@ from mixprec.checkpoint.said import Said
 from mixprec.checkpoint.shards import CONFIG, described
 from mixprec.checkpoint.target import CompressedModule, write_json
 from mixprec.compress.ggml import check_possible
-from mixprec.core import artifacts
+from mixprec.core import publish
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear, decoder_of
 from mixprec.models.gguf import metadata
@@ -127,7 +127,7 @@ def finish(job: Finish, outside: Outside = Outside()) -> None:
             writer.write_tensor_data(_array(entry))
     finally:
         writer.close()
-    artifacts.share(job.folder / FILE)
+    publish.share(job.folder / FILE)
     write_json(job.folder / CONFIG, described(job, None))
 
 

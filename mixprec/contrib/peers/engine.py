@@ -26,7 +26,7 @@ from mixprec.checkpoint.target import check_space, check_target
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.contrib.export import TARGETS
 from mixprec.contrib.peers import client
-from mixprec.core import artifacts, locks
+from mixprec.core import artifacts, locks, publish
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder
 from mixprec.models.model import Model
@@ -117,7 +117,7 @@ def compress(
         plan=plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
     )
-    with locks.target(out), artifacts.atomic_path(out) as made, tempfile.TemporaryDirectory() as name:
+    with locks.target(out), publish.atomic_path(out) as made, tempfile.TemporaryDirectory() as name:
         work = Path(name)
         job: dict[str, Any] = {"peer": peer.name, "model": str(source.folder), "out": str(made), "dtype": model.dtype}
         beside = [each.relative_to(source.folder).as_posix() for each in source.side_files()]

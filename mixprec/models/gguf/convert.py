@@ -11,7 +11,7 @@ import gguf
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PretrainedConfig
 
-from mixprec.core import artifacts
+from mixprec.core import artifacts, publish
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 from mixprec.core.upstream import first_line, quiet
@@ -51,9 +51,9 @@ def convert(path: Path, first: Path, target: Path, checksums: str) -> None:
     """
     source = {"gguf_file": first.name}
     console.print(f"converting {path.name} to safetensors, once")
-    publish = artifacts.atomic_path(target, first=True, place="MIXPREC_CACHE")
+    writing = publish.atomic_path(target, first=True, place="MIXPREC_CACHE")
     # The GGUF reader's own bar listens to no setting of transformers.
-    with publish as folder, quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
+    with writing as folder, quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
         try:
             reader, config = _checked(path, first)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
@@ -74,7 +74,7 @@ def convert(path: Path, first: Path, target: Path, checksums: str) -> None:
         # three more bits of mantissa keep it closer. Each tensor is rounded as it is read: never are all in float32.
         model.save_pretrained(folder)
         for file in folder.glob("*.safetensors"):
-            artifacts.share(file)
+            publish.share(file)
         tokenizer_in.save(tokenizer, folder, path)
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         digests = {file.relative_to(folder).as_posix(): artifacts.sha256_file(file) for file in files}
