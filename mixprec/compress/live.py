@@ -16,7 +16,8 @@ from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import check_architecture, decoder_of
+from mixprec.models.decoder import decoder_of
+from mixprec.models.sizes import check_architecture
 from mixprec.models.source import check_finite
 from mixprec.models.weights import linears_of
 from mixprec.plan.methods import needing_inputs, using_inputs

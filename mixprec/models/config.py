@@ -9,10 +9,10 @@ from transformers import AutoConfig, PretrainedConfig
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line, quiet
-from mixprec.models.decoder import check_architecture
 from mixprec.models.gguf import convert
 from mixprec.models.locate import cached, commit, resolve, unconverted
 from mixprec.models.shapes import known_shapes
+from mixprec.models.sizes import check_architecture
 from mixprec.models.source import tied
 
 

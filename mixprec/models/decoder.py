@@ -6,30 +6,19 @@ of a model's modules and parameters are those of the tensors in its checkpoint.
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mixprec.core.errors import UserError
 from mixprec.models.arch import FAMILIES
 from mixprec.models.arch.family import Family, Shared, Sizes
+from mixprec.models.sizes import check_architecture, reader, sizes_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _Index = TypeVar("_Index")
-
-_SIZES: Final = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
-#: Where they are null, they follow from others.
-_OPTIONAL: Final = ("num_key_value_heads", "head_dim", "max_position_embeddings")
-#: Keys of a configuration -> the largest number that is taken for a model's: more would be built for hours.
-_MOST: Final = {
-    "num_hidden_layers": 1_000,
-    **dict.fromkeys((*_SIZES, "num_key_value_heads", "head_dim"), 2**24),
-    "max_position_embeddings": 2**40,
-}
 
 
 @dataclass(frozen=True)
@@ -224,12 +213,8 @@ def decoder_of(config: PretrainedConfig | Mapping[str, Any], where: str | None =
     """
     where = where or getattr(config, "name_or_path", "") or "model"
     check_architecture(config, where)
-    read = _reader(config)
+    read, sizes = reader(config), sizes_of(config)
     family = FAMILIES[read("model_type")]
-    heads = read("num_attention_heads")
-    shared = read("num_key_value_heads") or heads
-    head = read("head_dim") or read("hidden_size") // heads
-    sizes = Sizes(read("hidden_size"), read("intermediate_size"), heads * head, shared * head, head, read("vocab_size"))
     biased = {
         row.kind: bool(read(row.bias) if isinstance(row.bias, str) else row.bias)
         for rows in family.parts.values()
@@ -249,33 +234,6 @@ def decoder_of(config: PretrainedConfig | Mapping[str, Any], where: str | None =
         sizes=sizes,
         tied=tied,
     )
-
-
-def check_architecture(config: PretrainedConfig | Mapping[str, Any], where: str) -> None:
-    """Refuse decoders that no table describes.
-
-    Raises UserError listing the supported architectures, or for a size that no model has; ``where`` says which model
-    it was.
-    """
-    read = _reader(config)
-    if read("model_type") not in tuple(FAMILIES):  # a file may hold what can't be a key
-        raise UserError(
-            f"{where}: architecture {read('model_type')!r} is not supported; supported: {', '.join(FAMILIES)}"
-        )
-    for key, most in _MOST.items():
-        value = read(key)
-        if value is None and key in _OPTIONAL:
-            continue
-        if not (isinstance(value, int) and 1 <= value <= most):
-            raise UserError(f"{where}: config.json: {key}: {reprlib.repr(value)} is no number from 1 to {most:,}")
-
-
-def _reader(config: Any) -> Callable[[str], Any]:
-    """A key's value, or the family's where it isn't there."""
-    values = config if isinstance(config, Mapping) else vars(config) | {"model_type": config.model_type}
-    name = values.get("model_type")
-    family = FAMILIES.get(name) if isinstance(name, str) else None
-    return lambda key: values.get(key, family.defaults.get(key) if family else None)
 
 
 def _block(family: Family, sizes: Sizes, index: int) -> Block:

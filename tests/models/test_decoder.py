@@ -185,6 +185,9 @@ def test_a_map_of_one_linear_alone() -> None:
         ({"vocab_size": "x"}, r"vocab_size: 'x' is no number"),
         ({"num_hidden_layers": 1_001}, r"num_hidden_layers: 1001 is no number from 1 to 1,000"),
         ({"head_dim": 0}, r"head_dim: 0 is no number"),
+        ({"hidden_size": 16}, r"hidden_size: 16 is less than num_attention_heads, 32"),
+        ({"num_key_value_heads": 5}, r"num_key_value_heads: 5 doesn't divide num_attention_heads, 32"),
+        ({"num_key_value_heads": 64}, r"num_key_value_heads: 64 doesn't divide num_attention_heads, 32"),
     ],
 )
 def test_what_no_map_can_be_made_of_is_refused(changes: dict[str, Any], said: str) -> None:

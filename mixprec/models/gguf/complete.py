@@ -15,9 +15,9 @@ from transformers import AutoConfig, PretrainedConfig
 
 from mixprec.core.errors import UserError
 from mixprec.models.complete import check_complete, expected
-from mixprec.models.decoder import check_architecture
 from mixprec.models.gguf import metadata, parts
 from mixprec.models.gguf.names import names_in
+from mixprec.models.sizes import check_architecture
 
 
 def config_in(path: Path, reader: Any) -> PretrainedConfig:

@@ -1,0 +1,68 @@
+"""Sizes of a decoder by arithmetic on a configuration's keys; those that no model has are refused."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from mixprec.core.errors import UserError
+from mixprec.models.arch import FAMILIES
+from mixprec.models.arch.family import Sizes
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_SIZES: Final = ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+#: Where they are null, they follow from others.
+_OPTIONAL: Final = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+#: Keys of a configuration -> the largest number that is taken for a model's: more would be built for hours.
+_MOST: Final = {
+    "num_hidden_layers": 1_000,
+    **dict.fromkeys((*_SIZES, "num_key_value_heads", "head_dim"), 2**24),
+    "max_position_embeddings": 2**40,
+}
+
+
+def check_architecture(config: PretrainedConfig | Mapping[str, Any], where: str) -> None:
+    """Refuse decoders that no table describes.
+
+    Raises UserError listing the supported architectures, or for sizes that no model has; ``where`` says which model it
+    was.
+    """
+    read = reader(config)
+    if read("model_type") not in tuple(FAMILIES):  # a file may hold what can't be a key
+        raise UserError(
+            f"{where}: architecture {read('model_type')!r} is not supported; supported: {', '.join(FAMILIES)}"
+        )
+    for key, most in _MOST.items():
+        value = read(key)
+        if value is None and key in _OPTIONAL:
+            continue
+        if not (isinstance(value, int) and 1 <= value <= most):
+            raise UserError(f"{where}: config.json: {key}: {reprlib.repr(value)} is no number from 1 to {most:,}")
+    hidden, heads, shared = (read(key) for key in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
+    if read("head_dim") is None and hidden < heads:
+        raise UserError(f"{where}: config.json: hidden_size: {hidden} is less than num_attention_heads, {heads}")
+    if heads % (shared or heads):
+        raise UserError(
+            f"{where}: config.json: num_key_value_heads: {shared} doesn't divide num_attention_heads, {heads}"
+        )
+
+
+def reader(config: PretrainedConfig | Mapping[str, Any]) -> Callable[[str], Any]:
+    """A key's value in ``config``, an object of transformers or what config.json holds; the family's, where it has none
+    of its own."""
+    values: Any = config if isinstance(config, Mapping) else vars(config) | {"model_type": config.model_type}
+    name = values.get("model_type")
+    family = FAMILIES.get(name) if isinstance(name, str) else None
+    return lambda key: values.get(key, family.defaults.get(key) if family else None)
+
+
+def sizes_of(config: PretrainedConfig | Mapping[str, Any]) -> Sizes:
+    """The widths of a decoder that ``check_architecture`` passes."""
+    read = reader(config)
+    hidden, heads = read("hidden_size"), read("num_attention_heads")
+    head = read("head_dim") or hidden // heads
+    shared = read("num_key_value_heads") or heads
+    return Sizes(hidden, read("intermediate_size"), heads * head, shared * head, head, read("vocab_size"))
