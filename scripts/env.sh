@@ -27,7 +27,8 @@ check_version() {
 }
 
 make_environment() {
-    local extra=$1 constraints=$root/constraints.txt key
+    local extra=$1 constraints=$root/constraints.txt torch="" key
+    if [ "$extra" = lowest ]; then torch=${TORCH:-}; fi
     if ! [ -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
         local python=${PYTHON:-python3} remedy="name another one, for example: PYTHON=python3.12 bash $0"
         command -v "$python" >/dev/null || fail "$python is not there; $remedy"
@@ -45,7 +46,7 @@ make_environment() {
     key=$("$venv/bin/python" -c '
 import hashlib, pathlib, sys
 print(hashlib.sha256(b"".join([sys.argv[1].encode(), *(pathlib.Path(p).read_bytes() for p in sys.argv[2:])])).hexdigest())
-' "$root" "$root/pyproject.toml" "$root/constraints.txt" "$root/scripts/env.sh")
+' "$root$torch" "$root/pyproject.toml" "$root/constraints.txt" "$root/scripts/env.sh")
     if is_installed "$extra" "$key" || { [ "$extra" = base ] && is_installed dev "$key"; }; then
         return
     fi
@@ -53,7 +54,7 @@ print(hashlib.sha256(b"".join([sys.argv[1].encode(), *(pathlib.Path(p).read_byte
     printf 'installing into %s (some minutes the first time)\n' "$venv"
     if [ "$extra" = lowest ]; then
         constraints=$venv/.constraints.txt
-        "$venv/bin/python" "$root/scripts/lowest.py" >"$constraints"
+        "$venv/bin/python" "$root/scripts/lowest.py" ${torch:+--torch "$torch"} >"$constraints"
     fi
     # torch by itself: whatever else asks for it then finds it there.
     install -c "$constraints" torch

@@ -1,7 +1,11 @@
-"""Print the lowest versions that pyproject.toml allows, as constraints for pip: ``python scripts/lowest.py``."""
+"""Print the lowest versions that pyproject.toml allows, as constraints for pip.
+
+python scripts/lowest.py [--torch VERSION]
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
 import tomllib
 from pathlib import Path
@@ -16,5 +20,10 @@ def lowest(requirements: list[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    for name, version in lowest(tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]).items():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch", metavar="VERSION", help="another version of torch")
+    found = lowest(tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"])
+    if (torch := parser.parse_args().torch) is not None:
+        found["torch"] = torch
+    for name, version in found.items():
         print(f"{name}=={version}")

@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # A quick part of the tests with the lowest versions that pyproject.toml allows, in an environment of its own,
 # .venv-lowest (or $MIXPREC_VENV): models loaded, converted and compressed, checkpoints of every format read back,
-# importance beside full backpropagation, a whole run. Arguments go to pytest.
+# importance beside full backpropagation, a whole run. Left out: what only newer versions refuse. Arguments go to pytest.
+#
+# On x86 Linux PyPI has older torch with GPU libraries alone: 7.6 GB on disk. TORCH=2.13.0 takes another version of it.
 set -euo pipefail
 export MIXPREC_VENV=${MIXPREC_VENV:-.venv-lowest}
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 make_environment lowest
 cd "$root"
-"$venv/bin/python" -m pip check
+# Conversions of other versions stay apart: their configurations differ in a few bytes.
+export MIXPREC_CACHE=$venv/.cache
 "$venv/bin/python" -m pytest -q -m "not slow and not gpu" "$@" \
-    tests/test_import.py tests/test_versions.py tests/test_models.py tests/models tests/importance/test_engine.py \
-    tests/checkpoint/test_checkpoint_formats.py tests/checkpoint/test_gguf_pieces.py tests/pipeline/test_pipeline.py
+    tests/test_import.py tests/test_versions.py tests/models tests/importance/test_engine.py \
+    tests/checkpoint/test_gguf_pieces.py tests/checkpoint/test_checkpoint_formats.py tests/pipeline/test_pipeline.py \
+    --deselect tests/checkpoint/test_checkpoint_formats.py::test_transformers_refuses_packed_zero_points_otherwise
