@@ -16,9 +16,9 @@ from mixprec.core.errors import UserError
 from mixprec.core.progress import PlainConsole
 
 if TYPE_CHECKING:
-    from mixprec.calibration.data import Calibration
     from mixprec.models.model import Model
     from mixprec.plan.schema import Plan
+    from mixprec.results.calibration import Calibration
 
 # Heavy imports (torch, transformers) stay inside the verbs, so that --help and mistakes answer at once.
 
@@ -77,18 +77,6 @@ def typed_options(context: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def checked(kind: Any, verb: str, **values: Any) -> Any:
-    """A recipe's part from options, with the recipe's checks."""
-    from pydantic import ValidationError
-
-    from mixprec.core.errors import from_pydantic
-
-    try:
-        return kind.model_validate(values)
-    except ValidationError as problem:
-        raise from_pydantic(problem, f"mixprec {verb}", kind) from None
-
-
 def model_in(plan: Path) -> str:
     """The model that a plan.json is for. Raises UserError for other files."""
     from mixprec.core import artifacts
@@ -108,31 +96,13 @@ def read_plan(file: Path, where: str | None = None, revision: str | None = None)
     return load_plan(file, model.decoder), model
 
 
-def calibrated(
-    verb: str,
-    model: Model,
-    *,
-    text: str | None,
-    traces: str | None,
-    samples: int,
-    tokens: int,
-    seed: int,
-    solves: bool,
-) -> Calibration:
-    """The calibration set of a verb's options, with warnings about it in the terminal.
-
-    ``solves``: whether any method solves with the second moments of the inputs.
-    """
-    from mixprec.calibration import data
-    from mixprec.calibration.spec import CalibrationSpec
+def calibrated(model: Model, **options: Any) -> Calibration:
+    """The calibration set of a verb's options, those of mixprec.calibrate, with warnings about it in the terminal."""
+    from mixprec.api.spend import calibrate
     from mixprec.core.progress import console
 
-    sources = [{"text": text}] * bool(text) + [{"traces": traces}] * bool(traces)
-    spec = checked(CalibrationSpec, verb, sources=sources, samples=samples, tokens=tokens, seed=seed)
-    config = model.config
-    found = data.load(spec, model.encoder, str, config.max_position_embeddings)
-    widest = model.decoder.widest_input if solves else None
-    for warning in data.warnings(found, widest, config.hidden_size):
+    found = calibrate(model, **options)
+    for warning in found.warnings:
         console.print(warning)
     return found
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mixprec.cli.base import Data, Device, Dtype, Revision, alone, app, checked, epilog, out
+from mixprec.api.arguments import checked
+from mixprec.cli.base import Data, Device, Dtype, Revision, alone, app, epilog, out
 from mixprec.core.errors import UserError
 
 ThinkTags = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mixprec.cli.base import BaseModel, Device, Dtype, Revision, SpanRule, app, epilog, model_in, out
+from mixprec.cli.base import BaseModel, Device, Dtype, Revision, SpanRule, app, calibrated, epilog, model_in, out
 
 
 @app.command(
@@ -47,10 +47,8 @@ def compress(
     """
     from mixprec.api.arguments import checked
     from mixprec.api.make import compress as function
-    from mixprec.api.spend import calibrate
     from mixprec.checkpoint import hub
     from mixprec.compress.options import SolveOptions
-    from mixprec.core.progress import console
     from mixprec.models.model import Model
     from mixprec.plan.methods import solving
     from mixprec.results.plan import Plan
@@ -62,11 +60,9 @@ def compress(
     calibration = None
     if text or traces:
         solves = bool(solving(plan.content.methods))
-        calibration = calibrate(
+        calibration = calibrated(
             opened, text=text, traces=traces, samples=samples, tokens=tokens, seed=seed, solves=solves
         )
-        for warning in calibration.warnings:
-            console.print(warning)
     made = function(
         opened,
         plan,

@@ -82,16 +82,7 @@ def imatrix(
         raise UserError("imatrix: no data; give --text FILE or --traces bundled:attribution")
     source = Model(model, revision=revision, dtype=dtype, device=device)
     check_names(source.config)
-    found = calibrated(
-        "imatrix",
-        source,
-        text=text,
-        traces=traces,
-        samples=samples,
-        tokens=tokens,
-        seed=seed,
-        solves=False,
-    )
+    found = calibrated(source, text=text, traces=traces, samples=samples, tokens=tokens, seed=seed, solves=False)
     opened = source.open_blocks(("embedding", "norm"))
     with bar("imatrix", len(source.decoder.linears), "modules") as advance:
         squares, count = mean_squares(opened, source.decoder, found, to, advance)

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixprec.cli.base import Data, Device, Dtype, ModelId, Overrides, Revision, alone, app, epilog, out, typed_options
+from mixprec.cli.base import (
+    Data,
+    Device,
+    Dtype,
+    ModelId,
+    Overrides,
+    Revision,
+    alone,
+    app,
+    calibrated,
+    epilog,
+    out,
+    typed_options,
+)
 from mixprec.core import processes
 from mixprec.core.errors import UserError
 
@@ -51,9 +64,7 @@ def sensitivity(
 ) -> None:
     """Predict, or measure, what each module costs in each format; writes a table per scorer and target."""
     from mixprec.api.annotating import annotate
-    from mixprec.api.spend import calibrate
     from mixprec.api.spend import sensitivity as function
-    from mixprec.core.progress import console
     from mixprec.models.model import Model
     from mixprec.report.sensitivity import write_sensitivity
     from mixprec.results.importance import Importance
@@ -73,9 +84,7 @@ def sensitivity(
         if not (text or traces) or not format:
             raise UserError("mixprec sensitivity: give a RECIPE, or --format and one of --text and --traces")
         opened = Model(model, revision=revision, dtype=dtype, device=processes.join(device))
-        calibration = calibrate(opened, text=text, traces=traces, samples=samples, tokens=tokens)
-        for warning in calibration.warnings:
-            console.print(warning)
+        calibration = calibrated(opened, text=text, traces=traces, samples=samples, tokens=tokens)
         spans = annotate(traces) if traces and behaviour else None
         scores = function(
             opened,

@@ -24,7 +24,7 @@ def evaluate(model: Model, original: Model, material: Material) -> dict[str, Any
     compressed = model.load()
     own = fidelity.hidden_states(compressed, material.all, "evaluate")
     found = fidelity.compare(material.all, own, Head.of(compressed.model), hidden, head)
-    return metrics.evaluate_all(material.on_traces, material.on_text, found, compressed.notes)
+    return metrics.evaluate_all(material, found, compressed.notes)
 
 
 def evaluate_by_predictions(model: Model, predictions: Path, material: Material) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def evaluate_by_predictions(model: Model, predictions: Path, material: Material)
     known, loaded = reference.load(predictions, material.all), model.load()
     hidden = fidelity.hidden_states(loaded, material.all, "evaluate")
     found = reference.compare(material.all, hidden, Head.of(loaded.model), known)
-    return metrics.evaluate_all(material.on_traces, material.on_text, found, loaded.notes)
+    return metrics.evaluate_all(material, found, loaded.notes)
 
 
 def save_predictions(model: Model, path: Path, material: Material, kept: int = reference.KEPT) -> None:

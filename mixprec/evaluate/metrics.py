@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mixprec.core import artifacts
-from mixprec.evaluate.passages import Passage
+from mixprec.evaluate.passages import Material, Passage
 from mixprec.numerics.divergence import TokenFidelity
 from mixprec.traces.store import BEHAVIOURS
 
@@ -79,24 +79,19 @@ def kl_difference(first: Sequence[Mapping[str, float]], second: Sequence[Mapping
     return {"kl_difference": sum(sums) / sum(sizes), "ci": bootstrap_mean(sums, sizes)}
 
 
-def evaluate_all(
-    trace_passages: Sequence[Passage],
-    text_passages: Sequence[Passage],
-    results: Sequence[TokenFidelity],
-    notes: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The result of one model: over traces, over text, per behaviour; ``results`` has the traces first.
+def evaluate_all(material: Material, results: Sequence[TokenFidelity], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The result of one model: over traces, over text, per behaviour; ``results`` are those of ``material.all``.
 
     ``notes``: what is to be said of the model, such as what runtimes compute that is not measured here.
 
     kl_by_passage: what paired comparisons need, of the traces, or of the text where there are none.
     """
-    on_traces, on_text = results[: len(trace_passages)], results[len(trace_passages) :]
+    on_traces, on_text = results[: len(material.on_traces)], results[len(material.on_traces) :]
     return {
         "schema_version": artifacts.SCHEMA_VERSION,
         "traces": summarise(on_traces),
         "text": summarise(on_text),
-        "behaviours": per_behaviour(trace_passages, on_traces),
+        "behaviours": per_behaviour(material.on_traces, on_traces),
         "kl_by_passage": [{"tokens": len(r.kl), "kl_sum": float(r.kl.sum())} for r in on_traces or on_text],
         **({"notes": list(notes)} if notes else {}),
     }

@@ -6,13 +6,14 @@ from functools import cached_property
 from pathlib import Path
 
 from mixprec import recipe
-from mixprec.calibration import data as calibration_data
+from mixprec.calibration.data import Calibration
 from mixprec.compress import spectra
 from mixprec.core import artifacts, hub
 from mixprec.core.progress import bar, console
 from mixprec.core.stages import Stages
 from mixprec.models.model import Model
 from mixprec.pipeline.annotating import annotate_traces
+from mixprec.pipeline.calibrating import calibrate
 from mixprec.plan.methods import solving
 from mixprec.recipe import Recipe, TracesSpec
 from mixprec.traces import RULES, spans, store
@@ -46,17 +47,14 @@ class Context:
         artifacts.write_json(path, now)
 
     @cached_property
-    def calibration(self) -> calibration_data.Calibration | None:
+    def calibration(self) -> Calibration | None:
         """The tokens that calibrated methods see."""
         spec = self.recipe.compress.calibration
         if spec is None:
             return None
-        config = self.model.config
-        found = calibration_data.load(
-            spec, self.model.encoder, lambda source: recipe.locate(source, self.data), config.max_position_embeddings
-        )
-        widest = self.model.decoder.widest_input if solving(self.recipe.methods) else None
-        for warning in calibration_data.warnings(found, widest, config.hidden_size):
+        solves = bool(solving(self.recipe.methods))
+        found = calibrate(spec, self.model, lambda source: recipe.locate(source, self.data), solves)
+        for warning in found.warnings:
             console.print(warning)
         known = {source["sha256"] for source in found.described["sources"] if "sha256" in source}
         for source in self._evaluated():

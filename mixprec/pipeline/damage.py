@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mixprec import recipe
 from mixprec.compress import RULES as SOLVING_RULES
 from mixprec.core import artifacts, processes
-from mixprec.evaluate import passages
 from mixprec.pipeline.context import Context
+from mixprec.pipeline.evaluation import material
 from mixprec.plan.sensitivity import file_name
 from mixprec.report.ablation import write_ablation
 from mixprec.report.sensitivity import write_sensitivity
@@ -76,24 +75,9 @@ def ablate(run: Context, folder: Path, importance: dict[str, Any] | None = None)
         processes.wait()  # the main one writes the tables
     tables = scoring.load_all(scored)
     with processes.main_first():
-        measured_on = _passages(run)
+        measured_on = material(run, run.model.encoder, run.model.config.max_position_embeddings)[0].all
     result = ablation.ablate(scored, spec, candidates, measured_on, tables, folder / "cells")
     if processes.is_main():
         artifacts.write_json(folder / "ablation.json", result)
         write_ablation(result, folder)
     return result
-
-
-def _passages(run: Context) -> list[passages.Passage]:
-    """What the recipe evaluates on, traces and text."""
-    evaluated, encoder, context = run.recipe.evaluate, run.model.encoder, run.model.config.max_position_embeddings
-    assert evaluated is not None  # the recipe's checks see to it
-    limit = min(evaluated.max_tokens or context, context)
-    found: list[passages.Passage] = []
-    if evaluated.traces:
-        traces, _ = run.annotate(evaluated.traces, run.out / "evaluation" / "spans.jsonl", "annotate/evaluation")
-        found += passages.from_traces(traces, encoder, limit)[0]
-    if evaluated.text:
-        source = recipe.locate(evaluated.text, run.data)
-        found += passages.from_text(source, encoder, min(evaluated.text_tokens, limit), evaluated.text_passages)
-    return found

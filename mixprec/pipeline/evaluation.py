@@ -9,39 +9,39 @@ from torch import Tensor
 
 from mixprec import recipe
 from mixprec.core import artifacts
-from mixprec.evaluate import RULES, fidelity, metrics, passages
+from mixprec.evaluate import RULES, fidelity, metrics
+from mixprec.evaluate.passages import Material, gather, total_tokens
+from mixprec.models.encoding import Encoder
 from mixprec.models.head import Head
 from mixprec.models.model import Model
 from mixprec.pipeline.context import Context
-from mixprec.traces import spans
+from mixprec.traces.spans import AnnotatedTrace
+
+
+def material(run: Context, encoder: Encoder, context: int) -> tuple[Material, str | None]:
+    """What the recipe evaluates on, and the fingerprint of its traces' spans, if there are any."""
+    spec, stamp = run.recipe.evaluate, None
+    assert spec is not None  # the recipe's checks see to it
+    traces: list[AnnotatedTrace] = []
+    if spec.traces:
+        traces, stamp = run.annotate(spec.traces, run.out / "evaluation" / "spans.jsonl", "annotate/evaluation")
+    text = recipe.locate(spec.text, run.data) if spec.text else None
+    limits = spec.model_dump(include={"max_tokens", "text_tokens", "text_passages"})
+    return gather(traces, text, encoder, context, **limits), stamp
 
 
 class Evaluator:
     """Compares variants with the original; its final hidden states are computed once."""
 
     def __init__(self, run: Context) -> None:
-        assert run.recipe.evaluate is not None
         self.run = run
-        self.spec = run.recipe.evaluate
-        self.folder = run.out / "evaluation"
-        traces: list[spans.AnnotatedTrace] = []
-        stamp = None
-        if self.spec.traces:
-            traces, stamp = run.annotate(self.spec.traces, self.folder / "spans.jsonl", "annotate/evaluation")
         original = run.model.load()
-        encoder = original.encoder
-        limit = min(self.spec.max_tokens or original.context, original.context)
-        self.on_traces, skipped = passages.from_traces(traces, encoder, limit)
-        self.on_text = []
-        if self.spec.text:
-            source = recipe.locate(self.spec.text, run.data)
-            length = min(self.spec.text_tokens, limit)
-            self.on_text = passages.from_text(source, encoder, length, self.spec.text_passages)
-        self.all = [*self.on_traces, *self.on_text]
+        self.material, stamp = material(run, original.encoder, original.context)
+        self.all = self.material.all
+        parts = {"traces": self.material.on_traces, "text": self.material.on_text}
         self.described = {
-            "traces": {"passages": len(self.on_traces), "tokens": passages.total_tokens(self.on_traces)},
-            "text": {"passages": len(self.on_text), "tokens": passages.total_tokens(self.on_text)},
-            "skipped": dict(sorted(skipped.items())),
+            **{name: {"passages": len(found), "tokens": total_tokens(found)} for name, found in parts.items()},
+            "skipped": dict(sorted(self.material.skipped.items())),
         }
         texts = artifacts.fingerprint([passage.tokens.tolist() for passage in self.all])
         self.stamp = artifacts.fingerprint(run.computing, stamp, texts)
@@ -49,7 +49,7 @@ class Evaluator:
         self.reference = self._reference()
 
     def _reference(self) -> list[Tensor]:
-        path = self.folder / "reference.safetensors"
+        path = self.run.out / "evaluation" / "reference.safetensors"
 
         def make() -> None:
             states = fidelity.hidden_states(self.run.model.load(), self.all, "original")
@@ -71,7 +71,7 @@ class Evaluator:
                 notes = loaded.notes
                 hidden = fidelity.hidden_states(loaded, self.all, f"evaluate {name}")
                 found = fidelity.compare(self.all, hidden, Head.of(loaded.model), self.reference, self.head)
-            artifacts.write_json(path, metrics.evaluate_all(self.on_traces, self.on_text, found, notes))
+            artifacts.write_json(path, metrics.evaluate_all(self.material, found, notes))
 
         self.run.stages.do(f"evaluate/{name}", RULES, [self.stamp, stamp], [path], make)
         result = artifacts.read_json(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from mixprec.evaluate import metrics
-from mixprec.evaluate.passages import Passage
+from mixprec.evaluate.passages import Material, Passage
 from mixprec.numerics.divergence import TokenFidelity
 from mixprec.traces.spans import TokenSpan
 from mixprec.traces.store import BEHAVIOURS
@@ -133,10 +134,10 @@ def test_traces_and_texts_are_kept_apart() -> None:
     spans = (TokenSpan("backtracking", 1, 2),)
     on_traces, on_text = [Passage(torch.arange(3), spans)], [Passage(torch.arange(2)), Passage(torch.arange(4))]
     results = [result([1.0, 2.0]), result([7.0]), result([8.0, 9.0, 10.0])]
-    found = metrics.evaluate_all(on_traces, on_text, results)
+    found = metrics.evaluate_all(Material(on_traces, on_text, Counter()), results)
     assert (found["traces"]["kl_mean"], found["text"]["kl_mean"]) == (1.5, 8.5)
     assert found["behaviours"]["backtracking"]["kl_mean"] == 1
     assert found["kl_by_passage"] == [{"tokens": 2, "kl_sum": 3.0}]
-    only_text = metrics.evaluate_all([], on_text, results[1:])
+    only_text = metrics.evaluate_all(Material([], on_text, Counter()), results[1:])
     assert only_text["traces"] is None
     assert only_text["kl_by_passage"] == [{"tokens": 1, "kl_sum": 7.0}, {"tokens": 3, "kl_sum": 27.0}]
