@@ -478,10 +478,10 @@ def test_usage_errors(mix: Cli) -> None:
 
 
 def test_our_own_bugs_keep_their_trace(mix: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(pipeline, "explain", broken)
+    monkeypatch.setattr(pipeline, "checked", broken)
     with pytest.raises(RuntimeError, match="a bug"):  # Python prints its trace and exits with 1
         mix("explain", "quickstart")
 
@@ -495,7 +495,8 @@ def test_a_full_disk(tiny_checkpoint: Path, traces: Path, tmp_path: Path) -> Non
     mount = 'mount -t tmpfs -o size=150k none "$0"; '
     if shutil.which("unshare") is None or subprocess.run([*inside, mount, str(small)], check=False).returncode:
         pytest.skip("needs unshare and the right to mount a small file system")
-    tiny.write_recipe(tmp_path / "r.yaml", tiny_checkpoint, traces)
+    # Checkpoints that don't fit are told before any work; what fills up here is the importance.
+    tiny.write_recipe(tmp_path / "r.yaml", tiny_checkpoint, traces, variants={}, evaluate=None)
     command = [sys.executable, "-m", "mixprec", "run", str(tmp_path / "r.yaml"), "--out", str(small / "run")]
     done = subprocess.run(
         [*inside, mount + 'exec "$@"', str(small), *command], capture_output=True, text=True, check=False, timeout=120
