@@ -161,7 +161,7 @@ class Samples:
         self, index: int, block: nn.Module, groups: Sequence[Group], *, move: bool = False
     ) -> Iterator[InputStatistics]:
         """Of the inputs of each group when all samples pass, which stay in front of the block unless they ``move``."""
-        device = self.states[OWN, 0].device
+        device = next(block.parameters()).device
         sums = [Gathering(group[0].in_features, self.piece, device=device) for group in groups]
 
         def add(number: int, group: int, inputs: Tensor) -> None:
