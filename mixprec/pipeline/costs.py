@@ -230,7 +230,8 @@ class _Reckoning:
             if plan is not None and not plan.changed:
                 continue
             engine = self.chosen.engine_of(variant)
-            work = f"{plural(len(plan.changed) if plan else len(self.inventory.linears), 'module')} by {method}"
+            most = plural(len(plan.changed) if plan else len(self.inventory.linears), "module")
+            work = f"{'' if plan else 'at most '}{most} by {method}"
             disk = self._on_disk(plan)
             seconds = None if engine != "mixprec" else self._compress(plan, method) + disk / _DISK_RATE
             work += "" if engine == "mixprec" else f", {engine}"
