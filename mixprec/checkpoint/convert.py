@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mixprec.checkpoint import modelcard
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
-from mixprec.checkpoint.integrity import seal, verify
+from mixprec.checkpoint.integrity import verify
+from mixprec.checkpoint.publish import complete
 from mixprec.checkpoint.reader import Checkpoint
 from mixprec.checkpoint.shards import stored_dtype
 from mixprec.checkpoint.target import (
@@ -18,11 +19,9 @@ from mixprec.checkpoint.target import (
     blocks_folder,
     check_space,
     check_target,
-    write_side_files,
 )
 from mixprec.core import artifacts, locks, publish
 from mixprec.core.errors import UserError
-from mixprec.models.modelfiles import README
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize
 from mixprec.plan.schema import ModulePlan, Plan
@@ -79,17 +78,14 @@ def convert(
                     artifacts.save_tensors(file, _converted(checkpoint, module.address, format, plan))
                     files.append(file)
                 advance(1)
-            format.finish(Finish(checkpoint.source, files, folder, plan, checkpoint.inventory, checkpoint.shapes))
+            made = Finish(checkpoint.source, files, folder, plan, checkpoint.inventory, checkpoint.shapes)
+            format.finish(made)
             card = artifacts.provenance(
                 source={"checkpoint": checkpoint.path.name, "format": checkpoint.container},
                 plan=plan.model_dump(mode="json"),
                 checkpoint={"format": format.name},
             )
-            write_side_files(folder, checkpoint.source)
-            told = modelcard.Told(base_model)
-            text = modelcard.model_card(plan, checkpoint.inventory, checkpoint.shapes, checkpoint.path, format, told)
-            (folder / README).write_text(text, encoding="utf-8")
-            seal(folder, card)
+            complete(made, format, modelcard.Told(base_model), card)
         publish.remove(work)
 
 

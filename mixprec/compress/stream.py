@@ -17,8 +17,8 @@ from mixprec.calibration.data import Calibration
 from mixprec.checkpoint import modelcard
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.dense import DENSE
-from mixprec.checkpoint.integrity import seal
-from mixprec.checkpoint.target import blocks_folder, check_space, check_target, write_side_files
+from mixprec.checkpoint.publish import complete
+from mixprec.checkpoint.target import blocks_folder, check_space, check_target
 from mixprec.compress import RULES
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
@@ -29,7 +29,6 @@ from mixprec.core.devices import dtype_of
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder
 from mixprec.models.model import Model
-from mixprec.models.modelfiles import README
 from mixprec.models.source import FLOATS, Source, check_finite
 from mixprec.plan.schema import Plan, check_modules
 from mixprec.walk.options import MEMORY_GB
@@ -93,12 +92,9 @@ def compress(
         walk.run()
         with publish.atomic_path(out) as folder:
             folder.mkdir()
-            format.finish(Finish(source, walk.files, folder, plan, inventory, config))
-            write_side_files(folder, source)
-            told = modelcard.Told(base_model, calibration.described if calibration else None)
-            text = modelcard.model_card(plan, inventory, config, source.folder, format, told)
-            (folder / README).write_text(text, encoding="utf-8")
-            seal(folder, card)
+            made = Finish(source, walk.files, folder, plan, inventory, config)
+            format.finish(made)
+            complete(made, format, modelcard.Told(base_model, calibration.described if calibration else None), card)
         publish.remove(work)
     return {address: walk.reports[address] for address in plan.modules}
 

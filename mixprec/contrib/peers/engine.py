@@ -19,8 +19,8 @@ from torch import Tensor
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import Finish
 from mixprec.checkpoint.dense import DENSE
-from mixprec.checkpoint.integrity import seal
-from mixprec.checkpoint.modelcard import Told, model_card
+from mixprec.checkpoint.modelcard import Told
+from mixprec.checkpoint.publish import complete
 from mixprec.checkpoint.shards import write_config
 from mixprec.checkpoint.target import check_space, check_target
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
@@ -30,7 +30,7 @@ from mixprec.core import artifacts, locks, publish
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder
 from mixprec.models.model import Model
-from mixprec.models.modelfiles import INDEX, README
+from mixprec.models.modelfiles import INDEX
 from mixprec.models.source import Source, open_source
 from mixprec.numerics.formats import Keep
 from mixprec.plan.methods import METHODS as RECORDS
@@ -131,11 +131,11 @@ def compress(
         result = client.run_peer(job, log=out.with_name("peer.log"))
         # Neither times nor memory: the same inputs give the same bytes.
         card["engine"] = {key: result[key] for key in ("peer", "method", "versions", "settings")}
-        write_config(Finish(source, (), made, plan, inventory, config), None)  # a head of its own is no tied one
+        finished = Finish(source, (), made, plan, inventory, config)
+        write_config(finished, None)  # a head of its own is no tied one
         reports = _reports(plan, source, open_source(made), job["method"], on_module)
         told = Told(calibration=calibration.described if calibration else None)
-        artifacts.write_text(made / README, model_card(plan, inventory, config, source.folder, DENSE, told))
-        seal(made, {**card, "checkpoint": {"format": "dense"}})
+        complete(finished, DENSE, told, {**card, "checkpoint": {"format": "dense"}})
     return reports
 
 
