@@ -4,6 +4,8 @@
 #   bash scripts/test.sh                 everything but slow and GPU tests
 #   bash scripts/test.sh -m slow         the slow ones
 #   bash scripts/test.sh -k groupwise    by name
+#
+# Files of tests are shared among two processes of one thread each; MIXPREC_TEST_WORKERS says among how many.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
@@ -19,4 +21,5 @@ in_venv mypy
 printf '== lint-imports\n'
 "$venv/bin/python" -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 # Last, so that the summary of the tests is the last thing to read.
-in_venv pytest --cov=mixprec -m "not slow and not gpu" "$@"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+in_venv pytest --cov=mixprec -n "${MIXPREC_TEST_WORKERS:-2}" --dist loadfile -m "not slow and not gpu" "$@"
