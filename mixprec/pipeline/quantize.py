@@ -9,14 +9,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from mixprec.calibration import data
 from mixprec.calibration.diagnosis import ENOUGH
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.checkpoint import check as checking
 from mixprec.checkpoint.runtimes import RUNTIMES, loader
-from mixprec.core.errors import UserError
+from mixprec.core.errors import UserError, from_pydantic
 from mixprec.core.parsing import dump_yaml
 from mixprec.models.model import Model
 from mixprec.numerics.formats import Format, GgmlFormat
@@ -37,6 +39,7 @@ _SCORED = 8
 _EXCHANGE = 3.5
 _HELD_OUT = "bundled:held_out"
 _TOKENS = 512
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,14 @@ def recipe_of(job: Job) -> Recipe:
             **({"text": _HELD_OUT, "text_passages": 4} if job.held_out == _HELD_OUT else {}),
         },
     }  # fmt: skip
-    return Recipe.model_validate(words)
+    return _valid(Recipe, words)
+
+
+def _valid(kind: type[Kind], words: dict[str, Any]) -> Kind:
+    try:
+        return kind.model_validate(words)
+    except ValidationError as problem:
+        raise from_pydantic(problem, "mixprec quantize", kind) from None
 
 
 def _method(job: Job, llama_cpp: bool) -> str:
@@ -128,7 +138,7 @@ def _loaded(job: Job, format: str, method: str) -> list[str]:
     whole = loader(job.runtime, format, job.version, job.device).refuses
     found, refused = [], whole
     for width in _WIDTHS:
-        spec = PlanSpec.model_validate({"default": str(Format(width, group)), "method": method})
+        spec = _valid(PlanSpec, {"default": str(Format(width, group)), "method": method})
         plan = build_plan(spec, inventory, job.model.id, "rtn")
         verdict = checking.check(plan, inventory, config, target)
         refused = refused or verdict.whole or next(iter(verdict.refused.values()), "")
@@ -154,7 +164,7 @@ def _budget(job: Job, formats: Sequence[str], format: str) -> dict[str, Any]:
         **({"tie": "fused"} if fused else {}),
     }
     try:
-        least, most = reach(BudgetSpec.model_validate(words), job.model.decoder)
+        least, most = reach(_valid(BudgetSpec, words), job.model.decoder)
     except UserError as problem:
         told = str(problem).removeprefix("plan.budget.pin: ").replace("pin all", "protect all")
         raise UserError(f"--protect: {told}") from None
@@ -174,7 +184,7 @@ def _base(job: Job, formats: Sequence[str]) -> str:
 
     def bits_of(name: str) -> float:
         words = {"effective_bits": job.bits, "candidates": [name, "keep"]}
-        return float(reach(BudgetSpec.model_validate(words), inventory)[0])
+        return float(reach(_valid(BudgetSpec, words), inventory)[0])
 
     fitting = [name for name in formats if bits_of(name) <= job.bits]
     return max(fitting, key=bits_of, default=min(formats, key=bits_of))
@@ -185,7 +195,7 @@ def _calibration(job: Job) -> dict[str, Any]:
     sources = [{"traces": traces}] * bool(traces) + [{"text": job.text}] * bool(job.text)
     samples, model = job.samples, job.model
     if samples is None:
-        spec = CalibrationSpec.model_validate({"sources": sources, "samples": len(sources), "tokens": _TOKENS})
+        spec = _valid(CalibrationSpec, {"sources": sources, "samples": len(sources), "tokens": _TOKENS})
         wanted = max(math.ceil(ENOUGH * model.decoder.widest_input / _TOKENS), 2 * _SCORED)
         # Where there is none, who draws them says why.
         samples = min(wanted, max(len(sources), data.available(spec, model.encoder, str)))

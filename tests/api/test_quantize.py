@@ -38,8 +38,8 @@ def long_traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_traces(tmp_path_factory.mktemp("long") / "traces.jsonl", *rows)
 
 
-def made(model: mp.Model, traces: Path, **options: Any) -> recipe.Recipe:
-    given = {"bits": 4.0, "runtime": "vllm", "traces": traces} | options
+def made(model: mp.Model, own: Path, **options: Any) -> recipe.Recipe:
+    given = {"bits": 4.0, "runtime": "vllm", "traces": own} | options
     return mp.quantize_recipe(model, **given)
 
 
@@ -88,12 +88,21 @@ def test_a_cpu_loads_less(long_model: mp.Model, long_traces: Path) -> None:
         ({"runtime": "llama.cpp", "method": "gptq"}, r"leave --method out, which takes ggml"),
         ({"protect": ["last_up"]}, r"--protect: 2_gate, 2_up are tied .* protect all of them or none"),
         ({"protect": ["99_up"]}, r"--protect: .*99_up"),
+        ({"bits": -1}, r"mixprec quantize: effective_bits: "),
+        ({"traces": "bundled:held_out"}, r"(?s)mixprec quantize: .*it is what compressed models are evaluated on"),
         ({"text": "missing.txt"}, r"missing\.txt"),
     ],
 )
 def test_what_is_refused(long_model: mp.Model, long_traces: Path, options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         made(long_model, long_traces, **options)
+
+
+def test_what_the_recipe_refuses_is_told_by_key(long_model: mp.Model, long_traces: Path) -> None:
+    with pytest.raises(UserError, match=r"mixprec quantize: model\.dtype"):
+        made(mp.Model(long_model.id, dtype="int8"), long_traces)
+    with pytest.raises(UserError, match=r"(?s)mixprec quantize: .*float64"):
+        made(mp.Model(long_model.id, device="mps"), long_traces)
 
 
 def test_the_nearest_bits_can_be_asked_for(long_model: mp.Model, long_traces: Path) -> None:
