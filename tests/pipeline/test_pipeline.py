@@ -81,8 +81,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     names: list[str] = []
     do = Stages.do
 
-    def spy(self: Stages, name: str, inputs: Any, outputs: Any, make: Callable[[], object]) -> str:
-        return do(self, name, inputs, outputs, lambda: (names.append(name), make()))
+    def spy(self: Stages, name: str, rules: int, inputs: Any, outputs: Any, make: Callable[[], object]) -> str:
+        return do(self, name, rules, inputs, outputs, lambda: (names.append(name), make()))
 
     monkeypatch.setattr(Stages, "do", spy)
     yield names
