@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ def material(run: Context, encoder: Encoder, context: int) -> tuple[Material, st
 
 
 class Evaluator:
-    """Compares variants with the original; its final hidden states are computed once."""
+    """Compares variants with the original; its final hidden states are computed once, and it is read when a stage that
+    is not done needs it."""
 
     def __init__(self, run: Context) -> None:
         self.run = run
-        original = run.model.load()
-        self.material, stamp = material(run, original.encoder, original.context)
+        self.material, stamp = material(run, run.model.encoder, run.model.context)
         self.all = self.material.all
         parts = {"traces": self.material.on_traces, "text": self.material.on_text}
         self.described = {
@@ -45,18 +46,25 @@ class Evaluator:
         }
         texts = artifacts.fingerprint([passage.tokens.tolist() for passage in self.all])
         self.stamp = artifacts.fingerprint(run.computing, stamp, texts)
-        self.head = Head.of(original.model).apart()
-        self.reference = self._reference()
+        self.path = run.out / "evaluation" / "reference.safetensors"
+        run.stages.do("reference", RULES, self.stamp, [self.path], self._make_reference)
 
-    def _reference(self) -> list[Tensor]:
-        path = self.run.out / "evaluation" / "reference.safetensors"
+    def _make_reference(self) -> None:
+        states = fidelity.hidden_states(self.run.model.load(), self.all, "original")
+        artifacts.save_tensors(self.path, {f"{i:05d}": state.cpu() for i, state in enumerate(states)})
+        self.head  # noqa: B018 (taken while the model is there)
 
-        def make() -> None:
-            states = fidelity.hidden_states(self.run.model.load(), self.all, "original")
-            artifacts.save_tensors(path, {f"{i:05d}": state.cpu() for i, state in enumerate(states)})
+    @cached_property
+    def head(self) -> Head:
+        """The original's head; its body's memory is for the variants."""
+        found = Head.of(self.run.model.load().model).apart()
+        self.run.model.release()
+        return found
 
-        self.run.stages.do("reference", RULES, self.stamp, [path], make)
-        tensors, _ = artifacts.load_tensors(path)
+    @cached_property
+    def reference(self) -> list[Tensor]:
+        """The original's final hidden states on every passage."""
+        tensors, _ = artifacts.load_tensors(self.path)
         return [tensors[name] for name in sorted(tensors)]
 
     def evaluate(self, name: str, model: Model, stamp: str, path: Path) -> dict[str, Any]:

@@ -66,6 +66,11 @@ def test_stages_share_one_original_and_leave_it_as_it_was(
     assert (spent / "exchange" / "exchange.json").is_file()
     assert loaded == [str(tiny_checkpoint), str(spent / "checkpoint")]
     assert released == 1
+    chosen = recipe.load(path).model_copy(update={"ablation": None})
+    again = pipeline.Run(chosen, path.read_text(), "r", tmp_path / "run", None)
+    monkeypatch.setattr(Model, "open_blocks", None)
+    again.run()
+    assert len(loaded) == 2  # a finished run needs no weights
 
 
 FIRST, SECOND = "1" * 40, "2" * 40
