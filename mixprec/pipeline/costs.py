@@ -16,7 +16,7 @@ from mixprec.models.decoder import Decoder, Linear
 from mixprec.pipeline.checks import Checked
 from mixprec.pipeline.usage import Used, used
 from mixprec.plan import bits
-from mixprec.plan.methods import METHODS, needing_inputs, using_inputs
+from mixprec.plan.methods import METHODS, Pace, needing_inputs, using_inputs
 from mixprec.plan.schema import Plan, Treatment
 from mixprec.recipe import Recipe
 from mixprec.report.formatting import plural
@@ -32,8 +32,6 @@ _PYTHON_BYTES, _PAGES_BYTES = 600_000_000, 10_000_000
 _AROUND_SECONDS = 25.0
 #: Seconds of a solve that goes column by column: for each column, and for each weight.
 _COLUMN_SECONDS, _COLUMN_WEIGHT_SECONDS = 1.2e-4, 1.2e-7
-#: Seconds for each weight: rounding to a grid, k-means of code books, llama.cpp's search.
-_ROUND_SECONDS, _BOOK_SECONDS, _GGML_SECONDS = 2.6e-8, 6e-7, 8e-7
 #: Bytes of a checkpoint that are read, written and hashed in a second.
 _DISK_RATE = 4.0e8
 #: Seconds of a step of decoding for each parameter, and for each parameter and row.
@@ -152,22 +150,10 @@ class _Reckoning:
 
     def _one(self, module: Linear, method: str) -> float:
         """Seconds of one solve."""
+        pace = METHODS[method].pace
         columns = module.in_features * (_COLUMN_SECONDS + module.out_features * _COLUMN_WEIGHT_SECONDS)
-        square = module.weights * module.in_features / self.rate
-        rounds = module.weights * _ROUND_SECONDS
-        match method:
-            case "gptq" | "sparsegpt":
-                return columns + square
-            case "gptaq":
-                return 1.5 * columns + 4 * square
-            case "awq":
-                return 10 * rounds + 40 * square
-            case "anyk":
-                return module.weights * _BOOK_SECONDS
-            case "ggml":
-                return module.weights * _GGML_SECONDS
-            case _:
-                return rounds
+        product = module.weights * module.in_features / self.rate
+        return pace.columns * columns + pace.products * product + pace.weight * module.weights
 
     def _block_memory(self) -> int:
         """A block at a time: its weights, the second moments, the calibration's states and what they leave inside."""
@@ -188,7 +174,7 @@ class _Reckoning:
             return Stage("sensitivity", work, self._measure(cells, scored, spec.stride), self._whole_memory(scored))
         work = f"{plural(candidates, 'format')} on {plural(scored.items, 'passage')} of {scored.tokens:,} tokens"
         if spec.scorer not in GRADIENT:
-            return Stage("sensitivity", work, self.shape.linear * candidates * _ROUND_SECONDS, self._block_memory())
+            return Stage("sensitivity", work, self.shape.linear * candidates * Pace().weight, self._block_memory())
         rows = (1 + len(spec.behaviours)) * spec.draws
         passes = 4 + 2 * rows + 1.5 * candidates + (spec.at != "original")
         memory = self._block_memory() + self.shape.layers * scored.longest * self.shape.hidden * 4 + self.logits

@@ -29,6 +29,23 @@ class Needs:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """What solving a linear takes, for estimates (pipeline/costs.py).
+
+    ``columns``: how often it goes through the columns one by one; ``products``: products of the weight with a matrix
+    (in, in); ``weight``: seconds for each weight besides.
+    """
+
+    columns: float = 0.0
+    products: float = 0.0
+    weight: float = 2.6e-8
+
+
+#: Column by column, with what is left of the error spread over the columns behind.
+_BY_COLUMNS: Final = Pace(columns=1, products=1, weight=0)
+
+
+@dataclass(frozen=True)
 class MethodRecord:
     """One method. ``name``: in plans and recipes; ``title``: in tables of benchmarks; ``source``: what it is called
     where it was published, and the number on arXiv.
@@ -36,7 +53,7 @@ class MethodRecord:
     ``formats``: the kinds that it rounds to; ``apart``: why these go with no other method, and this with no other
     formats. ``prunes``: it sets weights to zero, and asks for a sparsity. ``on_original_inputs``: the method that it
     is where a linear's inputs are those of the uncompressed model. ``packed``: the nearest method for grids of
-    integers, which is proposed where a checkpoint can't hold its formats.
+    integers, which is proposed where a checkpoint can't hold its formats. ``pace``: what solving takes.
     """
 
     name: str
@@ -48,21 +65,29 @@ class MethodRecord:
     prunes: bool = False
     on_original_inputs: str | None = None
     packed: str | None = None
+    pace: Pace = Pace()
 
 
 METHODS: Final[dict[str, MethodRecord]] = {
     record.name: record
     for record in (
         MethodRecord("rtn", "RTN"),
-        MethodRecord("gptq", "GPTQ", ("GPTQ", "2210.17323"), Needs("always", second_moments=True)),
+        MethodRecord("gptq", "GPTQ", ("GPTQ", "2210.17323"), Needs("always", second_moments=True), pace=_BY_COLUMNS),
         MethodRecord(
             "gptaq",
             "GPTAQ",
             ("GPTAQ", "2504.02692"),
             Needs("always", second_moments=True, original_states=True),
             on_original_inputs="gptq",  # it pays for how inputs differ from the original's
+            pace=Pace(columns=1.5, products=4, weight=0),
         ),
-        MethodRecord("awq", "AWQ", ("AWQ", "2306.00978"), Needs("always", second_moments=True)),
+        MethodRecord(
+            "awq",
+            "AWQ",
+            ("AWQ", "2306.00978"),
+            Needs("always", second_moments=True),
+            pace=Pace(products=40, weight=2.6e-7),
+        ),
         MethodRecord(
             "anyk",
             "anyk",
@@ -71,6 +96,7 @@ METHODS: Final[dict[str, MethodRecord]] = {
             formats=(CodebookFormat,),
             apart="any4 and any3 need method anyk",
             packed="gptq",
+            pace=Pace(weight=6e-7),
         ),
         MethodRecord(
             "ggml",
@@ -79,6 +105,7 @@ METHODS: Final[dict[str, MethodRecord]] = {
             formats=(GgmlFormat,),
             apart="llama.cpp's types, such as q4_k, and method ggml need one another",
             packed="rtn",
+            pace=Pace(weight=8e-7),
         ),
         MethodRecord(
             "sparsegpt",
@@ -86,6 +113,7 @@ METHODS: Final[dict[str, MethodRecord]] = {
             ("SparseGPT", "2301.00774"),
             Needs("always", second_moments=True),
             prunes=True,
+            pace=_BY_COLUMNS,
         ),
         MethodRecord("wanda", "wanda", ("Wanda", "2306.11695"), Needs("always"), formats=(), prunes=True),
         MethodRecord("magnitude", "magnitude", formats=(), prunes=True),
