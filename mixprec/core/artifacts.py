@@ -257,9 +257,7 @@ def sha256_file(path: Path) -> str:
     Raises UserError where it can't be read.
     """
     try:
-        found = path.stat()
-        # All that the file system knows of the content; not the name, so that a finished folder may get its own.
-        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        state = seals.state(path)
         if state not in _digests:
             with path.open("rb") as file:
                 _digests[state] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -268,7 +266,7 @@ def sha256_file(path: Path) -> str:
         raise UserError(f"{path}: can't be read ({problem.strerror})") from None
 
 
-_digests: dict[tuple[int, ...], str] = {}
+_digests: dict[seals.State, str] = {}
 
 
 def fingerprint(*parts: Any) -> str:
