@@ -86,8 +86,7 @@ def average(parts: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
     rng = np.random.default_rng(metrics.SEED)
     each = [np.array(part, dtype=np.float64).mean(1) for part in parts]
     draws = [values[rng.integers(len(values), size=(metrics.RESAMPLES, len(values)))].mean(1) for values in each]
-    tail = (1 - metrics.LEVEL) / 2
-    bounds = [float(bound) for bound in np.quantile(np.mean(draws, axis=0), [tail, 1 - tail])]
+    bounds = metrics.percentiles(np.mean(draws, axis=0))
     known = all(len(values) > 1 for values in each) and bounds[0] < bounds[1]
     return {
         "mean": float(np.mean([values.mean() for values in each])),

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mixprec import thinking
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.progress import Generating, generating
@@ -20,6 +19,7 @@ from mixprec.evaluate.generations import GenerationFile, Key, Origin, Record
 from mixprec.evaluate.scoring import RULES, Verdict, score
 from mixprec.evaluate.scoring.sections import split
 from mixprec.evaluate.spec import BenchmarkSpec, ProtocolSpec
+from mixprec.traces import thinking
 
 #: The numbers that a benchmark's metric gives: name -> a verdict's value.
 METRICS: dict[str, dict[str, Callable[[Verdict], float]]] = {

@@ -27,11 +27,8 @@ def short_and_long(lengths: Sequence[Sequence[int]], scores: Sequence[Sequence[f
     found = _cut(long, score, count, np.arange(len(long))[None])
     draws = np.random.default_rng(metrics.SEED).integers(len(long), size=(metrics.RESAMPLES, len(long)))
     resampled = _cut(long, score, count, draws)
-    tail = (1 - metrics.LEVEL) / 2
     result: dict[str, Any] = {name: float(values[0]) for name, values in found.items()}
-    for name, values in resampled.items():
-        result[f"{name}_ci"] = [float(bound) for bound in np.quantile(values, [tail, 1 - tail])]
-    return result | {"n": count}
+    return result | {f"{name}_ci": metrics.percentiles(values) for name, values in resampled.items()} | {"n": count}
 
 
 def _cut(

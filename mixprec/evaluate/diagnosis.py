@@ -11,7 +11,7 @@ import zlib
 from collections import Counter
 from typing import Any, Literal, NamedTuple
 
-from mixprec import thinking
+from mixprec.traces import thinking
 
 #: Characters at the end that a loop's period is looked for in; the loop is then followed back as far as it goes.
 _TAIL = 24_000
@@ -132,9 +132,7 @@ def _shuffled(text: str) -> Loop | None:
     sentences = [_ZEROS.sub("0", part).strip() for part in _SENTENCE_END.split(end) if part.strip()]
     if len(sentences) < _SENTENCES:
         return None
-    counts: dict[str, int] = {}
-    for sentence in sentences:
-        counts[sentence] = counts.get(sentence, 0) + 1
+    counts = Counter(sentences)
     repeated = sum(len(sentence) for sentence in sentences if counts[sentence] >= _TIMES and len(sentence) > 8)
     if repeated < _SHARE * sum(map(len, sentences)):
         return None

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mixprec.core import artifacts
 from mixprec.evaluate.passages import Material, Passage
@@ -68,8 +69,13 @@ def bootstrap_mean(sums: Sequence[float], sizes: Sequence[int]) -> list[float] |
         return None
     draws = np.random.default_rng(SEED).integers(len(sums), size=(RESAMPLES, len(sums)))
     means = np.array(sums)[draws].sum(1) / np.array(sizes)[draws].sum(1)
+    return percentiles(means)
+
+
+def percentiles(values: NDArray[np.float64]) -> list[float]:
+    """The bounds that hold the middle 95% of resampled values."""
     tail = (1 - LEVEL) / 2
-    return [float(bound) for bound in np.quantile(means, [tail, 1 - tail])]
+    return [float(bound) for bound in np.quantile(values, [tail, 1 - tail])]
 
 
 def kl_difference(first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]]) -> dict[str, Any]:

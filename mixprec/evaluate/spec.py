@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from mixprec import thinking
 from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Sampling
+from mixprec.traces import thinking
 
 #: Benchmarks by name; ``mixprec.evaluate.benchmarks`` has them. With their sizes, for ``mixprec explain``.
 SIZES = {"aime_2024": 30, "folio": 203, "temporal_sequences": 250, "musique": 100, "musique_rag": 100}

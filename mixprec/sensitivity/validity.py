@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import kendalltau, rankdata
 
-from mixprec.evaluate.metrics import LEVEL, SEED
+from mixprec.evaluate.metrics import SEED, percentiles
 from mixprec.numerics import chance
 from mixprec.plan.sensitivity import Sensitivity
 from mixprec.sensitivity.cells import METRICS, Result
@@ -151,8 +151,7 @@ def _interval(values: Sequence[float] | np.ndarray) -> list[float] | None:
     known = [value for value in values if not np.isnan(value)]
     if len(known) < 2:
         return None
-    tail = (1 - LEVEL) / 2
-    return [float(bound) for bound in np.quantile(known, [tail, 1 - tail])]
+    return percentiles(np.array(known))
 
 
 def cell_rows(found: Mapping[Cell, Result], resamples: int) -> list[dict[str, Any]]:

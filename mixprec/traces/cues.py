@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from mixprec import thinking
+from mixprec.traces import thinking
 from mixprec.traces.store import Trace
 
 

@@ -11,7 +11,7 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.progress import Generating
 from mixprec.evaluate.engines.base import Engine, Request, Sampling, derived_seed
-from mixprec.traces.store import Trace
+from mixprec.traces.store import Trace, full_id
 
 
 class Prompt(TypedDict):
@@ -38,18 +38,13 @@ def load_prompts(path: Path) -> list[Prompt]:
     return prompts
 
 
-def full_id(prompt: Prompt) -> str:
-    """The id that a prompt's trace has."""
-    return f"{prompt['dataset']}/{prompt['id']}" if prompt["dataset"] else prompt["id"]
-
-
 def by_id(prompts: Sequence[Prompt]) -> dict[str, Prompt]:
     """Id of its trace -> prompt. Raises UserError for two prompts with one id."""
-    rows = {full_id(row): row for row in prompts}
-    if len(rows) < len(prompts):
-        twice = next(name for name, count in Counter(map(full_id, prompts)).items() if count > 1)
+    names = [full_id(row["id"], row["dataset"]) for row in prompts]
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise UserError(f"prompt {twice!r} stands twice; ids must be unique within their dataset")
-    return rows
+    return dict(zip(names, prompts, strict=True))
 
 
 def generate(

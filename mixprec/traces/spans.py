@@ -18,7 +18,7 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.traces import store
 from mixprec.traces.alignment import Place, align
-from mixprec.traces.annotate import Parsed, Rule, Segment, parse
+from mixprec.traces.annotate import Rule, Segment, parse
 from mixprec.traces.matching import longest_block
 from mixprec.traces.store import BEHAVIOURS, UNSCORED, Trace
 
@@ -62,18 +62,12 @@ def char_spans(trace: Trace, rule: Rule, threshold: float = THRESHOLD) -> Annota
     Skipped besides what ``annotate.parse`` skips: ``low_coverage`` (released, paper), ``out_of_order`` and
     ``not_found`` (aligned). Raises UserError where the trace has no annotation.
     """
-    parsed, places = _placed(trace, rule, threshold)
-    spans = [
-        CharSpan(segment.behaviour, place.start, place.end)
-        for segment, place in zip(parsed.segments, places, strict=True)
-        if not place.reason
-    ]
-    skipped = parsed.skipped + Counter(place.reason for place in places if place.reason)
-    return AnnotatedTrace(trace, spans, dict(sorted(skipped.items())))
+    spans, skipped = _found(trace, rule, threshold)
+    return AnnotatedTrace(trace, list(spans.values()), dict(sorted(skipped.items())))
 
 
-def _placed(trace: Trace, rule: Rule, threshold: float) -> tuple[Parsed, list[Place]]:
-    """The parsed annotation and each segment's place in ``trace.text``."""
+def _found(trace: Trace, rule: Rule, threshold: float) -> tuple[dict[int, CharSpan], Counter[str]]:
+    """Spans by where their segments begin in the annotation, in its order; and what was skipped, by reason."""
     if trace.annotated is None:
         raise UserError(
             f"trace {trace.id!r} has no annotation; annotate it, or let lexical cues do it (annotator: cues)"
@@ -87,7 +81,12 @@ def _placed(trace: Trace, rule: Rule, threshold: float) -> tuple[Parsed, list[Pl
     else:
         found = align(trace.output, [segment.text for segment in parsed.segments], threshold)
         places = [Place(place.start + prompt, place.end + prompt, place.reason) for place in found]
-    return parsed, places
+    spans = {
+        segment.position: CharSpan(segment.behaviour, place.start, place.end)
+        for segment, place in zip(parsed.segments, places, strict=True)
+        if not place.reason
+    }
+    return spans, parsed.skipped + Counter(place.reason for place in places if place.reason)
 
 
 def _covered(text: str, segment: Segment, threshold: float, offset: int) -> Place:
@@ -167,21 +166,11 @@ def compare_rules(traces: Iterable[Trace], threshold: float = THRESHOLD) -> dict
     """
     outcomes: dict[str, Counter[str]] = {behaviour: Counter() for behaviour in ALL_BEHAVIOURS}
     for trace in traces:
-        ours, theirs = (_kept(trace, rule, threshold) for rule in ("aligned", "released"))
+        (ours, _), (theirs, _) = (_found(trace, rule, threshold) for rule in ("aligned", "released"))
         for position in ours.keys() | theirs.keys():
             mine, other = ours.get(position), theirs.get(position)
             outcomes[(mine or theirs[position]).behaviour][_outcome(mine, other)] += 1
     return outcomes
-
-
-def _kept(trace: Trace, rule: Rule, threshold: float) -> dict[int, CharSpan]:
-    """Where the kept segments stand in the annotation, and their spans."""
-    parsed, places = _placed(trace, rule, threshold)
-    return {
-        segment.position: CharSpan(segment.behaviour, place.start, place.end)
-        for segment, place in zip(parsed.segments, places, strict=True)
-        if not place.reason
-    }
 
 
 def _outcome(ours: CharSpan | None, theirs: CharSpan | None) -> str:
@@ -194,16 +183,17 @@ def _outcome(ours: CharSpan | None, theirs: CharSpan | None) -> str:
 
 def save_spans(path: Path, annotated: Iterable[AnnotatedTrace]) -> None:
     """Write annotated traces as JSON lines, atomically; a trace without a span keeps its row."""
-    rows = []
-    for each in annotated:
-        trace = each.trace
-        row = {
-            "id": store.local_id(trace.id, trace.dataset),
-            "dataset": trace.dataset,
-            "prompt": trace.prompt,
-            "output": trace.output,
+    rows = (
+        {
+            "id": store.local_id(each.trace.id, each.trace.dataset),
+            "dataset": each.trace.dataset,
+            "prompt": each.trace.prompt,
+            "output": each.trace.output,
+            "spans": [span._asdict() for span in each.spans],
+            "skipped": each.skipped,
         }
-        rows.append(row | {"spans": [span._asdict() for span in each.spans], "skipped": each.skipped})
+        for each in annotated
+    )
     artifacts.write_jsonl(path, rows)
 
 

@@ -79,10 +79,14 @@ def _trace(row: dict[str, Any], where: str) -> Trace:
     if annotated is not None and not isinstance(annotated, str):
         raise UserError(f"{where}: key 'annotated' is no text")
     dataset = str(row.get("dataset") or "")
-    identifier = f"{dataset}/{row['id']}" if dataset else row["id"]
-    return Trace(identifier, dataset, row["prompt"], row["output"], annotated)
+    return Trace(full_id(row["id"], dataset), dataset, row["prompt"], row["output"], annotated)
+
+
+def full_id(identifier: str, dataset: str) -> str:
+    """A trace's id: that in its file, behind the dataset where it has one."""
+    return f"{dataset}/{identifier}" if dataset else identifier
 
 
 def local_id(identifier: str, dataset: str) -> str:
-    """A trace's id as its file has it: without the dataset that ``load`` puts in front."""
+    """A trace's id as its file has it: without the dataset that ``full_id`` puts in front."""
     return identifier.removeprefix(f"{dataset}/") if dataset else identifier

@@ -14,7 +14,7 @@ from mixprec.core import artifacts
 from mixprec.evaluate import benchmarks
 from mixprec.evaluate.benchmarks.schema import Kind
 from mixprec.evaluate.scoring import score
-from mixprec.thinking import parsed
+from mixprec.traces.thinking import parsed
 
 #: Thinking that was cut, each with the word "answer" in its last line.
 CUT: list[tuple[Kind, str]] = [

@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from mixprec import thinking
 from mixprec.core import escaping, parsing
 from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Finish, Generation, OnTokens, Request, Sampling, nothing
+from mixprec.traces import thinking
 
 #: Answers after which the same request may succeed: busy, too early, too many, and the server's own faults.
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})

@@ -61,8 +61,8 @@ def target(doc: Mapping[str, Any]) -> str:
 
 def accuracy(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
     """``acc`` and the share of outputs without an answer, mean over a question's outputs."""
-    verdicts = _verdicts(doc, results)
-    return {"acc": _mean([each.em for each in verdicts]), "no_answer": _without(verdicts)}
+    means = overlap(doc, results)
+    return {"acc": means["em"], "no_answer": means["no_answer"]}
 
 
 def overlap(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
@@ -71,7 +71,7 @@ def overlap(doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, float]:
     return {
         "em": _mean([each.em for each in verdicts]),
         "f1": _mean([each.f1 for each in verdicts]),
-        "no_answer": _without(verdicts),
+        "no_answer": _mean([float(each.outcome == "none") for each in verdicts]),
     }
 
 
@@ -90,7 +90,3 @@ def _verdicts(doc: Mapping[str, Any], results: Sequence[Any]) -> list[Verdict]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _without(verdicts: Sequence[Verdict]) -> float:
-    return _mean([float(each.outcome == "none") for each in verdicts])

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mixprec import thinking
 from mixprec.core import parsing
 from mixprec.core.errors import UserError
 from mixprec.evaluate import generations
@@ -26,6 +25,7 @@ from mixprec.evaluate.outputs.rows import (
     prompt_of,
     text_of,
 )
+from mixprec.traces import thinking
 
 
 class Format(NamedTuple):

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mixprec import thinking
 from mixprec.core.errors import UserError
 from mixprec.evaluate.benchmarks import BENCHMARKS, Question, digest
 from mixprec.evaluate.generations import Key, Record
 from mixprec.evaluate.outputs.files import OutputFile
 from mixprec.evaluate.outputs.rows import Row, integer_of
 from mixprec.evaluate.scoring.text import mend
+from mixprec.traces import thinking
 
 _LONGEST_ID = 100
 _PREMISES = re.compile(r"Premise: (.*?)\n\*{7}", re.DOTALL)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mixprec import thinking
 from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Finish
+from mixprec.traces import thinking
 
 #: What a plain row says, and the keys that it may say it under; those in front go before. A point leads inside.
 KEYS: dict[str, tuple[str, ...]] = {

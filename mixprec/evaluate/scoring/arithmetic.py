@@ -31,6 +31,11 @@ class _NoValueError(ValueError):
     """The text is no arithmetic, or too large."""
 
 
+def _require(condition: object) -> None:
+    if not condition:
+        raise _NoValueError
+
+
 def spelt(text: str) -> str:
     """The text with one spelling for each sign of an operation."""
     for pattern, replacement in _SPELT:
@@ -65,8 +70,7 @@ class _Reader:
 
     def whole(self) -> Fraction:
         found = self._sum()
-        if self._next != "":
-            raise _NoValueError
+        _require(self._next == "")
         return found
 
     @property
@@ -79,14 +83,9 @@ class _Reader:
         self._at += 1
         return self._tokens[self._at - 1]
 
-    def _expect(self, wanted: str) -> None:
-        if not self._take(wanted):
-            raise _NoValueError
-
     def _sum(self) -> Fraction:
         self._depth += 1
-        if self._depth > _DEEPEST:
-            raise _NoValueError
+        _require(self._depth <= _DEEPEST)
         found = self._product()
         while sign := self._take("+", "-"):
             found = found + self._product() if sign == "+" else found - self._product()
@@ -100,8 +99,7 @@ class _Reader:
                 found *= self._signed()
             elif sign := self._take("/", r"\div", r"\bmod", r"\mod"):
                 by = self._signed()
-                if not by:
-                    raise _NoValueError
+                _require(by)
                 found = found / by if sign in ("/", r"\div") else found % by
             elif self._next in (r"\sqrt", r"\binom", "("):
                 found *= self._power()  # 6\sqrt{144}, 8(9)
@@ -118,24 +116,21 @@ class _Reader:
     def _power(self) -> Fraction:
         base = self._primary()
         while self._take("!"):
-            if base.denominator != 1 or not 0 <= base <= _LARGEST_FACTORIAL:
-                raise _NoValueError
-            base = Fraction(math.factorial(int(base)))
+            _require(0 <= base <= _LARGEST_FACTORIAL)
+            base = Fraction(math.factorial(_integer(base)))
         if not self._take("^"):
             return base
         exponent = self._group()
         bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-        if exponent.denominator != 1 or abs(exponent) * bits > _BITS or (exponent < 0 and not base):
-            raise _NoValueError
-        return Fraction(base ** int(exponent))
+        _require(abs(exponent) * bits <= _BITS and (base or exponent >= 0))
+        return Fraction(base ** _integer(exponent))
 
     def _group(self) -> Fraction:
         """What a command or ``^`` applies to: ``{…}``, or one number. Of ``\\frac12`` and ``2^10`` no digit is cut."""
         if self._next == "{":
             return self._primary()
         negative = self._take("-")
-        if not isinstance(self._next, Fraction):
-            raise _NoValueError
+        _require(isinstance(self._next, Fraction))
         found = self._primary()
         return -found if negative else found
 
@@ -148,8 +143,7 @@ class _Reader:
             return self._bracketed(token)
         if token == r"\frac":
             top, bottom = self._group(), self._group()
-            if not bottom:
-                raise _NoValueError
+            _require(bottom)
             return top / bottom
         if token == r"\sqrt" and self._next != "[":
             return _root(self._group())
@@ -163,7 +157,7 @@ class _Reader:
         found = self._sum()
         if opening == "{" and self._take(r"\choose"):
             found = _binomial(found, self._sum())
-        self._expect(_BRACKETS[opening])
+        _require(self._take(_BRACKETS[opening]))
         if opening == r"\lfloor":
             return Fraction(math.floor(found))
         if opening == r"\lceil":
@@ -171,34 +165,33 @@ class _Reader:
         return abs(found) if opening == "|" else found
 
     def _of_two(self, command: str) -> Fraction:
-        self._expect("(")
+        _require(self._take("("))
         one = self._sum()
-        self._expect(",")
+        _require(self._take(","))
         other = self._sum()
-        self._expect(")")
+        _require(self._take(")"))
         if command in (r"\max", r"\min"):
             return max(one, other) if command == r"\max" else min(one, other)
-        if one.denominator != 1 or other.denominator != 1:
-            raise _NoValueError
-        return Fraction((math.gcd if command == r"\gcd" else math.lcm)(int(one), int(other)))
+        return Fraction((math.gcd if command == r"\gcd" else math.lcm)(_integer(one), _integer(other)))
 
 
 def _bounded(number: Fraction) -> Fraction:
-    if max(number.numerator.bit_length(), number.denominator.bit_length()) > _BITS:
-        raise _NoValueError
+    _require(max(number.numerator.bit_length(), number.denominator.bit_length()) <= _BITS)
     return number
 
 
+def _integer(number: Fraction) -> int:
+    _require(number.denominator == 1)
+    return int(number)
+
+
 def _root(number: Fraction) -> Fraction:
-    if number < 0:
-        raise _NoValueError
+    _require(number >= 0)
     root = Fraction(math.isqrt(number.numerator), math.isqrt(number.denominator))
-    if root * root != number:
-        raise _NoValueError
+    _require(root * root == number)
     return root
 
 
 def _binomial(above: Fraction, below: Fraction) -> Fraction:
-    if above.denominator != 1 or below.denominator != 1 or not 0 <= below <= above <= 1000:
-        raise _NoValueError
-    return _bounded(Fraction(math.comb(int(above), int(below))))
+    _require(0 <= below <= above <= 1000)
+    return _bounded(Fraction(math.comb(_integer(above), _integer(below))))

@@ -10,7 +10,7 @@ from mixprec.evaluate.scoring import integers, letters, overlap, truths, words
 from mixprec.evaluate.scoring.sections import Sections, split
 from mixprec.evaluate.scoring.text import boxed
 from mixprec.evaluate.scoring.verdict import Candidate, Place, Verdict
-from mixprec.thinking import TAGS, Tag
+from mixprec.traces.thinking import TAGS, Tag
 
 Reader = Callable[[str, Question], Candidate | None]
 

@@ -6,9 +6,9 @@ import itertools
 import re
 from typing import NamedTuple
 
-from mixprec import thinking
 from mixprec.evaluate.diagnosis import find_loop
 from mixprec.evaluate.scoring.text import boxed, mend
+from mixprec.traces import thinking
 
 #: Characters looked at: of an answer, of the end of a thinking, and of the end of a long output without a close.
 _HEAD, _TAIL = 2_000, 6_000

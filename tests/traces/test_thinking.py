@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixprec import thinking
 from mixprec.core.errors import UserError
-from mixprec.thinking import TAGS, opening, parsed, parts, reasoning
+from mixprec.traces import thinking
+from mixprec.traces.thinking import TAGS, opening, parsed, parts, reasoning
 
 HARMONY = "<|start|>assistant<|channel|>final<|message|>"
 #: Thinking that says 12 and an answer that says 25, as models write them.
