@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.encoding import Encoder, windows
+from mixprec.traces import store
 from mixprec.traces.spans import AnnotatedTrace, TokenSpan, token_spans
 
 
@@ -97,7 +97,7 @@ def from_text(source: str, encoder: Encoder, length: int, most: int | None = Non
 
 def _locate(source: str) -> Path:
     if source == "bundled:held_out":
-        return Path(str(resources.files("mixprec.traces").joinpath("data", "held_out.txt")))
+        return store.locate(source).with_suffix(".txt")
     return Path(source).expanduser()
 
 

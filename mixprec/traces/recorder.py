@@ -71,7 +71,7 @@ class Recorder:
                 if key == "identity":
                     found, wanted = f"{made.get(_NAME)} ({found})", f"{self._making.model} ({wanted})"
                 raise UserError(f"{where} was made with {key} {found!r}, this run has {wanted!r}; {_REMEDY}")
-        if name in self._asked and made.get(_ASKED) != _digest(self._asked[name]):
+        if name in self._asked and made.get(_ASKED) != artifacts.fingerprint(self._asked[name]):
             raise UserError(
                 f"{where} was made from another text than its prompt has now; give another --out, or remove this "
                 "line, and the trace is made again"
@@ -81,11 +81,7 @@ class Recorder:
         """Append one trace, of a prompt that was asked for."""
         row: dict[str, Any] = {"dataset": trace.dataset, "id": local_id(trace.id, trace.dataset)}  # as _ROW says
         row |= {"prompt": trace.prompt, "output": trace.output}
-        row[_MADE] = self._making._asdict() | {_ASKED: _digest(self._asked[trace.id])}
+        # The row's own prompt is the text in the model's template, where one is used.
+        row[_MADE] = self._making._asdict() | {_ASKED: artifacts.fingerprint(self._asked[trace.id])}
         artifacts.append_row(self._path, row)
         self.done.add(trace.id)
-
-
-def _digest(prompt: str) -> str:
-    # The row's own prompt is the text in the model's template, where one is used.
-    return artifacts.fingerprint(prompt)

@@ -13,8 +13,6 @@ from mixprec.core.errors import UserError
 from mixprec.evaluate.benchmarks import questions
 from mixprec.evaluate.benchmarks.schema import Benchmark, HubOrigin, Question, Row
 
-_MUSIQUE_COLUMNS = ("id", "paragraphs", "question", "answer", "answer_aliases")
-
 _AIME = Benchmark(
     name="aime_2024",
     title="AIME 2024",
@@ -55,12 +53,12 @@ _MUSIQUE = Benchmark(
     rows=100,
     digest="106330de2a8adc574b0ba9c9941fe535bcbf9a4ff75a882a46f0928fa49fd79c",
     file="musique.jsonl",
-    columns=_MUSIQUE_COLUMNS,
+    columns=("id", "paragraphs", "question", "answer", "answer_aliases"),
     hub=HubOrigin("dgslibisey/MuSiQue", "validation"),
     parse=questions.musique,
 )
 #: The same questions; the passages are put in front afterwards (``retrieval.with_nearest``).
-_MUSIQUE_RAG = Benchmark(**{**vars(_MUSIQUE), "name": "musique_rag", "title": "MuSiQue (RAG)"})
+_MUSIQUE_RAG = dataclasses.replace(_MUSIQUE, name="musique_rag", title="MuSiQue (RAG)")
 
 #: Every benchmark by its name, in the order of the paper's tables.
 BENCHMARKS: dict[str, Benchmark] = {each.name: each for each in (_AIME, _FOLIO, _TEMPORAL, _MUSIQUE, _MUSIQUE_RAG)}
@@ -76,8 +74,8 @@ def find(name: str) -> Benchmark:
 def read(name: str, source: str | None, revision: str | None) -> list[Question]:
     """A benchmark's questions in the order of their source, MuSiQue's without passages.
 
-    ``source``: a path to a JSONL file with the hub's columns, ``hub:OWNER/NAME`` for a mirror, or None for the hub.
-    Of the hub's MuSiQue the paper's 100 questions are taken, in its order; of a file, all.
+    ``source`` and ``revision`` as ``loading.load`` takes them, but for ``data:``. Of the hub's MuSiQue the paper's 100
+    questions are taken, in its order; of a file, all.
     Raises UserError for unreadable files, missing columns, duplicate ids, gold answers that don't parse, a hub dataset
     whose content is not the paper's where no ``revision`` pins it.
     """
@@ -146,7 +144,7 @@ def _hub_rows(benchmark: Benchmark, dataset: str, revision: str | None) -> list[
         instead=f"give a JSONL file as source, as data:benchmarks/{benchmark.file}",
     )
     rows = list(data)
-    return _papers_sample(rows, dataset) if benchmark.columns == _MUSIQUE_COLUMNS else rows
+    return _papers_sample(rows, dataset) if benchmark.columns == _MUSIQUE.columns else rows
 
 
 def _papers_sample(rows: Sequence[Mapping[str, Any]], dataset: str) -> list[Mapping[str, Any]]:

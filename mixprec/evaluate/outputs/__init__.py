@@ -6,8 +6,9 @@ and completions, numbered texts as the paper's authors released them, and plain 
 
 from __future__ import annotations
 
+from mixprec.evaluate.outputs.asked import Options
 from mixprec.evaluate.outputs.files import OutputFile, read
-from mixprec.evaluate.outputs.matching import Matched, Options, benchmarks_in, match, opened
+from mixprec.evaluate.outputs.matching import Matched, benchmarks_in, match, opened
 from mixprec.evaluate.outputs.rows import KEYS, Output, Row
 
 __all__ = ["KEYS", "Matched", "Options", "Output", "OutputFile", "Row", "benchmarks_in", "match", "opened", "read"]

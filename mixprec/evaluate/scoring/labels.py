@@ -1,10 +1,12 @@
-"""Answers that a label announces: ``**Answer:** X``, ``Final Answer`` over a line, ``the answer is X``."""
+"""Answers that a box or a label announces: ``**Answer:** X``, ``Final Answer`` over a line, ``the answer is X``."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from mixprec.evaluate.scoring.text import boxed
 
 _LABEL = re.compile(
     r"(?:\b(?:[aA]nswers?|ANSWERS?)\b|答案)[*_`\"')]*(?i:"  # the case of the word is spelt out: it is searched for
@@ -33,6 +35,12 @@ class Labelled(NamedTuple):
 
     text: str
     start: int
+
+
+def announced(text: str) -> Iterator[tuple[str, str]]:
+    """What boxes hold and then what stands behind labels, the last first, each with what announces it."""
+    yield from ((content, "boxed") for content in boxed(text))
+    yield from ((each.text, "labelled") for each in labelled(text))
 
 
 def labelled(text: str) -> Iterator[Labelled]:

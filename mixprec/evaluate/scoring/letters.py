@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from mixprec.evaluate.benchmarks.schema import Question
-from mixprec.evaluate.scoring.labels import labelled
+from mixprec.evaluate.scoring.labels import announced, labelled
 from mixprec.evaluate.scoring.marks import marked
 from mixprec.evaluate.scoring.refusals import NO_OPTION, refused
 from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences
@@ -147,7 +147,7 @@ def weak(text: str, question: Question) -> Candidate | None:
     for sentence in reversed(last):
         if letter := of_phrase(sentence, options):
             return Candidate(letter, "last sentences")
-    claimed = [plain(each) for each in (*boxed(text), *(each.text for each in labelled(text)))]
+    claimed = [plain(phrase) for phrase, _ in announced(text)]
     for said in (*claimed, *(each for each in reversed(last) if _SURE.search(each) or _STATED.search(each))):
         if (span := _SPAN.search(said)) and not _same(said, options):
             return Candidate(span[0], "a time of no option")

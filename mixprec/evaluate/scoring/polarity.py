@@ -21,7 +21,7 @@ _CANNOT = re.compile(
     r"(?:\bcan\s?not|\bcan't|\bcouldn't|\bcould not|\bunable to|\bnot possible to|\bimpossible to|\bnot able to|"
     r"\b(?:do not|don't|does not|doesn't) (?:have|give|provide|contain) enough)\b[^.;,\n]{0,120}"
     r"\b(?:determin|conclu|confirm|infer|establish|verif|deduc|ascertain|say|tell|know|prove|decide|inform|deem|"
-    r"definitive|evaluat|assess|establish|resolve|judge)"
+    r"definitive|evaluat|assess|resolve|judge)"
     r"[^.;,\n]*",
     re.I,
 )

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import re
 
-from mixprec.evaluate.scoring.clauses import (
-    AGAINST,
-    IDLE,
-    Part,
-    anchors,
-    claimed,
-    content,
-    main_end,
-    named,
-    stem,
-    untitled,
-)
+from mixprec.evaluate.scoring.clauses import claimed, main_end
+from mixprec.evaluate.scoring.names import Part
+from mixprec.evaluate.scoring.naming import named, untitled
+from mixprec.evaluate.scoring.stems import AGAINST, IDLE, anchors, content, stem
 from mixprec.evaluate.scoring.text import plain, sentences
 
 _MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"

@@ -12,7 +12,7 @@ _TAGGED = re.compile(r"<(?:final_)?answer>", re.I)
 _MOST_BLANKS = 40
 _BLANKS = re.compile(rf"\s{{{_MOST_BLANKS},}}")
 #: Backslash letters that someone read as escapes: ``\f`` of ``\frac``, ``\t`` of ``\text``, ``\b`` of ``\boxed``.
-_ESCAPES = re.compile("\x0c(?=rac|box)|\t(?=ext|frac|imes|frac)|\x08(?=oxed|inom|f\\{)|\x0b(?=ec)")
+_ESCAPES = re.compile("\x0c(?=rac|box)|\t(?=ext|frac|imes)|\x08(?=oxed|inom|f\\{)|\x0b(?=ec)")
 _ESCAPED = {"\x0c": "\\f", "\t": "\\t", "\x08": "\\b", "\x0b": "\\v"}
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))")
 _WRAPPED = re.compile(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from mixprec.evaluate.benchmarks.schema import Question
-from mixprec.evaluate.scoring.labels import labelled
+from mixprec.evaluate.scoring.labels import announced
 from mixprec.evaluate.scoring.marks import marked
 from mixprec.evaluate.scoring.polarity import (
     done_to_conclusion,
@@ -19,7 +19,7 @@ from mixprec.evaluate.scoring.polarity import (
     verdicts,
 )
 from mixprec.evaluate.scoring.refusals import NO_OPTION, cannot_tell, only_denies
-from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences, without_concession
+from mixprec.evaluate.scoring.text import bold, plain, sentences, without_concession
 from mixprec.evaluate.scoring.verdict import Candidate
 
 #: What a verdict may be on, the surest first; "it is true that …" may speak of anything.
@@ -61,12 +61,9 @@ _LONGEST = 700
 
 def strong(text: str, question: Question) -> Candidate | None:
     """A box, a label, or the last sentence that says what the conclusion is."""
-    for content in boxed(text):
-        if truth := _of_marked(content, question):
-            return Candidate(truth, "boxed")
-    for each in labelled(text):
-        if truth := _of_marked(each.text, question):
-            return Candidate(truth, "labelled")
+    for phrase, why in announced(text):
+        if truth := _of_marked(phrase, question):
+            return Candidate(truth, why)
     if rows := marked(text, _of_label):
         one = Candidate(rows.good[0], "the one label marked") if len(rows.good) == 1 else None
         behind = _of_sentences(rows.behind, question)
@@ -94,14 +91,10 @@ def _of_refusal(phrase: str) -> str | None:
 
 
 def _of_sentences(text: str, question: Question) -> Candidate | None:
+    """The last sentence that calls the conclusion true, false or uncertain; else one that says so in other words."""
     said = _sentences(text, question)
     if said and (last := _ALONE.match(said[-1])):
         return Candidate(last[1].capitalize(), "last word")
-    return _stated(said)
-
-
-def _stated(said: list[str]) -> Candidate | None:
-    """The last sentence that calls the conclusion true, false or uncertain; else one that says so in other words."""
     for subjects in _SUBJECTS:
         for sentence in reversed(said):
             if truth := _of_conclusion(sentence, subjects):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 from mixprec.evaluate.benchmarks.schema import Question
-from mixprec.evaluate.scoring.clauses import anchors, claimed, content, denied
-from mixprec.evaluate.scoring.labels import labelled
+from mixprec.evaluate.scoring.clauses import claimed
+from mixprec.evaluate.scoring.labels import announced, labelled
 from mixprec.evaluate.scoring.refusals import cannot_tell, only_denies
 from mixprec.evaluate.scoring.shorten import beyond, focus, kind_of, shortened, tidy, typed, without_aside
+from mixprec.evaluate.scoring.stems import anchors, content
 from mixprec.evaluate.scoring.text import bold, boxed, plain, sentences, without_concession
 from mixprec.evaluate.scoring.verdict import Candidate
 
@@ -33,6 +34,8 @@ _CONCLUDES = re.compile(
     re.I,
 )
 _BARE_NUMBER = re.compile(r"[\d\s.,/–-]+")
+#: What others get wrong.
+_WRONGLY = re.compile(r"\b(?:wrongly|incorrectly|mistakenly|erroneously|falsely|contrary to|forbidden)\b", re.I)
 #: A remark on the answer, as "(Word count: 2)".
 _NOTE = re.compile(r"\([^()]*\)\.?")
 _LONGEST_SENTENCE = 700
@@ -64,7 +67,7 @@ def weak(text: str, question: Question) -> Candidate | None:
     said = [each for each in said if not _NOTE.fullmatch(each)] or said
     if not said or says_nothing(said[-1]) or _refuses(text):
         return None
-    said = [each for each in said if not denied(each)] or said
+    said = [each for each in said if not _WRONGLY.search(each)] or said
     last = [each for each in said if _CONCLUDES.match(each)][-1:]
     chosen = last[0] if last else _dated(said, question.asked) or _last_step(said, anchors(content(question.asked)))
     if says_nothing(chosen):
@@ -100,7 +103,7 @@ def declines(text: str) -> bool:
 
 def _refuses(text: str) -> bool:
     """Whether a label or a box says that there is no answer."""
-    return any(says_nothing(each) for each in (*boxed(text), *(each.text for each in labelled(text))))
+    return any(says_nothing(phrase) for phrase, _ in announced(text))
 
 
 def says_nothing(label: str) -> bool:
