@@ -8,7 +8,7 @@ common substring. Here the same blocks, heuristic included, are found with ``str
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from difflib import Match, SequenceMatcher
 from typing import NamedTuple
 
 #: difflib ignores popular characters in patterns of at least this length.
@@ -23,20 +23,6 @@ class Block(NamedTuple):
     size: int
 
 
-class _Window(NamedTuple):
-    """The parts ``text[text_from:text_to]`` and ``pattern[pattern_from:pattern_to]``."""
-
-    text_from: int
-    text_to: int
-    pattern_from: int
-    pattern_to: int
-
-    @property
-    def room(self) -> int:
-        """The longest block that fits."""
-        return min(self.text_to - self.text_from, self.pattern_to - self.pattern_from)
-
-
 def longest_block(text: str, pattern: str) -> Block:
     """The first largest block that difflib finds between ``text`` and ``pattern``.
 
@@ -46,20 +32,7 @@ def longest_block(text: str, pattern: str) -> Block:
     """
     if len(pattern) < _HEURISTIC_FROM:
         return longest_common_substring(text, pattern)
-    popular = _popular_characters(pattern)
-    best: Block | None = None
-    windows = [_Window(0, len(text), 0, len(pattern))]
-    while windows:
-        window = windows.pop()
-        if best is not None and window.room < best.size:
-            continue
-        block = _block_in(window, text, pattern, popular)
-        if not block.size:
-            continue
-        if best is None or (-block.size, block.start) < (-best.size, best.start):
-            best = block
-        windows += _around(block, window)
-    return best or _nothing(text, pattern)
+    return Block(*max(_Matcher(text, pattern).get_matching_blocks(), key=lambda block: block.size))
 
 
 def longest_common_substring(text: str, pattern: str) -> Block:
@@ -69,14 +42,48 @@ def longest_common_substring(text: str, pattern: str) -> Block:
     """
     if pattern and (start := text.find(pattern)) >= 0:  # by far the most frequent case
         return Block(start, 0, len(pattern))
-    window = _Window(0, len(text), 0, len(pattern))
-    block = _longest_of_runs(text, pattern, [(0, len(pattern))], window)
-    return block if block.size else _nothing(text, pattern)
+    return _longest_of_runs(text, pattern, [(0, len(pattern))], 0, len(text)) or Block(len(text), len(pattern), 0)
 
 
-def _nothing(text: str, pattern: str) -> Block:
-    """difflib closes its list of blocks with an empty one; without a match it is all there is."""
-    return Block(len(text), len(pattern), 0)
+class _Matcher(SequenceMatcher[str]):
+    """difflib's order of windows, with a search of our own in each."""
+
+    def __init__(self, text: str, pattern: str) -> None:
+        super().__init__(None, text, pattern)
+        self._text, self._pattern = text, pattern
+        self._popular = _popular_characters(pattern)
+        self._largest = 0
+
+    def find_longest_match(self, alo: int = 0, ahi: int | None = None, blo: int = 0, bhi: int | None = None) -> Match:
+        """difflib's longest match in ``text[alo:ahi]`` and ``pattern[blo:bhi]``, a window.
+
+        It is the longest run of rare characters, then whatever adjoins it. Where no rare character matches, the empty
+        run at the window's corner is extended, as difflib does. Windows smaller than the largest block are passed over.
+        """
+        text, pattern = self._text, self._pattern
+        assert ahi is not None and bhi is not None
+        if min(ahi - alo, bhi - blo) < self._largest:
+            return Match(alo, blo, 0)
+        found = _longest_of_runs(text, pattern, self._rare_runs(blo, bhi), alo, ahi)
+        start, pattern_start, size = found or Block(alo, blo, 0)
+        while start > alo and pattern_start > blo and text[start - 1] == pattern[pattern_start - 1]:
+            start, pattern_start, size = start - 1, pattern_start - 1, size + 1
+        while start + size < ahi and pattern_start + size < bhi and text[start + size] == pattern[pattern_start + size]:
+            size += 1
+        self._largest = max(self._largest, size)
+        return Match(start, pattern_start, size)
+
+    def _rare_runs(self, pattern_from: int, pattern_to: int) -> list[tuple[int, int]]:
+        """The runs ``pattern[first:last]`` without popular characters in a window."""
+        runs: list[tuple[int, int]] = []
+        for at in range(pattern_from, pattern_to):
+            if self._pattern[at] in self._popular:
+                continue
+            if runs and runs[-1][1] == at:
+                runs[-1] = (runs[-1][0], at + 1)
+            else:
+                runs.append((at, at + 1))
+        return runs
 
 
 def _popular_characters(pattern: str) -> frozenset[str]:
@@ -85,81 +92,27 @@ def _popular_characters(pattern: str) -> frozenset[str]:
     return frozenset(character for character, count in Counter(pattern).items() if count > limit)
 
 
-def _around(block: Block, window: _Window) -> Iterator[_Window]:
-    """What is left of a window before and behind a block.
+def _longest_of_runs(
+    text: str, pattern: str, runs: list[tuple[int, int]], text_from: int, text_to: int
+) -> Block | None:
+    """The longest substring of any run that stands in ``text[text_from:text_to]``; None where no character does.
 
-    Blocks from different windows never touch on both sides, since each was extended as far as its window and
-    equality allow, so difflib's last step (joining adjacent blocks) has nothing to join here.
-    """
-    if window.text_from < block.start and window.pattern_from < block.pattern_start:
-        yield _Window(window.text_from, block.start, window.pattern_from, block.pattern_start)
-    text_from, pattern_from = block.start + block.size, block.pattern_start + block.size
-    if text_from < window.text_to and pattern_from < window.pattern_to:
-        yield _Window(text_from, window.text_to, pattern_from, window.pattern_to)
-
-
-def _block_in(window: _Window, text: str, pattern: str, popular: frozenset[str]) -> Block:
-    """difflib's longest match in a window: the longest run of rare characters, then whatever adjoins it.
-
-    Where no rare character matches, the empty run at the window's corner is extended, as difflib does.
-    """
-    start, pattern_start, size = _longest_of_runs(text, pattern, _rare_runs(window, pattern, popular), window)
-    while (
-        start > window.text_from
-        and pattern_start > window.pattern_from
-        and text[start - 1] == pattern[pattern_start - 1]
-    ):
-        start, pattern_start, size = start - 1, pattern_start - 1, size + 1
-    while (
-        start + size < window.text_to
-        and pattern_start + size < window.pattern_to
-        and text[start + size] == pattern[pattern_start + size]
-    ):
-        size += 1
-    return Block(start, pattern_start, size)
-
-
-def _rare_runs(window: _Window, pattern: str, popular: frozenset[str]) -> list[tuple[int, int]]:
-    """The runs ``pattern[first:last]`` without popular characters in a window."""
-    runs: list[tuple[int, int]] = []
-    for at in range(window.pattern_from, window.pattern_to):
-        if pattern[at] in popular:
-            continue
-        if runs and runs[-1][1] == at:
-            runs[-1] = (runs[-1][0], at + 1)
-        else:
-            runs.append((at, at + 1))
-    return runs
-
-
-def _longest_of_runs(text: str, pattern: str, runs: list[tuple[int, int]], window: _Window) -> Block:
-    """The longest substring of any run that stands in the window's text; ties as in difflib.
-
-    Among equals the earliest in the text wins, then the earliest in the pattern. Where no character matches,
-    it is empty and lies in the window's corner.
-    """
-    size = _longest_size(text, pattern, runs, window)
-    start, pattern_start = window.text_to, window.pattern_from
-    if not size:
-        return Block(window.text_from, window.pattern_from, 0)
-    for first, last in runs:
-        for at in range(first, last - size + 1):
-            # Only an earlier place than the best so far is of interest, so each search ends there.
-            found = text.find(pattern[at : at + size], window.text_from, min(start + size - 1, window.text_to))
-            if found >= 0:
-                start, pattern_start = found, at
-    return Block(start, pattern_start, size)
-
-
-def _longest_size(text: str, pattern: str, runs: list[tuple[int, int]], window: _Window) -> int:
-    """How long the longest common run is.
-
-    A substring is only looked for when it is one character longer than the best so far, so there are at most
-    ``len(pattern) + size`` searches.
+    Among equals the earliest in the text wins, then the earliest in the pattern, as in difflib. A substring is only
+    looked for when it is one character longer than the best so far, so at most ``len(pattern) + size`` searches find
+    the size.
     """
     size = 0
     for first, last in runs:
         for at in range(first, last):
-            while at + size < last and text.find(pattern[at : at + size + 1], window.text_from, window.text_to) >= 0:
+            while at + size < last and text.find(pattern[at : at + size + 1], text_from, text_to) >= 0:
                 size += 1
-    return size
+    if not size:
+        return None
+    start, pattern_start = text_to, 0
+    for first, last in runs:
+        for at in range(first, last - size + 1):
+            # Only an earlier place than the best so far is of interest, so each search ends there.
+            found = text.find(pattern[at : at + size], text_from, min(start + size - 1, text_to))
+            if found >= 0:
+                start, pattern_start = found, at
+    return Block(start, pattern_start, size)
