@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
+from operator import attrgetter
 from typing import NamedTuple
 
 from mixprec.traces.matching import longest_common_substring
@@ -35,14 +36,6 @@ class Place(NamedTuple):
     reason: str = ""
 
 
-class _Link(NamedTuple):
-    """An occurrence on a chain: segment number ``segment`` at ``start``, and the link before it."""
-
-    segment: int
-    start: int
-    before: _Link | None
-
-
 class _Score(NamedTuple):
     """What a chain is worth: matched characters first, then segments that directly follow the one before."""
 
@@ -50,6 +43,17 @@ class _Score(NamedTuple):
     joints: int
 
 
+class _Chain(NamedTuple):
+    """Occurrences in reading order: the last, of segment number ``segment``, and the chain ``before`` it."""
+
+    segment: int
+    start: int
+    end: int
+    score: _Score
+    before: _Chain | None
+
+
+_end = attrgetter("end")
 _NO_SCORE = _Score(0, 0)
 
 
@@ -126,57 +130,48 @@ def _best_chain(text: str, patterns: Sequence[str]) -> dict[int, int]:
     has the most segments that directly follow the one before, then it ends earliest. One bisection for each
     occurrence: ``frontier`` keeps, by increasing end, only chains that beat all that end earlier.
     """
-    ends: list[int] = []  # of the frontier's chains, increasing
-    frontier: list[tuple[_Score, _Link]] = []  # their scores increase too
-    ending_at: dict[int, tuple[_Score, _Link]] = {}  # the best chain that ends exactly here
+    frontier: list[_Chain] = []  # ends and scores increase
+    ending_at: dict[int, _Chain] = {}  # the best chain that ends exactly here
     for index, pattern in enumerate(patterns):
-        size = len(pattern)
         new = []
         for start in _occurrences(text, pattern):
-            score, before = _best_before(start, ends, frontier, ending_at)
-            new.append((_Score(score.characters + size, score.joints), _Link(index, start, before)))
-        for score, link in new:  # only now: a segment can't follow itself
-            _enter(ends, frontier, link.start + size, score, link)
-            if score > ending_at.get(link.start + size, (_NO_SCORE,))[0]:
-                ending_at[link.start + size] = score, link
-    return _unroll(frontier[-1][1]) if frontier else {}
+            score, before = _best_before(start, frontier, ending_at)
+            score = _Score(score.characters + len(pattern), score.joints)
+            new.append(_Chain(index, start, start + len(pattern), score, before))
+        for chain in new:  # only now: a segment can't follow itself
+            _enter(frontier, chain)
+            if chain.end not in ending_at or chain.score > ending_at[chain.end].score:
+                ending_at[chain.end] = chain
+    return _unroll(frontier[-1]) if frontier else {}
 
 
-def _best_before(
-    start: int,
-    ends: list[int],
-    frontier: list[tuple[_Score, _Link]],
-    ending_at: dict[int, tuple[_Score, _Link]],
-) -> tuple[_Score, _Link | None]:
-    """The best chain that an occurrence at ``start`` can continue, the new joint counted."""
-    at = bisect_right(ends, start) - 1
-    best: tuple[_Score, _Link | None] = frontier[at] if at >= 0 else (_NO_SCORE, None)
-    if start in ending_at:
-        score, link = ending_at[start]
-        joined = _Score(score.characters, score.joints + 1)
-        if joined > best[0]:
-            return joined, link
-    return best
+def _best_before(start: int, frontier: list[_Chain], ending_at: dict[int, _Chain]) -> tuple[_Score, _Chain | None]:
+    """The best chain that an occurrence at ``start`` can continue, and its score, the new joint counted."""
+    at = bisect_right(frontier, start, key=_end)
+    score, before = (frontier[at - 1].score, frontier[at - 1]) if at else (_NO_SCORE, None)
+    if touching := ending_at.get(start):
+        joined = touching.score._replace(joints=touching.score.joints + 1)
+        if joined > score:
+            return joined, touching
+    return score, before
 
 
-def _enter(ends: list[int], frontier: list[tuple[_Score, _Link]], end: int, score: _Score, link: _Link) -> None:
+def _enter(frontier: list[_Chain], chain: _Chain) -> None:
     """Put a chain into the frontier, unless a chain that ends no later is as good; drop what it beats."""
-    at = bisect_right(ends, end)
-    if at and frontier[at - 1][0] >= score:
+    at = bisect_right(frontier, chain.end, key=_end)
+    if at and frontier[at - 1].score >= chain.score:
         return
-    first = bisect_left(ends, end)
-    last = first
-    while last < len(ends) and frontier[last][0] <= score:
+    first = last = bisect_left(frontier, chain.end, key=_end)
+    while last < len(frontier) and frontier[last].score <= chain.score:
         last += 1
-    ends[first:last] = [end]
-    frontier[first:last] = [(score, link)]
+    frontier[first:last] = [chain]
 
 
-def _unroll(link: _Link | None) -> dict[int, int]:
+def _unroll(chain: _Chain | None) -> dict[int, int]:
     places = {}
-    while link:
-        places[link.segment] = link.start
-        link = link.before
+    while chain:
+        places[chain.segment] = chain.start
+        chain = chain.before
     return places
 
 

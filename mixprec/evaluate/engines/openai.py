@@ -71,12 +71,8 @@ class _Answer(NamedTuple):
 
 
 _HINTS = {
-    301: "; give the address that it moved to",
-    302: "; give the address that it moved to",
-    307: "; give the address that it moved to",
-    308: "; give the address that it moved to",
-    401: "; set the API key",
-    403: "; set the API key",
+    **dict.fromkeys((301, 302, 307, 308), "; give the address that it moved to"),
+    **dict.fromkeys((401, 403), "; set the API key"),
     404: "; check engine.url (it ends in /v1) and model",
 }
 
