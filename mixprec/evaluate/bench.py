@@ -18,7 +18,7 @@ from mixprec.evaluate.engines.base import Engine, Finish, Request, derived_seed
 from mixprec.evaluate.generations import GenerationFile, Key, Origin, Record
 from mixprec.evaluate.scoring import RULES, Verdict, score
 from mixprec.evaluate.scoring.sections import split
-from mixprec.evaluate.spec import BenchmarkSpec, ProtocolSpec
+from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.traces import thinking
 
 #: The numbers that a benchmark's metric gives: name -> a verdict's value.
@@ -36,13 +36,12 @@ def load_questions(
 
     ``cache``: a folder that keeps embeddings, which ``device`` computes.
     """
-    return {each.name: _load(each, data, cache, device) for each in protocol.benchmarks}
-
-
-def _load(spec: BenchmarkSpec, data: Path | None, cache: Path | None, device: str) -> list[Question]:
     device = "cpu" if device == "auto" else device  # "auto" is for models that are spread over GPUs
-    retrieval = Retrieval(spec.embedder, spec.nearest, spec.embedder_revision, cache=cache, device=device)
-    return load(spec.name, spec.source, spec.revision, data=data, retrieval=retrieval)
+    found: dict[str, list[Question]] = {}
+    for spec in protocol.benchmarks:
+        retrieval = Retrieval(spec.embedder, spec.nearest, spec.embedder_revision, cache=cache, device=device)
+        found[spec.name] = load(spec.name, spec.source, spec.revision, data=data, retrieval=retrieval)
+    return found
 
 
 def run(

@@ -81,7 +81,8 @@ def from_text(source: str, encoder: Encoder, length: int, most: int | None = Non
     Each has BOS in front where the model has one: ``length`` counts it. A last passage of one token predicts nothing
     and is left out. Raises UserError for missing and empty files, and a length that BOS fills.
     """
-    path = _locate(source)
+    bundled = source == "bundled:held_out"
+    path = store.locate(source).with_suffix(".txt") if bundled else Path(source).expanduser()
     text = artifacts.read_text(path)
     head = encoder.head
     if length <= len(head):
@@ -93,12 +94,6 @@ def from_text(source: str, encoder: Encoder, length: int, most: int | None = Non
     if not text.strip() or not found:
         raise UserError(f"{path}: the text is empty or of one token; nothing to evaluate on")
     return found[:most]
-
-
-def _locate(source: str) -> Path:
-    if source == "bundled:held_out":
-        return store.locate(source).with_suffix(".txt")
-    return Path(source).expanduser()
 
 
 def total_tokens(passages: Iterable[Passage]) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Protocol
 
 from mixprec.evaluate.benchmarks.schema import Kind, Question
 from mixprec.evaluate.scoring import integers, letters, overlap, truths, words
@@ -12,22 +11,15 @@ from mixprec.evaluate.scoring.text import boxed
 from mixprec.evaluate.scoring.verdict import Candidate, Place, Verdict
 from mixprec.traces.thinking import TAGS, Tag
 
-Reader = Callable[[str, Question], Candidate | None]
+
+class _Reader(Protocol):
+    """A module for a kind: ``strong`` goes by what the model marked as its answer, ``weak`` by what it said last."""
+
+    def strong(self, text: str, question: Question) -> Candidate | None: ...
+    def weak(self, text: str, question: Question) -> Candidate | None: ...
 
 
-class _Readers(NamedTuple):
-    """``strong`` goes by what the model marked as its answer, ``weak`` by what it said last."""
-
-    strong: Reader
-    weak: Reader
-
-
-_READERS: dict[Kind, _Readers] = {
-    "integer": _Readers(integers.strong, integers.weak),
-    "truth": _Readers(truths.strong, truths.weak),
-    "letter": _Readers(letters.strong, letters.weak),
-    "words": _Readers(words.strong, words.weak),
-}
+_READERS: dict[Kind, _Reader] = {"integer": integers, "truth": truths, "letter": letters, "words": words}
 
 
 def score(
@@ -49,11 +41,11 @@ def score(
     sections = split(output, finished, opened, tags)
     if sections.closed:
         return _closed(question, sections)
-    readers = _READERS[question.kind]
-    found = readers.strong(sections.answer, question)
+    reader = _READERS[question.kind]
+    found = reader.strong(sections.answer, question)
     if not sections.ended or sections.apart:
         return _none("unfinished thinking", stated=found.answer if found else None)
-    found = found or readers.weak(sections.answer, question)
+    found = found or reader.weak(sections.answer, question)
     if not found and question.kind == "integer" and (box := next(boxed(output), None)):
         found = Candidate(integers.in_box(box), "boxed")
     return compare(question, found, "unclosed") if found else _none(_why_none(question, sections.answer))
@@ -61,15 +53,15 @@ def score(
 
 def _closed(question: Question, sections: Sections) -> Verdict:
     """Behind ``</think>`` first; where nothing there answers, what the thinking concluded."""
-    strong, weak = _READERS[question.kind]
-    if found := strong(sections.answer, question):
+    reader = _READERS[question.kind]
+    if found := reader.strong(sections.answer, question):
         return compare(question, found, "answer")
     # A number of a solution that was cut short is none of its conclusion.
-    if (sections.ended or question.kind != "integer") and (found := weak(sections.answer, question)):
+    if (sections.ended or question.kind != "integer") and (found := reader.weak(sections.answer, question)):
         return compare(question, found, "answer")
     if question.kind == "words" and words.declines(sections.answer):
         return _none("declines to answer")
-    if found := strong(sections.thinking, question):
+    if found := reader.strong(sections.thinking, question):
         return compare(question, found, "thinking")
     return _none(_why_none(question, sections.answer))
 
