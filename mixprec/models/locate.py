@@ -102,11 +102,15 @@ def fetch(model_id: str, revision: str | None = None) -> Path:
         return Path(where)
     try:
         folder = Path(snapshot_download(where, revision=found, allow_patterns=[*_WEIGHTS, *SIDE_FILES, README]))
-    except Exception as problem:  # the hub raises many kinds; all mean that there is no checkpoint
-        raise UserError(
-            f"model.id: {model_id}: can't be fetched from the hub ({reason(problem)}); "
-            "check the name and the network, or give a local folder"
-        ) from None
+    except Exception as problem:  # the hub raises many kinds; all mean that nothing can be asked of it
+        # Its package until 2.0 asks it for a commit's files although they are here, fetched by an older version.
+        fetched = cached(where, found)
+        if fetched is None:
+            raise UserError(
+                f"model.id: {model_id}: can't be fetched from the hub ({reason(problem)}); "
+                "check the name and the network, or give a local folder"
+            ) from None
+        folder = fetched
     lacking = None if kinds.has_weights(folder) else f"no {SINGLE} in this repository; other weights are not read"
     wrong = kinds.of_folder(folder) or lacking
     if wrong is not None:
