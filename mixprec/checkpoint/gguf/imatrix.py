@@ -48,10 +48,10 @@ def write_imatrix(
     with publish.atomic_path(path) as temporary:
         writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.model_type]])
         writer.kv_data[0].pop(gguf.Keys.General.ARCHITECTURE)  # llama-imatrix's files have none
-        writer.add_type(gguf.GGUFType.IMATRIX)
-        writer.add_array(gguf.Keys.IMatrix.DATASETS, list(datasets))
-        writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, -(-tokens // chunk))
-        writer.add_uint32(gguf.Keys.IMatrix.CHUNK_SIZE, chunk)
+        writer.add_type("imatrix")  # this name and those of its keys are in the package from 0.18 on alone
+        writer.add_array("imatrix.datasets", list(datasets))
+        writer.add_uint32("imatrix.chunk_count", -(-tokens // chunk))
+        writer.add_uint32("imatrix.chunk_size", chunk)
         for name, total in sorted(sums.items()):
             writer.add_tensor(name + _SUMS, total.float().cpu().numpy()[None])
             writer.add_tensor(name + _COUNTS, np.array([[tokens]], np.float32))
