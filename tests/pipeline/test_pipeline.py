@@ -189,7 +189,7 @@ def test_killed_in_every_stage(
     """Every attempt dies at the first stage that has work: before it does any, then behind it, before its marker."""
     out, do, deaths = tmp_path / "run", Stages.do, []
 
-    def deadly(self: Stages, name: str, inputs: Any, outputs: Any, make: Callable[[], object]) -> str:
+    def deadly(self: Stages, name: str, rules: int, inputs: Any, outputs: Any, make: Callable[[], object]) -> str:
         def die() -> None:
             if (name, "after") in deaths:
                 make()
@@ -201,7 +201,7 @@ def test_killed_in_every_stage(
                 deaths.append((name, "before"))
             raise KeyboardInterrupt
 
-        return do(self, name, inputs, outputs, die)
+        return do(self, name, rules, inputs, outputs, die)
 
     monkeypatch.setattr(Stages, "do", deadly)
     for _ in range(2 * len(STAGES)):
