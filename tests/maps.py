@@ -33,4 +33,6 @@ def decoder(*linears: Linear, other: Mapping[str, int] | None = None) -> Decoder
         Block(layer, _LLAMA.blocks[layer - 1].path, tuple(group for group in groups if group[0].layer == layer))
         for layer in layers
     ]
-    return replace(_LLAMA, blocks=tuple(blocks), other=other or {})
+    shapes: dict[str, tuple[int, ...]] = {each.weight_name: (each.out_features, each.in_features) for each in linears}
+    shapes |= {name: (size,) for name, size in (other or {}).items()}
+    return replace(_LLAMA, blocks=tuple(blocks), shapes=shapes)

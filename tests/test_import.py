@@ -13,6 +13,7 @@ import pytest
 
 import mixprec
 from mixprec.core import environment
+from mixprec.models.locate import BUNDLED
 
 #: What takes from a tenth of a second to seconds to import, or is needed by one stage alone.
 HEAVY = (
@@ -74,6 +75,7 @@ LIGHT = {"numpy", "huggingface_hub", "gguf", "tokenizers"}
         ["check", "selective_32_up", "--runtime", "transformers"],
         ["annotate", "bundled:attribution", "--out", "{folder}/spans.jsonl"],
         ["ls"],
+        ["inspect", BUNDLED],
     ],
     ids=" ".join,
 )

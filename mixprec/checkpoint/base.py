@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mixprec.checkpoint import holding
 from mixprec.models.decoder import Decoder, Linear
-from mixprec.numerics.formats import AnyFormat, Format
+from mixprec.numerics.formats import AnyFormat
 from mixprec.plan.schema import Plan
 
 if TYPE_CHECKING:
@@ -47,22 +47,6 @@ class Held(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Packing:
-    """How packed modules lie in safetensors files, whoever wrote them; tensors by their names within the module.
-
-    ``mark``: the tensor that no other format has. ``parts``: all that there may be. ``columns``: the one that says
-    which group each column is in; it may be missing. ``said``: what config.json says of them. ``shapes``: (module,
-    format) -> the shapes that a tensor may have, the usual one first.
-    """
-
-    mark: str
-    parts: frozenset[str]
-    columns: str
-    said: type[Said]
-    shapes: Callable[[Linear, Format], Mapping[str, Sequence[tuple[int, ...]]]]
-
-
-@dataclass(frozen=True)
 class CheckpointFormat:
     """One way to write a checkpoint, and to read it.
 
@@ -74,7 +58,7 @@ class CheckpointFormat:
     of the files that hold weights, headers and metadata included. ``finish``: puts the files that hold weights, and
     config.json, into ``Finish.folder``; tokenizer, licence and card are not its business. ``check``: (the uncompressed
     checkpoint, config): raises UserError where the format can't hold what else lies there, such as its tokenizer.
-    ``packing``: of formats that pack modules in safetensors. ``settings``: what a recipe chose of it, for the card.
+    ``settings``: what a recipe chose of it, for the card.
     """
 
     name: str
@@ -85,7 +69,6 @@ class CheckpointFormat:
     bytes: Callable[[Plan, Decoder, PretrainedConfig], int]
     finish: Callable[[Finish], None]
     check: Callable[[Source, PretrainedConfig], None] = lambda source, config: None
-    packing: Packing | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from mixprec.checkpoint import holding, shards
 from mixprec.checkpoint.base import CheckpointFormat, Held
 from mixprec.checkpoint.said import Said
-from mixprec.checkpoint.shards import Predicted
 from mixprec.checkpoint.target import CompressedModule
+from mixprec.core.headers import Entry
 from mixprec.models.decoder import Linear
 from mixprec.numerics.formats import KEEP, AnyFormat
 from mixprec.numerics.plain import Plain
@@ -26,8 +25,8 @@ def _read(module: Linear, tensors: Mapping[str, Tensor], format: AnyFormat, by: 
     return Held(Plain(tensors[module.weight_name]), KEEP)
 
 
-def _tensors(module: Linear, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
-    return {module.weight_name: Predicted(dtype, (module.out_features, module.in_features))}
+def _tensors(module: Linear, format: AnyFormat, dtype: str) -> dict[str, Entry]:
+    return {module.weight_name: Entry(dtype, (module.out_features, module.in_features))}
 
 
 DENSE = CheckpointFormat(

@@ -7,7 +7,7 @@ from typing import Final
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.gguf.writer import gguf_format
 from mixprec.checkpoint.names import check_format
-from mixprec.checkpoint.packings import IN_SAFETENSORS
+from mixprec.checkpoint.safetensors import IN_SAFETENSORS
 from mixprec.numerics.formats import GgmlFormat
 
 FORMATS: Final[dict[str, CheckpointFormat]] = IN_SAFETENSORS | {"gguf": gguf_format()}

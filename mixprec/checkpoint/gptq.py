@@ -9,102 +9,25 @@ reordered (our act order sorts groups and columns within them for the solve alon
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Any
 
 import torch
-from pydantic import BeforeValidator, model_validator
 from torch import Tensor
 
 from mixprec.checkpoint import holding, integers, packed, shards
-from mixprec.checkpoint.base import CheckpointFormat, Held, Packing
-from mixprec.checkpoint.patterns import Matcher
-from mixprec.checkpoint.said import Grid as SaidGrid
-from mixprec.checkpoint.said import GroupSize, Nothing, Said, Strict
-from mixprec.checkpoint.shards import Predicted
+from mixprec.checkpoint.base import CheckpointFormat, Held
+from mixprec.checkpoint.packings.gptq import CODES, INDEX, PACKING, SCALES, ZEROS, Config
+from mixprec.checkpoint.said import Said
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.core.errors import UserError
 from mixprec.core.version import VERSION
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics import packing
 from mixprec.numerics.formats import AnyFormat, Format
-from mixprec.numerics.groupwise import Grid, Quantized, scale_dtype_of
+from mixprec.numerics.groupwise import Grid, Quantized
 from mixprec.plan.patterns import regexes
 from mixprec.plan.schema import Plan
-
-CODES, ZEROS, SCALES, INDEX = "qweight", "qzeros", "scales", "g_idx"
-#: Keys of GPTQ that say how codes were found or which kernel runs them; neither changes the codes.
-_FREE: Final = frozenset({
-    "act_group_aware", "backend", "batch_size", "block_name_to_quantize", "cache_block_outputs",
-    "damp_auto_increment", "damp_percent", "dataset", "desc_act", "disable_exllama", "exllama_config", "hyb_act",
-    "max_input_length", "meta", "model_file_base_name", "model_name_or_path", "model_seqlen",
-    "module_name_preceding_first_block", "mse", "pack_impl", "pad_token_id", "static_groups", "tokenizer",
-    "true_sequential", "use_cuda_fp16", "use_exllama",
-})  # fmt: skip
-
-
-class Override(Strict):
-    """What ``dynamic`` says of some modules."""
-
-    bits: int | None = None
-    group_size: GroupSize | None = None
-    sym: bool | None = None
-
-
-def _without_free(said: Any) -> Any:
-    if not isinstance(said, dict):
-        return said
-    return {
-        pattern: {key: value for key, value in own.items() if key not in _FREE} if isinstance(own, dict) else own
-        for pattern, own in said.items()
-    }
-
-
-class Config(Said):
-    """What AutoGPTQ, transformers 5 (GPTQConfig) and GPTQModel (QuantizeConfig) say of packed weights."""
-
-    quant_method: Literal["gptq"]
-    method: Literal["gptq"] | None = None
-    bits: int
-    group_size: GroupSize
-    sym: bool = True
-    checkpoint_format: Literal["gptq", "gptq_v2"] | None = None
-    format: Literal["gptq", "gptq_v2"] | None = None
-    dynamic: Annotated[dict[str, Override], BeforeValidator(_without_free)] | None = None
-    modules_in_block_to_quantize: list[list[str] | str] | None = None
-    pack_dtype: Literal["int32"] = "int32"
-    lm_head: Literal[False] | None = None
-    is_marlin_format: Literal[False] | None = None
-    adapter: Nothing = None
-    rotation: Nothing = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _needed(cls, said: Any) -> Any:
-        return _without_free({"": said})[""]
-
-    @property
-    def shifted(self) -> bool:
-        """Whether zero points are stored less one."""
-        return (self.checkpoint_format or self.format or "gptq") == "gptq"
-
-    def grid(self, address: str, patterns: Matcher) -> SaidGrid | None:
-        """What is said of a module; None where it is not quantized."""
-        listed = self.modules_in_block_to_quantize
-        names = [name for entry in listed or () for name in ([entry] if isinstance(entry, str) else entry)]
-        if listed is not None and not any(f".{address}".endswith(f".{name}") for name in names):
-            return None
-        for pattern, own in (self.dynamic or {}).items():
-            if patterns.match(re.sub("^[+-]:", "", pattern), address):
-                if pattern.startswith("-:"):
-                    return None
-                return SaidGrid(
-                    self.bits if own.bits is None else own.bits,
-                    self.group_size if own.group_size is None else own.group_size,
-                    self.sym if own.sym is None else own.sym,
-                )
-        return SaidGrid(self.bits, self.group_size, self.sym)
 
 
 def pack_codes(quantized: Quantized, format: Format, *, shifted: bool) -> dict[str, Tensor]:
@@ -153,10 +76,6 @@ def _read(module: Linear, tensors: Mapping[str, Tensor], format: AnyFormat, by: 
     return Held(unpack_codes(local, grid, module.in_features, shifted=shifted), grid)
 
 
-def _shapes(module: Linear, format: Format) -> dict[str, Sequence[tuple[int, ...]]]:
-    return {name: [each.shape] for name, each in _inside(module, format, torch.bfloat16).items()}
-
-
 def _shifted(plan: Plan) -> bool:
     """Whether the first layout does, which knows no zero point 0."""
     return all(format.symmetric for format in plan.formats.values() if isinstance(format, Format))
@@ -198,36 +117,12 @@ def _with_fused(addresses: Sequence[str], inventory: Decoder) -> list[str]:
     return [*addresses, *(group.fused for group in whole if group.fused)]
 
 
-def _tensors(module: Linear, format: AnyFormat, dtype: torch.dtype) -> dict[str, Predicted]:
-    inside = _inside(module, integers.grid(format), dtype)
-    return {f"{module.address}.{name}": predicted for name, predicted in inside.items()}
-
-
-def _inside(module: Linear, format: Format, dtype: torch.dtype) -> dict[str, Predicted]:
-    """A packed module's tensors by their names within it."""
-    rows, columns = module.out_features, module.in_features
-    groups = format.groups(columns)
-    return {
-        CODES: Predicted(torch.int32, (packing.words(columns, format.bits), rows)),
-        SCALES: Predicted(scale_dtype_of(dtype), (groups, rows)),
-        ZEROS: Predicted(torch.int32, (groups, packing.words(rows, format.bits))),
-        INDEX: Predicted(torch.int32, (columns,)),
-    }
-
-
 GPTQ = CheckpointFormat(
     name="gptq",
     problems=lambda plan, inventory, config: holding.gptq(plan, inventory),
     pack=_pack,
     read=_read,
     quantization_config=quantization_config,
-    bytes=lambda plan, inventory, config: shards.predict(_tensors, plan, inventory, config),
+    bytes=lambda plan, inventory, config: shards.predict(integers.tensors(PACKING), plan, inventory, config),
     finish=lambda job: shards.finish(job, quantization_config(job.plan, job.inventory)),
-    packing=Packing(
-        mark=CODES,
-        parts=frozenset({CODES, ZEROS, SCALES, INDEX}),
-        columns=INDEX,
-        said=Config,
-        shapes=_shapes,
-    ),
 )

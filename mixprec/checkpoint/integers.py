@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mixprec.checkpoint.packings.packing import Packing
 from mixprec.core.errors import UserError
+from mixprec.core.headers import Entry
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
 from mixprec.plan.schema import Plan
@@ -41,6 +43,16 @@ def grid(format: AnyFormat) -> Format:
         raise UserError(f"checkpoint.format: {_foreign(format)}")
     assert isinstance(format, Format)  # nobody packs what is kept
     return format
+
+
+def tensors(packing: Packing) -> Callable[[Linear, AnyFormat, str], dict[str, Entry]]:
+    """(module, its format, the type of the source's weight) -> the tensors that are packed, by their full names."""
+
+    def found(module: Linear, format: AnyFormat, dtype: str) -> dict[str, Entry]:
+        inside = packing.tensors(module, grid(format), dtype)
+        return {f"{module.address}.{name}": entry for name, entry in inside.items()}
+
+    return found
 
 
 def ragged(module: Linear, format: Format) -> str | None:

@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from mixprec.checkpoint.target import write_json
-from mixprec.core import artifacts
+from mixprec.core import artifacts, publish
 from mixprec.core.errors import UserError
 from mixprec.core.shapes import Count, Shape, check
 from mixprec.models.modelfiles import CARD, README
@@ -89,4 +88,4 @@ def verify(folder: Path) -> bool:
 
 def seal(folder: Path, card: Mapping[str, Any]) -> None:
     """Write mixprec.json, last of all: ``card`` and the checksums of what is there."""
-    write_json(folder / CARD, {**card, "files": digests(folder)})
+    publish.write_json(folder / CARD, {**card, "files": digests(folder)})

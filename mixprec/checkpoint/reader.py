@@ -1,101 +1,41 @@
-"""Checkpoints read back, whoever wrote them: each linear module's format and weight, without any runtime.
+"""Checkpoints read back, whoever wrote them: each linear module's weight, without any runtime.
 
 Dense, compressed-tensors (pack-quantized, dense or padded words) and GPTQ (both layouts, reordered columns too), each
 by its own CheckpointFormat; files of llama.cpp by checkpoint/gguf/checkpoint.py.
-Used by inspect, diff and convert, and to evaluate packed checkpoints.
+Used by diff and convert, and to evaluate packed checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from mixprec.checkpoint import quantization
 from mixprec.checkpoint.base import Held
-from mixprec.checkpoint.packings import IN_SAFETENSORS, PACKINGS
-from mixprec.checkpoint.patterns import Matcher
-from mixprec.checkpoint.said import Grid
-from mixprec.checkpoint.shards import CONFIG
+from mixprec.checkpoint.packings import PACKINGS
+from mixprec.checkpoint.safetensors import IN_SAFETENSORS
+from mixprec.checkpoint.stored import Stored
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
-from mixprec.models.complete import check_complete, is_computed
-from mixprec.models.config import load_config
-from mixprec.models.decoder import Decoder, Linear, decoder_of
-from mixprec.models.source import FLOATS, Source, open_source
+from mixprec.models.config import check_builds, load_config
+from mixprec.models.decoder import Linear
 from mixprec.numerics import storage
-from mixprec.numerics.formats import KEEP, AnyFormat, Format
 from mixprec.numerics.groupwise import Quantized
 
-#: Scales of what runtimes quantize while they run.
-_RUN_TIME = frozenset(
-    f"{what}_{kind}" for what in ("input", "output", "q", "k", "v") for kind in ("scale", "zero_point", "global_scale")
-)
 
+class Checkpoint(Stored):
+    """What is stored in a folder, and its weights, which are read one module at a time.
 
-@dataclass(frozen=True)
-class Layout:
-    """How a module lies in a checkpoint.
-
-    ``bytes``: of all its tensors but a bias; ``dtype``: of a weight that isn't packed, as safetensors and GGUF name it
-    in lower case (``bf16``).
-    """
-
-    container: str
-    format: AnyFormat
-    bytes: int
-    dtype: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its format, or the type of a weight that isn't packed."""
-        return self.dtype or str(self.format)
-
-
-class Checkpoint:
-    """A folder of safetensors files with its modules' layouts; weights are read one module at a time.
-
-    Raises UserError, here and below, for broken files and for what no reader here knows.
+    Raises UserError, here and below, for configurations that transformers refuses, and for packed weights that don't
+    unpack.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._patterns = Matcher(path / CONFIG)
         self.shapes: PretrainedConfig = load_config(str(path))
-        self.config: dict[str, Any] = artifacts.read_object(path / CONFIG, finite=False)
-        self.packing = quantization.read(path, self.config)
-        self.source: Source = open_source(path)
-        self.inventory: Decoder = decoder_of(self.shapes)
-        self._check()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is not read here: what runtimes quantize besides, and buffers that models compute themselves."""
-        computed = [name for name in self.source.tensors if is_computed(name)]
-        said = (
-            [f"{len(computed)} tensors are computed from {CONFIG}, not read, such as {computed[0]}"] if computed else []
-        )
-        return (*self._unsimulated, *said)
-
-    @property
-    def _unsimulated(self) -> tuple[str, ...]:
-        return () if self.packing is None else self.packing.notes
-
-    @cached_property
-    def layouts(self) -> dict[str, Layout]:
-        """Address -> layout, in the model's order."""
-        return {module.address: self._layout(module) for module in self.inventory.linears}
-
-    @property
-    def container(self) -> str:
-        """The checkpoint's format: that of its packed modules, or dense."""
-        return next((found.container for found in self.layouts.values() if found.container != "dense"), "dense")
+        super().__init__(path)
+        check_builds(self.shapes)
 
     def weight(self, module: Linear, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (out, in) that a module stands for, rounded once to ``dtype``."""
@@ -150,97 +90,3 @@ class Checkpoint:
         with artifacts.open_tensors(self.path / info.shard) as file:
             found: Tensor = file.get_tensor(name)
             return found
-
-    def names(self, module: Linear) -> list[str]:
-        """Full names of a module's tensors but its bias."""
-        prefix = f"{module.address}."
-        return [name for name in self.source.tensors if name.startswith(prefix) and name != f"{prefix}bias"]
-
-    def _check(self) -> None:
-        """All tensors of the model are there and no others, packed ones in the place of their weights."""
-        containers = {module.address: self._container(module) for module in self.inventory.linears}
-        packed = {
-            address: PACKINGS[container].parts for address, container in containers.items() if container in PACKINGS
-        }
-        found = {name: info.shape for name, info in self.source.tensors.items() if not self._is_packing(name, packed)}
-        for address in packed:
-            module = self.inventory[address]
-            if module.weight_name in found:
-                raise UserError(f"{self.path}: {address} is there packed and as a weight; fetch one checkpoint's files")
-            found[module.weight_name] = (module.out_features, module.in_features)
-        other = quantization.by_files(self.path) if self.packing is None else None
-        try:
-            check_complete(self.path, found, self.shapes)
-        except UserError as problem:
-            if other is None:
-                raise
-            raise UserError(f"{problem}; it looks quantized by {other}: {quantization.REMEDY}") from None
-        if packed and self.packing is None:
-            by = f"; {other} is not read" if other else ""
-            raise UserError(f"{self.path}: {next(iter(packed))} is packed, {CONFIG} has no quantization_config{by}")
-
-    def _is_packing(self, name: str, packed: Mapping[str, Container[str]]) -> bool:
-        """Whether a tensor is one of those that hold a packed weight, or belongs to what runtimes quantize besides.
-
-        AutoGPTQ writes biases of zeros where the architecture has none.
-        """
-        module, _, part = name.rpartition(".")
-        if module in packed and part in packed[module]:
-            return True
-        if module in packed and part == "bias" and name not in self.inventory.other:
-            return not self.tensor(name).any()
-        return bool(self._unsimulated) and part in _RUN_TIME
-
-    def _container(self, module: Linear) -> str:
-        """The format of a module's tensors; that of one without any is dense."""
-        found = self.source.tensors
-        marked = (name for name, packing in PACKINGS.items() if f"{module.address}.{packing.mark}" in found)
-        return next(marked, "dense")
-
-    def _layout(self, module: Linear) -> Layout:
-        container = self._container(module)
-        size = sum(self.source.tensors[name].bytes for name in self.names(module))
-        said = self.packing.grid(module.address, self._patterns) if self.packing else None
-        if container == "dense":
-            info = self.source.tensors[module.weight_name]
-            if info.dtype not in FLOATS:
-                raise UserError(
-                    f"{self.path / info.shard}: {module.weight_name} is stored as {info.dtype}; weights must be "
-                    f"{', '.join(FLOATS)} (is this checkpoint quantized already?)"
-                )
-            if said is not None:
-                raise UserError(
-                    f"{self.path / CONFIG}: quantization_config means {module.address}, whose weight is not packed: "
-                    "runtimes would find nothing to load; mend it, or make the checkpoint again"
-                )
-            return Layout(container, KEEP, size, info.dtype.lower())
-        where = f"{self.path / CONFIG}: quantization_config"
-        if said is None:
-            raise UserError(f"{where} does not mean {module.address}, which is packed")
-        if self.packing is not None and container != self.packing.quant_method:
-            raise UserError(f"{where} is of {self.packing.quant_method}, {module.address} is packed as {container}")
-        format = self._format(module, said)
-        packing = PACKINGS[container]
-        for name, shapes in packing.shapes(module, format).items():
-            # Where all groups lie one after the other, nothing need say which column is in which.
-            self._check_shape(f"{module.address}.{name}", *shapes, optional=name == packing.columns)
-        return Layout(container, format, size)
-
-    def _check_shape(self, name: str, *shapes: tuple[int, ...], optional: bool) -> None:
-        info = self.source.tensors.get(name)
-        if info is None:
-            if optional:
-                return
-            raise UserError(f"{self.path}: {name} is missing; fetch the whole checkpoint again")
-        if info.shape not in shapes:
-            found, wanted = (" x ".join(map(str, shape)) for shape in (info.shape, shapes[0]))
-            where = self.path / info.shard
-            raise UserError(f"{where}: {name} is {found}, {CONFIG} asks for {wanted}: they are not of one checkpoint")
-
-    def _format(self, module: Linear, said: Grid) -> Format:
-        try:
-            return Format(*said)
-        except ValueError:
-            bits, group, _ = said
-            where = self.path / CONFIG
-            raise UserError(f"{where}: {module.address}: {bits} bits in groups of {group} are not read here") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,7 +21,8 @@ from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.locate import at_hand
 from mixprec.models.modelfiles import SINGLE
-from mixprec.models.source import FLOATS, Source, TensorInfo, check_finite, open_source, read_shard
+from mixprec.models.source import FLOATS, Source, TensorInfo, open_source
+from mixprec.models.tensors import check_finite, read_shard
 from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.plan.schema import Plan
 
@@ -30,19 +31,8 @@ CONFIG = "config.json"
 _METADATA = {"format": "pt"}
 
 
-class Predicted(NamedTuple):
-    """Type and shape that a tensor will have on disk."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    def info(self, shard: str) -> TensorInfo:
-        """The same in the words of a file's header."""
-        return TensorInfo(shard, self.shape, headers.type_name(self.dtype))
-
-
 #: (module, its format, the type of the source's weight) -> the tensors that hold it, by name.
-Tensors = Callable[[Linear, AnyFormat, torch.dtype], dict[str, Predicted]]
+Tensors = Callable[[Linear, AnyFormat, str], dict[str, headers.Entry]]
 
 
 def stored_dtype(config: PretrainedConfig) -> torch.dtype:
@@ -62,10 +52,11 @@ def predict(tensors: Tensors, plan: Plan, inventory: Decoder, config: Pretrained
             continue
         shard = before[members[module.address][0]].shard
         weight = before.get(module.weight_name)  # a packed source has none
-        dtype = FLOATS.get(weight.dtype, stored) if weight else stored
+        dtype = weight.dtype if weight and weight.dtype in FLOATS else headers.type_name(stored)
         for old in members[module.address]:
             del after[old]
-        after |= {name: made.info(shard) for name, made in tensors(module, format, dtype).items()}
+        held_by = tensors(module, format, dtype)
+        after |= {name: TensorInfo(shard, made.shape, made.dtype) for name, made in held_by.items()}
     shards: dict[str, dict[str, TensorInfo]] = {}
     for name, info in after.items():
         shards.setdefault(info.shard, {})[name] = info
@@ -87,7 +78,7 @@ def _expected(inventory: Decoder, stored: torch.dtype) -> dict[str, TensorInfo]:
     """A model's tensors by its configuration."""
     shapes: dict[str, tuple[int, ...]] = {name: (size,) for name, size in inventory.other.items()}
     shapes |= {module.weight_name: (module.out_features, module.in_features) for module in inventory.linears}
-    return {name: Predicted(stored, shape).info(SINGLE) for name, shape in shapes.items()}
+    return {name: TensorInfo(SINGLE, shape, headers.type_name(stored)) for name, shape in shapes.items()}
 
 
 def _metadata(source: Source | None, shard: str) -> Mapping[str, str]:

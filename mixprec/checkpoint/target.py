@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -103,10 +102,4 @@ def write_index(folder: Path, written: Mapping[str, Mapping[str, int]]) -> None:
     """Write the index of a sharded checkpoint; ``written``: file name -> tensor -> bytes."""
     shard_of = {name: shard for shard, tensors in written.items() for name in tensors}
     size = sum(count for tensors in written.values() for count in tensors.values())
-    write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(shard_of.items()))})
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write a file of a folder that is not there yet under its name."""
-    # Not artifacts.write_json: the folder as a whole is what appears at once, and what errors should name.
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    publish.write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(shard_of.items()))})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich import box
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mixprec.models.model import Model
     from mixprec.plan.schema import Plan
     from mixprec.report.layout import LayoutRow
+
+
+_Opened = TypeVar("_Opened")
 
 
 class Written(StrEnum):
@@ -125,11 +128,11 @@ def inspect(
     every: Annotated[bool, typer.Option("--all", help="A line for every module, not for every format.")] = False,
 ) -> None:
     """Show how each linear module lies in a checkpoint, whoever wrote it: format and bits on disk."""
-    from mixprec.core import publish
-    from mixprec.report.layout import LayoutRow, layout_figure, on_disk, written_table
+    from mixprec.checkpoint.opening import open_stored
+    from mixprec.report.layout import LayoutRow, on_disk, written_table
     from mixprec.report.terminal import rich_table
 
-    found, known = _verified(checkpoint)
+    found, known = _verified(checkpoint, open_stored)
     planned = _planned(checkpoint)
     rows = [
         LayoutRow(module, layout.container, layout.name, planned.get(module.address, ""), layout.bytes)
@@ -143,6 +146,9 @@ def inspect(
         out.print(note, soft_wrap=True)
     out.print("checksums: as written" if known else "checksums: none in this checkpoint")
     if picture:
+        from mixprec.core import publish
+        from mixprec.report.picture import layout_figure  # matplotlib takes longer than all of the above
+
         bits, what = _drawn(rows)
         with publish.atomic_path(picture) as temporary:
             figure = layout_figure(found.inventory.linears, bits, f"{'/'.join(checkpoint.parts[-2:])}: {what}")
@@ -150,10 +156,9 @@ def inspect(
         out.print(f"{picture}", soft_wrap=True)
 
 
-def _verified(checkpoint: Path) -> tuple[Any, bool]:
-    """A checkpoint, and whether it has checksums, which its files then agree with."""
+def _verified(checkpoint: Path, opened: Callable[[Path], _Opened]) -> tuple[_Opened, bool]:
+    """A checkpoint as ``opened`` has it, and whether it has checksums, which its files then agree with."""
     from mixprec.checkpoint.integrity import verify
-    from mixprec.checkpoint.opening import open_checkpoint
     from mixprec.models import locate
     from mixprec.models.locate import BUNDLED
 
@@ -162,7 +167,7 @@ def _verified(checkpoint: Path) -> tuple[Any, bool]:
     if not checkpoint.exists() and str(checkpoint).startswith("~/"):
         checkpoint = checkpoint.expanduser()  # as recipes and other verbs do; shells do so where it isn't quoted
     known = checkpoint.is_dir() and verify(checkpoint)
-    return open_checkpoint(checkpoint), known
+    return opened(checkpoint), known
 
 
 def _planned(checkpoint: Path) -> dict[str, str]:
@@ -201,12 +206,13 @@ def diff(
 ) -> None:
     """Compare two checkpoints module by module, whoever wrote them: formats, bits on disk, weights."""
     from mixprec.checkpoint.compare import diff as compare
+    from mixprec.checkpoint.opening import open_checkpoint
     from mixprec.core import artifacts
     from mixprec.core.progress import bar
     from mixprec.report.layout import formats_table, worst_table
     from mixprec.report.terminal import rich_table
 
-    (a, _), (b, _) = _verified(first), _verified(second)
+    (a, _), (b, _) = (_verified(each, open_checkpoint) for each in (first, second))
     with bar("diff", len(a.inventory.linears), "modules") as advance:
         found = compare(a, b, advance)
     if to:

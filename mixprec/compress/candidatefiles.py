@@ -18,7 +18,7 @@ from mixprec.compress.solving import Solved
 from mixprec.core import artifacts
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.labels import parse_address
-from mixprec.models.source import FLOATS
+from mixprec.models.tensors import COMPUTABLE
 from mixprec.numerics import storage
 from mixprec.numerics.formats import AnyFormat, parse_format
 from mixprec.numerics.statistics import InputStatistics
@@ -88,7 +88,7 @@ class _Block:
         owner, (dtype, (rows, columns)) = _SEPARATOR.join((address, candidate)), self._weights[address]
         tensors = {part: self.tensor(owner, part) for part in self._parts[owner]}
         format = parse_format(self.formats[address][candidate])
-        return storage.restored(tensors, format, (rows, columns), FLOATS[dtype])
+        return storage.restored(tensors, format, (rows, columns), COMPUTABLE[dtype])
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from mixprec.compress.solving import GroupInputs, Solved
 from mixprec.core import artifacts, publish
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Group
-from mixprec.models.source import FLOATS
+from mixprec.models.tensors import COMPUTABLE
 from mixprec.models.weights import weight_of
 from mixprec.numerics.formats import fitting
 from mixprec.numerics.statistics import InputStatistics
@@ -104,7 +104,7 @@ def _walk(
                     stored = {module.address: opened.source.tensors[module.weight_name].dtype for module in group}
                     for module in group:
                         file.add_module(module, stored[module.address], statistics)
-                    types = {address: FLOATS[dtype] for address, dtype in stored.items()}
+                    types = {address: COMPUTABLE[dtype] for address, dtype in stored.items()}
                     for address, name, found in solved(block, group, treatments, statistics, options, types):
                         file.add(address, name, found, fitting(treatments[name].format, group[0].in_features))
                 file.save(file_of(folder, index + 1), stamp)

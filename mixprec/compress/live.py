@@ -18,7 +18,7 @@ from mixprec.compress.options import SolveOptions
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import decoder_of
 from mixprec.models.sizes import check_architecture
-from mixprec.models.source import check_finite
+from mixprec.models.tensors import check_finite
 from mixprec.models.weights import linears_of
 from mixprec.plan.methods import needing_inputs, using_inputs
 from mixprec.plan.schema import Plan, check_modules

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mixprec.core import artifacts
 from mixprec.models.model import Model
-from mixprec.models.source import check_finite
+from mixprec.models.tensors import check_finite
 from mixprec.numerics.spectrum import hill_alpha
 
 #: Raised when exponents come out otherwise from the same weights: they are made again then (tests/test_rules.py).

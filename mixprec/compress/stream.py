@@ -29,7 +29,8 @@ from mixprec.core.devices import dtype_of
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder
 from mixprec.models.model import Model
-from mixprec.models.source import FLOATS, Source, check_finite
+from mixprec.models.source import Source
+from mixprec.models.tensors import COMPUTABLE, check_finite
 from mixprec.plan.schema import Plan, check_modules
 from mixprec.walk.options import MEMORY_GB
 
@@ -105,7 +106,7 @@ def check_dtype(source: Source, inventory: Decoder, dtype: str) -> None:
     Raises UserError naming the tensor where they don't.
     """
     for module in inventory.linears:
-        stored = FLOATS[source.tensors[module.weight_name].dtype]
+        stored = COMPUTABLE[source.tensors[module.weight_name].dtype]
         if torch.promote_types(dtype_of(dtype), stored) != dtype_of(dtype):
             raise UserError(
                 f"model.dtype: {dtype} can't hold {module.weight_name}, which is stored as {stored}; "

@@ -18,7 +18,8 @@ from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts, publish
 from mixprec.models.decoder import Block, Decoder
 from mixprec.models.model import Model
-from mixprec.models.source import COMPUTABLE, FLOATS, Source
+from mixprec.models.source import Source
+from mixprec.models.tensors import COMPUTABLE
 from mixprec.numerics import storage
 from mixprec.plan.methods import Method, needing_inputs, using_inputs
 from mixprec.plan.schema import Plan
@@ -141,7 +142,7 @@ class Walk:
         found = {name: tensor for name, tensor in tensors.items() if name in job.source.tensors}
         for module in known.linears:
             if self._treatments[module.address].changes:
-                dtype = FLOATS[job.source.tensors[module.weight_name].dtype]
+                dtype = COMPUTABLE[job.source.tensors[module.weight_name].dtype]
                 held = job.format.read(module, tensors, job.plan.formats[module.address], job.plan)
                 found[module.weight_name] = storage.dequantize(held.quantized, held.format, dtype)
         return {name.removeprefix(prefix): tensor for name, tensor in found.items()}

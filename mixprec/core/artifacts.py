@@ -202,14 +202,14 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
 
 
 @contextmanager
-def open_tensors(path: Path) -> Iterator[Any]:
-    """Open a safetensors file for lazy reading.
+def open_tensors(path: Path, *, header: bool = False) -> Iterator[Any]:
+    """Open a safetensors file for lazy reading; ``header``: of what its header says alone, without torch.
 
     Raises UserError where the file is missing, can't be read, is truncated, no safetensors file, or not what was
     sealed.
     """
     try:
-        opened = safe_open(path, framework="pt")
+        opened = safe_open(path, framework="np" if header else "pt")
         seals.check_tensors(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -236,7 +236,7 @@ def is_made(path: Path, stamp: str) -> bool:
     if not path.is_file():
         return False
     try:
-        with open_tensors(path) as file:
+        with open_tensors(path, header=True) as file:
             return bool((file.metadata() or {}).get("stamp") == json.dumps(stamp))
     except UserError:
         console.print(f"{path}: was changed or damaged since it was written; made again", soft_wrap=True)

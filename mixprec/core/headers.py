@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
 #: Bits of an element of every type that safetensors has (0.8), in the order in which it writes tensors.
@@ -75,6 +76,16 @@ def read(file: BinaryIO) -> bytes | None:
     start = file.read(8)
     size = int.from_bytes(start, "little")
     return None if size > os.fstat(file.fileno()).st_size else start + file.read(size)
+
+
+def stored(path: Path, name: str) -> bytes:
+    """The bytes of a tensor in a safetensors file that was found whole."""
+    with path.open("rb") as file:
+        header = read(file)
+        assert header is not None
+        begin, end = json.loads(header[8:])[name]["data_offsets"]
+        file.seek(len(header) + begin)
+        return file.read(end - begin)
 
 
 def sort_metadata(file: BinaryIO) -> None:

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -202,3 +203,9 @@ def share(path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a file of a folder that is not there yet under its name."""
+    # Not artifacts.write_json: the folder as a whole is what appears at once, and what errors should name.
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

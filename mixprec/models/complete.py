@@ -10,11 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
-
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import decoder_of
+from mixprec.models.decoder import Decoder
 
 Shape = tuple[int, ...]
 
@@ -29,32 +26,18 @@ def is_computed(name: str) -> bool:
     return _COMPUTED.fullmatch(name) is not None
 
 
-def expected(config: PretrainedConfig) -> dict[str, Shape]:
-    """Name -> shape of every tensor that the model of ``config`` has, a tied head too.
-
-    Raises UserError where transformers can't build it.
-    """
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except Exception as problem:  # values that don't fit each other break it in many ways
-        where = getattr(config, "name_or_path", "") or "model"
-        raise UserError(f"{where}: config.json describes no model that can be built ({problem})") from None
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def check_complete(where: object, found: Mapping[str, Shape], config: PretrainedConfig) -> None:
-    """Check that ``found`` (name -> shape) holds the tensors of ``config``'s model; ``where`` names it in errors.
+def check_complete(where: object, found: Mapping[str, Shape], decoder: Decoder) -> None:
+    """Check that ``found`` (name -> shape) holds the tensors of ``decoder``; ``where`` names it in errors.
 
     A tied head may be there or not, and so may buffers that models compute.
     Raises UserError naming what is missing, what the model does not read, or the first shape that differs.
     """
-    wanted = expected(config)
-    optional = {decoder_of(config).head_weight} if config.tie_word_embeddings else set()
+    wanted = decoder.shapes
+    optional = {decoder.head_weight} if decoder.tied else set()
     missing = [name for name in wanted if name not in found and name not in optional]
     unread = [name for name in found if name not in wanted and not is_computed(name)]
     if missing or unread:
-        raise UserError(f"{where}: {_renamed(missing, unread) or _difference(missing, unread, config)}")
+        raise UserError(f"{where}: {_renamed(missing, unread) or _difference(missing, unread, decoder)}")
     for name, shape in found.items():
         if wanted.get(name, shape) != shape:
             raise UserError(f"{where}: {name} has the shape {shape}, config.json asks for {wanted[name]}")
@@ -78,12 +61,12 @@ def _same(one: str, other: str) -> bool:
     return one.endswith(f".{other}") or other.endswith(f".{one}") or (ends[0] != "" and ends[0] == ends[1])
 
 
-def _difference(missing: Sequence[str], unread: Sequence[str], config: PretrainedConfig) -> str:
+def _difference(missing: Sequence[str], unread: Sequence[str], decoder: Decoder) -> str:
     said = []
     if missing:
         said.append(f"missing weights: {len(missing)}, first {missing[0]}")
-    if missing == [decoder_of(config).head_weight]:
+    if missing == [decoder.head_weight]:
         said.append("config.json says that the head is not tied to the embedding (tie_word_embeddings)")
     if unread:
-        said.append(f"tensors that {config.model_type} does not read: {len(unread)}, first {unread[0]}")
+        said.append(f"tensors that {decoder.architecture} does not read: {len(unread)}, first {unread[0]}")
     return "; ".join([*said, "fetch the whole checkpoint again, or mend config.json"])

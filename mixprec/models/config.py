@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoConfig, PretrainedConfig
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
@@ -50,6 +51,16 @@ def load_config(model_id: str, revision: str | None = None) -> PretrainedConfig:
     if where is not None:
         _tie(config, where, revision)
     return config
+
+
+def check_builds(config: PretrainedConfig) -> None:
+    """Raises UserError where transformers can't build the model of ``config``."""
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(config)
+    except Exception as problem:  # values that don't fit each other break it in many ways
+        where = getattr(config, "name_or_path", "") or "model"
+        raise UserError(f"{where}: config.json describes no model that can be built ({problem})") from None
 
 
 def _tie(config: PretrainedConfig, where: str, revision: str | None) -> None:

@@ -6,6 +6,7 @@ of a model's modules and parameters are those of the tensors in its checkpoint.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -129,13 +130,13 @@ class Block:
 class Decoder:
     """A model's blocks and what lies around them, by full names.
 
-    ``blocks_path``: the list of blocks. ``other``: parameters that are no linear's weight (embedding, norms, biases, a
-    head of its own) -> number of elements. ``tied``: the head is the embedding.
+    ``blocks_path``: the list of blocks. ``shapes``: every tensor, in the order in which a model names them; a tied head
+    too. ``tied``: the head is the embedding.
     """
 
     architecture: str
     blocks: tuple[Block, ...]
-    other: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, ...]]
     blocks_path: str
     embedding: str
     rotary: str
@@ -153,6 +154,12 @@ class Decoder:
     def linears(self) -> tuple[Linear, ...]:
         """All linear modules, in order."""
         return tuple(linear for group in self.groups for linear in group)
+
+    @cached_property
+    def other(self) -> dict[str, int]:
+        """Parameters that are no linear's weight -> number of elements: embedding, norms, biases, a head of its own."""
+        left_out = {linear.weight_name for linear in self.linears} | ({self.head_weight} if self.tied else set())
+        return {name: math.prod(shape) for name, shape in self.shapes.items() if name not in left_out}
 
     @cached_property
     def _by_address(self) -> dict[str, Linear]:
@@ -201,7 +208,8 @@ class Decoder:
     def alone(self, linear: Linear) -> Decoder:
         """The map of a model that has no other parameters than this linear's."""
         block = Block(linear.layer, linear.block, (Group((linear,)),))
-        return replace(self, blocks=(block,), other={})
+        shape = (linear.out_features, linear.in_features)
+        return replace(self, blocks=(block,), shapes={linear.weight_name: shape})
 
 
 def decoder_of(config: PretrainedConfig | Mapping[str, Any], where: str | None = None) -> Decoder:
@@ -220,19 +228,18 @@ def decoder_of(config: PretrainedConfig | Mapping[str, Any], where: str | None =
         for rows in family.parts.values()
         for row in rows
     }
-    tied = bool(read("tie_word_embeddings"))
     blocks = tuple(_block(family, sizes, index) for index in range(read("num_hidden_layers")))
     return Decoder(
         architecture=read("model_type"),
         blocks=blocks,
-        other=_others(family, sizes, biased, len(blocks), tied),
+        shapes=_shapes(family, sizes, biased, len(blocks)),
         blocks_path=family.blocks,
         embedding=family.embedding,
         rotary=family.rotary,
         norm=family.norm,
         head=family.head,
         sizes=sizes,
-        tied=tied,
+        tied=bool(read("tie_word_embeddings")),
     )
 
 
@@ -271,16 +278,18 @@ def _source(family: Family, shared: Shared, linears: Mapping[str, Linear], sizes
     return Rows(source, sizes.head, sizes.query // sizes.key) if shared.heads else Rows(source)
 
 
-def _others(family: Family, sizes: Sizes, biased: Mapping[str, bool], layers: int, tied: bool) -> dict[str, int]:
-    """Parameters without the linears' weights, in the order in which a model names them -> number of elements."""
-    inside: dict[str, int] = {}
+def _shapes(family: Family, sizes: Sizes, biased: Mapping[str, bool], layers: int) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a model of so many ``layers``, in the order in which it names them -> shape."""
+    inside: dict[str, tuple[int, ...]] = {}
     for part, rows in family.parts.items():
-        inside |= {f"{row.path}.bias": getattr(sizes, row.out) for row in rows if biased[row.kind]}
+        for row in rows:
+            out, into = getattr(sizes, row.out), getattr(sizes, row.into)
+            inside |= {f"{row.path}.weight": (out, into)} | ({f"{row.path}.bias": (out,)} if biased[row.kind] else {})
         if part == "attn":
-            inside |= {f"{norm}.weight": sizes.head for norm in family.head_norms}
-    inside |= {f"{norm}.weight": sizes.hidden for norm in family.norms}
-    found = {f"{family.embedding}.weight": sizes.vocabulary * sizes.hidden}
+            inside |= {f"{norm}.weight": (sizes.head,) for norm in family.head_norms}
+    inside |= {f"{norm}.weight": (sizes.hidden,) for norm in family.norms}
+    outside = (sizes.vocabulary, sizes.hidden)
+    found: dict[str, tuple[int, ...]] = {f"{family.embedding}.weight": outside}
     for index in range(layers):
-        found |= {f"{family.blocks}.{index}.{name}": size for name, size in inside.items()}
-    found[f"{family.norm}.weight"] = sizes.hidden
-    return found if tied else found | {f"{family.head}.weight": sizes.vocabulary * sizes.hidden}
+        found |= {f"{family.blocks}.{index}.{name}": shape for name, shape in inside.items()}
+    return found | {f"{family.norm}.weight": (sizes.hidden,), f"{family.head}.weight": outside}

@@ -13,8 +13,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreT
 from mixprec.checkpoint.reader import Checkpoint
 from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line, quiet
-from mixprec.models import source
-from mixprec.models.complete import expected
+from mixprec.models import tensors
 from mixprec.models.encoding import Encoder
 from mixprec.models.weights import linears_of
 
@@ -49,8 +48,8 @@ class LoadedModel:
 def check_computable(opened: Checkpoint) -> None:
     """Raises UserError for weights of a type that can't be computed with."""
     if opened.container != "gguf":
-        for name in expected(opened.shapes).keys() & opened.source.tensors.keys():
-            source.check_computable(opened.source, name)
+        for name in opened.inventory.shapes.keys() & opened.source.tensors.keys():
+            tensors.check_computable(opened.source, name)
 
 
 def load_whole(name: str, opened: Checkpoint, encoder: Encoder, dtype: torch.dtype, device: str) -> LoadedModel:

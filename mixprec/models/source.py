@@ -6,24 +6,22 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
-from transformers import PretrainedConfig
-
-from mixprec.core import artifacts, seals
+from mixprec.core import artifacts, headers, seals
 from mixprec.core.errors import UserError
 from mixprec.core.headers import BITS, Entry
 from mixprec.models import kinds, modelfiles
 from mixprec.models.decoder import decoder_of
 from mixprec.models.gguf import parts
 from mixprec.models.modelfiles import INDEX, SINGLE
+from mixprec.models.sizes import reader
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 #: Types of weights that can be compressed, by their names in safetensors.
-FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-#: Types that can be computed with.
-COMPUTABLE = FLOATS | {"F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
-#: Types that torch can't look for infinite values in as they are.
-_NARROW = (torch.float8_e4m3fn, torch.float8_e5m2)
+FLOATS: Final = ("F16", "BF16", "F32")
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _headers(path: Path) -> dict[str, TensorInfo]:
-    with artifacts.open_tensors(path) as file:
+    with artifacts.open_tensors(path, header=True) as file:
         slices = {name: file.get_slice(name) for name in sorted(file.keys())}
         found = {
             name: TensorInfo(path.name, tuple(item.get_shape()), item.get_dtype()) for name, item in slices.items()
@@ -114,24 +112,25 @@ def _headers(path: Path) -> dict[str, TensorInfo]:
     return found
 
 
-def tied(folder: Path, config: PretrainedConfig) -> bool:
+def tied(folder: Path, config: PretrainedConfig | Mapping[str, Any]) -> bool:
     """Whether the head is the embedding: by the tensors in ``folder``, by ``config`` where there are none.
 
     A head of its own that is stored is used, whatever config.json says (as transformers does); one that equals the
     embedding in every bit is the embedding.
     """
+    said = bool(reader(config)("tie_word_embeddings"))
     try:
         file = parts.gguf_in(folder)
         if file is not None:
             return all(tensor.name != "output.weight" for tensor in parts.read(file).tensors)
-        found = open_source(folder).tensors if config.tie_word_embeddings else {}
+        found = open_source(folder).tensors if said else {}
     except UserError:  # who reads the weights says what is wrong with them
-        return bool(config.tie_word_embeddings)
+        return said
     decoder = decoder_of(config)
     names = (decoder.embedding_weight, decoder.head_weight)
     one, other = (found.get(name) for name in names)
     if one is None or other is None:
-        return bool(config.tie_word_embeddings)
+        return said
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     states = tuple(seals.state(folder / info.shard) for info in (one, other))
@@ -141,31 +140,5 @@ def tied(folder: Path, config: PretrainedConfig) -> bool:
 @functools.lru_cache
 def _equal(folder: Path, one: str, other: str, names: tuple[str, str], _: tuple[seals.State, ...]) -> bool:
     """Embedding and head, by their names, in two shards, bit by bit."""
-    with artifacts.open_tensors(folder / one) as first, artifacts.open_tensors(folder / other) as second:
-        embedding, head = first.get_tensor(names[0]), second.get_tensor(names[1])
-    return torch.equal(embedding.view(torch.uint8), head.view(torch.uint8))
-
-
-def check_computable(source: Source, name: str) -> None:
-    """Raises UserError for a tensor of a type that says nothing without what belongs to it, such as integers."""
-    info = source.tensors[name]
-    if info.dtype not in COMPUTABLE:
-        known = ", ".join(COMPUTABLE)
-        raise UserError(f"{source.folder / info.shard}: {name} is stored as {info.dtype}; computed with are {known}")
-
-
-def check_finite(where: str, tensor: torch.Tensor) -> None:
-    """Raises UserError naming ``where`` for NaN or infinite values; passes types that have none."""
-    if tensor.dtype in _NARROW:
-        tensor = tensor.float()
-    if tensor.dtype.is_floating_point and tensor.dtype in COMPUTABLE.values() and not torch.isfinite(tensor).all():
-        raise UserError(f"{where}: holds NaN or infinite values; the checkpoint is broken, fetch it again")
-
-
-def read_shard(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """All tensors of one file, by name, and its metadata.
-
-    Raises UserError where it is missing or broken.
-    """
-    with artifacts.open_tensors(path) as file:
-        return {name: file.get_tensor(name) for name in sorted(file.keys())}, dict(file.metadata() or {})
+    embedding, head = (headers.stored(folder / shard, name) for shard, name in zip((one, other), names, strict=True))
+    return embedding == head

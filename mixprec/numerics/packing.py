@@ -13,15 +13,10 @@ import torch
 from torch import Tensor
 
 from mixprec.numerics.kernels import operation
+from mixprec.numerics.words import WORD, words
 
-WORD = 32
 #: Codes that fill whole bytes, whatever their width: 8 codes of b bits take b bytes.
 _OCTET = 8
-
-
-def words(count: int, bits: int) -> int:
-    """Words of 32 bits that ``count`` codes take."""
-    return -(-count * bits // WORD)
 
 
 @operation

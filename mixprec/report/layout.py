@@ -1,24 +1,18 @@
-"""How the linear modules lie in a checkpoint, and how two checkpoints differ: tables, and a picture of the bits."""
+"""How the linear modules lie in a checkpoint, and how two checkpoints differ, as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib as mpl
-import numpy as np
-from matplotlib.figure import Figure
-
-from mixprec.checkpoint.compare import Difference
 from mixprec.models.decoder import Linear
 from mixprec.models.labels import KIND_GROUPS, KINDS
 from mixprec.report.formatting import integer, significant
-from mixprec.report.style import LIGHT, rc
 from mixprec.report.tables import Cell, Column, Table
 
-#: Bits per weight at the upper end of the picture's scale; what lies above has the same colour.
-_MOST_BITS = 16.0
+if TYPE_CHECKING:
+    from mixprec.checkpoint.compare import Difference
 
 
 class LayoutRow(NamedTuple):
@@ -114,29 +108,3 @@ def worst_table(found: Sequence[Difference], count: int) -> Table:
             for item in worst
         ],
     )
-
-
-def layout_figure(modules: Sequence[Linear], bits: Sequence[float], title: str) -> Figure:
-    """Layers along x, kinds along y; ``bits`` per weight, scales included, as colours, numbers where there is room."""
-    kinds, layers = list(KINDS), max(module.layer for module in modules)
-    grid = np.full((len(kinds), layers), np.nan)
-    for module, value in zip(modules, bits, strict=True):
-        grid[kinds.index(module.kind), module.layer - 1] = value
-    with mpl.rc_context(rc(LIGHT)):
-        figure = Figure(figsize=(max(5.0, 0.32 * layers + 2), 3.0), layout="constrained")
-        ax = figure.add_subplot()
-        image = ax.imshow(grid, aspect="auto", cmap="viridis", vmin=0, vmax=_MOST_BITS)
-        ax.set_yticks(range(len(kinds)), kinds)
-        ax.set_xticks(
-            range(0, layers, max(1, layers // 16)), [str(n + 1) for n in range(0, layers, max(1, layers // 16))]
-        )
-        ax.set_xlabel("layer")
-        ax.set_title(title)
-        if layers <= 40:
-            for row, column in np.argwhere(~np.isnan(grid)):
-                value = grid[row, column]
-                colour = "white" if value < 9 else "black"
-                ax.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=6, color=colour)
-        beyond = "max" if np.nanmax(grid) > _MOST_BITS else "neither"
-        figure.colorbar(image, label="bits per weight", ticks=range(0, int(_MOST_BITS) + 1, 4), extend=beyond)
-    return figure

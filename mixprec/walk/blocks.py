@@ -21,7 +21,8 @@ from mixprec.checkpoint.reader import Checkpoint
 from mixprec.core import artifacts
 from mixprec.models.arch import FAMILIES
 from mixprec.models.decoder import Decoder, decoder_of
-from mixprec.models.source import Source, check_computable, check_finite
+from mixprec.models.source import Source
+from mixprec.models.tensors import check_computable, check_finite
 from mixprec.models.weights import blocks_of
 
 #: What lies outside the blocks.

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
 
 from mixprec.checkpoint.formats import FORMATS
+from mixprec.checkpoint.packings import PACKINGS
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.compress import stream
 from mixprec.compress.stream import compress
@@ -270,7 +271,7 @@ def test_a_format_reads_what_it_packs(source: MakeSource, planner: Planner, name
     packed = FORMATS[name].pack(CompressedModule(module.weight_name, format, quantized, restored), plan)
     found = FORMATS[name].read(module, packed, format, plan)
     assert torch.equal(storage.dequantize(*found, torch.bfloat16), restored)
-    if FORMATS[name].packing is not None:
+    if name in PACKINGS:
         assert isinstance(found.quantized, Quantized)
         assert torch.equal(found.quantized.codes, quantized.codes)
         assert found.format == format
@@ -279,7 +280,7 @@ def test_a_format_reads_what_it_packs(source: MakeSource, planner: Planner, name
 @pytest.mark.parametrize("name", ["compressed-tensors", "gptq"])
 def test_tensors_that_are_packed_have_the_shapes_that_are_read(source: MakeSource, planner: Planner, name: str) -> None:
     _, out, plan = written(source, planner, name)
-    tensors, packing = tensors_of(out), FORMATS[name].packing
+    tensors, packing = tensors_of(out), PACKINGS.get(name)
     assert packing is not None
     for module in decoder_of(load_config(str(out))).linears:
         if isinstance(format := plan.formats[module.address], Format):

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from maps import address
 from torch import nn
 
-from mixprec.checkpoint import compressed_tensors
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.opening import open_checkpoint
+from mixprec.checkpoint.packings import compressed_tensors
 from mixprec.checkpoint.patterns import Matcher
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from mixprec.core.errors import UserError
 from mixprec.models.locate import fetch
-from mixprec.models.source import open_source, read_shard
+from mixprec.models.source import open_source
+from mixprec.models.tensors import read_shard
 
 A, B = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 

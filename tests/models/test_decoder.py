@@ -62,6 +62,7 @@ def test_sizes_by_arithmetic_are_those_of_the_model(architecture: str, given: Ma
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
     decoder = decoder_of(config)
+    assert list(decoder.shapes.items()) == [(name, tuple(each.shape)) for name, each in model.state_dict().items()]
     assert decoder == decoder_of({"model_type": architecture, **given})  # what a file may hold, with nothing filled in
     assert parameters(decoder) == {name: parameter.numel() for name, parameter in model.named_parameters()}
     assert [name for name in parameters(decoder) if name in decoder.other] == list(decoder.other)

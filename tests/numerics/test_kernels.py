@@ -18,7 +18,7 @@ from mixprec.numerics.formats import CodebookFormat, Format
 from mixprec.numerics.groupwise import Search, fit, quantize
 from mixprec.numerics.hessian import factorize
 from mixprec.numerics.kernels import KERNELS
-from mixprec.numerics.packing import words
+from mixprec.numerics.words import words
 
 Arguments = tuple[Any, ...]
 FORMATS = [Format(3, 16), Format(4, 24, symmetric=False), Format(8), Format(2, 7)]

@@ -6,7 +6,8 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixprec.numerics.packing import pack, unpack, words
+from mixprec.numerics.packing import pack, unpack
+from mixprec.numerics.words import words
 
 
 def drawn(rows: int, count: int, bits: int, seed: int) -> torch.Tensor:

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint.gguf.reader import GgufTensor, open_gguf
-from mixprec.checkpoint.reader import Checkpoint, Layout
-from mixprec.checkpoint.shards import CONFIG
+from mixprec.checkpoint.quantization import CONFIG
+from mixprec.checkpoint.reader import Checkpoint
+from mixprec.checkpoint.stored import Layout
 from mixprec.core.errors import UserError, reason
 from mixprec.models.config import load_config
 from mixprec.models.decoder import Linear, decoder_of

@@ -20,7 +20,7 @@ from mixprec.models.complete import is_computed
 from mixprec.models.decoder import Decoder
 from mixprec.models.gguf import metadata
 from mixprec.models.gguf.names import gguf_names, reordered, shifted
-from mixprec.models.source import FLOATS, check_finite
+from mixprec.models.tensors import COMPUTABLE, check_finite
 from mixprec.numerics.formats import Format, GgmlFormat
 from mixprec.numerics.ggml import exact_type, ggml_type
 from mixprec.plan.schema import Plan
@@ -118,7 +118,7 @@ def _kind(key: str, dtype: str, dimensions: int) -> gguf.GGMLQuantizationType:
     _, packed, kind = key.partition(PACKED)
     if packed:
         return ggml_type(kind)
-    return _DTYPES[FLOATS[dtype]] if dimensions > 1 else _DTYPES[torch.float32]
+    return _DTYPES[COMPUTABLE[dtype]] if dimensions > 1 else _DTYPES[torch.float32]
 
 
 def _loader(

@@ -25,7 +25,7 @@ from mixprec.checkpoint.gguf.holding import Outside, problems
 from mixprec.checkpoint.gguf.tensors import PACKED, Entry, entries, left_out, predicted
 from mixprec.checkpoint.said import Said
 from mixprec.checkpoint.shards import CONFIG, described
-from mixprec.checkpoint.target import CompressedModule, write_json
+from mixprec.checkpoint.target import CompressedModule
 from mixprec.compress.ggml import check_possible
 from mixprec.core import publish
 from mixprec.core.errors import UserError
@@ -33,7 +33,8 @@ from mixprec.models.decoder import Decoder, Linear, decoder_of
 from mixprec.models.gguf import metadata
 from mixprec.models.gguf.names import ARCHITECTURES, gguf_names
 from mixprec.models.locate import at_hand
-from mixprec.models.source import COMPUTABLE, FLOATS, Source
+from mixprec.models.source import FLOATS, Source
+from mixprec.models.tensors import COMPUTABLE
 from mixprec.numerics.formats import KEEP, AnyFormat, Format, GgmlFormat
 from mixprec.numerics.ggml import GgmlQuantized, exact_type, from_grid
 from mixprec.numerics.groupwise import Quantized
@@ -128,7 +129,7 @@ def finish(job: Finish, outside: Outside = Outside()) -> None:
     finally:
         writer.close()
     publish.share(job.folder / FILE)
-    write_json(job.folder / CONFIG, described(job, None))
+    publish.write_json(job.folder / CONFIG, described(job, None))
 
 
 def _writer(

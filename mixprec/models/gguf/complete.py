@@ -14,7 +14,8 @@ import numpy as np
 from transformers import AutoConfig, PretrainedConfig
 
 from mixprec.core.errors import UserError
-from mixprec.models.complete import check_complete, expected
+from mixprec.models.complete import check_complete
+from mixprec.models.decoder import decoder_of
 from mixprec.models.gguf import metadata, parts
 from mixprec.models.gguf.names import names_in
 from mixprec.models.sizes import check_architecture
@@ -37,13 +38,14 @@ def check_tensors(path: Path, reader: Any, config: PretrainedConfig) -> None:
     Raises UserError naming what is missing, what nobody reads, or the shape that is another.
     """
     architecture = _architecture(reader)
-    names = names_in(architecture, expected(config), config.num_hidden_layers)
+    decoder = decoder_of(config)
+    names = names_in(architecture, decoder.shapes, decoder.layers)
     found = {
         names.get(tensor.name, tensor.name): tuple(int(size) for size in tensor.shape[::-1])
         for tensor in reader.tensors
         if tensor.name != metadata.ROPE_TENSOR
     }
-    check_complete(path, found, config)
+    check_complete(path, found, decoder)
 
 
 def check_rope(path: Path, reader: Any, config: PretrainedConfig) -> None:

@@ -1,17 +1,14 @@
-"""The formats whose checkpoints are safetensors files, and those of them that pack modules."""
+"""The formats whose checkpoints are safetensors files."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from mixprec.checkpoint.base import CheckpointFormat, Packing
+from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.compressed_tensors import COMPRESSED_TENSORS
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.gptq import GPTQ
 
 IN_SAFETENSORS: Final[dict[str, CheckpointFormat]] = {
     format.name: format for format in (DENSE, COMPRESSED_TENSORS, GPTQ)
-}
-PACKINGS: Final[dict[str, Packing]] = {
-    name: format.packing for name, format in IN_SAFETENSORS.items() if format.packing is not None
 }

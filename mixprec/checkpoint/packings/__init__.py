@@ -1,0 +1,14 @@
+"""How packed modules lie in safetensors files: names, types and shapes, what config.json says of them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mixprec.checkpoint.packings import compressed_tensors, gptq
+from mixprec.checkpoint.packings.packing import Packing
+
+#: By the name of the format, which is the quant_method too.
+PACKINGS: Final[dict[str, Packing]] = {
+    "compressed-tensors": compressed_tensors.PACKING,
+    "gptq": gptq.PACKING,
+}

@@ -1,0 +1,34 @@
+"""What a packing is, and what all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mixprec.checkpoint.said import Said
+from mixprec.core.headers import BITS, Entry
+from mixprec.models.decoder import Linear
+from mixprec.numerics.formats import Format
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How packed modules lie in safetensors files, whoever wrote them; tensors by their names within the module.
+
+    ``mark``: the tensor that no other format has. ``parts``: all that there may be. ``columns``: the one that says
+    which group each column is in; it may be missing. ``said``: what config.json says of them. ``shapes``: (module,
+    format) -> the shapes that a tensor may have, the usual one first. ``tensors``: (module, format, the type of the
+    source's weight as safetensors names it) -> what is written here.
+    """
+
+    mark: str
+    parts: frozenset[str]
+    columns: str
+    said: type[Said]
+    shapes: Callable[[Linear, Format], Mapping[str, Sequence[tuple[int, ...]]]]
+    tensors: Callable[[Linear, Format, str], Mapping[str, Entry]]
+
+
+def scale_type(weights: str) -> str:
+    """The type of the scales of ``weights`` of a type: groupwise.scale_dtype_of by names."""
+    return weights if BITS[weights] == 16 else "F16"

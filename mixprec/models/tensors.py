@@ -1,0 +1,49 @@
+"""Tensors of a safetensors checkpoint: types that can be computed with, values that are numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from mixprec.core import artifacts
+from mixprec.core.errors import UserError
+from mixprec.models.source import Source
+
+#: Types that can be computed with, by their names in safetensors.
+COMPUTABLE: Final = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+#: Types that torch can't look for infinite values in as they are.
+_NARROW = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+def check_computable(source: Source, name: str) -> None:
+    """Raises UserError for a tensor of a type that says nothing without what belongs to it, such as integers."""
+    info = source.tensors[name]
+    if info.dtype not in COMPUTABLE:
+        known = ", ".join(COMPUTABLE)
+        raise UserError(f"{source.folder / info.shard}: {name} is stored as {info.dtype}; computed with are {known}")
+
+
+def check_finite(where: str, tensor: torch.Tensor) -> None:
+    """Raises UserError naming ``where`` for NaN or infinite values; passes types that have none."""
+    if tensor.dtype in _NARROW:
+        tensor = tensor.float()
+    if tensor.dtype.is_floating_point and tensor.dtype in COMPUTABLE.values() and not torch.isfinite(tensor).all():
+        raise UserError(f"{where}: holds NaN or infinite values; the checkpoint is broken, fetch it again")
+
+
+def read_shard(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """All tensors of one file, by name, and its metadata.
+
+    Raises UserError where it is missing or broken.
+    """
+    with artifacts.open_tensors(path) as file:
+        return {name: file.get_tensor(name) for name in sorted(file.keys())}, dict(file.metadata() or {})
