@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from mixprec.api.arguments import checked
+from mixprec.core.arguments import typed
 from mixprec.core.progress import OnStep, telling
 from mixprec.pipeline.annotating import annotate_traces
 from mixprec.recipe import TracesSpec
 from mixprec.results.spans import Spans, Traces
 
 
+@typed()
 def annotate(
     traces: str | Path | Traces,
     *,

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from mixprec.core.errors import from_pydantic
+from mixprec.core.errors import UserError, from_pydantic
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -22,3 +22,10 @@ def checked(kind: type[Kind], function: str, **values: Any) -> Kind:
 def given(**values: Any) -> dict[str, Any]:
     """The arguments that were given: those that are not None."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def positive(function: str, **values: float) -> None:
+    """Raises UserError for a value that is not greater than 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise UserError(f"mixprec {function}: {name}: {value} is not greater than 0")

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mixprec.api.annotating import annotate
-from mixprec.api.arguments import checked
+from mixprec.api.arguments import checked, positive
 from mixprec.api.checking import AnyModel, checkpoint_of, model_of
 from mixprec.core import artifacts, locks
+from mixprec.core.arguments import typed
 from mixprec.core.errors import UserError
 from mixprec.core.float64 import check_float64
 from mixprec.core.progress import OnStep, telling
@@ -32,6 +33,7 @@ from mixprec.results.evaluation import Evaluation
 from mixprec.results.spans import Spans
 
 
+@typed()
 def evaluate(
     checkpoint: Checkpoint | AnyModel,
     reference: AnyModel,
@@ -65,6 +67,7 @@ def evaluate(
     return Evaluation(model.id, found, dict(material.skipped))
 
 
+@typed()
 def save_reference(
     model: AnyModel,
     out: str | Path,
@@ -80,6 +83,7 @@ def save_reference(
 
     Gives what they are on. Raises UserError as ``evaluate`` does.
     """
+    positive("save_reference", kept=kept)
     model = model_of(model)
     with telling(progress):
         model.check()
@@ -105,6 +109,7 @@ def _material(
 BENCHMARKS = ("aime_2024", "folio", "temporal_sequences", "musique")
 
 
+@typed()
 def bench(
     model: Checkpoint | AnyModel | Server,
     out: str | Path,
@@ -129,6 +134,8 @@ def bench(
     Raises UserError for unknown benchmarks, a server that stays away, a baseline that other rules scored.
     """
     asked = [_asked(each, None if files is None else Path(files)) for each in benchmarks]
+    if not asked:
+        raise UserError(f"mixprec bench: benchmarks: none is named; give some of {', '.join(BENCHMARKS)}")
     spec = checked(ProtocolSpec, "bench", benchmarks=asked, **protocol)
     base = None if baseline is None else comparable(baseline)
     folder, device = Path(out), "cpu"

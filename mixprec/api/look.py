@@ -10,8 +10,9 @@ from pathlib import Path
 from mixprec.api.arguments import checked, given
 from mixprec.api.checking import AnyModel, model_of
 from mixprec.core import artifacts, locks, processes
+from mixprec.core.arguments import typed
 from mixprec.core.progress import OnStep, telling
-from mixprec.evaluate.engines.base import Sampling
+from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.importance import attribute as stage
 from mixprec.importance import streaming
 from mixprec.pipeline.tracing import trace
@@ -20,6 +21,7 @@ from mixprec.results.importance import Importance
 from mixprec.results.spans import Spans, Traces
 
 
+@typed()
 def traces(
     model: AnyModel,
     prompts: str | Path,
@@ -40,18 +42,21 @@ def traces(
 
     Raises UserError where ``out`` holds traces of another model, prompt or setting.
     """
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+    spec = checked(ProtocolSpec, "traces", **sampling, engine={"batch": batch})
     with telling(progress):
         return trace(
             model_of(model),
             Path(prompts),
             Path(out),
-            sampling=Sampling(max_new_tokens, temperature, top_p),
+            sampling=spec.sampling,
             seed=seed,
             chat_template=chat_template,
-            batch=batch,
+            batch=spec.engine.batch,
         )
 
 
+@typed()
 def attribute(
     model: AnyModel,
     spans: Spans | str | Path,

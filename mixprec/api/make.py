@@ -6,12 +6,13 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from mixprec.api.arguments import checked
+from mixprec.api.arguments import checked, positive
 from mixprec.api.checking import AnyModel, model_of, plan_for
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress import stream
 from mixprec.compress.live import check_live, compress_live
 from mixprec.compress.options import SolveOptions
+from mixprec.core.arguments import typed
 from mixprec.core.float64 import check_float64
 from mixprec.core.progress import OnStep, bar, telling
 from mixprec.models.decoder import decoder_of
@@ -25,6 +26,7 @@ from mixprec.results.plan import Plan
 from mixprec.walk.options import MEMORY_GB
 
 
+@typed()
 def compress(
     model: AnyModel,
     plan: Plan,
@@ -46,6 +48,7 @@ def compress(
 
     Raises UserError for the plan of another model, and for what ``format`` can't hold.
     """
+    positive("compress", memory_gb=memory_gb)
     model, form = model_of(model), checkpoint_format(format)
     plan_for(model, plan)
     check_float64(model.device, "compress")
@@ -64,6 +67,7 @@ def compress(
     return Checkpoint(Path(out), reports)
 
 
+@typed("model")
 def quantize_(
     model: PreTrainedModel,
     plan: Plan | str,
@@ -83,6 +87,7 @@ def quantize_(
     quantized already or on several devices, and where ``method`` needs calibration data.
     """
     check_live(model)
+    positive("quantize_", memory_gb=memory_gb)
     content = plan.content if isinstance(plan, Plan) else _uniform(model, plan, method)
     with telling(progress), bar("quantize", len(content.modules), "modules") as advance:
         reports = compress_live(

@@ -9,6 +9,7 @@ from mixprec import pipeline, recipe
 from mixprec.api.arguments import given
 from mixprec.api.checking import AnyModel, model_of
 from mixprec.core import artifacts, locks
+from mixprec.core.arguments import typed
 from mixprec.core.errors import UserError
 from mixprec.core.parsing import dump_yaml
 from mixprec.core.progress import OnStep, telling
@@ -18,6 +19,7 @@ from mixprec.report.html import write_report
 from mixprec.results.run import RunResult
 
 
+@typed()
 def run(
     what: str | Path | Recipe,
     out: str | Path | None = None,
@@ -51,6 +53,7 @@ def run(
         return RunResult(folder, made.run())
 
 
+@typed()
 def report(folder: str | Path) -> RunResult:
     """Write a run's report.html and pictures again.
 
@@ -64,6 +67,7 @@ def report(folder: str | Path) -> RunResult:
     return RunResult.load(folder)
 
 
+@typed()
 def quantize_recipe(
     model: AnyModel,
     bits: float,
@@ -97,6 +101,7 @@ def quantize_recipe(
     return recipe_of(job)
 
 
+@typed()
 def quantize(
     model: AnyModel,
     bits: float,

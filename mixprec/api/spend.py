@@ -14,6 +14,7 @@ from mixprec.api.look import folder_for
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress.options import SolveOptions
+from mixprec.core.arguments import check_fields, typed
 from mixprec.core.errors import UserError
 from mixprec.core.progress import OnStep, telling
 from mixprec.models.model import Model
@@ -30,6 +31,7 @@ from mixprec.sensitivity import run as scoring
 from mixprec.sensitivity.spec import SensitivitySpec
 
 
+@typed()
 def calibrate(
     model: AnyModel,
     *,
@@ -58,6 +60,7 @@ def calibrate(
         return load_calibration(spec, model_of(model), str, solves)
 
 
+@typed()
 def sensitivity(
     model: AnyModel,
     calibration: Calibration,
@@ -125,6 +128,9 @@ class Budget:
     allocation: str = "optimal"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def spec(self) -> dict[str, Any]:
         """``plan.budget`` of a recipe. Raises UserError where nothing says what to choose from."""
         sizes = {name: getattr(self, name) for name in MEASURES}
@@ -138,6 +144,7 @@ class Budget:
         return {**sizes, "candidates": candidates, "allocation": self.allocation, "seed": self.seed, **chosen, **source}
 
 
+@typed()
 def plan(
     model: AnyModel,
     what: Budget | str | Mapping[str, Any],

@@ -135,9 +135,13 @@ def _described(error: Any, schema: type[BaseModel]) -> list[str]:
 
 def _allowed(key: str, holders: Iterable[type[BaseModel]]) -> str:
     known = list(dict.fromkeys(name for holder in holders for name in holder.model_fields))
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{hint} (keys here: {', '.join(known)})" if known else hint
+    return f"{near(key, known)} (keys here: {', '.join(known)})" if known else ""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """What follows an unknown name in a message: the known one that it is nearly, if there is one."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def key_path(keys: Sequence[str | int]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixprec.core import seals
+from mixprec.core.arguments import typed
 from mixprec.core.errors import UserError, said_of
 from mixprec.core.progress import console
 from mixprec.models import locate, modelfiles
@@ -36,6 +37,7 @@ class Model:
     can't be had, and where its files changed since they were first looked at.
     """
 
+    @typed()
     def __init__(
         self, id: str | Path, *, revision: str | None = None, dtype: str = "float32", device: str = "cpu"
     ) -> None:

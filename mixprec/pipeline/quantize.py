@@ -18,7 +18,7 @@ from mixprec.calibration.diagnosis import ENOUGH
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.checkpoint import check as checking
 from mixprec.checkpoint.runtimes import RUNTIMES, loader
-from mixprec.core.errors import UserError, from_pydantic
+from mixprec.core.errors import UserError, from_pydantic, near
 from mixprec.core.parsing import dump_yaml
 from mixprec.models.model import Model
 from mixprec.numerics.formats import Format, GgmlFormat
@@ -72,7 +72,13 @@ def recipe_of(job: Job) -> Recipe:
     (with the nearest that they can), selectors that match nothing, and calibration data that is missing.
     """
     if job.runtime not in RUNTIMES:
-        raise UserError(f"--runtime: {job.runtime!r} is none of {', '.join(RUNTIMES)}")
+        raise UserError(f"--runtime: {job.runtime!r} is none of {', '.join(RUNTIMES)}{near(job.runtime, RUNTIMES)}")
+    if not 0 < job.bits < math.inf:
+        raise UserError(f"--bits {job.bits:g}: give a number above 0, such as 3.5")
+    try:
+        loader(job.runtime, "dense", job.version, job.device)
+    except UserError as problem:  # of device or version: --device is where mixprec computes
+        raise UserError(f"--runtime-{problem}") from None
     llama_cpp = job.runtime == "llama.cpp"
     method, format = _method(job, llama_cpp), "gguf" if llama_cpp else "compressed-tensors"
     formats = _loaded(job, format, method)
@@ -118,7 +124,7 @@ def _method(job: Job, llama_cpp: bool) -> str:
     method = job.method or best
     record = METHODS.get(method)
     if record is None:
-        raise UserError(f"--method: {method!r} is none of {', '.join(METHODS)}")
+        raise UserError(f"--method: {method!r} is none of {', '.join(METHODS)}{near(method, METHODS)}")
     wanted = GgmlFormat if llama_cpp else Format
     if record.prunes or wanted not in record.formats:
         raise UserError(

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import httpx2
 
 from mixprec.core import escaping, parsing
+from mixprec.core.arguments import check_fields
 from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Finish, Generation, OnTokens, Request, Sampling, nothing
 from mixprec.traces import thinking
@@ -52,6 +53,14 @@ class Server:
     timeout: float = 3600.0
     retries: int = 6
     pause: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, least in {"concurrency": 1, "retries": 0, "pause": 0}.items():
+            if getattr(self, name) < least:
+                raise UserError(f"mixprec Server: {name}: {getattr(self, name)} is less than {least}")
+        if not self.timeout > 0:
+            raise UserError(f"mixprec Server: timeout: {self.timeout} is not greater than 0")
 
 
 class _Failed(Exception):
