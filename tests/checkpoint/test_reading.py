@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from mixprec.checkpoint import publish
 from mixprec.checkpoint.base import space
 from mixprec.checkpoint.compare import diff
 from mixprec.checkpoint.convert import convert, plan_of
@@ -25,7 +26,6 @@ from mixprec.checkpoint.integrity import verify
 from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.checkpoint.target import CARD, check_target
 from mixprec.cli import app
-from mixprec.compress import stream
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
@@ -288,7 +288,7 @@ def test_too_little_space_is_noticed_before_any_work(
         taken.append(sum(path.stat().st_size for path in files))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stream, "seal", lambda made, card: last(made))
+    monkeypatch.setattr(publish, "seal", lambda made, card: last(made))
     disk(needed)
     with pytest.raises(KeyboardInterrupt):
         compress(Model(folder), plan, target / "out", format=FORMATS[format])
