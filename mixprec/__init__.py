@@ -92,3 +92,4 @@ _PUBLIC: Final = {
 
 
 __getattr__, __dir__ = lazy.attributes(__name__, _PUBLIC)
+__all__ = [*_PUBLIC]

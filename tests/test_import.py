@@ -130,6 +130,9 @@ def test_every_public_name_is_there_and_known_to_type_checkers() -> None:
     for name, module in mixprec._PUBLIC.items():
         assert getattr(mixprec, name) is getattr(sys.modules[module], name)
         assert name in dir(mixprec)
+    everything: dict[str, object] = {}
+    exec("from mixprec import *", everything)
+    assert everything.keys() - {"__builtins__"} == mixprec._PUBLIC.keys()
     with pytest.raises(AttributeError, match="nothing_of_this_name"):
         mixprec.nothing_of_this_name  # noqa: B018
 
