@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import gc
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mixprec.core import seals
 from mixprec.core.arguments import typed
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from mixprec.models.load import LoadedModel
     from mixprec.models.source import Source
     from mixprec.walk.blocks import Blocks, Outside
+
+#: transformers changes torch for all threads while it builds a model: two at once leave parameters without weights.
+_LOADING: Final = threading.RLock()
 
 
 class Model:
@@ -50,13 +54,17 @@ class Model:
         said = "".join(f", {key}={value!r}" for key, value in given.items() if value is not None)
         return f"Model({self.id!r}{said})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and files hold what is known of the model, not its weights.
+        return {**vars(self), "_loaded": None}
+
     def computed(self, *, dtype: str | None = None, device: str | None = None) -> Model:
         """The same model computed in another type, or elsewhere; itself where that is how it is computed."""
         dtype, device = dtype or self.dtype, device or self.device
         if (dtype, device) == (self.dtype, self.device):
             return self
         other = copy.copy(self)  # with all that is known of the files already
-        other.dtype, other.device, other._loaded = dtype, device, None
+        other.dtype, other.device = dtype, device
         return other
 
     @property
@@ -93,8 +101,13 @@ class Model:
     def folder(self) -> Path:
         """The folder with its checkpoint; a hub id is downloaded, a GGUF file converted, where that wasn't done yet."""
         found = locate.fetch(self.id, self.commit)
-        self._seen = modelfiles.states(found)
+        self._seen = self._seen or modelfiles.states(found)
         return found
+
+    def _look(self) -> None:
+        """Note a folder's files before the first of them is read, so that all that is read belongs together."""
+        if not self._seen and Path(self.id).is_dir():
+            self._seen = modelfiles.states(Path(self.id))
 
     def check_unchanged(self) -> None:
         """Its files are those that were there when they were first looked at: all that is read belongs together.
@@ -116,6 +129,7 @@ class Model:
         """Its configuration; reads no weights and downloads none."""
         from mixprec.models.config import load_config
 
+        self._look()
         return load_config(self.id, self._at)
 
     @property
@@ -153,6 +167,7 @@ class Model:
         """What makes its tokens of text."""
         from mixprec.models.tokenizer import load_encoder
 
+        self._look()
         return load_encoder(self.id, self._at, self.config.vocab_size)
 
     @cached_property
@@ -160,6 +175,7 @@ class Model:
         """Its tokenizer alone, for templates and counts: the configuration isn't read."""
         from mixprec.models.tokenizer import load_encoder
 
+        self._look()
         return load_encoder(self.id, self._at, sys.maxsize).tokenizer
 
     @cached_property
@@ -206,16 +222,17 @@ class Model:
         from mixprec.core import devices
         from mixprec.models.load import load_whole
 
-        if self._loaded is None:
-            chosen = devices.dtype_of(self.dtype)
-            devices.check_device(self.device)
-            opened = self._computable()
-            console.print(f"loading {self.id}", soft_wrap=True)
-            for note in opened.notes:
-                console.print(f"{self.folder}: {note}")
-            self._loaded = load_whole(self.id, opened, self.encoder, chosen, self.device)
-        self.check_unchanged()
-        return self._loaded
+        with _LOADING:
+            if self._loaded is None:
+                chosen = devices.dtype_of(self.dtype)
+                devices.check_device(self.device)
+                opened = self._computable()
+                console.print(f"loading {self.id}", soft_wrap=True)
+                for note in opened.notes:
+                    console.print(f"{self.folder}: {note}")
+                self._loaded = load_whole(self.id, opened, self.encoder, chosen, self.device)
+            self.check_unchanged()
+            return self._loaded
 
     def release(self) -> None:
         """Let the whole model go; ``load`` reads it again."""

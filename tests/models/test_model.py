@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+import pickle
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,35 @@ def test_files_that_change_while_a_model_is_in_use(
     with pytest.raises(UserError, match=rf"{changed}: changed while the model was in use, .* start again"):
         USES[use](model)
     (folder / "tokenizer.json").exists() and USES[use](Model(folder))  # as a new value they are read as they are
+
+
+@pytest.mark.parametrize("first", ["config", "encoder", "tokenizer", "decoder"])
+def test_files_that_change_after_a_part_was_read(folder: Path, first: str) -> None:
+    """What was read of old files isn't taken for a part of new ones."""
+    model = Model(folder)
+    getattr(model, first)
+    changed = _config(folder)
+    for use in USES.values():
+        with pytest.raises(UserError, match=rf"{changed}: changed while the model was in use"):
+            use(model)
+
+
+def test_threads_load_a_model_once(folder: Path) -> None:
+    model, loaded = Model(folder), []
+    threads = [threading.Thread(target=lambda: loaded.append(model.load())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loaded) == 4 and all(each is loaded[0] for each in loaded)
+
+
+def test_copies_hold_no_weights(folder: Path) -> None:
+    model = Model(folder)
+    identity, loaded = model.identity, model.load()
+    for other in (copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other._loaded is None and other.identity == identity
+    assert model.load() is loaded
 
 
 def test_what_is_no_part_of_a_model_may_change(folder: Path) -> None:
