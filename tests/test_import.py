@@ -13,7 +13,7 @@ import pytest
 
 import mixprec
 from mixprec.core import environment
-from mixprec.models.locate import BUNDLED
+from mixprec.models.locate import BUNDLED, bundled
 
 #: What takes from a tenth of a second to seconds to import, or is needed by one stage alone.
 HEAVY = (
@@ -76,11 +76,12 @@ LIGHT = {"numpy", "huggingface_hub", "gguf", "tokenizers"}
         ["annotate", "bundled:attribution", "--out", "{folder}/spans.jsonl"],
         ["ls"],
         ["inspect", BUNDLED],
+        ["inspect", "{gguf}"],
     ],
     ids=" ".join,
 )
 def test_verbs_that_compute_with_no_tensor_need_no_torch(arguments: list[str], tmp_path: Path) -> None:
-    told = [each.format(folder=tmp_path) for each in arguments]
+    told = [each.format(folder=tmp_path, gguf=bundled()) for each in arguments]
     loaded, _ = loaded_by("from mixprec.cli import main; main()", *told)
     assert loaded <= LIGHT
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixprec.checkpoint import quantization
+from mixprec.checkpoint.gguf.stored import StoredGguf
 from mixprec.checkpoint.stored import Stored
 from mixprec.core.errors import UserError
 from mixprec.models import kinds
@@ -20,7 +21,8 @@ def open_stored(path: Path) -> Stored:
 
     What only computing depends on is not looked at, such as the activation that config.json names.
     """
-    return Stored(path) if _file_in(path) is None else open_checkpoint(path)
+    file = _file_in(path)
+    return Stored(path) if file is None else StoredGguf(path, file)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

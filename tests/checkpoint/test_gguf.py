@@ -28,8 +28,9 @@ from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.gguf import tokenizer
 from mixprec.checkpoint.gguf.reader import open_gguf
+from mixprec.checkpoint.gguf.values import weight
 from mixprec.checkpoint.gguf.writer import FILE
-from mixprec.checkpoint.opening import open_checkpoint
+from mixprec.checkpoint.opening import open_checkpoint, open_stored
 from mixprec.cli import app
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts
@@ -217,11 +218,11 @@ def test_what_is_kept_has_its_own_type(tmp_path: Path, dtype: torch.dtype, kind:
     assert file.layers == 2
     weights = Model(source).load().model.state_dict()
     for name in ("model.layers.1.mlp.up_proj.weight", "lm_head.weight", "model.layers.0.input_layernorm.weight"):
-        assert torch.equal(file.weight(name), weights[name].float())
+        assert torch.equal(weight(file, name), weights[name].float())
     restored = Model(made(source, {"default": "w4g64"}, tmp_path / "dense", DENSE)).load().model.state_dict()
     for kind_of in ("q", "k", "down"):  # rows in transformers' order again; values not yet rounded to 16 bits
         name = f"{address(1, kind_of)}.weight"
-        assert torch.equal(file.weight(name).to(dtype).float(), restored[name])
+        assert torch.equal(weight(file, name).to(dtype).float(), restored[name])
 
 
 def test_types_of_embedding_and_head(sources: Mapping[str, Path], tmp_path: Path) -> None:
@@ -430,7 +431,7 @@ def test_a_file_that_others_wrote() -> None:
     assert file.tensors["model.layers.3.self_attn.q_proj.weight"].kind == "q4_1"
     with artifacts.open_tensors(Path(locate.resolve(BUNDLED)) / "model.safetensors") as stored:
         for name in ("model.layers.3.self_attn.q_proj.weight", "model.layers.3.mlp.down_proj.weight"):
-            assert torch.equal(file.weight(name).half(), stored.get_tensor(name))
+            assert torch.equal(weight(file, name).half(), stored.get_tensor(name))
 
 
 @pytest.mark.parametrize("name", PIECES)
@@ -466,6 +467,7 @@ def test_a_file_on_its_own_is_the_same_model(tmp_path: Path, monkeypatch: pytest
     for key in ("rope_parameters", "head_dim", "query_pre_attn_scalar"):
         for config in (header, converted.config, open_checkpoint(alone).shapes):
             assert getattr(config, key, None) == getattr(original.config, key, None)
+    assert open_stored(alone).inventory == decoder_of(header)  # by its metadata, without transformers
     tokens = torch.arange(2, 60)[None]
     with torch.no_grad():
         assert torch.allclose(converted(tokens).logits, original(tokens).logits, rtol=0, atol=0.02)
@@ -478,6 +480,7 @@ def test_inspect_and_diff_read_it(sources: Mapping[str, Path], tmp_path: Path) -
     for path in (packed, packed / FILE):
         found = open_checkpoint(path)
         assert found.container == "gguf"
+        assert (open_stored(path).layouts, open_stored(path).inventory) == (found.layouts, found.inventory)
         kinds = {module.label: str(found.layouts[module.address].format) for module in found.inventory.linears}
         assert (kinds["1_q"], kinds["1_down"], kinds["1_v"], kinds["1_o"]) == ("q4_0", "q3_k", "q5_0", "q8_0")
         assert kinds["2_up"] == "keep"

@@ -1,27 +1,21 @@
-"""Reading GGUF files, whoever wrote them: types of tensors, weights by transformers' names.
+"""What is in GGUF files, whoever wrote them: types of tensors by transformers' names, from headers alone.
 
 For what is compared or shown; models are loaded by transformers (mixprec/models/) and by llama.cpp.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final
-
-import gguf
-import numpy as np
-import torch
-from torch import Tensor
+from typing import Any
 
 from mixprec.core.errors import UserError
 from mixprec.models.gguf import parts
-from mixprec.models.gguf.names import gguf_names, reordered, shifted
-
-#: Architectures as GGUF names them -> model_type.
-_MODEL_TYPES: Final = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+from mixprec.models.gguf.complete import MODEL_TYPES
+from mixprec.models.gguf.names import gguf_names
 
 
 @dataclass(frozen=True)
@@ -35,54 +29,40 @@ class GgufTensor:
     @property
     def bits(self) -> float:
         """Bits per weight, scales included."""
-        return self.bytes * 8 / max(1, int(np.prod(self.shape)))
+        return self.bytes * 8 / max(1, math.prod(self.shape))
 
 
 class GgufFile:
-    """An open file. ``tensors``: transformers' name (``model.layers.0.mlp.up_proj.weight``) -> what it is, in order."""
+    """An open file. ``tensors``: transformers' name (``model.layers.0.mlp.up_proj.weight``) -> what it is, in order.
+
+    ``raw``: the same names -> the package's own. ``shapes``: layers and heads by the keys of a configuration.
+    """
 
     def __init__(self, path: Path, reader: Any) -> None:
         self.path = path
         self.reader = reader
         self.architecture = str(self._field("general.architecture"))
-        if self.architecture not in _MODEL_TYPES:
+        if self.architecture not in MODEL_TYPES:
             raise UserError(
-                f"{path}: architecture {self.architecture!r} is not read; read are {', '.join(_MODEL_TYPES)}"
+                f"{path}: architecture {self.architecture!r} is not read; read are {', '.join(MODEL_TYPES)}"
             )
-        self._config: Any = SimpleNamespace(
-            model_type=_MODEL_TYPES[self.architecture],
+        self.shapes: Any = SimpleNamespace(
+            model_type=MODEL_TYPES[self.architecture],
             num_hidden_layers=self._number("block_count"),
             num_attention_heads=self._number("attention.head_count"),
             num_key_value_heads=self._number("attention.head_count_kv"),
         )
-        known = {theirs: ours for ours, theirs in gguf_names(self._config).items()}
-        self._raw = {known[tensor.name]: tensor for tensor in reader.tensors if tensor.name in known}
+        known = {theirs: ours for ours, theirs in gguf_names(self.shapes).items()}
+        self.raw = {known[tensor.name]: tensor for tensor in reader.tensors if tensor.name in known}
         self.tensors: Mapping[str, GgufTensor] = {
             name: GgufTensor(raw.tensor_type.name.lower(), tuple(int(n) for n in raw.shape[::-1]), int(raw.n_bytes))
-            for name, raw in self._raw.items()
+            for name, raw in self.raw.items()
         }
 
     @property
     def layers(self) -> int:
         """Number of decoder blocks."""
-        return int(self._config.num_hidden_layers)
-
-    def weight(self, name: str) -> Tensor:
-        """A tensor by transformers' name, float32, its rows in transformers' order.
-
-        Raises UserError where the file has none of this name, or nobody here knows its type.
-        """
-        if name not in self._raw:
-            raise UserError(f"{self.path}: has no {name}")
-        raw = self._raw[name]
-        try:
-            values = gguf.quants.dequantize(raw.data, raw.tensor_type)
-        except NotImplementedError:
-            kind = raw.tensor_type.name.lower()
-            raise UserError(f"{self.path}: {name}: weights of type {kind} can't be read") from None
-        # A copy: the file is mapped into memory, and torch would write into it.
-        tensor = torch.from_numpy(np.array(values, np.float32)).reshape(self.tensors[name].shape)
-        return shifted(name, reordered(name, tensor, self._config, back=True), self._config, back=True)
+        return int(self.shapes.num_hidden_layers)
 
     def _field(self, key: str) -> Any:
         field = self.reader.get_field(key)

@@ -19,7 +19,7 @@ from mixprec.core import artifacts
 from mixprec.models.complete import is_computed
 from mixprec.models.decoder import Decoder
 from mixprec.models.gguf import metadata
-from mixprec.models.gguf.names import gguf_names, reordered, shifted
+from mixprec.models.gguf.names import ROPE_TENSOR, gguf_names, reordered, shifted
 from mixprec.models.tensors import COMPUTABLE, check_finite
 from mixprec.numerics.formats import Format, GgmlFormat
 from mixprec.numerics.ggml import exact_type, ggml_type
@@ -78,7 +78,7 @@ def _nothing() -> Tensor:
 def _rope(config: PretrainedConfig) -> Iterator[Entry]:
     factors = metadata.rope_factors(config)
     if factors is not None:
-        yield Entry(metadata.ROPE_TENSOR, tuple(factors.shape), gguf.GGMLQuantizationType.F32, lambda: factors)
+        yield Entry(ROPE_TENSOR, tuple(factors.shape), gguf.GGMLQuantizationType.F32, lambda: factors)
 
 
 def entries(job: Finish, outside: Outside) -> Iterator[Entry]:

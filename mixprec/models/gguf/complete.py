@@ -1,71 +1,70 @@
 """Whether a GGUF model is whole, and nothing in it goes unread: looked at in its headers, before transformers reads it.
 
-transformers fills missing tensors with random numbers, and passes over those that it doesn't know and over part of the
-metadata, with which llama.cpp computes another function.
+transformers fills missing tensors with random numbers, and passes over those that it doesn't know.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
-from transformers import AutoConfig, PretrainedConfig
-
-from mixprec.core.errors import UserError
 from mixprec.models.complete import check_complete
-from mixprec.models.decoder import decoder_of
-from mixprec.models.gguf import metadata, parts
-from mixprec.models.gguf.names import names_in
+from mixprec.models.decoder import Decoder
+from mixprec.models.gguf.names import ROPE_TENSOR, names_in
 from mixprec.models.sizes import check_architecture
 
+#: Architectures as GGUF names them -> model_type.
+MODEL_TYPES: Final = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+#: Keys of config.json -> of a file's metadata, behind its architecture.
+_SIZES: Final = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "vocab_size": "vocab_size",
+}
 
-def config_in(path: Path, reader: Any) -> PretrainedConfig:
-    """The configuration of the GGUF model at ``path``, which ``reader`` (parts.read) reads; its sizes are not checked.
 
-    Raises UserError where its architecture is not supported.
+def described(path: Path, reader: Any) -> dict[str, Any]:
+    """What the metadata of the GGUF model at ``path``, which ``reader`` (parts.read) reads, say of its sizes, by the
+    keys of config.json.
+
+    Raises UserError where its architecture is not supported, or sizes are none.
     """
-    config = AutoConfig.from_pretrained(path.parent, gguf_file=parts.files_of(path)[0].name)
+    architecture = _said(reader, "general.architecture")
+    # transformers takes a file of this name, and no other one, for a Mistral.
+    model_type = "mistral" if _said(reader, "general.name") == "mistral" else MODEL_TYPES.get(architecture)
+    found = {key: _said(reader, f"{architecture}.{theirs}") for key, theirs in _SIZES.items()}
+    tokens = reader.get_field("tokenizer.ggml.tokens")
+    if found["vocab_size"] is None and tokens is not None:
+        found["vocab_size"] = len(tokens.data)
+    said = {key: value for key, value in found.items() if value is not None}
+    tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
+    config = {"model_type": model_type or architecture, **said, "tie_word_embeddings": tied}
     check_architecture(config, str(path))
-    metadata.complete(config, reader)
     return config
 
 
-def check_tensors(path: Path, reader: Any, config: PretrainedConfig) -> None:
-    """The model that ``reader`` (parts.read) found at ``path`` is that of ``config``, whole.
+def _said(reader: Any, key: str) -> Any:
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def check_tensors(path: Path, reader: Any, decoder: Decoder) -> None:
+    """The model that ``reader`` (parts.read) found at ``path`` is that of ``decoder``, whole.
 
     Raises UserError naming what is missing, what nobody reads, or the shape that is another.
     """
     architecture = _architecture(reader)
-    decoder = decoder_of(config)
     names = names_in(architecture, decoder.shapes, decoder.layers)
     found = {
         names.get(tensor.name, tensor.name): tuple(int(size) for size in tensor.shape[::-1])
         for tensor in reader.tensors
-        if tensor.name != metadata.ROPE_TENSOR
+        if tensor.name != ROPE_TENSOR
     }
     check_complete(path, found, decoder)
-
-
-def check_rope(path: Path, reader: Any, config: PretrainedConfig) -> None:
-    """Raises UserError where llama.cpp would scale rotary frequencies in another way than ``config`` says."""
-    factors, wanted = metadata.rope_tensor(reader), metadata.rope_factors(config)
-    if factors is not None:
-        plain = np.ones_like(factors) if wanted is None else wanted.numpy()
-        if factors.shape != plain.shape or not np.allclose(factors, plain, rtol=1e-3):
-            raise UserError(
-                f"{path}: {metadata.ROPE_TENSOR} scales the rotary embedding in another way than Llama 3, which is not "
-                "read; give the original checkpoint"
-            )
-    elif wanted is not None:
-        raise UserError(f"{path}: {metadata.ROPE_TENSOR} is missing, config.json asks for scaled rotary embeddings")
-    said, asked = metadata.scaling(reader), metadata.scaling_of(config)
-    if said.kind != asked.kind or not math.isclose(said.factor, asked.factor, rel_tol=1e-3):
-        raise UserError(
-            f"{path}: its metadata scale the rotary embedding as {said}, its configuration as {asked}; "
-            "give the original checkpoint"
-        )
 
 
 def _architecture(reader: Any) -> str:

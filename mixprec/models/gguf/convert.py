@@ -15,9 +15,11 @@ from mixprec.core import artifacts, publish
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 from mixprec.core.upstream import first_line, quiet
+from mixprec.models.decoder import decoder_of
 from mixprec.models.gguf import parts
 from mixprec.models.gguf import tokenizer as tokenizer_in
-from mixprec.models.gguf.complete import check_rope, check_tensors, config_in
+from mixprec.models.gguf.complete import check_tensors
+from mixprec.models.gguf.config import check_rope, config_in
 
 
 def config_of(path: Path, model_id: str) -> PretrainedConfig:
@@ -39,7 +41,7 @@ def _checked(path: Path, first: Path) -> tuple[Any, PretrainedConfig]:
     """The reader of a GGUF model, whose first part is ``first``, and its configuration, once both fit."""
     reader = gguf.GGUFReader(first)
     config = config_in(path, reader)
-    check_tensors(path, reader, config)
+    check_tensors(path, reader, decoder_of(config))
     check_rope(path, reader, config)
     return reader, config
 

@@ -9,9 +9,8 @@ import gguf
 import torch
 from transformers import PretrainedConfig
 
-from mixprec.models.gguf.names import ARCHITECTURES
+from mixprec.models.gguf.names import ARCHITECTURES, ROPE_TENSOR
 
-ROPE_TENSOR = "rope_freqs.weight"
 _ROPES = ("default", "linear", "llama3")
 #: What llama.cpp computes Gemma 3 with: every sixth layer attends to everything, the others turn by this base.
 _PERIOD, _SLIDING_BASE = 6, 10_000

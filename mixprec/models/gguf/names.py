@@ -7,15 +7,17 @@ are reordered within each head. Rows keep their bytes, so packed rows are reorde
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import gguf
-from torch import Tensor
-from transformers import PretrainedConfig
 
 from mixprec.models.arch import FAMILIES
 from mixprec.models.decoder import decoder_of
 from mixprec.models.labels import parse_address
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig
 
 #: model_type -> architecture in GGUF, of those whose files are tested against both readers.
 ARCHITECTURES: Final = {
@@ -25,6 +27,8 @@ ARCHITECTURES: Final = {
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
 }
+#: Of a file with Llama 3's scaling: what each rotary frequency is divided by.
+ROPE_TENSOR: Final = "rope_freqs.weight"
 #: Architectures whose q and k are reordered.
 _NEIGHBOURS: Final = ("llama", "mistral")
 
