@@ -85,7 +85,7 @@ def check_live(model: Any) -> None:
     """A model that can be compressed where it is.
 
     Raises UserError for what is no model of transformers, is quantized already, lies on the meta device or on several
-    devices, has linears of another kind, or weights that are NaN or infinite.
+    devices, has linears of another kind or with one weight in common, or weights that are NaN or infinite.
     """
 
     if not isinstance(model, PreTrainedModel):
@@ -104,8 +104,12 @@ def check_live(model: Any) -> None:
             "mixprec.compress, which needs no more memory than a block"
         )
     check_architecture(model.config, "quantize_")
+    owners: dict[nn.Parameter, str] = {}
     for name, linear in linears_of(model).items():
         if type(linear) is not nn.Linear:
             raise UserError(f"quantize_: {name} is a {type(linear).__name__}, not a Linear; remove what wraps it first")
+        other = owners.setdefault(linear.weight, name)
+        if other != name:
+            raise UserError(f"quantize_: {name} has its weight in common with {other}; give each one of its own")
     for name, parameter in model.named_parameters():
         check_finite(f"quantize_: {name}", parameter)

@@ -91,6 +91,14 @@ def test_linears_that_something_wraps(model: mp.Model) -> None:
         mp.quantize_(live, "w3g16")
 
 
+def test_linears_with_one_weight_in_common(model: mp.Model) -> None:
+    live = loaded(model)
+    attention = live.model.layers[0].self_attn
+    attention.k_proj.weight = attention.v_proj.weight
+    with pytest.raises(UserError, match=r"self_attn\.v_proj has its weight in common with .*self_attn\.k_proj"):
+        mp.quantize_(live, "w3g16")
+
+
 def test_the_plan_of_a_model_with_more_blocks(model: mp.Model, tmp_path: Path) -> None:
     import tiny
 
