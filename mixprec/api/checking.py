@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mixprec.core.errors import UserError
 from mixprec.models.model import Model
+from mixprec.results.calibration import Calibration
 from mixprec.results.checkpoint import Checkpoint
 from mixprec.results.plan import Plan
 
@@ -38,3 +39,13 @@ def same_model(model: Model, made_for: Model, what: str) -> None:
 def plan_for(model: Model, plan: Plan) -> None:
     """Raises UserError for the plan of another model."""
     same_model(model, plan.model, "plan")
+
+
+def calibration_for(model: Model, calibration: Calibration | None) -> None:
+    """Raises UserError for the tokens of another model's tokenizer."""
+    made_by = calibration.vocabulary if calibration else ""
+    if made_by and made_by != model.encoder.vocabulary:
+        raise UserError(
+            f"calibration: its tokens are of another tokenizer than {model.id}'s; make it with "
+            f"mixprec.calibrate({model.id!r}, …)"
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from mixprec.api.arguments import checked, positive
-from mixprec.api.checking import AnyModel, model_of, plan_for
+from mixprec.api.checking import AnyModel, calibration_for, model_of, plan_for
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress import stream
 from mixprec.compress.live import check_live, compress_live
@@ -51,6 +51,7 @@ def compress(
     positive("compress", memory_gb=memory_gb)
     model, form = model_of(model), checkpoint_format(format)
     plan_for(model, plan)
+    calibration_for(model, calibration)
     check_float64(model.device, "compress")
     with telling(progress), bar("compress", len(plan.modules), "modules") as advance:
         reports = stream.compress(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixprec.api.arguments import checked, given
-from mixprec.api.checking import AnyModel, model_of
+from mixprec.api.checking import AnyModel, calibration_for, model_of
 from mixprec.api.look import folder_for
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.checkpoint.formats import checkpoint_format
@@ -88,6 +88,7 @@ def sensitivity(
     Raises UserError for unknown scorers, and formats that the method can't make.
     """
     model = model_of(model)
+    calibration_for(model, calibration)
     more = given(base=base, samples=samples)
     asked = {"scorer": scorer, "formats": list(formats), "at": at, "behaviours": list(behaviours), "method": method}
     spec = checked(SensitivitySpec, "sensitivity", **asked, **more)

@@ -104,7 +104,7 @@ def check_live(model: Any) -> None:
             "mixprec.compress, which needs no more memory than a block"
         )
     check_architecture(model.config, "quantize_")
-    owners: dict[nn.Parameter, str] = {}
+    owners: dict[torch.Tensor, str] = {}
     for name, linear in linears_of(model).items():
         if type(linear) is not nn.Linear:
             raise UserError(f"quantize_: {name} is a {type(linear).__name__}, not a Linear; remove what wraps it first")

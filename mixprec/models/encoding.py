@@ -14,6 +14,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 
 
@@ -44,6 +45,11 @@ class Encoder:
     tokenizer: PreTrainedTokenizerBase
     rows: int
     add_bos: bool | None = None
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """sha256 of what each id stands for: ids of one model are another's words where it differs."""
+        return artifacts.fingerprint(sorted(self.tokenizer.get_vocab().items()))
 
     @cached_property
     def head(self) -> tuple[int, ...]:

@@ -17,4 +17,5 @@ def calibrate(spec: CalibrationSpec, model: Model, locate: Locate, solves: bool)
     config = model.config
     found = data.load(spec, model.encoder, locate, config.max_position_embeddings)
     said = data.warnings(found, model.decoder.widest_input if solves else None, config.hidden_size)
-    return Calibration(found.tokens, found.weights, found.described, found.digest, tuple(said))
+    made = found.tokens, found.weights, found.described, found.digest
+    return Calibration(*made, tuple(said), model.encoder.vocabulary)

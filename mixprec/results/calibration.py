@@ -17,9 +17,13 @@ from mixprec.results.base import Result
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Calibration(Result, data.Calibration):
-    """A calibration set, and ``warnings``: what should be known before solving with it."""
+    """A calibration set, and ``warnings``: what should be known before solving with it.
+
+    ``vocabulary``: digest of the tokenizer's that made it; empty where it isn't known.
+    """
 
     warnings: tuple[str, ...] = ()
+    vocabulary: str = ""
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
@@ -31,12 +35,20 @@ class Calibration(Result, data.Calibration):
                 f"{path}: holds no calibration set of schema {artifacts.SCHEMA_VERSION}; make it with mixprec.calibrate"
             )
         weights = tensors.get("weights")
-        return cls(tensors["tokens"], weights, about["described"], about["digest"], tuple(about["warnings"]))
+        return cls(
+            tensors["tokens"],
+            weights,
+            about["described"],
+            about["digest"],
+            tuple(about["warnings"]),
+            about.get("vocabulary", ""),
+        )
 
     def save(self, path: str | Path) -> None:
         """Write tokens, weights and description as one safetensors file."""
         tensors = {"tokens": self.tokens} | ({} if self.weights is None else {"weights": self.weights})
         about = {"described": self.described, "digest": self.digest, "warnings": self.warnings}
+        about["vocabulary"] = self.vocabulary
         artifacts.save_tensors(
             Path(path), tensors, {"artifact": "calibration", "schema_version": artifacts.SCHEMA_VERSION, **about}
         )

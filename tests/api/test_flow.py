@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,6 +128,25 @@ def test_the_plan_of_another_model(model: mp.Model, other: mp.Model, tmp_path: P
 def test_the_scores_of_another_model(other: mp.Model, scores: mp.Scores) -> None:
     with pytest.raises(UserError, match=r"scores: the scores are of .* with the identity"):
         mp.plan(other, mp.Budget(effective_bits=4.0, scores=scores))
+
+
+def test_the_calibration_of_another_tokenizer(
+    model: mp.Model, calibration: mp.Calibration, traces: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(model.id, tmp_path / "renamed"))
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    names = {'"Ġapples"': '"Ġpears"', '"Ġpears"': '"Ġapples"'}
+    swapped = re.sub("|".join(names), lambda found: names[found[0]], text)
+    assert swapped != text
+    (folder / "tokenizer.json").write_text(swapped, encoding="utf-8")
+    renamed = mp.Model(folder)
+    calibration.save(tmp_path / "c.safetensors")
+    for given in (calibration, mp.Calibration.load(tmp_path / "c.safetensors")):
+        with pytest.raises(UserError, match="calibration: its tokens are of another tokenizer than"):
+            mp.compress(renamed, mp.plan(renamed, "w3g16", method="gptq"), tmp_path / "out", calibration=given)
+        with pytest.raises(UserError, match="calibration: its tokens are of another tokenizer than"):
+            mp.sensitivity(renamed, given, ["w3g16"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_scores_of_another_method(model: mp.Model, scores: mp.Scores) -> None:
