@@ -49,10 +49,12 @@ def compress(
     from mixprec.api.make import compress as function
     from mixprec.checkpoint import hub
     from mixprec.compress.options import SolveOptions
+    from mixprec.core.float64 import check_float64
     from mixprec.models.model import Model
     from mixprec.plan.methods import solving
     from mixprec.results.plan import Plan
 
+    check_float64(device, "compress")  # before calibration, which takes long
     opened = Model(model or model_in(plan_file), revision=revision, dtype=dtype, device=device)
     plan = Plan.load(opened, plan_file)
     given = {"damping": damping} if damping is not None else {}

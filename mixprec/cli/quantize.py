@@ -16,7 +16,7 @@ from mixprec.cli.base import BaseModel, Device, Dtype, Runtime, app, epilog, out
         "mixprec quantize smollm2-135m-instruct --bits 3.5 --runtime vllm --out out",
         "mixprec quantize Qwen/Qwen3-8B --bits 4 --runtime llama.cpp --dtype bfloat16 --device cuda --out qwen",
         "mixprec quantize ./my-model --bits 3.5 --runtime transformers --protect last_mlp --traces mine.jsonl --out q",
-        "mixprec quantize ./my-model --bits 3.5 --runtime vllm --recipe-only --out q   (look first, then run it)",
+        "mixprec quantize ./my-model --bits 3.5 --runtime vllm --recipe-only --out q",
     )
 )
 def quantize(

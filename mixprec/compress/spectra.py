@@ -9,7 +9,7 @@ from mixprec.models.model import Model
 from mixprec.models.tensors import check_finite
 from mixprec.numerics.spectrum import hill_alpha
 
-#: Raised when exponents come out otherwise from the same weights: they are made again then (tests/test_rules.py).
+#: Raised when exponents come out otherwise from the same weights: they are made again then (tests/test_stage_rules.py).
 RULES = 1
 
 

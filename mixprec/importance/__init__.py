@@ -3,5 +3,5 @@
 options -> windows -> engine (one pass per trace, statistics on disk) -> scores (steering vectors, importance).
 """
 
-#: Raised when the same model and spans give other scores: those are made again then (tests/test_rules.py).
+#: Raised when the same model and spans give other scores: those are made again then (tests/test_stage_rules.py).
 RULES = 1

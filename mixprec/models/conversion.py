@@ -16,7 +16,7 @@ from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 from mixprec.models.gguf import parts
 
-#: Raised when GGUF files are read in another way: they are converted again then (tests/test_rules.py).
+#: Raised when GGUF files are read in another way: they are converted again then (tests/test_stage_rules.py).
 RULES = 3
 #: Checksums of a conversion's files. Its name has no ending of those that tell models apart (``modelfiles.identity``).
 _CHECKSUMS = ".checksums"

@@ -32,7 +32,7 @@ def observed_groups(config: PretrainedConfig) -> list[tuple[str, ...]]:
         setattr(tiny, key, value)
     if getattr(tiny, "layer_types", None):
         tiny.layer_types = tiny.layer_types[:1]
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=()):
         model: Any = AutoModelForCausalLM.from_config(tiny).eval()
     block = blocks_of(model)[0]
     groups: list[tuple[Tensor, list[str]]] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -189,7 +191,7 @@ def test_values_too_small_or_too_large_for_the_scales() -> None:
 def test_the_same_codes_again_and_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, format = matrix(20, 96, 0.7, seed=8), CodebookFormat(4, 32)
     first, again = anyk(weight, None, format), anyk(weight, None, format)
-    monkeypatch.setattr("mixprec.compress.anyk._CHUNK_ROWS", 7)
+    monkeypatch.setattr(sys.modules["mixprec.compress.anyk"], "_CHUNK_ROWS", 7)
     chunked = anyk(weight, None, format)
     for one, two, three in zip(first, again, chunked, strict=True):
         assert torch.equal(one, two)

@@ -23,10 +23,11 @@ _PROGRAM = """
 import os, sys
 from pathlib import Path
 from mixprec.compress.stream import compress
+from mixprec.models.model import Model
 from mixprec.plan.schema import Plan
 source, plan, out, deadly = sys.argv[1:]
 kill = lambda address, _: address == deadly and os.kill(os.getpid(), 9)
-compress(source, Plan.model_validate_json(Path(plan).read_text()), Path(out), on_module=kill)
+compress(Model(source), Plan.model_validate_json(Path(plan).read_text()), Path(out), on_module=kill)
 """
 
 
