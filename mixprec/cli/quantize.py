@@ -25,7 +25,8 @@ def quantize(
     runtime: Annotated[Runtime, typer.Option(help="What has to load the result.")],
     to: Annotated[Path, typer.Option("--out", help="Folder of the run; the checkpoint lies in it.")],
     protect: Annotated[
-        list[str] | None, typer.Option(help="Modules to keep: last_mlp, 32_up, *_gate; several times.")
+        list[str] | None,
+        typer.Option(help="Modules that stay as they are, such as last_mlp, 32_up, *_gate; once for each."),
     ] = None,
     traces: Annotated[
         str | None, typer.Option(help="Calibration: traces. Default: bundled:attribution, or --text alone.")
@@ -34,16 +35,20 @@ def quantize(
     samples: Annotated[
         int | None, typer.Option(min=1, help="Calibration: samples of 512 tokens. Default: as many as it takes.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Default: gptq; for llama.cpp its own types, ggml.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Quantizer. Default: gptq; for llama.cpp ggml, its own types.")
+    ] = None,
     held_out: Annotated[
         str | None, typer.Option(help="Annotated traces to measure the result on. Default: bundled:held_out.")
     ] = None,
     runtime_device: Annotated[
         str, typer.Option(help="Where the runtime works: cpu, turing, ampere, ada, hopper, blackwell …")
     ] = "ampere",
-    runtime_version: Annotated[str | None, typer.Option(help="Of the runtime; default: the newest known.")] = None,
+    runtime_version: Annotated[
+        str | None, typer.Option(help="Version of the runtime. Default: the newest that mixprec knows.")
+    ] = None,
     recipe_only: Annotated[
-        bool, typer.Option("--recipe-only", help="Write the recipe to the folder and stop: nothing is loaded.")
+        bool, typer.Option("--recipe-only", help="Write the recipe to the folder and stop: no weights are loaded.")
     ] = False,
     revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
     dtype: Dtype = "float32",
