@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scores_in
 from mixprec.core.errors import UserError, within
@@ -183,7 +183,8 @@ def list_recipes() -> None:
     """List the recipes that come with mixprec, and the runs in this folder."""
     from mixprec import recipe as recipes
 
-    table = Table("recipe", "model", "what it does")
+    # Names are typed again, so they are whole at any width.
+    table = Table(Column("recipe", no_wrap=True), Column("model", overflow="fold"), "what it does")
     for name, path in recipes.catalogue().items():
         chosen = recipes.load(path)
         table.add_row(name, chosen.model.id, chosen.title)
