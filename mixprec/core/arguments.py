@@ -54,7 +54,11 @@ def check_fields(value: Any) -> None:
 
 @functools.cache
 def _kinds(owner: Any) -> dict[str, Any]:
-    return typing.get_type_hints(owner)
+    kinds = typing.get_type_hints(owner)
+    for name, each in inspect.signature(owner).parameters.items():
+        if each.kind is each.VAR_POSITIONAL and name in kinds:
+            kinds[name] = types.GenericAlias(tuple, (kinds[name], ...))
+    return kinds
 
 
 def _check(name: str, values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixprec.core import artifacts
+from mixprec.core.arguments import typed
 from mixprec.evaluate import bench
 from mixprec.report.benchmarks import at_k_table, overview
 from mixprec.report.shapes import read_benchmarks
@@ -39,6 +40,7 @@ class BenchResult(Result):
     baseline: BenchResult | None = None
 
     @classmethod
+    @typed()
     def load(cls, path: str | Path) -> BenchResult:
         """Read benchmarks.json, or that of a folder of ``bench``. Raises UserError as read_benchmarks does."""
         path = Path(path)

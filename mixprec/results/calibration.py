@@ -9,6 +9,7 @@ from typing import Any
 
 from mixprec.calibration import data
 from mixprec.core import artifacts
+from mixprec.core.arguments import typed
 from mixprec.core.errors import UserError
 from mixprec.report.formatting import integer, percent
 from mixprec.report.tables import Cell, Column, Table
@@ -26,6 +27,7 @@ class Calibration(Result, data.Calibration):
     vocabulary: str = ""
 
     @classmethod
+    @typed()
     def load(cls, path: str | Path) -> Calibration:
         """Read what ``save`` wrote. Raises UserError for other files, damaged ones and other versions of it."""
         path = Path(path)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from mixprec.checkpoint.integrity import card_of, verify, weight_bytes
 from mixprec.compress.module import ModuleReport
+from mixprec.core.arguments import typed
 from mixprec.core.errors import UserError, from_pydantic
 from mixprec.models.modelfiles import CARD
 from mixprec.plan import schema
@@ -29,6 +30,7 @@ class Checkpoint(Result):
     reports: Mapping[str, ModuleReport] = field(default_factory=dict, repr=False)
 
     @classmethod
+    @typed()
     def load(cls, folder: str | Path) -> Checkpoint:
         """A checkpoint on disk. Raises UserError where it is none of mixprec's, or its files were changed."""
         folder = Path(folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixprec.core import artifacts
+from mixprec.core.arguments import typed
 from mixprec.report.formatting import integer, interval, percent, significant
 from mixprec.report.shapes import read_fidelity
 from mixprec.report.tables import Cell, Column, Table
@@ -49,6 +50,7 @@ class Evaluation(Result):
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
+    @typed()
     def load(cls, path: str | Path, model: str = "") -> Evaluation:
         """Read result.json. Raises UserError where it is missing, damaged or none."""
         path = Path(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixprec.core import artifacts
+from mixprec.core.arguments import typed
 from mixprec.importance import artifact
 from mixprec.report.grids import importance_grids
 from mixprec.report.heatmap import still_heatmap
@@ -23,6 +24,7 @@ class Importance(Result):
     data: Mapping[str, Any] = field(repr=False)
 
     @classmethod
+    @typed()
     def load(cls, path: str | Path) -> Importance:
         """Read importance.json, or that of a folder of ``attribute``. Raises UserError as artifact.load does."""
         path = Path(path)
@@ -42,6 +44,7 @@ class Importance(Result):
         """The formulas: paper or released."""
         return str(self.data.get("preset", ""))
 
+    @typed()
     def top(self, count: int = artifact.TOP) -> View:
         """The ``count`` most important modules of each behaviour, best first."""
         found = artifact.top_modules(self.data, count)

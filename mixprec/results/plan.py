@@ -11,6 +11,7 @@ from typing import Any
 from mixprec.checkpoint import check as checking
 from mixprec.checkpoint.base import check_plan
 from mixprec.checkpoint.formats import checkpoint_format
+from mixprec.core.arguments import typed
 from mixprec.core.errors import UserError
 from mixprec.models.model import Model
 from mixprec.plan import bits, schema
@@ -27,6 +28,7 @@ class Plan(Result):
     content: schema.Plan = field(repr=False)
 
     @classmethod
+    @typed()
     def load(cls, model: Model | str, path: str | Path) -> Plan:
         """Read plan.json, made for ``model``. Raises UserError naming all wrong keys, formats and modules at once."""
         model = model if isinstance(model, Model) else Model(model)
@@ -50,6 +52,7 @@ class Plan(Result):
         """Bits and bytes."""
         return bits.account(self.content, self.model.decoder)
 
+    @typed()
     def check(
         self,
         runtime: str | None = None,
@@ -69,6 +72,7 @@ class Plan(Result):
         else:
             checking.require(self.content, inventory, config, checking.Target(runtime, format, version, device))
 
+    @typed()
     def nearest(
         self,
         runtime: str,

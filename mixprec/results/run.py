@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mixprec.core.arguments import typed
 from mixprec.report.benchmarks import overview, results_of
 from mixprec.report.compare import verdict
 from mixprec.report.shapes import read_summary
@@ -24,6 +25,7 @@ class RunResult(Result):
     summary: Mapping[str, Any] = field(repr=False)
 
     @classmethod
+    @typed()
     def load(cls, folder: str | Path) -> RunResult:
         """A finished run on disk. Raises UserError as read_summary does."""
         return cls(Path(folder), read_summary(Path(folder) / "summary.json"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mixprec.core.arguments import typed
 from mixprec.models.decoder import Decoder
 from mixprec.models.labels import parse_address
 from mixprec.plan import sensitivity
@@ -25,6 +26,7 @@ class Scores(Result):
     by_target: Mapping[str, Sensitivity]
 
     @classmethod
+    @typed()
     def load(cls, *paths: str | Path, inventory: Decoder, identity: str | None = None) -> Scores:
         """Read the tables that ``save`` or the command line wrote. Raises UserError as sensitivity.load does."""
         found = [sensitivity.load(Path(path), inventory, identity) for path in paths]

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mixprec.core.arguments import typed
 from mixprec.report.formatting import integer
 from mixprec.report.tables import Cell, Column, Table
 from mixprec.results.base import Result
@@ -22,6 +23,7 @@ class Spans(Result):
     traces: tuple[AnnotatedTrace, ...]
 
     @classmethod
+    @typed()
     def load(cls, path: str | Path) -> Spans:
         """Read spans.jsonl. Raises UserError as spans.load_spans does."""
         return cls(tuple(spans.load_spans(Path(path))))

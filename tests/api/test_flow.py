@@ -191,6 +191,11 @@ def test_a_plan_of_another_version(model: mp.Model, tmp_path: Path) -> None:
         (lambda model, _: mp.save_reference(model, "x", kept=0), "mixprec save_reference: kept: 0 is not greater"),
         (lambda model, _: mp.quantize_(model, "w3g16"), "quantize_: Model is no PreTrainedModel"),
         (lambda model, _: mp.attribute(model, mp.Spans(()), progress=3), "progress: 3: give a function or None"),
+        (lambda model, _: mp.Importance.load(None), "mixprec Importance.load: path: None: give text or a path"),
+        (
+            lambda model, _: mp.plan(model, "w3g16").check("vllm", version=3),
+            "check: version: 3: give text or None",
+        ),
         (lambda model, _: mp.Model(None), "mixprec Model: id: None: give text or a path"),
         (lambda model, _: mp.Server("http://127.0.0.1", "m", timeout=0), "mixprec Server: timeout: 0"),
         (lambda model, _: mp.Server("http://127.0.0.1", "m", retries=-1), "mixprec Server: retries: -1"),

@@ -66,6 +66,18 @@ def test_what_does_not_fit_is_told(given: dict[str, Any], told: str) -> None:
     assert told in str(caught.value)
 
 
+def test_methods_and_arguments_in_any_number() -> None:
+    class Kept:
+        @classmethod
+        @typed()
+        def load(cls, *paths: str) -> int:
+            return len(paths)
+
+    assert Kept.load("a", "b") == 2
+    with pytest.raises(UserError, match=r"load: paths: \('a', 3\): give a list of text"):
+        Kept.load("a", 3)  # type: ignore[arg-type]
+
+
 def test_fields_of_a_value() -> None:
     @dataclass(frozen=True)
     class Size:
