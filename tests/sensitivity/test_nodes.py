@@ -20,12 +20,12 @@ _PROGRAM = """
 import os, sys
 from pathlib import Path
 from mixprec import cli
-from mixprec.core import artifacts, processes, publish
-publish, log = publish.atomic_path, Path(os.environ["LOG"])
+from mixprec.core import processes, publish
+original, log = publish.atomic_path, Path(os.environ["LOG"])
 def logged(path, *rest, **more):
     with log.open("a") as file:
         file.write(f"{path}\\n")
-    return publish(path, *rest, **more)
+    return original(path, *rest, **more)
 publish.atomic_path = logged
 join = processes.join
 processes.join = lambda device: join(device) and ("cpu:0" if processes.rank() else "cpu")
