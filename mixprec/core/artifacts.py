@@ -118,12 +118,18 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line and flush it to disk; a kill can leave half of it, never lose an earlier one."""
+    """Append one line and flush it to disk; a kill can leave half of it, never lose an earlier one.
+
+    Half a line that a kill has left is ended first, so that this one is whole.
+    """
     publish.refuse_links(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read() == b"\n" else f"\n{line}"
+            file.write(f"{line}\n".encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as problem:
@@ -169,9 +175,9 @@ def read_jsonl(path: Path, *, sealed: bool = False) -> list[dict[str, Any]]:
     return rows
 
 
-def rows_left(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows that an earlier run has left in a JSON lines file. What a kill left half is passed over, a row that was
-    changed since too, with a sentence: both are made again."""
+def rows_left(path: Path, stamp: str) -> Iterator[dict[str, Any]]:
+    """The rows with this ``stamp`` that an earlier run has left in a JSON lines file. What a kill left half is passed
+    over, a row that was changed since too, with a sentence: both are made again."""
     for number, line in enumerate(read_text(path).split("\n") if path.is_file() else (), 1):
         try:
             row = seals.opened(parsing.parse_json(line), f"{path}:{number}")
@@ -180,7 +186,7 @@ def rows_left(path: Path) -> Iterator[dict[str, Any]]:
         except UserError:
             console.print(f"{path}:{number}: was changed or damaged since it was written; made again", soft_wrap=True)
             continue
-        if isinstance(row, dict):
+        if isinstance(row, dict) and row.get("stamp") == stamp:
             yield row
 
 

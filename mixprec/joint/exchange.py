@@ -64,11 +64,10 @@ class Journal:
         self._model: Assembled | None = None
         self._at: Chosen | None = None
         self._known: dict[Chosen, Kl] = {}
-        for row in artifacts.rows_left(path):
+        for row in artifacts.rows_left(path, stamp):
             with suppress(KeyError, TypeError, ValueError):  # none of ours
-                if row["stamp"] == stamp:
-                    kl = Kl(*(torch.tensor(row[name], dtype=torch.float64) for name in Kl._fields))
-                    self._known[tuple(row["chosen"])] = kl
+                kl = Kl(*(torch.tensor(row[name], dtype=torch.float64) for name in Kl._fields))
+                self._known[tuple(row["chosen"])] = kl
 
     def knows(self, chosen: Chosen) -> bool:
         """Whether a plan was measured already."""

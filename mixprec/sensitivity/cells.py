@@ -61,7 +61,6 @@ def measure(
         [[each.tokens.tolist(), {name: w.tolist() for name, w in each.weights.items()}] for each in scored],
         [where.tolist() for where in restarts.positions],
     )
-    _mend(folder / f"{processes.rank()}.jsonl")
     found = _read(folder, stamp)
     processes.wait()  # before any of them writes: all see the same cells as done
     left = [cell for cell in cells if cell not in found]
@@ -101,19 +100,12 @@ def _write(folder: Path, stamp: str, cell: Cell, result: Result) -> None:
     artifacts.append_row(folder / f"{processes.rank()}.jsonl", row)
 
 
-def _mend(path: Path) -> None:
-    """End the half line that a kill may have left, so that the next one is whole."""
-    if path.is_file() and not path.read_bytes().endswith(b"\n"):
-        artifacts.append_line(path, "")
-
-
 def _read(folder: Path, stamp: str) -> dict[Cell, Result]:
     """Finished cells."""
     found = {}
     for path in sorted(folder.glob("*.jsonl")):
-        for row in artifacts.rows_left(path):
+        for row in artifacts.rows_left(path, stamp):
             with suppress(KeyError, TypeError):  # none of ours
-                if row["stamp"] == stamp:
-                    cell = Cell(row["cell"]["name"], row["cell"]["candidate"], tuple(row["cell"]["addresses"]))
-                    found[cell] = Result(row["sums"], row["counts"])
+                cell = Cell(row["cell"]["name"], row["cell"]["candidate"], tuple(row["cell"]["addresses"]))
+                found[cell] = Result(row["sums"], row["counts"])
     return found

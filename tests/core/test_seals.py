@@ -161,10 +161,13 @@ def test_importance_and_quality(tmp_path: Path) -> None:
 def test_rows_of_an_earlier_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "0.jsonl"
     for number in range(3):
-        artifacts.append_row(path, {"number": number, "value": 0.5})
-    artifacts.append_line(path, '{"number": 3, "va')  # a kill
+        artifacts.append_row(path, {"stamp": "now", "number": number, "value": 0.5})
+    with path.open("a") as file:
+        file.write('{"number": 3, "va')  # a kill
+    artifacts.append_row(path, {"stamp": "before", "number": 4, "value": 0.5})
+    artifacts.append_row(path, {"stamp": "now", "number": 5, "value": 0.5})
     content = path.read_text().split("\n")
     content[1] = content[1].replace("0.5", "0.6")
     path.write_text("\n".join(content))
-    assert [row["number"] for row in artifacts.rows_left(path)] == [0, 2]
+    assert [row["number"] for row in artifacts.rows_left(path, "now")] == [0, 2, 5]
     assert "0.jsonl:2: was changed or damaged since it was written; made again" in capsys.readouterr().err
