@@ -60,7 +60,7 @@ print(hashlib.sha256(b"".join([sys.argv[1].encode(), *(pathlib.Path(p).read_byte
     install -c "$constraints" torch
     case $extra in
         dev) install -c "$constraints" -e "$root[dev]" ;;
-        lowest) install -c "$constraints" -e "$root" pytest hypothesis ;;
+        lowest) install -c "$constraints" -e "$root" pytest pytest-xdist hypothesis ;;
         *) install -c "$constraints" -e "$root" ;;
     esac
     # Only the model file in it is wanted, not the program it is a plug-in for.

@@ -12,7 +12,8 @@ make_environment lowest
 cd "$root"
 # Conversions of other versions stay apart: their configurations differ in a few bytes.
 export MIXPREC_CACHE=$venv/.cache
-"$venv/bin/python" -m pytest -q -m "not slow and not gpu" "$@" \
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+"$venv/bin/python" -m pytest -q -n "${MIXPREC_TEST_WORKERS:-2}" --dist loadfile -m "not slow and not gpu" "$@" \
     tests/test_import.py tests/test_versions.py tests/models tests/importance/test_engine.py \
     tests/checkpoint/test_gguf_pieces.py tests/checkpoint/test_checkpoint_formats.py tests/pipeline/test_pipeline.py \
     --deselect tests/checkpoint/test_checkpoint_formats.py::test_transformers_refuses_packed_zero_points_otherwise

@@ -14,6 +14,7 @@ import pytest
 import mixprec
 from mixprec.core import environment
 from mixprec.models.locate import BUNDLED, bundled
+from mixprec.models.model import Model
 
 #: What takes from a tenth of a second to seconds to import, or is needed by one stage alone.
 HEAVY = (
@@ -81,6 +82,7 @@ LIGHT = {"numpy", "huggingface_hub", "gguf", "tokenizers"}
     ids=" ".join,
 )
 def test_verbs_that_compute_with_no_tensor_need_no_torch(arguments: list[str], tmp_path: Path) -> None:
+    Model(BUNDLED).folder  # noqa: B018 (the first use converts the model, which takes torch)
     told = [each.format(folder=tmp_path, gguf=bundled()) for each in arguments]
     loaded, _ = loaded_by("from mixprec.cli import main; main()", *told)
     assert loaded <= LIGHT
