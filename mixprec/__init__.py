@@ -16,6 +16,7 @@ from mixprec.core.version import VERSION
 
 if TYPE_CHECKING:
     from mixprec.api.annotating import annotate as annotate
+    from mixprec.api.calibrating import calibrate as calibrate
     from mixprec.api.judge import bench as bench
     from mixprec.api.judge import evaluate as evaluate
     from mixprec.api.judge import save_reference as save_reference
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mixprec.api.runs import report as report
     from mixprec.api.runs import run as run
     from mixprec.api.spend import Budget as Budget
-    from mixprec.api.spend import calibrate as calibrate
     from mixprec.api.spend import plan as plan
     from mixprec.api.spend import sensitivity as sensitivity
     from mixprec.compress.options import SolveOptions as SolveOptions
@@ -76,7 +76,7 @@ _PUBLIC: Final = {
     "annotate": "mixprec.api.annotating",
     "attribute": "mixprec.api.look",
     "bench": "mixprec.api.judge",
-    "calibrate": "mixprec.api.spend",
+    "calibrate": "mixprec.api.calibrating",
     "compress": "mixprec.api.make",
     "evaluate": "mixprec.api.judge",
     "plan": "mixprec.api.spend",

@@ -102,13 +102,19 @@ def test_verbs_that_compute_with_no_tensor_need_no_torch(arguments: list[str], t
         "mixprec.sensitivity.spec",
         "mixprec.checkpoint.names",
         "mixprec.checkpoint.runtimes",
-        "mixprec.models.decoder",
         "mixprec.recipe",
     ],
 )
 def test_words_and_numbers_need_no_torch(module: str) -> None:
     loaded, changed = loaded_by(f"import {module}")
     assert (loaded - {"numpy"}, changed) == (set(), [])
+
+
+@pytest.mark.parametrize("module", ["mixprec.api.calibrating", "mixprec.api.make"])
+def test_compressing_brings_nothing_that_draws(module: str) -> None:
+    loaded, _ = loaded_by(f"import {module}")
+    assert "torch" in loaded
+    assert not loaded & {"matplotlib", "plotly"}
 
 
 def test_the_environment_is_settled_once_and_the_users_own_values_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from mixprec.api.arguments import checked, given
 from mixprec.api.checking import AnyModel, model_of
-from mixprec.core import artifacts, locks, processes
+from mixprec.api.folders import folder_for
+from mixprec.core import artifacts, processes
 from mixprec.core.arguments import typed
 from mixprec.core.progress import OnStep, telling
 from mixprec.evaluate.spec import ProtocolSpec
@@ -99,17 +98,3 @@ def attribute(
             beyond_linear=spec.beyond_linear,
         )
         return Importance(result)
-
-
-@contextmanager
-def folder_for(out: str | Path | None) -> Iterator[Path]:
-    """``out``, alone in it; or a folder that goes at the end.
-
-    Raises UserError where another process is at work in ``out``.
-    """
-    if out is None:
-        with tempfile.TemporaryDirectory(prefix="mixprec-") as name:
-            yield Path(name)
-    else:
-        with locks.folder(Path(out)):
-            yield Path(out)

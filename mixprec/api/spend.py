@@ -1,8 +1,7 @@
-"""From calibration data to a plan: calibrate, sensitivity, plan."""
+"""From scores to a plan: sensitivity, plan."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,15 +9,13 @@ from typing import Any
 
 from mixprec.api.arguments import checked, given
 from mixprec.api.checking import AnyModel, calibration_for, model_of
-from mixprec.api.look import folder_for
-from mixprec.calibration.spec import CalibrationSpec
+from mixprec.api.folders import folder_for
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress.options import SolveOptions
 from mixprec.core.arguments import check_fields, typed
 from mixprec.core.errors import UserError
 from mixprec.core.progress import OnStep, telling
 from mixprec.models.model import Model
-from mixprec.pipeline.calibrating import calibrate as load_calibration
 from mixprec.plan import sensitivity as tables
 from mixprec.plan.budgetspec import MEASURES
 from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, needs_spectra
@@ -29,35 +26,6 @@ from mixprec.results.scores import Scores
 from mixprec.results.spans import Spans
 from mixprec.sensitivity import run as scoring
 from mixprec.sensitivity.spec import SensitivitySpec
-
-
-@typed()
-def calibrate(
-    model: AnyModel,
-    *,
-    traces: str | Path | Spans | None = None,
-    text: str | Path | None = None,
-    samples: int = 128,
-    tokens: int = 512,
-    seed: int = 0,
-    solves: bool = True,
-    progress: OnStep | None = None,
-) -> Calibration:
-    """Samples that methods see which look at a linear's inputs: ``samples`` of ``tokens`` tokens each, in all.
-
-    ``traces``: spans, a file of traces, or bundled:attribution; ``text``: a text file; half of each where both are
-    given. ``seed`` draws the samples. ``solves``: whether a method solves with the inputs' second moments, as gptq
-    does; its result then says where the tokens are too few.
-
-    Raises UserError where the sources have fewer samples.
-    """
-    with telling(progress), tempfile.TemporaryDirectory(prefix="mixprec-") as folder:
-        if isinstance(traces, Spans):
-            traces.save(Path(folder) / "spans.jsonl")
-            traces = Path(folder) / "spans.jsonl"
-        sources = [{"text": str(text)}] * bool(text) + [{"traces": str(traces)}] * bool(traces)
-        spec = checked(CalibrationSpec, "calibrate", sources=sources, samples=samples, tokens=tokens, seed=seed)
-        return load_calibration(spec, model_of(model), str, solves)
 
 
 @typed()

@@ -98,7 +98,7 @@ def read_plan(file: Path, where: str | None = None, revision: str | None = None)
 
 def calibrated(model: Model, **options: Any) -> Calibration:
     """The calibration set of a verb's options, those of mixprec.calibrate, with warnings about it in the terminal."""
-    from mixprec.api.spend import calibrate
+    from mixprec.api.calibrating import calibrate
     from mixprec.core.progress import console
 
     found = calibrate(model, **options)
