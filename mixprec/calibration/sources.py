@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mixprec.calibration import hub
-from mixprec.calibration.spec import HELD_OUT, WHY_HELD_OUT, HubSource, TextSource, TraceSource
+from mixprec.calibration.spec import WHY_HELD_OUT, HubSource, TextSource, TraceSource
 from mixprec.calibration.windows import Stream, shuffled
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
@@ -130,8 +130,7 @@ def _annotated(path: Path, source: TraceSource) -> list[AnnotatedTrace]:
     if not source.behaviours:
         return [AnnotatedTrace(trace, []) for trace in traces]
     if source.annotator == "cues":
-        heard = [store.Trace(t.id, t.dataset, t.prompt, t.output, cues.annotate_with_cues(t)) for t in traces]
-        return [spans.char_spans(trace, "aligned") for trace in heard]
+        return [cues.cue_spans(trace) for trace in traces]
     if all("spans" in row for row in artifacts.read_jsonl(path)):
         return spans.load_spans(path)
     return [spans.char_spans(trace, source.preset) for trace in traces]
@@ -172,14 +171,14 @@ def _sha256(path: Path, source: str) -> str:
     """The file's digest; refuses the files that evaluation uses under whatever name."""
     digest = artifacts.sha256_file(path)
     if digest in _held_out():
-        raise UserError(f"calibration: {source}: the file is {HELD_OUT}; {WHY_HELD_OUT}")
+        raise UserError(f"calibration: {source}: the file is {store.HELD_OUT}; {WHY_HELD_OUT}")
     return digest
 
 
 @functools.cache
 def _held_out() -> frozenset[str]:
-    traces = store.locate(HELD_OUT)
-    return frozenset(artifacts.sha256_file(path) for path in (traces, traces.with_suffix(".txt")))
+    both = (store.locate(store.HELD_OUT), store.held_out_text())
+    return frozenset(artifacts.sha256_file(path) for path in both)
 
 
 def _name(source: str) -> str:

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from mixprec.traces.annotate import Rule
+from mixprec.traces.store import HELD_OUT
 
 #: What a token's factor can depend on; the same six as in traces.spans.ALL_BEHAVIOURS.
 Behaviour = Literal[
@@ -30,7 +31,6 @@ Behaviour = Literal[
 ]
 Factor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-HELD_OUT = "bundled:held_out"
 WHY_HELD_OUT = "it is what compressed models are evaluated on, so it can't calibrate them; take bundled:attribution"
 
 

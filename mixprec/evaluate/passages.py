@@ -81,8 +81,7 @@ def from_text(source: str, encoder: Encoder, length: int, most: int | None = Non
     Each has BOS in front where the model has one: ``length`` counts it. A last passage of one token predicts nothing
     and is left out. Raises UserError for missing and empty files, and a length that BOS fills.
     """
-    bundled = source == "bundled:held_out"
-    path = store.locate(source).with_suffix(".txt") if bundled else Path(source).expanduser()
+    path = store.held_out_text() if source == store.HELD_OUT else Path(source).expanduser()
     text = artifacts.read_text(path)
     head = encoder.head
     if length <= len(head):

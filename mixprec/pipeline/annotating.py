@@ -26,10 +26,8 @@ def find_spans(
     """
     found = []
     for trace in traces:
-        if spec.annotator == "cues":
-            trace = store.Trace(trace.id, trace.dataset, trace.prompt, trace.output, cues.annotate_with_cues(trace))
-        # Cues are written in reading order and verbatim: only the rule made for that loses none.
-        found.append(spans.char_spans(trace, "aligned" if spec.annotator == "cues" else spec.preset))
+        by_cues = spec.annotator == "cues"
+        found.append(cues.cue_spans(trace) if by_cues else spans.char_spans(trace, spec.preset))
         advance(1)
     summary = spans.summarise(found)
     if not any(summary.spans[behaviour] for behaviour in store.BEHAVIOURS):

@@ -27,6 +27,7 @@ from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.methods import METHODS
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.recipe import Recipe
+from mixprec.traces.store import HELD_OUT
 
 #: Widths that were measured as candidates (benchmarks/allocation.py), and those of llama.cpp's types about as wide.
 _WIDTHS = (2, 3, 4, 5, 6, 8)
@@ -37,7 +38,6 @@ _GROUPS = (128, 64, 32)
 _SCORED = 8
 #: Below these effective bits measured exchanges lower the KL (0.94 of it at 3.25 bits; nothing at 3.5 and 4.0).
 _EXCHANGE = 3.5
-_HELD_OUT = "bundled:held_out"
 _TOKENS = 512
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -59,7 +59,7 @@ class Job:
     traces: str | None = None
     text: str | None = None
     samples: int | None = None
-    held_out: str = _HELD_OUT
+    held_out: str = HELD_OUT
     device: str = "ampere"
     version: str | None = None
     base_model: str | None = None
@@ -106,7 +106,7 @@ def recipe_of(job: Job) -> Recipe:
         },
         "evaluate": {
             "traces": {"source": job.held_out},
-            **({"text": _HELD_OUT, "text_passages": 4} if job.held_out == _HELD_OUT else {}),
+            **({"text": HELD_OUT, "text_passages": 4} if job.held_out == HELD_OUT else {}),
         },
     }  # fmt: skip
     return _valid(Recipe, words)
@@ -141,8 +141,7 @@ def _loaded(job: Job, format: str, method: str) -> list[str]:
     sizes = {module.in_features for module in inventory.linears}
     group = next((size for size in _GROUPS if all(width % size == 0 for width in sizes)), _GROUPS[-1])
     target = checking.Target(job.runtime, format, job.version, job.device)
-    whole = loader(job.runtime, format, job.version, job.device).refuses
-    found, refused = [], whole
+    found, refused = [], ""
     for width in _WIDTHS:
         spec = _valid(PlanSpec, {"default": str(Format(width, group)), "method": method})
         plan = build_plan(spec, inventory, job.model.id, "rtn")

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
 from mixprec.traces import thinking
+from mixprec.traces.spans import AnnotatedTrace, char_spans
 from mixprec.traces.store import Trace
 
 
@@ -101,6 +103,14 @@ _INITIALIZING = _any(
 _SENTENCE = re.compile(r"\S(?:[^\n]*?[.!?…](?=\s)|[^\n]*)")
 #: So many sentences at the beginning can set the task up.
 _BEGINNING = 4
+
+
+def cue_spans(trace: Trace) -> AnnotatedTrace:
+    """The trace with the cues' annotation in the place of its own, and the spans of that.
+
+    Cues are written in reading order and verbatim: only the rule made for that loses none.
+    """
+    return char_spans(replace(trace, annotated=annotate_with_cues(trace)), "aligned")
 
 
 def annotate_with_cues(trace: Trace) -> str:

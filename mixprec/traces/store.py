@@ -12,6 +12,8 @@ from mixprec.core.errors import UserError
 
 #: Trace sets that ship with mixprec; ``data: bundled:attribution`` in a recipe.
 BUNDLED_SETS = ("attribution", "held_out")
+#: Of them the one that compressed models are evaluated on; a plain text lies beside its traces.
+HELD_OUT = "bundled:held_out"
 
 #: The four behaviours that are scored (DESIGN words, with underscores), in the paper's order.
 BEHAVIOURS = ("backtracking", "uncertainty_estimation", "example_testing", "adding_knowledge")
@@ -49,6 +51,11 @@ def locate(source: str) -> Path:
     if not path.is_file():
         raise UserError(f"traces: {source}: no such file")
     return path
+
+
+def held_out_text() -> Path:
+    """The text that belongs to ``HELD_OUT``."""
+    return locate(HELD_OUT).with_suffix(".txt")
 
 
 def load(source: str) -> list[Trace]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mixprec import recipe
-from mixprec.calibration.spec import HELD_OUT, CalibrationSpec, HubSource, TextSource, TraceSource
+from mixprec.calibration.spec import CalibrationSpec, HubSource, TextSource, TraceSource
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.evaluate.spec import BenchmarkSpec
@@ -85,8 +85,8 @@ def _read_questions(spec: BenchmarkSpec, path: Path) -> None:
 
 def _file(source: str, folder: Path | None) -> Path:
     """Where a text or the questions of a benchmark lie."""
-    if source == HELD_OUT:
-        return store.locate(source).with_suffix(".txt")
+    if source == store.HELD_OUT:
+        return store.held_out_text()
     path = Path(recipe.locate(source, folder)).expanduser()
     if not path.is_file():
         raise UserError(f"{source}: no such file")
