@@ -32,8 +32,6 @@ Keys of OUT (null: not measured)
     codes_compared      tensors compared
     codes_changed       tensors with other bytes, or in one of the two checkpoints only
     codes_changed_in    per job with changed tensors: how many, which share of their bytes, and the first names
-    codes_cpu_before    per job CPU seconds of `mixprec compress` by the base's code, once, beside the other process
-    codes_cpu_after     the same by the present code
     gptq_cpu_before     CPU seconds of `mixprec compress`, GPTQ w3g64, by the base's code: the least of runs that take
                         turns with the present code's
     gptq_cpu_after      the same by the present code
@@ -124,12 +122,10 @@ def starts(work: Path) -> dict[str, float]:
     }
 
 
-def states(work: Path) -> dict[str, float | None]:
+def states(work: Path) -> dict[str, float]:
     """Peak memory of calibration states, by a script of its own."""
     keys = ("states_peak_bytes_32", "states_peak_bytes_128", "states_growth")
     script, out = HERE / "structure_states.py", work / "states.json"
-    if not script.is_file():
-        return dict.fromkeys(keys)
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
     subprocess.run([sys.executable, str(script), "--json", str(out)], check=True, env=environment)
     found = json.loads(out.read_text(encoding="utf-8"))

@@ -100,17 +100,16 @@ class Side:
         }
         text = json.dumps({**data, "method": job.method, "modules": entries})
         (self.folder / f"{name}.plan.json").write_text(text, encoding="utf-8")
-        shutil.rmtree(self.folder / name, ignore_errors=True)
+        for left in (name, f".{name}.blocks"):  # nothing that other code made of it is taken up
+            shutil.rmtree(self.folder / left, ignore_errors=True)
         data = ("--traces", "bundled:attribution", "--samples", str(self.samples), "--tokens", str(self.tokens))
         to = ("--format", job.format, "--out", name)
         return self._run("compress", f"{name}.plan.json", *data, *to, *job.options)
 
-    def compress_once(self, name: str, plan: str) -> float:
-        """As ``compress``, where the checkpoint is not there yet."""
-        told = self.folder / f"{name}.seconds"
-        if not told.is_file() or not (self.folder / name).is_dir():
-            told.write_text(str(self.compress(name, plan)), encoding="utf-8")
-        return float(told.read_text(encoding="utf-8"))
+    def compress_once(self, name: str, plan: str) -> None:
+        """As ``compress``, where the checkpoint, which appears when it is complete, is not there yet."""
+        if not (self.folder / name).is_dir():
+            self.compress(name, plan)
 
     def _run(self, *arguments: str) -> float:
         return cpu_seconds(self.repository, self.folder, "-m", "mixprec", *arguments)
@@ -121,11 +120,11 @@ def measure(base: Path, now: Path, work: Path, samples: int, tokens: int, only: 
     before, after = Side(base, work / base.name, samples, tokens), Side(now, work / "now", samples, tokens)
     plan = before.plan()
     figures: dict[str, Any] = {"plans_changed": int(plan != after.plan())}
-    compared, changed, seconds = 0, {}, {}
+    compared, changed = 0, {}
     for name in [name for name in JOBS if name in only]:
         with ThreadPoolExecutor() as pool:
-            runs = [pool.submit(before.compress_once, name, plan), pool.submit(after.compress, name, plan)]
-            seconds[name] = [run.result() for run in runs]
+            for run in (pool.submit(before.compress_once, name, plan), pool.submit(after.compress, name, plan)):
+                run.result()
         old, new = tensors(before.folder / name), tensors(after.folder / name)
         found = differences(old, new)
         compared += len(old.keys() | new.keys())
@@ -138,8 +137,6 @@ def measure(base: Path, now: Path, work: Path, samples: int, tokens: int, only: 
         "codes_compared": compared or None,
         "codes_changed": sum(map(len, changed.values())) if compared else None,
         "codes_changed_in": {name: told(found) for name, found in changed.items()},
-        "codes_cpu_before": {name: pair[0] for name, pair in seconds.items()},
-        "codes_cpu_after": {name: pair[1] for name, pair in seconds.items()},
     }
     return figures | (speed(before, after, plan) if TIMED in only else dict.fromkeys(SPEEDS))
 
