@@ -75,6 +75,7 @@ _FILE_PROBLEMS = {
     errno.EACCES: _REFUSED,
     errno.EPERM: _REFUSED,
     errno.EROFS: _REFUSED,
+    errno.ENOENT: "no folder can be made there; {remedy}",  # as in /proc
     errno.ENOTDIR: _REFUSED,
     errno.EISDIR: _REFUSED,
     errno.EEXIST: _REFUSED,
@@ -104,6 +105,8 @@ def from_disk(problem: BaseException, path: Path | None = None, place: str = "--
         number = errno.ENOSPC
     if number not in _FILE_PROBLEMS:
         return None
+    if isinstance(problem, FileNotFoundError) and (path is None or Path(problem.filename) not in (path, *path.parents)):
+        return None  # a file that is read isn't there
     done, remedy = "written", f"choose another place with {place}"
     where: Any = path
     if path is None:

@@ -119,6 +119,23 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system that makes no folders, as /proc")
+def test_where_no_folder_can_be_made() -> None:
+    told = "no folder can be made there; choose another place with"
+    with pytest.raises(UserError, match=f"^/proc/none: {told} --out$"), locks.folder(Path("/proc/none")):
+        pass
+    path = Path("/proc/none/models/model")
+    with pytest.raises(UserError, match=f"^{path}: {told} MIXPREC_CACHE$"), locks.once(path, "MIXPREC_CACHE"):
+        pass
+    with pytest.raises(UserError, match=f"^{path}: {told} --out$"):
+        artifacts.write_text(path, "text")
+
+
+def test_a_file_that_is_missing_is_no_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), publish.atomic_path(tmp_path / "new" / "target"):
+        (tmp_path / "source").read_text()
+
+
 def test_processes_of_one_launch_share_a_folder(tmp_path: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
     hold("folder", tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
