@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import nullcontext
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,6 +70,18 @@ def alone(verb: Callable[..., None]) -> Callable[..., None]:
             verb(**options)
 
     return held
+
+
+@contextmanager
+def as_options(*arguments: str) -> Iterator[None]:
+    """Errors inside that begin with one of these ``arguments`` of a function begin with its option instead."""
+    try:
+        yield
+    except UserError as problem:
+        name, rest = re.match(r"(\w*)(.*)", str(problem), re.DOTALL).groups()  # type: ignore[union-attr]
+        if name not in arguments:
+            raise
+        raise UserError(f"--{name.replace('_', '-')}{rest}") from None
 
 
 def typed_options(context: typer.Context) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mixprec.cli.base import BaseModel, Device, Dtype, Runtime, app, epilog, out
+from mixprec.cli.base import BaseModel, Device, Dtype, Runtime, app, as_options, epilog, out
 
 
 @app.command(
@@ -69,20 +69,21 @@ def quantize(
     from mixprec.pipeline.quantize import text_of
     from mixprec.report.formatting import size
 
-    chosen = quantize_recipe(
-        Model(model, revision=revision, dtype=dtype, device=device),
-        bits,
-        runtime.value,
-        protect=protect or (),
-        method=method,
-        traces=traces,
-        text=text,
-        samples=samples,
-        held_out=held_out,
-        runtime_device=runtime_device,
-        runtime_version=runtime_version,
-        base_model=base_model,
-    )
+    with as_options("bits", "runtime", "protect", "method", "runtime_device", "runtime_version"):
+        chosen = quantize_recipe(
+            Model(model, revision=revision, dtype=dtype, device=device),
+            bits,
+            runtime.value,
+            protect=protect or (),
+            method=method,
+            traces=traces,
+            text=text,
+            samples=samples,
+            held_out=held_out,
+            runtime_device=runtime_device,
+            runtime_version=runtime_version,
+            base_model=base_model,
+        )
     words = text_of(chosen, to)
     sys.stdout.write(f"{words}\n")
     sys.stdout.flush()

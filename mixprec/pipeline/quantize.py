@@ -69,16 +69,17 @@ def recipe_of(job: Job) -> Recipe:
     """The recipe of a job. Reads the model's configuration, its tokenizer and the calibration data, no weights.
 
     Raises UserError for a runtime that is unknown, a method that it has no formats of, bits that these can't reach
-    (with the nearest that they can), selectors that match nothing, and calibration data that is missing.
+    (with the nearest that they can), selectors that match nothing, and calibration data that is missing. What is wrong
+    with an argument of ``mixprec.quantize`` begins with its name.
     """
     if job.runtime not in RUNTIMES:
-        raise UserError(f"--runtime: {job.runtime!r} is none of {', '.join(RUNTIMES)}{near(job.runtime, RUNTIMES)}")
+        raise UserError(f"runtime: {job.runtime!r} is none of {', '.join(RUNTIMES)}{near(job.runtime, RUNTIMES)}")
     if not 0 < job.bits < math.inf:
-        raise UserError(f"--bits {job.bits:g}: give a number above 0, such as 3.5")
+        raise UserError(f"bits {job.bits:g}: give a number above 0, such as 3.5")
     try:
         loader(job.runtime, "dense", job.version, job.device)
-    except UserError as problem:  # of device or version: --device is where mixprec computes
-        raise UserError(f"--runtime-{problem}") from None
+    except UserError as problem:  # of device or version: the model's device is where mixprec computes
+        raise UserError(f"runtime_{problem}") from None
     llama_cpp = job.runtime == "llama.cpp"
     method, format = _method(job, llama_cpp), "gguf" if llama_cpp else "compressed-tensors"
     formats = _loaded(job, format, method)
@@ -124,11 +125,11 @@ def _method(job: Job, llama_cpp: bool) -> str:
     method = job.method or best
     record = METHODS.get(method)
     if record is None:
-        raise UserError(f"--method: {method!r} is none of {', '.join(METHODS)}{near(method, METHODS)}")
+        raise UserError(f"method: {method!r} is none of {', '.join(METHODS)}{near(method, METHODS)}")
     wanted = GgmlFormat if llama_cpp else Format
     if record.prunes or wanted not in record.formats:
         raise UserError(
-            f"--method {method}: {job.runtime} loads no format of it packed; leave --method out, which takes {best}"
+            f"method {method}: {job.runtime} loads no format of it packed; leave it out, which takes {best}"
         )
     return method
 
@@ -149,7 +150,7 @@ def _loaded(job: Job, format: str, method: str) -> list[str]:
         refused = refused or verdict.whole or next(iter(verdict.refused.values()), "")
         found += [str(Format(width, group))] if verdict.loads else []
     if not found:
-        raise UserError(f"--runtime {target}: it loads no format of {job.model.id}: {refused}")
+        raise UserError(f"runtime {target}: it loads no format of {job.model.id}: {refused}")
     return found
 
 
@@ -172,13 +173,13 @@ def _budget(job: Job, formats: Sequence[str], format: str) -> dict[str, Any]:
         least, most = reach(_valid(BudgetSpec, words), job.model.decoder)
     except UserError as problem:
         told = str(problem).removeprefix("plan.budget.pin: ").replace("pin all", "protect all")
-        raise UserError(f"--protect: {told}") from None
+        raise UserError(f"protect: {told}") from None
     if not float(least) <= job.bits <= float(most):
         nearest = least if job.bits < float(least) else most
         kept = f" with {', '.join(job.protect)} kept" if job.protect else ""
         raise UserError(
-            f"--bits {job.bits:g}: {job.runtime} on {job.device} loads {', '.join(formats)} of this model, so that "
-            f"plans{kept} take {least} to {most} effective bits; the nearest is --bits {nearest}"
+            f"bits {job.bits:g}: {job.runtime} on {job.device} loads {', '.join(formats)} of this model, so that "
+            f"plans{kept} take {least} to {most} effective bits; the nearest is {nearest}"
         )
     return words
 

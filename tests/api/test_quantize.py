@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,24 +79,24 @@ def test_a_cpu_loads_less(long_model: mp.Model, long_traces: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"bits": 1.5}, r"--bits 1\.5: vllm on ampere loads w2g128, .* the nearest is --bits 2\.125"),
-        ({"bits": 9}, r"the nearest is --bits 8\.125"),
-        ({"bits": 3.5, "runtime_device": "cpu"}, r"vllm on cpu loads w4g128 .* the nearest is --bits 4\.125"),
-        ({"bits": 2.5, "protect": ["last_mlp"]}, r"plans with last_mlp kept take .* the nearest is --bits "),
-        ({"runtime": "tgi"}, r"--runtime: 'tgi' is none of"),
-        ({"method": "magic"}, r"--method: 'magic' is none of"),
-        ({"method": "sparsegpt"}, r"--method sparsegpt: vllm loads no format of it"),
-        ({"runtime": "llama.cpp", "method": "gptq"}, r"leave --method out, which takes ggml"),
-        ({"protect": ["last_up"]}, r"--protect: 2_gate, 2_up are tied .* protect all of them or none"),
-        ({"protect": ["99_up"]}, r"--protect: .*99_up"),
-        ({"bits": -1}, r"^--bits -1: give a number above 0"),
-        ({"bits": 0}, r"^--bits 0: give a number above 0"),
+        ({"bits": 1.5}, r"^bits 1\.5: vllm on ampere loads w2g128, .* the nearest is 2\.125"),
+        ({"bits": 9}, r"the nearest is 8\.125"),
+        ({"bits": 3.5, "runtime_device": "cpu"}, r"vllm on cpu loads w4g128 .* the nearest is 4\.125"),
+        ({"bits": 2.5, "protect": ["last_mlp"]}, r"plans with last_mlp kept take .* the nearest is \d"),
+        ({"runtime": "tgi"}, r"^runtime: 'tgi' is none of"),
+        ({"method": "magic"}, r"^method: 'magic' is none of"),
+        ({"method": "sparsegpt"}, r"^method sparsegpt: vllm loads no format of it"),
+        ({"runtime": "llama.cpp", "method": "gptq"}, r"leave it out, which takes ggml"),
+        ({"protect": ["last_up"]}, r"^protect: 2_gate, 2_up are tied .* protect all of them or none"),
+        ({"protect": ["99_up"]}, r"^protect: .*99_up"),
+        ({"bits": -1}, r"^bits -1: give a number above 0"),
+        ({"bits": 0}, r"^bits 0: give a number above 0"),
         ({"bits": float("nan")}, r"bits: nan: give a finite number"),
         ({"bits": True}, r"bits: True: give a finite number"),
-        ({"runtime": "vlm"}, r"--runtime: 'vlm' is none of .*did you mean vllm\?"),
-        ({"method": "gptc"}, r"--method: 'gptc' is none of .*did you mean gptq\?"),
-        ({"runtime_device": "amper"}, r"^--runtime-device: 'amper' is not one of"),
-        ({"runtime_version": "new"}, r"^--runtime-version: 'new' is no version number"),
+        ({"runtime": "vlm"}, r"^runtime: 'vlm' is none of .*did you mean vllm\?"),
+        ({"method": "gptc"}, r"^method: 'gptc' is none of .*did you mean gptq\?"),
+        ({"runtime_device": "amper"}, r"^runtime_device: 'amper' is not one of"),
+        ({"runtime_version": "new"}, r"^runtime_version: 'new' is no version number"),
         ({"protect": "last_mlp"}, r"protect: 'last_mlp': give a list of text"),
         ({"traces": "bundled:held_out"}, r"(?s)mixprec quantize: .*it is what compressed models are evaluated on"),
         ({"text": "missing.txt"}, r"missing\.txt"),
@@ -104,6 +105,28 @@ def test_a_cpu_loads_less(long_model: mp.Model, long_traces: Path) -> None:
 def test_what_is_refused(long_model: mp.Model, long_traces: Path, options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         made(long_model, long_traces, **options)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--bits", "1.5"], r"^error: --bits 1\.5: vllm on ampere loads .* the nearest is 2\.125$"),
+        (["--protect", "99_up"], r"^error: --protect: .*99_up"),
+        (["--method", "magic"], r"^error: --method: 'magic' is none of"),
+        (["--runtime-device", "amper"], r"^error: --runtime-device: 'amper' is not one of"),
+        (["--runtime-version", "new"], r"^error: --runtime-version: 'new' is no version number"),
+    ],
+)
+def test_the_command_line_names_options(
+    long_model: mp.Model, long_traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], more: list[str], told: str,
+) -> None:  # fmt: skip
+    words = ["quantize", long_model.id, "--bits", "4", "--runtime", "vllm", "--traces", str(long_traces)]
+    monkeypatch.setattr(sys, "argv", ["mixprec", *words, "--out", str(tmp_path / "out"), *more])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert re.search(told, capsys.readouterr().err, re.MULTILINE)
 
 
 def test_what_the_recipe_refuses_is_told_by_key(long_model: mp.Model, long_traces: Path) -> None:
