@@ -347,6 +347,18 @@ def test_the_smallest_budget_of_one_format_for_all_is_told() -> None:
     plan(5)
 
 
+def test_the_samples_that_are_told_can_be_asked_for(parts: dict[str, Any], tmp_path: Path) -> None:
+    """Far too many are told the same number as one too many: what there is, not what bytes would allow."""
+
+    def told(samples: int) -> list[str]:
+        set_to("compress/calibration/samples", samples)(parts)
+        return re.findall(r"at most (\d+) samples", str(problems(tmp_path, parts)))
+
+    (most,) = told(4000)
+    assert told(int(most) + 1) == [most]
+    assert told(int(most)) == []
+
+
 def test_tokens_are_counted_where_they_are_few_and_estimated_where_not() -> None:
     words = tiny.tokenizer().backend_tokenizer
     counting = Counting(words)

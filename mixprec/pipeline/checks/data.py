@@ -168,7 +168,7 @@ def _check_source(
 def samples_at_most(there: Held, spec: CalibrationSpec, number: int, counting: Counting) -> int:
     """No more samples than this can be cut from a source; fewer, where some repeat themselves or lack weight.
 
-    Short of tokens by a first estimate, they are counted; without a tokenizer there are no more than bytes.
+    Where an estimate leaves a doubt, tokens are counted; without a tokenizer there are no more than bytes.
     """
     source = spec.sources[number]
     body = max(spec.tokens - counting.head, 1)
@@ -178,9 +178,8 @@ def samples_at_most(there: Held, spec: CalibrationSpec, number: int, counting: C
         each = [count + 2 for count in tokens]  # with what may stand at both ends of a trace
         return sum(each) // body if packed else sum(count // body for count in each)
 
-    bound = cut(tuple(len(text.encode()) for text in there.texts))
-    if counting.tokenizer is None or bound < spec.counts[number]:
-        return bound
+    if counting.tokenizer is None:
+        return cut(tuple(len(text.encode()) for text in there.texts))
     guess = cut(counting.amount(there.texts).tokens)
     return guess if guess > 2 * spec.counts[number] else cut(counting.amount(there.texts, exactly=True).tokens)
 
