@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from mixprec.compress.solving import Solved, Solver, Task
-from mixprec.numerics.codebook import CodebookQuantized, encode_codebook, kmeans, normal_float, per_column
-from mixprec.numerics.formats import WHOLE_ROW, CodebookFormat
-from mixprec.numerics.groupwise import scale_dtype_of
+from mixprec.numerics.codebook import CodebookQuantized, encode_codebook, kmeans, normal_float
+from mixprec.numerics.formats import CodebookFormat
+from mixprec.numerics.groupwise import per_column, scale_dtype_of
 
 #: Rows are learned in chunks of at most so many rows and weights, which bounds memory: about 100 MB.
 _CHUNK_ROWS, _CHUNK_WEIGHTS = 256, 2**19
@@ -107,7 +107,7 @@ def _scaled(weight: Tensor, scaling: _Scaling, format: CodebookFormat) -> Tensor
 def _grouped(weight: Tensor, format: CodebookFormat) -> Tensor:
     """(rows, in) -> (rows, groups, group size); a smaller last group repeats its last weight, no extreme minds."""
     columns = weight.shape[1]
-    size = columns if format.group_size == WHOLE_ROW else min(format.group_size, columns)
+    size = format.width(columns)
     filled = torch.cat([weight, weight[:, -1:].expand(-1, -columns % size)], 1)
     return filled.reshape(len(weight), -1, size)
 

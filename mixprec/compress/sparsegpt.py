@@ -198,7 +198,7 @@ class _Rounding:
         self, columns: Tensor, factor: Factor, sparsity: Sparsity, format: Format, scale_dtype: torch.dtype
     ) -> None:
         width, rows = columns.shape
-        size = width if format.group_size == WHOLE_ROW else min(format.group_size, width)
+        size = format.width(width)
         self.format = format
         self._whole_row = Format(format.bits, WHOLE_ROW, format.symmetric)
         self._scale_dtype = scale_dtype

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mixprec.numerics import packing
-from mixprec.numerics.formats import Format
+from mixprec.numerics.formats import CodebookFormat, Format
 from mixprec.numerics.kernels import operation
 
 #: Numbers of a piece on which grids are searched at once: it and two buffers of its size take a few megabytes.
@@ -91,11 +91,11 @@ def fit(
 def encode(weight: Tensor, grid: Grid, format: Format) -> Tensor:
     """Codes (out, in) of the grid points nearest to ``weight`` (out, in); beyond the grid, its ends."""
     wide = _wide(weight)
-    steps = torch.round(wide / _per_column(grid.scales.to(wide.dtype), wide.shape[1], format))
+    steps = torch.round(wide / per_column(grid.scales.to(wide.dtype), wide.shape[1], format))
     if grid.zeros is None:
         half = 2 ** (format.bits - 1)
         return steps.clamp_(-half, half - 1).to(torch.int8)
-    steps += _per_column(grid.zeros, wide.shape[1], format)
+    steps += per_column(grid.zeros, wide.shape[1], format)
     return steps.clamp_(0, 2**format.bits - 1).to(torch.uint8)
 
 
@@ -112,8 +112,8 @@ def dequantize(quantized: Quantized, format: Format, dtype: torch.dtype) -> Tens
     steps = codes.to(torch.promote_types(dtype, torch.float32))
     columns = steps.shape[1]
     if grid.zeros is not None:
-        steps -= _per_column(grid.zeros, columns, format)
-    steps *= _per_column(grid.scales, columns, format)
+        steps -= per_column(grid.zeros, columns, format)
+    steps *= per_column(grid.scales, columns, format)
     return steps.to(dtype)
 
 
@@ -222,6 +222,6 @@ def _grouped(weight: Tensor, format: Format) -> Tensor:
     return filled.reshape(weight.shape[0], -1, size)
 
 
-def _per_column(values: Tensor, columns: int, format: Format) -> Tensor:
-    """(out, groups) -> (out, columns)."""
+def per_column(values: Tensor, columns: int, format: Format | CodebookFormat) -> Tensor:
+    """(out, groups) -> (out, columns): what holds for a group, for each of its columns."""
     return values.repeat_interleave(format.width(columns), dim=1)[:, :columns]
