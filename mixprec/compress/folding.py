@@ -104,13 +104,12 @@ def fold(
 
 def divided(statistics: InputStatistics, scale: Tensor) -> InputStatistics:
     """Statistics of the inputs x / s from those of x; ``scale`` (in,)."""
-    inverse = 1 / scale
 
     def both(moments: Tensor) -> Tensor:
-        return moments * inverse[:, None] * inverse
+        return moments / scale[:, None] / scale
 
     drift = None if statistics.drift is None else both(statistics.drift)
-    return InputStatistics(both(statistics.hessian), statistics.mean_abs * inverse, statistics.tokens, drift)
+    return InputStatistics(both(statistics.hessian), statistics.mean_abs / scale, statistics.tokens, drift)
 
 
 def _divide_norm(

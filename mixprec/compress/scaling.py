@@ -106,8 +106,6 @@ def solve_alone(
             options=options,
         )
     ).scale
-    hessian = statistics.hessian / by[:, None] / by
-    seen = statistics._replace(hessian=hessian, mean_abs=statistics.mean_abs / by)
     scaled = {address: (weight.float() * by).to(weight.dtype) for address, weight in weights.items()}
-    found = solve(scaled, every, GroupInputs(seen, options), options)
+    found = solve(scaled, every, GroupInputs(folding.divided(statistics, by), options), options)
     return {address: each._replace(restored=unscaled(each.restored, by), scale=by) for address, each in found.items()}

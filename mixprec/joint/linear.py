@@ -20,6 +20,7 @@ from torch import Tensor
 from mixprec.compress.candidatefiles import Candidates
 from mixprec.plan.budget import Problem
 from mixprec.plan.sensitivity import Choice, Sensitivity
+from mixprec.sensitivity.evidence import TOGETHER
 from mixprec.sensitivity.gradients import Row
 from mixprec.sensitivity.passages import Scored, counted
 from mixprec.sensitivity.sweep import State, sweep
@@ -27,8 +28,6 @@ from mixprec.walk import blocks
 
 #: Name of the plan's own weights among the candidates.
 _PLAN = "plan"
-#: Passages of one sweep: the weights are read twice for all of them.
-_TOGETHER = 4
 
 
 class _Planned(Candidates):
@@ -62,8 +61,8 @@ def slopes(
     whole = sum(weights.values())
     shares = torch.tensor([weights[t] / whole / counted(passages, t) for t in weights], dtype=torch.float64)
     found: dict[str, Tensor] = {}
-    for start in range(0, len(passages), _TOGETHER):
-        for sums in sweep(opened, planned, passages[start : start + _TOGETHER], rows, state):
+    for start in range(0, len(passages), TOGETHER):
+        for sums in sweep(opened, planned, passages[start : start + TOGETHER], rows, state):
             for address, each in sums.items():
                 found[address] = found.get(address, torch.zeros(len(candidates.names))) + shares @ each.slope
     return {a: dict(zip(candidates.names, row.tolist(), strict=True)) for a, row in found.items()}
