@@ -24,6 +24,7 @@ from mixprec.compress.scaling import prepare_block, scaler
 from mixprec.compress.solving import GroupInputs, Solved
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Group, Linear
+from mixprec.models.sizes import sizes_of
 from mixprec.models.weights import weight_of
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import using_inputs, wanting_original_states
@@ -42,7 +43,7 @@ def entering(
     micro-batch leaves inside a block.
     """
     limit = int(memory_gb * 1e9)
-    size = batch_size(model.config, calibration.tokens, model.dtype, limit)
+    size = batch_size(sizes_of(model.config), calibration.tokens, model.dtype, limit)
     streams = (OWN, FULL) if wanting_original_states(methods) else (OWN,)
     return Samples(model, calibration, States(limit, spilled), size, streams=streams)
 

@@ -22,6 +22,7 @@ from mixprec.recipe import Recipe
 from mixprec.report.formatting import plural
 from mixprec.sensitivity.sets import cells_of
 from mixprec.sensitivity.spec import GRADIENT
+from mixprec.walk.options import numbers_inside
 
 #: Operations a second of matrix products.
 RATES = {"float32": 1.0e11, "bfloat16": 1.9e11, "float16": 1.0e11}
@@ -159,8 +160,7 @@ class _Reckoning:
         """A block at a time: its weights, the second moments, the calibration's states and what they leave inside."""
         tokens = self.used.get("compress.calibration")
         count, limit = (tokens.tokens if tokens else 0) * self.item, int(self.chosen.compress.memory_gb * 1e9)
-        inside = 4 * (self.shape.hidden + self.inventory.widest_input)  # as walk.samples has it
-        states = min(2 * count * self.shape.hidden, limit) + min(count * inside, limit)
+        states = min(2 * count * self.shape.hidden, limit) + min(count * numbers_inside(self.inventory.sizes), limit)
         block = self.shape.linear // self.shape.layers * 4 * 3 + 4 * self.inventory.widest_input**2 * 3
         outside = sum(self.inventory.other.values()) * self.item
         return _PYTHON_BYTES + outside + block + states

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.calibration.data import Calibration
+from mixprec.models.arch.family import Sizes
 from mixprec.models.decoder import Group
 from mixprec.numerics.statistics import InputStatistics, InputSums
 from mixprec.walk import blocks
 from mixprec.walk.hooks import inputs_of, watching
+from mixprec.walk.options import numbers_inside
 from mixprec.walk.states import States
 
 #: Rows of inputs that are turned to float32 at once.
@@ -171,14 +173,9 @@ class Samples:
         return (each.result() for each in sums)
 
 
-def batch_size(config: Any, tokens: Tensor, dtype: torch.dtype, limit: int) -> int:
+def batch_size(sizes: Sizes, tokens: Tensor, dtype: torch.dtype, limit: int) -> int:
     """How many samples of ``tokens`` (N, T) leave about ``limit`` bytes inside a block: all of them, or as many as
     may be there twice, since one micro-batch waits where a block is being solved while the others follow."""
     samples, length = tokens.shape
-    each = length * _numbers_inside(config) * dtype.itemsize
+    each = length * numbers_inside(sizes) * dtype.itemsize
     return samples if samples * each <= limit else max(1, int(limit // (2 * each)))
-
-
-def _numbers_inside(config: Any) -> int:
-    """About how many numbers a token leaves inside a block at its widest place, none of them freed."""
-    return int(4 * config.hidden_size + 4 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size))

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from transformers import AutoConfig
 
 from mixprec.calibration.data import Calibration
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
 from mixprec.models.model import Model
+from mixprec.models.sizes import sizes_of
 from mixprec.numerics.statistics import InputSums
 from mixprec.walk.samples import OWN, Gathering, Samples, Seen, batch_size
 from mixprec.walk.states import States
@@ -37,13 +37,13 @@ def test_sums_do_not_depend_on_micro_batches(piece: int, sizes: list[int], weigh
 
 
 def test_all_samples_go_at_once_where_they_fit_else_two_micro_batches_do() -> None:
-    config = AutoConfig.for_model("llama", hidden_size=10, intermediate_size=30, num_attention_heads=1)
+    sizes = sizes_of({"model_type": "llama", "hidden_size": 10, "intermediate_size": 30, "num_attention_heads": 1})
     tokens = torch.zeros(8, 5, dtype=torch.long)
     each = 5 * 4 * (10 + 30) * 2
-    assert batch_size(config, tokens, torch.bfloat16, 8 * each) == 8
-    assert batch_size(config, tokens, torch.bfloat16, 8 * each - 1) == 3
-    assert batch_size(config, tokens, torch.float32, 8 * each) == 2
-    assert batch_size(config, tokens, torch.bfloat16, 1) == 1
+    assert batch_size(sizes, tokens, torch.bfloat16, 8 * each) == 8
+    assert batch_size(sizes, tokens, torch.bfloat16, 8 * each - 1) == 3
+    assert batch_size(sizes, tokens, torch.float32, 8 * each) == 2
+    assert batch_size(sizes, tokens, torch.bfloat16, 1) == 1
 
 
 @pytest.mark.parametrize("limit", [0, 10**9])
