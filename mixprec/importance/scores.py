@@ -39,13 +39,11 @@ class Means(NamedTuple):
 class Scores(NamedTuple):
     """steering (C, D): normalised steering vectors ũ. importance (C, M): I for each of M modules, NaN-free.
 
-    attribution (C, M): the signed sum before the absolute value (only with the absolute value outside, else equal
-    to the importance). A behaviour without spans has zeros.
+    A behaviour without spans has zeros.
     """
 
     steering: Tensor
     importance: Tensor
-    attribution: Tensor
 
 
 def means(paths: Sequence[Path], preset: str) -> Means:
@@ -108,4 +106,4 @@ def score(
             total.index_add_(0, data.owners, per_module)
     divisor = averages.traces_with if options.divisor == "traces" else averages.spans
     total /= divisor.clamp(min=1)[:, None]
-    return Scores(steering, total.abs(), total), averages
+    return Scores(steering, total.abs()), averages
