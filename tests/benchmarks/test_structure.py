@@ -58,6 +58,12 @@ def test_files_that_run_blocks_are_walks(source: ModuleType, text: str, is_walk:
     assert not source.walks({"p.contrib.a": text})
 
 
+def test_there_is_one_walk_and_no_circle(source: ModuleType) -> None:
+    modules = source.tree(BENCHMARKS.parent / "mixprec")
+    assert source.circles(modules) == []
+    assert source.walks(modules) == ["mixprec.walk.walk"]
+
+
 def test_lines_of_contrib_count_apart_and_a_notebook_counts_code(source: ModuleType, tmp_path: Path) -> None:
     modules = {"p.a": "1\n2\n", "p.contrib.b": "1\n"}
     assert (source.lines(modules), source.lines(modules, contrib=True)) == (2, 1)
