@@ -172,14 +172,15 @@ def _nearest(plan: Plan, inventory: Decoder, config: PretrainedConfig | None, na
     if any(found.sparsity is not None for found in plan.treatments.values()):
         return None
     formats = {
-        m.address: _nearest_format(m, plan.formats[m.address], inventory, name, loads) for m in inventory.linears
+        m.address: _nearest_format(m, plan.formats[m.address], inventory, name, loads)
+        for m in inventory.planned(plan.modules)
     }
     if loads.uniform:
         packed = Counter(str(format) for format in formats.values() if isinstance(format, Format))
         base = next((f for f in formats.values() if packed and str(f) == packed.most_common(1)[0][0]), KEEP)
         formats = {a: base if isinstance(f, Format) else f for a, f in formats.items()}
     if loads.fused:
-        common = Counter(str(format) for format in formats.values()).most_common(1)[0][0]
+        common = Counter(str(formats[module.address]) for module in inventory.linears).most_common(1)[0][0]
         for group in inventory.groups:
             chosen = _for_group([formats[module.address] for module in group], common)
             formats |= {module.address: chosen for module in group}

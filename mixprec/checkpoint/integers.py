@@ -18,9 +18,11 @@ Problem = Callable[[Linear, Format], str | None]
 def problems(plan: Plan, inventory: Decoder, problem: Problem) -> dict[str, str]:
     """Address -> why no packed format, or this one by ``problem``, can hold the module."""
     found = {}
-    for module in inventory.linears:
+    for module in inventory.planned(plan.modules):
         treatment = plan.treatments[module.address]
-        if treatment.sparsity is not None:
+        if treatment.changes and not module.layer:
+            found[module.address] = f"{treatment.format}: the {module.kind} is not packed here; it is written dense"
+        elif treatment.sparsity is not None:
             found[module.address] = "zeros are not packed; pruned modules are written dense"
         elif isinstance(treatment.format, Format):
             reason = ragged(module, treatment.format) or problem(module, treatment.format)
@@ -76,7 +78,7 @@ def by_format(plan: Plan, inventory: Decoder) -> tuple[dict[Format, list[str]], 
     """Format -> addresses, the most frequent first, those of equal number in the model's order; and what is kept."""
     found: dict[Format, list[str]] = {}
     kept = []
-    for module in inventory.linears:
+    for module in inventory.linears:  # the others are no part of what is said of linears
         format = plan.formats[module.address]
         if isinstance(format, Keep):
             kept.append(module.address)

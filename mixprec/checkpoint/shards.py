@@ -46,7 +46,7 @@ def predict(tensors: Tensors, plan: Plan, inventory: Decoder, config: Pretrained
     source, stored = _source(config, inventory), stored_dtype(config)
     before = source.tensors if source else _expected(inventory, stored)
     after, members = dict(before), _members(before)
-    for module in inventory.linears:
+    for module in inventory.planned(plan.modules):
         format = plan.formats[module.address]
         if isinstance(format, Keep):
             continue
@@ -57,6 +57,8 @@ def predict(tensors: Tensors, plan: Plan, inventory: Decoder, config: Pretrained
             del after[old]
         held_by = tensors(module, format, dtype)
         after |= {name: TensorInfo(shard, made.shape, made.dtype) for name, made in held_by.items()}
+    for name in _copies(plan, inventory, before):
+        del after[name]
     shards: dict[str, dict[str, TensorInfo]] = {}
     for name, info in after.items():
         shards.setdefault(info.shard, {})[name] = info
@@ -93,6 +95,13 @@ def _file_bytes(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) 
     order = list(headers.BITS)
     ordered = sorted(tensors.items(), key=lambda item: (order.index(item[1].dtype), item[0]))
     return headers.made({name: headers.Entry(info.dtype, info.shape) for name, info in ordered}, metadata).size
+
+
+def _copies(plan: Plan, inventory: Decoder, tensors: Mapping[str, Any]) -> list[str]:
+    """Tensors of a source that are left out: of an embedding that changes and that some write a second time, as the
+    head."""
+    changes = inventory.tied and inventory.embedding in plan.changed
+    return [inventory.head_weight] if changes and inventory.head_weight in tensors else []
 
 
 def finish(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:
@@ -138,7 +147,9 @@ def described(job: Finish, quantization_config: Mapping[str, Any] | None) -> dic
 def _replaced(job: Finish) -> dict[str, list[tuple[str, Path]]]:
     """Tensor of the source -> the tensors that take its place, maybe none, and the blocks' files that hold them."""
     members = _members(job.source.tensors)
-    found: dict[str, list[tuple[str, Path]]] = {}
+    found: dict[str, list[tuple[str, Path]]] = {
+        name: [] for name in _copies(job.plan, job.inventory, job.source.tensors)
+    }
     for file in job.blocks:
         for name in _names(file):
             # Tensors of names of their own, such as packed codes, take the place of all that their module had.

@@ -84,6 +84,25 @@ def compress_block(
     return BlockResult(work.solved, work.folded, work.reports)
 
 
+@torch.no_grad()
+def compress_group(
+    block: nn.Module,
+    group: Group,
+    treatments: Mapping[str, Treatment],
+    stored: Mapping[str, torch.dtype],
+    statistics: InputStatistics | None,
+    options: SolveOptions,
+    on_module: OnModule | None = None,
+) -> BlockResult:
+    """As ``compress_block``, for one group whose inputs are known; None for methods that need none."""
+    work = _Work(block, [group], treatments, stored, options, on_module)
+    if statistics is None:
+        work.compress(group, None)
+    else:
+        work.solve(group, statistics)
+    return BlockResult(work.solved, work.folded, work.reports)
+
+
 class _Work:
     """What ``compress_block`` does to one block."""
 
@@ -123,7 +142,7 @@ class _Work:
                 given = inputs if each == last else samples.inputs(each, index, self._block, group)
                 full = samples.states.pop((number, each)) if drift else None
                 sums.add(Seen(given, samples.weights(each), full))
-            self._solve(group, sums.result())
+            self.solve(group, sums.result())
 
         with watching(self._block, self._groups, reach):
             samples.move(last, index, self._block)
@@ -147,7 +166,7 @@ class _Work:
 
         samples.run(index, self._block, self._groups, keep, stream=FULL)
 
-    def _solve(self, group: Group, statistics: InputStatistics) -> None:
+    def solve(self, group: Group, statistics: InputStatistics) -> None:
         """Compress a group by its inputs."""
         if not torch.isfinite(statistics.hessian).all():
             raise UserError(

@@ -11,15 +11,17 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mixprec.calibration.data import Calibration
-from mixprec.compress.block import compress_block, entering
+from mixprec.compress.block import compress_block, compress_group, entering
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
+from mixprec.compress.outside import around, final_inputs, token_inputs
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import decoder_of
+from mixprec.models.decoder import Group, Linear, decoder_of
 from mixprec.models.sizes import check_architecture
 from mixprec.models.tensors import check_finite
-from mixprec.models.weights import linears_of
+from mixprec.models.weights import linears_of, norm_of
+from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import needing_inputs, using_inputs
 from mixprec.plan.schema import Plan, check_modules
 from mixprec.walk.blocks import Live
@@ -53,15 +55,26 @@ def compress_live(
             "give calibration=mixprec.calibrate(…)"
         )
     check_possible((plan.formats[address] for address in plan.changed), calibration is not None)
-    left = {decoder[address].layer - 1 for address in plan.changed}
+    left = {decoder[address].layer - 1 for address in plan.changed} - {-1}
+    seen = calibration if using_inputs(plan.methods) else None
+    outside = around(plan, decoder, calibrated=seen is not None)
+
+    def solve(linear: Linear, statistics: InputStatistics | None) -> None:
+        stored = {name: parameter.dtype for name, parameter in model.named_parameters()}
+        group = Group((linear,))
+        result = compress_group(model, group, plan.treatments, stored, statistics, options, on_module)
+        reports.update(result.reports)
+
     reports = dict.fromkeys(plan.modules, KEPT)
     training = model.training
     model.eval()
     try:
         with tempfile.TemporaryDirectory(prefix="mixprec-") as spilled:
             samples = None
-            if calibration is not None and using_inputs(plan.methods):
-                samples = entering(model, calibration, plan.methods, memory_gb, Path(spilled))
+            for linear in outside.before:
+                solve(linear, token_inputs(linear, plan.treatments[linear.address], model.device))
+            if seen is not None:
+                samples = entering(model, seen, plan.methods, memory_gb, Path(spilled))
 
             def visit(index: int, block: nn.Module) -> None:
                 if index not in left:
@@ -74,8 +87,13 @@ def compress_live(
                 result = compress_block(block, groups, plan.treatments, stored, samples, options, on_module)
                 reports.update(result.reports)
 
-            order = sorted(left) if samples is None else range(max(left, default=-1) + 1)
+            last = decoder.layers - 1 if outside.behind else max(left, default=-1)
+            order = sorted(left) if samples is None else range(last + 1)
             walk(Live(model), order, visit)
+            for linear in outside.behind:
+                assert samples is not None
+                treatment = plan.treatments[linear.address]
+                solve(linear, final_inputs(samples, norm_of(model), linear, treatment))
     finally:
         model.train(training)
     return reports

@@ -9,6 +9,7 @@ checkpoint is put together from them and from what the source has, file by file.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from mixprec.compress.walk import Job, Walk
 from mixprec.core import artifacts, locks, publish
 from mixprec.core.devices import dtype_of
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import Decoder
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.model import Model
 from mixprec.models.source import Source
 from mixprec.models.tensors import COMPUTABLE, check_finite
@@ -79,7 +80,7 @@ def compress(
         )
     check_possible((plan.formats[address] for address in plan.changed), calibration is not None)
     if job.seen:
-        check_dtype(source, inventory, model.dtype)
+        check_dtype(source, inventory.planned(plan.modules), model.dtype)
     card = artifacts.provenance(
         source=model.origin | {"identity": model.identity},
         plan=plan.model_dump(mode="json"),
@@ -100,12 +101,12 @@ def compress(
     return {address: walk.reports[address] for address in plan.modules}
 
 
-def check_dtype(source: Source, inventory: Decoder, dtype: str) -> None:
-    """Weights keep their values in the type that is computed in.
+def check_dtype(source: Source, modules: Iterable[Linear], dtype: str) -> None:
+    """Weights of ``modules`` keep their values in the type that is computed in.
 
     Raises UserError naming the tensor where they don't.
     """
-    for module in inventory.linears:
+    for module in modules:
         stored = COMPUTABLE[source.tensors[module.weight_name].dtype]
         if torch.promote_types(dtype_of(dtype), stored) != dtype_of(dtype):
             raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,15 +12,18 @@ from torch import Tensor, nn
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.target import CompressedModule
-from mixprec.compress.block import BlockResult, compress_block, entering
+from mixprec.compress.block import BlockResult, compress_block, compress_group, entering
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
+from mixprec.compress.outside import around, final_inputs, token_inputs
 from mixprec.core import artifacts, publish
-from mixprec.models.decoder import Block, Decoder
+from mixprec.models.decoder import Block, Decoder, Group, Linear
 from mixprec.models.model import Model
 from mixprec.models.source import Source
 from mixprec.models.tensors import COMPUTABLE
+from mixprec.models.weights import norm_of
 from mixprec.numerics import storage
+from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import Method, needing_inputs, using_inputs
 from mixprec.plan.schema import Plan
 from mixprec.walk import blocks
@@ -62,9 +65,12 @@ class Walk:
     def __init__(self, job: Job, folder: Path, stamp: str, on_module: OnModule | None) -> None:
         self._job, self._folder, self._stamp, self._on_module = job, folder, stamp, on_module
         self._treatments = job.plan.treatments
-        changing = {job.inventory[address].layer for address in job.plan.changed}
-        #: 1-based layer -> the file of a block that changes.
-        self._files = {layer: folder / f"{layer:05d}.safetensors" for layer in sorted(changing)}
+        self._around = around(job.plan, job.inventory, calibrated=job.seen is not None)
+        changing = {job.inventory[address].layer for address in job.plan.changed} - {0}
+        #: 1-based layer -> the file of a block that changes; address -> that of a matrix outside the blocks.
+        self._files: dict[int | str, Path] = {
+            layer: folder / f"{layer:05d}.safetensors" for layer in sorted(changing)
+        } | {linear.address: folder / f"{linear.kind}.safetensors" for linear in self._around.all}
         self.files = list(self._files.values())
         self.reports: dict[str, ModuleReport] = {}
 
@@ -72,27 +78,36 @@ class Walk:
     def run(self) -> None:
         """All blocks up to the last one that isn't done; samples pass through finished ones to go on behind them."""
         job = self._job
-        left = {layer for layer, file in self._files.items() if not artifacts.is_made(file, self._stamp)}
-        for known in job.inventory.blocks:
-            layer = known.layer
-            if layer not in self._files:
-                self._report({linear.address: KEPT for linear in known.linears})
-            elif layer not in left:
-                _, metadata = artifacts.load_tensors(self._files[layer])
-                self._report({address: ModuleReport(**report) for address, report in metadata["reports"].items()})
+        left = {key for key, file in self._files.items() if not artifacts.is_made(file, self._stamp)}
+        for linear in job.inventory.planned(job.plan.modules):
+            if (linear.layer or linear.address) not in self._files:
+                self._report({linear.address: KEPT})
+        for key in [key for key in self._files if key not in left]:
+            _, metadata = artifacts.load_tensors(self._files[key])
+            self._report({address: ModuleReport(**report) for address, report in metadata["reports"].items()})
         if not left:
             return
         calibration = job.seen
-        # The norm has no part in it, but the model that hands out the blocks' inputs ends with it.
-        outside: Sequence[blocks.Outside] = ("embedding", "norm") if calibration is not None else ()
+        # The norm has no part in blocks, but the model that hands out their inputs ends with it.
+        wanted = {"embedding", "norm"} if calibration is not None else set()
+        wanted |= {linear.kind for linear in self._around.all if linear.address in left}
+        outside = [part for part in blocks.OUTSIDE if part in wanted]
         # Where nothing runs through the blocks, the type is only that of the arithmetic on weights.
         model = job.model.computed(dtype="float32") if calibration is None else job.model
         opened = model.open_blocks(outside)
         with publish.scratch(self._folder / "states") as spilled:
             samples = None
+            for linear in self._around.before:
+                if linear.address in left:
+                    given = token_inputs(linear, self._treatments[linear.address], opened.device)
+                    self._compress_outside(linear, opened.model, given)
+                elif calibration is not None and linear.kind == "embedding":
+                    self._restore(_as_block(linear), opened.model)
+            behind = [linear for linear in self._around.behind if linear.address in left]
             if calibration is not None:
                 samples = entering(opened.model, calibration, job.plan.methods, job.memory_gb, spilled)
-                opened.model.get_input_embeddings().to("meta")
+                if not any(linear.kind == "embedding" for linear in behind):
+                    opened.model.get_input_embeddings().to("meta")
 
             def visit(index: int, block: nn.Module) -> None:
                 if index + 1 in left:
@@ -100,19 +115,38 @@ class Walk:
                 elif samples is not None:
                     self._pass(index, block, samples)
 
-            last = max(left, default=0)
-            order = sorted(left) if samples is None else range(1, last + 1)
+            inside = sorted(key for key in left if isinstance(key, int))
+            last = job.inventory.layers if behind else max(inside, default=0)
+            order = inside if samples is None else range(1, last + 1)
             walk(opened, [layer - 1 for layer in order], visit)
+            for linear in behind:
+                assert samples is not None
+                treatment = self._treatments[linear.address]
+                given = final_inputs(samples, norm_of(opened.model), linear, treatment)
+                self._compress_outside(linear, opened.model, given)
 
     def _pass(self, index: int, block: nn.Module, samples: Samples) -> None:
         """Through a block with the parameters of its finished file, or as it is."""
         if FULL in samples.streams:
             samples.run(index, block, stream=FULL)
         if index + 1 in self._files:
-            tensors, _ = artifacts.load_tensors(self._files[index + 1])
-            for name, tensor in self._restored(tensors, self._job.inventory.blocks[index]).items():
-                block.get_parameter(name).copy_(tensor)
+            self._restore(self._job.inventory.blocks[index], block)
         samples.run(index, block)
+
+    def _restore(self, known: Block, block: nn.Module) -> None:
+        """Give a block, or the model with what is outside, the parameters of its finished file."""
+        tensors, _ = artifacts.load_tensors(self._files[_key(known)])
+        for name, tensor in self._restored(tensors, known).items():
+            block.get_parameter(name).copy_(tensor)
+
+    def _compress_outside(self, linear: Linear, model: nn.Module, statistics: InputStatistics | None) -> None:
+        known = _as_block(linear)
+        stored = self._stored(known)
+        result = compress_group(
+            model, known.groups[0], self._treatments, stored, statistics, self._job.options, self._on_module
+        )
+        self._save(known, model, stored, result)
+        self.reports |= result.reports
 
     def _compress(self, known: Block, block: nn.Module, samples: Samples | None) -> None:
         stored = self._stored(known)
@@ -125,7 +159,7 @@ class Walk:
     def _save(self, known: Block, block: nn.Module, stored: Mapping[str, torch.dtype], result: BlockResult) -> None:
         """Write a block's changed tensors, as the checkpoint will hold them, and its reports."""
         tensors = {
-            f"{known.path}.{name}": block.get_parameter(name).to(stored[name]).cpu() for name in sorted(result.folded)
+            f"{known.prefix}{name}": block.get_parameter(name).to(stored[name]).cpu() for name in sorted(result.folded)
         }
         for address, solved in result.solved.items():
             linear = self._job.inventory[address]
@@ -134,11 +168,11 @@ class Walk:
             packed = self._job.format.pack(module, self._job.plan)
             tensors |= {key: tensor.cpu() for key, tensor in packed.items()}
         reports = {address: report._asdict() for address, report in result.reports.items()}
-        artifacts.save_tensors(self._files[known.layer], tensors, {"stamp": self._stamp, "reports": reports})
+        artifacts.save_tensors(self._files[_key(known)], tensors, {"stamp": self._stamp, "reports": reports})
 
     def _restored(self, tensors: Mapping[str, Tensor], known: Block) -> dict[str, Tensor]:
         """The parameters that a finished block's tensors stand for, by their names within the block."""
-        job, prefix = self._job, f"{known.path}."
+        job, prefix = self._job, known.prefix
         found = {name: tensor for name, tensor in tensors.items() if name in job.source.tensors}
         for module in known.linears:
             if self._treatments[module.address].changes:
@@ -149,7 +183,7 @@ class Walk:
 
     def _stored(self, known: Block) -> dict[str, torch.dtype]:
         """A block's parameters that can be computed with, by name within it, and their types in the checkpoint."""
-        prefix = f"{known.path}."
+        prefix = known.prefix
         tensors = self._job.source.tensors.items()
         types = {name: COMPUTABLE.get(info.dtype) for name, info in tensors if name.startswith(prefix)}
         return {name.removeprefix(prefix): dtype for name, dtype in types.items() if dtype is not None}
@@ -159,3 +193,12 @@ class Walk:
         for address, report in reports.items():
             if self._on_module:
                 self._on_module(address, report)
+
+
+def _as_block(linear: Linear) -> Block:
+    """A matrix outside the blocks as who works on blocks sees it."""
+    return Block(0, "", (Group((linear,)),))
+
+
+def _key(known: Block) -> int | str:
+    return known.layer or known.linears[0].address

@@ -7,7 +7,7 @@ of a model's modules and parameters are those of the tensors in its checkpoint.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,7 +28,8 @@ class Linear:
 
     ``address`` model.layers.31.mlp.up_proj, ``layer`` 32 (1-based), ``kind`` up. It is a view of a tensor: of
     ``parameter``, by its name within ``block`` (model.layers.31), the matrix of one ``expert`` of those stacked in it,
-    and of that the ``rows`` (first, behind the last); None: all of them.
+    and of that the ``rows`` (first, behind the last); None: all of them. Outside the blocks ``layer`` is 0, ``block``
+    "", and ``kind`` embedding, whose rows are those of tokens, or head.
     """
 
     address: str
@@ -43,8 +44,8 @@ class Linear:
 
     @property
     def label(self) -> str:
-        """The paper's label, 1-based: ``32_up``."""
-        return f"{self.layer}_{self.kind}"
+        """The paper's label, 1-based: ``32_up``; outside the blocks the kind alone."""
+        return f"{self.layer}_{self.kind}" if self.layer else self.kind
 
     @property
     def weights(self) -> int:
@@ -54,7 +55,7 @@ class Linear:
     @property
     def weight_name(self) -> str:
         """Name of its tensor in the model and in a checkpoint."""
-        return f"{self.block}.{self.parameter}"
+        return f"{self.block}.{self.parameter}" if self.block else self.parameter
 
     @property
     def module(self) -> str:
@@ -110,6 +111,7 @@ class Group:
 @dataclass(frozen=True)
 class Block:
     """One decoder block. ``layer``: 1-based; ``path``: model.layers.31. ``groups`` in the order in which they work.
+    What lies outside the blocks is, to who works on linears, a block with layer 0 and the path "".
 
     ``norms``: of hidden states, by path within the block; ``head_norms``: those within attention.
     """
@@ -124,6 +126,11 @@ class Block:
     def linears(self) -> tuple[Linear, ...]:
         """The block's linears in order."""
         return tuple(linear for group in self.groups for linear in group)
+
+    @property
+    def prefix(self) -> str:
+        """What names of its parameters begin with in the model."""
+        return f"{self.path}." if self.path else ""
 
 
 @dataclass(frozen=True)
@@ -156,6 +163,30 @@ class Decoder:
         return tuple(linear for group in self.groups for linear in group)
 
     @cached_property
+    def outside(self) -> tuple[Linear, ...]:
+        """The matrices outside the blocks, which a plan may give a format to: the embedding, and a head of its own."""
+        own = () if self.tied else (self._outside(self.head, "head"),)
+        return (self._outside(self.embedding, "embedding"), *own)
+
+    def _outside(self, address: str, kind: str) -> Linear:
+        return Linear(address, 0, kind, self.sizes.vocabulary, self.sizes.hidden, "", f"{address}.weight")
+
+    @cached_property
+    def outside_named(self) -> dict[str, Linear]:
+        """What is outside the blocks by its kinds and addresses; a tied head is the embedding."""
+        embedding, head = self.outside[0], self.outside[-1]
+        return {"embedding": embedding, "head": head, self.embedding: embedding, self.head: head}
+
+    @cached_property
+    def matrices(self) -> tuple[Linear, ...]:
+        """All that a plan may give a format to, in order."""
+        return (self.outside[0], *self.linears, *self.outside[1:])
+
+    def planned(self, addresses: Container[str]) -> list[Linear]:
+        """The matrices among ``addresses``, such as those of a plan, in order."""
+        return [linear for linear in self.matrices if linear.address in addresses]
+
+    @cached_property
     def other(self) -> dict[str, int]:
         """Parameters that are no linear's weight -> number of elements: embedding, norms, biases, a head of its own."""
         left_out = {linear.weight_name for linear in self.linears} | ({self.head_weight} if self.tied else set())
@@ -163,7 +194,7 @@ class Decoder:
 
     @cached_property
     def _by_address(self) -> dict[str, Linear]:
-        return {linear.address: linear for linear in self.linears}
+        return {linear.address: linear for linear in self.matrices}
 
     def __getitem__(self, address: str) -> Linear:
         return self._by_address[address]
@@ -207,9 +238,9 @@ class Decoder:
 
     def alone(self, linear: Linear) -> Decoder:
         """The map of a model that has no other parameters than this linear's."""
-        block = Block(linear.layer, linear.block, (Group((linear,)),))
+        blocks = (Block(linear.layer, linear.block, (Group((linear,)),)),) if linear.layer else ()
         shape = (linear.out_features, linear.in_features)
-        return replace(self, blocks=(block,), shapes={linear.weight_name: shape})
+        return replace(self, blocks=blocks, shapes={linear.weight_name: shape})
 
 
 def decoder_of(config: PretrainedConfig | Mapping[str, Any], where: str | None = None) -> Decoder:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, Protocol, TypeVar
 
 from mixprec.core.errors import UserError
@@ -61,15 +62,19 @@ def label_of(name: str) -> str:
     return f"{layer}_{kind}" if layer else kind
 
 
-def select(modules: Sequence[_Named], selector: str) -> list[_Named]:
+def select(
+    modules: Sequence[_Named], selector: str, outside: Mapping[str, _Named] = MappingProxyType({})
+) -> list[_Named]:
     """Modules that a selector names, in order.
 
     A selector is a label as the paper writes it (``32_up``), with ``last`` or ``*`` for the layer and ``attn``,
     ``mlp`` or ``*`` for the kind (``last_mlp``, ``*_gate``, ``last_*``), or a glob over addresses
-    (``model.layers.3?.mlp.*``).
+    (``model.layers.3?.mlp.*``). What is ``outside`` the blocks is meant by its names there alone (``embedding``).
 
     Raises UserError where it matches nothing, with what was most likely meant.
     """
+    if selector in outside:
+        return [outside[selector]]
     label = _LABEL.fullmatch(selector)
     if label:
         last = max(module.layer for module in modules)
@@ -80,7 +85,8 @@ def select(modules: Sequence[_Named], selector: str) -> list[_Named]:
     else:
         found = [module for module in modules if fnmatch.fnmatchcase(module.address, selector)]
     if not found:
-        raise UserError(f"selector {selector!r} matches no module; {_suggest(modules, selector)}")
+        more = f", and {', '.join(name for name in outside if '.' not in name)}" if outside else ""
+        raise UserError(f"selector {selector!r} matches no module; {_suggest(modules, selector)}{more}")
     return found
 
 

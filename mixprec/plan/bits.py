@@ -4,13 +4,14 @@ Codes take ``bits`` each, scales 16 bits per group, zero points of asymmetric fo
 code books take 16 bits per group for the offset too, and 16 bits per row for each of the 2^bits entries of its book.
 Types of llama.cpp take what their blocks take; all that is neither codes nor signs counts as scales.
 Where weights are zero, only the others are counted, and one bit per weight that says which they are.
-Modules that are kept and everything else (embeddings, norms, biases, the head, once if tied) take 16 bits per
-element. Averages run over the weights of the linear modules.
+Modules that are kept and everything that a plan doesn't name (norms, biases, most often embedding and head, once if
+tied) take 16 bits per element. Averages run over the weights of the linear modules of the blocks, whatever the plan
+says of embedding and head; bytes are those of all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from mixprec.models.decoder import Decoder, Linear
@@ -68,7 +69,8 @@ class FormatTotal:
 
 @dataclass(frozen=True)
 class Account:
-    """``modules``: address -> storage; ``formats``: format -> totals, both in the model's order.
+    """``modules``: address -> storage; ``formats``: format -> totals, both in the model's order; embedding and head
+    have totals of their own.
 
     ``packed_bytes``: the whole model with packed codes; ``dense_bytes``: the whole model in 16 bits, which is
     also what a ``dense`` checkpoint of a 16-bit model takes.
@@ -102,17 +104,22 @@ def account(plan: Plan, inventory: Decoder) -> Account:
     """
     check_modules(plan, inventory, f"plan for {plan.model}")
     formats = plan.formats
-    modules = {module.address: storage(module, formats[module.address]) for module in inventory.linears}
-    total = _total(modules.values())
-    other = sum(inventory.other.values())
+    planned = inventory.planned(formats)
+    modules = {module.address: storage(module, formats[module.address]) for module in planned}
+    total = _total(modules[module.address] for module in inventory.linears)
     return Account(
         modules=modules,
         formats=_by_format(plan, inventory),
         code_bits=total.code_bits,
         effective_bits=total.effective_bits,
-        packed_bytes=sum(item.bytes for item in modules.values()) + other * WORD // 8,
+        packed_bytes=sum(item.bytes for item in modules.values()) + unplanned(inventory, formats) * WORD // 8,
         dense_bytes=dense_bytes(inventory),
     )
+
+
+def unplanned(inventory: Decoder, addresses: Container[str]) -> int:
+    """How many parameters are none of the linear modules' weights, nor of the matrices ``addresses``."""
+    return sum(inventory.other.values()) - sum(m.weights for m in inventory.outside if m.address in addresses)
 
 
 def dense_bytes(inventory: Decoder) -> int:
@@ -135,9 +142,10 @@ def _total(items: Iterable[Storage]) -> Storage:
 def _by_format(plan: Plan, inventory: Decoder) -> dict[str, FormatTotal]:
     """Pruned modules apart: ``keep, pruned``. What pruning could save is not counted: checkpoints hold the zeros."""
     totals: dict[str, FormatTotal] = {}
-    for module in inventory.linears:
+    for module in inventory.planned(plan.modules):
         treatment = plan.modules[module.address]
         name = f"{treatment.format}, pruned" if treatment.sparsity is not None else str(treatment.format)
+        name = name if module.layer else f"{name}, {module.kind}"
         so_far = totals.get(name, FormatTotal(0, 0))
         totals[name] = FormatTotal(so_far.modules + 1, so_far.weights + module.weights)
     return totals

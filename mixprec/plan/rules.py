@@ -202,7 +202,8 @@ def build_plan(
     table: Sensitivity | None = None,
     file_size: FileSize | None = None,
 ) -> Plan:
-    """The plan that the rules or the budget make for the model of ``inventory``, all its linear modules listed.
+    """The plan that the rules or the budget make for the model of ``inventory``, all its linear modules listed, and
+    embedding and head where a rule names them.
 
     ``alphas``: module address -> exponent of its spectrum, for AlphaPruning. ``table``: predicted damage, for a budget.
     ``file_size``: what a plan's checkpoint takes, for a budget of file_bytes.
@@ -223,7 +224,8 @@ def build_plan(
         module.address: fitted(
             _module_plan(spec, claims.get(module.address, []), sparsities.get(module.address)), module.in_features
         )
-        for module in inventory.linears
+        for module in inventory.matrices
+        if module.layer or module.address in claims
     }
     try:
         return Plan(model=model, method=spec.method or method, modules=modules)
@@ -350,4 +352,4 @@ def _matched(
         scores = summed_importance(match.behaviour, inventory, importance)
         negated = {address: -score for address, score in scores.items()}
         return lowest(units(inventory, match.most_important, tied), negated, match.count)
-    return [module for unit in units(inventory, match, tied) for module in unit]
+    return [module for unit in units(inventory, match, tied, outside=True) for module in unit]

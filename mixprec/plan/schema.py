@@ -1,4 +1,7 @@
-"""plan.json: every linear module of a model with its format, one line each; from rules or by hand."""
+"""plan.json: every linear module of a model with its format, one line each; from rules or by hand.
+
+Embedding and head may have a line too. Without one they stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +104,8 @@ class ModulePlan(Strict):
 
 
 class Plan(Strict):
-    """Module address -> what happens to it, for all linear modules of ``model``; by ``method`` unless it says else."""
+    """Module address -> what happens to it, for all linear modules of ``model``, and for its embedding and head where
+    they are not left alone; by ``method`` unless it says else."""
 
     schema_version: Literal[1] = 1
     model: str
@@ -175,15 +179,18 @@ def load_plan(path: Path, inventory: Decoder) -> Plan:
 
 
 def check_modules(plan: Plan, inventory: Decoder, where: str) -> None:
-    """A plan lists exactly the linear modules of its model, in formats that their rows can be divided into.
+    """A plan lists the linear modules of its model, maybe embedding and head, in formats that fit their rows.
 
     Raises UserError naming ``where``, modules the model doesn't have, modules the plan doesn't have, and types of
     llama.cpp whose blocks do not divide a row.
     """
-    known = [module.address for module in inventory.linears]
+    known = [module.address for module in inventory.matrices]
     unknown = [address for address in plan.modules if address not in set(known)]
-    missing = [address for address in known if address not in plan.modules]
+    missing = [module.address for module in inventory.linears if module.address not in plan.modules]
     problems = []
+    if inventory.tied and inventory.head in unknown:
+        problems.append(f"{inventory.head} is {inventory.embedding} in this model: give that one line for both")
+        unknown.remove(inventory.head)
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -192,7 +199,7 @@ def check_modules(plan: Plan, inventory: Decoder, where: str) -> None:
         problems.append(f'modules without a format: {_some(missing)} (leave them with {{"format": "keep"}})')
     if problems:
         raise UserError(f"{where}: modules: {'; '.join(problems)}")
-    for module in inventory.linears:
+    for module in inventory.planned(plan.modules):
         format = plan.modules[module.address].format
         if isinstance(format, GgmlFormat) and not format.fits(module.in_features):
             raise UserError(f"{where}: modules: {module.address}: {unfit(format, module.in_features)}")

@@ -14,13 +14,16 @@ from mixprec.models.labels import select
 Unit = tuple[Linear, ...]
 
 
-def units(inventory: Decoder, selectors: Sequence[str], tied: bool) -> list[Unit]:
-    """The modules of all selectors, in the model's order; ``tied``: with all others of their groups.
+def units(inventory: Decoder, selectors: Sequence[str], tied: bool, *, outside: bool = False) -> list[Unit]:
+    """The modules of all selectors, in the model's order; ``tied``: with all others of their groups. ``outside``:
+    selectors may mean what lies outside the blocks too.
 
     Raises UserError where a selector matches nothing.
     """
-    found = {module.address for selector in selectors for module in select(inventory.linears, selector)}
-    return [unit for unit in _all(inventory, tied) if any(module.address in found for module in unit)]
+    known = inventory.outside_named if outside else {}
+    found = {module.address for selector in selectors for module in select(inventory.linears, selector, known)}
+    everything = [*_all(inventory, tied), *((module,) for module in inventory.outside)]
+    return [unit for unit in everything if any(module.address in found for module in unit)]
 
 
 def draw_others(inventory: Decoder, chosen: Sequence[Unit], seed: int, tied: bool) -> list[Linear]:

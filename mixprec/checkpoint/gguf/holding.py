@@ -38,10 +38,12 @@ class Outside(NamedTuple):
 def problems(plan: Plan, inventory: Decoder, config: PretrainedConfig, outside: Outside = Outside()) -> dict[str, str]:
     """Address -> why no GGUF file can hold it; what concerns the whole model stands at its first module."""
     found = {}
-    for module in inventory.linears:
+    for module in inventory.planned(plan.modules):
         treatment = plan.treatments[module.address]
         format, columns = treatment.format, module.in_features
-        if isinstance(format, CodebookFormat):
+        if treatment.changes and not module.layer:
+            found[module.address] = f"{format}: its type is said by checkpoint.{module.kind}"
+        elif isinstance(format, CodebookFormat):
             found[module.address] = f"{format}: llama.cpp has no code books per row; {_nearest(format.bits, columns)}"
         elif isinstance(format, Format) and exact_type(format, columns) is None:
             found[module.address] = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gguf
 
-from mixprec.contrib.export.support import Support, gathered
+from mixprec.contrib.export.support import Support, check_inside, gathered
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import KEEP, Format, GgmlFormat, Keep
@@ -32,6 +32,7 @@ def export(plan: Plan, inventory: Decoder, method: str) -> str:
 
     Raises UserError where a row can't be divided into a type's blocks.
     """
+    check_inside(plan, inventory, SUPPORT.target)
     formats = _gathered(plan, inventory)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, inventory.layers)
     columns = {module.address: module.in_features for module in inventory.linears}

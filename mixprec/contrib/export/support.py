@@ -57,6 +57,7 @@ def gathered(plan: Plan, inventory: Decoder, support: Support) -> dict[Format | 
     Raises UserError naming each format that the target can't hold, its modules and what it can hold.
     """
     check_modules(plan, inventory, f"plan for {plan.model}")
+    check_inside(plan, inventory, support.target)
     found: dict[Format | Keep, list[str]] = {}
     problems: dict[tuple[str, str], list[str]] = {}
     formats = plan.formats
@@ -70,6 +71,13 @@ def gathered(plan: Plan, inventory: Decoder, support: Support) -> dict[Format | 
     if problems:
         raise UserError("\n  ".join(_describe(*key, addresses) for key, addresses in problems.items()))
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+
+
+def check_inside(plan: Plan, inventory: Decoder, target: str) -> None:
+    """A plan changes nothing but linear modules of the blocks. Raises UserError naming what else it changes."""
+    outside = [linear.address for linear in inventory.outside if linear.address in plan.changed]
+    if outside:
+        raise UserError(f"{outside[0]}: the {target} export is of the blocks' linear modules; leave out this line")
 
 
 def _problem(plan: Plan, module: Linear, format: AnyFormat, support: Support) -> str | None:
