@@ -75,13 +75,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
 
 import machine
-import numpy as np
+from intervals import divided, interval, ratio
 
 ROOT = Path(__file__).resolve().parents[1]
 CANDIDATES = ("w2g64", "w3g64", "w4g64", "w5g64", "w6g64", "w8g64")
@@ -122,9 +122,9 @@ def main() -> None:
     arguments.passages = arguments.passages or (4 if arguments.quick else 16)
     arguments.draws = arguments.draws or (1 if arguments.quick else 3)
     os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
-    from allocation_jobs import Bench
+    from allocation_jobs import Allocations
 
-    bench = Bench(arguments)
+    bench = Allocations(arguments)
     for name in arguments.only if arguments.only is not None else jobs(arguments.quick, arguments.draws):
         bench.job(name)
     machine.write(arguments.json, __file__, figures(bench.outcomes(), arguments))
@@ -273,29 +273,6 @@ def draws(found: Mapping[str, Any]) -> dict[str, list[Any]]:
         if "evaluation" in row and (not draw or plan in found):
             measured.setdefault(plan, []).append(row)
     return measured
-
-
-def interval(
-    plans: Sequence[Sequence[Any]], of: Any, resamples: int = 2000, part: str = "kl_by_passage"
-) -> list[float]:
-    """95% interval of a figure of some plans' mean KLs: passages, the same for all, and each plan's draws resampled."""
-    random = np.random.default_rng(0)
-    tokens = np.array([passage["tokens"] for passage in plans[0][0][part]])
-    passages = random.integers(len(tokens), size=(resamples, len(tokens)))
-    values = []
-    for rows in plans:
-        sums = np.array([[passage["kl_sum"] for passage in row[part]] for row in rows])
-        drawn = random.integers(len(rows), size=(resamples, max(1, len(rows) - 1)))
-        values.append(sums[drawn[:, :, None], passages[:, None]].mean(1).sum(1) / tokens[passages].sum(1))
-    return [float(bound) for bound in np.quantile(of(*values), [0.025, 0.975])]
-
-
-def divided(one: Any, other: Any) -> Any:
-    return one / other
-
-
-def ratio(one: float | None, other: float | None) -> float | None:
-    return None if one is None or not other else one / other
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from mixprec.core import environment
 environment.settle()  # before torch is imported
 
 import torch
-from allocation_jobs import calibration
+from bench import calibration
 
 from mixprec.models.model import Model
 from mixprec.plan.budget import budget_plan

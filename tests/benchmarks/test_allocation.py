@@ -14,7 +14,8 @@ from test_results import results, script
 
 @pytest.fixture
 def allocation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setitem(sys.modules, "machine", script("machine"))
+    for name in ("machine", "intervals"):
+        monkeypatch.setitem(sys.modules, name, script(name))
     return script("allocation")
 
 
