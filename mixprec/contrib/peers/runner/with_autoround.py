@@ -19,7 +19,9 @@ from transformers import AutoTokenizer
 
 def load(job: dict[str, Any]) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(job["model"], local_files_only=True)
-    return {"model": load_model(job), "tokenizer": tokenizer}
+    model = load_model(job)
+    # What is not rounded stays as it was: with ``amp`` the whole model becomes bfloat16.
+    return {"model": model, "tokenizer": tokenizer, "original": model.state_dict()}
 
 
 def quantize(loaded: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
@@ -36,10 +38,10 @@ def quantize(loaded: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
         seqlen=tokens.shape[1],
         device_map="cpu",
         enable_torch_compile=False,
-        amp=False,  # else it computes, and leaves kept modules, in bfloat16 where the processor has units for it
         **options,
     )
     loaded["model"], layers = compressor.quantize()
+    loaded["rounded"] = {f"{name}.weight" for name, layer in layers.items() if layer.get("bits", 16) < 16}
     used = {name: {key: layer.get(key) for key in ("bits", "group_size", "sym")} for name, layer in layers.items()}
     return {**options, "layers": used}
 
@@ -117,14 +119,16 @@ def arguments(job: dict[str, Any]) -> dict[str, Any]:
         chosen = {"scheme": {**grid, "data_type": "int", "act_bits": 16}}
     if job["method"] == "rtn":
         chosen["iters"] = 0
-    known = ("iters", "lr", "batch_size", "gradient_accumulate_steps", "disable_opt_rtn", "seed")
-    return {**chosen, **{key: value for key, value in job.get("settings", {}).items() if key in known}}
+    known = ("iters", "lr", "batch_size", "gradient_accumulate_steps", "disable_opt_rtn", "seed", "amp")
+    own = {key: value for key, value in job.get("settings", {}).items() if key in known}
+    return {"amp": False, **chosen, **own}  # AutoRound's own: bfloat16 where the processor has units for it
 
 
 def weights(loaded: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Values by name: AutoRound leaves rounded values in plain linear modules."""
     model = loaded["model"]
-    found = dict(model.state_dict())
+    rounded = {name: value for name, value in model.state_dict().items() if name in loaded["rounded"]}
+    found = loaded["original"] | rounded
     if model.config.tie_word_embeddings:
         found.setdefault("lm_head.weight", found["model.embed_tokens.weight"])
     return found
