@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from mixprec.calibration.data import Calibration
 from mixprec.compress import RULES
-from mixprec.compress.candidatefiles import LAYOUT, BlockFile, Candidates, file_of
+from mixprec.compress.blockfile import LAYOUT, BlockFile, file_of
+from mixprec.compress.candidatefiles import Candidates
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.scaling import solve_alone
 from mixprec.compress.solving import GroupInputs, Solved

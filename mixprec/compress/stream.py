@@ -19,8 +19,9 @@ from mixprec.checkpoint import modelcard
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.publish import complete
-from mixprec.checkpoint.target import blocks_folder, check_space, check_target
+from mixprec.checkpoint.target import CompressedModule, blocks_folder, check_space, check_target
 from mixprec.compress import RULES
+from mixprec.compress.blockfile import LAYOUT, opened
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
@@ -32,6 +33,7 @@ from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.model import Model
 from mixprec.models.source import Source
 from mixprec.models.tensors import COMPUTABLE, check_finite
+from mixprec.plan import bits
 from mixprec.plan.schema import Plan, check_modules
 from mixprec.walk.options import MEMORY_GB
 
@@ -63,16 +65,17 @@ def compress(
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
     """
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
-    opened = model.original
-    source, config, inventory = opened.source, opened.shapes, opened.inventory
+    original = model.original
+    source, config, inventory = original.source, original.shapes, original.inventory
     modelcard.base_model(plan.model, source.folder, base_model)
     check_modules(plan, inventory, f"plan for {plan.model}")
     check_plan(format, plan, inventory, config)
     format.check(source, config)
     check_target(out, source.folder)
-    check_space(out, space(format, plan, inventory, config, source))
+    codes = bits.account(plan, inventory).modules  # in blocks' files, beside the packed ones
+    check_space(out, space(format, plan, inventory, config, source) + sum(codes[each].bytes for each in plan.changed))
     check_outside(source, inventory)
-    job = Job(model, inventory, plan, calibration, options, format, memory_gb)
+    job = Job(model, inventory, plan, calibration, options, memory_gb)
     if job.needs_inputs and calibration is None:
         raise UserError(
             f"method {', '.join(sorted(job.needs_inputs))} looks at the inputs of linears and needs calibration data; "
@@ -90,15 +93,35 @@ def compress(
     )
     work = blocks_folder(out)
     with locks.target(out, work):
-        walk = Walk(job, work, artifacts.fingerprint(RULES, {**card, "git_revision": None, "mixprec": None}), on_module)
+        stamp = artifacts.fingerprint(RULES, LAYOUT, {**card, "git_revision": None, "mixprec": None})
+        walk = Walk(job, work, stamp, on_module)
         walk.run()
-        with publish.atomic_path(out) as folder:
+        with publish.scratch(work / "packed") as packed, publish.atomic_path(out) as folder:
             folder.mkdir()
-            made = Finish(source, walk.files, folder, plan, inventory, config)
+            made = Finish(source, pack(walk.files, packed, format, plan, inventory), folder, plan, inventory, config)
             format.finish(made)
             complete(made, format, modelcard.Told(base_model, calibration.described if calibration else None), card)
         publish.remove(work)
     return {address: walk.reports[address] for address in plan.modules}
+
+
+def pack(files: Iterable[Path], folder: Path, format: CheckpointFormat, plan: Plan, inventory: Decoder) -> list[Path]:
+    """Files of ``folder`` with the tensors of a checkpoint in ``format``, for the blocks of ``files``.
+
+    Raises UserError as ``format.pack`` does.
+    """
+    found = []
+    for path in files:
+        with opened(path) as block:
+            tensors = block.other
+            for address, made in block.modules.items():
+                module = CompressedModule(
+                    inventory[address].weight_name, plan.formats[address], made.quantized, made.restored
+                )
+                tensors |= {name: tensor.cpu() for name, tensor in format.pack(module, plan).items()}
+        found.append(folder / path.name)
+        artifacts.save_tensors(found[-1], tensors)
+    return found
 
 
 def check_dtype(source: Source, modules: Iterable[Linear], dtype: str) -> None:

@@ -1,4 +1,4 @@
-"""The walk through the blocks: each leaves a file with its changed tensors, from which a killed run continues."""
+"""The walk through the blocks: each leaves a file with what was made of it, from which a killed run continues."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mixprec.calibration.data import Calibration
-from mixprec.checkpoint.base import CheckpointFormat
-from mixprec.checkpoint.target import CompressedModule
 from mixprec.compress.block import BlockResult, compress_block, compress_group, entering
+from mixprec.compress.blockfile import MADE, BlockFile, file_of, opened
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.outside import around, final_inputs, token_inputs
@@ -21,8 +20,8 @@ from mixprec.models.decoder import Block, Decoder, Group, Linear
 from mixprec.models.model import Model
 from mixprec.models.source import Source
 from mixprec.models.tensors import COMPUTABLE
-from mixprec.models.weights import norm_of
-from mixprec.numerics import storage
+from mixprec.models.weights import norm_of, weight_of
+from mixprec.numerics.formats import fitting
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import Method, needing_inputs, using_inputs
 from mixprec.plan.schema import Plan
@@ -40,7 +39,6 @@ class Job(NamedTuple):
     plan: Plan
     calibration: Calibration | None
     options: SolveOptions
-    format: CheckpointFormat
     memory_gb: float = MEMORY_GB
 
     @property
@@ -68,9 +66,9 @@ class Walk:
         self._around = around(job.plan, job.inventory, calibrated=job.seen is not None)
         changing = {job.inventory[address].layer for address in job.plan.changed} - {0}
         #: 1-based layer -> the file of a block that changes; address -> that of a matrix outside the blocks.
-        self._files: dict[int | str, Path] = {
-            layer: folder / f"{layer:05d}.safetensors" for layer in sorted(changing)
-        } | {linear.address: folder / f"{linear.kind}.safetensors" for linear in self._around.all}
+        self._files: dict[int | str, Path] = {layer: file_of(folder, layer) for layer in sorted(changing)} | {
+            linear.address: folder / f"{linear.kind}.safetensors" for linear in self._around.all
+        }
         self.files = list(self._files.values())
         self.reports: dict[str, ModuleReport] = {}
 
@@ -83,8 +81,8 @@ class Walk:
             if (linear.layer or linear.address) not in self._files:
                 self._report({linear.address: KEPT})
         for key in [key for key in self._files if key not in left]:
-            _, metadata = artifacts.load_tensors(self._files[key])
-            self._report({address: ModuleReport(**report) for address, report in metadata["reports"].items()})
+            with opened(self._files[key]) as file:
+                self._report({address: ModuleReport(**report) for address, report in file.reports.items()})
         if not left:
             return
         calibration = job.seen
@@ -94,20 +92,20 @@ class Walk:
         outside = [part for part in blocks.OUTSIDE if part in wanted]
         # Where nothing runs through the blocks, the type is only that of the arithmetic on weights.
         model = job.model.computed(dtype="float32") if calibration is None else job.model
-        opened = model.open_blocks(outside)
+        weights = model.open_blocks(outside)
         with publish.scratch(self._folder / "states") as spilled:
             samples = None
             for linear in self._around.before:
                 if linear.address in left:
-                    given = token_inputs(linear, self._treatments[linear.address], opened.device)
-                    self._compress_outside(linear, opened.model, given)
+                    given = token_inputs(linear, self._treatments[linear.address], weights.device)
+                    self._compress_outside(linear, weights.model, given)
                 elif calibration is not None and linear.kind == "embedding":
-                    self._restore(_as_block(linear), opened.model)
+                    self._restore(_as_block(linear), weights.model)
             behind = [linear for linear in self._around.behind if linear.address in left]
             if calibration is not None:
-                samples = entering(opened.model, calibration, job.plan.methods, job.memory_gb, spilled)
+                samples = entering(weights.model, calibration, job.plan.methods, job.memory_gb, spilled)
                 if not any(linear.kind == "embedding" for linear in behind):
-                    opened.model.get_input_embeddings().to("meta")
+                    weights.model.get_input_embeddings().to("meta")
 
             def visit(index: int, block: nn.Module) -> None:
                 if index + 1 in left:
@@ -118,12 +116,12 @@ class Walk:
             inside = sorted(key for key in left if isinstance(key, int))
             last = job.inventory.layers if behind else max(inside, default=0)
             order = inside if samples is None else range(1, last + 1)
-            walk(opened, [layer - 1 for layer in order], visit)
+            walk(weights, [layer - 1 for layer in order], visit)
             for linear in behind:
                 assert samples is not None
                 treatment = self._treatments[linear.address]
-                given = final_inputs(samples, norm_of(opened.model), linear, treatment)
-                self._compress_outside(linear, opened.model, given)
+                given = final_inputs(samples, norm_of(weights.model), linear, treatment)
+                self._compress_outside(linear, weights.model, given)
 
     def _pass(self, index: int, block: nn.Module, samples: Samples) -> None:
         """Through a block with the parameters of its finished file, or as it is."""
@@ -135,9 +133,12 @@ class Walk:
 
     def _restore(self, known: Block, block: nn.Module) -> None:
         """Give a block, or the model with what is outside, the parameters of its finished file."""
-        tensors, _ = artifacts.load_tensors(self._files[_key(known)])
-        for name, tensor in self._restored(tensors, known).items():
-            block.get_parameter(name).copy_(tensor)
+        with opened(self._files[_key(known)]) as file:
+            for name, tensor in file.other.items():
+                block.get_parameter(name.removeprefix(known.prefix)).copy_(tensor)
+            for linear in known.linears:
+                if linear.address in file.formats:
+                    weight_of(block, linear).copy_(file.weight(linear.address))
 
     def _compress_outside(self, linear: Linear, model: nn.Module, statistics: InputStatistics | None) -> None:
         known = _as_block(linear)
@@ -157,29 +158,16 @@ class Walk:
         self.reports |= result.reports
 
     def _save(self, known: Block, block: nn.Module, stored: Mapping[str, torch.dtype], result: BlockResult) -> None:
-        """Write a block's changed tensors, as the checkpoint will hold them, and its reports."""
-        tensors = {
-            f"{known.prefix}{name}": block.get_parameter(name).to(stored[name]).cpu() for name in sorted(result.folded)
-        }
+        """Write what became of a block's modules and other tensors that changed, and its reports."""
+        file, source = BlockFile(), self._job.source.tensors
+        for name in sorted(result.folded):
+            file.put(f"{known.prefix}{name}", block.get_parameter(name).to(stored[name]))
         for address, solved in result.solved.items():
             linear = self._job.inventory[address]
-            restored = solved.restored.to(stored[linear.parameter])
-            module = CompressedModule(linear.weight_name, self._treatments[address].format, solved.quantized, restored)
-            packed = self._job.format.pack(module, self._job.plan)
-            tensors |= {key: tensor.cpu() for key, tensor in packed.items()}
+            file.add_module(linear, source[linear.weight_name].dtype, None)
+            file.add(address, MADE, solved, fitting(self._treatments[address].format, linear.in_features))
         reports = {address: report._asdict() for address, report in result.reports.items()}
-        artifacts.save_tensors(self._files[_key(known)], tensors, {"stamp": self._stamp, "reports": reports})
-
-    def _restored(self, tensors: Mapping[str, Tensor], known: Block) -> dict[str, Tensor]:
-        """The parameters that a finished block's tensors stand for, by their names within the block."""
-        job, prefix = self._job, known.prefix
-        found = {name: tensor for name, tensor in tensors.items() if name in job.source.tensors}
-        for module in known.linears:
-            if self._treatments[module.address].changes:
-                dtype = COMPUTABLE[job.source.tensors[module.weight_name].dtype]
-                held = job.format.read(module, tensors, job.plan.formats[module.address], job.plan)
-                found[module.weight_name] = storage.dequantize(held.quantized, held.format, dtype)
-        return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+        file.save(self._files[_key(known)], self._stamp, reports)
 
     def _stored(self, known: Block) -> dict[str, torch.dtype]:
         """A block's parameters that can be computed with, by name within it, and their types in the checkpoint."""
