@@ -7,14 +7,13 @@ gradient, logits exist for span positions only, and a window of any length goes 
 
 from __future__ import annotations
 
-import ctypes
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mixprec.core.memory import release_memory
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
 from mixprec.importance.outputs import Gradients, Layout, RowSums, SpanGradients, accumulation_dtype
 from mixprec.importance.windows import Batch, Window, pack
@@ -61,21 +60,6 @@ def run_trace(
             release_memory()
             gradients.add(batch.number, _batch_gradients(model, decoder, layout, job.tokens, batch, cache))
     return row_sums
-
-
-def release_memory() -> None:
-    """Give freed memory back: batches differ a little in size, and glibc would keep holes between their tensors."""
-    if (trim := _malloc_trim()) is not None:
-        trim(0)
-
-
-@functools.cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    try:
-        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
-    except (OSError, TypeError, AttributeError):  # another C library
-        return None
-    return found
 
 
 @torch.no_grad()

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixprec.core.memory import release_memory
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
-from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, Gradients, Job, loss_gradient, release_memory
+from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, Gradients, Job, loss_gradient
 from mixprec.importance.options import SWEEP_GB
 from mixprec.importance.outputs import Layout, RowSums, SpanGradients, accumulation_dtype
 from mixprec.importance.windows import Batch, pack

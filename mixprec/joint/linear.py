@@ -21,10 +21,10 @@ from mixprec.compress.candidatefiles import Candidates
 from mixprec.plan.budget import Problem
 from mixprec.plan.sensitivity import Choice, Sensitivity
 from mixprec.sensitivity.evidence import TOGETHER
-from mixprec.sensitivity.gradients import Row
 from mixprec.sensitivity.passages import Scored, counted
 from mixprec.sensitivity.sweep import State, sweep
 from mixprec.walk import blocks
+from mixprec.walk.losses import Row
 
 #: Name of the plan's own weights among the candidates.
 _PLAN = "plan"

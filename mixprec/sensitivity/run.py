@@ -34,12 +34,12 @@ from mixprec.plan.methods import Method
 from mixprec.plan.schema import Treatment
 from mixprec.plan.sensitivity import ALL, Sensitivity
 from mixprec.sensitivity import cells, evidence, scorers
-from mixprec.sensitivity.gradients import Row
 from mixprec.sensitivity.passages import Scored, counted, from_behaviours, from_calibration
 from mixprec.sensitivity.sets import Cell
 from mixprec.sensitivity.spec import GRADIENT, Scorer, SensitivitySpec
 from mixprec.sensitivity.sweep import State
 from mixprec.traces.spans import AnnotatedTrace
+from mixprec.walk.losses import Row
 from mixprec.walk.options import MEMORY_GB
 from mixprec.walk.restarts import Restarts
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mixprec.core.errors import UserError
 from mixprec.sensitivity.evidence import Errors, Evidence
-from mixprec.sensitivity.gradients import Loss
 from mixprec.sensitivity.spec import Scorer
+from mixprec.walk.losses import Loss
 
 
 @dataclass(frozen=True)

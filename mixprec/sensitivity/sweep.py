@@ -8,21 +8,21 @@ or candidates but these sums; kept are the hidden states of the passages of a sw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mixprec.compress.candidatefiles import Candidates
-from mixprec.importance.engine import release_memory
+from mixprec.core.memory import release_memory
 from mixprec.models.decoder import Block
-from mixprec.models.weights import module_of, weight_of
-from mixprec.sensitivity.gradients import Row, at_hidden
+from mixprec.models.weights import weight_of
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import ModuleSums, module_sums
 from mixprec.walk import blocks
+from mixprec.walk.backward import back
+from mixprec.walk.losses import Row, at_hidden
 from mixprec.walk.walk import walk
 
 
@@ -90,18 +90,11 @@ def sweep(
 
 def _down(block: nn.Module, known: Block, each: _Traveller, errors: Mapping[str, Tensor]) -> None:
     """One passage through a block again, and its gradients from the block's output to its input."""
-    hidden = each.states.pop().requires_grad_()
     assert each.gradient is not None
-    with torch.enable_grad(), _recording(block, known) as seen:
-        output = block(hidden, **each.contexts[known.layer - 1])
-    ends = [hidden, *(out for _, out in seen.values())]
-    found: list[list[Tensor]] = []
-    for number, row in enumerate(each.gradient):
-        last = number == len(each.gradient) - 1
-        found.append(list(torch.autograd.grad(output, ends, row[None], retain_graph=not last)))
-    each.gradient = torch.cat([grads[0] for grads in found])
-    for number, (address, (inputs, _)) in enumerate(seen.items(), 1):
-        each.found[address] = module_sums(inputs[0], torch.cat([grads[number] for grads in found]), errors[address])
+    hidden, context = each.states.pop(), each.contexts[known.layer - 1]
+    each.gradient, met = back(block, known, hidden, each.gradient, context)
+    for address, (inputs, gradients) in met.items():
+        each.found[address] = module_sums(inputs, gradients, errors[address])
 
 
 def _errors(block: nn.Module, known: Block, candidates: Candidates) -> dict[str, Tensor]:
@@ -121,17 +114,3 @@ def _move(block: nn.Module, known: Block, candidates: Candidates, state: State) 
         if linear.address in restored:  # a plan's weights: what it keeps isn't named
             weight = weight_of(block, linear)
             weight.lerp_(restored[linear.address][state.base].to(weight), state.way)
-
-
-@contextmanager
-def _recording(block: nn.Module, known: Block) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Address -> inputs (1, T, in), detached, and outputs (1, T, out), in the graph, of a block's linears."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-    with ExitStack() as stack:
-        for linear in known.linears:
-
-            def keep(_module: nn.Module, inputs: Any, output: Tensor, address: str = linear.address) -> None:
-                seen[address] = (inputs[0].detach(), output)
-
-            stack.callback(module_of(block, linear).register_forward_hook(keep).remove)
-        yield seen

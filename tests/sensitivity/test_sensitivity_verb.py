@@ -19,13 +19,13 @@ from mixprec.models.model import Model
 from mixprec.plan import sensitivity
 from mixprec.sensitivity import scorers
 from mixprec.sensitivity.evidence import Errors, Evidence
-from mixprec.sensitivity.gradients import Row
 from mixprec.sensitivity.passages import from_behaviours
 from mixprec.sensitivity.run import Subject, gradient_rows, relative_importance
 from mixprec.sensitivity.scorers import Question, damage
 from mixprec.sensitivity.spec import SensitivitySpec
 from mixprec.traces import store
 from mixprec.traces.spans import AnnotatedTrace
+from mixprec.walk.losses import Row
 
 RECIPE: dict[str, Any] = {
     "compress": {"method": "gptq", "calibration": {"traces": "t.jsonl", "samples": 2, "tokens": 32}},

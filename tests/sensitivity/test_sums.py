@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from mixprec.sensitivity.gradients import at_logits, signed
 from mixprec.sensitivity.sums import module_sums
+from mixprec.walk.losses import at_logits, signed
 
 
 def test_the_sums_are_those_of_plain_loops() -> None:

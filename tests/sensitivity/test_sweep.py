@@ -12,10 +12,10 @@ from torch import Tensor
 
 from mixprec.models.model import Model
 from mixprec.sensitivity import evidence, sweep
-from mixprec.sensitivity.gradients import Row, at_logits
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import module_sums
 from mixprec.sensitivity.sweep import State
+from mixprec.walk.losses import Row, at_logits
 
 
 def model_at(tiny: Tiny, way: float = 0.0, base: str = "w2g16") -> Any:
