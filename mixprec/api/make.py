@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -9,14 +11,16 @@ from transformers import PreTrainedModel
 from mixprec.api.arguments import checked, positive
 from mixprec.api.checking import AnyModel, calibration_for, model_of, plan_for
 from mixprec.checkpoint.formats import checkpoint_format
-from mixprec.compress import stream
+from mixprec.compress import guided, stream
 from mixprec.compress.live import check_live, compress_live
 from mixprec.compress.options import SolveOptions
 from mixprec.core.arguments import typed
+from mixprec.core.errors import UserError
 from mixprec.core.float64 import check_float64
 from mixprec.core.progress import OnStep, bar, telling
 from mixprec.models.decoder import decoder_of
 from mixprec.plan import schema
+from mixprec.plan.methods import unguided
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.report.quality import worst_table
 from mixprec.results.base import View
@@ -53,17 +57,19 @@ def compress(
     plan_for(model, plan)
     calibration_for(model, calibration)
     check_float64(model.device, "compress")
-    with telling(progress), bar("compress", len(plan.modules), "modules") as advance:
+    options = _checked(options, plan.content)
+    with telling(progress), _steps("compress", plan.content, options, calibration) as advance:
         reports = stream.compress(
             model.on_one_device,
             plan.content,
             Path(out),
             calibration=calibration,
-            options=options or SolveOptions(),
+            options=options,
             format=form,
             on_module=lambda *_: advance(1),
             base_model=base_model,
             memory_gb=memory_gb,
+            on_sample=advance,
         )
     return Checkpoint(Path(out), reports)
 
@@ -90,18 +96,36 @@ def quantize_(
     check_live(model)
     positive("quantize_", memory_gb=memory_gb)
     content = plan.content if isinstance(plan, Plan) else _uniform(model, plan, method)
-    with telling(progress), bar("quantize", len(content.modules), "modules") as advance:
+    options = _checked(options, content)
+    with telling(progress), _steps("quantize", content, options, calibration) as advance:
         reports = compress_live(
             model,
             content,
             calibration=calibration,
-            options=options or SolveOptions(),
+            options=options,
             on_module=lambda *_: advance(1),
             memory_gb=memory_gb,
+            on_sample=advance,
         )
     changed = {address: report for address, report in reports.items() if report.method}
     rows = tuple({"address": address, **report._asdict()} for address, report in reports.items())
     return View(f"{len(changed)} of {len(reports)} modules", worst_table(changed), rows)
+
+
+def _checked(options: SolveOptions | None, plan: schema.Plan) -> SolveOptions:
+    """Raises UserError for guidance that no method of the plan follows."""
+    options = options or SolveOptions()
+    if options.guided is not None and (problem := unguided(plan.methods, "options.guided")):
+        raise UserError(problem)
+    return options
+
+
+def _steps(
+    what: str, plan: schema.Plan, options: SolveOptions, calibration: Calibration | None
+) -> AbstractContextManager[Callable[[int], None]]:
+    """A bar of a plan's modules, and of the samples that go through the model before them where solves are guided."""
+    swept = guided.samples_swept(plan.methods, options, calibration)
+    return bar(what, swept + len(plan.modules), "samples and modules" if swept else "modules")
 
 
 def _uniform(model: PreTrainedModel, format: str, method: str) -> schema.Plan:

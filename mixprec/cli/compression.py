@@ -16,6 +16,7 @@ from mixprec.cli.base import BaseModel, Device, Dtype, Revision, SpanRule, app, 
         "mixprec compress plan.json --format compressed-tensors --out checkpoint",
         "mixprec compress plan.json --text wiki.valid.raw --samples 32 --out checkpoint",
         "mixprec compress plan.json --traces bundled:attribution --samples 16 --model ./my-copy --out checkpoint",
+        "mixprec compress plan.json --traces bundled:attribution --samples 16 --guided fisher --out checkpoint",
     )
 )
 def compress(
@@ -30,6 +31,13 @@ def compress(
     seed: Annotated[int, typer.Option(help="Calibration: draws the samples.")] = 0,
     damping: Annotated[float | None, typer.Option(help="gptq, gptaq, sparsegpt: of the Hessian; default 0.03.")] = None,
     act_order: Annotated[bool, typer.Option(help="gptq, gptaq: columns of large inputs first.")] = True,
+    guided: Annotated[
+        str | None,
+        typer.Option(help="gptq, gptaq, sparsegpt: weigh tokens by the gradients of a loss: fisher or loss."),
+    ] = None,
+    guided_groups: Annotated[
+        int | None, typer.Option(min=1, help="With --guided: groups of a linear's outputs; default 4.")
+    ] = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     format: Annotated[str, typer.Option(help="dense, compressed-tensors, gptq or gguf.")] = "dense",
@@ -49,6 +57,7 @@ def compress(
     from mixprec.api.make import compress as function
     from mixprec.checkpoint import hub
     from mixprec.compress.options import SolveOptions
+    from mixprec.core.errors import UserError
     from mixprec.core.float64 import check_float64
     from mixprec.models.model import Model
     from mixprec.plan.methods import solving
@@ -57,7 +66,11 @@ def compress(
     check_float64(device, "compress")  # before calibration, which takes long
     opened = Model(model or model_in(plan_file), revision=revision, dtype=dtype, device=device)
     plan = Plan.load(opened, plan_file)
-    given = {"damping": damping} if damping is not None else {}
+    given: dict[str, Any] = {"damping": damping} if damping is not None else {}
+    if guided is not None:
+        given["guided"] = {"loss": guided} | ({} if guided_groups is None else {"groups": guided_groups})
+    elif guided_groups is not None:
+        raise UserError("--guided-groups: groups of what? add --guided fisher, or leave it out")
     options = checked(SolveOptions, "compress", act_order=act_order, **given)
     calibration = None
     if text or traces:

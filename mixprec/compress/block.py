@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.calibration.data import Calibration
+from mixprec.compress.guided import GroupWeights, Guidance, group_weights
 from mixprec.compress.methods import solve
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.compress.options import SolveOptions
@@ -27,7 +28,7 @@ from mixprec.models.decoder import Group, Linear
 from mixprec.models.sizes import sizes_of
 from mixprec.models.weights import weight_of
 from mixprec.numerics.statistics import InputStatistics
-from mixprec.plan.methods import using_inputs, wanting_original_states
+from mixprec.plan.methods import guidable, using_inputs, wanting_original_states
 from mixprec.plan.schema import Treatment
 from mixprec.walk.hooks import watching
 from mixprec.walk.samples import FULL, OWN, Gathering, Samples, Seen, batch_size
@@ -66,12 +67,14 @@ def compress_block(
     samples: Samples | None,
     options: SolveOptions,
     on_module: OnModule | None = None,
+    guidance: Guidance | None = None,
 ) -> BlockResult:
     """Compress the linears of ``block`` in place; afterwards it holds the values that the checkpoint will hold.
 
     ``groups``: the block's linears, those that share an input together, in the
     order in which they work. ``stored``: the type of each parameter in the checkpoint, by its name within the block.
-    ``samples`` end behind the block; without them only methods that need no inputs work.
+    ``samples`` end behind the block; without them only methods that need no inputs work. ``guidance``: of the samples'
+    tokens, for methods that can be guided.
 
     Raises UserError for inputs that are NaN or infinite, and for weights that a format can't hold.
     """
@@ -80,7 +83,7 @@ def compress_block(
         for group in groups:
             work.compress(group, None)
     else:
-        work.walk(samples, groups[0][0].layer - 1)
+        work.walk(samples, groups[0][0].layer - 1, guidance)
     return BlockResult(work.solved, work.folded, work.reports)
 
 
@@ -99,7 +102,7 @@ def compress_group(
     if statistics is None:
         work.compress(group, None)
     else:
-        work.solve(group, statistics)
+        work.solve(group, GroupInputs(statistics, options))
     return BlockResult(work.solved, work.folded, work.reports)
 
 
@@ -122,7 +125,7 @@ class _Work:
         self._block, self._groups, self._treatments, self._stored = block, groups, treatments, stored
         self._options, self._on_module = options, on_module
 
-    def walk(self, samples: Samples, index: int) -> None:
+    def walk(self, samples: Samples, index: int, guidance: Guidance | None) -> None:
         """Compress group after group and take the samples behind the block, the model's number ``index``."""
         methods = [{self._treatments[m.address].method for m in group if self._changes(m)} for group in self._groups]
         drifts = [bool(wanting_original_states(each)) for each in methods]
@@ -130,28 +133,39 @@ class _Work:
             self._remember_full(samples, index, drifts)
         if scaler(self._treatments[module.address] for group in self._groups for module in group):
             self._prepare(samples, index)
+        weights = self._weights(samples, guidance)
         *before, last = range(len(samples.batches))
 
         def reach(number: int, inputs: Tensor) -> None:
-            group, drift = self._groups[number], drifts[number]
+            group, drift, own = self._groups[number], drifts[number], weights[number]
             if not using_inputs(methods[number]):
                 self.compress(group, None)
                 return
-            sums = Gathering(group[0].in_features, samples.piece, drift=drift, device=inputs.device)
+            width, device = group[0].in_features, inputs.device
+            sums = Gathering(width, samples.piece, count=own.sums, drift=drift, device=device)
             for each in (*before, last):
                 given = inputs if each == last else samples.inputs(each, index, self._block, group)
                 full = samples.states.pop((number, each)) if drift else None
-                sums.add(Seen(given, samples.weights(each), full))
-            self.solve(group, sums.result())
+                sums.add(Seen(given, samples.weighed(each, own.weights), full))
+            self.solve(group, own.inputs(sums.results(), self._options))
 
         with watching(self._block, self._groups, reach):
             samples.move(last, index, self._block)
         for each in before:
             samples.move(each, index, self._block)
 
+    def _weights(self, samples: Samples, guidance: Guidance | None) -> list[GroupWeights]:
+        """How the samples' tokens count for each group."""
+        changing = [module for group in self._groups for module in group if self._changes(module)]
+        guided = [module for module in changing if guidable([self._treatments[module.address].method])]
+        if guidance is None or not guided:
+            return [GroupWeights() for _ in self._groups]
+        found = guidance.of(guided)
+        return [group_weights(group, found, samples.weights) for group in self._groups]
+
     def _prepare(self, samples: Samples, index: int) -> None:
         """Scale the inputs of linears, by what the uncompressed block's are."""
-        statistics = samples.statistics(index, self._block, self._groups)
+        statistics = (found for (found,) in samples.statistics(index, self._block, self._groups))
         prepared = prepare_block(self._block, self._groups, self._treatments, self._stored, statistics, self._options)
         solved = {module.parameter for group in self._groups for module in group if self._changes(module)}
         self.folded |= prepared.changed - solved
@@ -166,14 +180,14 @@ class _Work:
 
         samples.run(index, self._block, self._groups, keep, stream=FULL)
 
-    def solve(self, group: Group, statistics: InputStatistics) -> None:
+    def solve(self, group: Group, inputs: GroupInputs) -> None:
         """Compress a group by its inputs."""
-        if not torch.isfinite(statistics.hessian).all():
+        if not torch.isfinite(inputs.statistics.hessian).all():
             raise UserError(
                 f"{group[0].address}: its inputs are NaN or infinite on the calibration data; compute in float32 "
                 "or bfloat16 (model.dtype), or keep the modules before it"
             )
-        self.compress(group, GroupInputs(statistics, self._options))
+        self.compress(group, inputs)
 
     def compress(self, group: Group, inputs: GroupInputs | None) -> None:
         """Solve a group's modules and give them their new weights."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from mixprec.calibration.data import Calibration
 from mixprec.compress import RULES
 from mixprec.compress.blockfile import LAYOUT, BlockFile, file_of
 from mixprec.compress.candidatefiles import Candidates
+from mixprec.compress.guided import Guidance, group_weights
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.scaling import solve_alone
 from mixprec.compress.solving import GroupInputs, Solved
@@ -26,7 +28,6 @@ from mixprec.models.decoder import Decoder, Group
 from mixprec.models.tensors import COMPUTABLE
 from mixprec.models.weights import weight_of
 from mixprec.numerics.formats import fitting
-from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import using_inputs
 from mixprec.plan.schema import Treatment
 from mixprec.walk import blocks
@@ -49,11 +50,13 @@ def make(
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
     memory_gb: float = MEMORY_GB,
+    guidance: Guidance | None = None,
 ) -> Candidates:
     """Solve all modules of the model in ``opened`` for all ``treatments``, into ``folder``.
 
     ``identity``: the model's. ``calibration``: None for methods that look at no inputs. ``advance`` is told of each
     module that is done. ``memory_gb``: 10^9 bytes of calibration states in memory; more of them go to the disk.
+    ``guidance``: of the calibration data, where ``options`` ask for one.
 
     Raises UserError for inputs that are NaN or infinite and weights that a format can't hold.
     """
@@ -69,58 +72,81 @@ def make(
             LAYOUT,
         ],
     )
+    work = _Work(opened, treatments, options, folder, stamp, guidance)
     groups = {block.layer: block.groups for block in inventory.blocks}
     done = [layer for layer in groups if artifacts.is_made(file_of(folder, layer), stamp)]
     if len(done) < len(groups):
-        _walk(opened, groups, done, treatments, calibration, options, folder, stamp, int(memory_gb * 1e9), advance)
+        _walk(work, groups, done, calibration, int(memory_gb * 1e9), advance)
     else:
         advance(len(inventory.linears))
     return Candidates(folder, list(treatments), stamp)
 
 
+class _Work(NamedTuple):
+    """What is done to each block of the model in ``opened``."""
+
+    opened: blocks.Blocks
+    treatments: Treatments
+    options: SolveOptions
+    folder: Path
+    stamp: str
+    guidance: Guidance | None
+
+    def solve(self, index: int, block: nn.Module, groups: Sequence[Group], samples: Samples | None) -> None:
+        """Write a block's file; ``samples`` end behind the block."""
+        file = BlockFile()
+        for group, inputs in zip(groups, self._inputs(index, block, groups, samples), strict=True):
+            stored = {module.address: self.opened.source.tensors[module.weight_name].dtype for module in group}
+            for module in group:
+                file.add_module(module, stored[module.address], None if inputs is None else inputs.statistics)
+            types = {address: COMPUTABLE[dtype] for address, dtype in stored.items()}
+            for address, name, found in solved(block, group, self.treatments, inputs, self.options, types):
+                file.add(address, name, found, fitting(self.treatments[name].format, group[0].in_features))
+        file.save(file_of(self.folder, index + 1), self.stamp)
+
+    def _inputs(
+        self, index: int, block: nn.Module, groups: Sequence[Group], samples: Samples | None
+    ) -> Iterator[GroupInputs | None]:
+        if samples is None:
+            yield from [None] * len(groups)
+            return
+        guiding = self.guidance.of(module for group in groups for module in group) if self.guidance else {}
+        weights = [group_weights(group, guiding, samples.weights) for group in groups]
+        seen = samples.statistics(index, block, groups, [each.weights for each in weights], move=True)
+        for own, found in zip(weights, seen, strict=True):
+            yield own.inputs(found, self.options)
+
+
 @torch.no_grad()
 def _walk(
-    opened: blocks.Blocks,
+    work: _Work,
     groups: Mapping[int, Sequence[Group]],
     done: Sequence[int],
-    treatments: Treatments,
     calibration: Calibration | None,
-    options: SolveOptions,
-    folder: Path,
-    stamp: str,
     memory: int,
     advance: Callable[[int], None],
 ) -> None:
-    with publish.scratch(folder / "states") as spilled:
+    with publish.scratch(work.folder / "states") as spilled:
         samples = None
         if calibration is not None:
-            samples = Samples(opened.model, calibration, States(memory, spilled), 1, piece=1)
+            samples = Samples(work.opened.model, calibration, States(memory, spilled), 1, piece=1)
 
         def visit(index: int, block: nn.Module) -> None:
             here = groups[index + 1]
             if index + 1 not in done:
-                file = BlockFile()
-                seen = samples.statistics(index, block, here, move=True) if samples else [None] * len(here)
-                for group, statistics in zip(here, seen, strict=True):
-                    stored = {module.address: opened.source.tensors[module.weight_name].dtype for module in group}
-                    for module in group:
-                        file.add_module(module, stored[module.address], statistics)
-                    types = {address: COMPUTABLE[dtype] for address, dtype in stored.items()}
-                    for address, name, found in solved(block, group, treatments, statistics, options, types):
-                        file.add(address, name, found, fitting(treatments[name].format, group[0].in_features))
-                file.save(file_of(folder, index + 1), stamp)
+                work.solve(index, block, here, samples)
             elif samples:
                 samples.run(index, block)
             advance(sum(len(group) for group in here))
 
-        walk(opened, range(opened.layers), visit)
+        walk(work.opened, range(work.opened.layers), visit)
 
 
 def solved(
     block: nn.Module,
     group: Group,
     treatments: Treatments,
-    statistics: InputStatistics | None,
+    inputs: GroupInputs | None,
     options: SolveOptions,
     stored: Mapping[str, torch.dtype],
 ) -> Iterator[tuple[str, str, Solved]]:
@@ -129,7 +155,7 @@ def solved(
     ``stored``: address -> the weight's type in the checkpoint. Scales of inputs are taken back, so that the weight is
     compared with the original one. Raises UserError as ``make`` does.
     """
-    if statistics is not None and not torch.isfinite(statistics.hessian).all():
+    if inputs is not None and not torch.isfinite(inputs.statistics.hessian).all():
         raise UserError(
             f"{group[0].address}: its inputs are NaN or infinite on the calibration data; compute in float32 or "
             "bfloat16 (model.dtype)"
@@ -137,7 +163,6 @@ def solved(
     weights: dict[str, Tensor] = {
         module.address: weight_of(block, module).to(stored[module.address]) for module in group
     }
-    inputs = None if statistics is None else GroupInputs(statistics, options)
     for name, treatment in treatments.items():
         given = inputs if using_inputs([treatment.method]) else None
         made = solve_alone(group, weights, treatment, given, options)

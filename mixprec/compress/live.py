@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from mixprec.calibration.data import Calibration
 from mixprec.compress.block import compress_block, compress_group, entering
 from mixprec.compress.ggml import check_possible
+from mixprec.compress.guided import gather, wanted
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.outside import around, final_inputs, token_inputs
@@ -38,11 +40,12 @@ def compress_live(
     options: SolveOptions = SolveOptions(),
     on_module: OnModule | None = None,
     memory_gb: float = MEMORY_GB,
+    on_sample: Callable[[int], None] = lambda _: None,
 ) -> dict[str, ModuleReport]:
     """Give the linears of a transformers ``model`` the weights that ``plan`` makes of them, in the model's own type.
 
-    Nothing changes before everything was checked. ``memory_gb``: as in ``stream.compress``. Returns address -> report
-    in the plan's order.
+    Nothing changes before everything was checked. ``memory_gb``, ``on_sample``: as in ``stream.compress``. Returns
+    address -> report in the plan's order.
 
     Raises UserError as ``check_live`` does, for a plan of another model, and where calibration data is missing.
     """
@@ -70,7 +73,10 @@ def compress_live(
     model.eval()
     try:
         with tempfile.TemporaryDirectory(prefix="mixprec-") as spilled:
-            samples = None
+            samples, guidance = None, None
+            if (spec := wanted(plan.methods, options, seen)) is not None and seen is not None:
+                where = Path(spilled) / "guidance"
+                guidance = gather(Live(model), "", seen, spec, where, on_sample, memory_gb)
             for linear in outside.before:
                 solve(linear, token_inputs(linear, plan.treatments[linear.address], model.device))
             if seen is not None:
@@ -84,7 +90,7 @@ def compress_live(
                     return
                 stored = {name: parameter.dtype for name, parameter in block.named_parameters()}
                 groups = decoder.blocks[index].groups
-                result = compress_block(block, groups, plan.treatments, stored, samples, options, on_module)
+                result = compress_block(block, groups, plan.treatments, stored, samples, options, on_module, guidance)
                 reports.update(result.reports)
 
             last = decoder.layers - 1 if outside.behind else max(left, default=-1)

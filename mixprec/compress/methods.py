@@ -14,6 +14,7 @@ from mixprec.compress.solving import GroupInputs, Solved, Solver, Task
 from mixprec.numerics import storage
 from mixprec.numerics.formats import Keep
 from mixprec.numerics.hessian import SingularHessian
+from mixprec.plan.methods import guidable
 from mixprec.plan.schema import Treatment
 
 #: Method (plan.methods.METHODS has their records) -> how it solves.
@@ -40,11 +41,16 @@ def solve(
 
     ``inputs`` may be None where no method needs them.
     """
+    solved: dict[str, Solved] = {}
     together: dict[object, list[str]] = {}
     for address, treatment in treatments.items():
+        if inputs and address in inputs.parts and guidable([treatment.method]):
+            parts = inputs.parts[address]
+            tasks = [Task([address], weights[address][rows], treatment, own, options) for rows, own in parts]
+            solved[address] = _joined([_solve(task) for task in tasks])
+            continue
         stacked = SOLVERS[treatment.method].stacks
         together.setdefault((treatment, weights[address].dtype) if stacked else address, []).append(address)
-    solved: dict[str, Solved] = {}
     for addresses in together.values():
         stack = torch.cat([weights[address] for address in addresses])
         found = _solve(Task(addresses, stack, treatments[addresses[0]], inputs, options))
@@ -69,6 +75,17 @@ def _without_hessian(task: Task) -> Solved:
         return pruned._replace(fallback="wanda")
     # Zero is on every grid, so what was pruned stays so.
     return rtn.SOLVER.solve(task._replace(weight=pruned.restored))._replace(fallback="wanda, rtn")
+
+
+def _joined(parts: list[Solved]) -> Solved:
+    """The parts of a weight's rows as one; of their factors the one that needed most damping stands for all."""
+    factors = [part.factor for part in parts if part.factor is not None]
+    return parts[0]._replace(
+        restored=torch.cat([part.restored for part in parts]),
+        quantized=storage.join([part.quantized for part in parts]),
+        factor=max(factors, key=lambda factor: factor.damping, default=None),
+        fallback=next((part.fallback for part in parts if part.fallback), ""),
+    )
 
 
 def _split(found: Solved, rows: list[int]) -> list[Solved]:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from mixprec.models.labels import COMPARED
+
+
+class GuidedSpec(BaseModel):
+    """Errors of outputs count as much as a loss minds them: GuidedQuant (arXiv 2505.07004)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loss: Literal["fisher", "loss"] = Field(
+        "fisher", description="fisher: the KL to the original's own predictions; loss: cross-entropy of the text"
+    )
+    groups: int = Field(4, ge=1, description="of a linear's outputs that have a Hessian each")
+    draws: int = Field(1, ge=1, description="with fisher: random losses per sample, averaged")
+    power: float = Field(1.0, gt=0, le=1, description="of tokens' weights; below 1 they differ less")
+    seed: int = Field(0, description="draws the random losses")
 
 
 class SolveOptions(BaseModel):
@@ -23,7 +37,18 @@ class SolveOptions(BaseModel):
     clip: bool | Literal["released"] = Field(
         True, description="awq: clip each group where that lowers the output error; released: all but q and k"
     )
+    guided: GuidedSpec | None = Field(
+        None, description="gptq, gptaq, sparsegpt: weigh tokens by a loss's gradients at each linear's outputs"
+    )
 
     def clips(self, kind: str) -> bool:
         """Whether AWQ clips modules of ``kind``. Released AWQ leaves q and k out."""
         return self.clip is True or (self.clip == "released" and kind not in COMPARED)
+
+    @model_serializer(mode="wrap")
+    def _without_guidance(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Cards and stamps of what is not guided stay as they were before there was guidance."""
+        found: dict[str, Any] = handler(self)
+        if found.get("guided") is None:
+            found.pop("guided", None)
+        return found

@@ -49,8 +49,8 @@ def final_inputs(samples: Samples, norm: nn.Module, linear: Linear, treatment: T
     sums = Gathering(linear.in_features, samples.piece, drift=drift, device=device)
     for number in range(len(samples.batches)):
         full = norm(samples.states[FULL, number]) if drift else None
-        sums.add(Seen(norm(samples.states[OWN, number]), samples.weights(number), full))
-    return sums.result()
+        sums.add(Seen(norm(samples.states[OWN, number]), samples.weighed(number), full))
+    return sums.results()[0]
 
 
 def token_inputs(linear: Linear, treatment: Treatment, device: torch.device | str) -> InputStatistics | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,10 +34,15 @@ class Solved(NamedTuple):
 
 
 class GroupInputs:
-    """The inputs that a group of linears shares, and the factors of their Hessian, each made once for the group."""
+    """The inputs that a group of linears shares, and the factors of their Hessian, each made once for the group.
 
-    def __init__(self, statistics: InputStatistics, options: SolveOptions) -> None:
-        self.statistics = statistics
+    ``parts``: address -> parts of its rows for which tokens count differently, where some do.
+    """
+
+    def __init__(
+        self, statistics: InputStatistics, options: SolveOptions, parts: Mapping[str, Sequence[Part]] | None = None
+    ) -> None:
+        self.statistics, self.parts = statistics, parts or {}
         self._options = options
         self._factors: dict[int | None, Factor] = {}
 
@@ -51,6 +56,13 @@ class GroupInputs:
                 group_size=None if group_size == WHOLE_ROW else group_size,
             )
         return self._factors[group_size]
+
+
+class Part(NamedTuple):
+    """Some ``rows`` of a linear, and the ``inputs`` as they count for these."""
+
+    rows: slice
+    inputs: GroupInputs
 
 
 class Task(NamedTuple):

@@ -9,7 +9,7 @@ checkpoint is put together from them and from what the source has, file by file.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -49,6 +49,8 @@ def compress(
     on_module: OnModule | None = None,
     base_model: str | None = None,
     memory_gb: float = MEMORY_GB,
+    guidance: Path | None = None,
+    on_sample: Callable[[int], None] = lambda _: None,
 ) -> dict[str, ModuleReport]:
     """Write the checkpoint ``out``: ``model`` with its linear modules compressed as ``plan`` says.
 
@@ -58,8 +60,9 @@ def compress(
     a scale into. The folder has the source's shards (of formats that have shards), configuration and tokenizer, and
     mixprec.json with plan and provenance; it appears when it is complete.
     ``base_model``: the model's id on the hub, for the card. ``memory_gb``: 10^9 bytes of calibration states in memory
-    (more of them go to the disk), and as many for what they leave inside a block. Returns address -> report in the
-    plan's order.
+    (more of them go to the disk), and as many for what they leave inside a block. ``guidance``: a folder where the
+    saliences of guided solves stay for other plans; else they go with the blocks. ``on_sample`` is told of each sample
+    that has its. Returns address -> report in the plan's order.
 
     Raises UserError for a plan that doesn't fit the checkpoint or ``format``, or needs calibration data and has none,
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
@@ -75,7 +78,7 @@ def compress(
     codes = bits.account(plan, inventory).modules  # in blocks' files, beside the packed ones
     check_space(out, space(format, plan, inventory, config, source) + sum(codes[each].bytes for each in plan.changed))
     check_outside(source, inventory)
-    job = Job(model, inventory, plan, calibration, options, memory_gb)
+    job = Job(model, inventory, plan, calibration, options, memory_gb, guidance, on_sample)
     if job.needs_inputs and calibration is None:
         raise UserError(
             f"method {', '.join(sorted(job.needs_inputs))} looks at the inputs of linears and needs calibration data; "

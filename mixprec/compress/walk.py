@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch import nn
 from mixprec.calibration.data import Calibration
 from mixprec.compress.block import BlockResult, compress_block, compress_group, entering
 from mixprec.compress.blockfile import MADE, BlockFile, file_of, opened
+from mixprec.compress.guided import Guidance, guide
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.outside import around, final_inputs, token_inputs
@@ -32,7 +33,10 @@ from mixprec.walk.walk import walk
 
 
 class Job(NamedTuple):
-    """What is to be done, whatever has been done of it: the checkpoint, the plan, and how it is carried out."""
+    """What is to be done, whatever has been done of it: the checkpoint, the plan, and how it is carried out.
+
+    ``guidance``: where saliences lie, by default beside the blocks; ``on_sample`` is told of each sample that has its.
+    """
 
     model: Model
     inventory: Decoder
@@ -40,6 +44,8 @@ class Job(NamedTuple):
     calibration: Calibration | None
     options: SolveOptions
     memory_gb: float = MEMORY_GB
+    guidance: Path | None = None
+    on_sample: Callable[[int], None] = lambda _: None
 
     @property
     def source(self) -> Source:
@@ -71,6 +77,7 @@ class Walk:
         }
         self.files = list(self._files.values())
         self.reports: dict[str, ModuleReport] = {}
+        self._guidance: Guidance | None = None
 
     @torch.no_grad()
     def run(self) -> None:
@@ -86,6 +93,10 @@ class Walk:
         if not left:
             return
         calibration = job.seen
+        if any(isinstance(key, int) for key in left):
+            where = job.guidance or self._folder / "guidance"
+            methods, advance = job.plan.methods, job.on_sample
+            self._guidance = guide(job.model, methods, calibration, job.options, where, advance, job.memory_gb)
         # The norm has no part in blocks, but the model that hands out their inputs ends with it.
         wanted = {"embedding", "norm"} if calibration is not None else set()
         wanted |= {linear.kind for linear in self._around.all if linear.address in left}
@@ -152,7 +163,7 @@ class Walk:
     def _compress(self, known: Block, block: nn.Module, samples: Samples | None) -> None:
         stored = self._stored(known)
         result = compress_block(
-            block, known.groups, self._treatments, stored, samples, self._job.options, self._on_module
+            block, known.groups, self._treatments, stored, samples, self._job.options, self._on_module, self._guidance
         )
         self._save(known, block, stored, result)
         self.reports |= result.reports

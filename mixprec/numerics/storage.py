@@ -71,6 +71,21 @@ def split(quantized: AnyQuantized, rows: Sequence[int]) -> list[AnyQuantized]:
     return [_rows(quantized, slice(end - count, end)) for count, end in zip(rows, ends, strict=True)]
 
 
+def join(parts: Sequence[AnyQuantized]) -> AnyQuantized:
+    """The inverse of ``split``."""
+    found: AnyQuantized = _stacked(parts)
+    return found
+
+
+def _stacked(parts: Sequence[Any]) -> Any:
+    """As ``_rows``, the other way round."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    if isinstance(parts[0], tuple):
+        return type(parts[0])(*(_stacked(each) for each in zip(*parts, strict=True)))
+    return parts[0]
+
+
 def _rows(quantized: Any, where: slice) -> Any:
     """Some rows of whatever kind of quantized weight: all its tensors have one entry for each row."""
     if isinstance(quantized, Tensor):

@@ -69,6 +69,11 @@ class Context:
         sources = [] if spec is None else [spec.text, spec.traces.source if spec.traces else None]
         return [source for source in sources if source is not None and not source.startswith("bundled:")]
 
+    @property
+    def guidance(self) -> Path:
+        """Where all variants and candidates find what guides their solves."""
+        return self.out / "guidance"
+
     def at(self, where: Path) -> Model:
         """A checkpoint of the run's model, computed as that is."""
         return Model(str(where), dtype=self.model.dtype, device=self.model.device)

@@ -16,7 +16,7 @@ from mixprec.models.decoder import Decoder, Linear
 from mixprec.pipeline.checks import Checked
 from mixprec.pipeline.usage import Used, used
 from mixprec.plan import bits
-from mixprec.plan.methods import METHODS, Pace, needing_inputs, using_inputs
+from mixprec.plan.methods import METHODS, Pace, guidable, needing_inputs, using_inputs
 from mixprec.plan.schema import Plan, Treatment
 from mixprec.recipe import Recipe
 from mixprec.report.formatting import plural
@@ -87,6 +87,7 @@ class _Reckoning:
     def all(self) -> Iterator[Stage]:
         if self.chosen.importance is not None and "traces" in self.used:
             yield self._importance(self.used["traces"])
+        yield from self._guidance()
         solved = self._solved()
         if solved:
             yield self._candidates(solved)
@@ -149,12 +150,27 @@ class _Reckoning:
         moments = sum(2 * group[0].in_features ** 2 * tokens.tokens for group in self.inventory.groups)
         return (states * self._forward(tokens) + moments) / self.rate
 
+    def _guidance(self) -> Iterator[Stage]:
+        """Gradients of the calibration samples, once for all: states up, and down again with gradients."""
+        spec, tokens = self.chosen.compress.guided, self.used.get("compress.calibration")
+        if spec is None or tokens is None or not guidable(self.chosen.methods):
+            return
+        draws = spec.draws if spec.loss == "fisher" else 1
+        work = (2 + draws) * self._forward(tokens) + (1 + draws) * self.shape.head * tokens.tokens
+        states = min(tokens.items, 8) * self.shape.layers * tokens.longest * self.shape.hidden * self.item
+        memory = self._block_memory() + min(states, int(self.chosen.compress.memory_gb * 1e9)) + self.logits
+        disk = len(self.inventory.linears) * tokens.tokens * spec.groups * 4
+        yield Stage("guidance", f"gradients on {tokens.tokens:,} tokens", work / self.rate, memory, disk)
+
     def _one(self, module: Linear, method: str) -> float:
-        """Seconds of one solve."""
-        pace = METHODS[method].pace
-        columns = module.in_features * (_COLUMN_SECONDS + module.out_features * _COLUMN_WEIGHT_SECONDS)
+        """Seconds of one solve, and of the second moments that it has for itself."""
+        pace, spec, tokens = METHODS[method].pace, self.chosen.compress.guided, self.used.get("compress.calibration")
+        own = spec.groups if spec and guidable([method]) else 0
+        moments = own * 2 * module.in_features**2 * (tokens.tokens if tokens else 0) / self.rate
+        loops = module.in_features * max(own, 1) * _COLUMN_SECONDS
+        columns = loops + module.weights * _COLUMN_WEIGHT_SECONDS
         product = module.weights * module.in_features / self.rate
-        return pace.columns * columns + pace.products * product + pace.weight * module.weights
+        return moments + pace.columns * columns + pace.products * product + pace.weight * module.weights
 
     def _block_memory(self) -> int:
         """A block at a time: its weights, the second moments, the calibration's states and what they leave inside."""

@@ -33,6 +33,7 @@ def subject(run: Context, folder: Path, importance: dict[str, Any] | None = None
         traces=traces,
         importance=importance,
         memory_gb=compressing.memory_gb,
+        guidance=run.guidance,
     )
 
 

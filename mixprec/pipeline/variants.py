@@ -8,6 +8,7 @@ from typing import Any
 from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.integrity import weight_bytes
 from mixprec.compress import RULES
+from mixprec.compress.guided import samples_swept
 from mixprec.compress.module import ModuleReport, summarise
 from mixprec.compress.stream import compress
 from mixprec.contrib import peers
@@ -91,7 +92,10 @@ def _compressing(run: Context, name: str, plan: Plan) -> list[Any]:
 
 def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Path) -> None:
     peer, calibration = peer_of(run, name), _calibrating(run, name, plan)
-    with bar(f"compress {name}", len(plan.modules), "modules") as advance:
+    options = run.recipe.compress.options
+    swept = 0 if peer else samples_swept(plan.methods, options, calibration)
+    unit = "samples and modules" if swept else "modules"
+    with bar(f"compress {name}", swept + len(plan.modules), unit) as advance:
         if peer:
             reports = engine.compress(
                 peer,
@@ -107,11 +111,13 @@ def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Pa
                 plan,
                 checkpoint,
                 calibration=calibration,
-                options=run.recipe.compress.options,
+                options=options,
                 format=run.recipe.checkpoint.written,
                 on_module=lambda *_: advance(1),
                 base_model=run.recipe.model.base_model,
                 memory_gb=run.recipe.compress.memory_gb,
+                guidance=run.guidance,
+                on_sample=advance,
             )
     artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})
 

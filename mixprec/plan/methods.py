@@ -53,7 +53,8 @@ class MethodRecord:
     ``formats``: the kinds that it rounds to; ``apart``: why these go with no other method, and this with no other
     formats. ``prunes``: it sets weights to zero, and asks for a sparsity. ``on_original_inputs``: the method that it
     is where a linear's inputs are those of the uncompressed model. ``packed``: the nearest method for grids of
-    integers, which is proposed where a checkpoint can't hold its formats. ``pace``: what solving takes.
+    integers, which is proposed where a checkpoint can't hold its formats. ``pace``: what solving takes. ``guided``:
+    rows are solved by whatever Hessian they are given, each part of them by one of its own.
     """
 
     name: str
@@ -66,13 +67,21 @@ class MethodRecord:
     on_original_inputs: str | None = None
     packed: str | None = None
     pace: Pace = Pace()
+    guided: bool = False
 
 
 METHODS: Final[dict[str, MethodRecord]] = {
     record.name: record
     for record in (
         MethodRecord("rtn", "RTN"),
-        MethodRecord("gptq", "GPTQ", ("GPTQ", "2210.17323"), Needs("always", second_moments=True), pace=_BY_COLUMNS),
+        MethodRecord(
+            "gptq",
+            "GPTQ",
+            ("GPTQ", "2210.17323"),
+            Needs("always", second_moments=True),
+            pace=_BY_COLUMNS,
+            guided=True,
+        ),
         MethodRecord(
             "gptaq",
             "GPTAQ",
@@ -80,6 +89,7 @@ METHODS: Final[dict[str, MethodRecord]] = {
             Needs("always", second_moments=True, original_states=True),
             on_original_inputs="gptq",  # it pays for how inputs differ from the original's
             pace=Pace(columns=1.5, products=4, weight=0),
+            guided=True,
         ),
         MethodRecord(
             "awq",
@@ -114,6 +124,7 @@ METHODS: Final[dict[str, MethodRecord]] = {
             Needs("always", second_moments=True),
             prunes=True,
             pace=_BY_COLUMNS,
+            guided=True,
         ),
         MethodRecord("wanda", "wanda", ("Wanda", "2306.11695"), Needs("always"), formats=(), prunes=True),
         MethodRecord("magnitude", "magnitude", formats=(), prunes=True),
@@ -150,6 +161,20 @@ def solving(names: Iterable[str]) -> set[str]:
 def wanting_original_states(names: Iterable[str]) -> set[str]:
     """The methods that look at what linears get in the uncompressed model too."""
     return {name for name in names if METHODS[name].needs.original_states}
+
+
+def guidable(names: Iterable[str]) -> set[str]:
+    """The methods that can solve parts of the rows with Hessians of their own."""
+    return {name for name in names if METHODS[name].guided}
+
+
+def unguided(names: Iterable[str], where: str) -> str | None:
+    """What is wrong with guidance, asked for in ``where``, of methods that all can't be guided; None where some can."""
+    chosen = sorted(names)
+    if guidable(chosen):
+        return None
+    can = ", ".join(sorted(guidable(METHODS)))
+    return f"{where}: {', '.join(chosen) or 'no method'} can't be guided; leave it out, or compress by one of {can}"
 
 
 def pruners() -> dict[str, MethodRecord]:

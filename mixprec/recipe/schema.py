@@ -10,7 +10,7 @@ from mixprec.core.errors import Problems, UserError
 from mixprec.core.float64 import check_float64
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.plan.budgetspec import SENSITIVITY
-from mixprec.plan.methods import Method, needing_inputs, using_inputs
+from mixprec.plan.methods import Method, needing_inputs, unguided, using_inputs
 from mixprec.plan.rules import PlanSpec, needs_importance, tables_wanted
 from mixprec.plan.schema import Treatment
 from mixprec.recipe.engines import METHODS, Engine
@@ -66,6 +66,7 @@ class Recipe(Part):
                 yield f"variant {name!r}: use letters, digits, - _ . in names; they become folders"
         yield from self._of_device()
         yield from self._of_engines()
+        yield from self._of_guidance()
         calibrated = self._calibrated()
         if calibrated and self.compress.calibration is None:
             yield (
@@ -86,6 +87,12 @@ class Recipe(Part):
                     check_float64(self.model.device, what)
                 except UserError as problem:
                     yield f"model.{problem}"
+
+    def _of_guidance(self) -> Iterator[str]:
+        scored = {self.method_scored} if self.sensitivity or self.ablation else set()
+        methods = self._planned | scored
+        if self.compress.guided is not None and methods and (problem := unguided(methods, "compress.guided")):
+            yield problem
 
     def _of_ablation(self) -> Iterator[str]:
         spec = self.ablation

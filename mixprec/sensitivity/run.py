@@ -10,7 +10,7 @@ Folder::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 from mixprec.calibration.data import Calibration
 from mixprec.compress import candidates as solving
 from mixprec.compress.candidatefiles import Candidates
+from mixprec.compress.guided import Guidance, guide, wanted
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts, processes
 from mixprec.core.errors import UserError
@@ -53,6 +54,7 @@ class Subject:
 
     ``calibration``: what candidates are solved on; None for an ablation by methods that look at no inputs. ``traces``:
     for behaviours. ``importance``: of importance.json. ``memory_gb``: 10^9 bytes of calibration states in memory.
+    ``guidance``: where saliences lie (compress/guided.py), by default beside the candidates.
     """
 
     model: Model
@@ -63,6 +65,7 @@ class Subject:
     traces: Sequence[AnnotatedTrace] = ()
     importance: Mapping[str, Any] | None = field(default=None, repr=False)
     memory_gb: float = MEMORY_GB
+    guidance: Path | None = None
 
     def scored(self, spec: SensitivitySpec) -> list[Scored]:
         """The passages that ``spec`` asks for.
@@ -93,6 +96,7 @@ class Subject:
         return found
 
     def _solved(self, treatments: Mapping[str, Treatment]) -> str:
+        guidance = self._guidance({treatment.on_original_inputs.method for treatment in treatments.values()})
         with bar("candidates", len(self.model.decoder.linears), "modules") as advance:
             return solving.make(
                 self.model.open_blocks(("embedding", "norm")),
@@ -104,7 +108,16 @@ class Subject:
                 self.folder / "candidates",
                 advance,
                 self.memory_gb,
+                guidance,
             ).digest
+
+    def _guidance(self, methods: Collection[str]) -> Guidance | None:
+        """Where candidates are guided: how much the calibration tokens count for each module."""
+        if self.calibration is None or wanted(methods, self.options, self.calibration) is None:
+            return None
+        where = self.guidance or self.folder / "guidance"
+        with bar("guidance", len(self.calibration.tokens), "samples") as advance:
+            return guide(self.model, methods, self.calibration, self.options, where, advance, self.memory_gb)
 
 
 def score(subject: Subject, spec: SensitivitySpec, candidates: Candidates | None = None) -> dict[str, Sensitivity]:

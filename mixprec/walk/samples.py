@@ -31,8 +31,9 @@ OWN, FULL = "own", "full"
 
 
 class Seen(NamedTuple):
-    """Some samples' ``inputs`` (n, T, in) of a linear, their tokens' ``weights`` (n, T), and the inputs ``full`` (n, T,
-    in) that the uncompressed model has; None where all weights are 1, or nobody asks for the other model's."""
+    """Some samples' ``inputs`` (n, T, in) of a linear, their tokens' ``weights`` (n, T, K) in K sums, and the inputs
+    ``full`` (n, T, in) that the uncompressed model has; None where all weights are 1, or nobody asks for the other
+    model's."""
 
     inputs: Tensor
     weights: Tensor | None = None
@@ -54,10 +55,16 @@ class Seen(NamedTuple):
 
 
 class Gathering:
-    """Sums over inputs of ``width`` numbers that come in micro-batches, added in pieces of ``size`` samples."""
+    """Sums over inputs of ``width`` numbers that come in micro-batches, added in pieces of ``size`` samples.
 
-    def __init__(self, width: int, size: int, *, drift: bool = False, device: torch.device | str = "cpu") -> None:
-        self._sums, self._size = InputSums(width, drift=drift, device=device), size
+    ``count``: how many sums of the same inputs are taken, each with weights of its own.
+    """
+
+    def __init__(
+        self, width: int, size: int, *, count: int = 1, drift: bool = False, device: torch.device | str = "cpu"
+    ) -> None:
+        self._sums = [InputSums(width, drift=drift, device=device) for _ in range(count)]
+        self._size = size
         self._buffer: Seen | None = None
         self._filled = 0
 
@@ -67,17 +74,23 @@ class Gathering:
         while start < count:
             part = seen.part(slice(start, start + self._size - self._filled))
             if len(part.inputs) == self._size:
-                self._sums.add(*part)
+                self._take(part)
             else:
                 self._hold(part)
             start += len(part.inputs)
 
-    def result(self) -> InputStatistics:
+    def results(self) -> list[InputStatistics]:
         """The statistics of all that was added. Raises ValueError where no token with a weight above 0 was."""
         if self._buffer is not None and self._filled:
-            self._sums.add(*self._buffer.part(slice(0, self._filled)))
+            self._take(self._buffer.part(slice(0, self._filled)))
             self._filled = 0
-        return self._sums.result()
+        return [each.result() for each in self._sums]
+
+    def _take(self, piece: Seen) -> None:
+        """Add samples to all sums."""
+        inputs, weights, full = piece
+        for number, each in enumerate(self._sums):
+            each.add(inputs, None if weights is None else weights[..., number], full)
 
     def _hold(self, part: Seen) -> None:
         """Keep samples until a piece is full."""
@@ -89,7 +102,7 @@ class Gathering:
                 whole[self._filled : end] = each
         self._filled = end
         if end == self._size:
-            self._sums.add(*self._buffer)
+            self._take(self._buffer)
             self._filled = 0
 
 
@@ -119,12 +132,15 @@ class Samples:
                 states[stream, number] = entering.hidden
         # All samples are as long as one another, so one stands for all of them.
         self.contexts = blocks.block_inputs(model, tokens[:1]).contexts
-        device = entering.hidden.device
-        self._weights = None if calibration.weights is None else calibration.weights.to(device)
+        self.device = entering.hidden.device
+        #: (N, T) of all tokens; None where all are 1.
+        self.weights = None if calibration.weights is None else calibration.weights.to(self.device)
 
-    def weights(self, number: int) -> Tensor | None:
-        """(n, T) of a micro-batch's tokens."""
-        return None if self._weights is None else self._weights[self.batches[number]]
+    def weighed(self, number: int, weights: Tensor | None = None) -> Tensor | None:
+        """(n, T, K) of a micro-batch's tokens, of ``weights`` (N, T, K) of all; by default their own, or None."""
+        if weights is not None:
+            return weights[self.batches[number]].to(self.device)
+        return None if self.weights is None else self.weights[self.batches[number], :, None]
 
     def through(self, number: int, index: int, block: nn.Module, stream: str = OWN) -> Tensor:
         """What a micro-batch (n, T, hidden) leaves the model's block number ``index`` with."""
@@ -160,17 +176,30 @@ class Samples:
         return inputs_of(block, group, lambda: self.through(number, index, block))
 
     def statistics(
-        self, index: int, block: nn.Module, groups: Sequence[Group], *, move: bool = False
-    ) -> Iterator[InputStatistics]:
-        """Of the inputs of each group when all samples pass, which stay in front of the block unless they ``move``."""
+        self,
+        index: int,
+        block: nn.Module,
+        groups: Sequence[Group],
+        weights: Sequence[Tensor | None] = (),
+        *,
+        move: bool = False,
+    ) -> Iterator[list[InputStatistics]]:
+        """Of the inputs of each group when all samples pass, which stay in front of the block unless they ``move``.
+
+        ``weights``: for each group (N, T, K) of all tokens in K statistics, or None for the samples' own in one.
+        """
         device = next(block.parameters()).device
-        sums = [Gathering(group[0].in_features, self.piece, device=device) for group in groups]
+        chosen = list(weights) or [None] * len(groups)
+        sums = [
+            Gathering(group[0].in_features, self.piece, count=1 if own is None else own.shape[-1], device=device)
+            for group, own in zip(groups, chosen, strict=True)
+        ]
 
         def add(number: int, group: int, inputs: Tensor) -> None:
-            sums[group].add(Seen(inputs, self.weights(number)))
+            sums[group].add(Seen(inputs, self.weighed(number, chosen[group])))
 
         self.run(index, block, groups, add, move=move)
-        return (each.result() for each in sums)
+        return (each.results() for each in sums)
 
 
 def batch_size(sizes: Sizes, tokens: Tensor, dtype: torch.dtype, limit: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from calibrated import calibrating, inputs_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -17,7 +18,6 @@ from mixprec.compress.gptaq import gptaq
 from mixprec.compress.gptq import gptq
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.stream import compress
-from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
@@ -33,21 +33,6 @@ Make = Callable[..., Path]
 Planner = Callable[..., Plan]
 
 OPTIONS = SolveOptions(act_order=True, grid_search=False)
-
-
-def calibrating(samples: int = 6, tokens: int = 20, weights: torch.Tensor | None = None) -> Calibration:
-    ids = torch.randint(2, 64, (samples, tokens), generator=torch.Generator().manual_seed(1))
-    return Calibration(ids, weights, {"made": "up"}, artifacts.fingerprint(ids.tolist()))
-
-
-def inputs_of(model: Any, address: str, calibration: Calibration) -> torch.Tensor:
-    """What the linear is fed with (tokens, in), by a pass through the whole model."""
-    found: list[torch.Tensor] = []
-    handle = model.get_submodule(address).register_forward_pre_hook(lambda _m, x: found.append(x[0]))
-    with torch.no_grad():
-        model(calibration.tokens, use_cache=False)
-    handle.remove()
-    return found[0].reshape(-1, found[0].shape[-1]).double()
 
 
 @torch.no_grad()

@@ -94,6 +94,10 @@ WRONG: dict[str, tuple[Change, str]] = {
                                                   "weights": {"backtrackin": 1}}}),
         r"variant ruled: plan.budget.weights: .*backtrackin",
     ),
+    "guidance that no method follows": (
+        lambda r: (r["compress"].update(method="awq", guided={}), r["sensitivity"].update(method="awq")),
+        r"compress.guided: awq can't be guided; leave it out, or compress by one of gptaq, gptq, sparsegpt",
+    ),
     "no such module": ((
         lambda r: r["variants"]["ruled"]["plan"]["rules"][0].update(match="9_up")
     ), r"variant ruled: plan.rules\[0\] .*'9_up' matches no module"),

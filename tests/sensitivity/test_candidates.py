@@ -11,6 +11,7 @@ from scoring import OPTIONS, TREATMENTS, Tiny, calibrating
 
 from mixprec.compress import candidates as solving
 from mixprec.compress.candidatefiles import Candidates
+from mixprec.compress.solving import GroupInputs
 from mixprec.compress.stream import compress
 from mixprec.models.model import Model
 from mixprec.models.weights import weight_of
@@ -127,7 +128,9 @@ def test_what_awq_folds_into_norms_is_taken_back(tiny: Tiny) -> None:
         }
         found = {
             (address, name): made.restored
-            for address, name, made in solving.solved(block, group, methods, sums.result(), OPTIONS, stored)
+            for address, name, made in solving.solved(
+                block, group, methods, GroupInputs(sums.result(), OPTIONS), OPTIONS, stored
+            )
         }
         for module in group:
             weight = weight_of(block, module)
