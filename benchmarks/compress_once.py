@@ -2,8 +2,8 @@
 
 python benchmarks/compress_once.py JSON
 
-Keys of the job: method, format, sparsity (or null), or plan (a file), tokens (a safetensors file), out, threads; model,
-dtype and options if need be.
+Keys of the job: method, format, sparsity (or null), or plan (a file), tokens (a safetensors file, with the tokens'
+weights where it has some), out, threads; model, dtype and options if need be.
 The figures, on the last line: wall and CPU seconds of the call that reads the checkpoint, compresses it and writes the
 new one; the peak of resident memory above what it was before the call, over the bytes of one block in the type that is
 computed in; medians of the modules' errors.
@@ -49,7 +49,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         spec = PlanSpec.model_validate({"default": job["format"], "sparsity": job["sparsity"]})
         plan = build_plan(spec, inventory, model, job["method"])
     tokens, _ = artifacts.load_tensors(Path(job["tokens"]))
-    calibration = Calibration(tokens["tokens"], None, {}, artifacts.fingerprint(tokens["tokens"].tolist()))
+    weights = tokens.get("weights")
+    parts = [each.tolist() for each in (tokens["tokens"], weights) if each is not None]
+    calibration = Calibration(tokens["tokens"], weights, {}, artifacts.fingerprint(*parts))
     options = SolveOptions.model_validate(job.get("options", {}))
     before = psutil.Process().memory_info().rss
     wall, cpu = time.perf_counter(), time.process_time()

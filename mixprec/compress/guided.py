@@ -22,7 +22,7 @@ from mixprec.compress.solving import GroupInputs, Part
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.memory import release_memory
-from mixprec.models.decoder import Group, Linear, decoder_of
+from mixprec.models.decoder import Decoder, Group, Linear, decoder_of
 from mixprec.models.model import Model
 from mixprec.numerics.salience import normalised, row_groups, saliences
 from mixprec.numerics.statistics import InputStatistics
@@ -93,6 +93,15 @@ def wanted(methods: Iterable[str], options: SolveOptions, calibration: Calibrati
 def samples_swept(methods: Iterable[str], options: SolveOptions, calibration: Calibration | None) -> int:
     """How many samples gradients are taken of before these methods solve."""
     return 0 if calibration is None or wanted(methods, options, calibration) is None else len(calibration.tokens)
+
+
+def disk(methods: Iterable[str], options: SolveOptions, calibration: Calibration | None, decoder: Decoder) -> int:
+    """Bytes of the saliences on disk."""
+    spec = wanted(methods, options, calibration)
+    if spec is None or calibration is None:
+        return 0
+    parts = sum(len(row_groups(linear.out_features, spec.groups)) for linear in decoder.linears)
+    return 4 * parts * calibration.tokens.numel()
 
 
 def guide(

@@ -20,7 +20,7 @@ from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.publish import complete
 from mixprec.checkpoint.target import CompressedModule, blocks_folder, check_space, check_target
-from mixprec.compress import RULES
+from mixprec.compress import RULES, guided
 from mixprec.compress.blockfile import LAYOUT, opened
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
@@ -76,7 +76,8 @@ def compress(
     format.check(source, config)
     check_target(out, source.folder)
     codes = bits.account(plan, inventory).modules  # in blocks' files, beside the packed ones
-    check_space(out, space(format, plan, inventory, config, source) + sum(codes[each].bytes for each in plan.changed))
+    needed = space(format, plan, inventory, config, source) + sum(codes[each].bytes for each in plan.changed)
+    check_space(out, needed + guided.disk(plan.methods, options, calibration, inventory))
     check_outside(source, inventory)
     job = Job(model, inventory, plan, calibration, options, memory_gb, guidance, on_sample)
     if job.needs_inputs and calibration is None:

@@ -214,7 +214,10 @@ def test_other_gradients_are_taken_again(tiny_checkpoint: Path, tmp_path: Path) 
 
     few = calibrating(2, 8)
     assert [swept(few), swept(few), swept(few, power=0.5), swept(few, seed=1), swept(few, groups=2)] == [2, 0, 0, 2, 2]
-    assert swept(calibrating(2, 9), groups=2) == 2
+    assert swept(calibrating(2, 9), groups=3) == 2
+    there = [tensor.nbytes for path in (tmp_path / "guidance").iterdir() for tensor in load_file(path).values()]
+    assert guided.disk(["gptq"], options(groups=3), calibrating(2, 9), model.decoder) == sum(there)
+    assert guided.disk(["awq"], options(groups=3), calibrating(2, 9), model.decoder) == 0
 
 
 def test_a_loaded_model_gets_what_a_checkpoint_would(checkpoint: Make, planner: Planner, tmp_path: Path) -> None:

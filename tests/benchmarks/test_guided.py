@@ -1,0 +1,58 @@
+"""The figures of guided solves from outcomes of jobs."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def guided() -> ModuleType:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        spec = importlib.util.spec_from_file_location("benchmark_guided", BENCHMARKS / "guided.py")
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return module
+
+
+def row(kl: float, inside: float, seconds: float) -> dict[str, Any]:
+    return {
+        "cpu_seconds": seconds,
+        "kl_by_passage": [{"tokens": 10, "kl_sum": 10 * kl}, {"tokens": 30, "kl_sum": 30 * kl}],
+        "behaviour_by_passage": [{"tokens": 2, "kl_sum": 2 * inside}, {"tokens": 4, "kl_sum": 4 * inside}],
+    }
+
+
+def test_gains_are_ratios_of_means_over_draws(guided: ModuleType) -> None:
+    rows = {
+        "gptq-plain": [row(0.5, 0.4, 100.0), row(0.7, 0.4, 100.0)],
+        "gptq-fisher4": [row(0.3, 0.4, 300.0)],
+        "gptq-fisher4b": [row(0.33, 0.3, 300.0)],
+        "gptaq-fisher4": [row(0.3, 0.4, 300.0)],
+    }
+    found = guided.told(rows)
+    assert found["kl"]["gptq-plain"] == pytest.approx(0.6)
+    assert found["kl_draws"]["gptq-plain"] == pytest.approx([0.5, 0.7])
+    assert found["guided_gain"] == {"gptq-fisher4": pytest.approx(0.5), "gptq-fisher4b": pytest.approx(0.55)}
+    assert found["guided_cpu"]["gptq-fisher4"] == pytest.approx(3.0)
+    assert found["behaviour_gain"] == {"gptq": pytest.approx(0.75)}
+    assert found["behaviour_overall"] == {"gptq": pytest.approx(1.1)}
+    low, high = found["guided_interval"]["gptq-fisher4"]
+    assert 0.42 < low < 0.5 < high < 0.61
+
+
+def test_kinds_say_loss_and_groups(guided: ModuleType) -> None:
+    assert guided.guidance("fisher16", 2) == {"loss": "fisher", "groups": 16, "seed": 2000}
+    assert guided.guidance("fisher4b", 0) == {"loss": "fisher", "groups": 4, "seed": 0}
+    assert guided.guidance("loss1", 1) == {"loss": "loss", "groups": 1, "seed": 1000}
