@@ -21,6 +21,7 @@ from mixprec.compress.guided import GroupWeights, Guidance, group_weights
 from mixprec.compress.methods import solve
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.compress.options import SolveOptions
+from mixprec.compress.refining import Refine, SolvedBlock
 from mixprec.compress.scaling import prepare_block, scaler
 from mixprec.compress.solving import GroupInputs, Solved
 from mixprec.core.errors import UserError
@@ -36,16 +37,16 @@ from mixprec.walk.states import States
 
 
 def entering(
-    model: Any, calibration: Calibration, methods: Collection[str], memory_gb: float, spilled: Path
+    model: Any, calibration: Calibration, methods: Collection[str], memory_gb: float, spilled: Path, full: bool = False
 ) -> Samples:
     """Calibration samples in front of the first block of ``model``, with the states that ``methods`` look at.
 
-    ``memory_gb``: 10^9 bytes of states in memory (more of them go to files in ``spilled``), and as many for what a
-    micro-batch leaves inside a block.
+    ``full``: with the uncompressed model's states too in any case. ``memory_gb``: 10^9 bytes of states in memory (more
+    of them go to files in ``spilled``), and as many for what a micro-batch leaves inside a block.
     """
     limit = int(memory_gb * 1e9)
     size = batch_size(sizes_of(model.config), calibration.tokens, model.dtype, limit)
-    streams = (OWN, FULL) if wanting_original_states(methods) else (OWN,)
+    streams = (OWN, FULL) if full or wanting_original_states(methods) else (OWN,)
     return Samples(model, calibration, States(limit, spilled), size, streams=streams)
 
 
@@ -68,17 +69,19 @@ def compress_block(
     options: SolveOptions,
     on_module: OnModule | None = None,
     guidance: Guidance | None = None,
+    refine: Refine | None = None,
 ) -> BlockResult:
     """Compress the linears of ``block`` in place; afterwards it holds the values that the checkpoint will hold.
 
     ``groups``: the block's linears, those that share an input together, in the
     order in which they work. ``stored``: the type of each parameter in the checkpoint, by its name within the block.
     ``samples`` end behind the block; without them only methods that need no inputs work. ``guidance``: of the samples'
-    tokens, for methods that can be guided.
+    tokens, for methods that can be guided. ``refine``: what is made of the block's modules together, once they are
+    solved; it needs samples in both streams.
 
     Raises UserError for inputs that are NaN or infinite, and for weights that a format can't hold.
     """
-    work = _Work(block, groups, treatments, stored, options, on_module)
+    work = _Work(block, groups, treatments, stored, options, on_module, refine)
     if samples is None:
         for group in groups:
             work.compress(group, None)
@@ -117,13 +120,15 @@ class _Work:
         stored: Mapping[str, torch.dtype],
         options: SolveOptions,
         on_module: OnModule | None,
+        refine: Refine | None = None,
     ) -> None:
         self.solved: dict[str, Solved] = {}
         self.folded: set[str] = set()
         self.reports: dict[str, ModuleReport] = {}
         self._scales: dict[str, float] = {}
         self._block, self._groups, self._treatments, self._stored = block, groups, treatments, stored
-        self._options, self._on_module = options, on_module
+        self._options, self._on_module, self._refine = options, on_module, refine
+        self._originals: dict[str, Tensor] = {}
 
     def walk(self, samples: Samples, index: int, guidance: Guidance | None) -> None:
         """Compress group after group and take the samples behind the block, the model's number ``index``."""
@@ -150,7 +155,13 @@ class _Work:
             self.solve(group, own.inputs(sums.results(), self._options))
 
         with watching(self._block, self._groups, reach):
-            samples.move(last, index, self._block)
+            behind = samples.through(last, index, self._block)
+        if self._refine is None:
+            samples.states[OWN, last] = behind
+        else:
+            del behind  # what the block puts out before it is refined
+            before.append(last)
+            self._make_more(self._refine, samples, index)
         for each in before:
             samples.move(each, index, self._block)
 
@@ -162,6 +173,30 @@ class _Work:
             return [GroupWeights() for _ in self._groups]
         found = guidance.of(guided)
         return [group_weights(group, found, samples.weights) for group in self._groups]
+
+    def _make_more(self, refine: Refine, samples: Samples, index: int) -> None:
+        """Refine the block, and give its modules what came of it."""
+        originals, self._originals = self._originals, {}
+        if self.solved:
+            rests = {
+                address: originals[address].float() - found.restored if found.rests is None else found.rests
+                for address, found in self.solved.items()
+            }
+            given = (self._block, self._groups, self._treatments, self._stored, self.solved, rests, samples)
+            refined = refine(SolvedBlock(index, *given))
+            self.solved |= refined.solved
+            for address, found in self.solved.items():
+                report = self.reports[address]
+                now = measure(address, originals[address], found.restored, None, report)
+                self.reports[address] = now._replace(output_error=report.output_error, tuned=refined.ratio)
+        for module in (module for group in self._groups for module in group):
+            if module.address in self.solved:
+                self._weight(module).copy_(self.solved[module.address].restored)
+            self._tell(module)
+
+    def _tell(self, module: Linear) -> None:
+        if self._on_module:
+            self._on_module(module.address, self.reports[module.address])
 
     def _prepare(self, samples: Samples, index: int) -> None:
         """Scale the inputs of linears, by what the uncompressed block's are."""
@@ -193,7 +228,9 @@ class _Work:
         """Solve a group's modules and give them their new weights."""
         changing = {m.address: self._treatments[m.address] for m in group if self._changes(m)}
         weights = {m.address: self._weight(m).to(self._stored[m.parameter]) for m in group if self._changes(m)}
-        solved = solve(weights, changing, inputs, self._options)
+        solved = solve(weights, changing, inputs, self._options, rests=self._refine is not None)
+        if self._refine is not None:
+            self._originals |= {address: weight.clone() for address, weight in weights.items()}
         hessian = inputs.statistics.hessian if inputs else None
         for module in group:
             report = KEPT
@@ -203,8 +240,8 @@ class _Work:
                 report = measure(module.address, weights[module.address], found.restored, hessian, report)
                 self._weight(module).copy_(found.restored)
             self.reports[module.address] = report
-            if self._on_module:
-                self._on_module(module.address, report)
+            if self._refine is None:  # else it is told when the block is refined
+                self._tell(module)
         self.solved |= solved
 
     def _changes(self, module: Linear) -> bool:

@@ -45,6 +45,7 @@ def gptaq(
     block: int = 128,
     static_groups: bool = False,
     search: Search | None = DEFAULT_SEARCH,
+    rests: Tensor | None = None,
 ) -> Quantized:
     """Codes and grid of ``weight`` (out, in), finite, for inputs whose Hessian is behind ``factor``.
 
@@ -56,7 +57,7 @@ def gptaq(
     """
     columns = transposed(weight, factor)
     _add_payments(columns, factor, drift, alpha, joint)
-    return solve(columns, factor, format, scale_dtype_of(weight.dtype), block, static_groups, search)
+    return solve(columns, factor, format, scale_dtype_of(weight.dtype), block, static_groups, search, rests)
 
 
 def _add_payments(columns: Tensor, factor: Factor, drift: Tensor, alpha: float, joint: bool) -> None:
@@ -80,7 +81,9 @@ def _add_payments(columns: Tensor, factor: Factor, drift: Tensor, alpha: float, 
 def _solve(task: Task) -> Solved:
     factor, drift = task.ordered, task.inputs.statistics.drift
     assert drift is not None  # the walk keeps the uncompressed model's states beside the others
-    return task.rounded(gptaq(task.weight, factor, task.grid, drift, search=searched(task)), task.grid, factor)
+    rests = task.room_for_rests()
+    found = gptaq(task.weight, factor, task.grid, drift, search=searched(task), rests=rests)
+    return task.rounded(found, task.grid, factor, rests)
 
 
 SOLVER = Solver(_solve, stacks=True)

@@ -37,6 +37,7 @@ def gptq(
     block: int = 128,
     static_groups: bool = False,
     search: Search | None = DEFAULT_SEARCH,
+    rests: Tensor | None = None,
 ) -> Quantized:
     """Codes and grid of ``weight`` (out, in), finite, for inputs whose Hessian is behind ``factor``.
 
@@ -45,11 +46,13 @@ def gptq(
     grids span their groups. A grid is fitted to the compensated weights when the loop reaches its group, where the
     factor's order keeps groups together; else, and with ``static_groups``, all are fitted beforehand. Weights of dead
     inputs become 0 first. Codes and groups come back in natural order: no checkpoint needs to know the order.
+    ``rests`` (in, out), float32 or wider, gets what rounding took from each compensated weight.
     Where H is diagonal and ``search`` None, the result is that of rtn, bit for bit.
 
     Raises ValueError where weight and factor don't fit, or block is not positive.
     """
-    return solve(transposed(weight, factor), factor, format, scale_dtype_of(weight.dtype), block, static_groups, search)
+    columns = transposed(weight, factor)
+    return solve(columns, factor, format, scale_dtype_of(weight.dtype), block, static_groups, search, rests)
 
 
 def transposed(weight: Tensor, factor: Factor) -> Tensor:
@@ -72,6 +75,7 @@ def solve(
     block: int,
     static_groups: bool,
     search: Search | None,
+    rests: Tensor | None = None,
 ) -> Quantized:
     """gptq of weights that are ``transposed``, which are overwritten."""
     if block < 1:
@@ -102,7 +106,10 @@ def solve(
             _solve_run(columns[first:last], unit[here, here], grids, groups[first:last], levels[here], errors[here])
             columns[last:stop].addmm_(unit[here, rest].T, errors[here], alpha=-1)
         columns[stop:].addmm_(unit[:, stop - start :].T, errors, alpha=-1)
-        codes[:, slice(start, stop) if order is None else order[start:stop]] = grids.codes(levels, groups[start:stop]).T
+        where = slice(start, stop) if order is None else order[start:stop]
+        codes[:, where] = grids.codes(levels, groups[start:stop]).T
+        if rests is not None:
+            rests[where] = errors
     return Quantized(codes, grids.result())
 
 
@@ -200,8 +207,9 @@ def searched(task: Task) -> Search | None:
 
 
 def _solve(task: Task) -> Solved:
-    factor = task.ordered
-    return task.rounded(gptq(task.weight, factor, task.grid, search=searched(task)), task.grid, factor)
+    factor, rests = task.ordered, task.room_for_rests()
+    found = gptq(task.weight, factor, task.grid, search=searched(task), rests=rests)
+    return task.rounded(found, task.grid, factor, rests)
 
 
 SOLVER = Solver(_solve, stacks=True)

@@ -18,13 +18,14 @@ from mixprec.compress.guided import gather, wanted
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.outside import around, final_inputs, token_inputs
+from mixprec.compress.refining import Refine, looking
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Group, Linear, decoder_of
 from mixprec.models.sizes import check_architecture
 from mixprec.models.tensors import check_finite
 from mixprec.models.weights import linears_of, norm_of
 from mixprec.numerics.statistics import InputStatistics
-from mixprec.plan.methods import needing_inputs, using_inputs
+from mixprec.plan.methods import using_inputs
 from mixprec.plan.schema import Plan, check_modules
 from mixprec.walk.blocks import Live
 from mixprec.walk.options import MEMORY_GB
@@ -41,25 +42,23 @@ def compress_live(
     on_module: OnModule | None = None,
     memory_gb: float = MEMORY_GB,
     on_sample: Callable[[int], None] = lambda _: None,
+    refine: Refine | None = None,
 ) -> dict[str, ModuleReport]:
     """Give the linears of a transformers ``model`` the weights that ``plan`` makes of them, in the model's own type.
 
-    Nothing changes before everything was checked. ``memory_gb``, ``on_sample``: as in ``stream.compress``. Returns
-    address -> report in the plan's order.
+    Nothing changes before everything was checked. ``memory_gb``, ``on_sample``, ``refine``: as in ``stream.compress``.
+    Returns address -> report in the plan's order.
 
     Raises UserError as ``check_live`` does, for a plan of another model, and where calibration data is missing.
     """
     check_live(model)
     decoder = decoder_of(model.config)
     check_modules(plan, decoder, f"plan for {plan.model}")
-    if (needed := needing_inputs(plan.methods)) and calibration is None:
-        raise UserError(
-            f"method {', '.join(sorted(needed))} looks at the inputs of linears and needs calibration data; "
-            "give calibration=mixprec.calibrate(…)"
-        )
+    if (needs := looking(plan, refine)) and calibration is None:
+        raise UserError(f"{needs} and needs calibration data; give calibration=mixprec.calibrate(…)")
     check_possible((plan.formats[address] for address in plan.changed), calibration is not None)
     left = {decoder[address].layer - 1 for address in plan.changed} - {-1}
-    seen = calibration if using_inputs(plan.methods) else None
+    seen = calibration if refine is not None or using_inputs(plan.methods) else None
     outside = around(plan, decoder, calibrated=seen is not None)
 
     def solve(linear: Linear, statistics: InputStatistics | None) -> None:
@@ -80,7 +79,7 @@ def compress_live(
             for linear in outside.before:
                 solve(linear, token_inputs(linear, plan.treatments[linear.address], model.device))
             if seen is not None:
-                samples = entering(model, seen, plan.methods, memory_gb, Path(spilled))
+                samples = entering(model, seen, plan.methods, memory_gb, Path(spilled), refine is not None)
 
             def visit(index: int, block: nn.Module) -> None:
                 if index not in left:
@@ -90,7 +89,9 @@ def compress_live(
                     return
                 stored = {name: parameter.dtype for name, parameter in block.named_parameters()}
                 groups = decoder.blocks[index].groups
-                result = compress_block(block, groups, plan.treatments, stored, samples, options, on_module, guidance)
+                result = compress_block(
+                    block, groups, plan.treatments, stored, samples, options, on_module, guidance, refine
+                )
                 reports.update(result.reports)
 
             last = decoder.layers - 1 if outside.behind else max(left, default=-1)

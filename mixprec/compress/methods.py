@@ -36,24 +36,25 @@ def solve(
     treatments: Mapping[str, Treatment],
     inputs: GroupInputs | None,
     options: SolveOptions,
+    rests: bool = False,
 ) -> dict[str, Solved]:
     """Compress the ``weights`` (out, in) of a group, each in its stored type, as their ``treatments`` say.
 
-    ``inputs`` may be None where no method needs them.
+    ``inputs`` may be None where no method needs them. ``rests``: as in Task.
     """
     solved: dict[str, Solved] = {}
     together: dict[object, list[str]] = {}
     for address, treatment in treatments.items():
         if inputs and address in inputs.parts and guidable([treatment.method]):
             parts = inputs.parts[address]
-            tasks = [Task([address], weights[address][rows], treatment, own, options) for rows, own in parts]
+            tasks = [Task([address], weights[address][rows], treatment, own, options, rests) for rows, own in parts]
             solved[address] = _joined([_solve(task) for task in tasks])
             continue
         stacked = SOLVERS[treatment.method].stacks
         together.setdefault((treatment, weights[address].dtype) if stacked else address, []).append(address)
     for addresses in together.values():
         stack = torch.cat([weights[address] for address in addresses])
-        found = _solve(Task(addresses, stack, treatments[addresses[0]], inputs, options))
+        found = _solve(Task(addresses, stack, treatments[addresses[0]], inputs, options, rests))
         rows = [len(weights[address]) for address in addresses]
         solved |= dict(zip(addresses, _split(found, rows), strict=True))
     return solved
@@ -80,15 +81,18 @@ def _without_hessian(task: Task) -> Solved:
 def _joined(parts: list[Solved]) -> Solved:
     """The parts of a weight's rows as one; of their factors the one that needed most damping stands for all."""
     factors = [part.factor for part in parts if part.factor is not None]
+    rests = [part.rests for part in parts if part.rests is not None]
     return parts[0]._replace(
         restored=torch.cat([part.restored for part in parts]),
         quantized=storage.join([part.quantized for part in parts]),
         factor=max(factors, key=lambda factor: factor.damping, default=None),
         fallback=next((part.fallback for part in parts if part.fallback), ""),
+        rests=torch.cat(rests) if len(rests) == len(parts) else None,
     )
 
 
 def _split(found: Solved, rows: list[int]) -> list[Solved]:
     """A stacked result as one for each weight."""
-    parts = zip(found.restored.split(rows), storage.split(found.quantized, rows), strict=True)
-    return [found._replace(restored=restored, quantized=quantized) for restored, quantized in parts]
+    rests = [None] * len(rows) if found.rests is None else found.rests.split(rows)
+    parts = zip(found.restored.split(rows), storage.split(found.quantized, rows), rests, strict=True)
+    return [found._replace(restored=restored, quantized=quantized, rests=rest) for restored, quantized, rest in parts]

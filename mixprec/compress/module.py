@@ -22,7 +22,9 @@ class ModuleReport(NamedTuple):
     None where no method looked at its inputs. (After AWQ, W is the scaled weight.) ``zeros``: share of pruned weights.
     ``damping``: what the Hessian's diagonal got, relative to its mean, after so many ``retries``. ``fallback``: the
     method that had to take over. ``scale``: mean over the module's input channels of what AWQ scales them by for
-    their inputs' sake, E|x|^ratio, before it is normalised (arXiv 2504.02010, appendix M).
+    their inputs' sake, E|x|^ratio, before it is normalised (arXiv 2504.02010, appendix M). ``tuned``: the squared error
+    of the block's output after the block was tuned over that before, on samples that it was not tuned on, 1 where that
+    was refused; ``output_error`` is from before.
     """
 
     format: str
@@ -34,6 +36,7 @@ class ModuleReport(NamedTuple):
     retries: int = 0
     fallback: str = ""
     scale: float | None = None
+    tuned: float | None = None
 
 
 #: Called with each module's address and report as it is done.

@@ -24,13 +24,15 @@ class Solved(NamedTuple):
     from, in the treatment's format, or the one that fits (numerics.formats.fitting). ``factor``: what solved it, None
     for methods without one. ``fallback``: the method that took over where the Hessian could not be solved with.
     ``scale`` (in,): what the columns of ``quantized`` were multiplied with and those of ``restored`` are divided by
-    again (numerics.storage.unscaled), None where inputs are scaled too, or nothing is."""
+    again (numerics.storage.unscaled), None where inputs are scaled too, or nothing is. ``rests`` (out, in): what
+    rounding took from each weight as the method compensated it, where somebody asked and it compensates."""
 
     restored: Tensor
     quantized: AnyQuantized
     factor: Factor | None = None
     fallback: str = ""
     scale: Tensor | None = None
+    rests: Tensor | None = None
 
 
 class GroupInputs:
@@ -68,7 +70,8 @@ class Part(NamedTuple):
 class Task(NamedTuple):
     """What is to be solved: the ``weight`` (out, in) of a module, in its stored type, or of several, stacked; and how.
 
-    ``given``: its inputs; None only for methods whose record says that they can do without.
+    ``given``: its inputs; None only for methods whose record says that they can do without. ``rests``: whether
+    somebody wants to know what rounding took from each weight.
     """
 
     addresses: Sequence[str]
@@ -76,6 +79,7 @@ class Task(NamedTuple):
     treatment: Treatment
     given: GroupInputs | None
     options: SolveOptions
+    rests: bool = False
 
     @property
     def inputs(self) -> GroupInputs:
@@ -94,10 +98,17 @@ class Task(NamedTuple):
         """The inputs' factor, for methods that go column by column through a grid."""
         return self.inputs.factor(self.grid.group_size if self.options.act_order else None)
 
-    def rounded(self, quantized: AnyQuantized, format: AnyFormat, factor: Factor | None = None) -> Solved:
-        """The result that ``quantized``, in ``format``, is."""
+    def room_for_rests(self) -> Tensor | None:
+        """Where a method that compensates puts its rests (in, out), if they are wanted."""
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        return self.weight.new_empty(self.weight.shape[::-1], dtype=dtype) if self.rests else None
+
+    def rounded(
+        self, quantized: AnyQuantized, format: AnyFormat, factor: Factor | None = None, rests: Tensor | None = None
+    ) -> Solved:
+        """The result that ``quantized``, in ``format``, is; ``rests`` (in, out)."""
         restored = storage.dequantize(quantized, format, self.weight.dtype).to(self.weight.device)
-        return Solved(restored, quantized, factor)
+        return Solved(restored, quantized, factor, rests=None if rests is None else rests.T)
 
 
 def plain(weight: Tensor, factor: Factor | None = None) -> Solved:

@@ -25,6 +25,7 @@ from mixprec.compress.blockfile import LAYOUT, opened
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
+from mixprec.compress.refining import Refine, looking, settings_of
 from mixprec.compress.walk import Job, Walk
 from mixprec.core import artifacts, locks, publish
 from mixprec.core.devices import dtype_of
@@ -51,6 +52,7 @@ def compress(
     memory_gb: float = MEMORY_GB,
     guidance: Path | None = None,
     on_sample: Callable[[int], None] = lambda _: None,
+    refine: Refine | None = None,
 ) -> dict[str, ModuleReport]:
     """Write the checkpoint ``out``: ``model`` with its linear modules compressed as ``plan`` says.
 
@@ -62,7 +64,8 @@ def compress(
     ``base_model``: the model's id on the hub, for the card. ``memory_gb``: 10^9 bytes of calibration states in memory
     (more of them go to the disk), and as many for what they leave inside a block. ``guidance``: a folder where the
     saliences of guided solves stay for other plans; else they go with the blocks. ``on_sample`` is told of each sample
-    that has its. Returns address -> report in the plan's order.
+    that has its. ``refine``: what is made of each block's modules together, once they are solved; it needs calibration
+    data. Returns address -> report in the plan's order.
 
     Raises UserError for a plan that doesn't fit the checkpoint or ``format``, or needs calibration data and has none,
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
@@ -79,11 +82,11 @@ def compress(
     needed = space(format, plan, inventory, config, source) + sum(codes[each].bytes for each in plan.changed)
     check_space(out, needed + guided.disk(plan.methods, options, calibration, inventory))
     check_outside(source, inventory)
-    job = Job(model, inventory, plan, calibration, options, memory_gb, guidance, on_sample)
-    if job.needs_inputs and calibration is None:
+    job = Job(model, inventory, plan, calibration, options, memory_gb, guidance, on_sample, refine)
+    if (needs := looking(plan, refine)) and calibration is None:
         raise UserError(
-            f"method {', '.join(sorted(job.needs_inputs))} looks at the inputs of linears and needs calibration data; "
-            "give compress.calibration in a recipe, --text or --traces on the command line"
+            f"{needs} and needs calibration data; give compress.calibration in a recipe, --text or --traces on the "
+            "command line"
         )
     check_possible((plan.formats[address] for address in plan.changed), calibration is not None)
     if job.seen:
@@ -92,7 +95,7 @@ def compress(
         source=model.origin | {"identity": model.identity},
         plan=plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
-        compress={"dtype": model.dtype, "device": model.device, **options.model_dump()},
+        compress={"dtype": model.dtype, "device": model.device, **options.model_dump(), **settings_of(refine)},
         checkpoint={"format": format.name, **format.settings},
     )
     work = blocks_folder(out)

@@ -16,6 +16,7 @@ from mixprec.compress.guided import Guidance, guide
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.outside import around, final_inputs, token_inputs
+from mixprec.compress.refining import Refine
 from mixprec.core import artifacts, publish
 from mixprec.models.decoder import Block, Decoder, Group, Linear
 from mixprec.models.model import Model
@@ -24,7 +25,7 @@ from mixprec.models.tensors import COMPUTABLE
 from mixprec.models.weights import norm_of, weight_of
 from mixprec.numerics.formats import fitting
 from mixprec.numerics.statistics import InputStatistics
-from mixprec.plan.methods import Method, needing_inputs, using_inputs
+from mixprec.plan.methods import using_inputs
 from mixprec.plan.schema import Plan
 from mixprec.walk import blocks
 from mixprec.walk.options import MEMORY_GB
@@ -46,6 +47,7 @@ class Job(NamedTuple):
     memory_gb: float = MEMORY_GB
     guidance: Path | None = None
     on_sample: Callable[[int], None] = lambda _: None
+    refine: Refine | None = None
 
     @property
     def source(self) -> Source:
@@ -53,14 +55,9 @@ class Job(NamedTuple):
         return self.model.source
 
     @property
-    def needs_inputs(self) -> set[Method]:
-        """The plan's methods that can't do without the inputs of linears."""
-        return needing_inputs(self.plan.methods)
-
-    @property
     def seen(self) -> Calibration | None:
-        """The calibration data, where a method of the plan looks at it."""
-        return self.calibration if using_inputs(self.plan.methods) else None
+        """The calibration data, where a method of the plan or who refines blocks looks at it."""
+        return self.calibration if self.refine is not None or using_inputs(self.plan.methods) else None
 
 
 class Walk:
@@ -114,7 +111,8 @@ class Walk:
                     self._restore(_as_block(linear), weights.model)
             behind = [linear for linear in self._around.behind if linear.address in left]
             if calibration is not None:
-                samples = entering(weights.model, calibration, job.plan.methods, job.memory_gb, spilled)
+                full = job.refine is not None
+                samples = entering(weights.model, calibration, job.plan.methods, job.memory_gb, spilled, full)
                 if not any(linear.kind == "embedding" for linear in behind):
                     weights.model.get_input_embeddings().to("meta")
 
@@ -161,9 +159,17 @@ class Walk:
         self.reports |= result.reports
 
     def _compress(self, known: Block, block: nn.Module, samples: Samples | None) -> None:
-        stored = self._stored(known)
+        stored, job = self._stored(known), self._job
         result = compress_block(
-            block, known.groups, self._treatments, stored, samples, self._job.options, self._on_module, self._guidance
+            block,
+            known.groups,
+            self._treatments,
+            stored,
+            samples,
+            job.options,
+            self._on_module,
+            self._guidance,
+            job.refine,
         )
         self._save(known, block, stored, result)
         self.reports |= result.reports

@@ -12,9 +12,12 @@ from mixprec.models.decoder import Linear, decoder_of
 
 def weight_of(block: nn.Module, linear: Linear) -> Tensor:
     """The matrix (out, in) of a linear of ``block``: a view, so that what is copied into it is in the model."""
-    found: Tensor = block.get_parameter(linear.parameter)
-    if linear.expert is not None:
-        found = found[linear.expert]
+    return matrix_of(block.get_parameter(linear.parameter), linear)
+
+
+def matrix_of(tensor: Tensor, linear: Linear) -> Tensor:
+    """A linear's part (out, in) of its parameter, or of a tensor like it, such as its gradient: a view."""
+    found = tensor if linear.expert is None else tensor[linear.expert]
     return found if linear.rows is None else found[slice(*linear.rows)]
 
 

@@ -142,6 +142,11 @@ class Samples:
             return weights[self.batches[number]].to(self.device)
         return None if self.weights is None else self.weights[self.batches[number], :, None]
 
+    def rows(self, where: Sequence[int], stream: str = OWN) -> Tensor:
+        """The states (n, T, hidden) of some samples, by their numbers."""
+        size = self.batches[0].stop
+        return torch.cat([self.states[stream, row // size][row % size, None] for row in where])
+
     def through(self, number: int, index: int, block: nn.Module, stream: str = OWN) -> Tensor:
         """What a micro-batch (n, T, hidden) leaves the model's block number ``index`` with."""
         output: Tensor = block(self.states[stream, number], **self.contexts[index])
