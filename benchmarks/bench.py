@@ -206,7 +206,10 @@ class Bench:
 
     def evaluate(self, checkpoint: Path) -> dict[str, Any]:
         """KL and perplexity on the held-out traces and WikiText test, and per behaviour."""
-        found = self.compared(checkpoint)
+        return self.summary(self.compared(checkpoint))
+
+    def summary(self, found: Sequence[TokenFidelity]) -> dict[str, Any]:
+        """The same of a comparison passage by passage, without those that are no held-out text."""
         traces, end = self.traces, len(self.traces) + len(self.text)
         on = {"traces": found[: len(traces)], "wikitext": found[len(traces) : end], "both": found[:end]}
         return {

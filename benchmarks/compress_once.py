@@ -3,10 +3,10 @@
 python benchmarks/compress_once.py JSON
 
 Keys of the job: method, format, sparsity (or null), or plan (a file), tokens (a safetensors file, with the tokens'
-weights where it has some), out, threads; model, dtype and options if need be.
+weights where it has some), out, threads; model, dtype, options and form (of the checkpoint; default dense) if need be.
 The figures, on the last line: wall and CPU seconds of the call that reads the checkpoint, compresses it and writes the
-new one; the peak of resident memory above what it was before the call, over the bytes of one block in the type that is
-computed in; medians of the modules' errors.
+new one; the peak of resident memory of the process, and above what it was before the call, over the bytes of one block
+in the type that is computed in; medians of the modules' errors.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ environment.settle()  # before torch is imported
 import torch
 
 from mixprec.calibration.data import Calibration
+from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts
@@ -55,15 +56,17 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     options = SolveOptions.model_validate(job.get("options", {}))
     before = psutil.Process().memory_info().rss
     wall, cpu = time.perf_counter(), time.process_time()
-    dtype = job.get("dtype", "float32")
-    reports = compress(Model(model, dtype=dtype), plan, Path(job["out"]), calibration=calibration, options=options)
+    source, form = Model(model, dtype=job.get("dtype", "float32")), checkpoint_format(job.get("form", "dense"))
+    reports = compress(source, plan, Path(job["out"]), calibration=calibration, options=options, format=form)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = whole - before
     block = sum(module.weights for module in inventory.linears if module.layer == 1) * 4
     errors = [report.output_error for report in reports.values() if report.output_error is not None]
     return {
         "seconds": wall,
         "cpu_seconds": cpu,
+        "peak_rss_bytes": whole,
         "peak_bytes": peak,
         "peak_bytes_over_block": peak / block,
         "median_output_error": statistics.median(errors) if errors else None,

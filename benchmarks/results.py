@@ -40,8 +40,8 @@ def render(folder: Path) -> str:
 
 
 def figures(folder: Path) -> list[Path]:
-    """All files of figures, by name."""
-    return sorted((folder / "results").glob("*.json"))
+    """All files of figures, by name; rows that figures are made from are none."""
+    return sorted(path for path in (folder / "results").glob("*.json") if not path.stem.endswith("_rows"))
 
 
 def section(data: dict[str, Any], folder: Path) -> str:

@@ -2,7 +2,7 @@
 # Makes the environments of the quantizers that mixprec is compared with, and of the runtimes that have to load what it
 # writes, one for each, as their pins exclude one another:
 #
-#   benchmarks/peers/build.sh [llmcompressor] [gptqmodel] [autoround] [modelopt] [vllm]     default: all five
+#   benchmarks/peers/build.sh [llmcompressor] [gptqmodel] [autoround] [modelopt] [llamacpp] [vllm]     default: all
 #
 # They lie in $MIXPREC_PEERS (default .peers in the repository, ignored by git), 1 to 2 GB each. What is there with the
 # same pins is left as it is; an environment whose pins have changed is made again.
@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=$(cd "$here/../.." && pwd -P)
 peers=${MIXPREC_PEERS:-$root/.peers}
 torch="torch==2.13.0"
-known="llmcompressor gptqmodel autoround modelopt vllm"
+known="llmcompressor gptqmodel autoround modelopt llamacpp vllm"
 
 fail() {
     printf 'error: %s\n' "$*" >&2
@@ -73,6 +73,9 @@ install() {
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$folder/constraints.txt" "$@" ||
         fail "pip could not install $*; run the same command again, or see pip's message above"
 }
+
+# llama.cpp is compiled (some 15 minutes on one core), without what reads pictures.
+export CMAKE_ARGS=${CMAKE_ARGS:--DLLAVA_BUILD=OFF}
 
 python=${PYTHON:-python3}
 command -v "$python" >/dev/null || fail "$python is not there; name another one: PYTHON=python3.12 bash $0"

@@ -91,7 +91,7 @@ def run_peer(job: Mapping[str, Any], log: Path | None = None, timeout: float | N
 
 
 def _absolute(job: Mapping[str, Any]) -> dict[str, Any]:
-    paths = ("model", "out", "packed", "calibration", "plan")
+    paths = ("model", "out", "packed", "calibration", "plan", "imatrix")
     return {key: str(Path(value).absolute()) if key in paths and value else value for key, value in job.items()}
 
 

@@ -4,11 +4,13 @@ Calls the peer on CPU and writes a dense checkpoint, the values that its result 
 every peer is evaluated in the same way. Imports nothing of mixprec. ``client.py`` writes the job and calls this.
 
 Keys of JOB
-    peer         llmcompressor, gptqmodel, autoround or modelopt
+    peer         llmcompressor, gptqmodel, autoround, modelopt or llamacpp
     packed       a folder that gets, besides, the checkpoint that the peer itself writes; llmcompressor and gptqmodel
     method       gptq, gptaq, awq, rtn, sparsegpt, autoround, as far as the peer has it (docs/peers.md)
     model, out   folders: a safetensors checkpoint; where the dense one goes, which must not be there
                  or allocate: no checkpoint, only which module gets which format; autoround and modelopt
+                 or mixture: from a folder with model.gguf in 16 bits to one in a mixture of types; llamacpp
+    mixture      for it, as llama.cpp names it, such as q3_k_m; imatrix: a file as llama-imatrix writes it
     files        what belongs to the checkpoint, by paths within ``model``; default: all files, none in folders
     budgets      for allocate: code bits per weight, a list; candidates: [{bits, group_size, symmetric}, …]
     calibration  a safetensors file with ``tokens`` (sequences, tokens) int64, used as they are; null for none
@@ -45,7 +47,10 @@ ADAPTERS = {
     "gptqmodel": "with_gptqmodel",
     "autoround": "with_autoround",
     "modelopt": "with_modelopt",
+    "llamacpp": "with_llamacpp",
 }
+#: Methods after which no dense checkpoint is written: there is none to write, or the peer wrote its file itself.
+COMPLETE = ("allocate", "mixture")
 PACKAGES = (
     "torch",
     "transformers",
@@ -54,6 +59,7 @@ PACKAGES = (
     "gptqmodel",
     "auto-round",
     "nvidia-modelopt",
+    "llama-cpp-python",
 )
 
 
@@ -77,7 +83,7 @@ def main() -> None:
     settings = adapter.allocate(loaded, job) if job["method"] == "allocate" else adapter.quantize(loaded, job)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if job["method"] != "allocate":
+    if job["method"] not in COMPLETE:
         write_dense(Path(job["model"]), out, adapter.weights(loaded), job.get("files"))
     if job.get("packed"):  # last: saving may pack the model where it is
         adapter.save(loaded, job["packed"])

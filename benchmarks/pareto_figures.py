@@ -1,0 +1,163 @@
+"""The figures of pareto.py from rows: ratios of pipelines of one size, their intervals, and costs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean as mean
+from typing import Any
+
+from allocation import BUDGETS
+from intervals import divided, interval, ratio
+from pareto_pipelines import FLAGSHIPS, MIXTURES, NEEDED, OURS, PIPELINES, Job
+
+#: PIPELINE@SIZE -> the rows of its draws.
+Rows = Mapping[str, Sequence[Any]]
+#: A ratio of KLs and its 95% interval.
+Compared = tuple[float | None, list[float] | None]
+NOTHING: Compared = (None, None)
+#: Size -> our pipeline tuned, and the same untuned.
+TUNED = {"3.25": ("gptq_tuned@3.25", "gptq@3.25"), "3.5": ("exchanged_tuned@3.5", "exchanged@3.5")}
+
+
+def drawn(rows: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """PIPELINE@SIZE -> the rows of its draws; none without the first one."""
+    found: dict[str, list[Any]] = {}
+    for name in sorted(rows, key=lambda name: (name.partition("#")[0], Job.parse(name).draw)):
+        plain = name.partition("#")[0]
+        if plain in rows:
+            found.setdefault(plain, []).append(rows[name])
+    return found
+
+
+def kl(rows: Sequence[Any], part: str = "both") -> float:
+    """Mean KL of the draws of a pipeline."""
+    return mean(row["evaluation"][part]["kl_mean"] for row in rows)
+
+
+def figures(rows: Rows, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keys of OUT but the table."""
+    pairs = {size: pair(rows, size) for size in BUDGETS}
+    by = {size: compared(rows, *names) for size, names in pairs.items()}
+    files = {size: compared(rows, *equal_file(rows, size)) for size in BUDGETS}
+    mixtures = {name: compared(rows, f"gguf@{name}", f"llamacpp@{name}") for name in MIXTURES}
+    tuned = {size: compared(rows, *names) for size, names in TUNED.items()}
+    guided, recovered = compared(rows, "guided@3.25", "gptq@3.25"), compared(rows, pairs["3.5"][0], "gptq@3.25")
+    aimed = compared(rows, "behaviour@3.25", "everywhere@3.25", "behaviour_by_passage")
+    return {
+        "kl_ratio_vs_best_pipeline": worst(by),
+        "kl_ratio_vs_best_pipeline_by": {size: found[0] for size, found in by.items()},
+        "kl_ratio_vs_best_pipeline_ci": {size: found[1] for size, found in by.items()},
+        "pipelines": {size: list(names) for size, names in pairs.items()},
+        "kl_ratio_equal_file": worst(files),
+        "kl_ratio_equal_file_by": {size: found[0] for size, found in files.items()},
+        "kl_ratio_equal_file_ci": {size: found[1] for size, found in files.items()},
+        "tune_gain": {size: found[0] for size, found in tuned.items()},
+        "tune_gain_ci": {size: found[1] for size, found in tuned.items()},
+        "tune_overfit": {size: overfit(rows, *names) for size, names in TUNED.items()},
+        "gap_recovered": None if recovered[0] is None else 1 - recovered[0],
+        "gap_recovered_ci": recovered[1] and [1 - bound for bound in reversed(recovered[1])],
+        "file_ratio_llamacpp": worst(mixtures),
+        "file_ratio_llamacpp_by": {name: found[0] for name, found in mixtures.items()},
+        "guided_gain": guided[0],
+        "guided_gain_ci": guided[1],
+        "behaviour_gain": aimed[0],
+        "behaviour_gain_ci": aimed[1],
+        "time_vs_autoround": time_vs_autoround(rows),
+        "limit_ratio": limit_ratio(rows),
+        "cpu_speedup_gptq_vs_llmcompressor": speedup(rows, "llmcompressor"),
+        "cpu_speedup_gptq_vs_gptqmodel": speedup(rows, "gptqmodel"),
+        "measured": sum(map(len, rows.values())),
+        "model": Path(arguments.model).name,
+        "samples": arguments.samples,
+        "passages": arguments.passages,
+        "quick": arguments.quick,
+    }
+
+
+def compared(rows: Rows, own: str | None, other: str | None, part: str = "kl_by_passage") -> Compared:
+    """KL of one pipeline over that of another, over all their draws."""
+    if own not in rows or other not in rows:
+        return NOTHING
+    both = [rows[own], rows[other]]
+    sums = [mean(sum(passage["kl_sum"] for passage in row[part]) for row in draws) for draws in both]
+    return ratio(*sums), interval(both, divided, part=part)
+
+
+def worst(found: Mapping[str, Compared]) -> float | None:
+    """The largest ratio; None unless all are known."""
+    ratios = [each for each, _ in found.values() if each is not None]
+    return max(ratios) if ratios and len(ratios) == len(found) else None
+
+
+def who(name: str) -> str:
+    return PIPELINES[name.partition("@")[0]].who
+
+
+def pair(rows: Rows, size: str) -> tuple[str | None, str | None]:
+    """Ours of a size, and the peer's with the least KL at no more effective bits; None where one is not measured."""
+    own = next((f"{name}@{size}" for name in FLAGSHIPS if f"{name}@{size}" in rows), None)
+    missing = any(f"{name}@{size}" not in rows for name in NEEDED[size])
+    return own, None if missing else best(rows, "effective_bits", float(size))
+
+
+def best(rows: Rows, measure: str, limit: float) -> str | None:
+    """The peer's pipeline with the least KL that is no larger; llama.cpp's files hold other embeddings."""
+    peers = [
+        name
+        for name, draws in rows.items()
+        if who(name) not in (OURS, "llamacpp") and draws[0][measure] <= limit * (1 + 1e-9)
+    ]
+    return min(peers, key=lambda name: kl(rows[name]), default=None)
+
+
+def equal_file(rows: Rows, size: str) -> tuple[str | None, str | None]:
+    """Ours that spends the bytes of the peer's best file of a size on all of the model, and that peer's."""
+    other, own = pair(rows, size)[1], f"whole@{size}"
+    if other is None or own not in rows or rows[own][0]["file_bytes"] > rows[other][0]["file_bytes"]:
+        return None, None
+    return own, other
+
+
+def overfit(rows: Rows, tuned: str, plain: str) -> float | None:
+    """By how much a gain on calibration samples is larger than that on other text."""
+    gain = compared(rows, tuned, plain)[0]
+    if gain is None:
+        return None
+    seen = [mean(row["kl_calibration"] for row in rows[name]) for name in (tuned, plain)]
+    return ratio(gain, ratio(*seen))
+
+
+def time_vs_autoround(rows: Rows) -> float | None:
+    """CPU seconds of our cheapest pipeline that is better than AutoRound's, over its."""
+    other = rows.get("autoround200@3.25")
+    if other is None:
+        return None
+    ours = [
+        draws[0]["cpu_seconds"]
+        for name, draws in rows.items()
+        if who(name) == OURS and Job.parse(name).size == "3.25" and kl(draws) < kl(other) and alike(draws, other)
+    ]
+    return ratio(min(ours, default=None), other[0]["cpu_seconds"])
+
+
+def speedup(rows: Rows, peer: str) -> float | None:
+    """CPU seconds of a peer's GPTQ at w3g64 over ours, each in its faster type, on one machine."""
+    every = [[rows.get(f"{name}{dtype}@3.25") for dtype in ("", "_bf16")] for name in (peer, "gptq")]
+    known = [[draws for draws in types if draws] for types in every]
+    if not all(known) or not all(alike(known[0][0], draws) for types in known for draws in types):
+        return None
+    return ratio(*(min(draws[0]["cpu_seconds"] for draws in types) for types in known))
+
+
+def limit_ratio(rows: Rows) -> float | None:
+    """Forward pass and second moments over all of plain GPTQ, in the faster type."""
+    found = [rows[name][0] for name in ("gptq@3.25", "gptq_bf16@3.25") if name in rows]
+    fast = min(found, key=lambda row: row["cpu_seconds"], default=None)
+    return fast and ratio(fast.get("limit_cpu_seconds"), fast["cpu_seconds"])
+
+
+def alike(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether two pipelines were measured on one machine, with as many threads."""
+    return all(one[0][key] == other[0][key] for key in ("machine", "threads"))

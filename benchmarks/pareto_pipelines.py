@@ -1,0 +1,109 @@
+"""The pipelines of pareto.py: whose they are, at which sizes, with which settings; a job is PIPELINE@SIZE#DRAW."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from allocation import BUDGETS
+
+OURS = "mixprec"
+#: Effective bits -> one format for all modules that has them.
+UNIFORM = {"3.25": "w3g64", "3.5": "w3g32"}
+#: llama.cpp's mixtures; sizes of files.
+MIXTURES = ("q3_k_s", "q3_k_m", "iq3_s", "iq4_xs", "q4_k_m")
+#: AutoRound's own settings: half of the batch of 8 that it has by default, its number of steps as it is.
+_SIGNED = {"batch_size": 4, "amp": True}
+
+
+class Pipeline(NamedTuple):
+    """``who``: mixprec or a peer. ``sizes``: effective bits, or mixtures. ``plan``: who gives modules their formats.
+
+    ``settings``: of everything behind the plan; what isn't named is as its maker has it.
+    """
+
+    who: str
+    title: str
+    sizes: tuple[str, ...]
+    plan: str
+    settings: Mapping[str, Any]
+
+
+def _ours(title: str, plan: str, sizes: tuple[str, ...] = BUDGETS, **settings: Any) -> Pipeline:
+    return Pipeline(OURS, title, sizes, plan, {"method": "gptq", **settings})
+
+
+def _autoround(title: str, iterations: int, plan: str, sizes: tuple[str, ...]) -> Pipeline:
+    settings = {"iters": iterations, **_SIGNED}
+    return Pipeline("autoround", title, sizes, plan, {"method": "autoround", "settings": settings})
+
+
+_THREE = ("3.25",)
+_NARROW = tuple(UNIFORM)
+PIPELINES: dict[str, Pipeline] = {
+    "gptq": _ours("GPTQ", "uniform", _THREE),
+    "gptq_bf16": _ours("GPTQ in bfloat16", "uniform", _THREE, dtype="bfloat16"),
+    "gptaq": _ours("GPTAQ", "uniform", _NARROW, method="gptaq"),
+    "guided": _ours("guided GPTQ", "uniform", _THREE, options={"guided": {}}),
+    "guided_gptaq": _ours("guided GPTAQ", "uniform", _THREE, method="gptaq", options={"guided": {}}),
+    "additive": _ours("plan, GPTQ", "additive"),
+    "exchanged": _ours("plan + exchange, GPTQ", "exchanged"),
+    "exchanged_gptaq": _ours("plan + exchange, GPTAQ", "exchanged", method="gptaq"),
+    "autoround50": _autoround("AutoRound 50", 50, "uniform", _THREE),
+    "autoround200": _autoround("AutoRound 200", 200, "uniform", _NARROW),
+    "autoround1000": _autoround("AutoRound 1,000", 1000, "uniform", _THREE),
+    "autoscheme200": _autoround("AutoScheme + AutoRound 200", 200, "autoscheme", BUDGETS),
+    "modelopt": Pipeline("modelopt", "auto_quantize + AWQ", BUDGETS, "modelopt", {"method": "awq"}),
+    "llmcompressor": Pipeline("llmcompressor", "GPTQ", _THREE, "uniform", {"method": "gptq"}),
+    "llmcompressor_bf16": Pipeline(
+        "llmcompressor", "GPTQ in bfloat16", _THREE, "uniform", {"method": "gptq", "dtype": "bfloat16"}
+    ),
+    "gptqmodel": Pipeline("gptqmodel", "GPTQ", _THREE, "uniform", {"method": "gptq"}),
+    "gptqmodel_bf16": Pipeline(
+        "gptqmodel", "GPTQ in bfloat16", _THREE, "uniform", {"method": "gptq", "dtype": "bfloat16"}
+    ),
+    "gptqmodel_gptaq": Pipeline("gptqmodel", "GPTAQ", _NARROW, "uniform", {"method": "gptaq"}),
+    "llamacpp": Pipeline("llamacpp", "its quantizer, importance matrix", MIXTURES, "mixture", {"method": "mixture"}),
+}
+#: Our pipelines from the most complete one to the least: the first that was measured at a size stands for us, whatever
+#: its KL on the text that figures are read from.
+FLAGSHIPS = ("exchanged_gptaq", "exchanged", "additive", "guided_gptaq", "gptaq", "gptq")
+#: Peers' pipelines without which nothing is said of a size.
+NEEDED = {"3.25": ("autoround200",), "3.5": ("autoscheme200",), "4.0": ("autoscheme200",)}
+#: Most telling first: a run that is stopped has these.
+ORDER = (
+    "autoround200@3.25", "gptq@3.25", "gptaq@3.25", "autoscheme200@3.5", "exchanged@3.5", "additive@3.5",
+    "llmcompressor@3.25", "gptqmodel@3.25", "gptqmodel_gptaq@3.25", "gptq_bf16@3.25", "llmcompressor_bf16@3.25",
+    "gptqmodel_bf16@3.25", *(f"llamacpp@{name}" for name in MIXTURES),
+)  # fmt: skip
+QUICK = ("gptq@3.25", "gptaq@3.25", "autoround50@3.25")
+
+
+def jobs(quick: bool, draws: int) -> list[str]:
+    """All jobs in their order."""
+    if quick:
+        return list(QUICK)
+    every = [f"{name}@{size}" for size in (*BUDGETS, *MIXTURES) for name, one in PIPELINES.items() if size in one.sizes]
+    first = list(dict.fromkeys([*ORDER, *every]))
+    return [*first, *(f"{name}#{draw}" for draw in range(1, draws) for name in first if "llamacpp" not in name)]
+
+
+class Job(NamedTuple):
+    """One job, from its name. Raises SystemExit for names that there are not."""
+
+    name: str
+    size: str
+    draw: int
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return PIPELINES[self.name]
+
+    @classmethod
+    def parse(cls, text: str) -> Job:
+        name, _, rest = text.partition("@")
+        size, _, draw = rest.partition("#")
+        if name not in PIPELINES or size not in PIPELINES[name].sizes or not (draw or "0").isdigit():
+            known = ", ".join(f"{each}@{{{','.join(one.sizes)}}}" for each, one in PIPELINES.items())
+            raise SystemExit(f"no such job: {text}; there are {known}, each with #DRAW behind it if need be")
+        return cls(name, size, int(draw or 0))
