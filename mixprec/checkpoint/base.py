@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,7 +58,6 @@ class CheckpointFormat:
     of the files that hold weights, headers and metadata included. ``finish``: puts the files that hold weights, and
     config.json, into ``Finish.folder``; tokenizer, licence and card are not its business. ``check``: (the uncompressed
     checkpoint, config): raises UserError where the format can't hold what else lies there, such as its tokenizer.
-    ``settings``: what a recipe chose of it, for the card.
     """
 
     name: str
@@ -69,7 +68,6 @@ class CheckpointFormat:
     bytes: Callable[[Plan, Decoder, PretrainedConfig], int]
     finish: Callable[[Finish], None]
     check: Callable[[Source, PretrainedConfig], None] = lambda source, config: None
-    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def space(format: CheckpointFormat, plan: Plan, inventory: Decoder, config: PretrainedConfig, source: Source) -> int:

@@ -124,7 +124,7 @@ def _refusals(
     plan: Plan, inventory: Decoder, config: PretrainedConfig | None, name: str, loads: Loader
 ) -> dict[str, str]:
     refused = holding.problems(name, plan, inventory, config)
-    for module in inventory.linears:
+    for module in inventory.planned(plan.modules):
         format = plan.formats[module.address]
         if isinstance(format, Format) and module.address not in refused:
             reason = _refusal(module, format, loads)
@@ -146,6 +146,9 @@ def _refusals(
 
 
 def _refusal(module: Linear, format: Format, loads: Loader) -> str | None:
+    loads = loads.of(module)
+    if loads.refuses:
+        return f"{format}: {loads.refuses}"
     bits = loads.symmetric if format.symmetric else loads.asymmetric
     kind = "symmetric" if format.symmetric else "asymmetric"
     if format.bits not in bits:

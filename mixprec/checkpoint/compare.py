@@ -33,7 +33,7 @@ def diff(a: Checkpoint, b: Checkpoint, advance: Callable[[int], object] = lambda
     check_same_model(a, b)
     found = {}
     with torch.no_grad():
-        for module in a.inventory.linears:
+        for module in a.inventory.planned(b.layouts):
             first, second = a.layouts[module.address], b.layouts[module.address]
             error = relative_error(a.weight(module), b.weight(module))
             found[module.address] = Difference(

@@ -7,7 +7,7 @@ is one that its readers know; from 0.19 on it packs 3 bits in 3 bits, older vers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,15 @@ from torch import Tensor
 
 from mixprec.checkpoint import holding, integers, packed, shards
 from mixprec.checkpoint.base import CheckpointFormat, Held
-from mixprec.checkpoint.packings.compressed_tensors import PACKED, PACKING, SCALE, SHAPE, ZERO, padded_words
+from mixprec.checkpoint.packings.compressed_tensors import (
+    EMBEDDING,
+    PACKED,
+    PACKING,
+    SCALE,
+    SHAPE,
+    ZERO,
+    padded_words,
+)
 from mixprec.checkpoint.said import Said
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.models.decoder import Decoder, Linear
@@ -83,9 +91,10 @@ def quantization_config(plan: Plan, inventory: Decoder) -> dict[str, Any]:
     from compressed_tensors.quantization import QuantizationConfig  # it takes seconds to import
 
     formats, kept = integers.by_format(plan, inventory)
+    head = [] if any(inventory.head in addresses for addresses in formats.values()) else [inventory.head]
     groups = {
         f"group_{number}": {
-            "targets": [f"re:{pattern}" for pattern in regexes(addresses)],
+            "targets": _targets(addresses, inventory),
             "weights": _weights(format),
             "format": "pack-quantized",
         }
@@ -96,9 +105,16 @@ def quantization_config(plan: Plan, inventory: Decoder) -> dict[str, Any]:
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": [inventory.head, *(f"re:{pattern}" for pattern in regexes(kept))],
+        "ignore": [*head, *(f"re:{pattern}" for pattern in regexes(kept))],
     }
     return dict(QuantizationConfig.model_validate(config).model_dump(mode="json", exclude_none=True))
+
+
+def _targets(addresses: Sequence[str], inventory: Decoder) -> list[str]:
+    """Patterns for linear modules. An embedding is meant by its class: vLLM's Llama builds it without a name."""
+    linears = [address for address in addresses if address != inventory.embedding]
+    embedding = [EMBEDDING] if len(linears) < len(addresses) else []
+    return [*(f"re:{pattern}" for pattern in regexes(linears)), *embedding]
 
 
 def _weights(format: Format) -> dict[str, Any]:

@@ -22,14 +22,18 @@ from mixprec.checkpoint.target import (
 )
 from mixprec.core import artifacts, locks, publish
 from mixprec.core.errors import UserError
-from mixprec.numerics.formats import Format
+from mixprec.numerics.formats import KEEP, Format
 from mixprec.numerics.groupwise import dequantize
 from mixprec.plan.schema import ModulePlan, Plan
 
 
 def plan_of(checkpoint: Checkpoint) -> Plan:
-    """The plan that a checkpoint's layouts amount to."""
-    lines = {address: ModulePlan(format=layout.format) for address, layout in checkpoint.layouts.items()}
+    """The plan that a checkpoint's layouts amount to; embedding and head where they are packed."""
+    lines = {
+        module.address: ModulePlan(format=checkpoint.layouts[module.address].format)
+        for module in checkpoint.inventory.matrices
+        if module.layer or checkpoint.layouts[module.address].format is not KEEP
+    }
     return Plan(model=str(checkpoint.path), method="rtn", modules=lines)
 
 
@@ -71,7 +75,7 @@ def convert(
             folder.mkdir()
             blocks.mkdir()
             files: list[Path] = []
-            for module in checkpoint.inventory.linears:
+            for module in checkpoint.inventory.planned(plan.modules):
                 layout = checkpoint.layouts[module.address]
                 if isinstance(layout.format, Format):
                     file = blocks / f"{len(files):06d}.safetensors"
@@ -99,7 +103,7 @@ def _converted(checkpoint: Checkpoint, address: str, format: CheckpointFormat, p
 
 
 def _check_order(checkpoint: Checkpoint) -> None:
-    for module in checkpoint.inventory.linears:
+    for module in checkpoint.inventory.matrices:
         if checkpoint.order(module) is not None:
             raise UserError(
                 f"{checkpoint.path}: {module.address}: its columns are reordered (desc_act), which no format written "

@@ -5,22 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from mixprec.checkpoint.base import CheckpointFormat
-from mixprec.checkpoint.gguf.writer import gguf_format
+from mixprec.checkpoint.gguf.writer import GGUF
 from mixprec.checkpoint.names import check_format
 from mixprec.checkpoint.safetensors import IN_SAFETENSORS
-from mixprec.numerics.formats import GgmlFormat
 
-FORMATS: Final[dict[str, CheckpointFormat]] = IN_SAFETENSORS | {"gguf": gguf_format()}
+FORMATS: Final[dict[str, CheckpointFormat]] = IN_SAFETENSORS | {"gguf": GGUF}
 
 
-def checkpoint_format(
-    name: str, *, embedding: GgmlFormat | None = None, head: GgmlFormat | None = None
-) -> CheckpointFormat:
-    """The format of this name; ``embedding``, ``head``: their types in a GGUF file, by default the source's own.
-
-    Raises UserError as ``check_format`` does.
-    """
-    check_format(name, embedding, head)
-    if embedding is not None or head is not None:
-        return gguf_format(embedding, head)
+def checkpoint_format(name: str) -> CheckpointFormat:
+    """The format of this name. Raises UserError for one that mixprec does not write."""
+    check_format(name)
     return FORMATS[name]

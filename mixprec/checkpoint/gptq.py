@@ -98,7 +98,7 @@ def quantization_config(plan: Plan, inventory: Decoder) -> dict[str, Any]:
         "checkpoint_format": "gptq" if _shifted(plan) else "gptq_v2",
         **_grid(base),
         "desc_act": False,
-        "lm_head": False,
+        "lm_head": inventory.head in packed,
         "pack_dtype": "int32",
         "dynamic": dynamic,
         **listed,

@@ -9,7 +9,7 @@ from mixprec.checkpoint import integers
 from mixprec.checkpoint.names import check_format
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear
-from mixprec.numerics.formats import Format, GgmlFormat
+from mixprec.numerics.formats import Format
 from mixprec.plan.schema import Plan
 
 if TYPE_CHECKING:
@@ -26,7 +26,13 @@ def dense(plan: Plan, inventory: Decoder) -> dict[str, str]:
 
 def compressed_tensors(plan: Plan, inventory: Decoder) -> dict[str, str]:
     """Address -> why compressed-tensors can't hold it."""
-    return integers.problems(plan, inventory, lambda module, format: None)
+
+    def shared(module: Linear, format: Format) -> str | None:
+        if module.kind == "embedding" and inventory.tied:
+            return f"{format}: no reader takes a packed embedding that is the head too; write gguf or dense, or keep it"
+        return None
+
+    return integers.problems(plan, inventory, shared)
 
 
 def gptq(plan: Plan, inventory: Decoder) -> dict[str, str]:
@@ -35,6 +41,8 @@ def gptq(plan: Plan, inventory: Decoder) -> dict[str, str]:
 
 
 def _gptq(module: Linear, format: Format) -> str | None:
+    if module.kind == "embedding":
+        return f"{format}: GPTQ's layout is of linear modules, which an embedding is not; keep it"
     if format.bits not in _BITS:
         return f"{format}: GPTQ's layout has {', '.join(map(str, _BITS))} bits"
     if module.in_features % _MULTIPLE or module.out_features % _MULTIPLE:
@@ -55,22 +63,19 @@ def problems(
     plan: Plan,
     inventory: Decoder,
     config: PretrainedConfig | None,
-    *,
-    embedding: GgmlFormat | None = None,
-    head: GgmlFormat | None = None,
 ) -> dict[str, str]:
     """Address -> why the format ``name`` can't hold the module; empty where it holds the plan.
 
-    ``config``, ``embedding``, ``head``: for gguf alone. Raises UserError for an unknown format.
+    ``config``: for gguf alone. Raises UserError for an unknown format.
     """
     if name in _HELD:
         return _HELD[name](plan, inventory)
     check_format(name)
-    from mixprec.checkpoint.gguf.holding import Outside  # asks llama.cpp's own package what it knows, and brings torch
+    # Asks llama.cpp's own package what it knows, and brings torch.
     from mixprec.checkpoint.gguf.holding import problems as in_gguf
 
     assert config is not None
-    return in_gguf(plan, inventory, config, Outside(embedding, head))
+    return in_gguf(plan, inventory, config)
 
 
 def require(name: str, found: Mapping[str, str]) -> None:

@@ -20,9 +20,7 @@ def problems(plan: Plan, inventory: Decoder, problem: Problem) -> dict[str, str]
     found = {}
     for module in inventory.planned(plan.modules):
         treatment = plan.treatments[module.address]
-        if treatment.changes and not module.layer:
-            found[module.address] = f"{treatment.format}: the {module.kind} is not packed here; it is written dense"
-        elif treatment.sparsity is not None:
+        if treatment.sparsity is not None:
             found[module.address] = "zeros are not packed; pruned modules are written dense"
         elif isinstance(treatment.format, Format):
             reason = ragged(module, treatment.format) or problem(module, treatment.format)
@@ -75,13 +73,14 @@ def effective(module: Linear, format: Format) -> Format:
 
 
 def by_format(plan: Plan, inventory: Decoder) -> tuple[dict[Format, list[str]], list[str]]:
-    """Format -> addresses, the most frequent first, those of equal number in the model's order; and what is kept."""
+    """Format -> addresses, the most frequent first, those of equal number in the model's order; and the linears of the
+    blocks that are kept."""
     found: dict[Format, list[str]] = {}
     kept = []
-    for module in inventory.linears:  # the others are no part of what is said of linears
+    for module in inventory.planned(plan.modules):
         format = plan.formats[module.address]
         if isinstance(format, Keep):
-            kept.append(module.address)
+            kept += [module.address] if module.layer else []  # nobody takes what is outside for packed unsaid
         else:
             assert isinstance(format, Format)  # problems() refuses all others
             found.setdefault(effective(module, format), []).append(module.address)

@@ -186,9 +186,8 @@ def _compression(
     plan: Plan, inventory: Decoder, config: PretrainedConfig, format: CheckpointFormat, account: Account
 ) -> str:
     weights = format.bytes(plan, inventory, config)
-    settings = "".join(f", {key} {value}" for key, value in format.settings.items())
     rows = [
-        ("written as", format.name + settings),
+        ("written as", format.name),
         ("files of weights", size(weights)),
         *((name, f"{total.modules} modules, {total.weights:,} weights") for name, total in account.formats.items()),
         ("code bits per weight", f"{account.code_bits:.4f}"),

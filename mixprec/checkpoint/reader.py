@@ -78,7 +78,7 @@ class Checkpoint(Stored):
 
     def state(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """All tensors by the names and shapes of the uncompressed model, floats in ``dtype``."""
-        packed = [module for module in self.inventory.linears if self.layouts[module.address].container != "dense"]
+        packed = [module for module in self.inventory.matrices if self.layouts[module.address].container != "dense"]
         left_out = {name for module in packed for name in self.names(module)}
         found = {name: self.tensor(name) for name in self.source.tensors if name not in left_out}
         found = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in found.items()}

@@ -6,10 +6,14 @@ vLLM 0.32      fuses q/k/v and gate/up into one matrix each, which has one schem
                CUDA 4 and 8 bits through Marlin, all others through Humming, a package of its own (Turing or newer); on
                CPUs with AVX-512 4 bits alone, computing in 16-bit types, rows and columns in multiples of 32. GPTQ:
                4 and 8 bits, symmetric (4 on CPUs). No GGUF. Before 0.32: compressed-tensors 4 and 8 bits, GPTQ 2, 3,
-               4, 8 bits.
+               4, 8 bits. On GPUs a packed head of its own through Marlin (GPTQ's ``lm_head``; compressed-tensors since
+               #37291), and of compressed-tensors an embedding that is no head in 2, 4, 8 bits symmetric, looked up row
+               by row (#44340); one that is tied it doesn't load (#45535).
 transformers 5 compressed-tensors through the library, weights unpacked when first used: symmetric ones in any bits.
                Zero points it makes room for unpacked, and stops at packed ones. GPTQ through optimum and
-               gptqmodel: one format, kept modules by a list (``modules_in_block_to_quantize``), no ``dynamic``.
+               gptqmodel: one format, kept modules by a list (``modules_in_block_to_quantize``), no ``dynamic``, no
+               head. Of compressed-tensors a packed head, no packed embedding: 5.23 initialises its weight, which isn't
+               there.
 llama.cpp      GGUF alone.
 """
 
@@ -21,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from mixprec.core.errors import UserError
+from mixprec.models.decoder import Linear
 
 RuntimeName = Literal["transformers", "vllm", "llama.cpp"]
 RUNTIMES: Final[tuple[str, ...]] = get_args(RuntimeName)
@@ -51,7 +56,8 @@ class Loader:
     ``symmetric``, ``asymmetric``: bits. ``groups``: bits -> group sizes, all that divide the columns for other bits;
     ``multiple``: of which rows and columns have to be multiples. ``fused``: linears that share their input need one
     format. ``uniform``: all packed modules need one format. ``capability``: the least compute capability of a GPU.
-    ``refuses``: why it loads nothing of this format. ``needs``: what has to be installed besides.
+    ``outside``: what it loads of a packed embedding or head, by kind; nothing of others. ``refuses``: why it loads
+    nothing of this format. ``needs``: what has to be installed besides.
     """
 
     symmetric: frozenset[int] = _ALL
@@ -60,19 +66,28 @@ class Loader:
     multiple: int = 1
     fused: bool = False
     uniform: bool = False
+    outside: Mapping[str, Loader] = field(default_factory=dict)
     capability: int = 0
     refuses: str = ""
     needs: str = ""
 
+    def of(self, module: Linear) -> Loader:
+        """What it loads of ``module``."""
+        if module.layer:
+            return self
+        return self.outside.get(module.kind, Loader(refuses=f"it loads no packed {module.kind}"))
+
 
 _MARLIN = dict.fromkeys(_ALL, frozenset({-1, 32, 64, 128}))
 _ANYTHING = Loader()
+_HEAD = Loader(_48, _NONE, _MARLIN)
 _AVX512 = "a CPU with AVX-512, and float16 or bfloat16: vLLM's 4-bit kernel is in no other build, and has no other type"
 
 #: (runtime, first version, checkpoint format, on a GPU) -> what it loads; the newest version that fits counts.
 _LOADERS: Final[dict[tuple[str, tuple[int, ...], str, bool], Loader]] = {
     ("vllm", (0, 32), "compressed-tensors", True): Loader(
         fused=True,
+        outside={"head": _HEAD, "embedding": Loader(frozenset({2, 4, 8}), _NONE)},
         capability=75,
         needs="humming where a module has bits other than 4 and 8, 8 bits with zero points, or groups other than "
         "32, 64 and 128",
@@ -80,7 +95,7 @@ _LOADERS: Final[dict[tuple[str, tuple[int, ...], str, bool], Loader]] = {
     ("vllm", (0, 32), "compressed-tensors", False): Loader(
         frozenset({4}), frozenset({4}), multiple=32, fused=True, needs=_AVX512
     ),
-    ("vllm", (0, 32), "gptq", True): Loader(_48, _NONE, _MARLIN, fused=True, capability=75),
+    ("vllm", (0, 32), "gptq", True): Loader(_48, _NONE, _MARLIN, fused=True, outside={"head": _HEAD}, capability=75),
     ("vllm", (0, 32), "gptq", False): Loader(frozenset({4}), _NONE, multiple=32, fused=True, needs=_AVX512),
     ("vllm", (0, 32), "gguf", True): Loader(refuses="vLLM has no GGUF loader from 0.32 on"),
     ("vllm", (0, 32), "gguf", False): Loader(refuses="vLLM has no GGUF loader from 0.32 on"),
@@ -88,14 +103,16 @@ _LOADERS: Final[dict[tuple[str, tuple[int, ...], str, bool], Loader]] = {
     ("vllm", (0,), "compressed-tensors", False): Loader(
         frozenset({4}), frozenset({4}), multiple=32, fused=True, needs=_AVX512
     ),
-    ("vllm", (0,), "gptq", True): Loader(_GPTQ, _NONE, fused=True, capability=60),
+    ("vllm", (0,), "gptq", True): Loader(_GPTQ, _NONE, fused=True, outside={"head": _HEAD}, capability=60),
     ("vllm", (0,), "gptq", False): Loader(frozenset({4}), _NONE, multiple=32, fused=True, needs=_AVX512),
     ("vllm", (0,), "gguf", True): Loader(fused=True, capability=60),
     ("vllm", (0,), "gguf", False): Loader(refuses="vLLM reads GGUF on GPUs alone"),
     ("transformers", (0,), "gguf", True): _ANYTHING,
     ("transformers", (0,), "gguf", False): _ANYTHING,
     **{
-        ("transformers", (0,), "compressed-tensors", gpu): Loader(asymmetric=_NONE, needs="compressed-tensors 0.19")
+        ("transformers", (0,), "compressed-tensors", gpu): Loader(
+            asymmetric=_NONE, outside={"head": Loader(asymmetric=_NONE)}, needs="compressed-tensors 0.19"
+        )
         for gpu in (True, False)
     },
     **{

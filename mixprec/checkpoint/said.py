@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mixprec.checkpoint.patterns import Matcher
+from mixprec.models.decoder import Linear
 
 #: Columns that share a scale; -1 (GPTQ's) is a whole row. 32 bits count the columns of any row.
 GroupSize = Annotated[int, Field(ge=-1, lt=2**31)]
@@ -61,5 +62,5 @@ class Said(Strict, ABC):
         return ()
 
     @abstractmethod
-    def grid(self, address: str, patterns: Matcher) -> Grid | None:
+    def grid(self, module: Linear, patterns: Matcher) -> Grid | None:
         """What is said of a module; None where it is not quantized."""

@@ -82,7 +82,7 @@ class Stored:
     @cached_property
     def layouts(self) -> dict[str, Layout]:
         """Address -> layout, in the model's order."""
-        return {module.address: self._layout(module) for module in self.inventory.linears}
+        return {module.address: self._layout(module) for module in self.inventory.matrices}
 
     @property
     def container(self) -> str:
@@ -96,7 +96,7 @@ class Stored:
 
     def _check(self) -> None:
         """All tensors of the model are there and no others, packed ones in the place of their weights."""
-        containers = {module.address: self._container(module) for module in self.inventory.linears}
+        containers = {module.address: self._container(module) for module in self.inventory.matrices}
         packed = {
             address: PACKINGS[container].parts for address, container in containers.items() if container in PACKINGS
         }
@@ -146,10 +146,10 @@ class Stored:
     def _layout(self, module: Linear) -> Layout:
         container = self._container(module)
         size = sum(self.source.tensors[name].bytes for name in self.names(module))
-        said = self.packing.grid(module.address, self._patterns) if self.packing else None
+        said = self.packing.grid(module, self._patterns) if self.packing else None
         if container == "dense":
             info = self.source.tensors[module.weight_name]
-            if info.dtype not in FLOATS:
+            if info.dtype not in FLOATS and module.layer:  # what is outside may be of any type while it stays as it is
                 raise UserError(
                     f"{self.path / info.shard}: {module.weight_name} is stored as {info.dtype}; weights must be "
                     f"{', '.join(FLOATS)} (is this checkpoint quantized already?)"

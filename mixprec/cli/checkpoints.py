@@ -129,6 +129,7 @@ def inspect(
 ) -> None:
     """Show how each linear module lies in a checkpoint, whoever wrote it: format and bits on disk."""
     from mixprec.checkpoint.opening import open_stored
+    from mixprec.report.formatting import size
     from mixprec.report.layout import LayoutRow, on_disk, written_table
     from mixprec.report.terminal import rich_table
 
@@ -136,11 +137,14 @@ def inspect(
     planned = _planned(checkpoint)
     rows = [
         LayoutRow(module, layout.container, layout.name, planned.get(module.address, ""), layout.bytes)
-        for module in found.inventory.linears
+        for module in found.inventory.matrices
         for layout in [found.layouts[module.address]]
     ]
     out.print(str(checkpoint), soft_wrap=True)
     out.print(rich_table(written_table(rows, every)))
+    for row in [row for row in rows if not row.module.layer]:
+        out.print(f"{row.module.kind}: {row.format}, {size(row.bytes)}, {on_disk([row]):.4f} bits per weight on disk")
+    rows = [row for row in rows if row.module.layer]
     out.print(f"{len(rows)} linear modules, {on_disk(rows):.4f} bits per weight on disk")
     for note in found.notes:
         out.print(note, soft_wrap=True)
@@ -213,7 +217,7 @@ def diff(
     from mixprec.report.terminal import rich_table
 
     (a, _), (b, _) = (_verified(each, open_checkpoint) for each in (first, second))
-    with bar("diff", len(a.inventory.linears), "modules") as advance:
+    with bar("diff", len(a.inventory.planned(b.layouts)), "modules") as advance:
         found = compare(a, b, advance)
     if to:
         artifacts.write_json(to, {address: difference._asdict() for address, difference in found.items()}, seal=False)
@@ -241,13 +245,14 @@ def convert(
 ) -> None:
     """Write a packed checkpoint in another packed format: the same codes and scales, or a refusal."""
     from mixprec.checkpoint.convert import convert as write
+    from mixprec.checkpoint.convert import plan_of
     from mixprec.checkpoint.formats import checkpoint_format
     from mixprec.checkpoint.hub import push
     from mixprec.checkpoint.opening import open_checkpoint
     from mixprec.core.progress import bar
 
     found = open_checkpoint(checkpoint)
-    with bar("convert", len(found.inventory.linears), "modules") as advance:
+    with bar("convert", len(plan_of(found).modules), "modules") as advance:
         write(found, checkpoint_format(format.value), to, advance, base_model)
     out.print(f"{to}: {found.container} as {format.value}", soft_wrap=True)
     if repository:

@@ -32,7 +32,7 @@ from mixprec.core.devices import dtype_of
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.model import Model
-from mixprec.models.source import Source
+from mixprec.models.source import FLOATS, Source
 from mixprec.models.tensors import COMPUTABLE, check_finite
 from mixprec.plan import bits
 from mixprec.plan.schema import Plan, check_modules
@@ -81,7 +81,7 @@ def compress(
     codes = bits.account(plan, inventory).modules  # in blocks' files, beside the packed ones
     needed = space(format, plan, inventory, config, source) + sum(codes[each].bytes for each in plan.changed)
     check_space(out, needed + guided.disk(plan.methods, options, calibration, inventory))
-    check_outside(source, inventory)
+    check_outside(source, inventory, plan)
     job = Job(model, inventory, plan, calibration, options, memory_gb, guidance, on_sample, refine)
     if (needs := looking(plan, refine)) and calibration is None:
         raise UserError(
@@ -96,7 +96,7 @@ def compress(
         plan=plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
         compress={"dtype": model.dtype, "device": model.device, **options.model_dump(), **settings_of(refine)},
-        checkpoint={"format": format.name, **format.settings},
+        checkpoint={"format": format.name},
     )
     work = blocks_folder(out)
     with locks.target(out, work):
@@ -145,11 +145,18 @@ def check_dtype(source: Source, modules: Iterable[Linear], dtype: str) -> None:
             )
 
 
-def check_outside(source: Source, decoder: Decoder) -> None:
-    """What lies outside the blocks is finite: better told now than when all blocks are done.
+def check_outside(source: Source, decoder: Decoder, plan: Plan) -> None:
+    """What lies outside the blocks is finite, and of a type that can be compressed where the plan does so: better told
+    now than when all blocks are done.
 
     Raises UserError naming the tensor.
     """
+    for name in (linear.weight_name for linear in decoder.outside if linear.address in plan.changed):
+        if source.tensors[name].dtype not in FLOATS:
+            raise UserError(
+                f"{source.folder}: {name} is stored as {source.tensors[name].dtype}, which is not compressed; "
+                f"{', '.join(FLOATS)} are; leave its line out of the plan"
+            )
     for shard in source.shards:
         with artifacts.open_tensors(source.folder / shard) as file:
             for name, info in source.tensors.items():

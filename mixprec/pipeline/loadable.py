@@ -61,8 +61,7 @@ def refused(chosen: Recipe, plan: Plan, inventory: Decoder, config: PretrainedCo
 
 
 def _problems(chosen: Recipe, plan: Plan, inventory: Decoder, config: PretrainedConfig | None) -> dict[str, str]:
-    spec = chosen.checkpoint
-    return holding.problems(spec.format, plan, inventory, config, embedding=spec.embedding, head=spec.head)
+    return holding.problems(chosen.checkpoint.format, plan, inventory, config)
 
 
 def check_variant(chosen: Recipe, name: str, plan: Plan, inventory: Decoder, config: PretrainedConfig | None) -> None:

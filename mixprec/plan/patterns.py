@@ -44,8 +44,10 @@ def regexes(addresses: Iterable[str], dot: str = r"\.") -> list[str]:
     Alternatives, groups, classes and anchors only: Python, PCRE and ECMAScript read them alike. ``dot`` writes the dot
     between names.
     """
-    found = []
-    for head, numbers, tails in blocks(addresses):
+    listed = list(addresses)
+    alone = [address for address in listed if not _NUMBERED.fullmatch(address)]
+    found = [f"^{address.replace('.', dot)}$" for address in alone]
+    for head, numbers, tails in blocks(address for address in listed if address not in alone):
         name = f"{head}{_either(number_globs(numbers))}.{_tails(tails)}"
         found.append(f"^{name.replace('.', dot)}$")
     return found

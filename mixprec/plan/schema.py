@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -203,6 +203,25 @@ def check_modules(plan: Plan, inventory: Decoder, where: str) -> None:
         format = plan.modules[module.address].format
         if isinstance(format, GgmlFormat) and not format.fits(module.in_features):
             raise UserError(f"{where}: modules: {module.address}: {unfit(format, module.in_features)}")
+
+
+def with_outside(plan: Plan, inventory: Decoder, lines: Mapping[str, ModulePlan]) -> Plan:
+    """``plan`` with ``lines`` for embedding and head, by these names; one that changes nothing stays as it is.
+
+    Raises UserError for the head of a model that has none of its own, and where the plan says something else.
+    """
+    if not plan.changed or not lines:
+        return plan
+    modules = dict(plan.modules)
+    for name, line in lines.items():
+        if name == "head" and inventory.tied:
+            raise UserError(f"{line.why}: {line.format}: this model's head is its embedding; say it of the embedding")
+        address = inventory.outside_named[name].address
+        known = modules.setdefault(address, line)
+        if known is not line:
+            raise UserError(f"{line.why}: {line.format}: the plan has {known.format} for it ({known.why}); say it once")
+    ordered = {linear.address: modules[linear.address] for linear in inventory.planned(modules)}
+    return Plan(model=plan.model, method=plan.method, modules=ordered)
 
 
 def fitted(plan: ModulePlan, columns: int) -> ModulePlan:

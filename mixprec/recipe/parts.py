@@ -16,7 +16,7 @@ from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
 from mixprec.plan.methods import Method
 from mixprec.plan.rules import PlanSpec
-from mixprec.plan.schema import GgmlText
+from mixprec.plan.schema import GgmlText, ModulePlan
 from mixprec.recipe.engines import Engine
 from mixprec.traces.annotate import Rule
 from mixprec.walk.options import MEMORY_GB
@@ -103,8 +103,10 @@ class CheckpointSpec(Part):
     """What is written for each variant, and which runtime has to load it."""
 
     format: FormatName = Field("dense", description="how weights lie on disk")
-    embedding: GgmlText | None = Field(None, description="gguf: type of the embedding; default: the model's own")
-    head: GgmlText | None = Field(None, description="gguf: of an output head of its own")
+    embedding: GgmlText | None = Field(
+        None, description="gguf: its type in all plans; the same as a rule for embedding"
+    )
+    head: GgmlText | None = Field(None, description="gguf: of an output head of its own; the same as a rule for head")
     runtime: RuntimeName | None = Field(None, description="checked before any work: it has to load the checkpoint")
     version: str | None = Field(None, description="of the runtime; default: the newest that is known")
     device: DeviceName = Field("ampere", description="where it runs: cpu, or a generation of GPUs")
@@ -119,7 +121,17 @@ class CheckpointSpec(Part):
         """How it is written."""
         from mixprec.checkpoint.formats import checkpoint_format  # brings torch, which reading a recipe doesn't need
 
-        return checkpoint_format(self.format, embedding=self.embedding, head=self.head)
+        return checkpoint_format(self.format)
+
+    @property
+    def outside(self) -> dict[str, ModulePlan]:
+        """Lines for plans that ``embedding`` and ``head`` stand for, by what they are of."""
+        said = {"embedding": self.embedding, "head": self.head}
+        return {
+            name: ModulePlan(format=kind, method="ggml", why=f"checkpoint.{name}")
+            for name, kind in said.items()
+            if kind is not None
+        }
 
     @model_validator(mode="after")
     def _possible(self) -> CheckpointSpec:

@@ -166,6 +166,7 @@ class Recipe(Part):
         """Some of llama.cpp's types are only made with calibration data."""
         specs = [variant.plan for variant in self.all_variants.values()]
         named = [spec.default for spec in specs] + [rule.format for spec in specs for rule in spec.rules]
+        named += [line.format for line in self.checkpoint.outside.values()]
         for format in named:
             if isinstance(format, GgmlFormat) and format.needs_importance and self.compress.calibration is None:
                 yield (
@@ -198,7 +199,8 @@ class Recipe(Part):
     def _planned(self) -> set[Method]:
         variants = self.all_variants.values()
         named = {rule.method for variant in variants for rule in variant.plan.rules if rule.method}
-        return named | {variant.plan.method or self.compress.method for variant in variants}
+        outside = {line.method for line in self.checkpoint.outside.values() if line.method}
+        return named | outside | {variant.plan.method or self.compress.method for variant in variants}
 
     def _calibrated(self) -> list[str]:
         """Methods in the plans, and engines, that need calibration data."""

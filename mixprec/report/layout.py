@@ -57,7 +57,8 @@ def _where(modules: Sequence[Linear]) -> list[str]:
         if left.issuperset(members):
             left.difference_update(members)
             names.append(name)
-    return [integer(len(modules)), " ".join(names), _ranges(module.layer for module in modules)]
+    layers = _ranges(module.layer for module in modules if module.layer)
+    return [integer(len(modules)), " ".join([*names, *sorted(left)]), layers]
 
 
 def _ranges(layers: Iterable[int]) -> str:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llamacpp import needs_llamacpp, opened, perplexity
 from maps import address
+from pydantic import ValidationError
 from tiny import TEXT
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 from typer.testing import CliRunner
@@ -44,9 +45,10 @@ from mixprec.models.gguf.names import reordered
 from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
 from mixprec.models.model import Model
-from mixprec.numerics.formats import GGML, GgmlFormat
+from mixprec.numerics.formats import GGML
 from mixprec.plan.rules import PlanSpec, build_plan
-from mixprec.plan.schema import Plan
+from mixprec.plan.schema import Plan, with_outside
+from mixprec.recipe.parts import CheckpointSpec
 
 GGUF = checkpoint_format("gguf")
 #: Widths that types with blocks of 32 fit, down's rows those with 256 too.
@@ -226,34 +228,49 @@ def test_what_is_kept_has_its_own_type(tmp_path: Path, dtype: torch.dtype, kind:
 
 
 def test_types_of_embedding_and_head(sources: Mapping[str, Path], tmp_path: Path) -> None:
-    form = checkpoint_format("gguf", embedding=GgmlFormat("q4_0"), head=GgmlFormat("q8_0"))
-    source, spec = sources["llama"], PLANS["types"]
-    file = open_gguf(made(source, spec, tmp_path / "out", form) / FILE)
+    outside = [{"match": "embedding", "format": "q4_0"}, {"match": "head", "format": "q8_0"}]
+    spec = PLANS["types"] | {"rules": [*PLANS["types"].get("rules", []), *outside]}
+    source = sources["llama"]
+    file = open_gguf(made(source, spec, tmp_path / "out") / FILE)
     assert file.tensors["model.embed_tokens.weight"].kind == "q4_0"
     assert file.tensors["lm_head.weight"].kind == "q8_0"
     config = load_config(str(source))
-    predicted = form.bytes(plan_for(source, spec), decoder_of(config), config)
-    assert predicted == file.path.stat().st_size
-    card = artifacts.read_json(tmp_path / "out" / "mixprec.json")
-    assert card["checkpoint"] == {"format": "gguf", "embedding": "q4_0", "head": "q8_0"}
+    assert GGUF.bytes(plan_for(source, spec), decoder_of(config), config) == file.path.stat().st_size
+
+
+def test_a_recipe_says_their_types_in_short(sources: Mapping[str, Path]) -> None:
+    source = sources["llama"]
+    inventory = decoder_of(load_config(str(source)))
+    plan = plan_for(source, PLANS["types"])
+    short = CheckpointSpec.model_validate({"format": "gguf", "embedding": "q4_0", "head": "q8_0"})
+    found = with_outside(plan, inventory, short.outside)
+    assert list(found.modules) == [linear.address for linear in inventory.matrices]
+    lines = [found.modules[linear.address] for linear in inventory.outside]
+    assert [(str(line.format), line.method) for line in lines] == [("q4_0", "ggml"), ("q8_0", "ggml")]
+    with pytest.raises(UserError, match=r"checkpoint.embedding: q4_0: the plan has q8_0 for it .*say it once"):
+        other = CheckpointSpec.model_validate({"format": "gguf", "embedding": "q8_0"})
+        with_outside(with_outside(plan, inventory, other.outside), inventory, short.outside)
+    kept = plan_for(source, {"default": "keep"})
+    assert with_outside(kept, inventory, short.outside) is kept  # it is the original, of which nothing is written
+    with pytest.raises(ValidationError, match="types for them need gguf"):
+        CheckpointSpec.model_validate({"format": "dense", "embedding": "q4_0"})
 
 
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("qwen3", {"head": "q8_0"}, "this model's head is its embedding"),
-        ("llama", {"embedding": "q6_k"}, "checkpoint.embedding: q6_k wants rows of a multiple of 256"),
+        ("qwen3", {"head": "q8_0"}, "checkpoint.head: q8_0: this model's head is its embedding"),
+        ("llama", {"embedding": "q6_k"}, "q6_k wants rows of a multiple of 256"),
     ],
-)  # fmt: skip
+)
 def test_types_that_embedding_and_head_cannot_have(
     sources: Mapping[str, Path], model: str, options: Mapping[str, str], message: str
 ) -> None:
-    form = checkpoint_format("gguf", **{name: GgmlFormat(kind) for name, kind in options.items()})
+    short = CheckpointSpec.model_validate({"format": "gguf", **options})
     config = load_config(str(sources[model]))
     with pytest.raises(UserError, match=message):
-        check_plan(form, plan_for(sources[model], {"default": "keep"}), decoder_of(config), config)
-    with pytest.raises(UserError, match="types for them need gguf"):
-        checkpoint_format("dense", embedding=GgmlFormat("q4_0"))
+        plan = with_outside(plan_for(sources[model], {"default": "w4g32"}), decoder_of(config), short.outside)
+        check_plan(GGUF, plan, decoder_of(config), config)
 
 
 def test_a_killed_run_ends_with_the_same_bytes(sources: Mapping[str, Path], tmp_path: Path) -> None:
@@ -438,7 +455,7 @@ def test_a_file_that_others_wrote() -> None:
 def test_a_file_on_its_own_is_inspected(sources: Mapping[str, Path], tmp_path: Path, name: str) -> None:
     packed = made(sources[name], PLANS["integers"], tmp_path / "gguf")
     alone, dense = open_checkpoint(packed / FILE), open_checkpoint(sources[name])
-    assert [module.address for module in alone.inventory.linears] == list(dense.layouts)
+    assert [module.address for module in alone.inventory.matrices] == list(dense.layouts)
     assert alone.layouts["model.layers.0.mlp.down_proj"].name == "q3_k"
     assert 0 < compare.diff(dense, alone)["model.layers.0.mlp.down_proj"].error < 0.5
     found, expected = (each.tensor("model.layers.1.input_layernorm.weight") for each in (alone, dense))
@@ -499,7 +516,8 @@ def test_packed_integers_become_gguf_without_loss(sources: Mapping[str, Path], t
     gptq = made(source, spec, tmp_path / "gptq", checkpoint_format("gptq"))
     convert(open_checkpoint(gptq), GGUF, tmp_path / "gguf")
     differences = compare.diff(open_checkpoint(gptq), open_checkpoint(tmp_path / "gguf"))
-    assert {(item.format_b, item.error) for item in differences.values()} == {("q4_0", 0.0), ("q8_0", 0.0)}
+    kept = {("f16", 0.0)}  # embedding and head
+    assert {(item.format_b, item.error) for item in differences.values()} == {("q4_0", 0.0), ("q8_0", 0.0)} | kept
     loaded = Model(tmp_path / "gguf").load()
     tokens = loaded.tokenizer(TEXT)["input_ids"][:40]
     assert torch.isfinite(logits(loaded, tokens)).all()

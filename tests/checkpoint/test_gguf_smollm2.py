@@ -20,6 +20,7 @@ from mixprec.models.locate import BUNDLED
 from mixprec.models.model import Model
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.plan.rules import PlanSpec, build_plan
+from mixprec.plan.schema import ModulePlan, with_outside
 
 
 @pytest.mark.slow
@@ -32,10 +33,11 @@ from mixprec.plan.rules import PlanSpec, build_plan
     ],
 )
 def test_perplexity_in_llama_cpp(smollm2: LoadedModel, tmp_path: Path, spec: Any) -> None:
-    form = checkpoint_format("gguf", embedding=GgmlFormat("q8_0"))
+    form = checkpoint_format("gguf")
     config = load_config(BUNDLED)
     inventory = decoder_of(config)
     plan = build_plan(PlanSpec.model_validate(spec), inventory, BUNDLED, "rtn")
+    plan = with_outside(plan, inventory, {"embedding": ModulePlan(format=GgmlFormat("q8_0"), method="ggml")})
     compress(Model(BUNDLED), plan, tmp_path / "out", format=form)
     predicted = form.bytes(plan, inventory, config)
     assert (tmp_path / "out" / FILE).stat().st_size == pytest.approx(predicted, rel=1e-4)

@@ -73,7 +73,7 @@ REFUSED: list[tuple[str, tuple[str, ...], Any, str]] = [
     (CT, (*GROUP, "targets"), ["re:.*nothing"], r"does not mean model\.layers\.0\.self_attn\.q_proj, which is packed"),
     (GPTQ, ("rotation",), "hadamard", "rotation: 'hadamard' changes what runtimes compute"),
     (GPTQ, ("adapter",), {"name": "lora", "path": "x"}, "adapter: .* changes what runtimes compute"),
-    (GPTQ, ("lm_head",), True, "lm_head: True"),
+    (GPTQ, ("lm_head",), "yes", "lm_head"),
     (GPTQ, ("is_marlin_format",), True, "is_marlin_format: True"),
     (GPTQ, ("checkpoint_format",), "marlin", "checkpoint_format: 'marlin'"),
     (GPTQ, ("format",), "bitblas", "format: 'bitblas'"),
@@ -232,7 +232,7 @@ Q = "model.layers.0.self_attn.q_proj"
         (GPTQ, lambda t: t.update({f"{Q}.g_idx": torch.ones(63).int()}), r"q_proj\.g_idx is 63, .* asks for 64"),
         (GPTQ, lambda t: t.pop(f"{Q}.qzeros"), r"q_proj\.qzeros is missing"),
         (GPTQ, lambda t: t.update({f"{Q}.bias": torch.ones(64)}), r"llama does not read: 1, first .*q_proj\.bias"),
-        (GPTQ, lambda t: t.update({"lm_head.qweight": torch.ones(8, 64)}), "does not read: 1, first lm_head.qweight"),
+        (GPTQ, lambda t: t.update({"lm_head.qweight": torch.ones(8, 64)}), "lm_head is there packed and as a weight"),
     ],
 )
 def test_tensors_of_packed_modules(

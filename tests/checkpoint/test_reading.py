@@ -311,7 +311,7 @@ def test_inspect_diff_and_convert_from_the_command_line(packed: Callable[..., Pa
     assert "2_down" in run(app, ["inspect", str(folder), "--all"]).output
     found = run(app, ["diff", str(tmp_path / "source"), str(folder), "--out", str(tmp_path / "diff.json")])
     assert found.exit_code == 0, found.output
-    assert ["1", "bf16", "bf16", "16.0000", "16.0000", "0", "0", "1"] in map(str.split, found.output.splitlines())
+    assert ["3", "bf16", "bf16", "16.0000", "16.0000", "0", "0", "3"] in map(str.split, found.output.splitlines())
     assert found.output.index("2_up") < found.output.index("2_gate") and "2_down" not in found.output
     rows = json.loads((tmp_path / "diff.json").read_text())
     assert rows["model.layers.1.mlp.down_proj"]["error"] == 0

@@ -37,7 +37,7 @@ class StoredGguf(Stored):
     @cached_property
     def layouts(self) -> dict[str, Layout]:
         """Address -> layout, in the model's order."""
-        return {module.address: self._layout(module) for module in self.inventory.linears}
+        return {module.address: self._layout(module) for module in self.inventory.matrices}
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -13,8 +13,6 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import Finish
-from mixprec.checkpoint.gguf.holding import Outside
-from mixprec.compress.ggml import ggml
 from mixprec.core import artifacts
 from mixprec.models.complete import is_computed
 from mixprec.models.decoder import Decoder
@@ -49,13 +47,13 @@ class Entry(NamedTuple):
         return int(math.prod(self.shape) // block * size)
 
 
-def predicted(plan: Plan, inventory: Decoder, config: PretrainedConfig, outside: Outside) -> Iterator[Entry]:
+def predicted(plan: Plan, inventory: Decoder, config: PretrainedConfig) -> Iterator[Entry]:
     """The file's tensors from the configuration alone; they can't be loaded."""
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.bfloat16
-    linears = {module.weight_name: module for module in inventory.linears}
+    planned = {module.weight_name: module for module in inventory.planned(plan.modules)}
     for name, known in gguf_names(config).items():
-        if name in linears:
-            module = linears[name]
+        if name in planned:
+            module = planned[name]
             format = plan.formats[module.address]
             if isinstance(format, Format):
                 format = exact_type(format, module.in_features) or format
@@ -65,9 +63,7 @@ def predicted(plan: Plan, inventory: Decoder, config: PretrainedConfig, outside:
             matrix = name in (inventory.embedding_weight, inventory.head_weight)
             count = inventory.other[name]
             shape = (count // config.hidden_size, config.hidden_size) if matrix else (count,)
-            given = outside.of(name, inventory)
-            kind = ggml_type(given.name) if given else _DTYPES[stored if matrix else torch.float32]
-            yield Entry(known, shape, kind, _nothing)
+            yield Entry(known, shape, _DTYPES[stored if matrix else torch.float32], _nothing)
     yield from _rope(config)
 
 
@@ -81,7 +77,7 @@ def _rope(config: PretrainedConfig) -> Iterator[Entry]:
         yield Entry(ROPE_TENSOR, tuple(factors.shape), gguf.GGMLQuantizationType.F32, lambda: factors)
 
 
-def entries(job: Finish, outside: Outside) -> Iterator[Entry]:
+def entries(job: Finish) -> Iterator[Entry]:
     """The file's tensors in llama.cpp's order, those that changed from the blocks' files."""
     changed: dict[str, tuple[Path, str]] = {}
     for file in job.blocks:
@@ -93,9 +89,8 @@ def entries(job: Finish, outside: Outside) -> Iterator[Entry]:
         found = _found(name, changed, job)
         if found is not None and not left_out(name, job.inventory):
             file, key, shape, dtype = found
-            given = outside.of(name, job.inventory)
-            kind = ggml_type(given.name) if given else _kind(key, dtype, len(shape))
-            yield Entry(known, shape, kind, _loader(file, key, name, given or kind, job.config))
+            kind = _kind(key, dtype, len(shape))
+            yield Entry(known, shape, kind, _loader(file, key, name, kind, job.config))
     yield from _rope(job.config)
 
 
@@ -108,7 +103,7 @@ def _found(
     """
     info = job.source.tensors.get(name)
     if name in changed:
-        module = next((each for each in job.inventory.linears if each.weight_name == name), None)
+        module = next((each for each in job.inventory.matrices if each.weight_name == name), None)
         shape = (module.out_features, module.in_features) if module else info.shape if info else ()
         return (*changed[name], shape, info.dtype if info else "")
     return None if info is None else (job.source.folder / info.shard, name, info.shape, info.dtype)
@@ -122,16 +117,14 @@ def _kind(key: str, dtype: str, dimensions: int) -> gguf.GGMLQuantizationType:
 
 
 def _loader(
-    file: Path, key: str, name: str, kind: gguf.GGMLQuantizationType | GgmlFormat, config: PretrainedConfig
+    file: Path, key: str, name: str, kind: gguf.GGMLQuantizationType, config: PretrainedConfig
 ) -> Callable[[], Tensor]:
-    """Reads a tensor's rows; a GgmlFormat is what they have still to be quantized to."""
+    """Reads a tensor's rows."""
 
     def load() -> Tensor:
         with artifacts.open_tensors(file) as opened:
             tensor: Tensor = opened.get_tensor(key)
         check_finite(f"{file}: {key}", tensor)
-        if isinstance(kind, GgmlFormat):
-            return ggml(tensor, None, kind).data
         rows = reordered(name, tensor, config)
         return shifted(name, rows.float(), config) if kind == gguf.GGMLQuantizationType.F32 else rows
 

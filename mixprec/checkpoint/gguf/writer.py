@@ -1,15 +1,14 @@
 """The ``gguf`` format: one file that llama.cpp and transformers load, each module in a type of its own.
 
-Modules in llama.cpp's types go into it as they are, integer formats in a type that holds their grids exactly, kept and
-pruned modules and the embedding in the source's own type, norms and biases in float32, as llama.cpp wants them. One
-tensor is in memory at a time. config.json and the tokenizer lie beside the file, for transformers.
+What is in llama.cpp's types goes into it as it is, integer formats in a type that holds their grids exactly, what is
+kept and pruned in the source's own type, norms and biases in float32, as llama.cpp wants them. One tensor is in memory
+at a time. config.json and the tokenizer lie beside the file, for transformers.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +20,11 @@ from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import CheckpointFormat, Finish, Held
 from mixprec.checkpoint.gguf import tokenizer
-from mixprec.checkpoint.gguf.holding import Outside, problems
+from mixprec.checkpoint.gguf.holding import problems
 from mixprec.checkpoint.gguf.tensors import PACKED, Entry, entries, left_out, predicted
 from mixprec.checkpoint.said import Said
 from mixprec.checkpoint.shards import CONFIG, described
 from mixprec.checkpoint.target import CompressedModule
-from mixprec.compress.ggml import check_possible
 from mixprec.core import publish
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear, decoder_of
@@ -47,12 +45,11 @@ _ALIGNMENT: Final[int] = gguf.GGUF_DEFAULT_ALIGNMENT
 _TOKEN_BYTES = 36
 
 
-def check(source: Source, config: PretrainedConfig, outside: Outside = Outside()) -> None:
-    """llama.cpp knows the source's tokenizer and all of its tensors; quantizers for ``outside`` are there.
+def check(source: Source, config: PretrainedConfig) -> None:
+    """llama.cpp knows the source's tokenizer and all of its tensors.
 
     Raises UserError.
     """
-    check_possible(outside, calibrated=False)
     tokenizer.read(source.folder)
     tokenizer.head_of(source.folder, config)
     names, decoder = gguf_names(config), decoder_of(config)
@@ -93,9 +90,9 @@ def read(module: Linear, tensors: Mapping[str, Tensor], format: AnyFormat, by: P
     return Held(Plain(tensors[module.weight_name]), KEEP)
 
 
-def size(plan: Plan, inventory: Decoder, config: PretrainedConfig, outside: Outside = Outside()) -> int:
+def size(plan: Plan, inventory: Decoder, config: PretrainedConfig) -> int:
     """Bytes of the file. Exact where the tokenizer lies on this machine, else its vocabulary is estimated."""
-    tensors = list(predicted(plan, inventory, config, outside))
+    tensors = list(predicted(plan, inventory, config))
     folder = at_hand(config)
     if folder is not None and not (folder / "tokenizer.json").is_file():
         folder = None
@@ -115,9 +112,9 @@ def _padded(count: int) -> int:
     return -(-count // _ALIGNMENT) * _ALIGNMENT
 
 
-def finish(job: Finish, outside: Outside = Outside()) -> None:
+def finish(job: Finish) -> None:
     """Write the file from the finished blocks and the source, and put config.json beside it."""
-    tensors = list(entries(job, outside))
+    tensors = list(entries(job))
     head = tokenizer.head_of(job.source.folder, job.config)
     writer = _writer(job.folder / FILE, tensors, job.config, job.source.folder, head)
     try:
@@ -157,17 +154,13 @@ def _array(entry: Entry) -> np.ndarray:
     return data
 
 
-def gguf_format(embedding: GgmlFormat | None = None, head: GgmlFormat | None = None) -> CheckpointFormat:
-    """The format; ``embedding``, ``head``: their types, by default the source's own."""
-    outside = Outside(embedding, head)
-    return CheckpointFormat(
-        name="gguf",
-        problems=partial(problems, outside=outside),
-        pack=pack,
-        read=read,
-        quantization_config=lambda plan, inventory: None,
-        bytes=partial(size, outside=outside),
-        finish=partial(finish, outside=outside),
-        check=partial(check, outside=outside),
-        settings={name: str(kind) for name, kind in outside._asdict().items() if kind is not None},
-    )
+GGUF = CheckpointFormat(
+    name="gguf",
+    problems=problems,
+    pack=pack,
+    read=read,
+    quantization_config=lambda plan, inventory: None,
+    bytes=size,
+    finish=finish,
+    check=check,
+)

@@ -19,8 +19,8 @@ PACKED, SCALE, SHAPE, ZERO = "weight_packed", "weight_scale", "weight_shape", "w
 COLUMNS = "weight_g_idx"
 #: Formats of the library that are read; in mixed ones each group names its own.
 _FORMATS = frozenset({"pack-quantized", "mixed-precision"})
-#: Classes that a linear module is of, in the order in which the library tries targets.
-_CLASSES: Final = ("Linear", "Module")
+#: The class of an embedding; all other matrices are linear modules.
+EMBEDDING: Final = "Embedding"
 
 
 class Weights(Strict):
@@ -78,12 +78,13 @@ class Config(Said):
         each = [group for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
         return {str(named["format"]) for named in (said, *each) if named.get("format") is not None} <= _FORMATS
 
-    def grid(self, address: str, patterns: Matcher) -> SaidGrid | None:
+    def grid(self, module: Linear, patterns: Matcher) -> SaidGrid | None:
         """What is said of a module; None where it is not quantized."""
-        if target(self.ignore or (), address, patterns) is not None:
+        kind = EMBEDDING if module.kind == "embedding" else "Linear"
+        if target(self.ignore or (), module.address, patterns, kind) is not None:
             return None
         weights = {each: group.weights for group in self.config_groups.values() for each in group.targets}
-        chosen = weights.get(target(weights, address, patterns) or "")
+        chosen = weights.get(target(weights, module.address, patterns, kind) or "")
         return None if chosen is None else chosen.grid
 
     @property
@@ -102,15 +103,15 @@ class Config(Said):
         )
 
 
-def target(targets: Collection[str], address: str, patterns: Matcher) -> str | None:
-    """Of ``targets`` that mean the linear module ``address`` the one that compressed-tensors takes (match_targets): a
-    name before a pattern before a class. None where there is none."""
+def target(targets: Collection[str], address: str, patterns: Matcher, kind: str = "Linear") -> str | None:
+    """Of ``targets`` that mean the module ``address`` of the class ``kind`` the one that compressed-tensors takes
+    (match_targets): a name before a pattern before a class. None where there is none."""
     if address in targets:
         return address
     for each in sorted(targets):
         if each.startswith("re:") and patterns.match(each.removeprefix("re:"), address):
             return each
-    return next((name for name in _CLASSES if name in targets), None)
+    return next((name for name in (kind, "Module") if name in targets), None)
 
 
 def padded_words(columns: int, bits: int) -> int:

@@ -58,7 +58,7 @@ class Config(Said):
     dynamic: Annotated[dict[str, Override], BeforeValidator(_without_free)] | None = None
     modules_in_block_to_quantize: list[list[str] | str] | None = None
     pack_dtype: Literal["int32"] = "int32"
-    lm_head: Literal[False] | None = None
+    lm_head: bool | None = None
     is_marlin_format: Literal[False] | None = None
     adapter: Nothing = None
     rotation: Nothing = None
@@ -73,8 +73,11 @@ class Config(Said):
         """Whether zero points are stored less one."""
         return (self.checkpoint_format or self.format or "gptq") == "gptq"
 
-    def grid(self, address: str, patterns: Matcher) -> SaidGrid | None:
+    def grid(self, module: Linear, patterns: Matcher) -> SaidGrid | None:
         """What is said of a module; None where it is not quantized."""
+        address = module.address
+        if not (module.layer or (module.kind == "head" and self.lm_head)):
+            return None
         listed = self.modules_in_block_to_quantize
         names = [name for entry in listed or () for name in ([entry] if isinstance(entry, str) else entry)]
         if listed is not None and not any(f".{address}".endswith(f".{name}") for name in names):

@@ -25,7 +25,7 @@ from mixprec.plan.rules import (
     unranked,
     without_ranking,
 )
-from mixprec.plan.schema import Plan
+from mixprec.plan.schema import Plan, with_outside
 from mixprec.plan.sensitivity import ALL
 from mixprec.recipe import Recipe
 from mixprec.sensitivity.sets import cells_of
@@ -86,6 +86,7 @@ class Plans:
                 table,
                 self._file_size,
             )
+            plan = self._whole(plan)
             self._check(name, plan, may_rank(spec, self.inventory) if ranked else frozenset())
         return None if ranked or alphas else plan
 
@@ -95,7 +96,11 @@ class Plans:
         return self.model.config if self.chosen.checkpoint.format == "gguf" else None
 
     def _file_size(self, plan: Plan) -> int:
-        return self.chosen.checkpoint.written.bytes(plan, self.inventory, self.model.config)
+        return self.chosen.checkpoint.written.bytes(self._whole(plan), self.inventory, self.model.config)
+
+    def _whole(self, plan: Plan) -> Plan:
+        """With what the recipe's checkpoint says of embedding and head."""
+        return with_outside(plan, self.inventory, self.chosen.checkpoint.outside)
 
     def _check(self, name: str, plan: Plan, free: set[str] | frozenset[str] = frozenset()) -> None:
         """Checkpoint, runtime and engine hold the plan, but for the modules ``free`` that may still get another format.
@@ -143,7 +148,7 @@ class Plans:
         for choice in budget.candidates:
             alike = dict.fromkeys((module.address for module in self.inventory.linears), choice) | pinned
             with self.found.trying(f"variant {name}"):
-                plan = as_plan(alike, budget, self.inventory, self.chosen.model.id, method)
+                plan = self._whole(as_plan(alike, budget, self.inventory, self.chosen.model.id, method))
                 try:
                     self._check(name, plan)
                 except UserError as refused:
@@ -153,7 +158,7 @@ class Plans:
             return
         mixed = problem.choices([number % len(part.choices) for number, part in enumerate(problem.parts)])
         with self.found.trying(f"variant {name}"):
-            plan = as_plan(mixed, budget, self.inventory, self.chosen.model.id, method)
+            plan = self._whole(as_plan(mixed, budget, self.inventory, self.chosen.model.id, method))
             try:
                 self._check(name, plan)
             except UserError as refused:
