@@ -177,6 +177,14 @@ class Bench:
         artifacts.save_tensors(path, {"tokens": self.calibration.tokens[order]})
         return path
 
+    def split(self, draw: int, last: int) -> tuple[Path, Path]:
+        """The samples in a draw's order: all but the ``last`` ones, and these."""
+        order = artifacts.load_tensors(self.reordered(draw))[0]["tokens"]
+        paths = self.work / f"order_{draw}_first.safetensors", self.work / f"order_{draw}_last.safetensors"
+        for path, part in zip(paths, (order[:-last], order[-last:]), strict=True):
+            artifacts.save_tensors(path, {"tokens": part.contiguous()})
+        return paths
+
     @cached_property
     def traces(self) -> list[passages.Passage]:
         """The held-out traces."""

@@ -155,7 +155,8 @@ def limit_ratio(rows: Rows) -> float | None:
     """Forward pass and second moments over all of plain GPTQ, in the faster type."""
     found = [rows[name][0] for name in ("gptq@3.25", "gptq_bf16@3.25") if name in rows]
     fast = min(found, key=lambda row: row["cpu_seconds"], default=None)
-    return fast and ratio(fast.get("limit_cpu_seconds"), fast["cpu_seconds"])
+    least = fast and fast.get("limit")
+    return ratio(sum(least.values()), fast["cpu_seconds"]) if least else None
 
 
 def alike(one: Sequence[Any], other: Sequence[Any]) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,31 +12,21 @@ from typing import Any
 import machine
 import pareto_rows
 from allocation import PEERS
-from bench import HERE, Bench, by_passage, once, run_peer
+from bench import HERE, Bench, by_passage
+from pareto_made import MAKERS, by_peer
 from pareto_pipelines import OURS, UNIFORM, Job, Pipeline
 from pareto_rows import Row
 
-from mixprec.checkpoint.formats import checkpoint_format
-from mixprec.checkpoint.gguf.imatrix import write_imatrix
-from mixprec.checkpoint.integrity import weight_bytes
 from mixprec.compress import RULES as SOLVING
-from mixprec.compress import stream
-from mixprec.compress.inputs import mean_squares
-from mixprec.contrib.export import TARGETS
 from mixprec.contrib.peers import RULES as ASKING
 from mixprec.core import artifacts
 from mixprec.evaluate import RULES as EVALUATING
 from mixprec.evaluate.passages import Passage
 from mixprec.joint import RULES as EXCHANGING
-from mixprec.models import locate
-from mixprec.models.config import load_config
-from mixprec.models.gguf.names import gguf_names
 from mixprec.models.model import Model
-from mixprec.numerics.formats import GgmlFormat
-from mixprec.plan import bits
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.rules import PlanSpec, build_plan
-from mixprec.plan.schema import Plan, save_plan
+from mixprec.plan.schema import Plan
 from mixprec.sensitivity import RULES as SCORING
 
 #: The form that files are counted in, where a pipeline writes no file of its own.
@@ -60,7 +49,7 @@ class Pipelines(Bench):
         if known.get("fingerprint") != described["fingerprint"]:
             shutil.rmtree(checkpoint, ignore_errors=True)
             job = Job.parse(name)
-            made = {OURS: self.by_us, "llamacpp": self.by_llamacpp}.get(job.pipeline.who, self.by_peer)(job, checkpoint)
+            made = MAKERS.get(job.pipeline.who, by_peer)(self, job, checkpoint)
             if made is None:
                 return None
             known = described | made
@@ -137,91 +126,6 @@ class Pipelines(Bench):
             return found and found.model_copy(update={"method": method})
         made = self.exchanged(job.size, spec) if kind == "exchanged" else self.additive(job.size, spec)
         return made.model_copy(update={"method": method})
-
-    def sizes(self, plan: Plan) -> dict[str, Any]:
-        """Bits of the linears, and bytes of the file with packed codes and all else in 16 bits."""
-        size = checkpoint_format(_PACKED).bytes(plan, self.inventory, load_config(self.model))
-        found = bits.account(plan, self.inventory).effective_bits
-        return {"effective_bits": found, "file_bytes": size, "format": _PACKED}
-
-    # From a plan to a checkpoint
-
-    def by_us(self, job: Job, checkpoint: Path) -> dict[str, Any]:
-        """Our pipeline, whose checkpoint is a packed one."""
-        plan = self.plan(job)
-        assert plan is not None
-        file = self.work / "plans" / f"{job.name}@{job.size}.plan.json"
-        save_plan(file, plan)
-        settings = {key: value for key, value in job.pipeline.settings.items() if key != "method"}
-        request = {"plan": str(file), "tokens": str(self.reordered(job.draw)), "out": str(checkpoint), "form": _PACKED,
-                   "model": self.model, "threads": self.arguments.threads, **settings}  # fmt: skip
-        found = once("compress_once.py", request)
-        costs = self.costs(found["seconds"], found, None if job.pipeline.plan == "uniform" else "scores")
-        return {**costs, **self.sizes(plan), "file_bytes": weight_bytes(checkpoint)}
-
-    def by_peer(self, job: Job, checkpoint: Path) -> dict[str, Any] | None:
-        """A peer in its environment, with the very tokens that ours sees."""
-        plan = self.plan(job)
-        if plan is None:
-            return None
-        one = job.pipeline
-        file = self.work / "plans" / f"{job.name}@{job.size}.{one.who}"
-        file.parent.mkdir(exist_ok=True)
-        artifacts.write_text(file, TARGETS[one.who](plan, self.inventory, one.settings["method"]))
-        settings = dict(one.settings.get("settings", {}))
-        if job.draw:
-            settings["seed"] = job.draw
-        request = {"peer": one.who, "model": locate.resolve(self.model), "out": str(checkpoint), "plan": str(file),
-                   "calibration": str(self.reordered(job.draw)), "threads": self.arguments.threads,
-                   **one.settings, "settings": settings}  # fmt: skip
-        found = run_peer(request, self.work / f"{job.name}@{job.size}#{job.draw}.log")
-        if found is None:
-            return None
-        costs = self.costs(found["seconds_total"], found, f"allocate_{one.plan}" if one.plan in PEERS else None)
-        return {**costs, "versions": found["versions"], **self.sizes(plan)}
-
-    def by_llamacpp(self, job: Job, checkpoint: Path) -> dict[str, Any] | None:
-        """llama.cpp's own mixture, from a file in 16 bits, with an importance matrix of the same tokens."""
-        source, matrix = self.in_gguf()
-        request = {"peer": "llamacpp", "method": "mixture", "model": str(source), "out": str(checkpoint),
-                   "imatrix": str(matrix), "mixture": job.size, "threads": self.arguments.threads}  # fmt: skip
-        found = run_peer(request, self.work / f"{job.name}@{job.size}.log")
-        if found is None:
-            return None
-        types, names = found["settings"]["types"], gguf_names(load_config(self.model))
-        linears = self.inventory.linears
-        taken = sum(m.weights * GgmlFormat(types[names[f"{m.address}.weight"]]).effective_bits for m in linears)
-        return {
-            **self.costs(found["seconds_total"], found, None),
-            "versions": found["versions"],
-            "effective_bits": taken / sum(m.weights for m in linears),
-            "file_bytes": (checkpoint / "model.gguf").stat().st_size,
-            "format": "gguf",
-            "types": dict(Counter(types.values())),
-        }
-
-    def in_gguf(self) -> tuple[Path, Path]:
-        """The original as a GGUF file in its own type, in a folder, and the importance matrix of the calibration."""
-        folder, matrix = self.work / "original_gguf", self.work / "imatrix.gguf"
-        model = Model(self.model)
-        if not folder.is_dir():
-            keep = build_plan(PlanSpec.model_validate({"default": "keep"}), self.inventory, self.model, "rtn")
-            stream.compress(model, keep, folder, format=checkpoint_format("gguf"))
-        if not matrix.is_file():
-            opened = model.open_blocks(("embedding", "norm"))
-            squares, count = mean_squares(opened, model.decoder, self.calibration, matrix)
-            write_imatrix(matrix, squares, model.config, tokens=count, chunk=512, datasets=["calibration"])
-        return folder, matrix
-
-    def costs(self, seconds: float, found: Mapping[str, Any], before: str | None) -> dict[str, Any]:
-        """What a pipeline took, with the job ``before`` it that its plan is made from."""
-        planning = artifacts.read_json(self.work / f"{before}.json")["cpu_seconds"] if before else 0.0
-        return {
-            "seconds": seconds,
-            "cpu_seconds": found["cpu_seconds"] + planning,
-            "cpu_seconds_plan": planning,
-            "peak_bytes": found["peak_rss_bytes"],
-        }
 
     # Evaluation
 

@@ -19,7 +19,8 @@ _SIGNED = {"batch_size": 4, "amp": True}
 class Pipeline(NamedTuple):
     """``who``: mixprec or a peer. ``sizes``: effective bits, or mixtures. ``plan``: who gives modules their formats.
 
-    ``settings``: of everything behind the plan; what isn't named is as its maker has it.
+    ``settings``: of everything behind the plan; what isn't named is as its maker has it. ``limit``: whether the least
+    that it could take is measured too.
     """
 
     who: str
@@ -27,10 +28,11 @@ class Pipeline(NamedTuple):
     sizes: tuple[str, ...]
     plan: str
     settings: Mapping[str, Any]
+    limit: bool = False
 
 
-def _ours(title: str, plan: str, sizes: tuple[str, ...] = BUDGETS, **settings: Any) -> Pipeline:
-    return Pipeline(OURS, title, sizes, plan, {"method": "gptq", **settings})
+def _ours(title: str, plan: str, sizes: tuple[str, ...] = BUDGETS, limit: bool = False, **settings: Any) -> Pipeline:
+    return Pipeline(OURS, title, sizes, plan, {"method": "gptq", **settings}, limit)
 
 
 def _autoround(title: str, iterations: int, plan: str, sizes: tuple[str, ...]) -> Pipeline:
@@ -41,19 +43,20 @@ def _autoround(title: str, iterations: int, plan: str, sizes: tuple[str, ...]) -
 _THREE = ("3.25",)
 _NARROW = tuple(UNIFORM)
 PIPELINES: dict[str, Pipeline] = {
-    "gptq": _ours("GPTQ", "uniform", _THREE),
-    "gptq_bf16": _ours("GPTQ in bfloat16", "uniform", _THREE, dtype="bfloat16"),
+    "gptq": _ours("GPTQ", "uniform", _THREE, limit=True),
+    "gptq_bf16": _ours("GPTQ in bfloat16", "uniform", _THREE, limit=True, dtype="bfloat16"),
     "gptaq": _ours("GPTAQ", "uniform", _NARROW, method="gptaq"),
     "guided": _ours("guided GPTQ", "uniform", _THREE, options={"guided": {}}),
     "guided_gptaq": _ours("guided GPTAQ", "uniform", _THREE, method="gptaq", options={"guided": {}}),
     "additive": _ours("plan, GPTQ", "additive"),
     "exchanged": _ours("plan + exchange, GPTQ", "exchanged"),
     "exchanged_gptaq": _ours("plan + exchange, GPTAQ", "exchanged", method="gptaq"),
+    "autoround20": _autoround("AutoRound 20", 20, "uniform", _THREE),
     "autoround50": _autoround("AutoRound 50", 50, "uniform", _THREE),
     "autoround200": _autoround("AutoRound 200", 200, "uniform", _NARROW),
     "autoround1000": _autoround("AutoRound 1,000", 1000, "uniform", _THREE),
     "autoscheme200": _autoround("AutoScheme + AutoRound 200", 200, "autoscheme", BUDGETS),
-    "modelopt": Pipeline("modelopt", "auto_quantize + AWQ", BUDGETS, "modelopt", {"method": "awq"}),
+    "modelopt": Pipeline("modelopt", "auto_quantize + GPTQ", BUDGETS, "modelopt", {"method": "gptq"}),
     "llmcompressor": Pipeline("llmcompressor", "GPTQ", _THREE, "uniform", {"method": "gptq"}),
     "llmcompressor_bf16": Pipeline(
         "llmcompressor", "GPTQ in bfloat16", _THREE, "uniform", {"method": "gptq", "dtype": "bfloat16"}
@@ -69,14 +72,14 @@ PIPELINES: dict[str, Pipeline] = {
 #: its KL on the text that figures are read from.
 FLAGSHIPS = ("exchanged_gptaq", "exchanged", "additive", "guided_gptaq", "gptaq", "gptq")
 #: Peers' pipelines without which nothing is said of a size.
-NEEDED = {"3.25": ("autoround200",), "3.5": ("autoscheme200",), "4.0": ("autoscheme200",)}
+NEEDED = {"3.25": ("autoround200",), **dict.fromkeys(BUDGETS[1:], ("autoscheme200", "modelopt"))}
 #: Most telling first: a run that is stopped has these.
 ORDER = (
     "autoround200@3.25", "gptq@3.25", "gptaq@3.25", "autoscheme200@3.5", "exchanged@3.5", "additive@3.5",
     "llmcompressor@3.25", "gptqmodel@3.25", "gptqmodel_gptaq@3.25", "gptq_bf16@3.25", "llmcompressor_bf16@3.25",
     "gptqmodel_bf16@3.25", *(f"llamacpp@{name}" for name in MIXTURES),
 )  # fmt: skip
-QUICK = ("gptq@3.25", "gptaq@3.25", "autoround50@3.25")
+QUICK = ("gptq@3.25", "gptaq@3.25", "autoround20@3.25")
 
 
 def jobs(quick: bool, draws: int) -> list[str]:
@@ -84,7 +87,7 @@ def jobs(quick: bool, draws: int) -> list[str]:
     if quick:
         return list(QUICK)
     every = [f"{name}@{size}" for size in (*BUDGETS, *MIXTURES) for name, one in PIPELINES.items() if size in one.sizes]
-    first = list(dict.fromkeys([*ORDER, *every]))
+    first = [name for name in dict.fromkeys([*ORDER, *every]) if name not in QUICK or name in ORDER]
     return [*first, *(f"{name}#{draw}" for draw in range(1, draws) for name in first if "llamacpp" not in name)]
 
 

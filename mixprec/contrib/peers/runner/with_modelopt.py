@@ -1,4 +1,4 @@
-"""ModelOpt as an engine: rounding to the largest magnitude of a group, or its AWQ."""
+"""ModelOpt as an engine: rounding to the largest magnitude of a group, its AWQ or its GPTQ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import modelopt.torch.quantization as mtq
 import torch
 from run import calibration, load_model
 
-ALGORITHMS = {"rtn": "max", "awq": "awq_lite"}
+ALGORITHMS = {"rtn": "max", "awq": "awq_lite", "gptq": "gptq"}
 
 
 def load(job: dict[str, Any]) -> Any:

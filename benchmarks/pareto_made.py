@@ -1,0 +1,138 @@
+"""From a plan to a checkpoint and what that cost, for pareto.py: by mixprec, by a peer, by llama.cpp's quantizer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from allocation import PEERS
+from bench import once, run_peer
+from pareto_pipelines import OURS, Job
+
+from mixprec.checkpoint.formats import checkpoint_format
+from mixprec.checkpoint.gguf.imatrix import write_imatrix
+from mixprec.checkpoint.integrity import weight_bytes
+from mixprec.compress import stream
+from mixprec.compress.inputs import mean_squares
+from mixprec.contrib.export import TARGETS
+from mixprec.core import artifacts
+from mixprec.models import locate
+from mixprec.models.config import load_config
+from mixprec.models.gguf.names import gguf_names
+from mixprec.models.model import Model
+from mixprec.numerics.formats import GgmlFormat
+from mixprec.plan import bits
+from mixprec.plan.rules import PlanSpec, build_plan
+from mixprec.plan.schema import Plan, save_plan
+
+if TYPE_CHECKING:
+    from pareto_jobs import Pipelines
+
+#: The form that files are counted in, where a pipeline writes no file of its own.
+PACKED = "compressed-tensors"
+#: Samples of the calibration that only decide when tuning stops.
+_VALIDATION = 4
+
+
+def by_us(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any]:
+    """Our pipeline, whose checkpoint is a packed one.
+
+    What is tuned is solved and tuned on all samples but the last ones, which decide when to stop: it sees no more
+    tokens than the others.
+    """
+    plan, settings = bench.plan(job), dict(job.pipeline.settings)
+    assert plan is not None
+    file = bench.work / "plans" / f"{job.name}@{job.size}.plan.json"
+    save_plan(file, plan)
+    tune, solved, tokens = settings.pop("tune", None), checkpoint, bench.reordered(job.draw)
+    if tune is not None:
+        solved = checkpoint.with_name(f"{checkpoint.name}.untuned")
+        tokens, validation = bench.split(job.draw, _VALIDATION)
+    common = {"model": bench.model, "threads": bench.arguments.threads, "tokens": str(tokens)}
+    request = {**common, **settings, "plan": str(file), "out": str(solved), "form": PACKED}
+    steps = [once("compress_once.py", request)]
+    if tune is not None:
+        more = {"checkpoint": str(solved), "out": str(checkpoint), "validation": str(validation), "options": tune}
+        steps.append(once("tune_once.py", common | more))
+    made = costs(bench, steps, None if job.pipeline.plan == "uniform" else "scores")
+    if job.pipeline.limit:
+        made["limit"] = once("limit_once.py", common | {"dtype": settings.get("dtype", "float32")})
+    return {**made, **sizes(bench, plan), "file_bytes": weight_bytes(checkpoint)}
+
+
+def by_peer(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] | None:
+    """A peer in its environment, with the very tokens that ours sees."""
+    plan, one = bench.plan(job), job.pipeline
+    if plan is None:
+        return None
+    file = bench.work / "plans" / f"{job.name}@{job.size}.{one.who}"
+    file.parent.mkdir(exist_ok=True)
+    artifacts.write_text(file, TARGETS[one.who](plan, bench.inventory, one.settings["method"]))
+    settings = dict(one.settings.get("settings", {})) | ({"seed": job.draw} if job.draw else {})
+    request = {"peer": one.who, "model": locate.resolve(bench.model), "out": str(checkpoint), "plan": str(file),
+               "calibration": str(bench.reordered(job.draw)), "threads": bench.arguments.threads,
+               **one.settings, "settings": settings}  # fmt: skip
+    found = run_peer(request, bench.work / f"{job.name}@{job.size}#{job.draw}.log")
+    if found is None:
+        return None
+    spent = costs(bench, [found], f"allocate_{one.plan}" if one.plan in PEERS else None)
+    return {**spent, "versions": found["versions"], **sizes(bench, plan)}
+
+
+def by_llamacpp(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] | None:
+    """llama.cpp's own mixture, from a file in 16 bits, with an importance matrix of the same tokens."""
+    source, matrix = _in_gguf(bench)
+    request = {"peer": "llamacpp", "method": "mixture", "model": str(source), "out": str(checkpoint),
+               "imatrix": str(matrix), "mixture": job.size, "threads": bench.arguments.threads}  # fmt: skip
+    found = run_peer(request, bench.work / f"{job.name}@{job.size}.log")
+    if found is None:
+        return None
+    types, names = found["settings"]["types"], gguf_names(load_config(bench.model))
+    linears = bench.inventory.linears
+    taken = sum(m.weights * GgmlFormat(types[names[f"{m.address}.weight"]]).effective_bits for m in linears)
+    return {
+        **costs(bench, [found], None),
+        "versions": found["versions"],
+        "effective_bits": taken / sum(m.weights for m in linears),
+        "file_bytes": (checkpoint / "model.gguf").stat().st_size,
+        "format": "gguf",
+        "types": dict(Counter(types.values())),
+    }
+
+
+def _in_gguf(bench: Pipelines) -> tuple[Path, Path]:
+    """The original as a GGUF file in its own type, in a folder, and the importance matrix of the calibration."""
+    folder, matrix = bench.work / "original_gguf", bench.work / "imatrix.gguf"
+    model = Model(bench.model)
+    if not folder.is_dir():
+        keep = build_plan(PlanSpec.model_validate({"default": "keep"}), bench.inventory, bench.model, "rtn")
+        stream.compress(model, keep, folder, format=checkpoint_format("gguf"))
+    if not matrix.is_file():
+        opened = model.open_blocks(("embedding", "norm"))
+        squares, count = mean_squares(opened, model.decoder, bench.calibration, matrix)
+        write_imatrix(matrix, squares, model.config, tokens=count, chunk=512, datasets=["calibration"])
+    return folder, matrix
+
+
+def sizes(bench: Pipelines, plan: Plan) -> dict[str, Any]:
+    """Bits of the linears, and bytes of the file with packed codes and all else in 16 bits."""
+    size = checkpoint_format(PACKED).bytes(plan, bench.inventory, load_config(bench.model))
+    return {"effective_bits": bits.account(plan, bench.inventory).effective_bits, "file_bytes": size, "format": PACKED}
+
+
+def costs(bench: Pipelines, steps: list[Mapping[str, Any]], before: str | None) -> dict[str, Any]:
+    """What a pipeline took: its steps, and the job ``before`` them that its plan is made from."""
+    planning = artifacts.read_json(bench.work / f"{before}.json")["cpu_seconds"] if before else 0.0
+    each = [step["cpu_seconds"] for step in steps]
+    return {
+        "seconds": sum(step["seconds_total"] if "seconds_total" in step else step["seconds"] for step in steps),
+        "cpu_seconds": planning + sum(each),
+        "cpu_seconds_steps": [planning, *each],
+        "peak_bytes": max(step["peak_rss_bytes"] for step in steps),
+    }
+
+
+#: Who compresses otherwise than by a plan in a peer's syntax.
+MAKERS: dict[str, Callable[..., dict[str, Any] | None]] = {OURS: by_us, "llamacpp": by_llamacpp}
