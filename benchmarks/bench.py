@@ -203,8 +203,15 @@ class Bench:
         return [*self.traces, *self.text]
 
     @cached_property
-    def _reference(self) -> list[Any]:
-        return list(fidelity.hidden_states(self.original, self.everything, "original"))
+    def _reference(self) -> list[torch.Tensor]:
+        """The original's final states, kept in the work folder: half of an evaluation."""
+        passages, file = self.everything, self.work / "reference.safetensors"
+        stamp = artifacts.fingerprint(Model(self.model).identity, *(each.tokens.tolist() for each in passages))
+        if not artifacts.is_made(file, stamp):
+            found = fidelity.hidden_states(self.original, passages, "original")
+            artifacts.save_tensors(file, {f"{n:05}": states for n, states in enumerate(found)}, {"stamp": stamp})
+        states = artifacts.load_tensors(file)[0]
+        return [states[name] for name in sorted(states)]
 
     def compared(self, checkpoint: Path) -> list[TokenFidelity]:
         """A checkpoint beside the original, for each passage of ``everything``."""

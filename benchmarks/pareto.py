@@ -23,37 +23,63 @@ most complete of our pipelines that was measured at a size, whatever its KL; the
 effective bits.
 
 Keys of OUT (null: not measured)
-    kl_ratio_vs_best_pipeline       our KL over that of the best peer's pipeline: the worst of 3.25, 3.5 and 4.0 bits
-    kl_ratio_vs_best_pipeline_by    size -> that ratio
-    kl_ratio_vs_best_pipeline_ci    size -> its 95% interval
-    pipelines               size -> which of ours, and which peer's
-    kl_ratio_equal_file     our KL over the best peer's at no more bytes on disk, embedding and head included, than the
-                            peers' files of 3.25, 3.5 and 4.0 bits have: the worst
-    kl_ratio_equal_file_by  size -> that ratio
-    kl_ratio_equal_file_ci  size -> its 95% interval
-    tune_gain               size -> KL of our tuned pipeline over the same one untuned: w3g64 at 3.25, the plan at 3.5
-    tune_gain_ci            size -> its 95% interval
-    tune_overfit            size -> tune_gain over the same ratio on calibration samples: above 1, what was gained there
-                            is more than what was gained on other text
-    gap_recovered           (KL of w3g64 by GPTQ - our KL at 3.5 bits) / KL of w3g64 by GPTQ
-    gap_recovered_ci        its 95% interval
-    file_ratio_llamacpp     our GGUF file's KL over that of llama.cpp's quantizer at no more bytes: the worst mixture
-    file_ratio_llamacpp_by  mixture -> that ratio
-    guided_gain             KL of guided GPTQ over plain GPTQ at w3g64
-    guided_gain_ci          its 95% interval
-    behaviour_gain          KL on backtracking spans, tuned with their tokens weighted over tuned with all alike
-    behaviour_gain_ci       its 95% interval
-    time_vs_autoround       CPU seconds of our cheapest pipeline at 3.25 bits with less KL than AutoRound's 200
-                            iterations, over AutoRound's
-    limit_ratio             (forward pass + second moments) / all of plain GPTQ, CPU seconds in its faster type
-    cpu_speedup_gptq_vs_llmcompressor    its CPU seconds over ours for GPTQ at w3g64, each in its faster type
-    cpu_speedup_gptq_vs_gptqmodel        the same for GPTQModel
-    table                   all pipelines that were measured
-    measured                how many rows there are
-    model                   what was compressed
-    samples                 calibration samples of 512 tokens
-    passages                passages of WikiText-2 test, 512 tokens each
-    quick                   whether this was a quick run
+    kl_ratio_vs_best_pipeline          our KL over that of the best peer's pipeline: the worst of 3.25, 3.5 and 4.0 bits
+    kl_ratio_vs_best_pipeline_ci       its 95% interval; every key with _ci is the interval of the key without
+    kl_ratio_vs_best_pipeline_325      at 3.25 effective bits
+    kl_ratio_vs_best_pipeline_325_ci   95% interval
+    kl_ratio_vs_best_pipeline_350      at 3.5
+    kl_ratio_vs_best_pipeline_350_ci   95% interval
+    kl_ratio_vs_best_pipeline_400      at 4.0
+    kl_ratio_vs_best_pipeline_400_ci   95% interval
+    pipelines                          size -> which of ours, and which peer's
+    kl_ratio_equal_file                our KL over the best peer's at no more bytes on disk, embedding and head
+                                       included: the worst of the peers' files of 3.25, 3.5 and 4.0 bits
+    kl_ratio_equal_file_ci             95% interval
+    kl_ratio_equal_file_325            at the bytes of their file of 3.25 bits
+    kl_ratio_equal_file_325_ci         95% interval
+    kl_ratio_equal_file_350            of 3.5
+    kl_ratio_equal_file_350_ci         95% interval
+    kl_ratio_equal_file_400            of 4.0
+    kl_ratio_equal_file_400_ci         95% interval
+    tune_gain                          KL of our tuned w3g64 over the same one untuned
+    tune_gain_ci                       95% interval
+    tune_gain_350                      the same of the plan at 3.5 bits
+    tune_gain_350_ci                   95% interval
+    tune_overfit                       tune_gain over the same ratio on calibration samples: above 1, more was gained
+                                       there than on other text
+    tune_overfit_350                   the same of the plan at 3.5 bits
+    gap_recovered                      (KL of w3g64 by GPTQ - our KL at 3.5 bits) / KL of w3g64 by GPTQ
+    gap_recovered_ci                   95% interval
+    file_ratio_llamacpp                our GGUF file's KL over that of llama.cpp's quantizer at no more bytes: the worst
+                                       mixture
+    file_ratio_llamacpp_ci             95% interval
+    file_ratio_llamacpp_q3_k_s         against Q3_K_S
+    file_ratio_llamacpp_q3_k_s_ci      95% interval
+    file_ratio_llamacpp_q3_k_m         against Q3_K_M
+    file_ratio_llamacpp_q3_k_m_ci      95% interval
+    file_ratio_llamacpp_iq3_s          against IQ3_S
+    file_ratio_llamacpp_iq3_s_ci       95% interval
+    file_ratio_llamacpp_iq4_xs         against IQ4_XS
+    file_ratio_llamacpp_iq4_xs_ci      95% interval
+    file_ratio_llamacpp_q4_k_m         against Q4_K_M
+    file_ratio_llamacpp_q4_k_m_ci      95% interval
+    guided_gain                        KL of guided GPTQ over plain GPTQ at w3g64
+    guided_gain_ci                     95% interval
+    behaviour_gain                     KL on backtracking spans, tuned with their tokens weighted over tuned with all
+                                       alike
+    behaviour_gain_ci                  95% interval
+    time_vs_autoround                  CPU seconds of our cheapest pipeline at 3.25 bits with less KL than AutoRound's
+                                       200 iterations, over AutoRound's
+    limit_ratio                        (forward pass + second moments) / all of plain GPTQ, CPU seconds in its faster
+                                       type
+    cpu_speedup_gptq_vs_llmcompressor  its CPU seconds over ours for GPTQ at w3g64, each in its faster type
+    cpu_speedup_gptq_vs_gptqmodel      the same for GPTQModel
+    table                              all pipelines that were measured
+    measured                           how many rows there are
+    model                              what was compressed
+    samples                            calibration samples of 512 tokens
+    passages                           passages of WikiText-2 test, 512 tokens each
+    quick                              whether this was a quick run
 """
 
 from __future__ import annotations

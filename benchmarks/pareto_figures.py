@@ -39,31 +39,21 @@ def kl(rows: Sequence[Any], part: str = "both") -> float:
 def figures(rows: Rows, arguments: argparse.Namespace) -> dict[str, Any]:
     """The keys of OUT but the table."""
     pairs = {size: pair(rows, size) for size in BUDGETS}
-    by = {size: compared(rows, *names) for size, names in pairs.items()}
-    files = {size: compared(rows, *equal_file(rows, size)) for size in BUDGETS}
-    mixtures = {name: compared(rows, f"gguf@{name}", f"llamacpp@{name}") for name in MIXTURES}
     tuned = {size: compared(rows, *names) for size, names in TUNED.items()}
-    guided, recovered = compared(rows, "guided@3.25", "gptq@3.25"), compared(rows, pairs["3.5"][0], "gptq@3.25")
-    aimed = compared(rows, "behaviour@3.25", "everywhere@3.25", "behaviour_by_passage")
+    recovered, bounds = compared(rows, pairs["3.5"][0], "gptq@3.25")
     return {
-        "kl_ratio_vs_best_pipeline": worst(by),
-        "kl_ratio_vs_best_pipeline_by": {size: found[0] for size, found in by.items()},
-        "kl_ratio_vs_best_pipeline_ci": {size: found[1] for size, found in by.items()},
+        **by_size("kl_ratio_vs_best_pipeline", {size: compared(rows, *names) for size, names in pairs.items()}),
         "pipelines": {size: list(names) for size, names in pairs.items()},
-        "kl_ratio_equal_file": worst(files),
-        "kl_ratio_equal_file_by": {size: found[0] for size, found in files.items()},
-        "kl_ratio_equal_file_ci": {size: found[1] for size, found in files.items()},
-        "tune_gain": {size: found[0] for size, found in tuned.items()},
-        "tune_gain_ci": {size: found[1] for size, found in tuned.items()},
-        "tune_overfit": {size: overfit(rows, *names) for size, names in TUNED.items()},
-        "gap_recovered": None if recovered[0] is None else 1 - recovered[0],
-        "gap_recovered_ci": recovered[1] and [1 - bound for bound in reversed(recovered[1])],
-        "file_ratio_llamacpp": worst(mixtures),
-        "file_ratio_llamacpp_by": {name: found[0] for name, found in mixtures.items()},
-        "guided_gain": guided[0],
-        "guided_gain_ci": guided[1],
-        "behaviour_gain": aimed[0],
-        "behaviour_gain_ci": aimed[1],
+        **by_size("kl_ratio_equal_file", {size: compared(rows, *equal_file(rows, size)) for size in BUDGETS}),
+        **both("tune_gain", tuned["3.25"]),
+        **both("tune_gain_350", tuned["3.5"]),
+        "tune_overfit": overfit(rows, *TUNED["3.25"]),
+        "tune_overfit_350": overfit(rows, *TUNED["3.5"]),
+        "gap_recovered": None if recovered is None else 1 - recovered,
+        "gap_recovered_ci": bounds and [1 - bound for bound in reversed(bounds)],
+        **by_size("file_ratio_llamacpp", {m: compared(rows, f"gguf@{m}", f"llamacpp@{m}") for m in MIXTURES}),
+        **both("guided_gain", compared(rows, "guided@3.25", "gptq@3.25")),
+        **both("behaviour_gain", compared(rows, "behaviour@3.25", "everywhere@3.25", "behaviour_by_passage")),
         "time_vs_autoround": time_vs_autoround(rows),
         "limit_ratio": limit_ratio(rows),
         "cpu_speedup_gptq_vs_llmcompressor": speedup(rows, "llmcompressor"),
@@ -76,6 +66,20 @@ def figures(rows: Rows, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def both(key: str, found: Compared) -> dict[str, Any]:
+    """A ratio and its interval."""
+    return {key: found[0], f"{key}_ci": found[1]}
+
+
+def by_size(key: str, found: Mapping[str, Compared]) -> dict[str, Any]:
+    """The worst ratio, null unless all are known, and each one: 3.25 bits have the suffix _325."""
+    top = max(found.values(), key=lambda each: each[0] or 0) if all(each[0] for each in found.values()) else NOTHING
+    result = both(key, top)
+    for size, each in found.items():
+        result |= both(f"{key}_{round(100 * float(size))}" if size in BUDGETS else f"{key}_{size}", each)
+    return result
+
+
 def compared(rows: Rows, own: str | None, other: str | None, part: str = "kl_by_passage") -> Compared:
     """KL of one pipeline over that of another, over all their draws."""
     if own not in rows or other not in rows:
@@ -83,12 +87,6 @@ def compared(rows: Rows, own: str | None, other: str | None, part: str = "kl_by_
     both = [rows[own], rows[other]]
     sums = [mean(sum(passage["kl_sum"] for passage in row[part]) for row in draws) for draws in both]
     return ratio(*sums), interval(both, divided, part=part)
-
-
-def worst(found: Mapping[str, Compared]) -> float | None:
-    """The largest ratio; None unless all are known."""
-    ratios = [each for each, _ in found.values() if each is not None]
-    return max(ratios) if ratios and len(ratios) == len(found) else None
 
 
 def who(name: str) -> str:
