@@ -22,9 +22,9 @@ environment.settle()  # before torch is imported
 
 import bench
 import torch
-from mixprec.tune.options import TuneOptions
 
 import mixprec as mp
+from mixprec.tune.options import TuneOptions
 
 
 def main(job: dict[str, Any]) -> dict[str, float]:

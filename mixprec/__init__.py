@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mixprec.api.spend import Budget as Budget
     from mixprec.api.spend import plan as plan
     from mixprec.api.spend import sensitivity as sensitivity
+    from mixprec.api.tuning import tune as tune
     from mixprec.compress.options import SolveOptions as SolveOptions
     from mixprec.core.errors import UserError as UserError
     from mixprec.core.progress import Step as Step
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from mixprec.results.scores import Scores as Scores
     from mixprec.results.spans import Spans as Spans
     from mixprec.results.spans import Traces as Traces
+    from mixprec.tune.options import TuneOptions as TuneOptions
 
 __version__ = VERSION
 
@@ -71,6 +73,7 @@ _PUBLIC: Final = {
     "Spans": "mixprec.results.spans",
     "Step": "mixprec.core.progress",
     "Traces": "mixprec.results.spans",
+    "TuneOptions": "mixprec.tune.options",
     "UserError": "mixprec.core.errors",
     "View": "mixprec.results.base",
     "annotate": "mixprec.api.annotating",
@@ -88,6 +91,7 @@ _PUBLIC: Final = {
     "save_reference": "mixprec.api.judge",
     "sensitivity": "mixprec.api.spend",
     "traces": "mixprec.api.look",
+    "tune": "mixprec.api.tuning",
 }
 
 

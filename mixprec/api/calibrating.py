@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mixprec.api.arguments import checked
 from mixprec.api.checking import AnyModel, model_of
-from mixprec.calibration.spec import CalibrationSpec
+from mixprec.calibration.spec import CalibrationSpec, apportion
 from mixprec.core.arguments import typed
 from mixprec.core.progress import OnStep, telling
 from mixprec.pipeline.calibrating import calibrate as load_calibration
@@ -25,13 +25,15 @@ def calibrate(
     tokens: int = 512,
     seed: int = 0,
     solves: bool = True,
+    skip: int = 0,
     progress: OnStep | None = None,
 ) -> Calibration:
     """Samples that methods see which look at a linear's inputs: ``samples`` of ``tokens`` tokens each, in all.
 
     ``traces``: spans, a file of traces, or bundled:attribution; ``text``: a text file; half of each where both are
     given. ``seed`` draws the samples. ``solves``: whether a method solves with the inputs' second moments, as gptq
-    does; its result then says where the tokens are too few.
+    does; its result then says where the tokens are too few. ``skip``: so many samples go first, those of a set of that
+    size: what follows is in none of them.
 
     Raises UserError where the sources have fewer samples.
     """
@@ -41,4 +43,5 @@ def calibrate(
             traces = Path(folder) / "spans.jsonl"
         sources = [{"text": str(text)}] * bool(text) + [{"traces": str(traces)}] * bool(traces)
         spec = checked(CalibrationSpec, "calibrate", sources=sources, samples=samples, tokens=tokens, seed=seed)
-        return load_calibration(spec, model_of(model), str, solves)
+        first = apportion(skip, [source.share for source in spec.sources]) if skip else ()
+        return load_calibration(spec, model_of(model), str, solves, skip=first)

@@ -27,6 +27,9 @@ from mixprec.results.base import View
 from mixprec.results.calibration import Calibration
 from mixprec.results.checkpoint import Checkpoint
 from mixprec.results.plan import Plan
+from mixprec.tune.options import TuneOptions
+from mixprec.tune.solved import SolvedTuning
+from mixprec.tune.tuning import Lessons
 from mixprec.walk.options import MEMORY_GB
 
 
@@ -41,23 +44,39 @@ def compress(
     options: SolveOptions | None = None,
     base_model: str | None = None,
     memory_gb: float = MEMORY_GB,
+    tune: TuneOptions | None = None,
+    validation: Calibration | None = None,
+    tuned_on: Calibration | None = None,
     progress: OnStep | None = None,
 ) -> Checkpoint:
     """Compress ``model`` as ``plan`` says, block by block; writes a checkpoint that runtimes load to ``out``.
 
     ``calibration``: for methods that look at inputs. ``format``: dense, compressed-tensors, gptq or gguf. ``options``:
     of the methods. ``base_model``: the model's id on the hub, for the card of a local one. ``memory_gb``: 10^9 bytes of
-    calibration states in memory; more of them go to the disk. A killed call goes on with the first block that is
+    calibration states in memory; more of them go to the disk. A killed call continues with the first block that is
     missing.
+    ``tune``: scales and norms are tuned when all is solved (as ``tune`` does with a packed checkpoint), on the samples
+    of ``tuned_on``, by default ``calibration``; ``validation``, other samples, decides when to stop.
 
-    Raises UserError for the plan of another model, and for what ``format`` can't hold.
+    Raises UserError for the plan of another model, for what ``format`` can't hold, and for validation samples that
+    anything else saw.
     """
     positive("compress", memory_gb=memory_gb)
     model, form = model_of(model), checkpoint_format(format)
     plan_for(model, plan)
-    calibration_for(model, calibration)
+    for samples in (calibration, validation, tuned_on):
+        calibration_for(model, samples)
     check_float64(model.device, "compress")
     options = _checked(options, plan.content)
+    tuning = None
+    if tune is not None:
+        training = tuned_on or calibration
+        if training is None or validation is None:
+            raise UserError(
+                "compress: tune needs samples: calibration (or tuned_on), and others as validation, such as "
+                "mixprec.calibrate(…, samples=8, skip=128)"
+            )
+        tuning = SolvedTuning(Lessons(training, validation), tune, solved_on=calibration, memory_gb=memory_gb)
     with telling(progress), _steps("compress", plan.content, options, calibration) as advance:
         reports = stream.compress(
             model.on_one_device,
@@ -70,6 +89,7 @@ def compress(
             base_model=base_model,
             memory_gb=memory_gb,
             on_sample=advance,
+            tune=tuning,
         )
     return Checkpoint(Path(out), reports)
 

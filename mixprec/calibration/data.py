@@ -43,11 +43,13 @@ class _Drawn(NamedTuple):
     facts: dict[str, Any]
 
 
-def load(spec: CalibrationSpec, encoder: Encoder, locate: Locate, context: int) -> Calibration:
+def load(
+    spec: CalibrationSpec, encoder: Encoder, locate: Locate, context: int, *, skip: Sequence[int] = ()
+) -> Calibration:
     """The calibration set that ``spec`` asks for.
 
     ``locate`` turns a source of the recipe (``data:PATH``) into a path or ``bundled:NAME``; ``context`` is how many
-    tokens the model was trained to see at once.
+    tokens the model was trained to see at once. ``skip``: of each source so many windows go first, and to another set.
 
     Raises UserError where a sample is longer than the context, a source can't be read or is there twice, gives fewer
     samples than its share, or all its tokens weigh nothing.
@@ -56,6 +58,7 @@ def load(spec: CalibrationSpec, encoder: Encoder, locate: Locate, context: int) 
     _check_length(spec, context, len(front))
     drawn: list[_Drawn] = []
     seen: dict[str, str] = {}
+    before = skip or [0] * len(spec.sources)
     for number, (source, count) in enumerate(zip(spec.sources, spec.counts, strict=True)):
         if count == 0:
             raise UserError(
@@ -69,7 +72,7 @@ def load(spec: CalibrationSpec, encoder: Encoder, locate: Locate, context: int) 
                 "added, so that no sample is drawn twice"
             )
         seen[reading.identity] = str(source)
-        drawn.append(_draw(reading, number, count, spec, front))
+        drawn.append(_draw(reading, number, count, spec, front, before[number]))
     return _mixed(drawn, spec, front)
 
 
@@ -112,8 +115,10 @@ def _check_length(spec: CalibrationSpec, context: int, head: int) -> None:
         )
 
 
-def _draw(reading: Reading, number: int, count: int, spec: CalibrationSpec, front: Sequence[int]) -> _Drawn:
-    """``count`` windows of the source with that number, drawn without replacement."""
+def _draw(
+    reading: Reading, number: int, count: int, spec: CalibrationSpec, front: Sequence[int], passed: int
+) -> _Drawn:
+    """``count`` windows of the source with that number, drawn without replacement behind those of another set."""
     source, skip = str(spec.sources[number]), spec.sources[number].loops == "skip"
     windows, weighty, loops, usable = _windows(reading.stream, spec, skip, front)
     if windows and not weighty:
@@ -121,19 +126,25 @@ def _draw(reading: Reading, number: int, count: int, spec: CalibrationSpec, fron
             f"calibration: {source}: every token has weight 0, no span of the behaviours lies in its samples; weigh "
             "other behaviours, or give others more than 0"
         )
-    if len(usable) < count:
-        raise UserError(_too_few(reading.stream, source, count, spec, (len(windows), len(weighty), len(usable))))
-    chosen = [usable[number] for number in shuffled(len(usable), spec.seed, f"windows of source {number}")[:count]]
+    last = passed + count
+    if len(usable) < last:
+        raise UserError(_too_few(reading.stream, source, last, spec, (len(windows), len(weighty), len(usable))))
+    order = shuffled(len(usable), spec.seed, f"windows of source {number}")
+    chosen = [usable[number] for number in order[passed:last]]
     tokens, weights = _take(reading.stream, chosen, spec.tokens, front)
-    facts = reading.facts | {
-        "tokens_read": len(reading.stream.tokens),
-        "tokens_cut_off": len(reading.stream.tokens) - sum(window.end - window.start for window in windows),
-        "windows": len(windows),
-        "windows_without_weight": len(windows) - len(weighty),
-        "windows_looping": sum(loops),
-        "used": count,
-        "tokens": count * spec.tokens,
-    }
+    facts = (
+        reading.facts
+        | {
+            "tokens_read": len(reading.stream.tokens),
+            "tokens_cut_off": len(reading.stream.tokens) - sum(window.end - window.start for window in windows),
+            "windows": len(windows),
+            "windows_without_weight": len(windows) - len(weighty),
+            "windows_looping": sum(loops),
+            "used": count,
+            "tokens": count * spec.tokens,
+        }
+        | ({"skipped": passed} if passed else {})
+    )
     return _Drawn(tokens, weights, facts)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mixprec.checkpoint import holding
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import AnyFormat
+from mixprec.plan import bits
 from mixprec.plan.schema import Plan
 
 if TYPE_CHECKING:
@@ -70,12 +71,23 @@ class CheckpointFormat:
     check: Callable[[Source, PretrainedConfig], None] = lambda source, config: None
 
 
-def space(format: CheckpointFormat, plan: Plan, inventory: Decoder, config: PretrainedConfig, source: Source) -> int:
-    """Bytes on disk while a checkpoint of ``source`` is put together: its own, and those of the blocks' files."""
+def space(
+    format: CheckpointFormat,
+    plan: Plan,
+    inventory: Decoder,
+    config: PretrainedConfig,
+    source: Source,
+    *,
+    solved: bool = True,
+) -> int:
+    """Bytes on disk while a checkpoint of ``source`` is put together: its own, those of the blocks' files as they are
+    packed, and what is ``solved`` before that as codes."""
     whole = format.bytes(plan, inventory, config)
     changed = set(plan.changed)
     copied = sum(info.bytes for name, info in source.tensors.items() if name.rpartition(".")[0] not in changed)
-    return whole + max(0, whole - copied) + sum(path.stat().st_size for path in source.side_files())
+    modules = bits.account(plan, inventory).modules
+    codes = sum(modules[address].bytes for address in changed) if solved else 0
+    return whole + max(0, whole - copied) + codes + sum(path.stat().st_size for path in source.side_files())
 
 
 def check_plan(format: CheckpointFormat, plan: Plan, inventory: Decoder, config: PretrainedConfig) -> None:

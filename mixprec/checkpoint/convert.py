@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
@@ -22,8 +24,9 @@ from mixprec.checkpoint.target import (
 )
 from mixprec.core import artifacts, locks, publish
 from mixprec.core.errors import UserError
+from mixprec.models.decoder import Linear
 from mixprec.numerics.formats import KEEP, Format
-from mixprec.numerics.groupwise import dequantize
+from mixprec.numerics.storage import AnyQuantized, dequantize
 from mixprec.plan.schema import ModulePlan, Plan
 
 
@@ -48,10 +51,17 @@ def convert(
 
     ``base_model``: id on the hub of the model that was quantized, for the card.
 
-    Raises UserError for what would lose something: a format that can't hold a module, reordered columns, weights that
-    a 16-bit format would round; and for a target that mixprec did not make.
+    Raises UserError as ``check_rewrite`` does, and for weights that a 16-bit format would round.
     """
+    check_rewrite(checkpoint, format, out, base_model)
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
+    with locks.target(out, blocks_folder(out)):
+        rewrite(checkpoint, format, out, advance=advance, base_model=base_model)
+
+
+def check_rewrite(checkpoint: Checkpoint, format: CheckpointFormat, out: Path, base_model: str | None) -> None:
+    """Raises UserError for what would lose something: a format that can't hold a module, reordered columns; where
+    nothing is packed; and for a target that mixprec did not make."""
     verify(checkpoint.path)
     modelcard.base_model(checkpoint.path.name, checkpoint.path, base_model)
     if checkpoint.container == "gguf":
@@ -64,41 +74,61 @@ def convert(
         raise UserError(f"{checkpoint.path}: {beyond[0]}, and would be lost; no format written here has it")
     plan = plan_of(checkpoint)
     if not plan.changed:
-        raise UserError(f"{checkpoint.path}: holds no packed modules: there is nothing to convert; compress it instead")
+        raise UserError(f"{checkpoint.path}: holds no packed modules; compress the original instead")
+    out = Path(os.path.realpath(out))
     check_target(out, checkpoint.path)
     _check_order(checkpoint)
     check_plan(format, plan, checkpoint.inventory, checkpoint.shapes)
-    check_space(out, space(format, plan, checkpoint.inventory, checkpoint.shapes, checkpoint.source))
-    work = blocks_folder(out)
-    with locks.target(out, work):
-        with publish.atomic_path(out) as folder, publish.atomic_path(work) as blocks:
-            folder.mkdir()
-            blocks.mkdir()
-            files: list[Path] = []
-            for module in checkpoint.inventory.planned(plan.modules):
-                layout = checkpoint.layouts[module.address]
-                if isinstance(layout.format, Format):
-                    file = blocks / f"{len(files):06d}.safetensors"
-                    artifacts.save_tensors(file, _converted(checkpoint, module.address, format, plan))
-                    files.append(file)
-                advance(1)
-            made = Finish(checkpoint.source, files, folder, plan, checkpoint.inventory, checkpoint.shapes)
-            format.finish(made)
-            card = artifacts.provenance(
-                source={"checkpoint": checkpoint.path.name, "format": checkpoint.container},
-                plan=plan.model_dump(mode="json"),
-                checkpoint={"format": format.name},
-            )
-            complete(made, format, modelcard.Told(base_model), card)
-        publish.remove(work)
+    check_space(out, space(format, plan, checkpoint.inventory, checkpoint.shapes, checkpoint.source, solved=False))
 
 
-def _converted(checkpoint: Checkpoint, address: str, format: CheckpointFormat, plan: Plan) -> dict[str, Tensor]:
-    module, dtype = checkpoint.inventory[address], stored_dtype(checkpoint.shapes)
-    quantized, its_format = checkpoint.quantized(module), plan.formats[address]
-    assert isinstance(its_format, Format)
+def rewrite(
+    checkpoint: Checkpoint,
+    format: CheckpointFormat,
+    out: Path,
+    *,
+    quantized: Mapping[str, AnyQuantized] = MappingProxyType({}),
+    other: Mapping[str, Tensor] = MappingProxyType({}),
+    advance: Callable[[int], object] = lambda _: None,
+    base_model: str | None = None,
+    **card: Any,
+) -> None:
+    """Write a checkpoint that ``check_rewrite`` let through; the caller is alone with ``out``, a real path.
+
+    ``quantized``: name of a weight -> codes and grid in the place of its own. ``other``: tensors in the place of those
+    of their names. ``card``: more for mixprec.json.
+    """
+    plan, work = plan_of(checkpoint), blocks_folder(out)
+    with publish.atomic_path(out) as folder, publish.scratch(work / "packed") as blocks:
+        folder.mkdir()
+        files: list[Path] = []
+        if other:
+            files.append(blocks / "other.safetensors")
+            artifacts.save_tensors(files[-1], other)
+        for module in checkpoint.inventory.planned(plan.modules):
+            if isinstance(checkpoint.layouts[module.address].format, Format):
+                own = quantized.get(module.weight_name) or checkpoint.quantized(module)
+                files.append(blocks / f"{len(files):06d}.safetensors")
+                artifacts.save_tensors(files[-1], _packed(checkpoint, module, own, format, plan))
+            advance(1)
+        made = Finish(checkpoint.source, files, folder, plan, checkpoint.inventory, checkpoint.shapes)
+        format.finish(made)
+        told = artifacts.provenance(
+            source={"checkpoint": checkpoint.path.name, "format": checkpoint.container},
+            plan=plan.model_dump(mode="json"),
+            checkpoint={"format": format.name},
+            **card,
+        )
+        complete(made, format, modelcard.Told(base_model), told)
+    publish.remove(work)
+
+
+def _packed(
+    checkpoint: Checkpoint, module: Linear, quantized: AnyQuantized, format: CheckpointFormat, plan: Plan
+) -> dict[str, Tensor]:
+    its_format = plan.formats[module.address]
     # Dense weights are what every runtime makes of the codes: rounded once to the model's type.
-    restored = dequantize(quantized, its_format, dtype)
+    restored = dequantize(quantized, its_format, stored_dtype(checkpoint.shapes))
     return format.pack(CompressedModule(module.weight_name, its_format, quantized, restored), plan)
 
 

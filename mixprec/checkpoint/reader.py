@@ -39,7 +39,7 @@ class Checkpoint(Stored):
 
     def weight(self, module: Linear, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (out, in) that a module stands for, rounded once to ``dtype``."""
-        held, order = self._held(module), self.order(module)
+        held, order = self.held(module), self.order(module)
         if order is None:
             return storage.dequantize(*held, dtype)
         assert isinstance(held.quantized, Quantized)
@@ -50,12 +50,12 @@ class Checkpoint(Stored):
 
     def quantized(self, module: Linear) -> Quantized:
         """Codes and grid of a packed module, columns where they are."""
-        quantized = self._held(module).quantized
+        quantized = self.held(module).quantized
         assert isinstance(quantized, Quantized)
         return quantized
 
-    def _held(self, module: Linear) -> Held:
-        """What a module's tensors hold."""
+    def held(self, module: Linear) -> Held:
+        """What a module's tensors hold, columns where they are."""
         layout = self.layouts[module.address]
         tensors = {name: self.tensor(name) for name in self.names(module)}
         try:

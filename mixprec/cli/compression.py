@@ -14,7 +14,7 @@ from mixprec.cli.base import BaseModel, Device, Dtype, Revision, SpanRule, app, 
     epilog=epilog(
         "mixprec compress plan.json --out checkpoint",
         "mixprec compress plan.json --format compressed-tensors --out checkpoint",
-        "mixprec compress plan.json --text wiki.valid.raw --samples 32 --out checkpoint",
+        "mixprec compress plan.json --text wiki.valid.raw --samples 32 --tune --out checkpoint",
         "mixprec compress plan.json --traces bundled:attribution --samples 16 --model ./my-copy --out checkpoint",
         "mixprec compress plan.json --traces bundled:attribution --samples 16 --guided fisher --out checkpoint",
     )
@@ -45,6 +45,8 @@ def compress(
     memory_gb: Annotated[
         float, typer.Option(min=0.001, help="Calibration: 10^9 bytes of its states in memory; more go to the disk.")
     ] = 4.0,
+    tune: Annotated[bool, typer.Option("--tune", help="Tune scales and norms afterwards.")] = False,
+    validation: Annotated[int, typer.Option(min=2, help="With --tune: further samples, to decide when to stop.")] = 8,
     repository: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it afterwards.")
     ] = None,
@@ -62,6 +64,7 @@ def compress(
     from mixprec.models.model import Model
     from mixprec.plan.methods import solving
     from mixprec.results.plan import Plan
+    from mixprec.tune.options import TuneOptions
 
     check_float64(device, "compress")  # before calibration, which takes long
     opened = Model(model or model_in(plan_file), revision=revision, dtype=dtype, device=device)
@@ -72,12 +75,15 @@ def compress(
     elif guided_groups is not None:
         raise UserError("--guided-groups: groups of what? add --guided fisher, or leave it out")
     options = checked(SolveOptions, "compress", act_order=act_order, **given)
-    calibration = None
+    calibration = held_out = None
     if text or traces:
         solves = bool(solving(plan.content.methods))
-        calibration = calibrated(
-            opened, text=text, traces=traces, samples=samples, tokens=tokens, seed=seed, solves=solves
-        )
+        sources = {"text": text, "traces": traces, "tokens": tokens, "seed": seed}
+        calibration = calibrated(opened, samples=samples, solves=solves, **sources)
+        if tune:
+            held_out = calibrated(opened, samples=validation, skip=samples, solves=False, **sources)
+    elif tune:
+        raise UserError("compress: --tune needs samples; give --text FILE or --traces bundled:attribution")
     made = function(
         opened,
         plan,
@@ -87,6 +93,8 @@ def compress(
         format=format,
         base_model=base_model,
         memory_gb=memory_gb,
+        tune=TuneOptions() if tune else None,
+        validation=held_out,
     )
     if repository:
         out.print(hub.push(to, repository), soft_wrap=True)

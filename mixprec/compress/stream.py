@@ -9,8 +9,9 @@ checkpoint is put together from them and from what the source has, file by file.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
@@ -26,7 +27,7 @@ from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.refining import Refine, looking, settings_of
-from mixprec.compress.walk import Job, Walk
+from mixprec.compress.walk import Job, Walk, reports_in
 from mixprec.core import artifacts, locks, publish
 from mixprec.core.devices import dtype_of
 from mixprec.core.errors import UserError
@@ -34,9 +35,22 @@ from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.model import Model
 from mixprec.models.source import FLOATS, Source
 from mixprec.models.tensors import COMPUTABLE, check_finite
-from mixprec.plan import bits
 from mixprec.plan.schema import Plan, check_modules
 from mixprec.walk.options import MEMORY_GB
+
+
+class Between(Protocol):
+    """What changes the numbers in blocks' files between solving and packing."""
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """What decides the outcome besides what was solved; JSON."""
+
+    def __call__(self, model: Model, files: Sequence[Path], folder: Path, stamp: str) -> list[Path]:
+        """Files of ``folder`` with the layout of the blocks' ``files`` that take their place, or these themselves.
+
+        ``stamp``: of these. What a killed run left in ``folder`` is continued.
+        """
 
 
 def compress(
@@ -53,6 +67,7 @@ def compress(
     guidance: Path | None = None,
     on_sample: Callable[[int], None] = lambda _: None,
     refine: Refine | None = None,
+    tune: Between | None = None,
 ) -> dict[str, ModuleReport]:
     """Write the checkpoint ``out``: ``model`` with its linear modules compressed as ``plan`` says.
 
@@ -65,7 +80,8 @@ def compress(
     (more of them go to the disk), and as many for what they leave inside a block. ``guidance``: a folder where the
     saliences of guided solves stay for other plans; else they go with the blocks. ``on_sample`` is told of each sample
     that has its. ``refine``: what is made of each block's modules together, once they are solved; it needs calibration
-    data. Returns address -> report in the plan's order.
+    data. ``tune``: changes scales and the like when all blocks are solved. Returns address -> report in the plan's
+    order.
 
     Raises UserError for a plan that doesn't fit the checkpoint or ``format``, or needs calibration data and has none,
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
@@ -78,8 +94,7 @@ def compress(
     check_plan(format, plan, inventory, config)
     format.check(source, config)
     check_target(out, source.folder)
-    codes = bits.account(plan, inventory).modules  # in blocks' files, beside the packed ones
-    needed = space(format, plan, inventory, config, source) + sum(codes[each].bytes for each in plan.changed)
+    needed = space(format, plan, inventory, config, source)
     check_space(out, needed + guided.disk(plan.methods, options, calibration, inventory))
     check_outside(source, inventory, plan)
     job = Job(model, inventory, plan, calibration, options, memory_gb, guidance, on_sample, refine)
@@ -101,15 +116,19 @@ def compress(
     work = blocks_folder(out)
     with locks.target(out, work):
         stamp = artifacts.fingerprint(RULES, LAYOUT, {**card, "git_revision": None, "mixprec": None})
+        if tune is not None:
+            card["tune"] = dict(tune.described)
         walk = Walk(job, work, stamp, on_module)
         walk.run()
+        files = walk.files if tune is None else tune(model, walk.files, work / "tuned", stamp)
+        reports = walk.reports | {address: report for path in files for address, report in reports_in(path).items()}
         with publish.scratch(work / "packed") as packed, publish.atomic_path(out) as folder:
             folder.mkdir()
-            made = Finish(source, pack(walk.files, packed, format, plan, inventory), folder, plan, inventory, config)
+            made = Finish(source, pack(files, packed, format, plan, inventory), folder, plan, inventory, config)
             format.finish(made)
             complete(made, format, modelcard.Told(base_model, calibration.described if calibration else None), card)
         publish.remove(work)
-    return {address: walk.reports[address] for address in plan.modules}
+    return {address: reports[address] for address in plan.modules}
 
 
 def pack(files: Iterable[Path], folder: Path, format: CheckpointFormat, plan: Plan, inventory: Decoder) -> list[Path]:

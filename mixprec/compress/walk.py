@@ -85,8 +85,7 @@ class Walk:
             if (linear.layer or linear.address) not in self._files:
                 self._report({linear.address: KEPT})
         for key in [key for key in self._files if key not in left]:
-            with opened(self._files[key]) as file:
-                self._report({address: ModuleReport(**report) for address, report in file.reports.items()})
+            self._report(reports_in(self._files[key]))
         if not left:
             return
         calibration = job.seen
@@ -207,3 +206,9 @@ def _as_block(linear: Linear) -> Block:
 
 def _key(known: Block) -> int | str:
     return known.layer or known.linears[0].address
+
+
+def reports_in(path: Path) -> dict[str, ModuleReport]:
+    """Address -> what a block's file says of a module."""
+    with opened(path) as file:
+        return {address: ModuleReport(**report) for address, report in file.reports.items()}

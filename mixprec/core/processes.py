@@ -6,13 +6,16 @@ Without a launcher there is one process, which is the main one, and nothing here
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mixprec.core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -108,6 +111,20 @@ def agree(value: T) -> T:
     with _translated():
         broadcast_object_list(values)
     return values[0]
+
+
+def add_up(tensors: Sequence[Tensor], number: float) -> float:
+    """Sums over all processes: of each of the ``tensors``, in place, and of ``number``, which comes back."""
+    if count() == 1:
+        return number
+    import torch
+    from accelerate.utils import reduce
+
+    last = torch.tensor(number, dtype=torch.float64, device=tensors[0].device if tensors else None)
+    with _translated():
+        for tensor in tensors:
+            tensor.copy_(reduce(tensor, "sum"))
+        return float(reduce(last, "sum"))
 
 
 def leave() -> None:

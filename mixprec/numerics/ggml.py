@@ -9,6 +9,7 @@ blocks of 256.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import gguf
@@ -44,6 +45,20 @@ _SUPER_SCALED: Final[dict[str, _Range]] = {"q3_k": _Range(-4, 3), "q6_k": _Range
 _SUPER_OFFSET: Final[dict[str, int]] = {"q2_k": 2, "q4_k": 4, "q5_k": 5}
 
 
+#: Type -> where a block has its free scales, in bytes: float16 numbers that all of its weights are linear in. iq1_m has
+#: the bits of its scale spread over the block.
+_FREE: Final[dict[str, dict[str, int]]] = {
+    **{name: {"d": 0} for name in ("q4_0", "q5_0", "q8_0", "iq4_nl", "iq4_xs", "iq3_s", "iq3_xxs")},
+    **{name: {"d": 0} for name in ("iq2_s", "iq2_xs", "iq2_xxs", "iq1_s")},
+    **{name: {"d": 0, "min": 2} for name in ("q4_1", "q5_1", "q4_k", "q5_k")},
+    "q2_k": {"d": 80, "min": 82},
+    "q3_k": {"d": 108},
+    "q6_k": {"d": 208},
+    "tq1_0": {"d": 52},
+    "tq2_0": {"d": 64},
+}
+
+
 def ggml_type(name: str) -> gguf.GGMLQuantizationType:
     """gguf's number of a type, by our name or in capitals."""
     return gguf.GGMLQuantizationType[name.upper()]
@@ -55,6 +70,27 @@ def dequantize_ggml(quantized: GgmlQuantized, dtype: torch.dtype) -> Tensor:
     # torch would share numpy's memory, which may be read-only.
     values = np.ascontiguousarray(gguf.quants.dequantize(data, ggml_type(quantized.format.name)))
     return torch.from_numpy(values).to(quantized.data.device, dtype)
+
+
+def free_scales(quantized: GgmlQuantized) -> dict[str, Tensor]:
+    """The float16 numbers (out, blocks) that every weight of a block is linear in, by name: ``d``, of types with a
+    minimum ``min`` too; empty for a type without any."""
+    blocks = _blocks(quantized)
+    places = _FREE.get(quantized.format.name, {})
+    return {name: blocks[:, :, at : at + 2].contiguous().view(torch.float16)[..., 0] for name, at in places.items()}
+
+
+def with_free_scales(quantized: GgmlQuantized, scales: Mapping[str, Tensor]) -> GgmlQuantized:
+    """The same blocks with other free ``scales`` (out, blocks), all that ``free_scales`` names."""
+    blocks = _blocks(quantized).clone()
+    for name, at in _FREE.get(quantized.format.name, {}).items():
+        blocks[:, :, at : at + 2] = scales[name].to(torch.float16)[..., None].contiguous().view(torch.uint8)
+    return quantized._replace(data=blocks.view(quantized.data.shape))
+
+
+def _blocks(quantized: GgmlQuantized) -> Tensor:
+    """(out, blocks, bytes of a block)."""
+    return quantized.data.view(len(quantized.data), -1, quantized.format.layout.bytes)
 
 
 def exact_type(format: Format, columns: int) -> GgmlFormat | None:

@@ -13,10 +13,12 @@ from mixprec.core.progress import bar, console
 from mixprec.core.stages import Stages
 from mixprec.models.model import Model
 from mixprec.pipeline.annotating import annotate_traces
-from mixprec.pipeline.calibrating import calibrate
+from mixprec.pipeline.calibrating import calibrate, lessons
 from mixprec.plan.methods import solving
 from mixprec.recipe import Recipe, TracesSpec
 from mixprec.traces import RULES, spans, store
+from mixprec.tune.options import TuneSpec
+from mixprec.tune.tuning import Lessons
 
 
 class Context:
@@ -31,6 +33,7 @@ class Context:
         self.out = out
         self.data = recipe.data_folder(chosen, data)
         self.stages = Stages(out)
+        self._lessons: dict[str, Lessons] = {}
 
     def tell_moved(self) -> None:
         """Say why a run is made again where its branch on the hub moved since the last run in this folder."""
@@ -62,6 +65,15 @@ class Context:
             if path.is_file() and artifacts.sha256_file(path) in known:
                 console.print(f"calibration: {source} is also what is evaluated on; the numbers there are flattered")
         return found
+
+    def lessons(self, spec: TuneSpec) -> Lessons:
+        """What a variant is tuned on, drawn once for all that are tuned on the same."""
+        key = spec.model_dump_json(include={"samples", "validation", "calibration"})
+        if key not in self._lessons:
+            solved = self.recipe.compress.calibration or spec.calibration
+            assert solved is not None  # the recipe is checked for it
+            self._lessons[key] = lessons(spec, solved, self.model, lambda source: recipe.locate(source, self.data))
+        return self._lessons[key]
 
     def _evaluated(self) -> list[str]:
         """Sources that variants are evaluated on, but for bundled ones, which can't be calibrated on."""

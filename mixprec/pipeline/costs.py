@@ -22,6 +22,7 @@ from mixprec.recipe import Recipe
 from mixprec.report.formatting import plural
 from mixprec.sensitivity.sets import cells_of
 from mixprec.sensitivity.spec import GRADIENT
+from mixprec.tune.options import TuneSpec
 from mixprec.walk.options import numbers_inside
 
 #: Operations a second of matrix products.
@@ -238,6 +239,24 @@ class _Reckoning:
             seconds = None if engine != "mixprec" else self._compress(plan, method) + disk / _DISK_RATE
             work += "" if engine == "mixprec" else f", {engine}"
             yield Stage(f"compress {name}", work, seconds, self._block_memory(), disk)
+            spec = self.chosen.tune_of(variant)
+            if spec is not None:
+                yield self._tuned(name, spec)
+
+    def _tuned(self, name: str, spec: TuneSpec) -> Stage:
+        """The original once, then three passes' worth of arithmetic a step, the head's too, and the checks."""
+        calibration = spec.calibration or self.chosen.compress.calibration
+        assert calibration is not None  # the recipe is checked for it
+        samples, length = spec.samples or calibration.samples, calibration.tokens
+        seen = samples * spec.epochs * (3 + 1) + spec.validation * (spec.epochs * spec.checks + 1) + samples
+        each = self.shape.forward(length, length**2) + 2 * self.shape.head * length
+        item, rate = _BYTES[spec.dtype], RATES[spec.dtype]
+        inside = self.shape.layers * length * spec.batch * numbers_inside(self.inventory.sizes) * item
+        limit = int(self.chosen.compress.memory_gb * 1e9)
+        states = (samples + spec.validation) * length * self.shape.hidden * item
+        memory = _PYTHON_BYTES + self.shape.parameters * (item + 2) + self.logits + min(inside, limit)
+        work = f"{samples * spec.epochs:,} samples of {length} tokens, {spec.validation} for validation"
+        return Stage(f"tune {name}", work, seen * each / rate, memory + min(states, limit))
 
     def _compress(self, plan: Plan | None, method: str) -> float:
         linears = self.inventory.linears

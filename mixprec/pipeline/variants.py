@@ -25,6 +25,8 @@ from mixprec.pipeline.evaluation import Evaluator
 from mixprec.plan import bits
 from mixprec.plan.methods import needing_inputs, using_inputs
 from mixprec.plan.schema import Plan, save_plan
+from mixprec.tune.options import TuneSpec
+from mixprec.tune.solved import SolvedTuning
 
 
 def variant(
@@ -47,6 +49,7 @@ def variant(
 def _compressed(run: Context, name: str, plan: Plan, folder: Path) -> str:
     """See to it that the variant's checkpoint is there, if it has one; returns its fingerprint."""
     checkpoint, quality = folder / "checkpoint", folder / "quality.json"
+    tuned = [folder / "tune.json"] if tune_of(run, name) else []
     if not plan.changed:
         # A variant that keeps everything is the original itself: no copy of it is written, and none of what an
         # earlier recipe compressed under this name stays.
@@ -62,9 +65,14 @@ def _compressed(run: Context, name: str, plan: Plan, folder: Path) -> str:
             run.recipe.checkpoint.model_dump(mode="json", exclude_none=True),
             *_compressing(run, name, plan),
         ],
-        [checkpoint, quality],
+        [checkpoint, quality, *tuned],
         lambda: _compress(run, name, plan, checkpoint, quality),
     )
+
+
+def tune_of(run: Context, name: str) -> TuneSpec | None:
+    """How a variant is tuned, if it is."""
+    return run.recipe.tune_of(run.recipe.all_variants[name])
 
 
 def peer_of(run: Context, name: str) -> Peer | None:
@@ -87,11 +95,19 @@ def _compressing(run: Context, name: str, plan: Plan) -> list[Any]:
     digest = calibration.digest if calibration else None
     if peer:
         return [digest, model.dtype, *peer.identity]
-    return [digest, run.recipe.compress.options.model_dump(), model.dtype, model.device] if calibration else []
+    solving = [digest, run.recipe.compress.options.model_dump(), model.dtype, model.device] if calibration else []
+    spec = tune_of(run, name)
+    return solving if spec is None else [*solving, _tuning(run, spec, calibration).described]
+
+
+def _tuning(run: Context, spec: TuneSpec, solved_on: Calibration | None) -> SolvedTuning:
+    memory = run.recipe.compress.memory_gb
+    return SolvedTuning(run.lessons(spec), spec.options, solved_on=solved_on, memory_gb=memory)
 
 
 def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Path) -> None:
-    peer, calibration = peer_of(run, name), _calibrating(run, name, plan)
+    peer, calibration, spec = peer_of(run, name), _calibrating(run, name, plan), tune_of(run, name)
+    tuning = None if spec is None else _tuning(run, spec, calibration)
     options = run.recipe.compress.options
     swept = 0 if peer else samples_swept(plan.methods, options, calibration)
     unit = "samples and modules" if swept else "modules"
@@ -118,7 +134,10 @@ def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Pa
                 memory_gb=run.recipe.compress.memory_gb,
                 guidance=run.guidance,
                 on_sample=advance,
+                tune=tuning,
             )
+    if tuning is not None and tuning.course is not None:
+        artifacts.write_json(checkpoint.parent / "tune.json", tuning.course.told)
     artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})
 
 
@@ -129,7 +148,8 @@ def _described(run: Context, name: str, plan: Plan, model: Model) -> dict[str, A
     reports = artifacts.read_json(quality) if plan.changed else {}
     account = bits.account(plan, run.model.decoder)
     variant = run.recipe.all_variants[name]
-    return {
+    tuned = {"tune": artifacts.read_object(quality.parent / "tune.json")} if plan.changed and tune_of(run, name) else {}
+    return tuned | {
         "description": variant.description,
         "engine": run.recipe.engine_of(variant),
         "methods": sorted(plan.methods),

@@ -19,6 +19,7 @@ from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import GgmlText, ModulePlan
 from mixprec.recipe.engines import Engine
 from mixprec.traces.annotate import Rule
+from mixprec.tune.options import TuneSpec
 from mixprec.walk.options import MEMORY_GB
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class CompressSpec(SolveOptions):
     memory_gb: float = Field(
         MEMORY_GB, gt=0, description="of calibration states in memory, 10^9 bytes; more of them go to the disk"
     )
+    tune: TuneSpec | None = Field(None, description="scales and norms tuned on the original's predictions, at the end")
     engine: Engine = Field("mixprec", description="who compresses: mixprec, or another quantizer")
     engine_settings: dict[Engine, dict[str, Any]] = Field({}, description="settings of other quantizers, by engine")
 
@@ -169,3 +171,4 @@ class Variant(Part):
     description: str = ""
     plan: PlanSpec
     engine: Engine | None = Field(None, description="who compresses this variant; default: compress.engine")
+    tune: TuneSpec | Literal[False] | None = Field(None, description="in place of compress.tune; false: none")

@@ -25,6 +25,7 @@ from mixprec.recipe.parts import (
     Variant,
 )
 from mixprec.sensitivity.spec import GRADIENT, AblationSpec, SensitivitySpec, treatments
+from mixprec.tune.options import TuneSpec
 
 
 class Recipe(Part):
@@ -77,6 +78,7 @@ class Recipe(Part):
         yield from self._of_ablation()
         yield from self._of_ggml()
         yield from self._of_budgets()
+        yield from self._of_tuning()
         if not (self.importance or self.sensitivity or self.ablation or self.all_variants):
             yield "nothing to do; give importance, sensitivity, ablation, plan or variants"
 
@@ -162,6 +164,19 @@ class Recipe(Part):
         except UserError as problem:
             yield str(problem)
 
+    def _of_tuning(self) -> Iterator[str]:
+        for name, variant in self.all_variants.items():
+            spec = self.tune_of(variant)
+            if spec is None:
+                continue
+            if self.compress.calibration is None and spec.calibration is None:
+                yield f"variant {name}: tune needs samples; add compress: {{calibration: {{…}}}}"
+            if self.engine_of(variant) != "mixprec":
+                yield (
+                    f"variant {name}: what engine {self.engine_of(variant)} makes is written dense, without scales to "
+                    "tune; set tune: false in the variant"
+                )
+
     def _of_ggml(self) -> Iterator[str]:
         """Some of llama.cpp's types are only made with calibration data."""
         specs = [variant.plan for variant in self.all_variants.values()]
@@ -211,6 +226,10 @@ class Recipe(Part):
     def engine_of(self, variant: Variant) -> Engine:
         """Who compresses a variant."""
         return variant.engine or self.compress.engine
+
+    def tune_of(self, variant: Variant) -> TuneSpec | None:
+        """How a variant is tuned, if it is."""
+        return self.compress.tune if variant.tune is None else (variant.tune or None)
 
     @property
     def all_variants(self) -> dict[str, Variant]:

@@ -1,0 +1,11 @@
+from __future__ import annotations
+
+import pytest
+from pieces import samples
+
+from mixprec.tune.tuning import Lessons
+
+
+@pytest.fixture
+def lessons() -> Lessons:
+    return Lessons(samples(6), samples(3, skip=6))
