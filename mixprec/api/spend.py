@@ -43,6 +43,7 @@ def sensitivity(
     traces: Spans | None = None,
     importance: Importance | None = None,
     options: SolveOptions | None = None,
+    outside: Sequence[str] = (),
     out: str | Path | None = None,
     progress: OnStep | None = None,
 ) -> Scores:
@@ -50,8 +51,9 @@ def sensitivity(
 
     ``at``: gradients at the original, path or compressed model, with ``base``, the format that all modules are in
     there. ``samples``: passages that damage is predicted on, default 8. ``behaviours``: a table for the spans of each
-    in ``traces`` too. ``importance``: for the scorer importance. ``out``: a folder for the tables, the candidates and
-    what a killed call goes on from; by default nothing stays.
+    in ``traces`` too. ``importance``: for the scorer importance. ``outside``: embedding, head: measured too, whatever
+    the ``scorer``. ``out``: a folder for the tables, the candidates and what a killed call goes on from; by default
+    nothing stays.
 
     Raises UserError for unknown scorers, and formats that the method can't make.
     """
@@ -59,6 +61,7 @@ def sensitivity(
     calibration_for(model, calibration)
     more = given(base=base, samples=samples)
     asked = {"scorer": scorer, "formats": list(formats), "at": at, "behaviours": list(behaviours), "method": method}
+    asked |= {"outside": list(outside)}
     spec = checked(SensitivitySpec, "sensitivity", **asked, **more)
     assert spec.method is not None
     with telling(progress), folder_for(out) as folder:
@@ -70,6 +73,7 @@ def sensitivity(
             options=options or SolveOptions(),
             traces=list(traces or ()),
             importance=importance.data if importance else None,
+            outside=spec.outside,
         )
         return Scores(scoring.score(subject, spec))
 
@@ -80,8 +84,8 @@ class Budget:
 
     ``scores``: from ``sensitivity``, or an Importance. ``candidates``: formats to choose from, by default those that
     were scored, and keep. ``tie``: fused gives q, k, v one format, and gate and up. ``pin``: selector -> format,
-    whatever the scores say. ``weights``: target of the scores -> weight. ``allocation``: optimal, or a control of the
-    same size.
+    whatever the scores say. ``outside``: embedding, head: they get candidates too, in bytes or file_bytes. ``weights``:
+    target of the scores -> weight. ``allocation``: optimal, or a control of the same size.
     """
 
     effective_bits: float | None = None
@@ -93,6 +97,7 @@ class Budget:
     candidates: Sequence[str] = ()
     tie: str | None = None
     pin: Mapping[str, str] = field(default_factory=dict)
+    outside: Sequence[str] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
     allocation: str = "optimal"
     seed: int = 0
@@ -109,7 +114,7 @@ class Budget:
         if not candidates:
             raise UserError("Budget: no candidates; name formats to choose from, such as ['w3g64', 'w4g64', 'keep']")
         source = {"scores": "importance"} if isinstance(self.scores, Importance) else {}
-        chosen = {"tie": self.tie, "pin": dict(self.pin), "weights": dict(self.weights)}
+        chosen = {"tie": self.tie, "pin": dict(self.pin), "outside": list(self.outside), "weights": dict(self.weights)}
         return {**sizes, "candidates": candidates, "allocation": self.allocation, "seed": self.seed, **chosen, **source}
 
 

@@ -152,9 +152,11 @@ def _short(plan: Plan, account: Account) -> str:
 def _lead(plan: Plan, inventory: Decoder, account: Account, base: str | None, format: CheckpointFormat) -> str:
     methods = Counter(found.method for found in plan.treatments.values() if found.changes)
     by = ", ".join(f"{markdown(name)} ({count})" for name, count in methods.most_common()) or "nothing"
+    inside = sum(linear.address in plan.changed for linear in inventory.linears)
+    beside = "".join(f" and the {each.kind}" for each in inventory.outside if each.address in plan.changed)
     what = f"[{markdown(base)}](https://huggingface.co/{base})" if base else "A model that is not named on the hub"
     return (
-        f"{what}, compressed by mixprec: {len(plan.changed)} of {len(inventory.linears)} linear modules by {by}, "
+        f"{what}, compressed by mixprec: {inside} of {len(inventory.linears)} linear modules{beside} by {by}, "
         f"{account.effective_bits:.2f} bits per weight of the linear modules with scales and zero points; "
         f"{size(account.packed_bytes)} in place of {size(account.dense_bytes)} with all other weights in 16 bits"
         f"{', once packed: the files here hold the compressed values unpacked' if format.name == 'dense' else ''}."

@@ -52,6 +52,7 @@ def sensitivity(
     base: Annotated[str | None, typer.Option(help="With --at: the format that all modules are in there.")] = None,
     behaviour: Annotated[list[str] | None, typer.Option(help="A table for its spans in --traces too.")] = None,
     importance: Annotated[Path | None, typer.Option(help="importance.json, for the scorer importance.")] = None,
+    outside: Annotated[list[str] | None, typer.Option(help="embedding or head: scored too, by measurement.")] = None,
     model: ModelId = "smollm2-135m-instruct",
     text: Annotated[str | None, typer.Option(help="Calibration: a text file.")] = None,
     traces: Annotated[str | None, typer.Option(help="Calibration: traces, or bundled:attribution.")] = None,
@@ -98,6 +99,7 @@ def sensitivity(
             behaviours=behaviour or (),
             traces=spans,
             importance=known,
+            outside=outside or (),
             out=to,
         )
     processes.leave()

@@ -95,9 +95,9 @@ class Block:
         return parse_format(self.formats[address][candidate])
 
 
-def file_of(folder: Path, layer: int) -> Path:
-    """The file of the block ``layer``, 1-based."""
-    return folder / f"{layer:05d}.safetensors"
+def file_of(folder: Path, key: int | str) -> Path:
+    """The file of a block by its layer, 1-based, or of a matrix outside the blocks by its address."""
+    return folder / (f"{key:05d}.safetensors" if isinstance(key, int) else f"{key}.safetensors")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mixprec.compress.blockfile import Block, file_of, opened
-from mixprec.models.decoder import Decoder
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.labels import parse_address
 
 
@@ -19,9 +19,11 @@ class Candidates:
     def __init__(self, folder: Path, names: Sequence[str], digest: str) -> None:
         self.folder, self.names, self.digest = folder, tuple(names), digest
 
-    def files(self, inventory: Decoder) -> list[Path]:
-        """Where the candidates of a model's blocks lie."""
-        return [file_of(self.folder, block.layer) for block in inventory.blocks]
+    def files(self, inventory: Decoder, outside: Sequence[Linear] = ()) -> list[Path]:
+        """Where the candidates of a model's blocks lie, and those of matrices outside them."""
+        keys: list[int | str] = [block.layer for block in inventory.blocks]
+        keys += [linear.address for linear in outside]
+        return [file_of(self.folder, key) for key in keys]
 
     def block(self, layer: int, names: Sequence[str] | None = None) -> dict[str, dict[str, Tensor]]:
         """Address -> candidate -> restored weight (out, in) in its stored type, of the block ``layer``, 1-based.
@@ -46,6 +48,5 @@ class Candidates:
     @contextmanager
     def _holding(self, address: str) -> Iterator[Block]:
         layer, _ = parse_address(address)
-        assert layer is not None
-        with opened(file_of(self.folder, layer)) as file:
+        with opened(file_of(self.folder, layer or address)) as file:
             yield file

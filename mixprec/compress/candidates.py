@@ -20,13 +20,14 @@ from mixprec.compress.blockfile import LAYOUT, BlockFile, file_of
 from mixprec.compress.candidatefiles import Candidates
 from mixprec.compress.guided import Guidance, group_weights
 from mixprec.compress.options import SolveOptions
+from mixprec.compress.outside import final_inputs, token_inputs
 from mixprec.compress.scaling import solve_alone
 from mixprec.compress.solving import GroupInputs, Solved
 from mixprec.core import artifacts, publish
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import Decoder, Group
+from mixprec.models.decoder import Decoder, Group, Linear
 from mixprec.models.tensors import COMPUTABLE
-from mixprec.models.weights import weight_of
+from mixprec.models.weights import norm_of, weight_of
 from mixprec.numerics.formats import fitting
 from mixprec.plan.methods import using_inputs
 from mixprec.plan.schema import Treatment
@@ -51,8 +52,10 @@ def make(
     advance: Callable[[int], None] = lambda _: None,
     memory_gb: float = MEMORY_GB,
     guidance: Guidance | None = None,
+    outside: Sequence[Linear] = (),
 ) -> Candidates:
-    """Solve all modules of the model in ``opened`` for all ``treatments``, into ``folder``.
+    """Solve all linears of the blocks in ``opened`` for all ``treatments``, and the matrices ``outside`` them, into
+    ``folder``.
 
     ``identity``: the model's. ``calibration``: None for methods that look at no inputs. ``advance`` is told of each
     module that is done. ``memory_gb``: 10^9 bytes of calibration states in memory; more of them go to the disk.
@@ -75,8 +78,10 @@ def make(
     work = _Work(opened, treatments, options, folder, stamp, guidance)
     groups = {block.layer: block.groups for block in inventory.blocks}
     done = [layer for layer in groups if artifacts.is_made(file_of(folder, layer), stamp)]
-    if len(done) < len(groups):
-        _walk(work, groups, done, calibration, int(memory_gb * 1e9), advance)
+    left = [linear for linear in outside if not artifacts.is_made(file_of(folder, linear.address), stamp)]
+    advance(len(outside) - len(left))
+    if left or len(done) < len(groups):
+        _walk(work, groups, done, calibration, int(memory_gb * 1e9), advance, left)
     else:
         advance(len(inventory.linears))
     return Candidates(folder, list(treatments), stamp)
@@ -104,6 +109,23 @@ class _Work(NamedTuple):
                 file.add(address, name, found, fitting(self.treatments[name].format, group[0].in_features))
         file.save(file_of(self.folder, index + 1), self.stamp)
 
+    def solve_outside(self, linear: Linear, samples: Samples | None) -> None:
+        """Write the file of a matrix outside the blocks, behind which the samples are."""
+        model, file, dtype = self.opened.model, BlockFile(), self.opened.source.tensors[linear.weight_name].dtype
+        file.add_module(linear, dtype, None)
+        is_head = linear == self.opened.decoder.outside[-1]
+        for name, treatment in self.treatments.items():
+            inputs, by = None, treatment.on_original_inputs
+            if samples is not None:
+                seen = final_inputs(samples, norm_of(model), linear, by) if is_head else None
+                seen = seen or token_inputs(linear, by, self.opened.device)
+                inputs = None if seen is None else GroupInputs(seen, self.options)
+            types = {linear.address: COMPUTABLE[dtype]}
+            made = solved(model, Group((linear,)), {name: treatment}, inputs, self.options, types)
+            for address, candidate, found in made:
+                file.add(address, candidate, found, fitting(treatment.format, linear.in_features))
+        file.save(file_of(self.folder, linear.address), self.stamp)
+
     def _inputs(
         self, index: int, block: nn.Module, groups: Sequence[Group], samples: Samples | None
     ) -> Iterator[GroupInputs | None]:
@@ -125,6 +147,7 @@ def _walk(
     calibration: Calibration | None,
     memory: int,
     advance: Callable[[int], None],
+    outside: Sequence[Linear],
 ) -> None:
     with publish.scratch(work.folder / "states") as spilled:
         samples = None
@@ -140,6 +163,9 @@ def _walk(
             advance(sum(len(group) for group in here))
 
         walk(work.opened, range(work.opened.layers), visit)
+        for linear in outside:
+            work.solve_outside(linear, samples)
+            advance(1)
 
 
 def solved(

@@ -69,9 +69,9 @@ class Walk:
         self._around = around(job.plan, job.inventory, calibrated=job.seen is not None)
         changing = {job.inventory[address].layer for address in job.plan.changed} - {0}
         #: 1-based layer -> the file of a block that changes; address -> that of a matrix outside the blocks.
-        self._files: dict[int | str, Path] = {layer: file_of(folder, layer) for layer in sorted(changing)} | {
-            linear.address: folder / f"{linear.kind}.safetensors" for linear in self._around.all
-        }
+        keys: list[int | str] = [*sorted(changing)]
+        keys += [linear.address for linear in self._around.all]
+        self._files = {key: file_of(folder, key) for key in keys}
         self.files = list(self._files.values())
         self.reports: dict[str, ModuleReport] = {}
         self._guidance: Guidance | None = None

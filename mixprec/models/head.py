@@ -30,6 +30,12 @@ class Head:
         the file in memory."""
         return Head(copy.deepcopy(self.projection), self.softcap)
 
+    def fixed(self) -> Head:
+        """The head with the weights that it has now, whatever its module gets later."""
+        projection = copy.copy(self.projection)
+        projection.__dict__["_parameters"] = dict(self.projection._parameters)
+        return Head(projection, self.softcap)
+
     def cap(self, scores: torch.Tensor) -> torch.Tensor:
         """Logits of the projection's output."""
         return scores if self.softcap is None else torch.tanh(scores / self.softcap) * self.softcap

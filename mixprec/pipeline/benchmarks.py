@@ -71,9 +71,9 @@ def labels_of(plan: Plan, inventory: Decoder, description: str) -> dict[str, Any
     changed = plan.changed
     parameters = sum(module.in_features * module.out_features for module in inventory.linears)
     parameters += sum(inventory.other.values())
-    names = {module.address: module.label for module in inventory.linears}
+    names = {module.address: module.label for module in inventory.matrices}
     kept = [names[address] for address in plan.modules if address not in changed]
-    few = 0 < len(changed) <= len(names) // 2
+    few = 0 < len(changed) <= len(inventory.linears) // 2
     return {
         "model": plan.model.rpartition("/")[2],
         "parameters": _size(parameters),
@@ -115,7 +115,7 @@ def _sparsity(plan: Plan, inventory: Decoder) -> str:
     patterns = {str(found) for found in sparse.values() if found.pattern}
     if len(patterns) == 1 and all(found.pattern for found in sparse.values()):
         return patterns.pop()
-    sizes = {module.address: module.in_features * module.out_features for module in inventory.linears}
+    sizes = {module.address: module.weights for module in inventory.matrices}
     total = sum(sizes[address] for address in sparse)
     zeros = sum(sizes[address] * found.fraction for address, found in sparse.items())
     return f"{100 * zeros / total:.0f}%" if total else "0%"

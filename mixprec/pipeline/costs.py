@@ -74,7 +74,14 @@ def total(listed: list[Stage]) -> Stage:
 def candidate_bytes(chosen: Recipe, inventory: Decoder) -> int:
     """What all modules take in all formats that are solved for, as codes and grids."""
     formats = [treatment.format for treatment in chosen.candidates().values()]
-    return sum(bits.storage(module, format).bytes for format in formats for module in inventory.linears)
+    modules = (*inventory.linears, *scored_outside(chosen, inventory))
+    return sum(bits.storage(module, format).bytes for format in formats for module in modules)
+
+
+def scored_outside(chosen: Recipe, inventory: Decoder) -> list[Linear]:
+    """The matrices outside the blocks that are scored."""
+    names = chosen.sensitivity.outside if chosen.sensitivity is not None else ()
+    return list(dict.fromkeys(inventory.outside_named[name] for name in names))
 
 
 class _Reckoning:
@@ -137,8 +144,12 @@ class _Reckoning:
         """What every module is solved for, for sensitivity, ablation and exchanges."""
         return list(self.chosen.candidates().values())
 
+    @property
+    def _outside(self) -> list[Linear]:
+        return scored_outside(self.chosen, self.inventory)
+
     def _candidates(self, solved: list[Treatment]) -> Stage:
-        linears = self.inventory.linears
+        linears = (*self.inventory.linears, *self._outside)
         seconds = self._gather() + sum(self._one(module, each.method) for each in solved for module in linears)
         work = f"{plural(len(linears), 'module')} in {plural(len(solved), 'format')}"
         return Stage("candidates", work, seconds, self._block_memory(), candidate_bytes(self.chosen, self.inventory))
@@ -186,7 +197,7 @@ class _Reckoning:
         spec, scored = self.chosen.sensitivity, self.used["sensitivity"]
         assert spec is not None
         if spec.scorer == "measured":
-            cells = candidates * len(self.inventory.linears)
+            cells = candidates * (len(self.inventory.linears) + len(self._outside))
             work = f"{cells:,} measurements on {scored.tokens:,} tokens"
             return Stage("sensitivity", work, self._measure(cells, scored, spec.stride), self._whole_memory(scored))
         work = f"{plural(candidates, 'format')} on {plural(scored.items, 'passage')} of {scored.tokens:,} tokens"
@@ -195,7 +206,11 @@ class _Reckoning:
         rows = (1 + len(spec.behaviours)) * spec.draws
         passes = 4 + 2 * rows + 1.5 * candidates + (spec.at != "original")
         memory = self._block_memory() + self.shape.layers * scored.longest * self.shape.hidden * 4 + self.logits
-        return Stage("sensitivity", work, passes * self._forward(scored) / self.rate, memory)
+        seconds = passes * self._forward(scored) / self.rate
+        if self._outside:
+            memory = max(memory, self._whole_memory(scored))
+            seconds += 2 * self._measure(candidates * len(self._outside), scored, spec.stride)
+        return Stage("sensitivity", work, seconds, memory)
 
     def _measure(self, cells: int, passages: Used, stride: int) -> float:
         """Seconds of restarts, half-way up on average, with the head on every so many-th token."""
@@ -259,18 +274,14 @@ class _Reckoning:
         return Stage(f"tune {name}", work, seen * each / rate, memory + min(states, limit))
 
     def _compress(self, plan: Plan | None, method: str) -> float:
-        linears = self.inventory.linears
         methods = {method} if plan is None else plan.methods  # without a plan like one that changes all modules
         looks = needing_inputs(methods) if self.chosen.compress.calibration is None else using_inputs(methods)
         passes = 3 if any(METHODS[name].needs.original_states for name in methods) else 2
-        chosen = [method] * len(linears) if plan is None else [each.method for each in plan.treatments.values()]
-        changed = None if plan is None else set(plan.changed)
-        solves = (
-            self._one(module, name)
-            for module, name in zip(linears, chosen, strict=True)
-            if changed is None or module.address in changed
-        )
-        return (self._gather(passes) if looks else 0.0) + sum(solves)
+        chosen = {module.address: method for module in self.inventory.linears}
+        if plan is not None:
+            chosen = {address: plan.treatments[address].method for address in plan.changed}
+        solves = sum(self._one(module, chosen[module.address]) for module in self.inventory.planned(chosen))
+        return (self._gather(passes) if looks else 0.0) + solves
 
     def _on_disk(self, plan: Plan | None) -> int:
         if plan is None:

@@ -34,6 +34,7 @@ def subject(run: Context, folder: Path, importance: dict[str, Any] | None = None
         importance=importance,
         memory_gb=compressing.memory_gb,
         guidance=run.guidance,
+        outside=spec.outside if spec is not None else (),
     )
 
 

@@ -144,7 +144,7 @@ def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Pa
 def _described(run: Context, name: str, plan: Plan, model: Model) -> dict[str, Any]:
     """What is known of a variant without evaluating it: sizes, and how well its modules were solved."""
     quality = run.out / "variants" / name / "quality.json"
-    labels = {module.address: module.label for module in run.model.decoder.linears}
+    labels = {module.address: module.label for module in run.model.decoder.matrices}
     reports = artifacts.read_json(quality) if plan.changed else {}
     account = bits.account(plan, run.model.decoder)
     variant = run.recipe.all_variants[name]

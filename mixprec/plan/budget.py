@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -202,7 +202,8 @@ def as_plan(
     choices: Mapping[str, Choice], spec: BudgetSpec, inventory: Decoder, model: str, method: Method, why: str = ""
 ) -> Plan:
     """The plan in which every module gets its choice, or llama.cpp's type that fits; ``why``: default: the budget."""
-    pinned = {module.address for modules, _ in pins(spec, inventory) for module in modules}
+    pinned = pinned_choices(spec, inventory)
+    choices = {**choices, **{address: choice for address, choice in pinned.items() if not inventory[address].layer}}
     modules = {
         module.address: fitted(
             ModulePlan(
@@ -212,7 +213,7 @@ def as_plan(
             ),
             module.in_features,
         )
-        for module in inventory.linears
+        for module in inventory.planned(choices)
     }
     try:
         return Plan(model=model, method=method, modules=modules)
@@ -224,6 +225,8 @@ def budget_problem(spec: BudgetSpec, inventory: Decoder, method: Method) -> Prob
     """The budget as a knapsack, but for the damages. Raises UserError as ``budget_plan`` does."""
     _check_candidates(spec, method)
     parts = tuple(_parts(spec, inventory))
+    if spec.exchange is not None and not all(module.layer for part in parts for module in part.modules):
+        raise UserError("plan.budget.exchange: plans are measured with embedding and head as they are; don't pin them")
     costs = tuple(
         tuple(sum(size_of(choice, module, spec.measure) for module in part.modules) for choice in part.choices)
         for part in parts
@@ -245,7 +248,10 @@ def reach(spec: BudgetSpec, inventory: Decoder) -> tuple[str, str]:
 
 
 def size_of(choice: Choice, module: Linear, measure: str) -> int:
-    """What a module in ``choice`` adds to a plan's size: bits, packed bytes, or weights that are not zero."""
+    """What a module in ``choice`` adds to a plan's size: bits, packed bytes, or weights that are not zero. Nothing,
+    where only the blocks' linears count."""
+    if not module.layer and measure not in ("bytes", "file_bytes"):
+        return 0
     if measure == "sparsity":
         return _left(module, choice.sparsity.fraction if choice.sparsity else 0.0)
     stored = bits.storage(module, choice.format)  # checkpoints hold the zeros
@@ -268,13 +274,9 @@ def _check_candidates(spec: BudgetSpec, method: Method) -> None:
 
 def _parts(spec: BudgetSpec, inventory: Decoder) -> list[Part]:
     """Units in the model's order; pinned modules have one choice. A tied group that is pinned in part is an error."""
-    pinned: dict[str, Choice] = {}
-    for modules, choice in pins(spec, inventory):
-        for module in modules:
-            if pinned.setdefault(module.address, choice) != choice:
-                raise UserError(f"plan.budget.pin: {module.label} is pinned to {pinned[module.address]} and {choice}")
+    pinned = pinned_choices(spec, inventory)
     parts = []
-    for group in _groups(spec, inventory):
+    for group in _groups(spec, inventory, pinned):
         wanted = {pinned.get(module.address) for module in group}
         if len(wanted) > 1:
             named = ", ".join(module.label for module in group)
@@ -284,22 +286,36 @@ def _parts(spec: BudgetSpec, inventory: Decoder) -> list[Part]:
     return parts
 
 
+def pinned_choices(spec: BudgetSpec, inventory: Decoder) -> dict[str, Choice]:
+    """Address -> what the module is pinned to. Raises UserError for pins that match nothing or fight."""
+    pinned: dict[str, Choice] = {}
+    for modules, choice in pins(spec, inventory):
+        for module in modules:
+            if pinned.setdefault(module.address, choice) != choice:
+                raise UserError(f"plan.budget.pin: {module.label} is pinned to {pinned[module.address]} and {choice}")
+    return pinned
+
+
 def pins(spec: BudgetSpec, inventory: Decoder) -> list[tuple[list[Linear], Choice]]:
     """What is pinned, and to what. Raises UserError for selectors that match nothing."""
     found = []
     for selector, choice in spec.pin.items():
         try:
-            found.append((select(inventory.linears, selector), choice))
+            found.append((select(inventory.linears, selector, inventory.outside_named), choice))
         except UserError as problem:
             raise UserError(f"plan.budget.pin: {problem}") from None
     return found
 
 
-def _groups(spec: BudgetSpec, inventory: Decoder) -> Iterator[tuple[Linear, ...]]:
-    """Modules that get one choice, in the order of their first members."""
+def _groups(spec: BudgetSpec, inventory: Decoder, pinned: Container[str]) -> Iterator[tuple[Linear, ...]]:
+    """Modules that get one choice, in the order of their first members; what is outside the blocks behind them, where
+    it is allocated or pinned."""
     if spec.tie == "fused":
-        return (group.linears for group in inventory.groups)
-    return ((module,) for module in inventory.linears)
+        yield from (group.linears for group in inventory.groups)
+    else:
+        yield from ((module,) for module in inventory.linears)
+    allocated = {inventory.outside_named[name] for name in spec.outside}
+    yield from ((module,) for module in inventory.outside if module in allocated or module.address in pinned)
 
 
 def _limit(spec: BudgetSpec, inventory: Decoder, costs: Sequence[Sequence[int]]) -> int:
@@ -331,7 +347,8 @@ def _rounding(spec: BudgetSpec, inventory: Decoder) -> int:
 def _sizes(spec: BudgetSpec, inventory: Decoder) -> tuple[Callable[[Fraction], int], Callable[[int], str]]:
     """From a size in the measure's unit to the limit of the parts' costs, and from costs to the size to ask for."""
     weights = sum(module.weights for module in inventory.linears)
-    other = sum(inventory.other.values()) * WORD // 8 if spec.measure == "bytes" else 0
+    named = {module.address for group in _groups(spec, inventory, pinned_choices(spec, inventory)) for module in group}
+    other = bits.unplanned(inventory, named) * WORD // 8 if spec.measure == "bytes" else 0
     scale = 1 if spec.measure == "bytes" else weights
     sparse, rounding = spec.measure == "sparsity", _rounding(spec, inventory)
 
@@ -378,9 +395,14 @@ def _damages(
 
 
 def damages_of(parts: Sequence[Part], table: Sensitivity) -> list[tuple[float, ...]]:
-    """(parts, choices) damage: the sum over a part's modules. Raises UserError as the table does."""
+    """(parts, choices) damage: the sum over a part's modules; of what is pinned outside the blocks none, scored or not.
+
+    Raises UserError as the table does.
+    """
     return [
         tuple(table.total(table.damage(module.address, choice) for module in part.modules) for choice in part.choices)
+        if part.modules[0].layer or len(part.choices) > 1
+        else (0.0,)
         for part in parts
     ]
 

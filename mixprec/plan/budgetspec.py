@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from mixprec.plan.schema import Strict
+from mixprec.plan.schema import OutsideName, Strict, without_empty
 from mixprec.plan.sensitivity import ChoiceText
 
 #: How a budget is spent: ``optimal`` by the scores, the others as controls that know nothing of them, or the opposite.
@@ -57,7 +64,15 @@ class BudgetSpec(Strict):
     pin: dict[str, ChoiceText] = Field({}, description="selector -> what its modules get whatever the scores say")
     allocation: Allocation = Field("optimal", description="optimal, or a control of the same size")
     seed: int = Field(0, description="allocation random: which draw")
+    outside: tuple[OutsideName, ...] = Field(
+        (), description="embedding, head: they get candidates too; with bytes or file_bytes"
+    )
     exchange: ExchangeSpec | None = Field(None, description="improve the plan by measuring joint plans")
+
+    @model_serializer(mode="wrap")
+    def _without_outside(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Stamps of budgets for the blocks alone stay as they were before there were others."""
+        return without_empty(handler(self), "outside")
 
     @model_validator(mode="after")
     def _consistent(self) -> BudgetSpec:
@@ -66,6 +81,13 @@ class BudgetSpec(Strict):
             raise ValueError(f"a budget has one size, {', '.join(MEASURES)}; this one has {', '.join(given) or 'none'}")
         if len(set(self.candidates)) < len(self.candidates):
             raise ValueError("a candidate is there twice")
+        if self.outside and self.measure not in ("bytes", "file_bytes"):
+            raise ValueError(
+                f"outside: {self.measure} counts the blocks' linears alone; give bytes or file_bytes, or pin "
+                f"{' and '.join(self.outside)}"
+            )
+        if self.exchange is not None and self.outside:
+            raise ValueError("exchange measures plans of the blocks; leave out outside, or pin what it names")
         if self.exchange is not None and self.file_bytes is not None:
             raise ValueError("exchange keeps budgets that add up over modules; give bytes in the place of file_bytes")
         if self.exchange is not None and (self.allocation != "optimal" or self.scores == (IMPORTANCE,)):

@@ -30,6 +30,8 @@ MIXTURES: Mapping[str, int] = {
 
 def bits_of(mixture: str, module: Linear, inventory: Decoder) -> int:
     """Bits of a module's codes in one of MIXTURES."""
+    if not module.layer:
+        return 6 if module == inventory.outside[-1] else MIXTURES[mixture]  # the head, tied or not, and an embedding
     kind, index, layers = module.kind, module.layer - 1, inventory.layers
     shared, base = _sharing(inventory), MIXTURES[mixture]
     found = base

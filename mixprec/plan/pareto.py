@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder
 from mixprec.plan import bits
-from mixprec.plan.budget import as_plan, budget_plan, pins
+from mixprec.plan.budget import as_plan, budget_plan, pinned_choices
 from mixprec.plan.budgetspec import MEASURES, BudgetSpec
 from mixprec.plan.methods import Method
 from mixprec.plan.schema import Plan
@@ -40,8 +40,8 @@ def sizes(first: float, last: float, step: float) -> list[float]:
 
 
 def at(spec: BudgetSpec, size: float) -> BudgetSpec:
-    """``spec`` with another size in effective bits."""
-    return spec.model_copy(update={**dict.fromkeys(MEASURES), "effective_bits": size})
+    """``spec`` with another size in effective bits, which are those of the blocks alone."""
+    return spec.model_copy(update={**dict.fromkeys(MEASURES), "effective_bits": size, "outside": ()})
 
 
 def curve(
@@ -66,7 +66,7 @@ def curve(
 
 def uniform(spec: BudgetSpec, inventory: Decoder, model: str, method: Method, table: Sensitivity) -> list[Point]:
     """A point for each candidate that is given to all modules which aren't pinned."""
-    pinned = {module.address: choice for modules, choice in pins(spec, inventory) for module in modules}
+    pinned = pinned_choices(spec, inventory)
     points = []
     for choice in spec.candidates:
         choices = {module.address: pinned.get(module.address, choice) for module in inventory.linears}
@@ -80,6 +80,7 @@ def _point(name: str, size: float, plan: Plan, inventory: Decoder, table: Sensit
     damage = math.fsum(
         table.damage(address, Choice(format=found.format, sparsity=found.sparsity))
         for address, found in plan.modules.items()
+        if inventory[address].layer  # what is pinned outside the blocks is the same in all points
     )
     return Point(name, size, account.effective_bits, account.packed_bytes, damage, counted(plan), plan)
 

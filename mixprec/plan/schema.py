@@ -52,6 +52,15 @@ GgmlText = Annotated[GgmlFormat, _parsed(parse_ggml, GgmlFormat), PlainSerialize
 SparsityText = Annotated[Sparsity, _parsed(parse_sparsity, Sparsity), PlainSerializer(str, return_type=str)]
 
 
+#: What lies outside the blocks, by the words of rules.
+OutsideName = Literal["embedding", "head"]
+
+
+def without_empty(dumped: dict[str, Any], key: str) -> dict[str, Any]:
+    """A serialised value without ``key`` where that is empty."""
+    return dumped if dumped.get(key) else {name: value for name, value in dumped.items() if name != key}
+
+
 class Strict(BaseModel):
     """Unknown keys are errors, values can't be changed."""
 

@@ -24,6 +24,8 @@ from mixprec.plan.schema import Strict
 
 #: ``target`` of damage on all tokens.
 ALL = "all"
+#: Scorers whose unit is nats of KL per predicted token.
+NATS = ("fisher", "first_order", "measured")
 _ARTIFACT: Literal["sensitivity"] = "sensitivity"
 
 
@@ -160,7 +162,7 @@ def load(path: Path, inventory: Decoder, identity: str | None = None) -> Sensiti
 
 
 def check(table: Sensitivity, inventory: Decoder, identity: str | None, where: str) -> None:
-    """A table lists exactly the linear modules of its model.
+    """A table lists the linear modules of its model, and maybe embedding and head.
 
     Raises UserError naming ``where`` for missing and unknown modules, and for another model's table.
     """
@@ -169,9 +171,9 @@ def check(table: Sensitivity, inventory: Decoder, identity: str | None, where: s
             f"{where}: the scores are of {table.model} with the identity {table.identity[:12]}…, the model here has "
             f"{identity[:12]}…; score this model, or compress the one that was scored"
         )
-    known = [module.address for module in inventory.linears]
-    missing = [address for address in known if not table.scores.get(address)]
-    unknown = [address for address in table.scores if address not in set(known)]
+    known = {module.address for module in inventory.matrices}
+    missing = [module.address for module in inventory.linears if not table.scores.get(module.address)]
+    unknown = [address for address in table.scores if address not in known]
     if missing or unknown:
         what = f"lacks {len(missing)} modules, first {missing[0]}" if missing else f"has unknown modules: {unknown[0]}"
         raise UserError(f"{where}: the scores ({table.scorer}) {what}; were they made for another model?")

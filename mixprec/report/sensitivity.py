@@ -9,7 +9,7 @@ import numpy as np
 
 from mixprec.core import artifacts
 from mixprec.models.labels import label_of, parse_address
-from mixprec.plan.sensitivity import ALL, Sensitivity
+from mixprec.plan.sensitivity import ALL, NATS, Sensitivity
 from mixprec.report.formatting import integer, percent, significant, words
 from mixprec.report.grids import Grids, Measure, Values, arrange
 from mixprec.report.heatmap import still_heatmap
@@ -19,8 +19,6 @@ from mixprec.report.tables import Cell, Column, Table
 
 #: Modules that are listed.
 _TOP = 10
-#: Scorers whose unit is nats of KL per predicted token.
-_NATS = ("fisher", "first_order", "measured")
 
 
 def write_sensitivity(tables: Mapping[str, Sensitivity], out: Path) -> list[Path]:
@@ -39,7 +37,7 @@ def render_sensitivity(tables: Mapping[str, Sensitivity]) -> str:
     return render_page(
         "sensitivity.html.j2",
         table=first,
-        unit="nats of KL per token" if first.scorer in _NATS else "the scorer's own unit",
+        unit="nats of KL per token" if first.scorer in NATS else "the scorer's own unit",
         heatmap=heatmap_parts(damage_grids(first)),
         tops={words(target): table_of_damage(table) for target, table in tables.items()},
         settings={key: value for key, value in first.settings.items() if not isinstance(value, dict)},
@@ -47,13 +45,14 @@ def render_sensitivity(tables: Mapping[str, Sensitivity]) -> str:
 
 
 def damage_grids(table: Sensitivity) -> Grids:
-    """One panel per format."""
+    """One panel per format; what is outside the blocks stands in the lists alone."""
     listed, columns = [], []
-    for address in table.scores:
+    scores = {address: row for address, row in table.scores.items() if parse_address(address)[0]}
+    for address in scores:
         layer, kind = parse_address(address)
         listed.append({"layer": layer or 0, "kind": kind, "label": label_of(address)})
     for choice in choices(table):
-        values = np.array([row.get(choice, np.nan) for row in table.scores.values()])
+        values = np.array([row.get(choice, np.nan) for row in scores.values()])
         total = float(np.nansum(values))
         lines = [
             [f"damage {significant(value)}", f"{percent(value / (total or 1))} of all modules'"] for value in values

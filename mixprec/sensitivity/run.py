@@ -29,6 +29,7 @@ from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
 from mixprec.importance import artifact
 from mixprec.importance.parallel import share
+from mixprec.models.decoder import Linear
 from mixprec.models.model import Model
 from mixprec.plan import sensitivity
 from mixprec.plan.methods import Method
@@ -40,6 +41,7 @@ from mixprec.sensitivity.sets import Cell
 from mixprec.sensitivity.spec import GRADIENT, Scorer, SensitivitySpec
 from mixprec.sensitivity.sweep import State
 from mixprec.traces.spans import AnnotatedTrace
+from mixprec.walk.blocks import OUTSIDE
 from mixprec.walk.losses import Row
 from mixprec.walk.options import MEMORY_GB
 from mixprec.walk.restarts import Restarts
@@ -54,7 +56,8 @@ class Subject:
 
     ``calibration``: what candidates are solved on; None for an ablation by methods that look at no inputs. ``traces``:
     for behaviours. ``importance``: of importance.json. ``memory_gb``: 10^9 bytes of calibration states in memory.
-    ``guidance``: where saliences lie (compress/guided.py), by default beside the candidates.
+    ``guidance``: where saliences lie, by default in the folder. ``outside``: embedding, head, where they are scored
+    too: by measurement, whoever scores the blocks.
     """
 
     model: Model
@@ -66,6 +69,7 @@ class Subject:
     importance: Mapping[str, Any] | None = field(default=None, repr=False)
     memory_gb: float = MEMORY_GB
     guidance: Path | None = None
+    outside: Collection[str] = ()
 
     def scored(self, spec: SensitivitySpec) -> list[Scored]:
         """The passages that ``spec`` asks for.
@@ -92,14 +96,21 @@ class Subject:
         """
         digest = processes.agree(self._solved(treatments) if processes.is_main() else "")
         found = Candidates(self.folder / "candidates", list(treatments), digest)
-        processes.check_shared(found.files(self.model.decoder))
+        processes.check_shared(found.files(self.model.decoder, self.beside))
         return found
+
+    @property
+    def beside(self) -> tuple[Linear, ...]:
+        """The matrices ``outside`` the blocks that are scored; a tied head is the embedding."""
+        decoder = self.model.decoder
+        return tuple(dict.fromkeys(decoder.outside_named[name] for name in self.outside))
 
     def _solved(self, treatments: Mapping[str, Treatment]) -> str:
         guidance = self._guidance({treatment.on_original_inputs.method for treatment in treatments.values()})
-        with bar("candidates", len(self.model.decoder.linears), "modules") as advance:
+        parts = {"embedding", "norm", *(linear.kind for linear in self.beside)}
+        with bar("candidates", len(self.model.decoder.linears) + len(self.beside), "modules") as advance:
             return solving.make(
-                self.model.open_blocks(("embedding", "norm")),
+                self.model.open_blocks([part for part in OUTSIDE if part in parts]),
                 self.model.identity,
                 self.model.decoder,
                 treatments,
@@ -109,6 +120,7 @@ class Subject:
                 advance,
                 self.memory_gb,
                 guidance,
+                self.beside,
             ).digest
 
     def _guidance(self, methods: Collection[str]) -> Guidance | None:
@@ -128,10 +140,16 @@ def score(subject: Subject, spec: SensitivitySpec, candidates: Candidates | None
     """
     candidates = candidates or subject.candidates(spec.treatments(subject.method))
     scored = subject.scored(spec)
+    beside = [linear.address for linear in subject.beside]
     if spec.scorer == "measured":
-        found = {"measured": _measured(subject, spec, candidates, scored)}
+        addresses = [*(module.address for module in subject.model.decoder.linears), *beside]
+        found = {"measured": _measured(subject, spec, candidates, scored, addresses)}
     else:
         found = _predicted(subject, spec, candidates, scored)
+        if beside:
+            known = _measured(subject, spec, candidates, scored, beside)
+            for name in found.keys() & set(sensitivity.NATS):
+                found[name] = {target: rows | known[target] for target, rows in found[name].items()}
     tables = {
         name: {target: _table(subject, spec, name, target, scores) for target, scores in by_target.items()}
         for name, by_target in found.items()
@@ -154,9 +172,12 @@ def load_all(subject: Subject) -> list[Sensitivity]:
 
 
 def _measured(
-    subject: Subject, spec: SensitivitySpec, candidates: Candidates, scored: Sequence[Scored]
+    subject: Subject,
+    spec: SensitivitySpec,
+    candidates: Candidates,
+    scored: Sequence[Scored],
+    addresses: Sequence[str],
 ) -> dict[str, dict[str, dict[str, float]]]:
-    addresses = [module.address for module in subject.model.decoder.linears]
     wanted = [Cell(address, name, (address,)) for name in candidates.names for address in addresses]
     loaded = subject.model.load()
     restarts = Restarts(loaded, [each.tokens for each in scored], spec.stride)

@@ -10,16 +10,16 @@ sensitivity:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mixprec.calibration.spec import Behaviour
 from mixprec.core.errors import UserError
 from mixprec.plan.methods import Method
 from mixprec.plan.rules import Selectors
-from mixprec.plan.schema import Strict, Treatment
-from mixprec.plan.sensitivity import Choice, ChoiceText
+from mixprec.plan.schema import OutsideName, Strict, Treatment, without_empty
+from mixprec.plan.sensitivity import NATS, Choice, ChoiceText
 
 Scorer = Literal[
     "fisher",
@@ -56,6 +56,12 @@ class SensitivitySpec(Strict):
     max_tokens: int = Field(512, ge=2, description="with behaviours: traces are cut here")
     stride: int = Field(2, ge=1, description="measured: every so many-th predicted token is compared")
     seed: int = Field(0, description="of random gradients")
+    outside: tuple[OutsideName, ...] = Field((), description="embedding, head: scored too, by measurement")
+
+    @model_serializer(mode="wrap")
+    def _without_outside(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Stamps of what scores the blocks alone stay as they were before anything else could be scored."""
+        return without_empty(handler(self), "outside")
 
     @model_validator(mode="after")
     def _consistent(self) -> SensitivitySpec:
@@ -66,6 +72,11 @@ class SensitivitySpec(Strict):
             raise ValueError(f"formats: {', '.join(names)}: one of them is there twice")
         if (self.at == "original") != (self.base is None):
             raise ValueError(f"at: {self.at} and base: {self.base} don't go together; base says what is compressed")
+        if self.outside and self.scorer not in NATS:
+            raise ValueError(
+                f"outside: {', '.join(self.outside)} are measured in nats of KL, which {self.scorer} is not; take "
+                f"{', '.join(NATS)}"
+            )
         if self.base is not None and str(self.base) not in names:
             raise ValueError(f"base: {self.base} is not among formats")
         return self

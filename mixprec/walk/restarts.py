@@ -6,15 +6,16 @@ every ``stride``-th predicted token only: at SmolLM2's size the head costs more 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mixprec.core.errors import UserError
+from mixprec.models.decoder import decoder_of
 from mixprec.models.head import Head
-from mixprec.models.labels import parse_address
 from mixprec.models.load import LoadedModel
 from mixprec.models.weights import norm_of
 from mixprec.numerics.divergence import TokenFidelity, fidelity
@@ -32,7 +33,8 @@ class Restarts:
 
     def __init__(self, loaded: LoadedModel, passages: Sequence[Tensor], stride: int = 1) -> None:
         self.linears, self.head = loaded.linears, Head.of(loaded.model)
-        self._live, self._tokens = Live(loaded.model), passages
+        self._live, self._tokens, self._decoder = Live(loaded.model), passages, decoder_of(loaded.model.config)
+        self._original = self.head.fixed()
         self.positions = [torch.arange(n % stride, len(tokens) - 1, stride) for n, tokens in enumerate(passages)]
         with torch.no_grad():
             entering = [block_inputs(loaded.model, tokens[None]) for tokens in passages]
@@ -41,10 +43,11 @@ class Restarts:
         self.states = [[*old, *new] for old, new in zip(self.states, self.run(0), strict=True)]
         self.reference = self.final(self.states)
 
-    def first(self, addresses: Iterable[str]) -> int:
+    def first(self, addresses: Collection[str]) -> int:
         """The first block, from 0, that a change of these modules changes; behind the last one without any."""
-        layers = (parse_address(address)[0] or 1 for address in addresses)
-        return min(layers, default=self._live.layers + 1) - 1
+        behind = self._live.layers
+        inside = (self._decoder[address].layer for address in addresses if address != self._decoder.embedding)
+        return 0 if self._decoder.embedding in addresses else min((n - 1 for n in inside if n), default=behind)
 
     def cost(self, addresses: Sequence[str]) -> int:
         """Blocks that a change of these modules runs again."""
@@ -54,11 +57,19 @@ class Restarts:
         """Put weights (out, in) into the place of the model's, which come back."""
         before: dict[str, Tensor] = {}
         for address, weight in weights.items():
-            linear = self.linears[address]
-            before[address] = linear.weight
-            own = isinstance(weight, nn.Parameter)
-            linear.weight = weight if own else nn.Parameter(weight.to(linear.weight), requires_grad=False)
+            modules = self._holding(address)
+            old = before[address] = modules[0].weight
+            new = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight.to(old), requires_grad=False)
+            for module in modules:
+                module.weight = new
         return before
+
+    def _holding(self, address: str) -> list[Any]:
+        """The modules that hold a matrix: one, or embedding and head."""
+        if address in self.linears:
+            return [self.linears[address]]
+        tied = [self._decoder.head] if self._decoder.tied else []
+        return [self._live.model.get_submodule(name) for name in (address, *tied)]
 
     @contextmanager
     def swapped(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
@@ -70,13 +81,17 @@ class Restarts:
             self.swap(before)
 
     @torch.no_grad()
-    def run(self, first: int, keep: bool = True) -> list[list[Tensor]]:
-        """Per passage the states that leave the blocks from ``first`` on, or unless they are to be kept the last."""
+    def run(self, first: int, keep: bool = True, entering: Sequence[Tensor] = ()) -> list[list[Tensor]]:
+        """Per passage the states that leave the blocks from ``first`` on, or unless they are to be kept the last.
+
+        ``entering``: per passage what enters the first one, by default what the model has there.
+        """
         found: list[list[Tensor]] = [[] for _ in self.states]
 
         def visit(index: int, block: nn.Module) -> None:
             for number, states in enumerate(found):
-                hidden = states[-1] if states else self.states[number][index]
+                before = entering[number : number + 1] or self.states[number][index : index + 1]
+                hidden = (states or before)[-1]
                 if not keep:
                     states.clear()
                 states.append(block(hidden, **self._contexts[number][index]))
@@ -96,12 +111,17 @@ class Restarts:
 
         Without any the result is that of the model itself, KL exactly 0. Raises UserError where logits are NaN.
         """
-        with self.swapped(weights):
-            new = self.run(self.first(weights), keep=False)
-        final = self.final([[*old[-1:], *states] for old, states in zip(self.states, new, strict=True)])
         found = []
-        for own, reference, tokens, where in zip(final, self.reference, self._tokens, self.positions, strict=True):
-            found.append(fidelity(own, self.head, reference, self.head, tokens[where + 1]))
-            if found[-1].kl.isnan().any():
-                raise UserError("the model's logits are NaN with a module changed; compute in float32 (model.dtype)")
+        with self.swapped(weights):
+            entering = self._entering() if self._decoder.embedding in weights else ()
+            new = self.run(self.first(weights), keep=False, entering=entering)
+            final = self.final([[*old[-1:], *states] for old, states in zip(self.states, new, strict=True)])
+            for own, reference, tokens, where in zip(final, self.reference, self._tokens, self.positions, strict=True):
+                found.append(fidelity(own, self.head, reference, self._original, tokens[where + 1]))
+        if any(each.kl.isnan().any() for each in found):
+            raise UserError("the model's logits are NaN with a module changed; compute in float32 (model.dtype)")
         return found
+
+    def _entering(self) -> list[Tensor]:
+        """Per passage what enters the first block as the embedding is now."""
+        return [block_inputs(self._live.model, tokens[None]).hidden for tokens in self._tokens]

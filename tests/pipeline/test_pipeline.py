@@ -398,3 +398,49 @@ def test_annotations_without_a_scored_span(recipe_file: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"no trace has a span of backtracking.*'unknown_label': 1"):
         run(recipe_file, tmp_path / "run", f"traces.source={path}", "traces.preset=aligned")
     assert not (tmp_path / "run" / "spans.jsonl").exists()
+
+
+def test_embedding_and_head_go_through_every_stage(tmp_path: Path) -> None:
+    """Rules, the short words for GGUF, and a budget with scores of its own, from a recipe to the report."""
+    model = tiny.write_checkpoint(
+        tmp_path / "model", steps=20, hidden_size=64, intermediate_size=96, tie_word_embeddings=True
+    )
+    on = tiny.write_traces(tmp_path / "traces.jsonl")
+    rule = {"match": "embedding", "format": "w8g32"}
+    variants = {
+        "original": {"plan": {"default": "keep"}},
+        "alone": {"plan": {"default": "keep", "rules": [rule]}},
+        "both": {"plan": {"default": "w4g32", "rules": [rule]}},
+        "budget": {"plan": {"budget": {"bytes": 60_000, "candidates": ["w4g32", "w8g32"], "outside": ["embedding"]}}},
+    }
+    more = {
+        "importance": None,
+        "variants": variants,
+        "compress": {"calibration": {"traces": str(on), "samples": 2, "tokens": 16}},
+        "sensitivity": {"formats": ["w4g32", "w8g32"], "samples": 1, "outside": ["embedding"]},
+        "checkpoint": {"format": "gguf"},
+    }
+    path = tiny.write_recipe(tmp_path / "tiny.yaml", model, on, **more)
+    summary = run(path, tmp_path / "run")
+    rows = summary["variants"]
+    assert rows["both"]["modules_quantized"] == 15
+    assert rows["alone"]["modules_quantized"] == 1
+    assert rows["alone"]["effective_bits"] == rows["original"]["effective_bits"] == 16
+    assert rows["both"]["bytes"] < rows["alone"]["bytes"] < rows["original"]["bytes"]
+    assert rows["budget"]["bytes"] <= 60_000
+    for name in ("alone", "both", "budget"):
+        plan = json.loads((tmp_path / "run" / "variants" / name / "plan.json").read_text())
+        assert next(iter(plan["modules"])) == "model.embed_tokens"
+        card = (tmp_path / "run" / "variants" / name / "checkpoint" / "README.md").read_text()
+        assert "linear modules and the embedding by rtn" in card
+    assert rows["alone"]["bytes_on_disk"] < rows["original"]["bytes_on_disk"]
+    brief = {
+        **more,
+        "variants": {name: {"plan": {"default": format}} for name, format in (("original", "keep"), ("both", "w4g32"))},
+        "sensitivity": None,
+        "checkpoint": {"format": "gguf", "embedding": "q8_0"},
+    }
+    short = run(tiny.write_recipe(tmp_path / "short.yaml", model, on, **brief), tmp_path / "short")
+    lines = json.loads((tmp_path / "short" / "variants" / "both" / "plan.json").read_text())["modules"]
+    assert lines["model.embed_tokens"] == {"format": "q8_0", "method": "ggml", "why": "checkpoint.embedding"}
+    assert short["variants"]["original"]["bytes_on_disk"] == rows["original"]["bytes_on_disk"]  # the model itself

@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, decoder_of
 from mixprec.numerics.formats import Format, parse_format
 from mixprec.plan.bits import account
+from mixprec.plan.budget import budget_plan
+from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import ModulePlan, Plan, load_plan, save_plan
+from mixprec.plan.sensitivity import Sensitivity
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96}
@@ -145,3 +149,70 @@ def test_no_name_of_a_matrix_says_more_than_one() -> None:
         assert {linear.weight_name for linear in inventory.outside} <= set(inventory.shapes)
         assert [linear.label for linear in inventory.outside] == (["embedding"] if tied else ["embedding", "head"])
         assert replace(inventory).planned([HEAD]) == ([] if tied else [inventory.outside[1]])
+
+
+def budget(inventory: Decoder, scores: dict[str, dict[str, float]], **keys: Any) -> Plan:
+    table = Sensitivity(model="tiny", identity="a" * 64, scorer="measured", method="rtn", scores=scores)
+    spec = BudgetSpec.model_validate({"candidates": ["w2g16", "w4g16", "w8g16", "keep"], **keys})
+    return budget_plan(spec, inventory, "tiny", "rtn", table)
+
+
+def scores_of(inventory: Decoder, embedding: float) -> dict[str, dict[str, float]]:
+    found = {}
+    for linear in inventory.matrices:
+        scale = embedding if linear.kind == "embedding" else 1.0
+        found[linear.address] = {f"w{bits}g16": scale * linear.weights * 4.0**-bits for bits in (2, 4, 8)}
+    return found
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("embedding", [0.01, 100.0])
+def test_bytes_are_spent_where_the_scores_say(tied: bool, embedding: float) -> None:
+    inventory = decoder(tied)
+    outside = [linear.kind for linear in inventory.outside]
+    size = account(plan_of(inventory, *((name, "w4g16") for name in outside)), inventory).packed_bytes
+    plan = budget(inventory, scores_of(inventory, embedding), bytes=size, outside=outside)
+    found = account(plan, inventory)
+    assert list(plan.modules) == [linear.address for linear in inventory.matrices]
+    assert found.packed_bytes <= size
+    assert (found.modules[EMBEDDING].code_bits > 4) == (embedding > 1)
+
+
+def test_a_pin_needs_no_scores_and_counts_in_bytes() -> None:
+    inventory = decoder(True)
+    scores = {linear.address: row for linear in inventory.linears for row in [scores_of(inventory, 1)[linear.address]]}
+    size = account(plan_of(inventory, ("embedding", "keep")), inventory).packed_bytes
+    loose = budget(inventory, scores, bytes=size, pin={"embedding": "w2g16"})
+    tight = budget(inventory, scores, bytes=size, pin={"head": "keep"})
+    assert [str(plan.formats[EMBEDDING]) for plan in (loose, tight)] == ["w2g16", "keep"]
+    assert loose.modules[EMBEDDING].why == "pinned"
+    assert account(loose, inventory).effective_bits > account(tight, inventory).effective_bits
+    bits = [budget(inventory, scores, effective_bits=5, pin=pin) for pin in ({}, {"embedding": "w2g16"})]
+    assert {a: f for a, f in bits[1].formats.items() if a != EMBEDDING} == bits[0].formats
+
+
+@pytest.mark.parametrize("measure", ["effective_bits", "code_bits", "sparsity"])
+def test_sizes_of_the_blocks_allocate_nothing_outside(measure: str) -> None:
+    with pytest.raises(ValidationError, match="counts the blocks' linears alone; give bytes or file_bytes"):
+        BudgetSpec.model_validate({measure: 0.5, "candidates": ["0.5", "keep"], "outside": ["embedding"]})
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "random", "last_layers", "inverse", "llama_cpp"])
+def test_controls_spend_the_same_bytes(allocation: str) -> None:
+    inventory = decoder(False)
+    size = account(plan_of(inventory, ("embedding", "w4g16"), ("head", "w8g16")), inventory).packed_bytes
+    keys = {"candidates": [f"w{bits}g16" for bits in (2, 3, 4, 5, 6)], "allocation": allocation}
+    scores = {a: row | {"w3g16": 1.0, "w5g16": 0.1, "w6g16": 0.05} for a, row in scores_of(inventory, 1).items()}
+    plan = budget(inventory, scores, bytes=size, outside=["embedding", "head"], **keys)
+    assert account(plan, inventory).packed_bytes <= size
+    if allocation == "llama_cpp":
+        assert str(plan.formats[HEAD]) == "w6g16"
+
+
+def test_stamps_of_budgets_without_them_stay() -> None:
+    spec = BudgetSpec.model_validate({"bytes": 5, "candidates": ["w2g16", "keep"]})
+    assert "outside" not in spec.model_dump(mode="json")
+    with pytest.raises(ValidationError, match="exchange measures plans of the blocks"):
+        BudgetSpec.model_validate(
+            {"bytes": 5, "candidates": ["w2g16", "keep"], "outside": ["head"], "exchange": {"samples": 2}}
+        )

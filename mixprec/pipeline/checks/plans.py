@@ -10,7 +10,7 @@ from mixprec.core.errors import UserError
 from mixprec.pipeline import loadable
 from mixprec.pipeline.checks.findings import Findings
 from mixprec.pipeline.tables import identity_here, table_for
-from mixprec.plan.budget import Problem, as_plan, check_reach, importance_table, pins
+from mixprec.plan.budget import Problem, as_plan, check_reach, importance_table, pinned_choices
 from mixprec.plan.budgetspec import IMPORTANCE, SENSITIVITY, BudgetSpec
 from mixprec.plan.methods import Method
 from mixprec.plan.relative import Importance
@@ -144,9 +144,10 @@ class Plans:
     def _check_choices(self, name: str, budget: BudgetSpec, problem: Problem, method: Method) -> None:
         """Every candidate for all modules, and a plan that mixes them: refused now and not after the scoring."""
         before = len(self.found.problems)
-        pinned = {module.address: choice for modules, choice in pins(budget, self.inventory) for module in modules}
+        pinned = pinned_choices(budget, self.inventory)
+        modules = [module.address for part in problem.parts for module in part.modules]
         for choice in budget.candidates:
-            alike = dict.fromkeys((module.address for module in self.inventory.linears), choice) | pinned
+            alike = dict.fromkeys(modules, choice) | pinned
             with self.found.trying(f"variant {name}"):
                 plan = self._whole(as_plan(alike, budget, self.inventory, self.chosen.model.id, method))
                 try:
