@@ -166,3 +166,69 @@ def test_the_table_has_a_line_for_each_pipeline_and_the_picture_the_front(
     first, second = (table.draw(rows, tmp_path / name)[0].read_bytes() for name in ("one", "two"))
     assert first == second and first.startswith(b"\x89PNG")
     assert table.draw({}, tmp_path / "none") == []
+
+
+class Stopped(Exception):
+    """A run that was killed while it evaluated."""
+
+
+@pytest.fixture
+def bench(parts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Jobs without a model: what a maker makes is a file, what an evaluation finds is a number."""
+    for name in ("bench", "pareto_made", "pareto_jobs"):
+        monkeypatch.setitem(sys.modules, name, script(name))
+    jobs = sys.modules["pareto_jobs"]
+    calls: list[str] = []
+
+    def make(bench: Any, job: Any, checkpoint: Path) -> dict[str, Any] | None:
+        calls.append(job.name)
+        checkpoint.mkdir(parents=True)
+        return {"cpu_seconds": 1.0} if job.name != "modelopt" else None
+
+    monkeypatch.setattr(jobs, "by_peer", make)
+    monkeypatch.setattr(jobs, "MAKERS", {})
+
+    def bench(work: str, **settings: Any) -> Any:
+        found = object.__new__(jobs.Pipelines)
+        found.arguments = argparse.Namespace(rows=str(tmp_path / "rows.json"), samples=4, passages=2, threads=1)
+        found.model, found.work, found.calls = "folder/tiny", tmp_path / work, calls
+        found.__dict__ |= {"_identity": ["model", "tokens"], "_machine": "one", **settings}
+        found.evaluate = lambda checkpoint: {"kl": 0.5} if checkpoint.is_dir() else {}
+        found.work.mkdir(exist_ok=True)
+        return found
+
+    return bench
+
+
+def test_a_job_is_done_once_wherever_its_row_lies(bench: Any) -> None:
+    first = bench("first")
+    first.job("gptq@3.25")
+    first.keep()
+    row = first.rows(["gptq@3.25"])["gptq@3.25"]
+    assert row["kl"] == 0.5 and row["cpu_seconds"] == 1.0 and row["machine"] == "one" and row["model"] == "tiny"
+    for again in (first, bench("second"), bench("third", _machine="another")):
+        again.job("gptq@3.25")
+    assert first.calls == ["gptq"] and not list((first.work / "made").iterdir())
+    bench("fourth", _identity=["model", "other tokens"]).job("gptq@3.25")
+    bench("fifth").job("gptq@3.25#1")
+    assert first.calls == ["gptq"] * 3
+
+
+def test_what_was_made_outlives_an_evaluation_that_was_stopped(bench: Any) -> None:
+    stopped = bench("work")
+
+    def stop(checkpoint: Path) -> dict[str, Any]:
+        raise Stopped
+
+    stopped.evaluate = stop
+    with pytest.raises(Stopped):
+        stopped.job("autoround200@3.25")
+    bench("work").job("autoround200@3.25")
+    assert stopped.calls == ["autoround200"]
+    assert bench("work").rows(["autoround200@3.25"])["autoround200@3.25"]["kl"] == 0.5
+
+
+def test_a_peer_that_is_not_there_has_no_row(bench: Any) -> None:
+    none = bench("work")
+    none.job("modelopt@3.5")
+    assert none.rows(["modelopt@3.5"]) == {}
