@@ -30,6 +30,7 @@ def quantize(importance: dict[str, np.ndarray], job: dict[str, Any]) -> dict[str
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(source, part, ignore=shutil.ignore_patterns(FILE, CARD))
+    llama_cpp.llama_backend_init()
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.nthread = int(job.get("threads", 1))
     parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{job['mixture'].upper()}")
