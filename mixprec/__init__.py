@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from mixprec.results.scores import Scores as Scores
     from mixprec.results.spans import Spans as Spans
     from mixprec.results.spans import Traces as Traces
+    from mixprec.tune.blockoptions import TuneBlocks as TuneBlocks
     from mixprec.tune.options import TuneOptions as TuneOptions
 
 __version__ = VERSION
@@ -73,6 +74,7 @@ _PUBLIC: Final = {
     "Spans": "mixprec.results.spans",
     "Step": "mixprec.core.progress",
     "Traces": "mixprec.results.spans",
+    "TuneBlocks": "mixprec.tune.blockoptions",
     "TuneOptions": "mixprec.tune.options",
     "UserError": "mixprec.core.errors",
     "View": "mixprec.results.base",

@@ -27,6 +27,8 @@ from mixprec.results.base import View
 from mixprec.results.calibration import Calibration
 from mixprec.results.checkpoint import Checkpoint
 from mixprec.results.plan import Plan
+from mixprec.tune.blockoptions import TuneBlocks
+from mixprec.tune.blocks import BlockTuner
 from mixprec.tune.options import TuneOptions
 from mixprec.tune.solved import SolvedTuning
 from mixprec.tune.tuning import Lessons
@@ -44,6 +46,7 @@ def compress(
     options: SolveOptions | None = None,
     base_model: str | None = None,
     memory_gb: float = MEMORY_GB,
+    tune_blocks: TuneBlocks | None = None,
     tune: TuneOptions | None = None,
     validation: Calibration | None = None,
     tuned_on: Calibration | None = None,
@@ -55,6 +58,7 @@ def compress(
     of the methods. ``base_model``: the model's id on the hub, for the card of a local one. ``memory_gb``: 10^9 bytes of
     calibration states in memory; more of them go to the disk. A killed call continues with the first block that is
     missing.
+    ``tune_blocks``: each block's codes and scales are tuned by what the block puts out, once they are solved.
     ``tune``: scales and norms are tuned when all is solved (as ``tune`` does with a packed checkpoint), on the samples
     of ``tuned_on``, by default ``calibration``; ``validation``, other samples, decides when to stop.
 
@@ -89,6 +93,7 @@ def compress(
             base_model=base_model,
             memory_gb=memory_gb,
             on_sample=advance,
+            refine=None if tune_blocks is None else BlockTuner(tune_blocks, calibration),
             tune=tuning,
         )
     return Checkpoint(Path(out), reports)
@@ -103,12 +108,13 @@ def quantize_(
     method: str = "rtn",
     options: SolveOptions | None = None,
     memory_gb: float = MEMORY_GB,
+    tune_blocks: TuneBlocks | None = None,
     progress: OnStep | None = None,
 ) -> View:
     """Compress a loaded model of transformers in place: its linears get the values that ``compress`` would write.
 
-    ``plan``: a Plan, or a format for all modules, made by ``method``. ``memory_gb``: as in ``compress``. Gives how well
-    the modules were solved.
+    ``plan``: a Plan, or a format for all modules, made by ``method``. ``memory_gb``, ``tune_blocks``: as in
+    ``compress``. Gives how well the modules were solved.
 
     Raises UserError before anything changes: for the plan of another model, a model without weights (meta device),
     quantized already or on several devices, and where ``method`` needs calibration data.
@@ -126,6 +132,7 @@ def quantize_(
             on_module=lambda *_: advance(1),
             memory_gb=memory_gb,
             on_sample=advance,
+            refine=None if tune_blocks is None else BlockTuner(tune_blocks, calibration),
         )
     changed = {address: report for address, report in reports.items() if report.method}
     rows = tuple({"address": address, **report._asdict()} for address, report in reports.items())

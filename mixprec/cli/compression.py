@@ -38,6 +38,9 @@ def compress(
     guided_groups: Annotated[
         int | None, typer.Option(min=1, help="With --guided: groups of a linear's outputs; default 4.")
     ] = None,
+    tune_blocks: Annotated[
+        int, typer.Option(min=0, metavar="STEPS", help="Tune each block by its output, in so many steps, such as 30.")
+    ] = 0,
     dtype: Dtype = "float32",
     device: Device = "cpu",
     format: Annotated[str, typer.Option(help="dense, compressed-tensors, gptq or gguf.")] = "dense",
@@ -64,6 +67,7 @@ def compress(
     from mixprec.models.model import Model
     from mixprec.plan.methods import solving
     from mixprec.results.plan import Plan
+    from mixprec.tune.blockoptions import TuneBlocks
     from mixprec.tune.options import TuneOptions
 
     check_float64(device, "compress")  # before calibration, which takes long
@@ -93,6 +97,7 @@ def compress(
         format=format,
         base_model=base_model,
         memory_gb=memory_gb,
+        tune_blocks=TuneBlocks(steps=tune_blocks) if tune_blocks else None,
         tune=TuneOptions() if tune else None,
         validation=held_out,
     )

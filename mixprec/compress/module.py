@@ -75,6 +75,7 @@ def summarise(reports: Mapping[str, ModuleReport]) -> dict[str, Any] | None:
         return None
     weight = {label: report.relative_error for label, report in changed.items()}
     output = {label: report.output_error for label, report in changed.items() if report.output_error is not None}
+    tuned = [report.tuned for report in changed.values() if report.tuned is not None]
     return {
         "weight_error": median(weight.values()),
         "worst_weight": _worst(weight),
@@ -83,6 +84,8 @@ def summarise(reports: Mapping[str, ModuleReport]) -> dict[str, Any] | None:
         "zeros": fmean(report.zeros for report in changed.values()),
         "retries": sum(report.retries > 0 for report in changed.values()),
         "fallbacks": sum(bool(report.fallback) for report in changed.values()),
+        "tuned": median(tuned) if tuned else None,
+        "untuned": sum(ratio == 1 for ratio in tuned),
     }
 
 

@@ -22,6 +22,7 @@ from mixprec.recipe import Recipe
 from mixprec.report.formatting import plural
 from mixprec.sensitivity.sets import cells_of
 from mixprec.sensitivity.spec import GRADIENT
+from mixprec.tune.blockoptions import TuneBlocks
 from mixprec.tune.options import TuneSpec
 from mixprec.walk.options import numbers_inside
 
@@ -34,6 +35,8 @@ _PYTHON_BYTES, _PAGES_BYTES = 600_000_000, 10_000_000
 _AROUND_SECONDS = 25.0
 #: Seconds of a solve that goes column by column: for each column, and for each weight.
 _COLUMN_SECONDS, _COLUMN_WEIGHT_SECONDS = 1.2e-4, 1.2e-7
+#: Forward passes that a step of tuning takes: one, two back, and rounding.
+_STEP_PASSES = 4
 #: Bytes of a checkpoint that are read, written and hashed in a second.
 _DISK_RATE = 4.0e8
 #: Seconds of a step of decoding for each parameter, and for each parameter and row.
@@ -251,7 +254,11 @@ class _Reckoning:
             most = plural(len(plan.changed) if plan else len(self.inventory.linears), "module")
             work = f"{'' if plan else 'at most '}{most} by {method}"
             disk = self._on_disk(plan)
-            seconds = None if engine != "mixprec" else self._compress(plan, method) + disk / _DISK_RATE
+            seconds = (
+                None
+                if engine != "mixprec"
+                else self._compress(plan, method, self.chosen.tune_blocks_of(variant)) + disk / _DISK_RATE
+            )
             work += "" if engine == "mixprec" else f", {engine}"
             yield Stage(f"compress {name}", work, seconds, self._block_memory(), disk)
             spec = self.chosen.tune_of(variant)
@@ -273,15 +280,23 @@ class _Reckoning:
         work = f"{samples * spec.epochs:,} samples of {length} tokens, {spec.validation} for validation"
         return Stage(f"tune {name}", work, seen * each / rate, memory + min(states, limit))
 
-    def _compress(self, plan: Plan | None, method: str) -> float:
+    def _compress(self, plan: Plan | None, method: str, tuned: TuneBlocks | None) -> float:
         methods = {method} if plan is None else plan.methods  # without a plan like one that changes all modules
         looks = needing_inputs(methods) if self.chosen.compress.calibration is None else using_inputs(methods)
-        passes = 3 if any(METHODS[name].needs.original_states for name in methods) else 2
+        passes = 3 if tuned or any(METHODS[name].needs.original_states for name in methods) else 2
         chosen = {module.address: method for module in self.inventory.linears}
         if plan is not None:
             chosen = {address: plan.treatments[address].method for address in plan.changed}
         solves = sum(self._one(module, chosen[module.address]) for module in self.inventory.planned(chosen))
-        return (self._gather(passes) if looks else 0.0) + solves
+        return (self._gather(passes) if looks or tuned else 0.0) + solves + self._steps(tuned)
+
+    def _steps(self, options: TuneBlocks | None) -> float:
+        """Seconds of tuning blocks."""
+        tokens = self.used.get("compress.calibration")
+        if options is None or tokens is None:
+            return 0.0
+        seen = options.steps * options.batch / tokens.items
+        return _STEP_PASSES * seen * self._forward(tokens) / RATES[options.dtype]
 
     def _on_disk(self, plan: Plan | None) -> int:
         if plan is None:

@@ -10,6 +10,7 @@ from mixprec.checkpoint.integrity import weight_bytes
 from mixprec.compress import RULES
 from mixprec.compress.guided import samples_swept
 from mixprec.compress.module import ModuleReport, summarise
+from mixprec.compress.refining import settings_of
 from mixprec.compress.stream import compress
 from mixprec.contrib import peers
 from mixprec.contrib.peers import engine
@@ -25,6 +26,7 @@ from mixprec.pipeline.evaluation import Evaluator
 from mixprec.plan import bits
 from mixprec.plan.methods import needing_inputs, using_inputs
 from mixprec.plan.schema import Plan, save_plan
+from mixprec.tune.blocks import BlockTuner
 from mixprec.tune.options import TuneSpec
 from mixprec.tune.solved import SolvedTuning
 
@@ -85,7 +87,8 @@ def _calibrating(run: Context, name: str, plan: Plan) -> Calibration | None:
     """The calibration data of a variant's compression; None for methods that need none."""
     peer = peer_of(run, name)
     look = needing_inputs if run.recipe.compress.calibration is None else using_inputs
-    needed = peer.needs_inputs(plan.method) if peer else bool(look(plan.methods))
+    tuned = run.recipe.tune_blocks_of(run.recipe.all_variants[name]) is not None
+    needed = peer.needs_inputs(plan.method) if peer else tuned or bool(look(plan.methods))
     return run.calibration if needed else None
 
 
@@ -95,9 +98,17 @@ def _compressing(run: Context, name: str, plan: Plan) -> list[Any]:
     digest = calibration.digest if calibration else None
     if peer:
         return [digest, model.dtype, *peer.identity]
-    solving = [digest, run.recipe.compress.options.model_dump(), model.dtype, model.device] if calibration else []
+    refine = _refining(run, name, calibration)
+    options = run.recipe.compress.options.model_dump() | settings_of(refine)
+    solving = [digest, options, model.dtype, model.device] if calibration else []
     spec = tune_of(run, name)
     return solving if spec is None else [*solving, _tuning(run, spec, calibration).described]
+
+
+def _refining(run: Context, name: str, calibration: Calibration | None) -> BlockTuner | None:
+    """What tunes a variant's blocks, None where nothing does."""
+    options = run.recipe.tune_blocks_of(run.recipe.all_variants[name])
+    return None if options is None else BlockTuner(options, calibration)
 
 
 def _tuning(run: Context, spec: TuneSpec, solved_on: Calibration | None) -> SolvedTuning:
@@ -132,6 +143,7 @@ def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Pa
                 on_module=lambda *_: advance(1),
                 base_model=run.recipe.model.base_model,
                 memory_gb=run.recipe.compress.memory_gb,
+                refine=_refining(run, name, calibration),
                 guidance=run.guidance,
                 on_sample=advance,
                 tune=tuning,

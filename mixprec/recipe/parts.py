@@ -19,6 +19,7 @@ from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import GgmlText, ModulePlan
 from mixprec.recipe.engines import Engine
 from mixprec.traces.annotate import Rule
+from mixprec.tune.blockoptions import TuneBlocks
 from mixprec.tune.options import TuneSpec
 from mixprec.walk.options import MEMORY_GB
 
@@ -91,6 +92,7 @@ class CompressSpec(SolveOptions):
     memory_gb: float = Field(
         MEMORY_GB, gt=0, description="of calibration states in memory, 10^9 bytes; more of them go to the disk"
     )
+    tune_blocks: TuneBlocks | None = Field(None, description="tune each block's codes and scales by its output")
     tune: TuneSpec | None = Field(None, description="scales and norms tuned on the original's predictions, at the end")
     engine: Engine = Field("mixprec", description="who compresses: mixprec, or another quantizer")
     engine_settings: dict[Engine, dict[str, Any]] = Field({}, description="settings of other quantizers, by engine")
@@ -172,3 +174,4 @@ class Variant(Part):
     plan: PlanSpec
     engine: Engine | None = Field(None, description="who compresses this variant; default: compress.engine")
     tune: TuneSpec | Literal[False] | None = Field(None, description="in place of compress.tune; false: none")
+    tune_blocks: TuneBlocks | Literal[False] | None = Field(None, description="in place of compress.tune_blocks")

@@ -25,6 +25,7 @@ from mixprec.recipe.parts import (
     Variant,
 )
 from mixprec.sensitivity.spec import GRADIENT, AblationSpec, SensitivitySpec, treatments
+from mixprec.tune.blockoptions import TuneBlocks
 from mixprec.tune.options import TuneSpec
 
 
@@ -178,6 +179,11 @@ class Recipe(Part):
                     f"variant {name}: what engine {self.engine_of(variant)} makes is written dense, without scales to "
                     "tune; set tune: false in the variant"
                 )
+        calibration = self.compress.calibration
+        for name, variant in self.all_variants.items():
+            options = self.tune_blocks_of(variant)
+            if options and calibration and (problem := options.too_few(calibration.samples)):
+                yield f"variant {name}: {problem}"
 
     def _of_ggml(self) -> Iterator[str]:
         """Some of llama.cpp's types are only made with calibration data."""
@@ -223,7 +229,8 @@ class Recipe(Part):
         """Methods in the plans, and engines, that need calibration data."""
         engines = {self.engine_of(variant) for variant in self.all_variants.values()} & {"autoround"}
         methods = sorted(needing_inputs(self._planned))
-        return [*(f"method {method}" for method in methods), *(f"engine {engine}" for engine in engines)]
+        tuned = ["tune_blocks"] if any(map(self.tune_blocks_of, self.all_variants.values())) else []
+        return [*(f"method {each}" for each in methods), *tuned, *(f"engine {each}" for each in engines)]
 
     def engine_of(self, variant: Variant) -> Engine:
         """Who compresses a variant."""
@@ -232,6 +239,12 @@ class Recipe(Part):
     def tune_of(self, variant: Variant) -> TuneSpec | None:
         """How a variant is tuned, if it is."""
         return self.compress.tune if variant.tune is None else (variant.tune or None)
+
+    def tune_blocks_of(self, variant: Variant) -> TuneBlocks | None:
+        """How a variant's blocks are tuned, if they are: those that mixprec itself compresses."""
+        if self.engine_of(variant) != "mixprec":
+            return None
+        return self.compress.tune_blocks if variant.tune_blocks is None else (variant.tune_blocks or None)
 
     @property
     def all_variants(self) -> dict[str, Variant]:

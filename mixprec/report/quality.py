@@ -26,6 +26,11 @@ def quality_table(summary: Mapping[str, Any]) -> Table:
             columns.append(Column(title))
             for row, entry in zip(rows, known.values(), strict=True):
                 row.append(_share(entry[key] or None) if key == "zeros" else Cell(str(entry[key])))
+    if any(entry.get("tuned") is not None for entry in known.values()):
+        columns += [Column("squared error of blocks, tuned / solved"), Column("modules that tuning left")]
+        for row, entry in zip(rows, known.values(), strict=True):
+            ratio = entry.get("tuned")
+            row += [_share(ratio), Cell(ABSENT if ratio is None else str(entry["untuned"]))]
     return Table(columns, rows)
 
 

@@ -162,6 +162,8 @@ class _Quality(Shape):
     zeros: Number | None
     retries: Count
     fallbacks: Count
+    tuned: Number | None = None
+    untuned: Count = 0
 
 
 class _Variant(_Measured):

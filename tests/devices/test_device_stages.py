@@ -85,6 +85,20 @@ def test_compress(device: str, model: Path, traces: Path, tmp_path: Path, method
     assert kl(found) > 0
 
 
+@pytest.mark.parametrize("method", ["gptaq", "rtn"])
+def test_tuning_blocks(device: str, model: Path, traces: Path, tmp_path: Path, method: str) -> None:
+    calibration = {"traces": str(traces), "samples": 4, "tokens": 24}
+    tuned = {"steps": 8, "batch": 2, "validation": 2, "reach": 0.3, "rate": 0.02, "dtype": "float32"}
+    parts = {
+        "plan": plan(CHOICES[method][0]),
+        "compress": {"method": method, "calibration": calibration, "tune_blocks": tuned},
+    }
+    found, expected = (run(tmp_path, model, traces, on, **parts) for on in (device, "cpu"))
+    assert kl(found) == pytest.approx(kl(expected), rel=0.05)
+    quality = json.loads((tmp_path / device / "variants" / "compressed" / "quality.json").read_text())
+    assert quality["model.layers.0.mlp.up_proj"]["tuned"] < (1 if method == "rtn" else 1.1)
+
+
 @pytest.mark.parametrize("form", ["compressed-tensors", "gptq", "gguf"])
 def test_packing(device: str, model: Path, traces: Path, tmp_path: Path, form: str) -> None:
     parts = {"plan": {"default": "w4g32"}, "checkpoint": {"format": form}}
