@@ -4,9 +4,10 @@ python benchmarks/guided.py [--draws 3] [--samples 32] [--only JOB …] [--data 
 
 All compress on the same tokens, half WikiText-2 validation, half bundled attribution traces, and are evaluated on the
 held-out traces and passages of WikiText-2 test; no setting was chosen on these. A draw has the samples in another order
-and other random losses. Jobs are METHOD-GUIDANCE: gptq or gptaq; plain, fisher1, fisher4, fisher16, loss1, loss4 (the
-loss, and how many groups of outputs have a Hessian each), or fisher4b, whose loss counts predictions in spans of
-backtracking four times. Outcomes stay in the work folder: what was stopped goes on.
+and other random losses. Jobs are METHOD-GUIDANCE: gptq or gptaq; plain, or loss and groups of outputs that have a
+Hessian each (fisher1, fisher4, fisher16, loss4), raw where tokens' weights are as they are (fisher4raw; loss4raw is
+GuidedQuant as published), or fisher4b, whose loss counts predictions in spans of backtracking four times. Outcomes stay
+in the work folder: what was stopped goes on.
 
 Keys of OUT (null: not measured)
     kl              mean KL to the original of each job over its draws, nats per token
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,7 +45,7 @@ from mixprec.models.locate import BUNDLED
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("gptq", "gptaq")
-KINDS = ("plain", "fisher1", "fisher4", "fisher16", "loss1", "loss4", "fisher4b")
+KINDS = ("plain", "fisher1", "fisher4", "fisher16", "fisher4raw", "loss4", "loss4raw", "fisher4b")
 JOBS = tuple(f"{method}-{kind}" for method in METHODS for kind in KINDS)
 #: What a prediction in a span of the behaviour counts in jobs that weigh it.
 FACTOR = 4.0
@@ -121,8 +123,10 @@ class Guided(bench.Bench):
 
 def guidance(kind: str, draw: int) -> dict[str, Any]:
     """``compress.guided`` of a job."""
-    loss = kind.rstrip("b0123456789")
-    return {"loss": loss, "groups": int(kind.removeprefix(loss).rstrip("b")), "seed": 1000 * draw}
+    found = re.fullmatch(r"(fisher|loss)(\d+)(raw)?b?", kind)
+    assert found is not None
+    loss, groups, raw = found.groups()
+    return {"loss": loss, "groups": int(groups), "seed": 1000 * draw, **({"power": 1.0} if raw else {})}
 
 
 def told(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ def saliences(gradients: Tensor, groups: int) -> Tensor:
 def normalised(found: Tensor, power: float = 1.0) -> Tensor:
     """Saliences (N, T, G) to a ``power``, with mean 1 over all tokens of each group, so that a damping means the same.
 
+    A power below 1 is no approximation of the loss but a guard: saliences have heavy tails, and with them as they are a
+    hundredth of the tokens may make up a Hessian, which then fits these and leaves all other directions to the damping.
     A group whose gradients all vanish tells nothing: there all tokens count the same.
     """
     raised = found.pow(power)

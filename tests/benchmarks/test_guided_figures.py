@@ -55,4 +55,5 @@ def test_gains_are_ratios_of_means_over_draws(guided: ModuleType) -> None:
 def test_kinds_say_loss_and_groups(guided: ModuleType) -> None:
     assert guided.guidance("fisher16", 2) == {"loss": "fisher", "groups": 16, "seed": 2000}
     assert guided.guidance("fisher4b", 0) == {"loss": "fisher", "groups": 4, "seed": 0}
+    assert guided.guidance("loss4raw", 0) == {"loss": "loss", "groups": 4, "seed": 0, "power": 1.0}
     assert guided.guidance("loss1", 1) == {"loss": "loss", "groups": 1, "seed": 1000}
