@@ -97,7 +97,8 @@ def _plans(what: str, variant: str | None) -> tuple[dict[str, Plan], Model, str]
         if needs_importance(spec) or needs_spectra(spec) or tables_wanted(spec):
             out.print(f"{name}: its plan is known when it runs; check the run's plan.json")
             continue
-        plans[name] = build_plan(spec, model.decoder, chosen.model.id, chosen.compress.method)
+        made = build_plan(spec, model.decoder, chosen.model.id, chosen.compress.method)
+        plans[name] = chosen.checkpoint.whole(made, model.decoder)
     return plans, model, chosen.checkpoint.format
 
 

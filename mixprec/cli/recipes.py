@@ -81,7 +81,7 @@ def plan(
     if name not in variants or (variant is None and len(variants) > 1):
         raise UserError(f"--variant: choose one of {', '.join(variants) or 'none (this recipe has no plan)'}")
     model = chosen.model.as_model()
-    config, inventory = model.config, model.decoder
+    config, inventory, whole = model.config, model.decoder, chosen.checkpoint.whole
     spec = variants[name].plan
     ranking, method = scores_in(importance), chosen.compress.method
     with within(f"variant {name}"):
@@ -93,8 +93,9 @@ def plan(
             method,
             ranking,
             table=table,
-            file_size=lambda each: chosen.checkpoint.written.bytes(each, inventory, config),
+            file_size=lambda each: chosen.checkpoint.written.bytes(whole(each, inventory), inventory, config),
         )
+        made = whole(made, inventory)
         pipeline.check_variant(chosen, name, made, inventory, config)
     if to:
         save_plan(to, made)

@@ -76,10 +76,12 @@ def compress_live(
             if (spec := wanted(plan.methods, options, seen)) is not None and seen is not None:
                 where = Path(spilled) / "guidance"
                 guidance = gather(Live(model), "", seen, spec, where, on_sample, memory_gb)
-            for linear in outside.before:
-                solve(linear, token_inputs(linear, plan.treatments[linear.address], model.device))
             if seen is not None:
                 samples = entering(model, seen, plan.methods, memory_gb, Path(spilled), refine is not None)
+            for linear in outside.before:
+                solve(linear, token_inputs(linear, plan.treatments[linear.address], model.device))
+                if samples is not None and linear.kind == "embedding":
+                    samples.enter(model)
 
             def visit(index: int, block: nn.Module) -> None:
                 if index not in left:

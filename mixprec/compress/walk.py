@@ -102,18 +102,20 @@ class Walk:
         weights = model.open_blocks(outside)
         with publish.scratch(self._folder / "states") as spilled:
             samples = None
+            if calibration is not None:
+                full = job.refine is not None
+                samples = entering(weights.model, calibration, job.plan.methods, job.memory_gb, spilled, full)
             for linear in self._around.before:
                 if linear.address in left:
                     given = token_inputs(linear, self._treatments[linear.address], weights.device)
                     self._compress_outside(linear, weights.model, given)
-                elif calibration is not None and linear.kind == "embedding":
+                elif samples is not None and linear.kind == "embedding":
                     self._restore(_as_block(linear), weights.model)
+                if samples is not None and linear.kind == "embedding":
+                    samples.enter(weights.model)
             behind = [linear for linear in self._around.behind if linear.address in left]
-            if calibration is not None:
-                full = job.refine is not None
-                samples = entering(weights.model, calibration, job.plan.methods, job.memory_gb, spilled, full)
-                if not any(linear.kind == "embedding" for linear in behind):
-                    weights.model.get_input_embeddings().to("meta")
+            if samples is not None and not any(linear.kind == "embedding" for linear in behind):
+                weights.model.get_input_embeddings().to("meta")
 
             def visit(index: int, block: nn.Module) -> None:
                 if index + 1 in left:

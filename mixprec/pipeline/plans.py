@@ -14,7 +14,7 @@ from mixprec.pipeline.tables import table_for
 from mixprec.plan import sensitivity
 from mixprec.plan.budgetspec import SENSITIVITY
 from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, needs_spectra, tables_wanted
-from mixprec.plan.schema import Plan, load_plan, save_plan, with_outside
+from mixprec.plan.schema import Plan, load_plan, save_plan
 from mixprec.plan.sensitivity import Sensitivity
 
 
@@ -25,11 +25,12 @@ def plan_of(run: Context, name: str, spec: PlanSpec, importance: dict[str, Any] 
     Raises UserError naming the variant.
     """
     with within(f"variant {name}"):
-        return _with_outside(run, _plan_of(run, name, spec, importance, scored))
+        return _whole(run, _plan_of(run, name, spec, importance, scored))
 
 
-def _with_outside(run: Context, plan: Plan) -> Plan:
-    return with_outside(plan, run.model.decoder, run.recipe.checkpoint.outside)
+def _whole(run: Context, plan: Plan) -> Plan:
+    """With what the recipe's checkpoint says of embedding and head."""
+    return run.recipe.checkpoint.whole(plan, run.model.decoder)
 
 
 def _plan_of(run: Context, name: str, spec: PlanSpec, importance: dict[str, Any] | None, scored: str | None) -> Plan:
@@ -41,7 +42,7 @@ def _plan_of(run: Context, name: str, spec: PlanSpec, importance: dict[str, Any]
         artifact.scores_of(importance) if needs_importance(spec) and importance else None,
         run.alphas if needs_spectra(spec) else None,
         _table(run, spec),
-        lambda made: run.recipe.checkpoint.written.bytes(_with_outside(run, made), run.model.decoder, run.model.config),
+        lambda made: run.recipe.checkpoint.written.bytes(_whole(run, made), run.model.decoder, run.model.config),
     )
     scoring_spec = run.recipe.sensitivity
     if spec.budget is None or spec.budget.exchange is None or scoring_spec is None:

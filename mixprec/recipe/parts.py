@@ -16,7 +16,7 @@ from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
 from mixprec.plan.methods import Method
 from mixprec.plan.rules import PlanSpec
-from mixprec.plan.schema import GgmlText, ModulePlan
+from mixprec.plan.schema import GgmlText, ModulePlan, Plan, with_outside
 from mixprec.recipe.engines import Engine
 from mixprec.traces.annotate import Rule
 from mixprec.tune.blockoptions import TuneBlocks
@@ -25,6 +25,7 @@ from mixprec.walk.options import MEMORY_GB
 
 if TYPE_CHECKING:
     from mixprec.checkpoint.base import CheckpointFormat
+    from mixprec.models.decoder import Decoder
     from mixprec.models.model import Model
 
 
@@ -126,6 +127,10 @@ class CheckpointSpec(Part):
         from mixprec.checkpoint.formats import checkpoint_format  # brings torch, which reading a recipe doesn't need
 
         return checkpoint_format(self.format)
+
+    def whole(self, plan: Plan, inventory: Decoder) -> Plan:
+        """A variant's plan with what is said here of embedding and head. Raises UserError as ``with_outside`` does."""
+        return with_outside(plan, inventory, self.outside)
 
     @property
     def outside(self) -> dict[str, ModulePlan]:

@@ -126,15 +126,20 @@ class Samples:
         self.batches = [slice(start, start + size) for start in range(0, len(tokens), size)]
         self.states, self.streams = states, streams
         self.piece = min(len(tokens), piece or max(1, _ROWS // tokens.shape[1]))
-        for number, where in enumerate(self.batches):
-            entering = blocks.block_inputs(model, tokens[where])
-            for stream in streams:
-                states[stream, number] = entering.hidden
+        self._tokens = tokens
+        self.enter(model, streams)
         # All samples are as long as one another, so one stands for all of them.
-        self.contexts = blocks.block_inputs(model, tokens[:1]).contexts
-        self.device = entering.hidden.device
+        first = blocks.block_inputs(model, tokens[:1])
+        self.contexts, self.device = first.contexts, first.hidden.device
         #: (N, T) of all tokens; None where all are 1.
         self.weights = None if calibration.weights is None else calibration.weights.to(self.device)
+
+    def enter(self, model: Any, streams: Sequence[str] = (OWN,)) -> None:
+        """Take samples in front of the first block, as the embedding of ``model`` has them now."""
+        for number, where in enumerate(self.batches):
+            entering = blocks.block_inputs(model, self._tokens[where]).hidden
+            for stream in streams:
+                self.states[stream, number] = entering
 
     def weighed(self, number: int, weights: Tensor | None = None) -> Tensor | None:
         """(n, T, K) of a micro-batch's tokens, of ``weights`` (N, T, K) of all; by default their own, or None."""

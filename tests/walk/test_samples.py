@@ -14,7 +14,7 @@ from mixprec.models.decoder import decoder_of
 from mixprec.models.model import Model
 from mixprec.models.sizes import sizes_of
 from mixprec.numerics.statistics import InputSums
-from mixprec.walk.samples import OWN, Gathering, Samples, Seen, batch_size
+from mixprec.walk.samples import FULL, OWN, Gathering, Samples, Seen, batch_size
 from mixprec.walk.states import States
 from mixprec.walk.walk import walk
 
@@ -74,3 +74,17 @@ def test_samples_arrive_where_the_whole_model_takes_them(tiny_checkpoint: Path, 
     found = torch.cat([samples.states[OWN, number] for number in range(3)])
     torch.testing.assert_close(opened.model.model.norm(found), expected)
     torch.testing.assert_close(torch.cat(seen), caught[0])
+
+
+def test_samples_enter_again_as_the_embedding_is_now(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    tokens = torch.randint(2, 300, (5, 12), generator=torch.Generator().manual_seed(0))
+    model = Model(tiny_checkpoint).open_blocks(("embedding", "norm")).model
+    calibration, states = Calibration(tokens, None, {}, ""), States(10**9, tmp_path / "states")
+    samples = Samples(model, calibration, states, 2, streams=(OWN, FULL))
+    weight = model.get_input_embeddings().weight
+    before = weight.clone()
+    weight.data.mul_(0.5)
+    samples.enter(model)
+    for number, where in enumerate(samples.batches):
+        assert torch.equal(samples.states[OWN, number], weight[tokens[where]])
+        assert torch.equal(samples.states[FULL, number], before[tokens[where]])  # the uncompressed model's

@@ -25,7 +25,7 @@ from mixprec.plan.rules import (
     unranked,
     without_ranking,
 )
-from mixprec.plan.schema import Plan, with_outside
+from mixprec.plan.schema import Plan
 from mixprec.plan.sensitivity import ALL
 from mixprec.recipe import Recipe
 from mixprec.sensitivity.sets import cells_of
@@ -100,7 +100,7 @@ class Plans:
 
     def _whole(self, plan: Plan) -> Plan:
         """With what the recipe's checkpoint says of embedding and head."""
-        return with_outside(plan, self.inventory, self.chosen.checkpoint.outside)
+        return self.chosen.checkpoint.whole(plan, self.inventory)
 
     def _check(self, name: str, plan: Plan, free: set[str] | frozenset[str] = frozenset()) -> None:
         """Checkpoint, runtime and engine hold the plan, but for the modules ``free`` that may still get another format.
