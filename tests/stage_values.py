@@ -39,9 +39,12 @@ from mixprec.evaluate.benchmarks.schema import Kind, Question
 from mixprec.evaluate.scoring import score
 from mixprec.models import locate
 from mixprec.models.model import Model
+from mixprec.numerics.formats import Format
+from mixprec.numerics.groupwise import dequantize, quantize
 from mixprec.numerics.statistics import InputSums
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Treatment
+from mixprec.tune.rounding import Rounding
 
 FILE = Path(__file__).with_name("rules.json")
 #: Stage -> where its RULES are, and how far a value may be off, as a part of the largest of its list.
@@ -55,6 +58,7 @@ STAGES: Mapping[str, tuple[str, float]] = {
     "scoring": ("mixprec.evaluate.scoring", 0.0),
     "sensitivity": ("mixprec.sensitivity", 5e-3),
     "spectra": ("mixprec.compress.spectra", 1e-3),
+    "tune": ("mixprec.tune", 1e-3),
 }
 #: Of the weights that methods make so many may be others.
 FLIPPED = 0.02
@@ -100,6 +104,7 @@ def all_values(folder: Path) -> dict[str, Values]:
         "scoring": _scored(),
         "sensitivity": _tables(out / "sensitivity"),
         "spectra": {"alphas": _rounded(spectra.alphas(Model(str(model))).values())},
+        "tune": {"rounding": _rounding()},
     }
 
 
@@ -151,6 +156,16 @@ def compressed() -> Values:
         solved = solve({address: weight}, {address: treatment}, made, SolveOptions())[address]
         found[method] = _rounded(solved.restored.flatten().tolist())
     return found
+
+
+def _rounding() -> list[float]:
+    """A weight on the way that tuning a block takes it."""
+    weight, format = pattern(8, 32), Format(3, 16)
+    start = quantize(weight, format, torch.float16)
+    moving = Rounding(start, format, rests=weight - dequantize(start, format, torch.float32))
+    for number in range(5):
+        moving.step(moving.weight(torch.float32), pattern(8, 32, seed=4.0 + number), move=0.05, rate=0.01)
+    return _rounded(moving.weight(torch.float32).flatten().tolist())
 
 
 def _annotated(path: Path) -> Values:
