@@ -82,6 +82,7 @@ def quantize_recipe(
     runtime_device: str = "ampere",
     runtime_version: str | None = None,
     base_model: str | None = None,
+    tune: bool = False,
 ) -> Recipe:
     """The recipe that ``quantize`` runs; reads no weights. Arguments and errors are those of ``quantize``."""
     job = Job(
@@ -96,6 +97,7 @@ def quantize_recipe(
         device=runtime_device,
         version=runtime_version,
         base_model=base_model,
+        tune=tune,
         **given(held_out=None if held_out is None else str(held_out)),
     )
     return recipe_of(job)
@@ -117,16 +119,18 @@ def quantize(
     runtime_device: str = "ampere",
     runtime_version: str | None = None,
     base_model: str | None = None,
+    tune: bool = False,
     progress: OnStep | None = None,
 ) -> RunResult:
     """Quantize ``model`` to ``bits`` effective bits per weight, so that ``runtime`` loads it: vllm, llama.cpp or
     transformers. Calibrates, scores, plans, compresses and evaluates; the checkpoint is ``.checkpoint("quantized")``.
 
-    ``out``: the run's folder; a killed call goes on. ``protect``: selectors of modules to keep, such as last_mlp.
+    ``out``: the run's folder; a killed call continues. ``protect``: selectors of modules to keep, such as last_mlp.
     ``method``: by default gptq, for llama.cpp its own types. ``traces``, ``text``: calibration data, by default
     bundled traces; ``samples`` of 512 tokens. ``held_out``: annotated traces to evaluate on, by default bundled ones.
     ``runtime_device``: where the runtime works, cpu or a generation of GPUs; ``runtime_version``: of it.
-    ``base_model``: the model's id on the hub, for the card of a local one. It runs a recipe, ``out``/recipe.yaml
+    ``base_model``: the model's id on the hub, for the card of a local one. ``tune``: scales and norms at the end, by
+    what the original predicts; the whole model has to fit into memory. It runs a recipe, ``out``/recipe.yaml
     (docs/quantize.md).
 
     Raises UserError for bits that the runtime's formats can't reach, with the nearest that they can.
@@ -144,5 +148,6 @@ def quantize(
         runtime_device=runtime_device,
         runtime_version=runtime_version,
         base_model=base_model,
+        tune=tune,
     )
     return run(chosen, out, progress=progress)

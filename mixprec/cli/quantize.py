@@ -47,6 +47,9 @@ def quantize(
     runtime_version: Annotated[
         str | None, typer.Option(help="Version of the runtime. Default: the newest that mixprec knows.")
     ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Tune scales and norms at the end: same size, lower KL.")
+    ] = False,
     recipe_only: Annotated[
         bool, typer.Option("--recipe-only", help="Write the recipe to the folder and stop: no weights are loaded.")
     ] = False,
@@ -59,7 +62,7 @@ def quantize(
 
     It calibrates, predicts what each module costs in each format that the runtime
     loads, plans within the budget, compresses, compares with the original, and
-    writes checkpoint, model card and report. A killed run goes on.
+    writes checkpoint, model card and report. A killed run continues.
 
     All of it is one recipe: the command prints it and leaves it in the folder.
     """
@@ -83,6 +86,7 @@ def quantize(
             runtime_device=runtime_device,
             runtime_version=runtime_version,
             base_model=base_model,
+            tune=tune,
         )
     words = text_of(chosen, to)
     sys.stdout.write(f"{words}\n")

@@ -39,6 +39,8 @@ _SCORED = 8
 #: Below these effective bits measured exchanges lower the KL (0.94 of it at 3.25 bits; nothing at 3.5 and 4.0).
 _EXCHANGE = 3.5
 _TOKENS = 512
+#: Further samples that decide when tuning stops.
+_VALIDATION = 4
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
@@ -48,7 +50,7 @@ class Job:
 
     ``traces``, ``text``: calibration data, by default the bundled traces; ``samples`` of 512 tokens, by default enough
     for the widest layer, or all that there are. ``held_out``: traces that the result is measured on.
-    ``device``: where the runtime works, cpu or a generation of GPUs.
+    ``device``: where the runtime works, cpu or a generation of GPUs. ``tune``: scales and norms at the end.
     """
 
     model: Model
@@ -63,6 +65,7 @@ class Job:
     device: str = "ampere"
     version: str | None = None
     base_model: str | None = None
+    tune: bool = False
 
 
 def recipe_of(job: Job) -> Recipe:
@@ -94,7 +97,7 @@ def recipe_of(job: Job) -> Recipe:
     words = {
         "title": f"{job.model.id} in {job.bits:g} bits for {job.runtime}",
         "model": {"id": job.model.id, "revision": job.model.revision, **where, "base_model": job.base_model},
-        "compress": {"method": method, "calibration": calibration},
+        "compress": {"method": method, "calibration": calibration, **_tune(job)},
         "sensitivity": {
             "scorer": "fisher", "formats": formats, "at": "compressed", "base": base, "samples": scored
         },
@@ -204,9 +207,14 @@ def _calibration(job: Job) -> dict[str, Any]:
         spec = _valid(CalibrationSpec, {"sources": sources, "samples": len(sources), "tokens": _TOKENS})
         wanted = max(math.ceil(ENOUGH * model.decoder.widest_input / _TOKENS), 2 * _SCORED)
         # Where there is none, who draws them says why.
-        samples = min(wanted, max(len(sources), data.available(spec, model.encoder, str)))
+        available = data.available(spec, model.encoder, str) - (_VALIDATION if job.tune else 0)
+        samples = min(wanted, max(len(sources), available))
     one = sources[0] if len(sources) == 1 else {"sources": sources}
     return {**one, "samples": samples, "tokens": _TOKENS}
+
+
+def _tune(job: Job) -> dict[str, Any]:
+    return {"tune": {"validation": _VALIDATION}} if job.tune else {}
 
 
 def text_of(chosen: Recipe, out: Path) -> str:

@@ -41,6 +41,9 @@ class Run(Context):
         if self.recipe.calibrates:
             with found.trying():
                 self.calibration  # noqa: B018 (read now: whether there are enough samples)
+        for spec in self.recipe.tunings:
+            with found.trying():
+                self.lessons(spec)
         with found.trying():
             check_space(self.out, self._space(found))
         found.require(where)

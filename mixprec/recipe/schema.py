@@ -247,6 +247,11 @@ class Recipe(Part):
         return self.compress.tune_blocks if variant.tune_blocks is None else (variant.tune_blocks or None)
 
     @property
+    def tunings(self) -> list[TuneSpec]:
+        """How variants are tuned that are."""
+        return [spec for variant in self.all_variants.values() if (spec := self.tune_of(variant)) is not None]
+
+    @property
     def all_variants(self) -> dict[str, Variant]:
         """The variants; a single plan is the variant ``compressed``."""
         if self.plan is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixprec.compress.module import ModuleReport
-from mixprec.report.formatting import ABSENT, percent
+from mixprec.report.formatting import ABSENT, percent, significant
 from mixprec.report.tables import Cell, Column, Table
 
 
@@ -31,6 +31,11 @@ def quality_table(summary: Mapping[str, Any]) -> Table:
         for row, entry in zip(rows, known.values(), strict=True):
             ratio = entry.get("tuned")
             row += [_share(ratio), Cell(ABSENT if ratio is None else str(entry["untuned"]))]
+    courses = [(summary.get("variants") or {})[name].get("tune") for name in known]
+    if any(courses):
+        columns.append(Column("validation KL, tuned"))
+        for row, course in zip(rows, courses, strict=True):
+            row.append(Cell(f"{significant(course['before'])} → {significant(course['after'])}" if course else ABSENT))
     return Table(columns, rows)
 
 

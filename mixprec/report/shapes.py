@@ -166,6 +166,11 @@ class _Quality(Shape):
     untuned: Count = 0
 
 
+class _Course(Shape):
+    before: Number
+    after: Number
+
+
 class _Variant(_Measured):
     description: str | None = None
     engine: str | None = None
@@ -176,6 +181,7 @@ class _Variant(_Measured):
     bytes: Count | None = None
     bytes_on_disk: Count | None = None
     quality: _Quality | None = None
+    tune: _Course | None = None
     text: _Measured | None = None
     behaviours: dict[str, _Measured | None] | None = None
     benchmarks: dict[str, _Result | _Score] | None = None

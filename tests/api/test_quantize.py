@@ -180,3 +180,17 @@ def test_one_command(
     assert "mixprec run" in (checkpoint.folder / "README.md").read_text()
     plan = mp.Plan(mp.Model(long_model.id), checkpoint.plan)
     plan.check(runtime="vllm")
+
+
+def test_tuning_leaves_samples_that_nothing_else_sees(long_model: mp.Model, long_traces: Path) -> None:
+    plain, tuned = (made(long_model, long_traces, bits=4.5, tune=tune).compress for tune in (False, True))
+    assert plain.tune is None
+    assert tuned.tune is not None
+    assert plain.calibration is not None and tuned.calibration is not None
+    most = mp.calibrate(long_model, traces=long_traces, samples=tuned.calibration.samples)
+    rest = mp.calibrate(long_model, traces=long_traces, samples=4, skip=tuned.calibration.samples)
+    assert len(most.tokens) <= len(
+        mp.calibrate(long_model, traces=long_traces, samples=plain.calibration.samples).tokens
+    )
+    seen = {tuple(row) for row in most.tokens.tolist()}
+    assert not any(tuple(row) in seen for row in rest.tokens.tolist())

@@ -16,6 +16,7 @@ from mixprec.pipeline.checks.amounts import Counting, Held
 from mixprec.pipeline.checks.findings import Findings
 from mixprec.recipe import Recipe, TracesSpec
 from mixprec.traces import store
+from mixprec.tune.options import TuneSpec
 
 
 def read(chosen: Recipe, folder: Path | None, found: Findings) -> dict[str, Held]:
@@ -119,9 +120,16 @@ def check_amounts(
         _check_context(chosen, context, found)
     spec = chosen.compress.calibration
     if spec is not None:
+        most = max((_tuned(spec, each) for each in chosen.tunings if each.calibration is None), default=spec.samples)
+        spec = spec.model_copy(update={"samples": max(most, spec.samples)})
         for number in range(len(spec.sources)):
             _check_source(spec, number, held, counting, found)
     _check_passages(chosen, held, found)
+
+
+def _tuned(spec: CalibrationSpec, tune: TuneSpec) -> int:
+    """Samples that tuning asks for, with those for validation."""
+    return (tune.samples or spec.samples) + tune.validation
 
 
 def _check_context(chosen: Recipe, context: int, found: Findings) -> None:
