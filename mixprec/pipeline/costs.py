@@ -37,6 +37,8 @@ _AROUND_SECONDS = 25.0
 _COLUMN_SECONDS, _COLUMN_WEIGHT_SECONDS = 1.2e-4, 1.2e-7
 #: Forward passes that a step of tuning takes: one, two back, and rounding.
 _STEP_PASSES = 4
+#: Bytes beside each weight of a block that is tuned: what it was, its position, gradients, and the best so far.
+_TUNED_BYTES = 24
 #: Bytes of a checkpoint that are read, written and hashed in a second.
 _DISK_RATE = 4.0e8
 #: Seconds of a step of decoding for each parameter, and for each parameter and row.
@@ -253,14 +255,12 @@ class _Reckoning:
             engine = self.chosen.engine_of(variant)
             most = plural(len(plan.changed) if plan else len(self.inventory.linears), "module")
             work = f"{'' if plan else 'at most '}{most} by {method}"
-            disk = self._on_disk(plan)
-            seconds = (
-                None
-                if engine != "mixprec"
-                else self._compress(plan, method, self.chosen.tune_blocks_of(variant)) + disk / _DISK_RATE
-            )
+            disk, tuned = self._on_disk(plan), self.chosen.tune_blocks_of(variant)
+            seconds = None if engine != "mixprec" else self._compress(plan, method, tuned) + disk / _DISK_RATE
             work += "" if engine == "mixprec" else f", {engine}"
-            yield Stage(f"compress {name}", work, seconds, self._block_memory(), disk)
+            work += f", {plural(tuned.steps, 'step')} in each block" if tuned else ""
+            memory = self._block_memory() + (_TUNED_BYTES * self.shape.linear // self.shape.layers if tuned else 0)
+            yield Stage(f"compress {name}", work, seconds, memory, disk)
             spec = self.chosen.tune_of(variant)
             if spec is not None:
                 yield self._tuned(name, spec)

@@ -93,6 +93,21 @@ def test_stages_and_their_sum(parts: dict[str, Any], tmp_path: Path) -> None:
     assert costs.total(costs.stages(known, pipeline.checked(known))).seconds is not None
 
 
+def test_tuning_blocks_takes_time_and_memory(parts: dict[str, Any], tmp_path: Path) -> None:
+    chosen = read(tmp_path, parts)
+    plain = {each.name: each for each in costs.stages(chosen, pipeline.checked(chosen))}
+    parts["compress"] = parts["compress"] | {"tune_blocks": {"steps": 40, "validation": 2}}
+    chosen = read(tmp_path, parts)
+    tuned = {each.name: each for each in costs.stages(chosen, pipeline.checked(chosen))}
+    one, other = plain["compress uniform"], tuned["compress uniform"]
+    assert one.seconds is not None
+    assert other.seconds is not None
+    assert other.seconds > one.seconds
+    assert other.memory > one.memory
+    assert other.work == f"{one.work}, 40 steps in each block"
+    assert tuned["compress peer"] == plain["compress peer"]
+
+
 def test_a_gpu_has_no_known_time(parts: dict[str, Any], tmp_path: Path) -> None:
     parts["model"]["device"] = "auto"
     chosen = read(tmp_path, parts)
