@@ -31,7 +31,11 @@ from mixprec.models.decoder import decoder_of
 from mixprec.models.model import Model
 from mixprec.numerics.formats import KEEP, Format
 from mixprec.numerics.groupwise import dequantize, quantize
+from mixprec.plan.budget import budget_plan
+from mixprec.plan.budgetspec import BudgetSpec
+from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan
+from mixprec.plan.sensitivity import Sensitivity
 
 MakeSource = Callable[..., Path]
 Planner = Callable[..., Plan]
@@ -235,6 +239,33 @@ def test_diff_convert_and_inspect(source: MakeSource, planner: Planner, tmp_path
     assert "head: w8g32, " in told
     assert "embedding: bf16, " in told
     assert "14 linear modules, 4." in told
+
+
+@pytest.mark.parametrize(("form", "tied"), [("gguf", True), ("gguf", False), ("compressed-tensors", False)])
+def test_files_of_a_size_that_a_budget_says(source: MakeSource, tmp_path: Path, form: str, tied: bool) -> None:
+    folder = source(tie_word_embeddings=tied)
+    config = load_config(str(folder))
+    inventory = decoder_of(config)
+
+    def size(plan: Plan) -> int:
+        return FORMATS[form].bytes(plan, inventory, config)
+
+    scores = {
+        linear.address: {f"w{bits}g32": linear.weights * 4.0**-bits for bits in (4, 8)} for linear in inventory.matrices
+    }
+    table = Sensitivity(model="tiny", identity="", scorer="measured", method="rtn", scores=scores)
+    wanted = size(build_plan(PlanSpec.model_validate({"default": "w8g32"}), inventory, "tiny", "rtn")) - 8_000
+    keys = {
+        "file_bytes": wanted,
+        "candidates": ["w4g32", "w8g32", "keep"],
+        "outside": [each.kind for each in inventory.outside],
+    }
+    plan = budget_plan(BudgetSpec.model_validate(keys), inventory, "tiny", "rtn", table, size)
+    assert [linear.address for linear in inventory.outside if linear.address in plan.modules] == [
+        linear.address for linear in inventory.outside
+    ]
+    compress(Model(folder), plan, tmp_path / "out", format=FORMATS[form])
+    assert 0.9 * wanted < weights_in(tmp_path / "out") == size(plan) <= wanted
 
 
 @needs_llamacpp

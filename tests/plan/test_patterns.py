@@ -69,3 +69,9 @@ def test_a_whole_model_is_one_pattern() -> None:
 def test_names_outside_of_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match="lm_head stands in no block"):
         blocks(["model.layers.0.mlp.up_proj", "lm_head"])
+
+
+def test_names_outside_the_blocks_stand_for_themselves() -> None:
+    found = regexes(["lm_head", "model.layers.0.mlp.up_proj", "model.embed_tokens"])
+    assert found == ["^lm_head$", r"^model\.embed_tokens$", r"^model\.layers\.0\.mlp\.up_proj$"]
+    assert not any(re.match(each, name) for each in found for name in ("lm_heads", "my.lm_head", "model_embed_tokens"))
