@@ -29,7 +29,7 @@ from mixprec.models.decoder import Decoder, Group, Linear
 from mixprec.models.tensors import COMPUTABLE
 from mixprec.models.weights import norm_of, weight_of
 from mixprec.numerics.formats import fitting
-from mixprec.plan.methods import using_inputs
+from mixprec.plan.methods import Method, using_inputs
 from mixprec.plan.schema import Treatment
 from mixprec.walk import blocks
 from mixprec.walk.options import MEMORY_GB
@@ -113,17 +113,17 @@ class _Work(NamedTuple):
         """Write the file of a matrix outside the blocks, behind which the samples are."""
         model, file, dtype = self.opened.model, BlockFile(), self.opened.source.tensors[linear.weight_name].dtype
         file.add_module(linear, dtype, None)
-        is_head = linear == self.opened.decoder.outside[-1]
+        by_method: dict[Method, dict[str, Treatment]] = {}
         for name, treatment in self.treatments.items():
-            inputs, by = None, treatment.on_original_inputs
-            if samples is not None:
-                seen = final_inputs(samples, norm_of(model), linear, by) if is_head else None
-                seen = seen or token_inputs(linear, by, self.opened.device)
-                inputs = None if seen is None else GroupInputs(seen, self.options)
+            by_method.setdefault(treatment.on_original_inputs.method, {})[name] = treatment
+        for method, treatments in by_method.items():
+            seen = token_inputs(linear.in_features, method, self.opened.device) if samples is not None else None
+            if samples is not None and linear == self.opened.decoder.outside[-1]:
+                seen = final_inputs(samples, norm_of(model), method)
+            inputs = None if seen is None else GroupInputs(seen, self.options)
             types = {linear.address: COMPUTABLE[dtype]}
-            made = solved(model, Group((linear,)), {name: treatment}, inputs, self.options, types)
-            for address, candidate, found in made:
-                file.add(address, candidate, found, fitting(treatment.format, linear.in_features))
+            for address, name, found in solved(model, Group((linear,)), treatments, inputs, self.options, types):
+                file.add(address, name, found, fitting(treatments[name].format, linear.in_features))
         file.save(file_of(self.folder, linear.address), self.stamp)
 
     def _inputs(

@@ -79,7 +79,7 @@ def compress_live(
             if seen is not None:
                 samples = entering(model, seen, plan.methods, memory_gb, Path(spilled), refine is not None)
             for linear in outside.before:
-                solve(linear, token_inputs(linear, plan.treatments[linear.address], model.device))
+                solve(linear, token_inputs(linear.in_features, plan.treatments[linear.address].method, model.device))
                 if samples is not None and linear.kind == "embedding":
                     samples.enter(model)
 
@@ -101,8 +101,7 @@ def compress_live(
             walk(Live(model), order, visit)
             for linear in outside.behind:
                 assert samples is not None
-                treatment = plan.treatments[linear.address]
-                solve(linear, final_inputs(samples, norm_of(model), linear, treatment))
+                solve(linear, final_inputs(samples, norm_of(model), plan.treatments[linear.address].method))
     finally:
         model.train(training)
     return reports

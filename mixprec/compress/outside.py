@@ -14,8 +14,8 @@ from torch import nn
 
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.statistics import InputStatistics
-from mixprec.plan.methods import needing_inputs, using_inputs, wanting_original_states
-from mixprec.plan.schema import Plan, Treatment
+from mixprec.plan.methods import Method, needing_inputs, using_inputs, wanting_original_states
+from mixprec.plan.schema import Plan
 from mixprec.walk.samples import FULL, OWN, Gathering, Samples, Seen
 
 
@@ -42,21 +42,19 @@ def around(plan: Plan, decoder: Decoder, *, calibrated: bool) -> Around:
     return Around(tuple(linear for linear in changing if linear not in behind), behind)
 
 
-def final_inputs(samples: Samples, norm: nn.Module, linear: Linear, treatment: Treatment) -> InputStatistics:
-    """Of what the head gets from ``samples`` behind the last block."""
-    drift = bool(wanting_original_states([treatment.method]))
-    device = next(norm.parameters()).device
-    sums = Gathering(linear.in_features, samples.piece, drift=drift, device=device)
+def final_inputs(samples: Samples, norm: nn.Module, method: Method) -> InputStatistics:
+    """Of what the head gets from ``samples`` behind the last block, as ``method`` asks for it."""
+    drift, weight = bool(wanting_original_states([method])), next(norm.parameters())
+    sums = Gathering(len(weight), samples.piece, drift=drift, device=weight.device)
     for number in range(len(samples.batches)):
         full = norm(samples.states[FULL, number]) if drift else None
         sums.add(Seen(norm(samples.states[OWN, number]), samples.weighed(number), full))
     return sums.results()[0]
 
 
-def token_inputs(linear: Linear, treatment: Treatment, device: torch.device | str) -> InputStatistics | None:
-    """What an embedding's columns say of one another, which is nothing; None for methods that ask for no inputs."""
-    if not needing_inputs([treatment.method]):
+def token_inputs(width: int, method: Method, device: torch.device | str) -> InputStatistics | None:
+    """What an embedding's columns say of one another, which is nothing; None for methods that do without inputs."""
+    if not needing_inputs([method]):
         return None
-    width = linear.in_features
-    drift = torch.zeros(width, width, device=device) if wanting_original_states([treatment.method]) else None
+    drift = torch.zeros(width, width, device=device) if wanting_original_states([method]) else None
     return InputStatistics(torch.eye(width, device=device), torch.ones(width, device=device), 1, drift)

@@ -107,7 +107,8 @@ class Walk:
                 samples = entering(weights.model, calibration, job.plan.methods, job.memory_gb, spilled, full)
             for linear in self._around.before:
                 if linear.address in left:
-                    given = token_inputs(linear, self._treatments[linear.address], weights.device)
+                    method = self._treatments[linear.address].method
+                    given = token_inputs(linear.in_features, method, weights.device)
                     self._compress_outside(linear, weights.model, given)
                 elif samples is not None and linear.kind == "embedding":
                     self._restore(_as_block(linear), weights.model)
@@ -129,8 +130,7 @@ class Walk:
             walk(weights, [layer - 1 for layer in order], visit)
             for linear in behind:
                 assert samples is not None
-                treatment = self._treatments[linear.address]
-                given = final_inputs(samples, norm_of(weights.model), linear, treatment)
+                given = final_inputs(samples, norm_of(weights.model), self._treatments[linear.address].method)
                 self._compress_outside(linear, weights.model, given)
 
     def _pass(self, index: int, block: nn.Module, samples: Samples) -> None:
