@@ -9,6 +9,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -148,8 +149,10 @@ class Bench:
             chosen = BudgetSpec.model_validate({**spec, "exchange": more})
             table = sensitivity.load(self.work / "sensitivity" / "fisher.json", self.inventory)
             start = budget_plan(chosen, self.inventory, self.model, "gptq", table)
-            candidates = subject.candidates(self.scored.treatments("gptq"))
+            candidates, before = subject.candidates(self.scored.treatments("gptq")), time.process_time()
             save_plan(done, joint.improve(subject, self.scored, candidates, chosen, start, folder))
+            # Of the rest alone where it was stopped.
+            artifacts.write_json(self.work / f"exchange_{size}.json", {"cpu_seconds": time.process_time() - before})
         return folder
 
     def theirs(self, peer: str, budget: float, spec: BudgetSpec) -> Plan | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -13,24 +14,29 @@ import machine
 import pareto_rows
 from allocation import PEERS
 from bench import HERE, Bench, by_passage
-from pareto_made import MAKERS, by_peer
-from pareto_pipelines import OURS, UNIFORM, Job, Pipeline
+from pareto_made import MAKERS, PACKED, by_peer
+from pareto_pipelines import OURS, UNIFORM, WHOLE, Job, Pipeline
 from pareto_rows import Row
 
+from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress import RULES as SOLVING
 from mixprec.contrib.peers import RULES as ASKING
 from mixprec.core import artifacts
 from mixprec.evaluate import RULES as EVALUATING
 from mixprec.evaluate.passages import Passage
 from mixprec.joint import RULES as EXCHANGING
+from mixprec.models.config import load_config
 from mixprec.models.model import Model
+from mixprec.plan import sensitivity
+from mixprec.plan.budget import budget_plan
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan
 from mixprec.sensitivity import RULES as SCORING
+from mixprec.sensitivity import run as scoring
+from mixprec.sensitivity.spec import SensitivitySpec
+from mixprec.tune import RULES as TUNING
 
-#: The form that files are counted in, where a pipeline writes no file of its own.
-_PACKED = "compressed-tensors"
 #: Calibration samples that KL is measured on too.
 _SEEN = 8
 
@@ -40,6 +46,8 @@ class Pipelines(Bench):
 
     def outcome(self, name: str) -> dict[str, Any] | None:
         """A row, or what rows are made from; None where a peer is missing or fails."""
+        if name == "whole_scores":
+            return self.whole_scores()
         if "@" not in name:
             return super().outcome(name)
         described = self.described(name)
@@ -107,7 +115,7 @@ class Pipelines(Bench):
 
     def _made_by(self, pipeline: Pipeline) -> Any:
         if pipeline.who == OURS:
-            return [SOLVING, SCORING, EXCHANGING]
+            return [SOLVING, SCORING, EXCHANGING, TUNING]
         pins = sorted((HERE / "peers" / "pins").glob(f"{pipeline.who}.*txt"))
         return [ASKING, *(hashlib.sha256(path.read_bytes()).hexdigest() for path in pins)]
 
@@ -124,8 +132,30 @@ class Pipelines(Bench):
         if kind in PEERS:
             found = self.theirs(kind, float(job.size), BudgetSpec.model_validate(spec))
             return found and found.model_copy(update={"method": method})
+        if kind == "whole":
+            return self.whole(job.size)
         made = self.exchanged(job.size, spec) if kind == "exchanged" else self.additive(job.size, spec)
         return made.model_copy(update={"method": method})
+
+    def whole(self, size: str) -> Plan:
+        """The bytes of a packed file of ``size`` with a 16-bit embedding, spent on both in a GGUF file."""
+        self.job("whole_scores")
+        table = sensitivity.load(self.work / "whole" / "fisher.json", self.inventory)
+        config = load_config(self.model)
+        alone = build_plan(PlanSpec.model_validate({"default": UNIFORM[size]}), self.inventory, self.model, "gptq")
+        limit = checkpoint_format(PACKED).bytes(alone, self.inventory, config)
+        spec = BudgetSpec.model_validate({"file_bytes": limit, "candidates": list(WHOLE), "outside": ["embedding"]})
+        return budget_plan(
+            spec, self.inventory, self.model, "gptq", table,
+            lambda plan: checkpoint_format("gguf").bytes(plan, self.inventory, config),
+        )  # fmt: skip
+
+    def whole_scores(self) -> dict[str, float]:
+        """Scores of the blocks and the embedding in formats that GGUF has types for."""
+        before = time.process_time()
+        keys = {"scorer": "fisher", "formats": list(WHOLE), "samples": self.few, "outside": ["embedding"]}
+        scoring.score(self.subject("whole", outside=["embedding"]), SensitivitySpec.model_validate(keys))
+        return {"cpu_seconds": time.process_time() - before}
 
     # Evaluation
 

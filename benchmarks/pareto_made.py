@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 
 #: The form that files are counted in, where a pipeline writes no file of its own.
 PACKED = "compressed-tensors"
+#: Kind of plan -> jobs that it is made from.
+_PLANNING = {
+    "uniform": [],
+    "additive": ["scores"],
+    "exchanged": ["scores", "exchange_{}"],
+    "whole": ["whole_scores"],
+}
 #: Samples of the calibration that only decide when tuning stops.
 _VALIDATION = 4
 
@@ -51,15 +58,15 @@ def by_us(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any]:
         solved = checkpoint.with_name(f"{checkpoint.name}.untuned")
         tokens, validation = bench.split(job.draw, _VALIDATION)
     common = {"model": bench.model, "threads": bench.arguments.threads, "tokens": str(tokens)}
-    request = {**common, **settings, "plan": str(file), "out": str(solved), "form": PACKED}
+    request = {"form": PACKED, **common, **settings, "plan": str(file), "out": str(solved)}
     steps = [once("compress_once.py", request)]
     if tune is not None:
         more = {"checkpoint": str(solved), "out": str(checkpoint), "validation": str(validation), "options": tune}
         steps.append(once("tune_once.py", common | more))
-    made = costs(bench, steps, None if job.pipeline.plan == "uniform" else "scores")
+    made = costs(bench, steps, [before.format(job.size) for before in _PLANNING[job.pipeline.plan]])
     if job.pipeline.limit:
         made["limit"] = once("limit_once.py", common | {"dtype": settings.get("dtype", "float32")})
-    return {**made, **sizes(bench, plan), "file_bytes": weight_bytes(checkpoint)}
+    return {**made, **sizes(bench, plan), "file_bytes": weight_bytes(checkpoint), "format": request["form"]}
 
 
 def by_peer(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] | None:
@@ -77,7 +84,7 @@ def by_peer(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] | No
     found = run_peer(request, bench.work / f"{job.name}@{job.size}#{job.draw}.log")
     if found is None:
         return None
-    spent = costs(bench, [found], f"allocate_{one.plan}" if one.plan in PEERS else None)
+    spent = costs(bench, [found], [f"allocate_{one.plan}"] if one.plan in PEERS else [])
     return {**spent, "versions": found["versions"], **sizes(bench, plan)}
 
 
@@ -93,7 +100,7 @@ def by_llamacpp(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] 
     linears = bench.inventory.linears
     taken = sum(m.weights * GgmlFormat(types[names[f"{m.address}.weight"]]).effective_bits for m in linears)
     return {
-        **costs(bench, [found], None),
+        **costs(bench, [found], []),
         "versions": found["versions"],
         "effective_bits": taken / sum(m.weights for m in linears),
         "file_bytes": (checkpoint / "model.gguf").stat().st_size,
@@ -122,9 +129,9 @@ def sizes(bench: Pipelines, plan: Plan) -> dict[str, Any]:
     return {"effective_bits": bits.account(plan, bench.inventory).effective_bits, "file_bytes": size, "format": PACKED}
 
 
-def costs(bench: Pipelines, steps: list[Mapping[str, Any]], before: str | None) -> dict[str, Any]:
-    """What a pipeline took: its steps, and the job ``before`` them that its plan is made from."""
-    planning = artifacts.read_json(bench.work / f"{before}.json")["cpu_seconds"] if before else 0.0
+def costs(bench: Pipelines, steps: list[Mapping[str, Any]], before: list[str]) -> dict[str, Any]:
+    """What a pipeline took: its steps, and the jobs ``before`` them that its plan is made from."""
+    planning = sum(artifacts.read_json(bench.work / f"{job}.json")["cpu_seconds"] for job in before)
     each = [step["cpu_seconds"] for step in steps]
     return {
         "seconds": sum(step["seconds_total"] if "seconds_total" in step else step["seconds"] for step in steps),

@@ -9,7 +9,9 @@ from allocation import BUDGETS
 
 OURS = "mixprec"
 #: Effective bits -> one format for all modules that has them.
-UNIFORM = {"3.25": "w3g64", "3.5": "w3g32"}
+UNIFORM = {"3.25": "w3g64", "3.5": "w3g32", "4.0": "w3g16"}
+#: What the bytes of a file are spent on where embedding and head count too; GGUF has a type for each.
+WHOLE = ("w4g64", "w5g64", "w8g64")
 #: llama.cpp's mixtures; sizes of files.
 MIXTURES = ("q3_k_s", "q3_k_m", "iq3_s", "iq4_xs", "q4_k_m")
 #: AutoRound's own settings: half of the batch of 8 that it has by default, its number of steps as it is.
@@ -41,7 +43,7 @@ def _autoround(title: str, iterations: int, plan: str, sizes: tuple[str, ...]) -
 
 
 _THREE = ("3.25",)
-_NARROW = tuple(UNIFORM)
+_NARROW = ("3.25", "3.5")
 PIPELINES: dict[str, Pipeline] = {
     "gptq": _ours("GPTQ", "uniform", _THREE, limit=True),
     "gptq_bf16": _ours("GPTQ in bfloat16", "uniform", _THREE, limit=True, dtype="bfloat16"),
@@ -55,6 +57,7 @@ PIPELINES: dict[str, Pipeline] = {
     "gptaq_tuned": _ours("GPTAQ, tuned", "uniform", _THREE, method="gptaq", tune={}),
     "exchanged_tuned": _ours("plan + exchange, GPTQ, tuned", "exchanged", tune={}),
     "exchanged_gptaq_tuned": _ours("plan + exchange, GPTAQ, tuned", "exchanged", method="gptaq", tune={}),
+    "whole": _ours("embedding and blocks planned, GPTQ", "whole", form="gguf"),
     "autoround20": _autoround("AutoRound 20", 20, "uniform", _THREE),
     "autoround50": _autoround("AutoRound 50", 50, "uniform", _THREE),
     "autoround200": _autoround("AutoRound 200", 200, "uniform", _NARROW),
@@ -83,7 +86,7 @@ NEEDED = {"3.25": ("autoround200",), **dict.fromkeys(BUDGETS[1:], ("autoscheme20
 #: Most telling first: a run that is stopped has these.
 ORDER = (
     "autoround200@3.25", "gptq@3.25", "gptaq@3.25", "gptq_tuned@3.25", "gptaq_tuned@3.25", "autoscheme200@3.5",
-    "exchanged@3.5", "exchanged_tuned@3.5", "exchanged_gptaq_tuned@3.5",
+    "exchanged@3.5", "exchanged_tuned@3.5", "exchanged_gptaq_tuned@3.5", "whole@3.25",
     "llmcompressor@3.25", "gptqmodel@3.25", "gptqmodel_gptaq@3.25", "gptq_bf16@3.25", "llmcompressor_bf16@3.25",
     "gptqmodel_bf16@3.25", *(f"llamacpp@{name}" for name in MIXTURES),
 )  # fmt: skip
