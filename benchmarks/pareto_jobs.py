@@ -17,9 +17,11 @@ from bench import HERE, Bench, by_passage
 from pareto_made import MAKERS, PACKED, by_peer
 from pareto_pipelines import OURS, UNIFORM, WHOLE, Job, Pipeline
 from pareto_rows import Row
+from pipeline_once import OPTIONS
 
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress import RULES as SOLVING
+from mixprec.compress.options import SolveOptions
 from mixprec.contrib.peers import RULES as ASKING
 from mixprec.core import artifacts
 from mixprec.evaluate import RULES as EVALUATING
@@ -91,7 +93,7 @@ class Pipelines(Bench):
         job = Job.parse(name)
         one = job.pipeline
         settings = {"who": one.who, "plan": one.plan, **one.settings}
-        parts = [job.name, job.size, job.draw, settings, self._made_by(one), self._identity]
+        parts = [job.name, job.size, job.draw, settings, made_by(one), self._identity]
         return {
             "job": name,
             "fingerprint": artifacts.fingerprint(*parts)[:16],
@@ -112,12 +114,6 @@ class Pipelines(Bench):
     def _machine(self) -> str:
         facts = machine.facts()
         return f"{facts['processor']}, {facts['cores']} cores"
-
-    def _made_by(self, pipeline: Pipeline) -> Any:
-        if pipeline.who == OURS:
-            return [SOLVING, SCORING, EXCHANGING, TUNING]
-        pins = sorted((HERE / "peers" / "pins").glob(f"{pipeline.who}.*txt"))
-        return [ASKING, *(hashlib.sha256(path.read_bytes()).hexdigest() for path in pins)]
 
     # Plans
 
@@ -174,3 +170,15 @@ class Pipelines(Bench):
         held_out = self.summary(found)
         seen = by_passage(found[-len(self.seen) :])
         return held_out | {"kl_calibration": sum(p["kl_sum"] for p in seen) / sum(p["tokens"] for p in seen)}
+
+
+def made_by(pipeline: Pipeline) -> list[Any]:
+    """What decides, besides a pipeline's settings, what comes out: rules and defaults of ours, the pins of a peer's."""
+    if pipeline.who == OURS:
+        planning = [] if pipeline.plan == "uniform" else [SCORING, EXCHANGING]
+        tuning = [TUNING] if {"tune", "tune_blocks"} & pipeline.settings.keys() else []
+        known = {name: kind for name, kind in OPTIONS.items() if name in pipeline.settings}
+        chosen = [kind.model_validate(pipeline.settings[name]).model_dump() for name, kind in known.items()]
+        return [SOLVING, *planning, *tuning, SolveOptions().model_dump(), *chosen]
+    pins = sorted((HERE / "peers" / "pins").glob(f"{pipeline.who}.*txt"))
+    return [ASKING, *(hashlib.sha256(path.read_bytes()).hexdigest() for path in pins)]

@@ -49,23 +49,20 @@ def by_us(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any]:
     What is tuned is solved and tuned on all samples but the last ones, which decide when to stop: it sees no more
     tokens than the others.
     """
-    plan, settings = bench.plan(job), dict(job.pipeline.settings)
+    plan, settings = bench.plan(job), seeded(job)
     assert plan is not None
     file = bench.work / "plans" / f"{job.name}@{job.size}.plan.json"
     save_plan(file, plan)
-    tune, solved, tokens = settings.pop("tune", None), checkpoint, bench.reordered(job.draw)
-    if tune is not None:
-        solved = checkpoint.with_name(f"{checkpoint.name}.untuned")
-        tokens, validation = bench.split(job.draw, _VALIDATION)
-    common = {"model": bench.model, "threads": bench.arguments.threads, "tokens": str(tokens)}
-    request = {"form": PACKED, **common, **settings, "plan": str(file), "out": str(solved)}
-    steps = [once("compress_once.py", request)]
-    if tune is not None:
-        more = {"checkpoint": str(solved), "out": str(checkpoint), "validation": str(validation), "options": tune}
-        steps.append(once("tune_once.py", common | more))
-    made = costs(bench, steps, [before.format(job.size) for before in _PLANNING[job.pipeline.plan]])
+    request = {"form": PACKED, **settings, "model": bench.model, "plan": str(file), "out": str(checkpoint),
+               "tokens": str(bench.reordered(job.draw)), "threads": bench.arguments.threads}  # fmt: skip
+    if "tune" in settings:
+        first, last = bench.split(job.draw, _VALIDATION)
+        request |= {"tokens": str(first), "validation": str(last)}
+    found = once("pipeline_once.py", request)
+    made = costs(bench, found, [before.format(job.size) for before in _PLANNING[job.pipeline.plan]])
     if job.pipeline.limit:
-        made["limit"] = once("limit_once.py", common | {"dtype": settings.get("dtype", "float32")})
+        least = {key: request[key] for key in ("model", "tokens", "threads")}
+        made["limit"] = once("limit_once.py", least | {"dtype": settings.get("dtype", "float32")})
     return {**made, **sizes(bench, plan), "file_bytes": weight_bytes(checkpoint), "format": request["form"]}
 
 
@@ -84,7 +81,7 @@ def by_peer(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] | No
     found = run_peer(request, bench.work / f"{job.name}@{job.size}#{job.draw}.log")
     if found is None:
         return None
-    spent = costs(bench, [found], [f"allocate_{one.plan}"] if one.plan in PEERS else [])
+    spent = costs(bench, found, [f"allocate_{one.plan}"] if one.plan in PEERS else [])
     return {**spent, "versions": found["versions"], **sizes(bench, plan)}
 
 
@@ -100,7 +97,7 @@ def by_llamacpp(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] 
     linears = bench.inventory.linears
     taken = sum(m.weights * GgmlFormat(types[names[f"{m.address}.weight"]]).effective_bits for m in linears)
     return {
-        **costs(bench, [found], []),
+        **costs(bench, found, []),
         "versions": found["versions"],
         "effective_bits": taken / sum(m.weights for m in linears),
         "file_bytes": (checkpoint / "model.gguf").stat().st_size,
@@ -129,15 +126,25 @@ def sizes(bench: Pipelines, plan: Plan) -> dict[str, Any]:
     return {"effective_bits": bits.account(plan, bench.inventory).effective_bits, "file_bytes": size, "format": PACKED}
 
 
-def costs(bench: Pipelines, steps: list[Mapping[str, Any]], before: list[str]) -> dict[str, Any]:
-    """What a pipeline took: its steps, and the jobs ``before`` them that its plan is made from."""
+def seeded(job: Job) -> dict[str, Any]:
+    """Settings of our pipeline, where a draw has seeds of its own."""
+    settings = {key: value for key, value in job.pipeline.settings.items() if key != "method"}
+    for name in ("tune", "tune_blocks"):
+        if job.draw and name in settings:
+            settings[name] = {**settings[name], "seed": job.draw}
+    if job.draw and "guided" in settings.get("options", {}):
+        settings["options"] = {"guided": {**settings["options"]["guided"], "seed": job.draw}}
+    return settings
+
+
+def costs(bench: Pipelines, found: Mapping[str, Any], before: list[str]) -> dict[str, Any]:
+    """What a pipeline took, and the jobs ``before`` them that its plan is made from."""
     planning = sum(artifacts.read_json(bench.work / f"{job}.json")["cpu_seconds"] for job in before)
-    each = [step["cpu_seconds"] for step in steps]
     return {
-        "seconds": sum(step["seconds_total"] if "seconds_total" in step else step["seconds"] for step in steps),
-        "cpu_seconds": planning + sum(each),
-        "cpu_seconds_steps": [planning, *each],
-        "peak_bytes": max(step["peak_rss_bytes"] for step in steps),
+        "seconds": found["seconds_total"] if "seconds_total" in found else found["seconds"],
+        "cpu_seconds": planning + found["cpu_seconds"],
+        "cpu_seconds_plan": planning,
+        "peak_bytes": found["peak_rss_bytes"],
     }
 
 

@@ -57,6 +57,13 @@ PIPELINES: dict[str, Pipeline] = {
     "gptaq_tuned": _ours("GPTAQ, tuned", "uniform", _THREE, method="gptaq", tune={}),
     "exchanged_tuned": _ours("plan + exchange, GPTQ, tuned", "exchanged", tune={}),
     "exchanged_gptaq_tuned": _ours("plan + exchange, GPTAQ, tuned", "exchanged", method="gptaq", tune={}),
+    "gptaq_blocks": _ours("GPTAQ, blocks tuned", "uniform", _THREE, method="gptaq", tune_blocks={}),
+    "gptaq_blocks_tuned": _ours(
+        "GPTAQ, blocks and model tuned", "uniform", _THREE, method="gptaq", tune_blocks={}, tune={}
+    ),
+    "exchanged_blocks_tuned": _ours(
+        "plan + exchange, GPTAQ, blocks and model tuned", "exchanged", method="gptaq", tune_blocks={}, tune={}
+    ),
     "whole": _ours("embedding and blocks planned, GPTQ", "whole", form="gguf"),
     "autoround20": _autoround("AutoRound 20", 20, "uniform", _THREE),
     "autoround50": _autoround("AutoRound 50", 50, "uniform", _THREE),
@@ -78,14 +85,15 @@ PIPELINES: dict[str, Pipeline] = {
 #: Our pipelines from the most complete one to the least: the first that was measured at a size stands for us, whatever
 #: its KL on the text that figures are read from.
 FLAGSHIPS = (
-    "exchanged_gptaq_tuned", "exchanged_tuned", "exchanged_gptaq", "exchanged", "additive",
-    "gptaq_tuned", "gptq_tuned", "guided_gptaq", "gptaq", "gptq",
+    "exchanged_blocks_tuned", "exchanged_gptaq_tuned", "exchanged_tuned", "exchanged_gptaq", "exchanged", "additive",
+    "gptaq_blocks_tuned", "gptaq_tuned", "gptq_tuned", "guided_gptaq", "gptaq", "gptq",
 )  # fmt: skip
 #: Peers' pipelines without which nothing is said of a size.
 NEEDED = {"3.25": ("autoround200",), **dict.fromkeys(BUDGETS[1:], ("autoscheme200", "modelopt"))}
 #: Most telling first: a run that is stopped has these.
 ORDER = (
-    "autoround200@3.25", "gptq@3.25", "gptaq@3.25", "gptq_tuned@3.25", "gptaq_tuned@3.25", "autoscheme200@3.5",
+    "autoround200@3.25", "gptq@3.25", "gptaq@3.25", "gptq_tuned@3.25", "gptaq_tuned@3.25",
+    "gptaq_blocks_tuned@3.25", "autoscheme200@3.5",
     "exchanged@3.5", "exchanged_tuned@3.5", "exchanged_gptaq_tuned@3.5", "whole@3.25",
     "llmcompressor@3.25", "gptqmodel@3.25", "gptqmodel_gptaq@3.25", "gptq_bf16@3.25", "llmcompressor_bf16@3.25",
     "gptqmodel_bf16@3.25", *(f"llamacpp@{name}" for name in MIXTURES),

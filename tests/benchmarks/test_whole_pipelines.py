@@ -175,7 +175,7 @@ class Stopped(Exception):
 @pytest.fixture
 def bench(parts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Jobs without a model: what a maker makes is a file, what an evaluation finds is a number."""
-    for name in ("bench", "pareto_made", "pareto_jobs"):
+    for name in ("bench", "pipeline_once", "pareto_made", "pareto_jobs"):
         monkeypatch.setitem(sys.modules, name, script(name))
     jobs = sys.modules["pareto_jobs"]
     calls: list[str] = []
@@ -226,6 +226,33 @@ def test_what_was_made_outlives_an_evaluation_that_was_stopped(bench: Any) -> No
     bench("work").job("autoround200@3.25")
     assert stopped.calls == ["autoround200"]
     assert bench("work").rows(["autoround200@3.25"])["autoround200@3.25"]["kl"] == 0.5
+
+
+def test_rows_depend_on_what_made_them(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, one = sys.modules["pareto_jobs"], bench("work")
+    names = (
+        "gptq@3.25",
+        "gptq_tuned@3.25",
+        "gptq_tuned@3.25#1",
+        "exchanged@3.5",
+        "exchanged_tuned@3.5",
+        "modelopt@3.5",
+    )
+
+    def fingerprints() -> dict[str, str]:
+        return {name: one.described(name)["fingerprint"] for name in names}
+
+    before = fingerprints()
+    assert len(set(before.values())) == len(names)
+    for rules, expected in (
+        ("TUNING", {name for name in names if "tuned" in name}),
+        ("EXCHANGING", {"exchanged@3.5", "exchanged_tuned@3.5"}),
+        ("SOLVING", set(names) - {"modelopt@3.5"}),
+        ("ASKING", {"modelopt@3.5"}),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs, rules, 99)
+            assert {name for name, found in fingerprints().items() if found != before[name]} == expected, rules
 
 
 def test_a_peer_that_is_not_there_has_no_row(bench: Any) -> None:
