@@ -7,6 +7,7 @@ their readers want them.) A kind of format is a row of STORAGE; nothing here ask
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -67,8 +68,16 @@ def from_tensors(tensors: Mapping[str, Tensor], format: AnyFormat, shape: tuple[
 
 def split(quantized: AnyQuantized, rows: Sequence[int]) -> list[AnyQuantized]:
     """``quantized``, of weights with so many rows that were stacked, as one for each of them."""
-    ends = list(accumulate(rows))
-    return [_rows(quantized, slice(end - count, end)) for count, end in zip(rows, ends, strict=True)]
+    # All tensors of whatever kind of quantized weight have one entry for each row.
+    starts = [0, *accumulate(rows)]
+    where = zip(starts[:-1], rows, strict=True)
+    return [_each(quantized, partial(torch.narrow, dim=0, start=start, length=count)) for start, count in where]
+
+
+def on_device(quantized: AnyQuantized, device: torch.device | str) -> AnyQuantized:
+    """``quantized`` with its tensors on a device."""
+    found: AnyQuantized = _each(quantized, lambda tensor: tensor.to(device))
+    return found
 
 
 def join(parts: Sequence[AnyQuantized]) -> AnyQuantized:
@@ -78,7 +87,7 @@ def join(parts: Sequence[AnyQuantized]) -> AnyQuantized:
 
 
 def _stacked(parts: Sequence[Any]) -> Any:
-    """As ``_rows``, the other way round."""
+    """As ``split``, the other way round."""
     if isinstance(parts[0], Tensor):
         return torch.cat(list(parts))
     if isinstance(parts[0], tuple):
@@ -86,12 +95,12 @@ def _stacked(parts: Sequence[Any]) -> Any:
     return parts[0]
 
 
-def _rows(quantized: Any, where: slice) -> Any:
-    """Some rows of whatever kind of quantized weight: all its tensors have one entry for each row."""
+def _each(quantized: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``quantized`` with each of its tensors changed."""
     if isinstance(quantized, Tensor):
-        return quantized[where]
+        return change(quantized)
     if isinstance(quantized, tuple):
-        return type(quantized)(*(_rows(part, where) for part in quantized))
+        return type(quantized)(*(_each(part, change) for part in quantized))
     return quantized
 
 

@@ -73,12 +73,14 @@ def _grid_numbers(quantized: Quantized, format: Format) -> dict[str, Number]:
     scales, zeros = quantized.grid
     found = {"scales": Number(scales, scales.float(), _positive(scales.dtype))}
     if zeros is not None:
-        found["zeros"] = Number(zeros, torch.tensor(_ZERO_STEP), (0, 2**format.bits - 1))
+        found["zeros"] = Number(
+            zeros, torch.full_like(scales, _ZERO_STEP, dtype=torch.float32), (0, 2**format.bits - 1)
+        )
     return found
 
 
 def _grid_fixed(quantized: Quantized, format: Format) -> dict[str, Tensor]:
-    return {"codes": quantized.codes} | _columns(quantized.codes.shape[1], format)
+    return {"codes": quantized.codes} | _columns(quantized.codes, format)
 
 
 def _grid_weight(fixed: Mapping[str, Tensor], numbers: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -107,7 +109,7 @@ def _book_numbers(quantized: CodebookQuantized, format: CodebookFormat) -> dict[
 
 
 def _book_fixed(quantized: CodebookQuantized, format: CodebookFormat) -> dict[str, Tensor]:
-    return {"codes": quantized.codes} | _columns(quantized.codes.shape[1], format)
+    return {"codes": quantized.codes} | _columns(quantized.codes, format)
 
 
 def _book_weight(fixed: Mapping[str, Tensor], numbers: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -164,10 +166,13 @@ def as_it_is(tensor: Tensor) -> Number:
     return Number(tensor, unit, _range(tensor.dtype))
 
 
-def _columns(width: int, format: Format | CodebookFormat) -> dict[str, Tensor]:
-    """The group of each column (width,), where the last group is smaller than the others; else nothing."""
-    size = format.width(width)
-    return {"group": torch.arange(width).div(size, rounding_mode="floor")} if width % size else {}
+def _columns(codes: Tensor, format: Format | CodebookFormat) -> dict[str, Tensor]:
+    """The group of each column (in,) of ``codes`` (out, in), where the last group is smaller than the others; else
+    nothing."""
+    width, size = codes.shape[1], format.width(codes.shape[1])
+    if width % size == 0:
+        return {}
+    return {"group": torch.arange(width, device=codes.device).div(size, rounding_mode="floor")}
 
 
 def _by_group(

@@ -242,7 +242,8 @@ class Distillation:
             known = self._optimizer.state.get(master.step, {})
             tensors |= {f"{key}|{name}": known[key] for key in known}
         about = {"done": self._done, **vars(self.course)}
-        artifacts.save_tensors(self._file, tensors, {"stamp": self._stamp, "course": about})
+        here = {name: tensor.cpu() for name, tensor in tensors.items()}
+        artifacts.save_tensors(self._file, here, {"stamp": self._stamp, "course": about})
 
     def _resume(self) -> bool:
         """Take up what was saved; whether there was something."""

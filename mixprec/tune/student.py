@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from mixprec.checkpoint.base import Held
+from mixprec.numerics import storage
 from mixprec.numerics.storage import AnyQuantized
 from mixprec.numerics.tunable import TUNABLE, Number, as_it_is
 
@@ -46,17 +47,19 @@ class Master(nn.Module):
 class _Weight(nn.Module):
     """A weight (out, in) computed from numbers; takes the place of one that a module has."""
 
-    def __init__(self, held: Held, chosen: frozenset[Kind], dtype: torch.dtype) -> None:
+    def __init__(self, held: Held, chosen: frozenset[Kind], like: Tensor) -> None:
         super().__init__()
-        self.held, self._kind, self._dtype = held, TUNABLE[type(held.format)], dtype
-        numbers = self._kind.numbers(held.quantized, held.format)
+        self.held = held._replace(quantized=storage.on_device(held.quantized, like.device))
+        self._kind, dtype = TUNABLE[type(held.format)], like.dtype
+        self._dtype = dtype
+        numbers = self._kind.numbers(*self.held)
         # Where numbers are stored in the type that is computed in, their products are rounded once, as float32's are.
         exact = all(number.start.dtype in (dtype, torch.uint8) for number in numbers.values())
         self._wide = dtype if exact else torch.promote_types(dtype, torch.float32)
         kinds: dict[str, Kind] = {name: "zeros" if name == "zeros" else "scales" for name in numbers}
         self.masters = {name: Master(each, kinds[name]) for name, each in numbers.items() if kinds[name] in chosen}
         self._numbers = {name: number.start.to(self._wide) for name, number in numbers.items()}
-        self._fixed = self._kind.fixed(held.quantized, held.format)
+        self._fixed = self._kind.fixed(*self.held)
 
     def forward(self, _original: Tensor) -> Tensor:
         moving = {name: master.stored().to(self._wide) for name, master in self.masters.items()}
@@ -64,18 +67,19 @@ class _Weight(nn.Module):
 
     def result(self) -> AnyQuantized:
         """What the weight is stored as."""
-        start = self._kind.numbers(self.held.quantized, self.held.format)
+        start = self._kind.numbers(*self.held)
         now = {name: master.stored().to(start[name].start.dtype) for name, master in self.masters.items()}
-        return self._kind.put(self.held.quantized, {name: number.start for name, number in start.items()} | now)
+        made = self._kind.put(self.held.quantized, {name: number.start for name, number in start.items()} | now)
+        return storage.on_device(made, "cpu")
 
 
 class _Stored(nn.Module):
     """A parameter that is stored as it is."""
 
-    def __init__(self, plain: Plain, dtype: torch.dtype) -> None:
+    def __init__(self, plain: Plain, like: Tensor) -> None:
         super().__init__()
-        self._dtype, self._stored = dtype, plain.tensor.dtype
-        self.master = Master(as_it_is(plain.tensor), plain.kind)
+        self._dtype, self._stored = like.dtype, plain.tensor.dtype
+        self.master = Master(as_it_is(plain.tensor.to(like.device)), plain.kind)
 
     @property
     def masters(self) -> dict[str, Master]:
@@ -86,7 +90,7 @@ class _Stored(nn.Module):
 
     def result(self) -> Tensor:
         """What is stored."""
-        return self.master.stored().to(self._stored)
+        return self.master.stored().to("cpu", self._stored)
 
 
 class Student:
@@ -104,12 +108,12 @@ class Student:
         self._plain: dict[str, _Stored] = {}
         for name, held in weights.items():
             if type(held.format) in TUNABLE:
-                weight = _Weight(held, chosen, model.dtype)
+                weight = _Weight(held, chosen, model.get_parameter(name))
                 if weight.masters:
                     self._weights[name] = weight
         for name, each in plain.items():
             if each.kind in chosen:
-                self._plain[name] = _Stored(each, model.dtype)
+                self._plain[name] = _Stored(each, model.get_parameter(name))
         for name, computed in (self._weights | self._plain).items():
             _replace(model, name, computed)
         self.masters: dict[str, Master] = {

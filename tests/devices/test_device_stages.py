@@ -99,6 +99,22 @@ def test_tuning_blocks(device: str, model: Path, traces: Path, tmp_path: Path, m
     assert quality["model.layers.0.mlp.up_proj"]["tuned"] < (1 if method == "rtn" else 1.1)
 
 
+@pytest.mark.parametrize("method", ["gptq", "anyk", "ggml"])
+def test_tuning(device: str, model: Path, traces: Path, tmp_path: Path, method: str) -> None:
+    calibration = {"traces": str(traces), "samples": 4, "tokens": 24}
+    tuned = {"validation": 2, "rate": 0.002, "epochs": 1, "dtype": "float32"}
+    parts = {
+        "plan": plan(CHOICES[method][0]),
+        "compress": {"method": method, "calibration": calibration, "tune": tuned},
+    }
+    for on in (device, "cpu"):
+        run(tmp_path, model, traces, on, **parts)
+    found, expected = (
+        json.loads((tmp_path / on / "variants" / "compressed" / "tune.json").read_text()) for on in (device, "cpu")
+    )
+    assert [kl for _, kl in found["validation"]] == pytest.approx([kl for _, kl in expected["validation"]], rel=0.05)
+
+
 @pytest.mark.parametrize("form", ["compressed-tensors", "gptq", "gguf"])
 def test_packing(device: str, model: Path, traces: Path, tmp_path: Path, form: str) -> None:
     parts = {"plan": {"default": "w4g32"}, "checkpoint": {"format": form}}
