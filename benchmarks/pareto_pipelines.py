@@ -43,13 +43,15 @@ def _autoround(title: str, iterations: int, plan: str, sizes: tuple[str, ...]) -
 
 
 _THREE = ("3.25",)
+#: Guided solves as they are by default.
+_GUIDED = {"guided": {}}
 _NARROW = ("3.25", "3.5")
 PIPELINES: dict[str, Pipeline] = {
     "gptq": _ours("GPTQ", "uniform", _THREE, limit=True),
     "gptq_bf16": _ours("GPTQ in bfloat16", "uniform", _THREE, limit=True, dtype="bfloat16"),
     "gptaq": _ours("GPTAQ", "uniform", _NARROW, method="gptaq"),
-    "guided": _ours("guided GPTQ", "uniform", _THREE, options={"guided": {}}),
-    "guided_gptaq": _ours("guided GPTAQ", "uniform", _THREE, method="gptaq", options={"guided": {}}),
+    "guided": _ours("guided GPTQ", "uniform", _THREE, options=_GUIDED),
+    "guided_gptaq": _ours("guided GPTAQ", "uniform", _THREE, method="gptaq", options=_GUIDED),
     "additive": _ours("plan, GPTQ", "additive"),
     "exchanged": _ours("plan + exchange, GPTQ", "exchanged"),
     "exchanged_gptaq": _ours("plan + exchange, GPTAQ", "exchanged", method="gptaq"),
@@ -57,6 +59,10 @@ PIPELINES: dict[str, Pipeline] = {
     "gptaq_tuned": _ours("GPTAQ, tuned", "uniform", _THREE, method="gptaq", tune={}),
     "exchanged_tuned": _ours("plan + exchange, GPTQ, tuned", "exchanged", tune={}),
     "exchanged_gptaq_tuned": _ours("plan + exchange, GPTAQ, tuned", "exchanged", method="gptaq", tune={}),
+    "guided_tuned": _ours("guided GPTQ, tuned", "uniform", _THREE, options=_GUIDED, tune={}),
+    "guided_gptaq_tuned": _ours("guided GPTAQ, tuned", "uniform", _THREE, method="gptaq", options=_GUIDED, tune={}),
+    "exchanged_guided": _ours("plan + exchange, guided GPTQ", "exchanged", options=_GUIDED),
+    "exchanged_guided_tuned": _ours("plan + exchange, guided GPTQ, tuned", "exchanged", options=_GUIDED, tune={}),
     "gptaq_blocks": _ours("GPTAQ, blocks tuned", "uniform", _THREE, method="gptaq", tune_blocks={}),
     "gptaq_blocks_tuned": _ours(
         "GPTAQ, blocks and model tuned", "uniform", _THREE, method="gptaq", tune_blocks={}, tune={}
@@ -85,16 +91,17 @@ PIPELINES: dict[str, Pipeline] = {
 #: Our pipelines from the most complete one to the least: the first that was measured at a size stands for us, whatever
 #: its KL on the text that figures are read from.
 FLAGSHIPS = (
-    "exchanged_blocks_tuned", "exchanged_gptaq_tuned", "exchanged_tuned", "exchanged_gptaq", "exchanged", "additive",
-    "gptaq_blocks_tuned", "gptaq_tuned", "gptq_tuned", "guided_gptaq", "gptaq", "gptq",
+    "exchanged_guided_tuned", "exchanged_blocks_tuned", "exchanged_gptaq_tuned", "exchanged_tuned", "exchanged_gptaq",
+    "exchanged", "additive", "guided_tuned", "gptaq_blocks_tuned", "gptaq_tuned", "gptq_tuned", "guided_gptaq", "gptaq",
+    "gptq",
 )  # fmt: skip
 #: Peers' pipelines without which nothing is said of a size.
 NEEDED = {"3.25": ("autoround200",), **dict.fromkeys(BUDGETS[1:], ("autoscheme200", "modelopt"))}
 #: Most telling first: a run that is stopped has these.
 ORDER = (
     "autoround200@3.25", "gptq@3.25", "gptaq@3.25", "gptq_tuned@3.25", "gptaq_tuned@3.25",
-    "gptaq_blocks_tuned@3.25", "autoscheme200@3.5",
-    "exchanged@3.5", "exchanged_tuned@3.5", "exchanged_gptaq_tuned@3.5", "whole@3.25",
+    "guided@3.25", "guided_tuned@3.25", "gptaq_blocks_tuned@3.25", "autoscheme200@3.5",
+    "exchanged@3.5", "exchanged_tuned@3.5", "exchanged_guided_tuned@3.5", "exchanged_gptaq_tuned@3.5", "whole@3.25",
     "llmcompressor@3.25", "gptqmodel@3.25", "gptqmodel_gptaq@3.25", "gptq_bf16@3.25", "llmcompressor_bf16@3.25",
     "gptqmodel_bf16@3.25", *(f"llamacpp@{name}" for name in MIXTURES),
 )  # fmt: skip
