@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,15 @@ class Bench:
         self.inventory = decoder_of(load_config(self.model))
         self.tokens = self.work / "calibration.safetensors"
         if not self.tokens.is_file():
-            text = str(Path(arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")
-            sources = [{"text": text, "share": 0.5}, {"traces": "bundled:attribution", "share": 0.5}]
-            spec = CalibrationSpec.model_validate({"sources": sources, "samples": count, "tokens": 512})
-            drawn = data.load(spec, self.original.encoder, str, self.original.context)
-            artifacts.save_tensors(self.tokens, {"tokens": drawn.tokens})
+            artifacts.save_tensors(self.tokens, {"tokens": self._drawn().tokens})
         self.calibration = calibration(self.tokens)
+
+    def _drawn(self, **traces: Any) -> Calibration:
+        """The calibration samples; ``traces``: more of what is said of the traces, such as behaviours."""
+        text = str(Path(self.arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")
+        sources = [{"text": text, "share": 0.5}, {"traces": "bundled:attribution", "share": 0.5, **traces}]
+        words = {"sources": sources, "samples": self.arguments.samples, "tokens": 512}
+        return data.load(CalibrationSpec.model_validate(words), self.original.encoder, str, self.original.context)
 
     @cached_property
     def original(self) -> LoadedModel:
@@ -180,6 +183,17 @@ class Bench:
         artifacts.save_tensors(path, {"tokens": self.calibration.tokens[order]})
         return path
 
+    def weighted(self, draw: int, last: int, behaviours: Mapping[str, float]) -> Path:
+        """The samples in a draw's order but the ``last`` ones, tokens in spans of ``behaviours`` weighted by these."""
+        found = self._drawn(behaviours=dict(behaviours))
+        assert torch.equal(found.tokens, self.calibration.tokens)
+        assert found.weights is not None
+        seen, order = self.calibration.tokens, artifacts.load_tensors(self.reordered(draw))[0]["tokens"]
+        rows = torch.tensor([int((seen == row).all(1).nonzero()[0]) for row in order])[:-last]
+        path = self.work / f"order_{draw}_weighted.safetensors"
+        artifacts.save_tensors(path, {"tokens": seen[rows], "weights": found.weights[rows]})
+        return path
+
     def split(self, draw: int, last: int) -> tuple[Path, Path]:
         """The samples in a draw's order: all but the ``last`` ones, and these."""
         order = artifacts.load_tensors(self.reordered(draw))[0]["tokens"]
@@ -242,8 +256,9 @@ class Bench:
 
 def calibration(tokens: Path) -> Calibration:
     """The tokens of all jobs, from their file."""
-    found = artifacts.load_tensors(tokens)[0]["tokens"]
-    return Calibration(found, None, {}, artifacts.fingerprint(found.tolist()))
+    found = artifacts.load_tensors(tokens)[0]
+    parts = [found[name].tolist() for name in ("tokens", "weights") if name in found]
+    return Calibration(found["tokens"], found.get("weights"), {}, artifacts.fingerprint(*parts))
 
 
 def by_passage(results: Sequence[TokenFidelity]) -> list[dict[str, float]]:

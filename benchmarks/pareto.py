@@ -65,8 +65,10 @@ Keys of OUT (null: not measured)
     file_ratio_llamacpp_q4_k_m_ci      95% interval
     guided_gain                        KL of guided GPTQ over plain GPTQ at w3g64
     guided_gain_ci                     95% interval
-    behaviour_gain                     KL on backtracking spans, tuned with their tokens weighted over tuned with all
-                                       alike
+    behaviour_gain                     KL on backtracking spans, tuned with their tokens counting 8 times, over tuned
+                                       with all alike
+    behaviour_cost                     KL on all tokens, the same pair
+    behaviour_cost_ci                  95% interval
     behaviour_gain_ci                  95% interval
     time_vs_autoround                  CPU seconds of our cheapest pipeline at 3.25 bits with less KL than AutoRound's
                                        200 iterations, over AutoRound's

@@ -58,6 +58,8 @@ def by_us(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any]:
     if "tune" in settings:
         first, last = bench.split(job.draw, _VALIDATION)
         request |= {"tokens": str(first), "validation": str(last)}
+        if "weigh" in settings:
+            request["tuned_on"] = str(bench.weighted(job.draw, _VALIDATION, settings["weigh"]))
     found = once("pipeline_once.py", request)
     made = costs(bench, found, [before.format(job.size) for before in _PLANNING[job.pipeline.plan]])
     if job.pipeline.limit:

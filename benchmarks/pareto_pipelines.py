@@ -56,6 +56,7 @@ PIPELINES: dict[str, Pipeline] = {
     "exchanged": _ours("plan + exchange, GPTQ", "exchanged"),
     "exchanged_gptaq": _ours("plan + exchange, GPTAQ", "exchanged", method="gptaq"),
     "gptq_tuned": _ours("GPTQ, tuned", "uniform", _THREE, tune={}),
+    "backtracking": _ours("GPTQ, tuned, backtracking x 8", "uniform", _THREE, tune={}, weigh={"backtracking": 8.0}),
     "gptaq_tuned": _ours("GPTAQ, tuned", "uniform", _THREE, method="gptaq", tune={}),
     "exchanged_tuned": _ours("plan + exchange, GPTQ, tuned", "exchanged", tune={}),
     "exchanged_gptaq_tuned": _ours("plan + exchange, GPTAQ, tuned", "exchanged", method="gptaq", tune={}),

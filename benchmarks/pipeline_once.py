@@ -3,9 +3,9 @@
 python benchmarks/pipeline_once.py JSON
 
 Keys of the job: plan (a file), tokens (a safetensors file), model (the original), out, form (of the checkpoint) and
-threads; dtype, options (of the solve), tune_blocks, tune and, for the latter, validation (a file of samples), if need
-be. The figures, on the last line: wall and CPU seconds of mp.compress with all of these, reading and writing included,
-and peak resident memory of the process.
+threads; if need be dtype, options (of the solve), tune_blocks, tune and, for the latter, validation and tuned_on (files
+of samples). The figures, on the last line: wall and CPU seconds of mp.compress with all of these, reading and writing
+included, and peak resident memory of the process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main(job: dict[str, Any]) -> dict[str, float]:
     model = mp.Model(job["model"], dtype=job.get("dtype", "float32"))
     more: dict[str, Any] = {name: kind.model_validate(job[name]) for name, kind in OPTIONS.items() if name in job}
     if "tune" in job:
-        more["validation"] = samples(job["validation"])
+        more |= {name: samples(job[name]) for name in ("validation", "tuned_on") if name in job}
     wall, cpu = time.perf_counter(), time.process_time()
     plan, calibration = mp.Plan.load(model, job["plan"]), samples(job["tokens"])
     mp.compress(model, plan, job["out"], calibration=calibration, format=job["form"], **more)
