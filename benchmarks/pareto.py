@@ -4,10 +4,14 @@ python benchmarks/pareto.py [--quick] [--samples N] [--draws N] [--only JOB …]
 
 SmolLM2-135M, or --model (a folder or .gguf file). All pipelines see the same calibration tokens: --samples x 512, half
 WikiText-2 validation (--data) and half the bundled attribution traces. Evaluation: KL to the original on the bundled
-held-out traces and WikiText-2 test (--passages of 512 tokens), which nothing is tuned, stopped or chosen on. Only the
-linear modules of the blocks are compressed; embedding, head and norms stay in 16 bits unless a pipeline's name says
-otherwise. Peers run in environments of their own (benchmarks/peers/build.sh), with their own settings where the table
-names no other; one that is not there is not measured.
+held-out traces and WikiText-2 test (--passages of 512 tokens), which nothing is tuned, stopped or chosen on. What we
+tune is solved and tuned on all calibration samples but the last 4, which decide when to stop: no pipeline sees more.
+Only the linear modules of the blocks are compressed; embedding, head and norms stay in 16 bits, but for norms that are
+tuned, for llama.cpp's mixtures, and for "embedding and blocks planned": it spends the bytes of a packed file of its
+size on both, in a GGUF file (4-bit results flatter on SmolLM2, whose weights come from 4 bits in groups of 32).
+
+Peers run in environments of their own (benchmarks/peers/build.sh), with their own settings; one that is not there is
+not measured. AutoRound tunes in bfloat16, as it does by default, with batches of 4, half of its default: half the time.
 
 A job is PIPELINE@SIZE#DRAW: its size in effective bits of the linear modules, or the name of a mixture of llama.cpp;
 its draw another order of the calibration samples, and another seed where a peer has one. benchmarks/pareto_pipelines.py
