@@ -5,8 +5,8 @@ python benchmarks/guided.py [--draws 3] [--samples 32] [--only JOB …] [--data 
 All compress on the same tokens, half WikiText-2 validation, half bundled attribution traces, and are evaluated on the
 held-out traces and passages of WikiText-2 test; no setting was chosen on these. A draw has the samples in another order
 and other random losses. Jobs are METHOD-GUIDANCE: gptq or gptaq; plain, or loss and groups of outputs that have a
-Hessian each (fisher1, fisher4, fisher16, loss4), raw where tokens' weights are as they are (fisher4raw; loss4raw is
-GuidedQuant as published), or fisher4b, whose loss counts predictions in spans of backtracking four times. Outcomes stay
+Hessian each (fisher1, fisher4, fisher16, loss1), raw where tokens' weights are as they are (fisher1raw; loss4raw is
+GuidedQuant as published), or fisher1b, whose loss counts predictions in spans of backtracking four times. Outcomes stay
 in the work folder: what was stopped goes on.
 
 Keys of OUT (null: not measured)
@@ -15,9 +15,9 @@ Keys of OUT (null: not measured)
     guided_gain     KL of each guided job over that of its method's plain one: below 1 guidance pays
     guided_interval    95% intervals of these, over passages and draws
     guided_cpu      CPU seconds of each guided job over those of its method's plain one
-    behaviour_gain     fisher4b over fisher4: KL in spans of backtracking on the held-out traces
+    behaviour_gain     fisher1b over fisher1: KL in spans of backtracking on the held-out traces
     behaviour_interval    95% intervals of these
-    behaviour_overall     fisher4b over fisher4: KL on everything
+    behaviour_overall     fisher1b over fisher1: KL on everything
     draws           of each job
     samples         calibration samples of 512 tokens
     threads         of every measurement
@@ -45,7 +45,7 @@ from mixprec.models.locate import BUNDLED
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("gptq", "gptaq")
-KINDS = ("plain", "fisher1", "fisher4", "fisher16", "fisher4raw", "loss4", "loss4raw", "fisher4b")
+KINDS = ("plain", "fisher1", "fisher4", "fisher16", "fisher1raw", "loss1", "loss4raw", "fisher1b")
 JOBS = tuple(f"{method}-{kind}" for method in METHODS for kind in KINDS)
 #: What a prediction in a span of the behaviour counts in jobs that weigh it.
 FACTOR = 4.0
@@ -135,7 +135,7 @@ def told(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     means = {name: sum(each) / len(each) for name, each in kl.items()}
     plain = {name: f"{name.partition('-')[0]}-plain" for name in rows if not name.endswith("-plain")}
     pairs = {name: other for name, other in plain.items() if other in rows}
-    behaviour = {method: (f"{method}-fisher4b", f"{method}-fisher4") for method in METHODS}
+    behaviour = {method: (f"{method}-fisher1b", f"{method}-fisher1") for method in METHODS}
     both = {method: pair for method, pair in behaviour.items() if all(name in rows for name in pair)}
     cpu = {name: sum(row["cpu_seconds"] for row in draws) / len(draws) for name, draws in rows.items()}
     part = "behaviour_by_passage"

@@ -36,7 +36,7 @@ def compress(
         typer.Option(help="gptq, gptaq, sparsegpt: weigh tokens by the gradients of a loss: fisher or loss."),
     ] = None,
     guided_groups: Annotated[
-        int | None, typer.Option(min=1, help="With --guided: groups of a linear's outputs; default 4.")
+        int | None, typer.Option(min=1, help="With --guided: groups of a linear's outputs; default 1.")
     ] = None,
     tune_blocks: Annotated[
         int, typer.Option(min=0, metavar="STEPS", help="Tune each block by its output, in so many steps, such as 30.")

@@ -17,7 +17,7 @@ class GuidedSpec(BaseModel):
     loss: Literal["fisher", "loss"] = Field(
         "fisher", description="fisher: the KL to the original's own predictions; loss: cross-entropy of the text"
     )
-    groups: int = Field(4, ge=1, description="of a linear's outputs that have a Hessian each")
+    groups: int = Field(1, ge=1, description="of a linear's outputs that have a Hessian each")
     draws: int = Field(1, ge=1, description="with fisher: random losses per sample, averaged")
     power: float = Field(0.5, gt=0, le=1, description="of tokens' weights; 1: as they are, below 1 they differ less")
     seed: int = Field(0, description="draws the random losses")

@@ -222,7 +222,7 @@ def test_other_gradients_are_taken_again(tiny_checkpoint: Path, tmp_path: Path) 
 
 def test_a_loaded_model_gets_what_a_checkpoint_would(checkpoint: Make, planner: Planner, tmp_path: Path) -> None:
     source, calibration = checkpoint(dtype=torch.float32), calibrating()
-    plan, chosen = planner(source, "w3g16", "gptaq"), options()
+    plan, chosen = planner(source, "w3g16", "gptaq"), options(groups=4)
     compress(Model(source), plan, tmp_path / "out", calibration=calibration, options=chosen)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     compress_live(model, plan, calibration=calibration, options=chosen)
