@@ -140,7 +140,9 @@ class Pipelines(Bench):
         config = load_config(self.model)
         alone = build_plan(PlanSpec.model_validate({"default": UNIFORM[size]}), self.inventory, self.model, "gptq")
         limit = checkpoint_format(PACKED).bytes(alone, self.inventory, config)
-        spec = BudgetSpec.model_validate({"file_bytes": limit, "candidates": list(WHOLE), "outside": ["embedding"]})
+        spec = BudgetSpec.model_validate(
+            {"file_bytes": limit, "candidates": [*WHOLE, "keep"], "outside": ["embedding"]}
+        )
         return budget_plan(
             spec, self.inventory, self.model, "gptq", table,
             lambda plan: checkpoint_format("gguf").bytes(plan, self.inventory, config),
