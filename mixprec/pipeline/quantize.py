@@ -24,7 +24,7 @@ from mixprec.models.model import Model
 from mixprec.numerics.formats import Format, GgmlFormat
 from mixprec.plan.budget import reach
 from mixprec.plan.budgetspec import BudgetSpec
-from mixprec.plan.methods import METHODS
+from mixprec.plan.methods import METHODS, guidable
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.recipe import Recipe
 from mixprec.traces.store import HELD_OUT
@@ -97,7 +97,7 @@ def recipe_of(job: Job) -> Recipe:
     words = {
         "title": f"{job.model.id} in {job.bits:g} bits for {job.runtime}",
         "model": {"id": job.model.id, "revision": job.model.revision, **where, "base_model": job.base_model},
-        "compress": {"method": method, "calibration": calibration, **_tune(job)},
+        "compress": {"method": method, "calibration": calibration, **_refined(job, method)},
         "sensitivity": {
             "scorer": "fisher", "formats": formats, "at": "compressed", "base": base, "samples": scored
         },
@@ -213,8 +213,10 @@ def _calibration(job: Job) -> dict[str, Any]:
     return {**one, "samples": samples, "tokens": _TOKENS}
 
 
-def _tune(job: Job) -> dict[str, Any]:
-    return {"tune": {"validation": _VALIDATION}} if job.tune else {}
+def _refined(job: Job, method: str) -> dict[str, Any]:
+    """What makes more of the same bits: solves guided by the loss, where the method can be, and tuning."""
+    guided: dict[str, Any] = {"guided": {}} if guidable([method]) else {}
+    return guided | ({"tune": {"validation": _VALIDATION}} if job.tune else {})
 
 
 def text_of(chosen: Recipe, out: Path) -> str:
