@@ -15,6 +15,7 @@ SOURCE = Path(mixprec.__file__).parent
 KNOWN = {
     "models/complete.py": {"rotary_emb"},  # buffers that old checkpoints hold
     "checkpoint/gptq.py": {"lm_head"},  # a key of GPTQ's configuration
+    "checkpoint/packings/gptq.py": {"lm_head"},  # the same
     "contrib/export/gptqmodel.py": {"lm_head"},  # the same
 }
 #: The tables, and programs that run in other quantizers' environments, without mixprec.
