@@ -72,7 +72,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         if len(protected) > _MOST_SENTENCES:
             rest = plural(len(protected) - _MOST_SENTENCES, "more protected variant")
             sentences.append(f"The table has {rest}.")
-        sentences += _allocations({name: whole[name] for name in whole if name not in protected}, summary)
+        spread = {name: whole[name] for name in whole if name not in protected}
+        sentences += _allocations(spread, summary) + _beside(spread, protected, summary)
     return sentences + _probing(_measured(probes(summary)), summary)
 
 
@@ -180,6 +181,24 @@ def _allocations(whole: Mapping[str, Variant], summary: Mapping[str, Any]) -> li
                 f"Of the {len(alike)} variants of {bits(whole[best]['effective_bits'])} effective bits, {best} has the "
                 f"lowest KL, {kl(whole[best])}, and {second} the next, {kl(whole[second])}; "
                 f"{_certainty(second, best, summary)}."
+            )
+    return sentences
+
+
+def _beside(spread: Mapping[str, Variant], protected: Mapping[str, Variant], summary: Mapping[str, Any]) -> list[str]:
+    """How variants that compress all modules stand against the best that protects some of them at the same size."""
+    sentences = []
+    for name, variant in spread.items():
+        alike = [
+            other
+            for other, each in protected.items()
+            if abs(each["effective_bits"] - variant["effective_bits"]) <= SAME_SIZE
+        ]
+        if alike:
+            other = min(alike, key=lambda each: protected[each]["kl_mean"])
+            sentences.append(
+                f"{name} keeps no module and {_moves(protected[other], variant)} at the size of {other}; "
+                f"{_certainty(other, name, summary)}."
             )
     return sentences
 

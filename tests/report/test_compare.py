@@ -66,6 +66,18 @@ def test_variants_of_one_size_are_told_which_is_best(summary: dict[str, Any], ma
     assert not any(sentence.startswith("larger") for sentence in verdict(summary))
 
 
+def test_a_variant_that_keeps_nothing_is_compared_with_protection_of_its_size(
+    summary: dict[str, Any], make_variant: Any
+) -> None:
+    size = summary["variants"]["w3_last_mlp"]["effective_bits"]
+    summary["variants"]["spent"] = make_variant("", size, 210, 0.2, 15.0)
+    summary["differences"]["w3_last_mlp"] = {"spent": {"kl_difference": 0.5, "ci": [0.4, 0.6]}}
+    told = next(sentence for sentence in verdict(summary) if sentence.startswith("spent keeps no module"))
+    assert "to 0.200" in told and "at the size of w3_last_mlp; the paired difference is 0.500" in told
+    summary["variants"]["spent"]["effective_bits"] = size + 0.1
+    assert not any(sentence.startswith("spent") for sentence in verdict(summary))
+
+
 def test_many_protected_variants_are_cut_and_counted(summary: dict[str, Any], make_variant: Any) -> None:
     for index in range(6):
         name, kl = f"extra{index}", 1.5 - index / 100
