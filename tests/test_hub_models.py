@@ -150,9 +150,9 @@ def test_a_run_says_which_commit_it_read_and_is_made_anew_where_the_branch_moved
 ) -> None:
     heads, read = [], data.load
 
-    def watched(spec: Any, encoder: Any, *rest: Any) -> Any:
+    def watched(spec: Any, encoder: Any, *rest: Any, **options: Any) -> Any:
         heads.append(encoder.head)
-        return read(spec, encoder, *rest)
+        return read(spec, encoder, *rest, **options)
 
     monkeypatch.setattr(data, "load", watched)
 

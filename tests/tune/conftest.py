@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from pieces import samples
+from lessons_drawn import samples
 
 from mixprec.tune.tuning import Lessons
 

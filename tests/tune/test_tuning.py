@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from pieces import samples
+from lessons_drawn import samples
 from safetensors.torch import load_file
 from tiny import write_checkpoint
 
