@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mixprec.checkpoint.base import Held
 from mixprec.checkpoint.reader import Checkpoint
-from mixprec.compress.blockfile import MADE, BlockFile, Made, opened
+from mixprec.compress.blockfile import MADE, BlockFile, opened
 from mixprec.compress.module import ModuleReport, relative_error
 from mixprec.compress.solving import Solved
 from mixprec.core import artifacts
@@ -41,13 +41,13 @@ class SolvedTuning(Tuning):
         """
         stamp = artifacts.fingerprint(stamp, self.described)
         original, checkpoint = model.computed(dtype=self.options.dtype), model.original
-        decoder, (made, other) = checkpoint.inventory, _read(files)
         try:
             with self.teacher(original, folder) as teacher:
                 loaded = original.load().model
-                _put(loaded, decoder, made, other)
-                plain = plain_of(decoder, lambda name: other[name] if name in other else checkpoint.tensor(name))
-                held = {decoder[each].weight_name: Held(found.quantized, found.format) for each, found in made.items()}
+                held, other = _put(loaded, checkpoint.inventory, files)
+                plain = plain_of(
+                    checkpoint.inventory, lambda name: other[name] if name in other else checkpoint.tensor(name)
+                )
                 student = Student(loaded, held, plain, self.kinds)
                 if not self.run(student, teacher, folder, stamp):
                     return list(files)
@@ -56,24 +56,24 @@ class SolvedTuning(Tuning):
         return _write(files, folder, stamp, student.quantized(), student.plain(), checkpoint)
 
 
-def _read(files: Sequence[Path]) -> tuple[dict[str, Made], dict[str, Tensor]]:
-    """Address -> what was made of a module; name -> another tensor that changed."""
-    made: dict[str, Made] = {}
+@torch.no_grad()
+def _put(model: torch.nn.Module, decoder: Decoder, files: Sequence[Path]) -> tuple[dict[str, Held], dict[str, Tensor]]:
+    """Give a loaded model the values that its checkpoint will have, block by block.
+
+    Name of a weight -> what it became; name -> another tensor that changed.
+    """
+    held: dict[str, Held] = {}
     other: dict[str, Tensor] = {}
     for path in files:
         with opened(path) as block:
-            made |= block.modules
             other |= block.other
-    return made, other
-
-
-@torch.no_grad()
-def _put(model: torch.nn.Module, decoder: Decoder, made: Mapping[str, Made], other: Mapping[str, Tensor]) -> None:
-    """Give a loaded model the values that its checkpoint will have."""
+            for address, made in block.modules.items():
+                name = decoder[address].weight_name
+                model.get_parameter(name).copy_(made.restored)
+                held[name] = Held(made.quantized, made.format)
     for name, tensor in other.items():
         model.get_parameter(name).copy_(tensor)
-    for address, found in made.items():
-        model.get_parameter(decoder[address].weight_name).copy_(found.restored)
+    return held, other
 
 
 def _write(

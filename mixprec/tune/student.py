@@ -50,20 +50,19 @@ class _Weight(nn.Module):
     def __init__(self, held: Held, chosen: frozenset[Kind], like: Tensor) -> None:
         super().__init__()
         self.held = held._replace(quantized=storage.on_device(held.quantized, like.device))
-        self._kind, dtype = TUNABLE[type(held.format)], like.dtype
-        self._dtype = dtype
+        self._kind, self._dtype = TUNABLE[type(held.format)], like.dtype
         numbers = self._kind.numbers(*self.held)
         # Where numbers are stored in the type that is computed in, their products are rounded once, as float32's are.
-        exact = all(number.start.dtype in (dtype, torch.uint8) for number in numbers.values())
-        self._wide = dtype if exact else torch.promote_types(dtype, torch.float32)
+        exact = all(number.start.dtype in (like.dtype, torch.uint8) for number in numbers.values())
+        self._wide = like.dtype if exact else torch.promote_types(like.dtype, torch.float32)
         kinds: dict[str, Kind] = {name: "zeros" if name == "zeros" else "scales" for name in numbers}
         self.masters = {name: Master(each, kinds[name]) for name, each in numbers.items() if kinds[name] in chosen}
-        self._numbers = {name: number.start.to(self._wide) for name, number in numbers.items()}
+        self._at_rest = {n: each.start.to(self._wide) for n, each in numbers.items() if n not in self.masters}
         self._fixed = self._kind.fixed(*self.held)
 
     def forward(self, _original: Tensor) -> Tensor:
         moving = {name: master.stored().to(self._wide) for name, master in self.masters.items()}
-        return self._kind.weight(self._fixed, self._numbers | moving, self._dtype)
+        return self._kind.weight(self._fixed, self._at_rest | moving, self._dtype)
 
     def result(self) -> AnyQuantized:
         """What the weight is stored as."""
@@ -94,7 +93,7 @@ class _Stored(nn.Module):
 
 
 class Student:
-    """``model``, loaded, which computes its parameters from numbers that may move until ``close``.
+    """``model``, loaded, which from now on computes its parameters from numbers that may move.
 
     ``weights``: full name of a parameter -> what holds it; those of formats without such numbers stay as they are.
     ``plain``: other parameters that may move. ``chosen``: the kinds of numbers that do.

@@ -39,7 +39,8 @@ _STATE: Final = "tuning.safetensors"
 class Lessons:
     """What is tuned on and what decides when to stop: ``training`` and ``validation`` samples, which differ.
 
-    Weights of tokens count in both. Raises UserError where a sample is in both, or has no token that counts.
+    Weights of tokens count in both. Raises UserError where a sample is in both, or no token of it counts that is
+    predicted.
     """
 
     training: Calibration
@@ -52,6 +53,12 @@ class Lessons:
                 "tune: a validation sample is among those that are tuned on, and would say nothing; draw others "
                 "(skip in mixprec.calibrate)"
             )
+        for calibration in (self.training, self.validation):
+            if calibration.weights is not None and not bool((calibration.weights[:, 1:] > 0).any(1).all()):
+                raise UserError(
+                    "tune: in a sample no token counts behind the first one, so that it says nothing; give others more "
+                    "than 0 in the calibration's sources, or draw with another seed"
+                )
 
     @property
     def digest(self) -> list[str]:
