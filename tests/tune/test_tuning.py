@@ -265,6 +265,9 @@ def refused(match: str, act: Callable[[], object]) -> None:
 def test_what_can_not_be_tuned_is_said(packed: Path, tiny_checkpoint: Path, tmp_path: Path, lessons: Lessons) -> None:
     model, original = Model(packed), Model(tiny_checkpoint)
     refused("is among those that are tuned on", lambda: Lessons(samples(6), samples(3, skip=4)))
+    nothing_counts = torch.zeros(3, samples(3).tokens.shape[1])
+    nothing_counts[:, 0] = 1  # nothing predicts a first token
+    refused("no token counts", lambda: Lessons(samples(6), samples(3, skip=6, weights=nothing_counts)))
     solved = {"solved_on": samples(2, skip=7)}
     refused("is among those", lambda: SolvedTuning(lessons, EXACT, **solved))
     refused("is written dense", lambda: tune_packed(Tuning(lessons), original, original, tmp_path / "out"))
