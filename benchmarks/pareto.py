@@ -8,7 +8,10 @@ held-out traces and WikiText-2 test (--passages of 512 tokens), which nothing is
 tune is solved and tuned on all calibration samples but the last 4, which decide when to stop: no pipeline sees more.
 Only the linear modules of the blocks are compressed; embedding, head and norms stay in 16 bits, but for norms that are
 tuned, for llama.cpp's mixtures, and for "embedding and blocks planned": it spends the bytes of a packed file of its
-size on both, in a GGUF file (4-bit results flatter on SmolLM2, whose weights come from 4 bits in groups of 32).
+size on both, in a GGUF file, or those of the file of a mixture. SmolLM2's rows of 576 weights are no multiples of 256:
+types with such blocks fit its down alone, and fall back elsewhere as llama.cpp's do (types of 3 bits to iq4_nl, q4_k to
+q5_0, q6_k to q8_0). Its linears come from Q4_1: a type with a minimum for 32 weights finds them again, so that ours has
+none of these; llama.cpp's mixtures have.
 
 Peers run in environments of their own (benchmarks/peers/build.sh), with their own settings; one that is not there is
 not measured. AutoRound tunes in bfloat16, as it does by default, with batches of 4, half of its default: half the time.

@@ -51,7 +51,10 @@ def figures(rows: Rows, arguments: argparse.Namespace) -> dict[str, Any]:
         "tune_overfit_350": overfit(rows, *TUNED["3.5"]),
         "gap_recovered": None if recovered is None else 1 - recovered,
         "gap_recovered_ci": bounds and [1 - bound for bound in reversed(bounds)],
-        **by_size("file_ratio_llamacpp", {m: compared(rows, f"gguf@{m}", f"llamacpp@{m}") for m in MIXTURES}),
+        **by_size(
+            "file_ratio_llamacpp",
+            {m: compared(rows, *no_larger(rows, f"gguf@{m}", f"llamacpp@{m}")) for m in MIXTURES},
+        ),
         **both("guided_gain", compared(rows, "guided@3.25", "gptq@3.25")),
         **both("behaviour_cost", compared(rows, "backtracking@3.25", "gptq_tuned@3.25")),
         **both("behaviour_gain", compared(rows, "backtracking@3.25", "gptq_tuned@3.25", "behaviour_by_passage")),
@@ -113,10 +116,13 @@ def best(rows: Rows, measure: str, limit: float) -> str | None:
 
 def equal_file(rows: Rows, size: str) -> tuple[str | None, str | None]:
     """Ours that spends the bytes of the peer's best file of a size on all of the model, and that peer's."""
-    other, own = pair(rows, size)[1], f"whole@{size}"
-    if other is None or own not in rows or rows[own][0]["file_bytes"] > rows[other][0]["file_bytes"]:
-        return None, None
-    return own, other
+    return no_larger(rows, f"whole@{size}", pair(rows, size)[1])
+
+
+def no_larger(rows: Rows, own: str, other: str | None) -> tuple[str | None, str | None]:
+    """The pair, where both were measured and our file is no larger than theirs."""
+    known = own in rows and other in rows
+    return (own, other) if known and rows[own][0]["file_bytes"] <= rows[other or ""][0]["file_bytes"] else (None, None)
 
 
 def overfit(rows: Rows, tuned: str, plain: str) -> float | None:

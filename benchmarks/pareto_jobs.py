@@ -15,7 +15,7 @@ import pareto_rows
 from allocation import PEERS
 from bench import HERE, Bench, by_passage
 from pareto_made import MAKERS, PACKED, by_peer
-from pareto_pipelines import OURS, UNIFORM, WHOLE, Job, Pipeline
+from pareto_pipelines import OURS, PIPELINES, UNIFORM, WHOLE, Job, Pipeline
 from pareto_rows import Row
 from pipeline_once import OPTIONS
 
@@ -124,22 +124,33 @@ class Pipelines(Bench):
         if kind == "uniform":
             spec = PlanSpec.model_validate({"default": UNIFORM[job.size], "method": method})
             return build_plan(spec, self.inventory, self.model, method)
+        if kind in ("whole", "gguf"):
+            return self.within(self.packed_bytes(job.size) if kind == "whole" else self.mixture_bytes(job.size))
         spec = {"effective_bits": float(job.size), "candidates": list(self.candidates)}
         if kind in PEERS:
             found = self.theirs(kind, float(job.size), BudgetSpec.model_validate(spec))
             return found and found.model_copy(update={"method": method})
-        if kind == "whole":
-            return self.whole(job.size)
         made = self.exchanged(job.size, spec) if kind == "exchanged" else self.additive(job.size, spec)
         return made.model_copy(update={"method": method})
 
-    def whole(self, size: str) -> Plan:
-        """The bytes of a packed file of ``size`` with a 16-bit embedding, spent on both in a GGUF file."""
+    def packed_bytes(self, size: str) -> int:
+        """Of a packed file of ``size`` with a 16-bit embedding."""
+        alone = build_plan(PlanSpec.model_validate({"default": UNIFORM[size]}), self.inventory, self.model, "gptq")
+        return checkpoint_format(PACKED).bytes(alone, self.inventory, load_config(self.model))
+
+    def mixture_bytes(self, mixture: str) -> int | None:
+        """Of the file that llama.cpp's quantizer makes of one of its mixtures; None where it is not there."""
+        self.job(name := f"llamacpp@{mixture}")
+        row = self.rows([name]).get(name)
+        return row and row["file_bytes"]
+
+    def within(self, limit: int | None) -> Plan | None:
+        """So many bytes of a GGUF file spent on blocks and embedding; None where it is not known how many."""
+        if limit is None:
+            return None
         self.job("whole_scores")
         table = sensitivity.load(self.work / "whole" / "fisher.json", self.inventory)
         config = load_config(self.model)
-        alone = build_plan(PlanSpec.model_validate({"default": UNIFORM[size]}), self.inventory, self.model, "gptq")
-        limit = checkpoint_format(PACKED).bytes(alone, self.inventory, config)
         spec = BudgetSpec.model_validate(
             {"file_bytes": limit, "candidates": [*WHOLE, "keep"], "outside": ["embedding"]}
         )
@@ -177,7 +188,8 @@ class Pipelines(Bench):
 def made_by(pipeline: Pipeline) -> list[Any]:
     """What decides, besides a pipeline's settings, what comes out: rules and defaults of ours, the pins of a peer's."""
     if pipeline.who == OURS:
-        planning = [] if pipeline.plan == "uniform" else [SCORING, EXCHANGING]
+        planning: list[Any] = [] if pipeline.plan == "uniform" else [SCORING, EXCHANGING]
+        planning += {"whole": [WHOLE], "gguf": [WHOLE, made_by(PIPELINES["llamacpp"])]}.get(pipeline.plan, [])
         tuning = [TUNING] if {"tune", "tune_blocks"} & pipeline.settings.keys() else []
         known = {name: kind for name, kind in OPTIONS.items() if name in pipeline.settings}
         chosen = [kind.model_validate(pipeline.settings[name]).model_dump() for name, kind in known.items()]

@@ -38,19 +38,21 @@ _PLANNING = {
     "additive": ["scores"],
     "exchanged": ["scores", "exchange_{}"],
     "whole": ["whole_scores"],
+    "gguf": ["whole_scores"],
 }
 #: Samples of the calibration that only decide when tuning stops.
 _VALIDATION = 4
 
 
-def by_us(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any]:
+def by_us(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] | None:
     """Our pipeline, whose checkpoint is a packed one.
 
     What is tuned is solved and tuned on all samples but the last ones, which decide when to stop: it sees no more
     tokens than the others.
     """
     plan, settings = bench.plan(job), seeded(job)
-    assert plan is not None
+    if plan is None:
+        return None
     file = bench.work / "plans" / f"{job.name}@{job.size}.plan.json"
     save_plan(file, plan)
     request = {"form": PACKED, **settings, "model": bench.model, "plan": str(file), "out": str(checkpoint),
@@ -65,7 +67,9 @@ def by_us(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any]:
     if job.pipeline.limit:
         least = {key: request[key] for key in ("model", "tokens", "threads")}
         made["limit"] = once("limit_once.py", least | {"dtype": settings.get("dtype", "float32")})
-    return {**made, **sizes(bench, plan), "file_bytes": weight_bytes(checkpoint), "format": request["form"]}
+    types = Counter(str(line.format) for line in plan.modules.values())
+    own = {"file_bytes": weight_bytes(checkpoint), "format": request["form"], "types": dict(sorted(types.items()))}
+    return {**made, **sizes(bench, plan), **own}
 
 
 def by_peer(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] | None:

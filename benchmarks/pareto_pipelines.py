@@ -10,8 +10,10 @@ from allocation import BUDGETS
 OURS = "mixprec"
 #: Effective bits -> one format for all modules that has them.
 UNIFORM = {"3.25": "w3g64", "3.5": "w3g32", "4.0": "w3g16"}
-#: What the bytes of a file are spent on where embedding and head count too; GGUF has a type for each.
-WHOLE = ("w4g64", "w5g64", "w8g64")
+#: What the bytes of a GGUF file are spent on, embedding included: each has a type there, and q3_k and q6_k fall back to
+#: iq4_nl and q8_0 where rows are no multiples of 256. Nothing with a minimum for 32 weights: SmolLM2's linears come
+#: from Q4_1, which q4_1, q4_k, q5_1 and q5_k would find again.
+WHOLE = ("q3_k", "iq4_nl", "w4g32", "w5g32", "q6_k", "w8g32")
 #: llama.cpp's mixtures; sizes of files.
 MIXTURES = ("q3_k_s", "q3_k_m", "iq3_s", "iq4_xs", "q4_k_m")
 #: AutoRound's own settings: half of the batch of 8 that it has by default, its number of steps as it is.
@@ -72,6 +74,7 @@ PIPELINES: dict[str, Pipeline] = {
         "plan + exchange, GPTAQ, blocks and model tuned", "exchanged", method="gptaq", tune_blocks={}, tune={}
     ),
     "whole": _ours("embedding and blocks planned, GPTQ", "whole", form="gguf"),
+    "gguf": _ours("embedding and blocks planned, GPTQ and ggml, tuned", "gguf", MIXTURES, form="gguf", tune={}),
     "autoround20": _autoround("AutoRound 20", 20, "uniform", _THREE),
     "autoround50": _autoround("AutoRound 50", 50, "uniform", _THREE),
     "autoround200": _autoround("AutoRound 200", 200, "uniform", _NARROW),
@@ -92,8 +95,8 @@ PIPELINES: dict[str, Pipeline] = {
 #: Our pipelines from the most complete one to the least: the first that was measured at a size stands for us, whatever
 #: its KL on the text that figures are read from.
 FLAGSHIPS = (
-    "exchanged_guided_tuned", "exchanged_blocks_tuned", "exchanged_gptaq_tuned", "exchanged_tuned", "exchanged_gptaq",
-    "exchanged", "additive", "guided_tuned", "gptaq_blocks_tuned", "gptaq_tuned", "gptq_tuned", "guided_gptaq", "gptaq",
+    "exchanged_blocks_tuned", "exchanged_guided_tuned", "exchanged_gptaq_tuned", "exchanged_tuned", "exchanged_gptaq",
+    "exchanged", "additive", "gptaq_blocks_tuned", "guided_tuned", "gptaq_tuned", "gptq_tuned", "guided_gptaq", "gptaq",
     "gptq",
 )  # fmt: skip
 #: Peers' pipelines without which nothing is said of a size.
@@ -104,7 +107,7 @@ ORDER = (
     "guided@3.25", "guided_tuned@3.25", "gptaq_blocks_tuned@3.25", "autoscheme200@3.5",
     "exchanged@3.5", "exchanged_tuned@3.5", "exchanged_guided_tuned@3.5", "exchanged_gptaq_tuned@3.5", "whole@3.25",
     "llmcompressor@3.25", "gptqmodel@3.25", "gptqmodel_gptaq@3.25", "gptq_bf16@3.25", "llmcompressor_bf16@3.25",
-    "gptqmodel_bf16@3.25", *(f"llamacpp@{name}" for name in MIXTURES),
+    "gptqmodel_bf16@3.25", *(f"{name}@{mixture}" for mixture in MIXTURES for name in ("llamacpp", "gguf")),
 )  # fmt: skip
 QUICK = ("gptq@3.25", "gptaq@3.25", "autoround20@3.25")
 

@@ -29,7 +29,7 @@ from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
 from mixprec.plan.knapsack import Unit, solve
 from mixprec.plan.methods import Method
 from mixprec.plan.relative import Importance, relative_importance
-from mixprec.plan.schema import ModulePlan, Plan, Treatment, fitted
+from mixprec.plan.schema import ModulePlan, Plan, fitted
 from mixprec.plan.sensitivity import ALL, Choice, Sensitivity
 
 
@@ -204,17 +204,16 @@ def as_plan(
     """The plan in which every module gets its choice, or llama.cpp's type that fits; ``why``: default: the budget."""
     pinned = pinned_choices(spec, inventory)
     choices = {**choices, **{address: choice for address, choice in pinned.items() if not inventory[address].layer}}
-    modules = {
-        module.address: fitted(
-            ModulePlan(
-                format=choices[module.address].format,
-                sparsity=choices[module.address].sparsity,
-                why="pinned" if module.address in pinned else why or str(spec),
-            ),
-            module.in_features,
+    modules = {}
+    for module in inventory.planned(choices):
+        chosen = choices[module.address].treatment(method)
+        line = ModulePlan(
+            format=chosen.format,
+            sparsity=chosen.sparsity,
+            method=None if chosen.method == method else chosen.method,
+            why="pinned" if module.address in pinned else why or str(spec),
         )
-        for module in inventory.planned(choices)
-    }
+        modules[module.address] = fitted(line, module.in_features)
     try:
         return Plan(model=model, method=method, modules=modules)
     except ValidationError as problem:
@@ -267,7 +266,7 @@ def _left(module: Linear, sparsity: float) -> int:
 
 def _check_candidates(spec: BudgetSpec, method: Method) -> None:
     for choice in (*spec.candidates, *spec.pin.values()):
-        problem = Treatment(format=choice.format, sparsity=choice.sparsity, method=method).problem()
+        problem = choice.treatment(method).problem()
         if problem:
             raise UserError(f"plan.budget: candidate {choice}: {problem}")
 

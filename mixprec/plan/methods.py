@@ -143,6 +143,11 @@ def _known(name: Any) -> str:
 Method = Annotated[str, BeforeValidator(_known)]
 
 
+def method_for(kind: type, default: Method) -> Method:
+    """Who makes formats of this ``kind``: the method that makes no others, where there is one, else ``default``."""
+    return next((name for name, each in METHODS.items() if each.apart and kind in each.formats), default)
+
+
 def needing_inputs(names: Iterable[str]) -> set[str]:
     """The methods that can't do without the inputs of linears, so without calibration data."""
     return {name for name in names if METHODS[name].needs.inputs == "always"}

@@ -19,8 +19,8 @@ from mixprec.core.errors import UserError, from_pydantic
 from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import KEEP, AnyFormat, parse_format
 from mixprec.numerics.sparsity import Sparsity, parse_sparsity
-from mixprec.plan.methods import Method
-from mixprec.plan.schema import Strict
+from mixprec.plan.methods import Method, method_for
+from mixprec.plan.schema import Strict, Treatment
 
 #: ``target`` of damage on all tokens.
 ALL = "all"
@@ -45,6 +45,10 @@ class Choice(Strict):
     def changes(self) -> bool:
         """Whether it changes a module at all: not ``keep`` alone."""
         return self.format is not KEEP or self.sparsity is not None
+
+    def treatment(self, method: Method) -> Treatment:
+        """What it does to a module: by ``method``, but for formats that have a method of their own."""
+        return Treatment(format=self.format, sparsity=self.sparsity, method=method_for(type(self.format), method))
 
 
 def parse_choice(text: str | float) -> Choice:

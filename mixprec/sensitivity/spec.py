@@ -108,14 +108,14 @@ class AblationSpec(Strict):
 
 
 def treatments(choices: Iterable[Choice], method: Method, key: str) -> dict[str, Treatment]:
-    """Candidate -> what it does to a module, without keep.
+    """Candidate -> what it does to a module, without keep; by ``method``, unless its format has one of its own.
 
     Raises UserError naming ``key`` for a candidate that the method can't make.
     """
     found = {}
     for choice in choices:
         if choice.changes:
-            treatment = Treatment(format=choice.format, sparsity=choice.sparsity, method=method)
+            treatment = choice.treatment(method)
             if problem := treatment.problem():
                 raise UserError(f"{key}: {choice}: {problem}")
             found[str(choice)] = treatment

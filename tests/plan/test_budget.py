@@ -40,6 +40,16 @@ def table(inventory: Decoder, texts: tuple[str, ...] = CANDIDATES, **changes: An
     return Sensitivity.model_validate(data | changes)
 
 
+def test_formats_with_a_method_of_their_own_go_by_it(tiny: Decoder) -> None:
+    """Beside those that the plan's method makes: llama.cpp's types and learned code books."""
+    texts = ("w3g16", "iq4_nl", "any4g16", "w5g16")
+    plan = spend(tiny, table(tiny, texts), effective_bits=4.7, candidates=list(texts))
+    made = {str(line.format): line.method for line in plan.modules.values()}
+    assert made == {text: {"iq4_nl": "ggml", "any4g16": "anyk"}.get(text) for text in made}
+    assert "w3g16" in made and made.keys() & {"iq4_nl", "any4g16"}
+    assert plan.methods == {line.method or "gptq" for line in plan.modules.values()}
+
+
 def spend(inventory: Decoder, scores: Sensitivity | None = None, **keys: Any) -> Plan:
     spec = BudgetSpec.model_validate({"candidates": CANDIDATES, **keys})
     return budget_plan(spec, inventory, "tiny", "gptq", scores or table(inventory))
@@ -157,7 +167,7 @@ def test_importance_spends_bits_where_it_lies(tiny: Decoder) -> None:
         ({"effective_bits": 17}, r"the largest plan of these candidates takes 16;"),
         ({"bytes": 1000}, r"bytes: 1000: no plan takes less than \d+"),
         ({"sparsity": 0.5}, "the largest plan|no plan takes more than 0 "),
-        ({"effective_bits": 4, "candidates": ["any4g16", "w3g16"]}, "candidate any4g16: .* need method anyk"),
+        ({"effective_bits": 4, "candidates": ["any4g16@0.5", "w3g16"]}, "candidate any4g16@0.5: method anyk sets no "),
         ({"effective_bits": 4, "candidates": ["0.5", "w3g16"]}, "candidate 0.5: method gptq sets no weights to zero"),
         ({"effective_bits": 4, "pin": {"32_up": "keep"}}, "pin: selector '32_up' matches no module"),
         ({"effective_bits": 8, "pin": {"1_up": "keep", "1_mlp": "w3g16"}}, "1_up is pinned to keep and w3g16"),
