@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from mixprec.checkpoint import integers
 from mixprec.checkpoint.names import check_format
+from mixprec.checkpoint.packings.awq import BITS, PER_WORD
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear
-from mixprec.numerics.formats import Format
+from mixprec.numerics.formats import KEEP, Format
 from mixprec.plan.schema import Plan
 
 if TYPE_CHECKING:
@@ -51,10 +52,43 @@ def _gptq(module: Linear, format: Format) -> str | None:
     return None
 
 
+def awq(plan: Plan, inventory: Decoder) -> dict[str, str]:
+    """Address -> why AutoAWQ's layout can't hold it."""
+    found = integers.problems(plan, inventory, _awq)
+    size, other = integers.common_group(plan, inventory)
+    for address in other:
+        found.setdefault(address, f"{plan.formats[address]}: AWQ has one group size for all modules, most have {size}")
+    return found | _ambiguous(plan, inventory)
+
+
+def _awq(module: Linear, format: Format) -> str | None:
+    if not module.layer:
+        return f"{format}: AWQ's readers take no packed {module.kind}; keep it"
+    if format.bits != BITS or format.symmetric:
+        takes = Format(BITS, format.group_size, symmetric=False)
+        return f"{format}: AWQ's layout has 4 bits with zero points; take {takes}, or keep it"
+    if module.out_features % PER_WORD:
+        return f"{format}: AWQ packs rows by {PER_WORD}, the matrix has {module.out_features}; keep it"
+    return None
+
+
+def _ambiguous(plan: Plan, inventory: Decoder) -> dict[str, str]:
+    """Packed modules that readers take for kept: a kept one's name, which they look for, is the beginning of theirs."""
+    kept = {module.address for module in inventory.linears if plan.formats.get(module.address) is KEEP}
+    begins = {
+        address: address[:end] for address in plan.changed for end in range(len(address)) if address[:end] in kept
+    }
+    return {
+        address: f"AWQ's readers take it for kept, as its name begins with {other}; keep both or none"
+        for address, other in begins.items()
+    }
+
+
 _HELD: Final[dict[str, Callable[[Plan, Decoder], dict[str, str]]]] = {
     "dense": dense,
     "compressed-tensors": compressed_tensors,
     "gptq": gptq,
+    "awq": awq,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from mixprec.checkpoint.packings.packing import Packing
@@ -70,6 +71,18 @@ def effective(module: Linear, format: Format) -> Format:
     """``format`` with groups as wide as a row, or wider, as whole rows: to readers they are the same."""
     whole = format.width(module.in_features) == module.in_features
     return Format(format.bits, WHOLE_ROW if whole else format.group_size, format.symmetric)
+
+
+def common_group(plan: Plan, inventory: Decoder) -> tuple[int, list[str]]:
+    """The size of the groups of most packed modules, WHOLE_ROW where all of them are whole rows; and the addresses of
+    those that have another one."""
+    formats = {m: f for m in inventory.planned(plan.modules) if isinstance(f := plan.formats[m.address], Format)}
+    narrow = Counter(f.group_size for m, f in formats.items() if f.width(m.in_features) < m.in_features)
+    size = narrow.most_common(1)[0][0] if narrow else WHOLE_ROW
+    other = [
+        m.address for m, f in formats.items() if f.width(m.in_features) != Format(f.bits, size).width(m.in_features)
+    ]
+    return size, other
 
 
 def by_format(plan: Plan, inventory: Decoder) -> tuple[dict[Format, list[str]], list[str]]:

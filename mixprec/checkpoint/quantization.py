@@ -14,8 +14,9 @@ from mixprec.core.errors import UserError, from_pydantic
 
 CONFIG: Final = "config.json"
 #: Where in config.json weights are said to be quantized.
+PLACE: Final = "quantization_config"
 _PLACES: Final = (
-    ("quantization_config",),
+    (PLACE,),
     ("compression_config",),
     ("text_config", "quantization_config"),
     ("quantization",),
@@ -32,14 +33,25 @@ _NAMES: Final = {
     "modelopt": "ModelOpt",
     "mxfp4": "MXFP4",
 }
+#: Keys of what quantizers have several kinds of.
+_KINDS: Final = ("format", "version", "bnb_4bit_quant_type", "fmt", "quant_algo")
 #: What to do with weights that another method quantized.
 REMEDY: Final = (
-    "give the original model; packed weights are read of compressed-tensors (pack-quantized), GPTQ and GGUF files"
+    "give the original model; packed weights are read of compressed-tensors (pack-quantized), GPTQ, AWQ (version gemm) "
+    "and GGUF files"
 )
 
 
 def find(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a config.json says of quantization, wherever it stands; None where it says nothing.
+
+    Raises UserError as ``places`` does.
+    """
+    return next(iter(places(config).values()), None)
+
+
+def places(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a config.json says of quantization, by the key where it stands; the same, where there are several.
 
     Raises UserError where that is no object, or two places say different things.
     """
@@ -56,13 +68,13 @@ def find(config: Mapping[str, Any]) -> dict[str, Any] | None:
     for name, other in said.items():
         if first is not None and other != said[first]:
             raise UserError(f"{name} says something else than {first}; remove the one that is wrong")
-    return None if first is None else dict(said[first])
+    return said
 
 
 def described(said: Mapping[str, Any]) -> str:
     """Which quantizer that is: ``AWQ, 4 bits``."""
     method = str(said.get("quant_method") or ("MLX" if "group_size" in said else "an unknown method"))
-    kind = next((said[key] for key in ("format", "bnb_4bit_quant_type", "fmt", "quant_algo") if said.get(key)), None)
+    kind = next((said[key] for key in _KINDS if said.get(key)), None)
     bits = next((said[key] for key in ("bits", "w_bit", "nbits") if said.get(key)), None)
     bits = bits or (4 if said.get("load_in_4bit") else 8 if said.get("load_in_8bit") else None)
     return ", ".join([_NAMES.get(method, method), *([str(kind)] if kind else []), *([f"{bits} bits"] if bits else [])])
@@ -79,14 +91,19 @@ def read(folder: Path, config: Mapping[str, Any]) -> Said | None:
     Raises UserError for what another method quantized, naming it, and for keys and values that are not understood.
     """
     try:
-        said = find(config)
+        found = places(config)
     except UserError as problem:
         raise UserError(f"{folder / CONFIG}: {problem}") from None
-    if said is None:
+    if not found:
         return None
-    packing = next((each for name, each in PACKINGS.items() if name == said.get("quant_method")), None)
-    if packing is None or not packing.said.readable(said) or "quantization_config" not in config:
-        raise UserError(f"{folder}: quantized already by {described(said)}, which is not read here; {REMEDY}")
+    place, said = next(iter(found.items()))
+    packing = PACKINGS.get(str(said.get("quant_method")))
+    key = "quant_method" if packing is None else packing.said.unreadable(said)
+    if packing is None or key or place != PLACE:
+        where = ".".join(filter(None, (place, key)))
+        raise UserError(
+            f"{folder / CONFIG}: {where}: quantized already by {described(said)}, which is not read here; {REMEDY}"
+        )
     try:
         return packing.said.model_validate(said)
     except ValidationError as problem:

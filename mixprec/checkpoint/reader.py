@@ -1,7 +1,7 @@
 """Checkpoints read back, whoever wrote them: each linear module's weight, without any runtime.
 
-Dense, compressed-tensors (pack-quantized, dense or padded words) and GPTQ (both layouts, reordered columns too), each
-by its own CheckpointFormat; files of llama.cpp by checkpoint/gguf/checkpoint.py.
+Dense, compressed-tensors (pack-quantized, dense or padded words), GPTQ (both layouts, reordered columns too) and AWQ
+(version gemm), each by its own CheckpointFormat; files of llama.cpp by checkpoint/gguf/checkpoint.py.
 Used by diff and convert, and to evaluate packed checkpoints.
 """
 
@@ -70,9 +70,10 @@ class Checkpoint(Stored):
     def order(self, module: Linear) -> Tensor | None:
         """Columns sorted by their groups, where they don't lie so already (GPTQ's act order); else None."""
         packing = PACKINGS.get(self.layouts[module.address].container)
-        if packing is None or f"{module.address}.{packing.columns}" not in self.source.tensors:
+        name = f"{module.address}.{packing.columns}" if packing and packing.columns else ""
+        if name not in self.source.tensors:
             return None
-        index = self.tensor(f"{module.address}.{packing.columns}")
+        index = self.tensor(name)
         order = torch.argsort(index, stable=True)
         return None if bool((index[1:] >= index[:-1]).all()) else order
 

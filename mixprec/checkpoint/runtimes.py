@@ -8,12 +8,13 @@ vLLM 0.32      fuses q/k/v and gate/up into one matrix each, which has one schem
                4 and 8 bits, symmetric (4 on CPUs). No GGUF. Before 0.32: compressed-tensors 4 and 8 bits, GPTQ 2, 3,
                4, 8 bits. On GPUs a packed head of its own through Marlin (GPTQ's ``lm_head``; compressed-tensors since
                #37291), and of compressed-tensors an embedding that is no head in 2, 4, 8 bits symmetric, looked up row
-               by row (#44340); one that is tied it doesn't load (#45535).
+               by row (#44340); one that is tied it doesn't load (#45535). AWQ (auto_awq.py in 0.33): Marlin where the
+               groups are its own, else Triton's kernel, which has the same (awq_triton.py); no head.
 transformers 5 compressed-tensors through the library, weights unpacked when first used: symmetric ones in any bits.
                Zero points it makes room for unpacked, and stops at packed ones. GPTQ through optimum and
                gptqmodel: one format, kept modules by a list (``modules_in_block_to_quantize``), no ``dynamic``, no
                head. Of compressed-tensors a packed head, no packed embedding: 5.23 initialises its weight, which isn't
-               there.
+               there. AWQ through gptqmodel, of groups of 16, 32, 64, 128 or whole rows.
 llama.cpp      GGUF alone.
 """
 
@@ -26,6 +27,7 @@ from typing import Final, Literal, get_args
 
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Linear
+from mixprec.numerics.formats import WHOLE_ROW
 
 RuntimeName = Literal["transformers", "vllm", "llama.cpp"]
 RUNTIMES: Final[tuple[str, ...]] = get_args(RuntimeName)
@@ -45,6 +47,7 @@ DeviceName = Literal["cpu", "pascal", "volta", "turing", "ampere", "ada", "hoppe
 
 _ALL = frozenset(range(2, 9))
 _NONE: frozenset[int] = frozenset()
+_4 = frozenset({4})
 _48 = frozenset({4, 8})
 _GPTQ = frozenset({2, 3, 4, 8})
 
@@ -78,7 +81,7 @@ class Loader:
         return self.outside.get(module.kind, Loader(refuses=f"it loads no packed {module.kind}"))
 
 
-_MARLIN = dict.fromkeys(_ALL, frozenset({-1, 32, 64, 128}))
+_MARLIN = dict.fromkeys(_ALL, frozenset({WHOLE_ROW, 32, 64, 128}))
 _ANYTHING = Loader()
 _HEAD = Loader(_48, _NONE, _MARLIN)
 _AVX512 = "a CPU with AVX-512, and float16 or bfloat16: vLLM's 4-bit kernel is in no other build, and has no other type"
@@ -107,6 +110,14 @@ _LOADERS: Final[dict[tuple[str, tuple[int, ...], str, bool], Loader]] = {
     ("vllm", (0,), "gptq", False): Loader(frozenset({4}), _NONE, multiple=32, fused=True, needs=_AVX512),
     ("vllm", (0,), "gguf", True): Loader(fused=True, capability=60),
     ("vllm", (0,), "gguf", False): Loader(refuses="vLLM reads GGUF on GPUs alone"),
+    ("vllm", (0,), "awq", True): Loader(_NONE, _4, _MARLIN, fused=True, uniform=True, capability=75),
+    ("vllm", (0,), "awq", False): Loader(_NONE, _4, multiple=32, fused=True, uniform=True, needs=_AVX512),
+    **{
+        ("transformers", (0,), "awq", gpu): Loader(
+            _NONE, _4, {4: frozenset({WHOLE_ROW, 16, 32, 64, 128})}, uniform=True, needs="gptqmodel"
+        )
+        for gpu in (True, False)
+    },
     ("transformers", (0,), "gguf", True): _ANYTHING,
     ("transformers", (0,), "gguf", False): _ANYTHING,
     **{
@@ -125,7 +136,7 @@ _LOADERS: Final[dict[tuple[str, tuple[int, ...], str, bool], Loader]] = {
     ("llama.cpp", (0,), "gguf", False): _ANYTHING,
     **{
         ("llama.cpp", (0,), name, gpu): Loader(refuses="llama.cpp loads GGUF files only; write checkpoint.format: gguf")
-        for name in ("dense", "compressed-tensors", "gptq")
+        for name in ("dense", "compressed-tensors", "gptq", "awq")
         for gpu in (True, False)
     },
 }

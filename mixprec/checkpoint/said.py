@@ -52,9 +52,10 @@ class Said(Strict, ABC):
     quant_method: str
 
     @classmethod
-    def readable(cls, said: Mapping[str, Any]) -> bool:
-        """Whether it is of the kind of this format that is read; the schema says whether all of it is understood."""
-        return True
+    def unreadable(cls, said: Mapping[str, Any]) -> str | None:
+        """The key that says that it is of another kind of this format than is read, or None; whether all of it is
+        understood, the schema says."""
+        return None
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -112,11 +112,12 @@ def finish(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:
         tensors, metadata = read_shard(job.source.folder / shard)
         for name in tensors.keys() - replaced.keys():
             check_finite(f"{job.source.folder / shard}: {name}", tensors[name])  # blocks behind the last that changes
-        for old in [name for name in tensors if name in replaced]:
+        olds = [name for name in tensors if name in replaced]
+        for old in olds:  # all before any new one, which may have the name of an old one
             del tensors[old]
-            for name, file in replaced[old]:
-                with artifacts.open_tensors(file) as opened:
-                    tensors[name] = opened.get_tensor(name)
+        for name, file in (new for old in olds for new in replaced[old]):
+            with artifacts.open_tensors(file) as opened:
+                tensors[name] = opened.get_tensor(name)
         write_shard(job.folder / shard, tensors, metadata)
         written[shard] = {name: tensor.nbytes for name, tensor in tensors.items()}
     if job.source.sharded:
@@ -146,14 +147,15 @@ def described(job: Finish, quantization_config: Mapping[str, Any] | None) -> dic
 
 def _replaced(job: Finish) -> dict[str, list[tuple[str, Path]]]:
     """Tensor of the source -> the tensors that take its place, maybe none, and the blocks' files that hold them."""
-    members = _members(job.source.tensors)
+    members, changed = _members(job.source.tensors), set(job.plan.changed)
     found: dict[str, list[tuple[str, Path]]] = {
         name: [] for name in _copies(job.plan, job.inventory, job.source.tensors)
     }
     for file in job.blocks:
         for name in _names(file):
-            # Tensors of names of their own, such as packed codes, take the place of all that their module had.
-            olds = [name] if name in job.source.tensors else members[name.rpartition(".")[0]]
+            # What holds a module's weight now takes the place of all that held it before.
+            module, _, part = name.rpartition(".")
+            olds = members[module] if module in changed and part != "bias" else [name]
             found.setdefault(olds[0], []).append((name, file))
             for old in olds[1:]:
                 found.setdefault(old, [])

@@ -140,7 +140,10 @@ class Stored:
     def _container(self, module: Linear) -> str:
         """The format of a module's tensors; that of one without any is dense."""
         found = self.source.tensors
-        marked = (name for name, packing in PACKINGS.items() if f"{module.address}.{packing.mark}" in found)
+        # AWQ's codes have the name of GPTQ's: config.json says which they are.
+        said = self.packing.quant_method if self.packing else ""
+        likely = sorted(PACKINGS, key=lambda name: name != said)
+        marked = (name for name in likely if f"{module.address}.{PACKINGS[name].mark}" in found)
         return next(marked, "dense")
 
     def _layout(self, module: Linear) -> Layout:

@@ -30,6 +30,7 @@ class Written(StrEnum):
     dense = "dense"
     compressed_tensors = "compressed-tensors"
     gptq = "gptq"
+    awq = "awq"
     gguf = "gguf"
 
 

@@ -22,6 +22,7 @@ from mixprec.checkpoint.convert import convert, plan_of
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.gguf.writer import FILE
 from mixprec.checkpoint.opening import open_checkpoint, open_stored
+from mixprec.checkpoint.packings import PACKINGS
 from mixprec.cli import app
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts
@@ -57,12 +58,17 @@ HELD = {
     "dense": ({"embedding": "w3g16_asym", "head": "w4g32"}, {"embedding": "w3g16_asym"}),
     "compressed-tensors": ({"embedding": "w8g32", "head": "w4g32"}, {}),
     "gptq": ({"head": "w4g32"}, {}),
+    "awq": ({}, {}),
     "gguf": ({"embedding": "w8g32", "head": "w4g32"}, {"embedding": "w8g32"}),
 }
 
 
 def weights_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".gguf"))
+
+
+#: Format -> what it holds within the blocks, where that isn't w4g32.
+INSIDE = {"awq": "w4g32_asym"}
 
 
 @torch.no_grad()
@@ -86,7 +92,7 @@ def test_what_is_written_is_read_and_sized(
         pytest.skip("llama.cpp's names are not known of it")
     folder = source(architecture, tie_word_embeddings=tied, **FAMILIES[architecture])
     rules = HELD[form][tied]
-    plan = planner(folder, "w4g32", **rules)
+    plan = planner(folder, INSIDE.get(form, "w4g32"), **rules)
     compress(Model(folder), plan, tmp_path / "out", format=FORMATS[form])
     config = load_config(str(folder))
     inventory = decoder_of(config)
@@ -96,7 +102,7 @@ def test_what_is_written_is_read_and_sized(
     for linear in inventory.matrices:
         weight = expected.get_submodule(linear.address).weight
         assert torch.equal(found.weight(linear, torch.bfloat16), weight), linear.address
-    if form in ("compressed-tensors", "gptq"):
+    if form in PACKINGS:
         formats = {address: layout.format for address, layout in found.layouts.items()}
         assert formats == {linear.address: plan.formats.get(linear.address, KEEP) for linear in inventory.matrices}
         assert plan_of(found).formats == plan.formats

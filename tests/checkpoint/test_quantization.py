@@ -84,7 +84,7 @@ REFUSED: list[tuple[str, tuple[str, ...], Any, str]] = [
     (GPTQ, ("dynamic",), {}, r"dynamic|means model\.layers\.1\.mlp\.down_proj, whose weight is not packed"),
     (GPTQ, ("dynamic",), {"-:.*": {}}, r"does not mean model\.layers\.0\.self_attn\.q_proj, which is packed"),
     (GPTQ, ("modules_in_block_to_quantize",), [["self_attn.q_proj"]], r"does not mean .*k_proj, which is packed"),
-    (GPTQ, ("quant_method",), "awq", "quantized already by AWQ, 4 bits, which is not read here; give the original"),
+    (GPTQ, ("quant_method",), "awq", r"sym|quantization_config"),
     (GPTQ, ("quant_method",), "auto-round", "quantized already by AutoRound"),
     (GPTQ, ("quant_method",), "something_new", "quantized already by something_new"),
     (GPTQ, ("quant_method",), None, "quantized already by MLX, 4 bits"),

@@ -41,6 +41,8 @@ Planner = Callable[..., Plan]
 
 PACKED = ["compressed-tensors", "gptq"]
 RULES = {"1_attn": "w4g32", "2_q": "w8g16", "2_up": "w2", "last_down": "keep"}
+#: Format -> default and rules that it holds, where that isn't everything above.
+FEWER = {"gguf": ("w4g32", {"last_down": "keep"}), "awq": ("w4g32_asym", {"last_down": "keep"})}
 TOKENS = torch.arange(2, 40).unsqueeze(0)
 
 
@@ -62,8 +64,8 @@ def packed(source: MakeSource, planner: Planner, tmp_path: Path) -> Callable[...
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_layouts_and_weights_are_read_back(packed: Callable[..., Path], format: str) -> None:
-    rules = {"last_down": "keep"} if format == "gguf" else RULES  # what GGUF holds exactly
-    folder = packed(format, **rules) if format != "gguf" else packed(format, default="w4g32", **rules)
+    default, rules = FEWER.get(format, ("w3g32", RULES))
+    folder = packed(format, default=default, **rules)
     found = open_checkpoint(folder)
     source = tensors_of(folder.parent / "source")
     plan = Plan.model_validate(json.loads((folder / "mixprec.json").read_text())["plan"])
@@ -272,7 +274,11 @@ def test_too_little_space_is_noticed_before_any_work(
 ) -> None:
     folder, target = source(), tmp_path / "target"
     target.mkdir()
-    plan, config, taken = planner(folder, "w4g32", last_down="keep"), load_config(str(folder)), []
+    plan, config, taken = (
+        planner(folder, FEWER.get(format, ("w4g32",))[0], last_down="keep"),
+        load_config(str(folder)),
+        [],
+    )
     needed = space(FORMATS[format], plan, decoder_of(config), config, open_source(folder))
 
     def disk(free: int) -> None:

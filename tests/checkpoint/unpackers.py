@@ -29,6 +29,22 @@ def compressed_tensors(tensors: dict[str, torch.Tensor], bits: int, group: int |
     return weight
 
 
+def awq(tensors: dict[str, torch.Tensor], group: int) -> np.ndarray:
+    """The weight (out, in) in float64. From its lowest four bits on, a word holds the rows 0, 2, 4, 6, 1, 3, 5, 7 of
+    eight (AutoAWQ, awq/modules/linear/gemm.py: order_map)."""
+    codes, zeros, scales = tensors["qweight"].numpy(), tensors["qzeros"].numpy(), tensors["scales"].double().numpy()
+    columns, rows = codes.shape[0], 8 * codes.shape[1]
+    weight = np.zeros((rows, columns))
+    for row in range(rows):
+        word, place = divmod(row, 8)
+        shift = 4 * (place // 2 + 4 * (place % 2))
+        for column in range(columns):
+            block = column // group
+            code, zero = (int(words[at, word]) >> shift & 15 for words, at in ((codes, column), (zeros, block)))
+            weight[row, column] = scales[block, row] * (code - zero)
+    return weight
+
+
 def gptq(tensors: dict[str, torch.Tensor], bits: int, added: int) -> np.ndarray:
     """The weight (out, in) in float64; ``added``: what readers add to zero points, 1 in the first layout."""
     scales, index = tensors["scales"].double().numpy(), tensors["g_idx"].numpy()

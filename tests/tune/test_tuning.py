@@ -127,6 +127,25 @@ def test_what_is_measured_is_what_is_written(
     assert sizes[0] == sizes[1]
 
 
+@pytest.mark.parametrize(("format", "default"), [("awq", "w4g16_asym")])
+def test_other_packed_formats_are_tuned_and_stay_what_they_are(
+    tiny_checkpoint: Path, lessons: Lessons, tmp_path: Path, format: str, default: str
+) -> None:
+    model = Model(tiny_checkpoint)
+    compress(model, planned(model, default, last_mlp="keep"), tmp_path / "start", format=checkpoint_format(format))
+    gentle = EXACT.model_copy(update={"rate": 0.003, "norm_rate": 0.001})
+    tune_packed(Tuning(lessons, gentle), Model(tmp_path / "start"), model, tmp_path / "tuned")
+    before, after = (Model(tmp_path / name).checkpoint for name in ("start", "tuned"))
+    assert after.container == format
+    assert after.layouts == before.layouts
+    packed = [each for each in before.inventory.linears if before.layouts[each.address].container != "dense"]
+    for one, other in ((before.held(each).quantized, after.held(each).quantized) for each in packed):
+        assert torch.equal(one.codes, other.codes)
+    assert kl(Model(tmp_path / "tuned"), model, lessons.validation) < kl(
+        Model(tmp_path / "start"), model, lessons.validation
+    )
+
+
 def test_a_killed_call_continues_and_ends_with_the_same_bytes(
     packed: Path, tiny_checkpoint: Path, lessons: Lessons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

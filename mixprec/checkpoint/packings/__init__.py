@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from mixprec.checkpoint.packings import compressed_tensors, gptq
+from mixprec.checkpoint.packings import awq, compressed_tensors, gptq
 from mixprec.checkpoint.packings.packing import Packing
 
 #: By the name of the format, which is the quant_method too.
 PACKINGS: Final[dict[str, Packing]] = {
     "compressed-tensors": compressed_tensors.PACKING,
     "gptq": gptq.PACKING,
+    "awq": awq.PACKING,
 }

@@ -72,11 +72,12 @@ class Config(Said):
     version: str | None = None
 
     @classmethod
-    def readable(cls, said: Mapping[str, Any]) -> bool:
-        """Whether the formats that it names, for all groups and for single ones, are those of packed weights."""
+    def unreadable(cls, said: Mapping[str, Any]) -> str | None:
+        """The key of a format, of all groups or of a single one, that is not that of packed weights."""
         groups = said.get("config_groups")
-        each = [group for group in groups.values() if isinstance(group, dict)] if isinstance(groups, dict) else []
-        return {str(named["format"]) for named in (said, *each) if named.get("format") is not None} <= _FORMATS
+        each = groups.items() if isinstance(groups, dict) else ()
+        named = [("format", said), *((f"config_groups.{n}.format", g) for n, g in each if isinstance(g, dict))]
+        return next((k for k, n in named if n.get("format") is not None and str(n["format"]) not in _FORMATS), None)
 
     def grid(self, module: Linear, patterns: Matcher) -> SaidGrid | None:
         """What is said of a module; None where it is not quantized."""

@@ -19,7 +19,7 @@ from mixprec.numerics.words import words
 
 CODES, ZEROS, SCALES, INDEX = "qweight", "qzeros", "scales", "g_idx"
 #: Keys of GPTQ that say how codes were found or which kernel runs them; neither changes the codes.
-_FREE: Final = frozenset({
+FREE: Final = frozenset({
     "act_group_aware", "backend", "batch_size", "block_name_to_quantize", "cache_block_outputs",
     "damp_auto_increment", "damp_percent", "dataset", "desc_act", "disable_exllama", "exllama_config", "hyb_act",
     "max_input_length", "meta", "model_file_base_name", "model_name_or_path", "model_seqlen",
@@ -40,7 +40,7 @@ def _without_free(said: Any) -> Any:
     if not isinstance(said, dict):
         return said
     return {
-        pattern: {key: value for key, value in own.items() if key not in _FREE} if isinstance(own, dict) else own
+        pattern: {key: value for key, value in own.items() if key not in FREE} if isinstance(own, dict) else own
         for pattern, own in said.items()
     }
 

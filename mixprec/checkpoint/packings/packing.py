@@ -15,18 +15,18 @@ from mixprec.numerics.formats import Format
 class Packing:
     """How packed modules lie in safetensors files, whoever wrote them; tensors by their names within the module.
 
-    ``mark``: the tensor that no other format has. ``parts``: all that there may be. ``columns``: the one that says
-    which group each column is in; it may be missing. ``said``: what config.json says of them. ``shapes``: (module,
-    format) -> the shapes that a tensor may have, the usual one first. ``tensors``: (module, format, the type of the
-    source's weight as safetensors names it) -> what is written here.
+    ``mark``: the tensor that every packed module has and no other one. ``parts``: all that there may be. ``said``: what
+    config.json says of them. ``shapes``: (module, format) -> the shapes that a tensor may have, the usual one first.
+    ``tensors``: (module, format, the type of the source's weight as safetensors names it) -> what is written here.
+    ``columns``: the tensor that says which group each column is in, where there may be one.
     """
 
     mark: str
     parts: frozenset[str]
-    columns: str
     said: type[Said]
     shapes: Callable[[Linear, Format], Mapping[str, Sequence[tuple[int, ...]]]]
     tensors: Callable[[Linear, Format, str], Mapping[str, Entry]]
+    columns: str | None = None
 
 
 def scale_type(weights: str) -> str:
