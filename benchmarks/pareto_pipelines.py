@@ -73,8 +73,16 @@ PIPELINES: dict[str, Pipeline] = {
     "exchanged_blocks_tuned": _ours(
         "plan + exchange, GPTAQ, blocks and model tuned", "exchanged", method="gptaq", tune_blocks={}, tune={}
     ),
+    "exchanged_guided_blocks_tuned": _ours(
+        "plan + exchange, guided GPTAQ, blocks and model tuned",
+        "exchanged",
+        method="gptaq",
+        options=_GUIDED,
+        tune_blocks={},
+        tune={},
+    ),
     "whole": _ours("embedding and blocks planned, GPTQ", "whole", form="gguf"),
-    "gguf": _ours("embedding and blocks planned, GPTQ and ggml, tuned", "gguf", MIXTURES, form="gguf", tune={}),
+    "gguf": _ours("embedding and blocks planned, tuned", "gguf", MIXTURES, form="gguf", tune={}),
     "autoround20": _autoround("AutoRound 20", 20, "uniform", _THREE),
     "autoround50": _autoround("AutoRound 50", 50, "uniform", _THREE),
     "autoround200": _autoround("AutoRound 200", 200, "uniform", _NARROW),
@@ -90,14 +98,14 @@ PIPELINES: dict[str, Pipeline] = {
         "gptqmodel", "GPTQ in bfloat16", _THREE, "uniform", {"method": "gptq", "dtype": "bfloat16"}
     ),
     "gptqmodel_gptaq": Pipeline("gptqmodel", "GPTAQ", _NARROW, "uniform", {"method": "gptaq"}),
-    "llamacpp": Pipeline("llamacpp", "its quantizer, importance matrix", MIXTURES, "mixture", {"method": "mixture"}),
+    "llamacpp": Pipeline("llamacpp", "its quantizer", MIXTURES, "mixture", {"method": "mixture"}),
 }
 #: Our pipelines from the most complete one to the least: the first that was measured at a size stands for us, whatever
 #: its KL on the text that figures are read from.
 FLAGSHIPS = (
-    "exchanged_blocks_tuned", "exchanged_guided_tuned", "exchanged_gptaq_tuned", "exchanged_tuned", "exchanged_gptaq",
-    "exchanged", "additive", "gptaq_blocks_tuned", "guided_tuned", "gptaq_tuned", "gptq_tuned", "guided_gptaq", "gptaq",
-    "gptq",
+    "exchanged_guided_blocks_tuned", "exchanged_blocks_tuned", "exchanged_guided_tuned", "exchanged_gptaq_tuned",
+    "exchanged_tuned", "exchanged_gptaq", "exchanged", "additive", "gptaq_blocks_tuned", "guided_tuned", "gptaq_tuned",
+    "gptq_tuned", "guided_gptaq", "gptaq", "gptq",
 )  # fmt: skip
 #: Peers' pipelines without which nothing is said of a size.
 NEEDED = {"3.25": ("autoround200",), **dict.fromkeys(BUDGETS[1:], ("autoscheme200", "modelopt"))}

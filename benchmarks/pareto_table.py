@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import log
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from intervals import interval
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pareto_figures import kl, who
-from pareto_pipelines import OURS, PIPELINES
+from pareto_pipelines import MIXTURES, OURS, Job
 
 from mixprec.report.style import LIGHT, Theme, rc, save_figure
 
@@ -29,7 +30,7 @@ def table(rows: Rows) -> str:
     lines = [_line(name, rows[name], letters) for name in sorted(rows, key=lambda name: _place(rows[name]))]
     notes = [f"{letter}: {name}, one thread a row unless it says otherwise." for name, letter in letters.items()]
     seconds = "CPU seconds compare within a machine only; they are those of the first draw, making the plan included."
-    picture = "![Effective bits against KL](results/pareto.png)"
+    picture = "![Size against KL](results/pareto.png)"
     return "\n".join([*head, *lines, "", *notes, seconds, "", picture]) if rows else ""
 
 
@@ -37,12 +38,18 @@ def _place(draws: Sequence[Any]) -> tuple[float, float]:
     return draws[0]["effective_bits"], kl(draws)
 
 
+def called(name: str) -> str:
+    """What table and picture call a pipeline; of the files that are made to one of llama.cpp's mixtures, which."""
+    job = Job.parse(name)
+    return f"{job.pipeline.title}, {job.size.upper()}" if job.size in MIXTURES else job.pipeline.title
+
+
 def _line(name: str, draws: Sequence[Any], letters: Mapping[str, str]) -> str:
-    first, one = draws[0], PIPELINES[name.partition("@")[0]]
+    first = draws[0]
     low, high = interval([draws], lambda own: own)
     seen = sum(row["kl_calibration"] for row in draws) / len(draws)
     cells = [
-        f"{one.who}: {one.title}",
+        f"{who(name)}: {called(name)}",
         f"{first['effective_bits']:.2f}",
         f"{first['file_bytes'] / 1e6:.1f}",
         f"{kl(draws):.3f} [{low:.3f}, {high:.3f}]",
@@ -54,71 +61,90 @@ def _line(name: str, draws: Sequence[Any], letters: Mapping[str, str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def front(rows: Rows) -> list[str]:
-    """Pipelines that none is better than at no more bits, by size."""
-    found: list[str] = []
-    for name in sorted(rows, key=lambda name: _place(rows[name])):
-        if not found or kl(rows[name]) < kl(rows[found[-1]]):
-            found.append(name)
-    return found
-
-
 def draw(rows: Rows, stem: Path) -> list[Path]:
     """The picture as ``stem``.png; nothing without rows."""
     return save_figure(picture(rows), stem, ("png",)) if rows else []
 
 
+class Panel(NamedTuple):
+    """A part of the picture: its rows, how large they are, and what is named of them."""
+
+    title: str
+    label: str
+    size: Callable[[Any], float]
+    rows: Rows
+
+    def place(self, name: str) -> tuple[float, float]:
+        return self.size(self.rows[name][0]), kl(self.rows[name])
+
+    def front(self) -> list[str]:
+        """Pipelines that none is better than at no more size, by size."""
+        found: list[str] = []
+        for name in sorted(self.rows, key=self.place):
+            if not found or kl(self.rows[name]) < kl(self.rows[found[-1]]):
+                found.append(name)
+        return found
+
+    def named(self) -> list[str]:
+        """The front and, by size and KL, whatever leaves room for its name between those that are named already."""
+        found = self.front()
+        values = [kl(draws) for draws in self.rows.values()]
+        room = 0.04 * log(max(values) / min(values))
+        for name in sorted(self.rows, key=self.place):
+            if name not in found and not any(self._near(name, other, room) for other in found):
+                found.append(name)
+        return found
+
+    def _near(self, one: str, other: str, room: float) -> bool:
+        (size, value), (there, its) = self.place(one), self.place(other)
+        sizes = [self.size(draws[0]) for draws in self.rows.values()]
+        wide = max(0.25 * (max(sizes) - min(sizes)), 1e-9)
+        return abs(size - there) <= wide and abs(log(value / its)) < room
+
+
+def panels(rows: Rows) -> list[Panel]:
+    """Packed files by the bits of their linears, and all files by their bytes."""
+    packed = {name: draws for name, draws in rows.items() if draws[0]["format"] != "gguf"}
+    bits = "effective bits per weight of the linear modules"
+    alike = Panel("linear modules alone, the rest in 16 bits", bits, lambda row: float(row["effective_bits"]), packed)
+    files = Panel("whole files", "file, MB", lambda row: float(row["file_bytes"]) / 1e6, rows)
+    return [panel for panel in (alike, files) if panel.rows]
+
+
 def picture(rows: Rows, theme: Theme = LIGHT) -> Figure:
-    """Effective bits against KL on a logarithmic axis, with intervals; the front as a line."""
+    """Size against KL on a logarithmic axis, with intervals of what is named; fronts as lines."""
     with mpl.rc_context(rc(theme)):
-        figure = Figure(figsize=(8.4, 5.2), layout="constrained")
-        ax = figure.subplots()
-        best = front(rows)
-        at = [(rows[name][0]["effective_bits"], kl(rows[name])) for name in best]
-        ax.step(*zip(*at, strict=True), where="post", color=theme.line, linewidth=2.5, zorder=0, label="the front")
-        for maker in dict.fromkeys(map(who, rows)):
-            _points(ax, {name: draws for name, draws in rows.items() if who(name) == maker}, maker, theme)
-        _names(ax, rows, theme)
-        ax.margins(x=0.22)  # room for names at the right end
-        ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=12))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-        ax.yaxis.set_minor_formatter(NullFormatter())
-        ax.set_xlabel("effective bits per weight of the linear modules")
-        ax.set_ylabel("mean KL to the original, nats per token (log scale)")
-        ax.grid(linewidth=0.7)
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False)
+        every = panels(rows)
+        figure = Figure(figsize=(6.2 * len(every), 5.4), layout="constrained")
+        for ax, panel in zip(figure.subplots(1, len(every), squeeze=False)[0], every, strict=True):
+            _fill(ax, panel, theme)
+        marks = {label: mark for ax in figure.axes for mark, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.legend(marks.values(), marks.keys(), loc="outside upper center", ncols=len(marks), frameon=False)
     return figure
 
 
-def _points(ax: Axes, rows: Rows, maker: str, theme: Theme) -> None:
-    color = theme.accent if maker == OURS else theme.muted
-    for draws in rows.values():
-        ends = interval([draws], lambda own: own)
-        ax.plot([draws[0]["effective_bits"]] * 2, ends, "_-", color=color, linewidth=1.0, alpha=0.6)
-    at = [(draws[0]["effective_bits"], kl(draws)) for draws in rows.values()]
-    ax.plot(*zip(*at, strict=True), _MARKS[maker], color=color, markersize=5.5, linestyle="", label=maker)
-
-
-def _names(ax: Axes, rows: Rows, theme: Theme) -> None:
-    """Of each maker's best pipeline at a size, and of the front; the table has all."""
-    for name in named(rows):
-        place = (rows[name][0]["effective_bits"], kl(rows[name]))
+def _fill(ax: Axes, panel: Panel, theme: Theme) -> None:
+    at = [panel.place(name) for name in panel.front()]
+    ax.step(*zip(*at, strict=True), where="post", color=theme.line, linewidth=2.5, zorder=0, label="the front")
+    for maker in dict.fromkeys(map(who, panel.rows)):
+        at = [panel.place(name) for name in panel.rows if who(name) == maker]
+        color = theme.accent if maker == OURS else theme.muted
+        ax.plot(*zip(*at, strict=True), _MARKS[maker], color=color, markersize=5.5, linestyle="", label=maker)
+    for name in panel.named():
         color = theme.accent if who(name) == OURS else theme.muted
-        title = PIPELINES[name.partition("@")[0]].title
-        ax.annotate(title, place, xytext=(7, -3), textcoords="offset points", color=color, fontsize=8)
-
-
-def named(rows: Rows) -> list[str]:
-    """What the picture names: the front, and each maker's best at a size, unless a name is within 3% of its KL."""
-    found = front(rows)
-    for name in sorted(rows, key=lambda name: _place(rows[name])):
-        bits, value = _place(rows[name])
-        alike = [other for other in rows if who(other) == who(name) and abs(_place(rows[other])[0] - bits) < 0.1]
-        near = [other for other in found if abs(_place(rows[other])[0] - bits) < 0.1]
-        crowded = any(abs(kl(rows[other]) / value - 1) < 0.03 for other in near)
-        if name not in found and not crowded and value <= min(kl(rows[other]) for other in alike):
-            found.append(name)
-    return found
+        (size, value), ends = panel.place(name), interval([panel.rows[name]], lambda own: own)
+        ax.plot([size] * 2, ends, "_-", color=color, linewidth=0.8, markersize=4, alpha=0.45)
+        ax.annotate(called(name), (size, value), xytext=(8, -3), textcoords="offset points", color=color, fontsize=7.5)
+    ax.margins(x=0.08)
+    low, high = ax.get_xlim()
+    ax.set_xlim(low, high + 0.55 * (high - low))  # room for names at the right end
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=12))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set_title(panel.title)
+    ax.set_xlabel(panel.label)
+    ax.set_ylabel("mean KL to the original, nats per token (log scale)")
+    ax.grid(linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)

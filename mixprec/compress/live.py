@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 from mixprec.calibration.data import Calibration
 from mixprec.compress.block import compress_block, compress_group, entering
 from mixprec.compress.ggml import check_possible
-from mixprec.compress.guided import gather, wanted
+from mixprec.compress.guided import Guidance, gather, wanted
 from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.outside import around, final_inputs, token_inputs
 from mixprec.compress.refining import Refine, looking
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import Group, Linear, decoder_of
+from mixprec.models.decoder import Decoder, Group, Linear, decoder_of
 from mixprec.models.sizes import check_architecture
 from mixprec.models.tensors import check_finite
 from mixprec.models.weights import linears_of, norm_of
@@ -29,6 +29,7 @@ from mixprec.plan.methods import using_inputs
 from mixprec.plan.schema import Plan, check_modules
 from mixprec.walk.blocks import Live
 from mixprec.walk.options import MEMORY_GB
+from mixprec.walk.samples import Samples
 from mixprec.walk.walk import walk
 
 
@@ -57,54 +58,80 @@ def compress_live(
     if (needs := looking(plan, refine)) and calibration is None:
         raise UserError(f"{needs} and needs calibration data; give calibration=mixprec.calibrate(…)")
     check_possible((plan.formats[address] for address in plan.changed), calibration is not None)
-    left = {decoder[address].layer - 1 for address in plan.changed} - {-1}
     seen = calibration if refine is not None or using_inputs(plan.methods) else None
-    outside = around(plan, decoder, calibrated=seen is not None)
-
-    def solve(linear: Linear, statistics: InputStatistics | None) -> None:
-        stored = {name: parameter.dtype for name, parameter in model.named_parameters()}
-        group = Group((linear,))
-        result = compress_group(model, group, plan.treatments, stored, statistics, options, on_module)
-        reports.update(result.reports)
-
-    reports = dict.fromkeys(plan.modules, KEPT)
+    work = _InPlace(model, decoder, plan, options, on_module, refine)
     training = model.training
     model.eval()
     try:
         with tempfile.TemporaryDirectory(prefix="mixprec-") as spilled:
-            samples, guidance = None, None
-            if (spec := wanted(plan.methods, options, seen)) is not None and seen is not None:
-                where = Path(spilled) / "guidance"
-                guidance = gather(Live(model), "", seen, spec, where, on_sample, memory_gb)
-            if seen is not None:
-                samples = entering(model, seen, plan.methods, memory_gb, Path(spilled), refine is not None)
-            for linear in outside.before:
-                solve(linear, token_inputs(linear.in_features, plan.treatments[linear.address].method, model.device))
-                if samples is not None and linear.kind == "embedding":
-                    samples.enter(model)
-
-            def visit(index: int, block: nn.Module) -> None:
-                if index not in left:
-                    if samples is not None:
-                        for stream in samples.streams:
-                            samples.run(index, block, stream=stream)
-                    return
-                stored = {name: parameter.dtype for name, parameter in block.named_parameters()}
-                groups = decoder.blocks[index].groups
-                result = compress_block(
-                    block, groups, plan.treatments, stored, samples, options, on_module, guidance, refine
-                )
-                reports.update(result.reports)
-
-            last = decoder.layers - 1 if outside.behind else max(left, default=-1)
-            order = sorted(left) if samples is None else range(last + 1)
-            walk(Live(model), order, visit)
-            for linear in outside.behind:
-                assert samples is not None
-                solve(linear, final_inputs(samples, norm_of(model), plan.treatments[linear.address].method))
+            work.run(seen, Path(spilled), memory_gb, on_sample)
     finally:
         model.train(training)
-    return reports
+    return work.reports
+
+
+class _InPlace:
+    """The walk up a loaded model, whose linears get new weights."""
+
+    def __init__(
+        self,
+        model: Any,
+        decoder: Decoder,
+        plan: Plan,
+        options: SolveOptions,
+        on_module: OnModule | None,
+        refine: Refine | None,
+    ) -> None:
+        self._model, self._decoder, self._plan = model, decoder, plan
+        self._options, self._on_module, self._refine = options, on_module, refine
+        self._samples: Samples | None = None
+        self._guidance: Guidance | None = None
+        #: Blocks, by number from 0, in which something changes.
+        self._left = {decoder[address].layer - 1 for address in plan.changed} - {-1}
+        self.reports = dict.fromkeys(plan.modules, KEPT)
+
+    def run(self, seen: Calibration | None, spilled: Path, memory_gb: float, on_sample: Callable[[int], None]) -> None:
+        """From the embedding to the head; ``spilled``: for states that don't fit into memory."""
+        model, plan = self._model, self._plan
+        outside = around(plan, self._decoder, calibrated=seen is not None)
+        if seen is not None:
+            if (spec := wanted(plan.methods, self._options, seen)) is not None:
+                where = spilled / "guidance"
+                self._guidance = gather(Live(model), "", seen, spec, where, on_sample, memory_gb)
+            self._samples = entering(model, seen, plan.methods, memory_gb, spilled, self._refine is not None)
+        for linear in outside.before:
+            method = plan.treatments[linear.address].method
+            self._solve(linear, token_inputs(linear.in_features, method, model.device))
+            if self._samples is not None and linear.kind == "embedding":
+                self._samples.enter(model)
+        last = self._decoder.layers - 1 if outside.behind else max(self._left, default=-1)
+        walk(Live(model), sorted(self._left) if self._samples is None else range(last + 1), self._visit)
+        for linear in outside.behind:
+            assert self._samples is not None
+            self._solve(linear, final_inputs(self._samples, norm_of(model), plan.treatments[linear.address].method))
+
+    def _visit(self, index: int, block: nn.Module) -> None:
+        if index in self._left:
+            groups, stored = self._decoder.blocks[index].groups, _types(block)
+            result = compress_block(
+                block, groups, self._plan.treatments, stored, self._samples, self._options, self._on_module,
+                self._guidance, self._refine,
+            )  # fmt: skip
+            self.reports.update(result.reports)
+        elif self._samples is not None:
+            for stream in self._samples.streams:
+                self._samples.run(index, block, stream=stream)
+
+    def _solve(self, linear: Linear, statistics: InputStatistics | None) -> None:
+        """What lies outside the blocks."""
+        model, group = self._model, Group((linear,))
+        treatments, options = self._plan.treatments, self._options
+        result = compress_group(model, group, treatments, _types(model), statistics, options, self._on_module)
+        self.reports.update(result.reports)
+
+
+def _types(module: nn.Module) -> dict[str, torch.dtype]:
+    return {name: parameter.dtype for name, parameter in module.named_parameters()}
 
 
 def check_live(model: Any) -> None:

@@ -87,32 +87,10 @@ def compress(
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
     """
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
-    original = model.original
-    source, config, inventory = original.source, original.shapes, original.inventory
-    modelcard.base_model(plan.model, source.folder, base_model)
-    check_modules(plan, inventory, f"plan for {plan.model}")
-    check_plan(format, plan, inventory, config)
-    format.check(source, config)
-    check_target(out, source.folder)
-    needed = space(format, plan, inventory, config, source)
-    check_space(out, needed + guided.disk(plan.methods, options, calibration, inventory))
-    check_outside(source, inventory, plan)
-    job = Job(model, inventory, plan, calibration, options, memory_gb, guidance, on_sample, refine)
-    if (needs := looking(plan, refine)) and calibration is None:
-        raise UserError(
-            f"{needs} and needs calibration data; give compress.calibration in a recipe, --text or --traces on the "
-            "command line"
-        )
-    check_possible((plan.formats[address] for address in plan.changed), calibration is not None)
-    if job.seen:
-        check_dtype(source, inventory.planned(plan.modules), model.dtype)
-    card = artifacts.provenance(
-        source=model.origin | {"identity": model.identity},
-        plan=plan.model_dump(mode="json"),
-        calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
-        compress={"dtype": model.dtype, "device": model.device, **options.model_dump(), **settings_of(refine)},
-        checkpoint={"format": format.name},
-    )
+    job = Job(model, model.original.inventory, plan, calibration, options, memory_gb, guidance, on_sample, refine)
+    check_job(job, out, format, base_model)
+    source, inventory, config = model.original.source, job.inventory, model.original.shapes
+    card = _card(job, format)
     work = blocks_folder(out)
     with locks.target(out, work):
         stamp = artifacts.fingerprint(RULES, LAYOUT, {**card, "git_revision": None, "mixprec": None})
@@ -129,6 +107,40 @@ def compress(
             complete(made, format, modelcard.Told(base_model, calibration.described if calibration else None), card)
         publish.remove(work)
     return {address: reports[address] for address in plan.modules}
+
+
+def check_job(job: Job, out: Path, format: CheckpointFormat, base_model: str | None) -> None:
+    """All that can be told before any work. Raises UserError as ``compress`` does."""
+    model, plan, inventory, calibration = job.model, job.plan, job.inventory, job.calibration
+    source, config = model.original.source, model.original.shapes
+    modelcard.base_model(plan.model, source.folder, base_model)
+    check_modules(plan, inventory, f"plan for {plan.model}")
+    check_plan(format, plan, inventory, config)
+    format.check(source, config)
+    check_target(out, source.folder)
+    needed = space(format, plan, inventory, config, source)
+    check_space(out, needed + guided.disk(plan.methods, job.options, calibration, inventory))
+    check_outside(source, inventory, plan)
+    if (needs := looking(plan, job.refine)) and calibration is None:
+        raise UserError(
+            f"{needs} and needs calibration data; give compress.calibration in a recipe, --text or --traces on the "
+            "command line"
+        )
+    check_possible((plan.formats[address] for address in plan.changed), calibration is not None)
+    if job.seen:
+        check_dtype(source, inventory.planned(plan.modules), model.dtype)
+
+
+def _card(job: Job, format: CheckpointFormat) -> dict[str, Any]:
+    """What mixprec.json says of how a checkpoint was made."""
+    model, calibration = job.model, job.calibration
+    return artifacts.provenance(
+        source=model.origin | {"identity": model.identity},
+        plan=job.plan.model_dump(mode="json"),
+        calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
+        compress={"dtype": model.dtype, "device": model.device, **job.options.model_dump(), **settings_of(job.refine)},
+        checkpoint={"format": format.name},
+    )
 
 
 def pack(files: Iterable[Path], folder: Path, format: CheckpointFormat, plan: Plan, inventory: Decoder) -> list[Path]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from mixprec.compress.module import ModuleReport
+from mixprec.plan.schema import Plan
+from mixprec.plan.sensitivity import Choice
 from mixprec.report.formatting import ABSENT, percent, significant
 from mixprec.report.tables import Cell, Column, Table
 
@@ -46,6 +49,15 @@ def _share(value: float | None) -> Cell:
 def _worst(entry: Mapping[str, Any], kind: str) -> Cell:
     worst = entry[f"worst_{kind}"]
     return Cell(worst["label"], percent(worst["error"])) if worst else Cell(ABSENT)
+
+
+def formats_in(plan: Plan) -> Table:
+    """How many modules a plan puts into each format, by which method; those that it changes."""
+    changed = [plan.treatments[address] for address in plan.changed]
+    known = Counter((str(Choice(format=found.format, sparsity=found.sparsity)), found.method) for found in changed)
+    titles = ("format", "method", "modules")
+    rows = [[Cell(text) for text in (*kind, str(count))] for kind, count in known.items()]
+    return Table([Column(title, numeric=title == "modules") for title in titles], rows)
 
 
 def worst_table(reports: Mapping[str, ModuleReport], count: int = 5) -> Table:

@@ -20,6 +20,7 @@ from mixprec.numerics.formats import AnyFormat, Format
 from mixprec.numerics.groupwise import Quantized, per_column
 from mixprec.numerics.storage import AnyQuantized
 from mixprec.numerics.tunable import TUNABLE
+from mixprec.tune.masters import Master
 
 #: Decays of Adam's means of gradients and of their squares: short, as there are few steps.
 _BETAS = (0.9, 0.95)
@@ -45,14 +46,11 @@ class Rounding:
     ) -> None:
         self._start, self._format, self._kind = start, format, TUNABLE[type(format)]
         every = self._kind.numbers(start, format)
-        self._numbers = {name: number for name, number in every.items() if scales and name != "zeros"}
-        self._still = {name: number.start for name, number in every.items() if name not in self._numbers}
-        #: How far each number has moved, in its units.
-        self._changes = {
-            name: torch.zeros(number.start.shape, device=number.start.device, requires_grad=True)
-            for name, number in self._numbers.items()
-        }
-        self._adam = torch.optim.Adam(self._changes.values(), betas=_BETAS, eps=_EPS) if self._changes else None
+        moving = {name: number for name, number in every.items() if scales and name != "zeros"}
+        self._masters = {name: Master(number, "scales") for name, number in moving.items()}
+        self._still = {name: number.start for name, number in every.items() if name not in moving}
+        steps = [master.step for master in self._masters.values()]
+        self._adam = torch.optim.Adam(steps, betas=_BETAS, eps=_EPS) if steps else None
         self._positions: Tensor | None = None
         if rests is not None and isinstance(start, Quantized) and isinstance(format, Format):
             self._positions, self._fixed = _positions(start, format, rests), fixed
@@ -60,17 +58,18 @@ class Rounding:
     @property
     def moves(self) -> bool:
         """Whether anything does."""
-        return bool(self._numbers) or self._positions is not None
+        return bool(self._masters) or self._positions is not None
 
     @torch.no_grad()
     def quantized(self) -> AnyQuantized:
         """What would be stored."""
-        numbers = {name: value.to(self._numbers[name].start.dtype) for name, value in self._values().items()}
+        numbers = {name: each.stored().to(each.number.start.dtype) for name, each in self._masters.items()}
         return self._kind.put(self._rounded(), self._still | numbers) if numbers else self._rounded()
 
     def weight(self, dtype: torch.dtype) -> Tensor:
         """The weight that would be stored, differentiable in the numbers that move."""
-        numbers = {name: number.float() for name, number in self._still.items()} | self._values()
+        numbers = {name: number.float() for name, number in self._still.items()}
+        numbers |= {name: master.stored() for name, master in self._masters.items()}
         return self._kind.weight(self._kind.fixed(self._rounded(), self._format), numbers, dtype)
 
     def step(self, weight: Tensor, gradient: Tensor, move: float, rate: float) -> None:
@@ -86,13 +85,6 @@ class Rounding:
             if self._fixed is not None:
                 direction.masked_fill_(self._fixed, 0)
             self._positions.sub_(direction, alpha=move)
-
-    def _values(self) -> dict[str, Tensor]:
-        """The moving numbers as they would be stored, in float32, differentiable."""
-        made = {
-            name: number.start.float() + number.unit * self._changes[name] for name, number in self._numbers.items()
-        }
-        return {name: self._numbers[name].stored(value) for name, value in made.items()}
 
     def _rounded(self) -> AnyQuantized:
         if self._positions is None:

@@ -7,7 +7,7 @@ that the model's own code runs as it is; what it computes with is always rounded
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from torch.nn.utils import parametrize
 from mixprec.checkpoint.base import Held
 from mixprec.numerics import storage
 from mixprec.numerics.storage import AnyQuantized
-from mixprec.numerics.tunable import TUNABLE, Number, as_it_is
+from mixprec.numerics.tunable import TUNABLE, as_it_is
+from mixprec.tune.masters import Kind, Master
 
-Kind = Literal["scales", "zeros", "norms", "biases"]
 #: Between the name of a tensor and that of a number of it.
 _SEPARATOR: Final = "|"
 
@@ -28,20 +28,6 @@ class Plain(NamedTuple):
 
     tensor: Tensor
     kind: Kind
-
-
-class Master(nn.Module):
-    """Numbers that may move: ``step`` (their shape, float32), in units of what each is measured in, from the start."""
-
-    def __init__(self, number: Number, kind: Kind) -> None:
-        super().__init__()
-        self.number, self.kind = number, kind
-        self._start = number.start.float()
-        self.step = nn.Parameter(torch.zeros_like(self._start))
-
-    def stored(self) -> Tensor:
-        """The numbers as they are stored, in float32."""
-        return self.number.stored(self._start + self.step * self.number.unit)
 
 
 class _Weight(nn.Module):

@@ -23,8 +23,9 @@ from mixprec.models.sizes import sizes_of
 from mixprec.models.weights import blocks_of
 from mixprec.tune import RULES
 from mixprec.tune.distil import Course, Distillation, Sample
+from mixprec.tune.masters import Kind
 from mixprec.tune.options import TuneOptions
-from mixprec.tune.student import Kind, Plain, Student
+from mixprec.tune.student import Plain, Student
 from mixprec.tune.teacher import Teacher
 from mixprec.walk.options import MEMORY_GB, numbers_inside
 from mixprec.walk.states import States

@@ -35,6 +35,9 @@ def test_the_whole_way(
     again = mp.Checkpoint.load(tmp_path / "out")
     assert again.plan == plan.content and again.format == "compressed-tensors" and again.bytes == checkpoint.bytes
     assert set(checkpoint.reports) == set(plan.modules)
+    (told,) = again.tables().values()  # nothing is known of how modules were solved: their formats
+    counted = [(row[0].text, row[1].text, int(row[2].text)) for row in told.rows]
+    assert sum(count for *_, count in counted) == len(plan.content.changed) and counted[0][1] == "gptq"
     result = mp.evaluate(checkpoint, reference=model, traces=spans)
     assert 0 < result.kl < 20 and result.main.kl_ci is not None
     assert set(result.per_behaviour) == set(importance.scores)

@@ -37,6 +37,7 @@ def row(*sums: float, bits: float = 3.25, **more: Any) -> dict[str, Any]:
         "kl_calibration": mean / 2,
         "effective_bits": bits,
         "file_bytes": round(bits * 1e6),
+        "format": "compressed-tensors",
         "cpu_seconds": 10.0,
         "machine": "one",
         "threads": 1,
@@ -161,8 +162,10 @@ def test_the_table_has_a_line_for_each_pipeline_and_the_picture_the_front(
     assert len([line for line in lines if line.startswith("| ")]) == 1 + len(rows)
     assert "| mixprec: GPTAQ | 3.25 | 3.2 | 0.300 [0.300, 0.300] | 0.150 | 8 | 1 | A |" in lines
     assert "A: one, one thread a row unless it says otherwise." in lines and table.table({}) == ""
-    assert table.front(rows) == ["gptaq@3.25", "exchanged@3.5", "additive@4.0"]
-    assert set(table.named(rows)) == set(rows) - {"gptq@3.25", "llmcompressor_bf16@3.25", "gptqmodel@3.25"}
+    packed, files = table.panels(rows | {"whole@3.25": [row(1, 1, 1, bits=6, file_bytes=3_100_000, format="gguf")]})
+    assert packed.front() == ["gptaq@3.25", "exchanged@3.5", "additive@4.0"] and files.front() == ["whole@3.25"]
+    near = {"llmcompressor_bf16@3.25", "gptqmodel@3.25"}  # of the same KL as the one that is named
+    assert set(packed.named()) == set(rows) - near and "whole@3.25" not in packed.rows
     first, second = (table.draw(rows, tmp_path / name)[0].read_bytes() for name in ("one", "two"))
     assert first == second and first.startswith(b"\x89PNG")
     assert table.draw({}, tmp_path / "none") == []
