@@ -16,7 +16,7 @@ from mixprec.pipeline.usage import used
 
 #: CPU seconds that recipes took, as recipes/README.md says.
 TAKEN = {
-    "quickstart": 720, "methods_smollm2": 900, "packed_smollm2": 300, "pruning_smollm2": 480, "ablation_smollm2": 1080,
+    "quickstart": 515, "methods_smollm2": 900, "packed_smollm2": 300, "pruning_smollm2": 480, "ablation_smollm2": 1080,
     "budget_smollm2": 1080, "keep_backtracking_smollm2": 420, "dynamic_gguf_smollm2": 780, "benchmarks_smollm2": 90,
 }  # fmt: skip
 
