@@ -21,6 +21,7 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.config import check_builds, load_config
 from mixprec.models.decoder import Linear
+from mixprec.models.tensors import take
 from mixprec.numerics import storage
 from mixprec.numerics.groupwise import Quantized
 
@@ -89,5 +90,4 @@ class Checkpoint(Stored):
         """One tensor by its full name."""
         info = self.source.tensors[name]
         with artifacts.open_tensors(self.path / info.shard) as file:
-            found: Tensor = file.get_tensor(name)
-            return found
+            return take(file, name, info)

@@ -6,23 +6,24 @@ One shard at a time is in memory. Their sizes are known beforehand from names, t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import Finish
 from mixprec.checkpoint.target import write_index, write_shard
 from mixprec.core import artifacts, headers
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import Decoder, Linear
+from mixprec.models.decoder import Decoder, Linear, names_of
 from mixprec.models.locate import at_hand
 from mixprec.models.modelfiles import SINGLE
 from mixprec.models.source import FLOATS, Source, TensorInfo, open_source
-from mixprec.models.tensors import check_finite, read_shard
+from mixprec.models.tensors import check_finite, read_shard, slot
 from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.plan.schema import Plan
 
@@ -69,7 +70,7 @@ def _source(config: PretrainedConfig, inventory: Decoder) -> Source | None:
     """The model's files, if they are here and whole; who reads them says what is wrong with others."""
     folder = at_hand(config)
     try:
-        found = open_source(folder) if folder else None
+        found = open_source(folder).renamed(names_of(config)) if folder else None
     except UserError:
         return None
     held = _members(found.tensors) if found else {}
@@ -109,20 +110,55 @@ def finish(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:
     replaced = _replaced(job)
     written = {}
     for shard in job.source.shards:
-        tensors, metadata = read_shard(job.source.folder / shard)
-        for name in tensors.keys() - replaced.keys():
-            check_finite(f"{job.source.folder / shard}: {name}", tensors[name])  # blocks behind the last that changes
-        olds = [name for name in tensors if name in replaced]
-        for old in olds:  # all before any new one, which may have the name of an old one
-            del tensors[old]
-        for name, file in (new for old in olds for new in replaced[old]):
-            with artifacts.open_tensors(file) as opened:
-                tensors[name] = opened.get_tensor(name)
+        stored, metadata = read_shard(job.source.folder / shard)
+        tensors: dict[str, Tensor] = {}
+        for name, parts in _parts(job.source, shard).items():
+            tensors |= _written(job, stored.pop(name), name, parts, replaced)
         write_shard(job.folder / shard, tensors, metadata)
         written[shard] = {name: tensor.nbytes for name, tensor in tensors.items()}
     if job.source.sharded:
         write_index(job.folder, written)
     write_config(job, quantization_config)
+
+
+def _parts(source: Source, shard: str) -> dict[str, list[str]]:
+    """What a shard's file calls its tensors -> the model's tensors in each."""
+    found: dict[str, list[str]] = {}
+    for name, info in source.tensors.items():
+        if info.shard == shard:
+            found.setdefault(info.name or name, []).append(name)
+    return found
+
+
+def _written(
+    job: Finish, tensor: Tensor, stored: str, parts: Sequence[str], replaced: Mapping[str, list[tuple[str, Path]]]
+) -> dict[str, Tensor]:
+    """What the new checkpoint has in the place of a stored tensor: itself, where nothing in it changed; a stack with
+    new slices, where all of them are still weights; else each part by itself."""
+    source = job.source.tensors
+    new = {part: {name: _load(file, name) for name, file in replaced[part]} for part in parts if part in replaced}
+    if len(new) < len(parts):
+        check_finite(f"{job.source.folder / source[parts[0]].shard}: {stored}", tensor)  # what no walk has looked at
+    if not new:
+        return {stored: tensor}
+    if source[parts[0]].cut is None:
+        return {job.source.stored(name): made for part in parts for name, made in new[part].items()}
+    if all(made.keys() == {part} for part, made in new.items()):
+        whole = tensor.clone()
+        for part, made in new.items():
+            slot(whole, source[part]).copy_(made[part])
+        return {stored: whole}
+    return {
+        name: made
+        for part in parts
+        for name, made in (new[part] if part in new else {part: slot(tensor, source[part]).clone()}).items()
+    }
+
+
+def _load(file: Path, name: str) -> Tensor:
+    with artifacts.open_tensors(file) as opened:
+        found: Tensor = opened.get_tensor(name)
+        return found
 
 
 def write_config(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:

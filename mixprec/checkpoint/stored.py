@@ -21,7 +21,7 @@ from mixprec.core import artifacts, headers
 from mixprec.core.errors import UserError
 from mixprec.models import configfile
 from mixprec.models.complete import check_complete, is_computed
-from mixprec.models.decoder import Decoder, Linear, decoder_of
+from mixprec.models.decoder import Decoder, Linear, decoder_of, names_of
 from mixprec.models.source import FLOATS, Source, open_source
 from mixprec.numerics.formats import KEEP, AnyFormat, Format
 
@@ -62,8 +62,8 @@ class Stored:
         described = configfile.read(path)
         self.config: dict[str, Any] = artifacts.read_object(path / CONFIG, finite=False)
         self.packing: Said | None = quantization.read(path, self.config)
-        self.source: Source = open_source(path)
         self.inventory: Decoder = decoder_of(described)
+        self.source: Source = open_source(path).renamed(names_of(described))
         self._check()
 
     @property
@@ -91,8 +91,15 @@ class Stored:
 
     def names(self, module: Linear) -> list[str]:
         """Full names of a module's tensors but its bias."""
-        prefix = f"{module.address}."
-        return [name for name in self.source.tensors if name.startswith(prefix) and name != f"{prefix}bias"]
+        return [name for name in self._names.get(module.address, ()) if not name.endswith(".bias")]
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        """Module -> full names of its tensors."""
+        found: dict[str, list[str]] = {}
+        for name in self.source.tensors:
+            found.setdefault(name.rpartition(".")[0], []).append(name)
+        return found
 
     def _check(self) -> None:
         """All tensors of the model are there and no others, packed ones in the place of their weights."""
@@ -131,7 +138,7 @@ class Stored:
 
     def _is_zero(self, name: str) -> bool:
         info = self.source.tensors[name]
-        values = bytearray(headers.stored(self.path / info.shard, name))
+        values = bytearray(headers.stored(self.path / info.shard, info.name or name))
         if info.dtype in FLOATS:
             width = headers.BITS[info.dtype] // 8
             values[width - 1 :: width] = bytes(byte & 0x7F for byte in values[width - 1 :: width])  # -0 is 0

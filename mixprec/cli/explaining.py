@@ -118,7 +118,7 @@ def print_cost(model: Model, limit: int | None = None, presets: int = 1) -> None
 
     with conversion.without_converting():
         config = model.config
-    tokens = min(limit or config.max_position_embeddings, config.max_position_embeddings, PAPER_CORPUS.longest)
+    tokens = min(limit or model.context, model.context, PAPER_CORPUS.longest)
     found = cost(config, model.dtype, tokens, presets)
     out.print()
     out.print(rich_table(cost_table([found]), f"Attribution of {model.id}"))

@@ -9,7 +9,7 @@ block first, those that ask for the original's states (GPTAQ) at the uncompresse
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.calibration.data import Calibration
+from mixprec.compress.experts import Routed, Sent, by_expert, sets_of
 from mixprec.compress.guided import GroupWeights, Guidance, group_weights
 from mixprec.compress.methods import solve
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
@@ -26,12 +27,11 @@ from mixprec.compress.scaling import prepare_block, scaler
 from mixprec.compress.solving import GroupInputs, Solved
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Group, Linear
-from mixprec.models.sizes import sizes_of
-from mixprec.models.weights import weight_of
+from mixprec.models.weights import map_in, module_of, weight_of
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import guidable, using_inputs, wanting_original_states
 from mixprec.plan.schema import Treatment
-from mixprec.walk.hooks import watching
+from mixprec.walk.hooks import watching_modules
 from mixprec.walk.samples import FULL, OWN, Gathering, Samples, Seen, batch_size
 from mixprec.walk.states import States
 
@@ -45,9 +45,18 @@ def entering(
     of them go to files in ``spilled``), and as many for what a micro-batch leaves inside a block.
     """
     limit = int(memory_gb * 1e9)
-    size = batch_size(sizes_of(model.config), calibration.tokens, model.dtype, limit)
+    size = batch_size(map_in(model).sizes, calibration.tokens, model.dtype, limit)
     streams = (OWN, FULL) if full or wanting_original_states(methods) else (OWN,)
     return Samples(model, calibration, States(limit, spilled), size, streams=streams)
+
+
+class Arrived(NamedTuple):
+    """What a micro-batch, number ``batch``, comes with: the ``arguments`` of the module that it reached, and what the
+    uncompressed model has in the place of the first, ``full``, where somebody looks at it."""
+
+    arguments: tuple[Tensor, ...]
+    full: Tensor | None
+    batch: int
 
 
 class BlockResult(NamedTuple):
@@ -129,32 +138,42 @@ class _Work:
         self._block, self._groups, self._treatments, self._stored = block, groups, treatments, stored
         self._options, self._on_module, self._refine = options, on_module, refine
         self._originals: dict[str, Tensor] = {}
+        self._tokens: int | None = None
 
     def walk(self, samples: Samples, index: int, guidance: Guidance | None) -> None:
         """Compress group after group and take the samples behind the block, the model's number ``index``."""
-        methods = [{self._treatments[m.address].method for m in group if self._changes(m)} for group in self._groups]
+        sets = sets_of(self._groups)
+        methods = [
+            {self._treatments[m.address].method for group in each for m in group if self._changes(m)} for each in sets
+        ]
         drifts = [bool(wanting_original_states(each)) for each in methods]
+        stations = [self._modules(each) for each in sets]
         if FULL in samples.streams:
-            self._remember_full(samples, index, drifts)
+            self._remember_full(samples, index, stations, drifts)
         if scaler(self._treatments[module.address] for group in self._groups for module in group):
             self._prepare(samples, index)
-        weights = self._weights(samples, guidance)
+        weights = self._weights(samples, guidance, sets)
         *before, last = range(len(samples.batches))
 
-        def reach(number: int, inputs: Tensor) -> None:
-            group, drift, own = self._groups[number], drifts[number], weights[number]
+        def reach(number: int, arguments: tuple[Tensor, ...]) -> None:
             if not using_inputs(methods[number]):
-                self.compress(group, None)
+                for group in sets[number]:
+                    self.compress(group, None)
                 return
-            width, device = group[0].in_features, inputs.device
-            sums = Gathering(width, samples.piece, count=own.sums, drift=drift, device=device)
-            for each in (*before, last):
-                given = inputs if each == last else samples.inputs(each, index, self._block, group)
-                full = samples.states.pop((number, each)) if drift else None
-                sums.add(Seen(given, samples.weighed(each, own.weights), full))
-            self.solve(group, own.inputs(sums.results(), self._options))
+            given = (
+                arguments if each == last else samples.arguments(each, index, self._block, stations[number])
+                for each in (*before, last)
+            )
+            arrived = (
+                Arrived(each, samples.states.pop((number, batch)) if drifts[number] else None, batch)
+                for batch, each in enumerate(given)
+            )
+            if sets[number][0].routed is None:
+                self._solve_group(sets[number][0], arrived, samples, weights[number], drifts[number])
+            else:
+                self._solve_experts(sets[number], arrived, samples, drifts[number])
 
-        with watching(self._block, self._groups, reach):
+        with watching_modules(stations, reach):
             behind = samples.through(last, index, self._block)
         if self._refine is None:
             samples.states[OWN, last] = behind
@@ -165,14 +184,69 @@ class _Work:
         for each in before:
             samples.move(each, index, self._block)
 
-    def _weights(self, samples: Samples, guidance: Guidance | None) -> list[GroupWeights]:
-        """How the samples' tokens count for each group."""
-        changing = [module for group in self._groups for module in group if self._changes(module)]
+    def _modules(self, groups: Sequence[Group]) -> list[nn.Module]:
+        """What is called with the inputs of groups that samples reach together."""
+        routed = groups[0].routed
+        if routed is not None:
+            return [self._block.get_submodule(routed)]
+        return [module_of(self._block, module) for module in groups[0]]
+
+    def _solve_group(
+        self, group: Group, arrived: Iterable[Arrived], samples: Samples, own: GroupWeights, drift: bool
+    ) -> None:
+        """Compress a group for the inputs that all micro-batches have."""
+        device = next(self._block.parameters()).device
+        sums = Gathering(group[0].in_features, samples.piece, count=own.sums, drift=drift, device=device)
+        for each in arrived:
+            sums.add(Seen(each.arguments[0], samples.weighed(each.batch, own.weights), each.full))
+        self.solve(group, own.inputs(sums.results(), self._options))
+
+    def _solve_experts(
+        self, groups: Sequence[Group], arrived: Iterable[Arrived], samples: Samples, drift: bool
+    ) -> None:
+        """Compress a layer's routed experts, each for its tokens; one that none came to by rounding alone."""
+        sent = []
+        for each in arrived:
+            hidden, chosen, *_ = each.arguments
+            counts, width = samples.weighed(each.batch), hidden.shape[-1]
+            flat = None if each.full is None else each.full.reshape(-1, width)
+            sent.append(Sent(hidden, chosen, None if counts is None else counts.flatten(), flat))
+        assert groups[0].routed is not None
+        routed = Routed(self._block, groups[0].routed, sent, self._options.experts)
+        for number, own in by_expert(groups).items():
+            if drift:
+                routed.remember_full(number)
+            for group in own:
+                found = routed.statistics(number, group, drift=drift)
+                self._tokens = routed.tokens(number)
+                if found is None:
+                    self._round(group)
+                else:
+                    self.solve(group, GroupInputs(found, self._options))
+        self._tokens = None
+
+    def _round(self, group: Group) -> None:
+        """Compress a group whose inputs are not known: by the method that takes over where nothing can be solved."""
+        before = {module.address: self._treatments[module.address] for module in group}
+        fallback = {address: treatment.model_copy(update={"method": "rtn"}) for address, treatment in before.items()}
+        self._treatments = {**self._treatments, **{a: t for a, t in fallback.items() if t.changes}}
+        self.compress(group, None)
+        for address in before:
+            if before[address].changes:
+                self.reports[address] = self.reports[address]._replace(method=before[address].method, fallback="rtn")
+        self._treatments = {**self._treatments, **before}
+
+    def _weights(
+        self, samples: Samples, guidance: Guidance | None, sets: Sequence[Sequence[Group]]
+    ) -> list[GroupWeights]:
+        """How the samples' tokens count for each set of groups; routed experts are not guided."""
+        alone = [each[0] for each in sets if each[0].routed is None]
+        changing = [module for group in alone for module in group if self._changes(module)]
         guided = [module for module in changing if guidable([self._treatments[module.address].method])]
         if guidance is None or not guided:
-            return [GroupWeights() for _ in self._groups]
+            return [GroupWeights() for _ in sets]
         found = guidance.of(guided)
-        return [group_weights(group, found, samples.weights) for group in self._groups]
+        return [group_weights(each[0], found, samples.weights) for each in sets]
 
     def _make_more(self, refine: Refine, samples: Samples, index: int) -> None:
         """Refine the block, and give its modules what came of it."""
@@ -206,14 +280,19 @@ class _Work:
         self.folded |= prepared.changed - solved
         self._scales |= prepared.told
 
-    def _remember_full(self, samples: Samples, index: int, wanted: Sequence[bool]) -> None:
-        """Keep the inputs of the ``wanted`` groups in the uncompressed model, under (group, number of the batch)."""
+    def _remember_full(
+        self, samples: Samples, index: int, stations: Sequence[Sequence[nn.Module]], wanted: Sequence[bool]
+    ) -> None:
+        """Keep what the ``wanted`` stations are given in the uncompressed model, under (their number, that of the
+        batch)."""
+        for batch in range(len(samples.batches)):
 
-        def keep(batch: int, number: int, inputs: Tensor) -> None:
-            if wanted[number]:
-                samples.states[number, batch] = inputs
+            def keep(number: int, arguments: tuple[Tensor, ...], batch: int = batch) -> None:
+                if wanted[number]:
+                    samples.states[number, batch] = arguments[0]
 
-        samples.run(index, self._block, self._groups, keep, stream=FULL)
+            with watching_modules(stations, keep):
+                samples.states[FULL, batch] = samples.through(batch, index, self._block, FULL)
 
     def solve(self, group: Group, inputs: GroupInputs) -> None:
         """Compress a group by its inputs."""
@@ -238,6 +317,7 @@ class _Work:
                 found = solved[module.address]
                 report = _report(changing[module.address], found, self._scales.get(module.address))
                 report = measure(module.address, weights[module.address], found.restored, hessian, report)
+                report = report._replace(tokens=self._tokens)
                 self._weight(module).copy_(found.restored)
             self.reports[module.address] = report
             if self._refine is None:  # else it is told when the block is refined

@@ -22,8 +22,9 @@ from mixprec.compress.solving import GroupInputs, Part
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.memory import release_memory
-from mixprec.models.decoder import Decoder, Group, Linear, decoder_of
+from mixprec.models.decoder import Decoder, Group, Linear
 from mixprec.models.model import Model
+from mixprec.models.weights import map_in, through
 from mixprec.numerics.salience import normalised, row_groups, saliences
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import guidable
@@ -100,7 +101,9 @@ def disk(methods: Iterable[str], options: SolveOptions, calibration: Calibration
     spec = wanted(methods, options, calibration)
     if spec is None or calibration is None:
         return 0
-    parts = sum(len(row_groups(linear.out_features, spec.groups)) for linear in decoder.linears)
+    parts = sum(
+        len(row_groups(linear.out_features, spec.groups)) for linear in decoder.linears if linear.expert is None
+    )
     return 4 * parts * calibration.tokens.numel()
 
 
@@ -143,7 +146,7 @@ def gather(
     files = [folder / f"{number:05d}.safetensors" for number in range(len(tokens))]
     left = [number for number, path in enumerate(files) if not artifacts.is_made(path, stamp)]
     advance(len(files) - len(left))
-    each = tokens.shape[1] * model.config.hidden_size * model.dtype.itemsize * opened.layers
+    each = tokens.shape[1] * map_in(model).sizes.hidden * model.dtype.itemsize * opened.layers
     size = max(1, min(_TOGETHER, int(memory_gb * 1e9 // each)))
     for start in range(0, len(left), size):
         here = left[start : start + size]
@@ -165,14 +168,14 @@ def _sweep(
     opened: blocks.Blocks | blocks.Live, calibration: Calibration, numbers: Sequence[int], spec: GuidedSpec
 ) -> Iterator[dict[str, Tensor]]:
     """Of some samples, address -> (T, G) saliences."""
-    model, decoder = opened.model, decoder_of(opened.model.config)
+    model, decoder = opened.model, map_in(opened.model)
     entering = [blocks.block_inputs(model, calibration.tokens[number][None]) for number in numbers]
     # All samples are as long as one another, so one stands for all of them.
     contexts, travellers = entering[0].contexts, [_Traveller(each.hidden) for each in entering]
 
     def up(index: int, block: nn.Module) -> None:
         for each in travellers:
-            each.states.append(block(each.states[-1], **contexts[index]))
+            each.states.append(through(block, each.states[-1], contexts[index]))
 
     def down(index: int, block: nn.Module) -> None:
         for number, each in zip(numbers, travellers, strict=True):

@@ -20,10 +20,11 @@ from mixprec.compress.options import SolveOptions
 from mixprec.compress.outside import around, final_inputs, token_inputs
 from mixprec.compress.refining import Refine, looking
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import Decoder, Group, Linear, decoder_of
+from mixprec.models.decoder import Decoder, Group, Linear
+from mixprec.models.experts import ExpertLinear, unstacked
 from mixprec.models.sizes import check_architecture
 from mixprec.models.tensors import check_finite
-from mixprec.models.weights import linears_of, norm_of
+from mixprec.models.weights import linears_of, map_in, norm_of
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import using_inputs
 from mixprec.plan.schema import Plan, check_modules
@@ -53,7 +54,7 @@ def compress_live(
     Raises UserError as ``check_live`` does, for a plan of another model, and where calibration data is missing.
     """
     check_live(model)
-    decoder = decoder_of(model.config)
+    decoder = map_in(model)
     check_modules(plan, decoder, f"plan for {plan.model}")
     if (needs := looking(plan, refine)) and calibration is None:
         raise UserError(f"{needs} and needs calibration data; give calibration=mixprec.calibrate(…)")
@@ -63,7 +64,7 @@ def compress_live(
     training = model.training
     model.eval()
     try:
-        with tempfile.TemporaryDirectory(prefix="mixprec-") as spilled:
+        with unstacked(model), tempfile.TemporaryDirectory(prefix="mixprec-") as spilled:
             work.run(seen, Path(spilled), memory_gb, on_sample)
     finally:
         model.train(training)
@@ -158,8 +159,10 @@ def check_live(model: Any) -> None:
         )
     check_architecture(model.config, "quantize_")
     owners: dict[torch.Tensor, str] = {}
-    for name, linear in linears_of(model).items():
-        if type(linear) is not nn.Linear:
+    with unstacked(model):
+        linears = linears_of(model)
+    for name, linear in linears.items():
+        if type(linear) not in (nn.Linear, ExpertLinear):
             raise UserError(f"quantize_: {name} is a {type(linear).__name__}, not a Linear; remove what wraps it first")
         other = owners.setdefault(linear.weight, name)
         if other != name:

@@ -24,7 +24,7 @@ class ModuleReport(NamedTuple):
     method that had to take over. ``scale``: mean over the module's input channels of what AWQ scales them by for
     their inputs' sake, E|x|^ratio, before it is normalised (arXiv 2504.02010, appendix M). ``tuned``: the squared error
     of the block's output after the block was tuned over that before, on samples that it was not tuned on, 1 where that
-    was refused; ``output_error`` is from before.
+    was refused; ``output_error`` is from before. ``tokens``: calibration tokens that the router sent to its expert.
     """
 
     format: str
@@ -37,6 +37,7 @@ class ModuleReport(NamedTuple):
     fallback: str = ""
     scale: float | None = None
     tuned: float | None = None
+    tokens: int | None = None
 
 
 #: Called with each module's address and report as it is done.

@@ -23,6 +23,19 @@ class GuidedSpec(BaseModel):
     seed: int = Field(0, description="draws the random losses")
 
 
+class ExpertOptions(BaseModel):
+    """Which tokens the experts of a mixture are solved for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: Literal["routed", "pooled", "all"] = Field(
+        "pooled",
+        description="routed: those that the router sends to each; pooled: all of the layer's for experts that get "
+        "fewer than least; all: all of the layer's for every expert",
+    )
+    least: int = Field(128, ge=1, description="tokens below which an expert counts as starved")
+
+
 class SolveOptions(BaseModel):
     """Settings of the methods; what none of a plan's methods uses has no effect."""
 
@@ -45,10 +58,14 @@ class SolveOptions(BaseModel):
         """Whether AWQ clips modules of ``kind``. Released AWQ leaves q and k out."""
         return self.clip is True or (self.clip == "released" and kind not in COMPARED)
 
+    experts: ExpertOptions = Field(ExpertOptions(), description="which tokens the experts of a mixture are solved for")
+
     @model_serializer(mode="wrap")
-    def _without_guidance(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Cards and stamps of what is not guided stay as they were before there was guidance."""
+    def _without_what_is_new(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Cards and stamps of what has neither guidance nor settings of experts stay as they were before these came."""
         found: dict[str, Any] = handler(self)
         if found.get("guided") is None:
             found.pop("guided", None)
+        if self.experts == ExpertOptions():
+            found.pop("experts", None)
         return found

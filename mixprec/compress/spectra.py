@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mixprec.core import artifacts
 from mixprec.models.model import Model
-from mixprec.models.tensors import check_finite
+from mixprec.models.tensors import check_finite, take
 from mixprec.numerics.spectrum import hill_alpha
 
 #: Raised when exponents come out otherwise from the same weights: they are made again then (tests/test_stage_rules.py).
@@ -23,7 +23,7 @@ def alphas(model: Model, advance: Callable[[int], None] = lambda _: None) -> dic
     for module in model.decoder.linears:
         path = source.folder / source.tensors[module.weight_name].shard
         with artifacts.open_tensors(path) as file:
-            weight = file.get_tensor(module.weight_name)
+            weight = take(file, module.weight_name, source.tensors[module.weight_name])
         check_finite(f"{path}: {module.weight_name}", weight)
         found[module.address] = hill_alpha(weight)
         advance(1)

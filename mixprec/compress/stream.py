@@ -34,7 +34,7 @@ from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.model import Model
 from mixprec.models.source import FLOATS, Source
-from mixprec.models.tensors import COMPUTABLE, check_finite
+from mixprec.models.tensors import COMPUTABLE, check_finite, take
 from mixprec.plan.schema import Plan, check_modules
 from mixprec.walk.options import MEMORY_GB
 
@@ -192,4 +192,4 @@ def check_outside(source: Source, decoder: Decoder, plan: Plan) -> None:
         with artifacts.open_tensors(source.folder / shard) as file:
             for name, info in source.tensors.items():
                 if info.shard == shard and not name.startswith(f"{decoder.blocks_path}."):
-                    check_finite(f"{source.folder / shard}: {name}", file.get_tensor(name))
+                    check_finite(f"{source.folder / shard}: {name}", take(file, name, info))

@@ -12,6 +12,7 @@ from mixprec.core.progress import bar
 from mixprec.evaluate.passages import Passage
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
+from mixprec.models.weights import body_of
 from mixprec.numerics import divergence
 from mixprec.numerics.divergence import TokenFidelity
 
@@ -31,7 +32,7 @@ def hidden_states(loaded: LoadedModel, passages: Sequence[Passage], what: str) -
                     "its tokenizer is not the original's"
                 )
             with torch.no_grad():
-                out = loaded.model.base_model(input_ids=passage.tokens[None].to(device), use_cache=False)
+                out = body_of(loaded.model)(input_ids=passage.tokens[None].to(device), use_cache=False)
             yield out.last_hidden_state[0]
             advance(len(passage.tokens))
 

@@ -17,8 +17,9 @@ from mixprec.core.memory import release_memory
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
 from mixprec.importance.outputs import Gradients, Layout, RowSums, SpanGradients, accumulation_dtype
 from mixprec.importance.windows import Batch, Window, pack
-from mixprec.models.decoder import Decoder, decoder_of
+from mixprec.models.decoder import Decoder
 from mixprec.models.head import Head
+from mixprec.models.weights import body_of, map_in
 
 __all__ = ["Gradients", "Job", "Layout", "loss_gradient", "run_trace"]
 
@@ -52,7 +53,7 @@ def run_trace(
     Exact: the gradients are those of full backpropagation (tests/importance/test_engine.py); accumulation in float32
     or better.
     """
-    decoder = decoder_of(model.config)
+    decoder = map_in(model)
     with trace_attention(model):
         cache = KeyValueCache(len(job.tokens))
         row_sums = _prefill(model, decoder, layout, job, cache, chunk_tokens)
@@ -70,7 +71,7 @@ def _prefill(model: Any, decoder: Decoder, layout: Layout, job: Job, cache: KeyV
     for offset in range(0, len(tokens), chunk_tokens):
         state = Prefill(cache, offset, min(offset + chunk_tokens, len(tokens)), device)
         with found.watching(watched, offset):
-            model.base_model(
+            body_of(model)(
                 input_ids=tokens[None, offset : offset + chunk_tokens].to(device),
                 position_ids=state.positions[None],
                 use_cache=False,
@@ -93,7 +94,7 @@ def _batch_gradients(
     with torch.enable_grad(), found.watching(watched):
         # The embeddings' output is where autograd starts: no parameter requires a gradient.
         embedded = embedding(tokens[None, batch.positions].to(device)).requires_grad_()
-        hidden = model.base_model(
+        hidden = body_of(model)(
             inputs_embeds=embedded,
             position_ids=state.positions[None],
             use_cache=False,
@@ -134,5 +135,5 @@ def _at_logits(head: Head, logits: Tensor, targets: Tensor, weights: Tensor) -> 
     scores = head.cap(logits).to(weights.dtype)
     gradient = torch.softmax(scores, dim=-1)
     gradient[torch.arange(len(targets)), targets] -= 1
-    gradient *= weights[:, None]
+    gradient *= weights[:, None] * head.scale
     return gradient if head.softcap is None else gradient * (1 - (scores / head.softcap) ** 2)

@@ -24,7 +24,7 @@ from mixprec.importance.windows import Batch, pack
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
 from mixprec.models.model import Model
-from mixprec.models.weights import norm_of
+from mixprec.models.weights import norm_of, through
 from mixprec.walk.blocks import Blocks, block_inputs
 from mixprec.walk.walk import walk
 
@@ -115,8 +115,7 @@ class _Piece:
 
     def through(self, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
         """The block's output for ``hidden``."""
-        output: Tensor = block(hidden, **self.contexts[index], trace_state=self.state())
-        return output
+        return through(block, hidden, {**self.contexts[index], "trace_state": self.state()})
 
 
 def _piece(model: Any, tokens: Tensor, state: Callable[[], Prefill | PackedSpans]) -> _Piece:

@@ -26,6 +26,12 @@ def is_computed(name: str) -> bool:
     return _COMPUTED.fullmatch(name) is not None
 
 
+def is_passed_over(name: str, decoder: Decoder) -> bool:
+    """Whether a tensor that the model has not may lie beside its own: what it computes itself, and layers of a
+    checkpoint that transformers doesn't build, such as those that predict several tokens."""
+    return is_computed(name) or any(re.search(pattern, name) for pattern in decoder.unread)
+
+
 def check_complete(where: object, found: Mapping[str, Shape], decoder: Decoder) -> None:
     """Check that ``found`` (name -> shape) holds the tensors of ``decoder``; ``where`` names it in errors.
 
@@ -35,7 +41,7 @@ def check_complete(where: object, found: Mapping[str, Shape], decoder: Decoder) 
     wanted = decoder.shapes
     optional = {decoder.head_weight} if decoder.tied else set()
     missing = [name for name in wanted if name not in found and name not in optional]
-    unread = [name for name in found if name not in wanted and not is_computed(name)]
+    unread = [name for name in found if name not in wanted and not is_passed_over(name, decoder)]
     if missing or unread:
         raise UserError(f"{where}: {_renamed(missing, unread) or _difference(missing, unread, decoder)}")
     for name, shape in found.items():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line, quiet
+from mixprec.models.discover import empty
 from mixprec.models.gguf import convert
 from mixprec.models.locate import cached, commit, resolve, unconverted
 from mixprec.models.shapes import known_shapes
@@ -57,7 +58,7 @@ def check_builds(config: PretrainedConfig) -> None:
     """Raises UserError where transformers can't build the model of ``config``."""
     try:
         with torch.device("meta"):
-            AutoModelForCausalLM.from_config(config)
+            empty(config)
     except Exception as problem:  # values that don't fit each other break it in many ways
         where = getattr(config, "name_or_path", "") or "model"
         raise UserError(f"{where}: config.json describes no model that can be built ({problem})") from None

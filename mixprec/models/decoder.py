@@ -1,6 +1,6 @@
 """The decoder's map: what a model is made of, as data. No other file knows names of modules.
 
-Sizes are arithmetic on a configuration's keys by the tables of ``models/arch/``: no weight, and no torch. The names
+Of the families in ``models/arch/`` sizes are arithmetic on a configuration's keys: no weight, and no torch. The names
 of a model's modules and parameters are those of the tensors in its checkpoint.
 """
 
@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mixprec.models.arch import FAMILIES
 from mixprec.models.arch.family import Family, Shared, Sizes
+from mixprec.models.labels import Place
 from mixprec.models.sizes import check_architecture, reader, sizes_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+    from mixprec.models.renames import Names
 
 _Index = TypeVar("_Index")
 
@@ -26,10 +29,9 @@ _Index = TypeVar("_Index")
 class Linear:
     """One matrix (out_features, in_features) that a plan gives a format to.
 
-    ``address`` model.layers.31.mlp.up_proj, ``layer`` 32 (1-based), ``kind`` up. It is a view of a tensor: of
-    ``parameter``, by its name within ``block`` (model.layers.31), the matrix of one ``expert`` of those stacked in it,
-    and of that the ``rows`` (first, behind the last); None: all of them. Outside the blocks ``layer`` is 0, ``block``
-    "", and ``kind`` embedding, whose rows are those of tokens, or head.
+    ``address`` model.layers.31.mlp.up_proj, ``layer`` 32 (1-based), ``kind`` up. ``parameter``: its name within
+    ``block`` (model.layers.31). ``expert``: the number of the routed expert that it belongs to, if it does. Outside the
+    blocks ``layer`` is 0, ``block`` "", and ``kind`` embedding, whose rows are those of tokens, or head.
     """
 
     address: str
@@ -40,12 +42,11 @@ class Linear:
     block: str
     parameter: str
     expert: int | None = None
-    rows: tuple[int, int] | None = None
 
     @property
     def label(self) -> str:
-        """The paper's label, 1-based: ``32_up``; outside the blocks the kind alone."""
-        return f"{self.layer}_{self.kind}" if self.layer else self.kind
+        """The paper's label, 1-based: ``32_up``, ``32_up.e7``; outside the blocks the kind alone."""
+        return Place(self.layer, self.kind, expert=self.expert).label
 
     @property
     def weights(self) -> int:
@@ -91,12 +92,14 @@ class Group:
     """Linears of a block that receive one tensor, in the order of the block.
 
     ``source``: where a scale on that tensor folds; None: nowhere that is known. ``fused``: full name of the one matrix
-    that runtimes make of them; None where they don't.
+    that runtimes make of them; None where they don't. ``routed``: path within the block of the experts that they belong
+    to, whose tokens a router chooses.
     """
 
     linears: tuple[Linear, ...]
     source: Norm | Rows | None = None
     fused: str | None = None
+    routed: str | None = None
 
     def __iter__(self) -> Iterator[Linear]:
         return iter(self.linears)
@@ -137,8 +140,9 @@ class Block:
 class Decoder:
     """A model's blocks and what lies around them, by full names.
 
-    ``blocks_path``: the list of blocks. ``shapes``: every tensor, in the order in which a model names them; a tied head
-    too. ``tied``: the head is the embedding.
+    ``blocks_path``: the list of blocks. ``around``: what else the blocks need, such as rotary embeddings. ``shapes``:
+    every tensor, in the order in which a model names them; a tied head too.
+    ``tied``: the head is the embedding. ``unread``: patterns of tensors that checkpoints may hold besides.
     """
 
     architecture: str
@@ -146,11 +150,12 @@ class Decoder:
     shapes: Mapping[str, tuple[int, ...]]
     blocks_path: str
     embedding: str
-    rotary: str
+    around: tuple[str, ...]
     norm: str
     head: str
     sizes: Sizes
     tied: bool
+    unread: tuple[str, ...] = ()
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -204,6 +209,11 @@ class Decoder:
         return next(group for group in self.blocks[linear.layer - 1].groups if linear in group.linears)
 
     @property
+    def body(self) -> str:
+        """The module that takes tokens through the blocks, without a head."""
+        return self.embedding.rpartition(".")[0]
+
+    @property
     def layers(self) -> int:
         """Number of decoder blocks."""
         return len(self.blocks)
@@ -248,10 +258,28 @@ def decoder_of(config: PretrainedConfig | Mapping[str, Any], where: str | None =
 
     ``where`` says in errors which model it is.
 
-    Raises UserError for an unsupported architecture, and for sizes that no model has.
+    Of the families in ``models/arch/`` it is arithmetic; others are built without weights and looked at.
+    Raises UserError for what is no decoder of linear modules, and for sizes that no model has.
     """
     where = where or getattr(config, "name_or_path", "") or "model"
     check_architecture(config, where)
+    if reader(config)("model_type") in FAMILIES:
+        return _by_table(config)
+    from mixprec.models.discover import map_of  # brings torch and transformers
+
+    return map_of(config, where)
+
+
+def names_of(config: PretrainedConfig | Mapping[str, Any], where: str = "model") -> Names | None:
+    """How names of tensors in checkpoints become those of the model; None where they are the same."""
+    if reader(config)("model_type") in FAMILIES:
+        return None
+    from mixprec.models.discover import renaming_of  # brings torch and transformers
+
+    return renaming_of(config, where)
+
+
+def _by_table(config: PretrainedConfig | Mapping[str, Any]) -> Decoder:
     read, sizes = reader(config), sizes_of(config)
     family = FAMILIES[read("model_type")]
     biased = {
@@ -266,7 +294,7 @@ def decoder_of(config: PretrainedConfig | Mapping[str, Any], where: str | None =
         shapes=_shapes(family, sizes, biased, len(blocks)),
         blocks_path=family.blocks,
         embedding=family.embedding,
-        rotary=family.rotary,
+        around=family.around,
         norm=family.norm,
         head=family.head,
         sizes=sizes,

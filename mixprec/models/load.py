@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from mixprec.checkpoint.reader import Checkpoint
 from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line, quiet
 from mixprec.models import tensors
+from mixprec.models.discover import class_of
 from mixprec.models.encoding import Encoder
+from mixprec.models.experts import unstack
+from mixprec.models.sizes import context_of
 from mixprec.models.weights import linears_of
 
 
@@ -42,7 +45,7 @@ class LoadedModel:
     @property
     def context(self) -> int:
         """Tokens that the model was trained to see at once."""
-        return int(self.model.config.max_position_embeddings)
+        return context_of(self.model.config)
 
 
 def check_computable(opened: Checkpoint) -> None:
@@ -60,8 +63,8 @@ def load_whole(name: str, opened: Checkpoint, encoder: Encoder, dtype: torch.dty
     """
     packed = opened.container != "dense"
     config = copy.deepcopy(opened.shapes)
-    # Only a model's own class takes weights that come from no file.
-    loader = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if packed else AutoModelForCausalLM
+    loader = class_of(config)
+    assert loader is not None  # a checkpoint is opened by its configuration
     if packed and opened.packing is not None:
         del config.quantization_config
     try:
@@ -89,4 +92,5 @@ def load_whole(name: str, opened: Checkpoint, encoder: Encoder, dtype: torch.dty
         if not torch.isfinite(parameter).all():
             raise UserError(f"model.id: {name}: {key} holds NaN or infinite values; the checkpoint is broken")
         parameter.requires_grad_(False)
+    unstack(model)
     return LoadedModel(model.eval(), encoder, notes=opened.notes)

@@ -18,6 +18,7 @@ from mixprec.core.progress import console
 from mixprec.models import locate, modelfiles
 from mixprec.models.decoder import Decoder, decoder_of
 from mixprec.models.shapes import shape_of
+from mixprec.models.sizes import context_of
 
 # What needs torch or transformers is imported when it is asked for: many stages want a model's address alone.
 if TYPE_CHECKING:
@@ -148,8 +149,7 @@ class Model:
     @cached_property
     def context(self) -> int:
         """Tokens that it was trained to see at once, by the configuration."""
-        shape = self._shape
-        return int(self.config.max_position_embeddings if shape is None else shape["max_position_embeddings"])
+        return context_of(self.config if self._shape is None else self._shape)
 
     @cached_property
     def _shape(self) -> Mapping[str, Any] | None:
@@ -168,7 +168,7 @@ class Model:
         from mixprec.models.tokenizer import load_encoder
 
         self._look()
-        return load_encoder(self.id, self._at, self.config.vocab_size)
+        return load_encoder(self.id, self._at, self.decoder.sizes.vocabulary)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

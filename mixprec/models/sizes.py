@@ -25,22 +25,21 @@ _MOST: Final = {
 
 
 def check_architecture(config: PretrainedConfig | Mapping[str, Any], where: str) -> None:
-    """Refuse decoders that no table describes.
+    """Refuse what is no decoder of text.
 
-    Raises UserError listing the supported architectures, or for sizes that no model has; ``where`` says which model it
-    was.
+    Raises UserError for architectures that transformers builds no decoder of, and for sizes that no model has;
+    ``where`` says which model it was.
     """
-    read = reader(config)
-    if read("model_type") not in tuple(FAMILIES):  # a file may hold what can't be a key
-        raise UserError(
-            f"{where}: architecture {read('model_type')!r} is not supported; supported: {', '.join(FAMILIES)}"
-        )
+    read = reader(config, where)
+    described = read("model_type") in tuple(FAMILIES)  # a file may hold what can't be a key
     for key, most in _MOST.items():
         value = read(key)
-        if value is None and key in _OPTIONAL:
+        if value is None and (key in _OPTIONAL or not described):
             continue
         if not (isinstance(value, int) and 1 <= value <= most):
             raise UserError(f"{where}: config.json: {key}: {reprlib.repr(value)} is no number from 1 to {most:,}")
+    if not described:
+        return
     hidden, heads, shared = (read(key) for key in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
     if read("head_dim") is None and hidden < heads:
         raise UserError(f"{where}: config.json: hidden_size: {hidden} is less than num_attention_heads, {heads}")
@@ -50,13 +49,22 @@ def check_architecture(config: PretrainedConfig | Mapping[str, Any], where: str)
         )
 
 
-def reader(config: PretrainedConfig | Mapping[str, Any]) -> Callable[[str], Any]:
-    """A key's value in ``config``, an object of transformers or what config.json holds; the family's, where it has none
-    of its own."""
+def reader(config: PretrainedConfig | Mapping[str, Any], where: str = "model") -> Callable[[str], Any]:
+    """A key's value in ``config``, an object of transformers or what config.json holds; where it has none of its own,
+    the family's, or that of the text decoder inside.
+
+    Raises UserError for what transformers builds no decoder of; ``where`` names it.
+    """
     values: Any = config if isinstance(config, Mapping) else vars(config) | {"model_type": config.model_type}
     name = values.get("model_type")
     family = FAMILIES.get(name) if isinstance(name, str) else None
-    return lambda key: values.get(key, family.defaults.get(key) if family else None)
+    if family is not None:
+        return lambda key: values.get(key, family.defaults.get(key))
+    from mixprec.models.discover import as_config  # brings torch and transformers
+
+    made = as_config(config, where)
+    text = made.get_text_config(decoder=True)
+    return lambda key: getattr(made, key, getattr(text, key, None))
 
 
 def sizes_of(config: PretrainedConfig | Mapping[str, Any]) -> Sizes:
@@ -66,3 +74,8 @@ def sizes_of(config: PretrainedConfig | Mapping[str, Any]) -> Sizes:
     head = read("head_dim") or hidden // heads
     shared = read("num_key_value_heads") or heads
     return Sizes(hidden, read("intermediate_size"), heads * head, shared * head, head, read("vocab_size"))
+
+
+def context_of(config: PretrainedConfig | Mapping[str, Any]) -> int:
+    """Tokens that a model was trained to see at once; where nothing limits them, more than anybody has."""
+    return int(reader(config)("max_position_embeddings") or 1 << 20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +12,7 @@ from mixprec.core import artifacts, headers, seals
 from mixprec.core.errors import UserError
 from mixprec.core.headers import BITS, Entry
 from mixprec.models import kinds, modelfiles
-from mixprec.models.decoder import decoder_of
+from mixprec.models.decoder import decoder_of, names_of
 from mixprec.models.gguf import parts
 from mixprec.models.modelfiles import INDEX, SINGLE
 from mixprec.models.sizes import reader
@@ -20,17 +20,25 @@ from mixprec.models.sizes import reader
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from mixprec.models.renames import Cut, Names
+
 #: Types of weights that can be compressed, by their names in safetensors.
 FLOATS: Final = ("F16", "BF16", "F32")
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies, its shape, and its type as safetensors names it."""
+    """Where a tensor lies, its shape, and its type as safetensors names it.
+
+    ``name``: what its file calls it; "" as the model does. ``cut``: which part of what the file calls so it is; None:
+    all of it.
+    """
 
     shard: str
     shape: tuple[int, ...]
     dtype: str
+    name: str = ""
+    cut: Cut | None = None
 
     @property
     def bytes(self) -> int:
@@ -40,7 +48,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint folder: ``shards`` file names in order, ``tensors`` by name."""
+    """A checkpoint folder: ``shards`` file names in order, ``tensors`` by their names in the model."""
 
     folder: Path
     shards: tuple[str, ...]
@@ -50,6 +58,27 @@ class Source:
     def sharded(self) -> bool:
         """Whether an index says which file holds what."""
         return self.shards != (SINGLE,)
+
+    def stored(self, name: str) -> str:
+        """What the checkpoint's files call a tensor; a new one of a module gets a name beside its weight's."""
+        if name in self.tensors:
+            return self.tensors[name].name or name
+        module, _, part = name.rpartition(".")
+        weight = self.tensors.get(f"{module}.weight")
+        if weight is None or weight.cut is not None or not weight.name:
+            return name
+        return f"{weight.name.removesuffix('.weight')}.{part}"
+
+    def renamed(self, names: Names | None) -> Source:
+        """The same with tensors by the names in a model, whose experts are one by one; None: these are the files'."""
+        if names is None:
+            return self
+        tensors = {
+            own: TensorInfo(info.shard, shape, info.dtype, stored, cut)
+            for stored, info in self.tensors.items()
+            for own, cut, shape in names.cuts(names.of(stored), info.shape)
+        }
+        return replace(self, tensors=tensors)
 
     def side_files(self) -> list[Path]:
         """The files that go with the weights, in order of their names."""
@@ -126,8 +155,9 @@ def tied(folder: Path, config: PretrainedConfig | Mapping[str, Any]) -> bool:
         found = open_source(folder).tensors if said else {}
     except UserError:  # who reads the weights says what is wrong with them
         return said
-    decoder = decoder_of(config)
-    names = (decoder.embedding_weight, decoder.head_weight)
+    decoder, renaming = decoder_of(config), names_of(config)
+    of_model = {name if renaming is None else renaming.of(name): name for name in found}
+    names = tuple(of_model.get(name, name) for name in (decoder.embedding_weight, decoder.head_weight))
     one, other = (found.get(name) for name in names)
     if one is None or other is None:
         return said
@@ -138,7 +168,7 @@ def tied(folder: Path, config: PretrainedConfig | Mapping[str, Any]) -> bool:
 
 
 @functools.lru_cache
-def _equal(folder: Path, one: str, other: str, names: tuple[str, str], _: tuple[seals.State, ...]) -> bool:
+def _equal(folder: Path, one: str, other: str, names: tuple[str, ...], _: tuple[seals.State, ...]) -> bool:
     """Embedding and head, by their names, in two shards, bit by bit."""
     embedding, head = (headers.stored(folder / shard, name) for shard, name in zip((one, other), names, strict=True))
     return embedding == head

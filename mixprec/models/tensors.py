@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
-from mixprec.models.source import Source
+from mixprec.models.renames import Cut
+from mixprec.models.source import Source, TensorInfo
 
 #: Types that can be computed with, by their names in safetensors.
 COMPUTABLE: Final = {
@@ -30,6 +31,24 @@ def check_computable(source: Source, name: str) -> None:
     if info.dtype not in COMPUTABLE:
         known = ", ".join(COMPUTABLE)
         raise UserError(f"{source.folder / info.shard}: {name} is stored as {info.dtype}; computed with are {known}")
+
+
+def take(file: Any, name: str, info: TensorInfo) -> torch.Tensor:
+    """A tensor out of an open safetensors file of its checkpoint, whole stacks of experts left where they are."""
+    stored = info.name or name
+    if info.cut is None:
+        found: torch.Tensor = file.get_tensor(stored)
+        return found
+    return _part(file.get_slice(stored)[info.cut.expert], info.cut).contiguous()
+
+
+def slot(stored: torch.Tensor, info: TensorInfo) -> torch.Tensor:
+    """The part of a stored tensor that a tensor of the model is: a view."""
+    return stored if info.cut is None else _part(stored[info.cut.expert], info.cut)
+
+
+def _part(matrix: torch.Tensor, cut: Cut) -> torch.Tensor:
+    return (matrix.T if cut.transposed else matrix)[cut.rows]
 
 
 def check_finite(where: str, tensor: torch.Tensor) -> None:

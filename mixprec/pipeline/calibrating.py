@@ -22,9 +22,8 @@ def calibrate(
 
     Raises UserError as data.load does.
     """
-    config = model.config
-    found = data.load(spec, model.encoder, locate, config.max_position_embeddings, skip=skip)
-    said = data.warnings(found, model.decoder.widest_input if solves else None, config.hidden_size)
+    found = data.load(spec, model.encoder, locate, model.context, skip=skip)
+    said = data.warnings(found, model.decoder.widest_input if solves else None, model.decoder.sizes.hidden)
     made = found.tokens, found.weights, found.described, found.digest
     return Calibration(*made, tuple(said), model.encoder.vocabulary)
 

@@ -77,7 +77,7 @@ def ablate(run: Context, folder: Path, importance: dict[str, Any] | None = None)
         processes.wait()  # the main one writes the tables
     tables = scoring.load_all(scored)
     with processes.main_first():
-        measured_on = material(run, run.model.encoder, run.model.config.max_position_embeddings)[0].all
+        measured_on = material(run, run.model.encoder, run.model.context)[0].all
     result = ablation.ablate(scored, spec, candidates, measured_on, tables, folder / "cells")
     if processes.is_main():
         artifacts.write_json(folder / "ablation.json", result)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from mixprec.models.sizes import context_of
 from mixprec.pipeline.checks import Checked
 from mixprec.recipe import Recipe
 
@@ -27,7 +28,7 @@ class Used(NamedTuple):
 
 def used(chosen: Recipe, found: Checked) -> Iterator[Used]:
     """What each stage sees, in the stages' order; what could not be read is left out."""
-    context = int(found.config.max_position_embeddings) if found.config else 1 << 20
+    context = context_of(found.config) if found.config else 1 << 20
     spec = chosen.importance
     if chosen.traces is not None:
         limit = min((spec.max_tokens if spec else None) or context, context)

@@ -81,7 +81,7 @@ class Subject:
             return from_calibration(self.calibration, spec.samples, spec.seed)
         if not self.traces:
             raise UserError("sensitivity.behaviours: spans come from traces; add traces: {source: …}, or give --spans")
-        longest = min(spec.max_tokens, self.model.config.max_position_embeddings)
+        longest = min(spec.max_tokens, self.model.context)
         return from_behaviours(self.traces, self.model.encoder, spec.behaviours, spec.samples, longest, spec.seed)
 
     @property

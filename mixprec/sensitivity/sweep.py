@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mixprec.compress.candidatefiles import Candidates
 from mixprec.core.memory import release_memory
 from mixprec.models.decoder import Block
-from mixprec.models.weights import weight_of
+from mixprec.models.weights import through, weight_of
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import ModuleSums, module_sums
 from mixprec.walk import blocks
@@ -61,10 +61,11 @@ def sweep(
     def up(index: int, block: nn.Module) -> None:
         for each in travellers:
             if compared:
-                each.reference = block(each.reference, **each.contexts[index])
+                assert each.reference is not None
+                each.reference = through(block, each.reference, each.contexts[index])
         _move(block, known[index], candidates, state)
         for each in travellers:
-            each.states.append(block(each.states[-1], **each.contexts[index]))
+            each.states.append(through(block, each.states[-1], each.contexts[index]))
 
     def down(index: int, block: nn.Module) -> None:
         errors = _errors(block, known[index], candidates)

@@ -23,7 +23,7 @@ from mixprec.compress.refining import Refined, SolvedBlock
 from mixprec.compress.solving import Solved
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
-from mixprec.models.weights import matrix_of, weight_of
+from mixprec.models.weights import through, weight_of
 from mixprec.numerics import storage
 from mixprec.numerics.formats import AnyFormat, fitting
 from mixprec.numerics.storage import AnyQuantized
@@ -128,7 +128,7 @@ class _Course:
         found = block.get_parameter(linear.parameter).grad
         if found is None:
             return torch.zeros_like(weight_of(block, linear))
-        return matrix_of(found, linear).clone()
+        return found.clone()
 
     def _measure(self, rows: Sequence[int]) -> float:
         """The error on some samples of what would be stored, in the type that the model computes in."""
@@ -152,7 +152,7 @@ class _Course:
         samples = given.samples
         entering, target = samples.rows(rows), samples.rows(rows, FULL).float()
         with torch.autocast(entering.device.type, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
-            output = given.block(entering, **samples.contexts[given.number])
+            output = through(given.block, entering, samples.context(given.number, len(entering)))
         error = (output.float() - target).square().sum(-1) / target.square().sum(-1).clamp(min=_TINY)
         counts = None if samples.weights is None else samples.weights[list(rows)]
         total: Tensor = (error if counts is None else error * counts).sum()

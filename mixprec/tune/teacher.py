@@ -11,6 +11,7 @@ from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
+from mixprec.models.weights import body_of
 from mixprec.walk.states import States
 
 
@@ -36,5 +37,5 @@ def final_states(model: object, tokens: Tensor) -> Tensor:
 
 def forward(model: object, tokens: Tensor) -> Tensor:
     """(n, T, hidden) behind the last norm for ``tokens`` (n, T)."""
-    found: Tensor = model.base_model(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state  # type: ignore[attr-defined]
+    found: Tensor = body_of(model)(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state  # type: ignore[attr-defined]
     return found

@@ -19,8 +19,7 @@ from mixprec.core.errors import UserError
 from mixprec.core.progress import bar, console
 from mixprec.models.decoder import Decoder
 from mixprec.models.model import Model
-from mixprec.models.sizes import sizes_of
-from mixprec.models.weights import blocks_of
+from mixprec.models.weights import blocks_of, map_in
 from mixprec.tune import RULES
 from mixprec.tune.distil import Course, Distillation, Sample
 from mixprec.tune.masters import Kind
@@ -143,7 +142,7 @@ class Tuning:
     def _crowded(self, model: Any) -> bool:
         """Whether what a step's samples leave in all blocks is more than the memory for it."""
         tokens = self.lessons.training.tokens.shape[1] * self.options.batch
-        numbers = numbers_inside(sizes_of(model.config)) * len(blocks_of(model))
+        numbers = numbers_inside(map_in(model).sizes) * len(blocks_of(model))
         return bool(tokens * numbers * model.dtype.itemsize > self._memory)
 
 

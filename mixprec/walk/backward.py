@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.models.decoder import Block
-from mixprec.models.weights import module_of
+from mixprec.models.weights import module_of, through
 
 
 class Met(NamedTuple):
@@ -31,7 +31,7 @@ def back(
     """
     start = hidden.detach().requires_grad_()
     with torch.enable_grad(), _recording(block, known) as seen:
-        output = block(start, **context)
+        output = through(block, start, context)
     ends = [start, *(out for _, out in seen.values())]
     found: list[tuple[Tensor, ...]] = []
     for number, row in enumerate(gradients, 1):
@@ -47,6 +47,8 @@ def _recording(block: nn.Module, known: Block) -> Iterator[dict[str, tuple[Tenso
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with ExitStack() as stack:
         for linear in known.linears:
+            if linear.expert is not None:
+                continue  # not all tokens come to it
 
             def keep(_module: nn.Module, inputs: Any, output: Tensor, address: str = linear.address) -> None:
                 seen[address] = (inputs[0].detach(), output)

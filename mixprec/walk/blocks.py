@@ -6,7 +6,8 @@ say what its blocks are given with ``block_inputs``, and goes through ``Blocks.b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,15 +16,14 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from mixprec.checkpoint.reader import Checkpoint
 from mixprec.core import artifacts
-from mixprec.models.arch import FAMILIES
-from mixprec.models.decoder import Decoder, decoder_of
+from mixprec.models.decoder import Decoder
+from mixprec.models.discover import empty
 from mixprec.models.source import Source
-from mixprec.models.tensors import check_computable, check_finite
-from mixprec.models.weights import blocks_of
+from mixprec.models.tensors import check_computable, check_finite, take
+from mixprec.models.weights import blocks_of, body_of, map_in
 
 #: What lies outside the blocks.
 Outside = Literal["embedding", "norm", "head"]
@@ -41,7 +41,7 @@ class Blocks:
     @cached_property
     def decoder(self) -> Decoder:
         """What it is made of."""
-        return decoder_of(self.model.config)
+        return map_in(self.model)
 
     @property
     def layers(self) -> int:
@@ -89,11 +89,15 @@ def open_blocks(opened: Checkpoint, dtype: torch.dtype, device: str, outside: Se
     which stay in memory."""
     config, source = opened.shapes, opened.source
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        model = empty(config, dtype)
     blocks = Blocks(model, source, device)
     decoder = blocks.decoder
     names = {"embedding": decoder.embedding, "norm": decoder.norm, "head": decoder.head}
-    model.get_submodule(decoder.rotary).to(device)
+    for name in decoder.around:
+        module = model.get_submodule(name)
+        if any(True for _ in module.parameters()):
+            put(module, read(module, f"{name}.", source, device))
+        module.to(device)
     for part in outside:
         if part == "head" and decoder.tied:
             model.get_output_embeddings().weight = model.get_input_embeddings().weight
@@ -115,7 +119,8 @@ def read(module: nn.Module, prefix: str, source: Source, device: str) -> dict[st
             for name, empty in wanted.items():
                 if source.tensors[prefix + name].shard == shard:
                     check_computable(source, prefix + name)
-                    tensors[name] = file.get_tensor(prefix + name).to(device=device, dtype=empty.dtype)
+                    found = take(file, prefix + name, source.tensors[prefix + name])
+                    tensors[name] = found.to(device=device, dtype=empty.dtype)
     for name, tensor in tensors.items():
         check_finite(f"{source.folder}: {prefix}{name}", tensor)
     return tensors
@@ -137,27 +142,74 @@ class BlockInputs(NamedTuple):
 def block_inputs(model: Any, tokens: Tensor, **arguments: Any) -> BlockInputs:
     """What the model hands its blocks for ``tokens`` (batch, tokens): rotary embeddings, masks, ``arguments``."""
     device = model.get_input_embeddings().weight.device
-    with _recording(model) as recorders:
-        model.base_model(input_ids=tokens.to(device), use_cache=False, **arguments)
+    body = body_of(model)
+    for pairs in (False, True):
+        with _recording(model, pairs) as recorders:
+            try:
+                body(input_ids=tokens.to(device), use_cache=False, **arguments)
+                break
+            except ValueError as problem:
+                # Some models take what a block returns apart: hidden states and weights of attention.
+                if pairs or "unpack" not in str(problem):
+                    raise
     return BlockInputs(recorders[0].hidden, [recorder.context for recorder in recorders])
 
 
+def contexts_of(model: Any, tokens: Tensor, sizes: Collection[int]) -> dict[int, list[dict[str, Any]]]:
+    """Number of samples in a batch -> each block's other arguments for as many ``tokens`` (N, T).
+
+    As all samples have the same length, those of one sample serve for any number, but for models that make them anew
+    for each sample (ALiBi).
+    """
+    one = block_inputs(model, tokens[:1]).contexts
+    if len(tokens) == 1 or not _grow(one, block_inputs(model, tokens[:2]).contexts):
+        return dict.fromkeys(sizes, one)
+    return {size: block_inputs(model, tokens[:size]).contexts for size in sizes}
+
+
+def _grow(one: Sequence[Mapping[str, Any]], two: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether some argument has more rows for two samples than for one, and more than one for one."""
+    shapes = [
+        [value.shape[0] for context in each for value in context.values() if isinstance(value, Tensor) and value.ndim]
+        for each in (one, two)
+    ]
+    return any(first != 1 and first != second for first, second in zip(*shapes, strict=True))
+
+
 class _Recorder(nn.Module):
-    """Stands in for a block and notes what the model hands it: hidden states, rotary embeddings, masks."""
+    """Stands in for a block and notes what the model hands it: hidden states, rotary embeddings, masks.
+
+    Some models ask their blocks which kind they are: it has their attributes.
+    """
 
     hidden: Tensor
     context: dict[str, Any]
 
-    def forward(self, hidden: Tensor, **context: Any) -> Tensor:
-        self.hidden, self.context = hidden, context
-        return hidden
+    def __init__(self, block: nn.Module, pairs: bool) -> None:
+        super().__init__()
+        self._pairs = pairs
+        self.__dict__["_block"] = block
+        signature = inspect.signature(block.forward)
+        kinds = signature.parameters.items()
+        self.__dict__["_signature"] = signature
+        self.__dict__["_rest"] = next((name for name, each in kinds if each.kind == each.VAR_KEYWORD), "")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_block"], name)
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        given = self._signature.bind(*arguments, **named).arguments
+        (_, hidden), *others = given.items()
+        context = dict(others)
+        self.hidden, self.context = hidden, context | context.pop(self._rest, {})
+        return (hidden, None) if self._pairs else hidden
 
 
 @contextmanager
-def _recording(model: Any) -> Iterator[list[_Recorder]]:
+def _recording(model: Any, pairs: bool) -> Iterator[list[_Recorder]]:
     """Put recorders into the place of the blocks."""
-    blocks, where = blocks_of(model), FAMILIES[model.config.model_type].blocks
-    recorders = [_Recorder() for _ in blocks]
+    blocks, where = blocks_of(model), map_in(model).blocks_path
+    recorders = [_Recorder(block, pairs) for block in blocks]
     model.set_submodule(where, nn.ModuleList(recorders))
     try:
         yield recorders

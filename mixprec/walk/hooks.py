@@ -14,40 +14,50 @@ from mixprec.models.weights import module_of
 @contextmanager
 def watching(block: nn.Module, groups: Sequence[Group], call: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Call ``call(number of the group, inputs)`` before the first linear of each group that the pass inside reaches."""
+    modules = [[module_of(block, linear) for linear in group] for group in groups]
+    with watching_modules(modules, lambda number, arguments: call(number, arguments[0])):
+        yield
+
+
+@contextmanager
+def watching_modules(
+    modules: Sequence[Sequence[nn.Module]], call: Callable[[int, tuple[Tensor, ...]], None]
+) -> Iterator[None]:
+    """Call ``call(number, arguments)`` before the first of the modules of each number that the pass inside reaches."""
     reached: set[int] = set()
 
-    def reach(number: int, inputs: Tensor) -> None:
+    def reach(number: int, arguments: tuple[Tensor, ...]) -> None:
         if number not in reached:
             reached.add(number)
-            call(number, inputs)
+            call(number, arguments)
 
     with ExitStack() as stack:
-        for number, group in enumerate(groups):
-            for module in group:
-                hook = module_of(block, module).register_forward_pre_hook(
-                    lambda _module, arguments, number=number: reach(number, arguments[0])
+        for number, each in enumerate(modules):
+            for module in each:
+                hook = module.register_forward_pre_hook(
+                    lambda _module, arguments, number=number: reach(number, arguments)
                 )
                 stack.callback(hook.remove)
         yield
 
 
 class _Reached(Exception):
-    """Ends a pass at the group whose inputs were wanted."""
+    """Ends a pass at the module whose arguments were wanted."""
 
-    def __init__(self, inputs: Tensor) -> None:
+    def __init__(self, arguments: tuple[Tensor, ...]) -> None:
         super().__init__("a pass ends here")
-        self.inputs = inputs
+        self.arguments = arguments
 
 
-def inputs_of(block: nn.Module, group: Group, run: Callable[[], object]) -> Tensor:
-    """What ``group`` is given in the pass ``run``, which ends there."""
+def arguments_of(modules: Sequence[nn.Module], run: Callable[[], object]) -> tuple[Tensor, ...]:
+    """What the first of ``modules`` that the pass ``run`` reaches is called with; the pass ends there."""
 
-    def stop(_number: int, inputs: Tensor) -> None:
-        raise _Reached(inputs)
+    def stop(_number: int, arguments: tuple[Tensor, ...]) -> None:
+        raise _Reached(arguments)
 
     try:
-        with watching(block, [group], stop):
+        with watching_modules([modules], stop):
             run()
     except _Reached as reached:
-        return reached.inputs
-    raise AssertionError(f"{group[0].address}: no pass through its block reaches it")
+        return reached.arguments
+    raise AssertionError("no pass through the block reaches the modules")

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import decoder_of
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
-from mixprec.models.weights import norm_of
+from mixprec.models.weights import map_in, norm_of, through
 from mixprec.numerics.divergence import TokenFidelity, fidelity
 from mixprec.walk.blocks import Live, block_inputs
 from mixprec.walk.walk import walk
@@ -33,7 +32,7 @@ class Restarts:
 
     def __init__(self, loaded: LoadedModel, passages: Sequence[Tensor], stride: int = 1) -> None:
         self.linears, self.head = loaded.linears, Head.of(loaded.model)
-        self._live, self._tokens, self._decoder = Live(loaded.model), passages, decoder_of(loaded.model.config)
+        self._live, self._tokens, self._decoder = Live(loaded.model), passages, map_in(loaded.model)
         self._original = self.head.fixed()
         self.positions = [torch.arange(n % stride, len(tokens) - 1, stride) for n, tokens in enumerate(passages)]
         with torch.no_grad():
@@ -94,7 +93,7 @@ class Restarts:
                 hidden = (states or before)[-1]
                 if not keep:
                     states.clear()
-                states.append(block(hidden, **self._contexts[number][index]))
+                states.append(through(block, hidden, self._contexts[number][index]))
 
         walk(self._live, range(first, self._live.layers), visit)
         return found

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from mixprec.calibration.data import Calibration
 from mixprec.models.arch.family import Sizes
 from mixprec.models.decoder import Group
+from mixprec.models.weights import through
 from mixprec.numerics.statistics import InputStatistics, InputSums
 from mixprec.walk import blocks
-from mixprec.walk.hooks import inputs_of, watching
+from mixprec.walk.hooks import arguments_of, watching
 from mixprec.walk.options import numbers_inside
 from mixprec.walk.states import States
 
@@ -108,8 +109,7 @@ class Gathering:
 
 class Samples:
     """``batches``: which samples (N, T) each micro-batch has. ``states``: (stream, number of the batch) -> (n, T,
-    hidden), what enters the next block. ``contexts``: each block's other arguments, the same for all samples.
-    ``piece``: how many samples are added to sums at once."""
+    hidden), what enters the next block. ``piece``: how many samples are added to sums at once."""
 
     def __init__(
         self,
@@ -128,9 +128,9 @@ class Samples:
         self.piece = min(len(tokens), piece or max(1, _ROWS // tokens.shape[1]))
         self._tokens = tokens
         self.enter(model, streams)
-        # All samples are as long as one another, so one stands for all of them.
-        first = blocks.block_inputs(model, tokens[:1])
-        self.contexts, self.device = first.contexts, first.hidden.device
+        sizes = {min(size, len(tokens)), len(tokens[self.batches[-1]])}
+        self._contexts = blocks.contexts_of(model, tokens, sizes)
+        self.device = self.states[streams[0], 0].device
         #: (N, T) of all tokens; None where all are 1.
         self.weights = None if calibration.weights is None else calibration.weights.to(self.device)
 
@@ -152,10 +152,15 @@ class Samples:
         size = self.batches[0].stop
         return torch.cat([self.states[stream, row // size][row % size, None] for row in where])
 
+    def context(self, index: int, count: int) -> dict[str, Any]:
+        """The other arguments of the model's block number ``index`` for so many samples at once."""
+        found = self._contexts.get(count)
+        return (next(iter(self._contexts.values())) if found is None else found)[index]
+
     def through(self, number: int, index: int, block: nn.Module, stream: str = OWN) -> Tensor:
         """What a micro-batch (n, T, hidden) leaves the model's block number ``index`` with."""
-        output: Tensor = block(self.states[stream, number], **self.contexts[index])
-        return output
+        hidden = self.states[stream, number]
+        return through(block, hidden, self.context(index, len(hidden)))
 
     def move(self, number: int, index: int, block: nn.Module, stream: str = OWN) -> None:
         """Take a micro-batch behind a block."""
@@ -181,9 +186,11 @@ class Samples:
             if move:
                 self.states[stream, number] = output
 
-    def inputs(self, number: int, index: int, block: nn.Module, group: Group) -> Tensor:
-        """What ``group`` is given (n, T, in) when a micro-batch passes; the pass ends there."""
-        return inputs_of(block, group, lambda: self.through(number, index, block))
+    def arguments(
+        self, number: int, index: int, block: nn.Module, modules: Sequence[nn.Module], stream: str = OWN
+    ) -> tuple[Tensor, ...]:
+        """What the first of a block's ``modules`` that a micro-batch reaches is called with; the pass ends there."""
+        return arguments_of(modules, lambda: self.through(number, index, block, stream))
 
     def statistics(
         self,

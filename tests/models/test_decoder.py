@@ -13,14 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import SHAPE, build
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mixprec.core.errors import UserError
 from mixprec.models.arch import FAMILIES
 from mixprec.models.config import load_config
-from mixprec.models.decoder import Decoder, Linear, Norm, Rows, decoder_of
-from mixprec.models.observe import observed_groups
+from mixprec.models.decoder import Decoder, Norm, Rows, decoder_of
+from mixprec.models.discover import discovered
 from mixprec.models.weights import blocks_of, linears_of, module_of, weight_of
 
 families = pytest.mark.parametrize("architecture", FAMILIES)
@@ -82,11 +81,17 @@ def test_what_a_file_leaves_out_is_what_transformers_takes(architecture: str) ->
 
 
 @families
-def test_groups_are_the_linears_that_are_seen_to_receive_one_tensor(architecture: str) -> None:
+def test_what_a_table_says_is_what_is_seen_of_the_model(architecture: str) -> None:
     config = AutoConfig.for_model(architecture, **SHAPE)
-    assert [tuple(linear.module for linear in group) for group in decoder_of(config).blocks[0].groups] == (
-        observed_groups(config)
-    )
+    table, (seen, names) = decoder_of(config), discovered(config, "here")
+    assert seen.linears == table.linears and seen.shapes == table.shapes and seen.outputs == table.outputs
+    assert [(group.linears, group.fused) for group in seen.groups] == [
+        (group.linears, group.fused) for group in table.groups
+    ]
+    assert (seen.blocks_path, seen.around, seen.norm, seen.head) == (
+        table.blocks_path, table.around, table.norm, table.head
+    )  # fmt: skip
+    assert all(names.of(name) == name for name in table.shapes) and not names.stacks
 
 
 @families
@@ -147,26 +152,6 @@ def test_fused_matrices_have_the_names_that_vllm_gives_them() -> None:
     assert [group.fused for group in groups] == [
         "model.layers.2.self_attn.qkv_proj", None, "model.layers.2.mlp.gate_up_proj", None
     ]  # fmt: skip
-
-
-class _Experts(nn.Module):
-    """Stacked experts, gate and up in one parameter, as transformers keeps them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate_up_proj = nn.Parameter(torch.randn(3, 8, 4))
-
-
-def test_a_matrix_is_a_view_of_an_expert_and_of_rows() -> None:
-    block = nn.ModuleDict({"experts": _Experts()})
-    up = Linear("b.experts.2.up", 1, "up", 4, 4, "b", "experts.gate_up_proj", expert=2, rows=(4, 8))
-    stored = block["experts"].gate_up_proj
-    assert weight_of(block, up).equal(stored[2, 4:])
-    with torch.no_grad():
-        weight_of(block, up).zero_()
-    assert not stored[2, 4:].any() and stored[2, :4].all() and stored[:2].all()
-    assert module_of(block, up) is block["experts"]
-    assert up.weight_name == "b.experts.gate_up_proj"
 
 
 def test_a_map_of_one_linear_alone() -> None:

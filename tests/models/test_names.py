@@ -28,7 +28,7 @@ def names() -> set[str]:
     for family in FAMILIES.values():
         found |= {family.blocks, family.norm, family.head, *(shared.fused or "" for shared in family.shared)}
         paths = [row.path for rows in family.parts.values() for row in rows]
-        paths += [*family.norms, *family.head_norms, family.embedding, family.rotary]
+        paths += [*family.norms, *family.head_norms, family.embedding, *family.around]
         found |= {path.rpartition(".")[2] for path in paths} | {path.partition(".")[0] for path in family.head_norms}
     return found - {""}
 

@@ -67,6 +67,14 @@ class Family:
     offset: float = 0.0
     blocks: str = "model.layers"
     embedding: str = "model.embed_tokens"
-    rotary: str = "model.rotary_emb"
+    around: tuple[str, ...] = ("model.rotary_emb",)
     norm: str = "model.norm"
     head: str = "lm_head"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What can't be seen of decoders that are discovered: where a scale on an input folds. ``offset``: as of Family."""
+
+    shared: tuple[Shared, ...]
+    offset: float = 0.0
