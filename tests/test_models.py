@@ -96,7 +96,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown model": (lambda f: _change_config(f, model_type="foo"), "model type `foo`"),
     "unsupported": (
         lambda f: _change_config(f, model_type="gpt2"),
-        "architecture 'gpt2' is not supported; supported: llama, qwen2, qwen3, mistral, gemma",
+        "GPT2LMHeadModel has no linear modules in its blocks",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer in this folder; copy tokenizer.json"),
     "broken tokenizer": (lambda f: _cut(f / "tokenizer.json", 100), "can't be loaded"),

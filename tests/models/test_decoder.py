@@ -164,9 +164,12 @@ def test_a_map_of_one_linear_alone() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "gpt2"}, r"'gpt2' is not supported; supported: llama, qwen2, qwen3, mistral, gemma"),
-        ({"model_type": None}, r"None is not supported"),
-        ({"model_type": ["llama"]}, r"\['llama'\] is not supported"),
+        ({"model_type": "gpt2"}, r"GPT2LMHeadModel has no linear modules in its blocks"),
+        ({"model_type": "foo"}, r"architecture 'foo' is not known to transformers 5"),
+        ({"model_type": None}, r"architecture None is not known"),
+        ({"model_type": ["llama"]}, r"architecture \['llama'\] is not known"),
+        ({"model_type": "t5"}, r"t5 is an encoder-decoder"),
+        ({"model_type": "vit"}, r"transformers builds no language model of the architecture 'vit'"),
         ({"hidden_size": None}, r"hidden_size: None is no number from 1 to 16,777,216"),
         ({"vocab_size": "x"}, r"vocab_size: 'x' is no number"),
         ({"num_hidden_layers": 1_001}, r"num_hidden_layers: 1001 is no number from 1 to 1,000"),

@@ -69,7 +69,7 @@ def test_other_selectors_are_globs_over_addresses(parts: list[str]) -> None:
         ("0_up", r"did you mean .*10_up"),
         ("12_upp", r"did you mean 12_up"),
         ("last_foo", r"kinds q, k, v, o, gate, up, down, attn, mlp"),
-        ("LAST_up", r"labels such as 12_up, last_mlp"),
+        ("LAST_up", r"labels such as 12_down, last_mlp"),
         ("model.layers.11.mlp.up", r"did you mean model\.layers\.11\.mlp\.up_proj"),
         ("", r"a glob such as model\.layers\.\*\."),
     ],

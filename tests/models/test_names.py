@@ -14,6 +14,8 @@ SOURCE = Path(mixprec.__file__).parent
 #: Files whose strings may name modules -> which, and why not the table.
 KNOWN = {
     "models/complete.py": {"rotary_emb"},  # buffers that old checkpoints hold
+    "models/experts.py": {"gate_proj", "up_proj", "down_proj"},  # what a stack of experts is taken apart into
+    "models/renames.py": {"gate_proj", "up_proj", "down_proj"},  # and how checkpoints stack them
     "checkpoint/gptq.py": {"lm_head"},  # a key of GPTQ's configuration
     "checkpoint/packings/gptq.py": {"lm_head"},  # the same
     "contrib/export/gptqmodel.py": {"lm_head"},  # the same

@@ -13,6 +13,7 @@ from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
 from mixprec.models.model import Model
 from mixprec.models.sizes import sizes_of
+from mixprec.models.weights import module_of
 from mixprec.numerics.statistics import InputSums
 from mixprec.walk.samples import FULL, OWN, Gathering, Samples, Seen, batch_size
 from mixprec.walk.states import States
@@ -63,7 +64,8 @@ def test_samples_arrive_where_the_whole_model_takes_them(tiny_checkpoint: Path, 
     @torch.no_grad()
     def visit(index: int, block: nn.Module) -> None:
         if index == 0:
-            seen.extend(samples.inputs(number, index, block, group) for number in range(3))
+            modules = [module_of(block, linear) for linear in group]
+            seen.extend(samples.arguments(number, index, block, modules)[0] for number in range(3))
         samples.run(index, block)
 
     caught: list[torch.Tensor] = []

@@ -1,0 +1,152 @@
+"""Every architecture of the list: discovered, named, loaded and walked as transformers has it, compressed and read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import architectures
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import TEXT, tokenizer
+
+import mixprec as mp
+from mixprec.models.decoder import Norm, Rows
+from mixprec.models.discover import class_of
+from mixprec.models.experts import Experts
+from mixprec.models.head import Head
+from mixprec.models.model import Model
+from mixprec.models.weights import blocks_of, module_of, norm_of, through, weight_of
+from mixprec.walk.blocks import block_inputs
+
+everywhere = pytest.mark.parametrize("architecture", architectures.ALL)
+IDS = torch.arange(3, 27)[None]
+
+
+def saved(folder: Path, model: object) -> Model:
+    """A model on disk, with a tokenizer."""
+    model.save_pretrained(folder)  # type: ignore[attr-defined]
+    tokenizer().save_pretrained(folder)
+    return Model(folder)
+
+
+@everywhere
+def test_a_model_is_what_transformers_makes_of_it(architecture: str, tmp_path: Path) -> None:
+    original = architectures.model_of(architecture)
+    model = saved(tmp_path / "model", original)
+    loaded = model.load().model
+    with torch.no_grad():
+        expected = original(input_ids=IDS).logits
+        again = loaded(input_ids=IDS).logits
+        # Experts that are stored on another axis are multiplied from there.
+        torch.testing.assert_close(again, expected, rtol=0, atol=1e-6 if architecture == "gpt_oss" else 0)
+        # Blocks one by one, then norm and head.
+        entering = block_inputs(loaded, IDS)
+        hidden = entering.hidden
+        for block, context in zip(blocks_of(loaded), entering.contexts, strict=True):
+            hidden = through(block, hidden, context)
+        assert Head.of(loaded)(norm_of(loaded)(hidden)).equal(again)
+    labels = [linear.label for linear in model.decoder.linears]
+    assert len(set(labels)) == len(labels)
+    # What is listed is what is there: all of torch's linear modules in the blocks, and all of the experts.
+    missed = {
+        name
+        for name, module in loaded.get_submodule(model.decoder.blocks_path).named_modules()
+        if isinstance(module, torch.nn.Linear) and f"{model.decoder.blocks_path}.{name}" not in model.load().linears
+    }
+    assert all(name.rpartition(".")[2] in ("gate", "router", "shared_expert_gate") for name in missed)
+
+
+@everywhere
+def test_a_compressed_model_is_the_one_that_transformers_loads(architecture: str, tmp_path: Path) -> None:
+    model = saved(tmp_path / "model", architectures.model_of(architecture))
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    calibration = mp.calibrate(model, text=str(tmp_path / "text.txt"), samples=3, tokens=24)
+    mp.compress(model, mp.plan(model, "w3g16", method="gptq"), tmp_path / "out", calibration=calibration)
+    kind = class_of(architectures.config_of(architecture))
+    assert kind is not None
+    theirs = kind.from_pretrained(tmp_path / "out").eval()
+    ours = Model(tmp_path / "out").load().model
+    with torch.no_grad():
+        logits = theirs(input_ids=IDS).logits
+        torch.testing.assert_close(ours(input_ids=IDS).logits, logits, rtol=0, atol=1e-6)
+        assert not logits.equal(model.load().model(input_ids=IDS).logits)
+    # Everything else is as it was, to the byte and by its own name.
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "out"))
+    assert before.keys() == after.keys()
+    changed = {model.source.stored(linear.weight_name) for linear in model.decoder.linears}
+    assert {name for name in before if not before[name].equal(after[name])} == changed
+
+
+@pytest.mark.parametrize("architecture", architectures.TEXT)
+def test_sources_of_scales_are_where_they_fold(architecture: str) -> None:
+    model = architectures.model_of(architecture, seed=3)
+    known = {linear.address: linear for linear in _decoder(model).linears}
+    for group in _decoder(model).groups:
+        if group.source is None:
+            continue
+        block = blocks_of(model)[group[0].layer - 1]
+        before, after = _inputs(model, block, group[0]), None
+        with torch.no_grad():
+            if isinstance(group.source, Norm):
+                norm = block.get_submodule(group.source.path)
+                norm.weight[1] = 2 * (norm.weight[1] + group.source.offset) - group.source.offset
+                moved = {1}
+            else:
+                assert isinstance(group.source, Rows) and group.source.linear.address in known
+                weight_of(block, group.source.linear)[1] *= 2
+                rows = group.source.of(torch.arange(group[0].in_features))
+                moved = set((rows == 1).nonzero().flatten().tolist())
+            after = _inputs(model, block, group[0])
+        scale = torch.ones(group[0].in_features)
+        scale[sorted(moved)] = 2
+        torch.testing.assert_close(after, before * scale)
+
+
+def _decoder(model: object) -> mp.models.decoder.Decoder:  # type: ignore[name-defined]
+    from mixprec.models.weights import map_in
+
+    return map_in(model)
+
+
+def _inputs(model: object, block: torch.nn.Module, linear: object) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    hook = module_of(block, linear).register_forward_pre_hook(lambda _module, given: seen.append(given[0].clone()))  # type: ignore[arg-type]
+    with torch.no_grad():
+        model(input_ids=IDS)  # type: ignore[operator]
+    hook.remove()
+    return seen[0]
+
+
+def test_stacked_experts_in_a_file_are_read_and_written_as_stacks(tmp_path: Path) -> None:
+    original = architectures.model_of("qwen3_moe")
+    model = saved(tmp_path / "apart", original)
+    stacked = saved(tmp_path / "stacked", original)
+    tensors = load_file(tmp_path / "apart" / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    own = {name: tensor for name, tensor in original.state_dict().items() if ".experts." in name}
+    save_file({**kept, **own}, tmp_path / "stacked" / "model.safetensors", metadata={"format": "pt"})
+    assert stacked.decoder == model.decoder
+    for each in (model, stacked):
+        mp.compress(each, mp.plan(each, "w3g16", method="rtn"), tmp_path / f"{Path(each.id).name}-out")
+    apart, together = (Model(tmp_path / f"{name}-out").load().model for name in ("apart", "stacked"))
+    with torch.no_grad():
+        assert apart(input_ids=IDS).logits.equal(together(input_ids=IDS).logits)
+    written = load_file(tmp_path / "stacked-out" / "model.safetensors")
+    assert own.keys() <= written.keys()
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "gpt_oss", "nemotron_h"])
+def test_experts_as_modules_compute_what_the_stack_did(architecture: str) -> None:
+    changes = {"layers_block_type": ["moe", "attention"], "n_routed_experts": 4} if architecture == "nemotron_h" else {}
+    model = architectures.model_of(architecture, **changes)
+    with torch.no_grad():
+        expected = model(input_ids=IDS).logits
+        from mixprec.models.experts import unstack
+
+        unstack(model)
+        # gpt-oss joins gate and up column by column, and products of strided matrices round otherwise.
+        torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=0, atol=1e-6)
+        experts = next(module for module in model.modules() if isinstance(module, Experts))
+        experts.everything = True
+        torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=0, atol=1e-6)
