@@ -131,10 +131,10 @@ def _refusals(
             if reason:
                 refused[module.address] = reason
     if loads.fused:
-        for group in inventory.groups:
+        for group in inventory.fused:
             found = list(dict.fromkeys(str(_scheme(module, plan)) for module in group))
             if len(found) > 1:
-                names = "/".join(module.kind for module in group)
+                names = _named(group)
                 reason = f"{names} are one matrix there, and have {' and '.join(found)}; give them one format"
                 for module in group:
                     refused.setdefault(module.address, reason)
@@ -143,6 +143,13 @@ def _refusals(
         for address in [address for addresses in list(formats.values())[1:] for address in addresses]:
             refused[address] = f"only one format for all packed modules; most are {next(iter(formats))}"
     return refused
+
+
+def _named(fused: Sequence[Linear]) -> str:
+    """What runtimes make one matrix of, in words."""
+    if fused[0].expert is not None:
+        return f"layer {fused[0].layer}'s experts"
+    return "/".join(module.kind for module in fused)
 
 
 def _refusal(module: Linear, format: Format, loads: Loader) -> str | None:
@@ -184,7 +191,7 @@ def _nearest(plan: Plan, inventory: Decoder, config: PretrainedConfig | None, na
         formats = {a: base if isinstance(f, Format) else f for a, f in formats.items()}
     if loads.fused:
         common = Counter(str(formats[module.address]) for module in inventory.linears).most_common(1)[0][0]
-        for group in inventory.groups:
+        for group in inventory.fused:
             chosen = _for_group([formats[module.address] for module in group], common)
             formats |= {module.address: chosen for module in group}
     changed = {

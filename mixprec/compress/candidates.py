@@ -18,6 +18,7 @@ from mixprec.calibration.data import Calibration
 from mixprec.compress import RULES
 from mixprec.compress.blockfile import LAYOUT, BlockFile, file_of
 from mixprec.compress.candidatefiles import Candidates
+from mixprec.compress.experts import Routed, sent_to
 from mixprec.compress.guided import Guidance, group_weights
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.outside import final_inputs, token_inputs
@@ -132,11 +133,21 @@ class _Work(NamedTuple):
         if samples is None:
             yield from [None] * len(groups)
             return
-        guiding = self.guidance.of(module for group in groups for module in group) if self.guidance else {}
-        weights = [group_weights(group, guiding, samples.weights) for group in groups]
-        seen = samples.statistics(index, block, groups, [each.weights for each in weights], move=True)
-        for own, found in zip(weights, seen, strict=True):
-            yield own.inputs(found, self.options)
+        alone = [group for group in groups if group.routed is None]
+        experts = {
+            path: Routed(block, path, sent_to(samples, index, block, path), self.options.experts)
+            for path in dict.fromkeys(group.routed for group in groups if group.routed is not None)
+        }
+        guiding = self.guidance.of(module for group in alone for module in group) if self.guidance else {}
+        weights = [group_weights(group, guiding, samples.weights) for group in alone]
+        seen = samples.statistics(index, block, alone, [each.weights for each in weights], move=True)
+        common = (own.inputs(found, self.options) for own, found in zip(weights, seen, strict=True))
+        for group in groups:
+            if group.routed is None:
+                yield next(common)
+            else:
+                # What no token came to is solved for all of the layer's, so that each candidate has a score.
+                yield GroupInputs(experts[group.routed].known(group), self.options)
 
 
 @torch.no_grad()

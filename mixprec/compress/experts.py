@@ -17,7 +17,7 @@ from mixprec.compress.options import ExpertOptions
 from mixprec.models.decoder import Group
 from mixprec.models.experts import Experts
 from mixprec.numerics.statistics import InputStatistics
-from mixprec.walk.samples import Gathering, Seen
+from mixprec.walk.samples import Gathering, Samples, Seen
 
 #: Tokens whose inputs are added to sums at once.
 _ROWS = 16_384
@@ -61,17 +61,17 @@ class Routed:
             self._experts.gated(expert, each.full) for each in self._given(expert) if each.full is not None
         ]
 
-    def statistics(self, expert: int, group: Group, *, drift: bool) -> InputStatistics | None:
+    def statistics(self, expert: int, group: Group, *, drift: bool, pooled: bool = False) -> InputStatistics | None:
         """Of the inputs of one of the expert's groups; None where no token that counts was sent to it.
 
-        ``drift``: with what the uncompressed model has there.
+        ``drift``: with what the uncompressed model has there. ``pooled``: of all tokens, whatever the options.
         """
         behind = group[0].kind == "down"
         device = self._sent[0].hidden.device
         sums = Gathering(group[0].in_features, _ROWS, drift=drift, device=device)
         full = iter(self._full.pop(expert, ())) if behind else None
         seen = 0.0
-        for each in self._given(expert):
+        for each in self._given(expert, pooled):
             inputs = self._experts.gated(expert, each.hidden) if behind else each.hidden
             other = (next(full) if full is not None else each.full) if drift else None
             counts = None if each.counts is None else each.counts[:, None, None]
@@ -80,15 +80,34 @@ class Routed:
                 sums.add(Seen(inputs[:, None], counts, None if other is None else other[:, None]))
         return sums.results()[0] if seen else None
 
-    def _given(self, expert: int) -> Iterator[Sent]:
+    def known(self, group: Group) -> InputStatistics:
+        """Of the inputs of an expert's group in the block as it is; of all the layer's tokens where none came to it."""
+        expert = group[0].expert
+        assert expert is not None
+        found = self.statistics(expert, group, drift=False) or self.statistics(expert, group, drift=False, pooled=True)
+        assert found is not None  # calibration data has tokens that count
+        return found
+
+    def _given(self, expert: int, pooled: bool = False) -> Iterator[Sent]:
         """The expert's tokens, micro-batch by micro-batch."""
         for each in self._sent:
-            if self.pooled(expert):
+            if pooled or self.pooled(expert):
                 yield each
                 continue
             where = (each.chosen == expert).any(-1).nonzero()[:, 0]
             counts = None if each.counts is None else each.counts[where]
             yield Sent(each.hidden[where], each.chosen[where], counts, None if each.full is None else each.full[where])
+
+
+def sent_to(samples: Samples, index: int, block: nn.Module, path: str) -> list[Sent]:
+    """What comes to the experts at ``path`` of a block with all samples, which stay in front of the block."""
+    experts = [block.get_submodule(path)]
+    found = []
+    for number in range(len(samples.batches)):
+        hidden, chosen, *_ = samples.arguments(number, index, block, experts)
+        counts = samples.weighed(number)
+        found.append(Sent(hidden, chosen, None if counts is None else counts.flatten()))
+    return found
 
 
 def sets_of(groups: Sequence[Group]) -> list[tuple[Group, ...]]:

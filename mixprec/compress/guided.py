@@ -181,6 +181,8 @@ def _sweep(
         for number, each in zip(numbers, travellers, strict=True):
             each.gradients, met = back(block, decoder.blocks[index], each.states.pop(), each.gradients, contexts[index])
             for address, (_, gradients) in met.items():
+                if decoder[address].expert is not None:
+                    continue  # not all tokens come to it: experts are solved unguided
                 each.found[address] = _checked(saliences(gradients, spec.groups), address, number).cpu()
             release_memory()
 

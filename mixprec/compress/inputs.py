@@ -12,6 +12,7 @@ from mixprec.calibration.data import Calibration
 from mixprec.core import publish
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder
+from mixprec.models.weights import module_of
 from mixprec.walk import blocks
 from mixprec.walk.options import MEMORY_GB
 from mixprec.walk.samples import Samples
@@ -34,7 +35,6 @@ def mean_squares(
     ``beside`` a path. Raises UserError for inputs that are NaN or infinite.
     """
     weights = torch.ones(calibration.tokens.shape) if calibration.weights is None else calibration.weights.float()
-    total = float(weights.sum(dtype=torch.float64))
     found: dict[str, Tensor] = {}
     with publish.scratch(beside) as spilled:
         samples = Samples(opened.model, calibration, States(int(memory_gb * 1e9), spilled), 1)
@@ -42,18 +42,24 @@ def mean_squares(
         def visit(index: int, block: nn.Module) -> None:
             here = inventory.blocks[index].groups
             sums = [torch.zeros(group[0].in_features, dtype=torch.float64) for group in here]
+            counted = [0.0] * len(here)
 
             def add(number: int, group: int, inputs: Tensor) -> None:
-                weighted = inputs.float().square() * weights[samples.batches[number]].to(inputs.device)[..., None]
-                sums[group] += weighted.sum((0, 1)).cpu().double()
+                counts = weights[samples.batches[number]].to(inputs.device).flatten()
+                tokens = getattr(module_of(block, here[group][0]), "tokens", None)
+                counts = counts if tokens is None else counts[tokens]
+                weighted = inputs.flatten(0, -2).float().square() * counts[:, None]
+                sums[group] += weighted.sum(0).cpu().double()
+                counted[group] += float(counts.sum(dtype=torch.float64))
 
             samples.run(index, block, here, add)
-            for shared, seen in zip(here, sums, strict=True):
+            for shared, seen, total in zip(here, sums, counted, strict=True):
                 if not torch.isfinite(seen).all():
                     raise UserError(
                         f"{shared[0].address}: its inputs are NaN or infinite; compute in float32 or bfloat16"
                     )
-                found.update({module.address: (seen / total).float() for module in shared})
+                # An expert that no token came to has no means: zeros.
+                found.update({module.address: (seen / (total or 1.0)).float() for module in shared})
             advance(sum(len(group) for group in here))
 
         walk(opened, range(opened.layers), visit)

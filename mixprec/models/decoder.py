@@ -163,6 +163,16 @@ class Decoder:
         return tuple(group for block in self.blocks for group in block.groups)
 
     @cached_property
+    def fused(self) -> tuple[tuple[Linear, ...], ...]:
+        """Linears that runtimes give one format, in the order of their first ones: those that they make one matrix of,
+        all experts of a layer, and groups that share an input."""
+        found: dict[str, tuple[Linear, ...]] = {}
+        for group in self.groups:
+            name = group.fused or group[0].address
+            found[name] = (*found.get(name, ()), *group.linears)
+        return tuple(found.values())
+
+    @cached_property
     def linears(self) -> tuple[Linear, ...]:
         """All linear modules, in order."""
         return tuple(linear for group in self.groups for linear in group)
@@ -206,7 +216,11 @@ class Decoder:
 
     def group_of(self, linear: Linear) -> Group:
         """The group that a linear is in."""
-        return next(group for group in self.blocks[linear.layer - 1].groups if linear in group.linears)
+        return self._group_by_address[linear.address]
+
+    @cached_property
+    def _group_by_address(self) -> dict[str, Group]:
+        return {linear.address: group for group in self.groups for linear in group}
 
     @property
     def body(self) -> str:

@@ -9,6 +9,8 @@ experts, and a forward pass computes what it did: the stack's own gate, in the o
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -89,10 +91,23 @@ class Experts(nn.Module):
         return found
 
 
-def unstack(model: nn.Module) -> None:
-    """Put ``Experts`` into the place of all stacked experts of a model."""
-    for path, module in [(path, module) for path, module in model.named_modules() if _is_stacked(module)]:
+def unstack(model: nn.Module) -> dict[str, nn.Module]:
+    """Put ``Experts`` into the place of all stacked experts of a model; path -> what was there, of the same memory."""
+    before = {path: module for path, module in model.named_modules() if _is_stacked(module)}
+    for path, module in before.items():
         model.set_submodule(path, Experts(module))
+    return before
+
+
+@contextmanager
+def unstacked(model: nn.Module) -> Iterator[None]:
+    """``unstack`` inside; afterwards the stacks are back, with what was written into their parts."""
+    before = unstack(model)
+    try:
+        yield
+    finally:
+        for path, module in before.items():
+            model.set_submodule(path, module)
 
 
 def _is_stacked(module: Any) -> bool:

@@ -310,7 +310,7 @@ def _groups(spec: BudgetSpec, inventory: Decoder, pinned: Container[str]) -> Ite
     """Modules that get one choice, in the order of their first members; what is outside the blocks behind them, where
     it is allocated or pinned."""
     if spec.tie == "fused":
-        yield from (group.linears for group in inventory.groups)
+        yield from inventory.fused
     else:
         yield from ((module,) for module in inventory.linears)
     allocated = {inventory.outside_named[name] for name in spec.outside}

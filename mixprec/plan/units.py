@@ -57,7 +57,7 @@ def lowest(chosen: Sequence[Unit], scores: Mapping[str, float], count: int) -> l
 
 
 def _all(inventory: Decoder, tied: bool) -> list[Unit]:
-    return [group.linears for group in inventory.groups] if tied else [(module,) for module in inventory.linears]
+    return list(inventory.fused) if tied else [(module,) for module in inventory.linears]
 
 
 def _shapes(unit: Unit) -> list[tuple[int, int]]:

@@ -149,7 +149,9 @@ def shift_grids(shift: Mapping[str, Any], kind: Kind) -> Grids:
 
 
 def arrange(measure: Measure, modules: Sequence[Mapping[str, Any]], columns: Iterable[Values]) -> Grids:
-    """Put every module's value into its cell; ranks count from 1, ties in the order of the modules."""
+    """Put every module's value into its cell, all experts of a layer and kind into one, as their sum; ranks count from
+    1, ties in the order of the modules."""
+    modules, columns = _of_cells(modules, columns)
     kinds = list(dict.fromkeys(module["kind"] for module in modules))
     # What belongs to no layer (embeddings, head: 0 or none) is alone in its row: its cell is the first.
     places = np.array([(module["layer"] or 1) - 1 for module in modules], int)
@@ -184,6 +186,40 @@ def arrange(measure: Measure, modules: Sequence[Mapping[str, Any]], columns: Ite
     labels = grid([module["label"] for module in modules], "", object)
     maximum = max((float(np.nanmax(np.abs(panel.values))) for panel in panels if panel.top), default=0.0)
     return Grids(measure, kinds, layers, len(modules), labels, panels, maximum or 1.0)
+
+
+def _of_cells(
+    modules: Sequence[Mapping[str, Any]], columns: Iterable[Values]
+) -> tuple[Sequence[Mapping[str, Any]], Iterable[Values]]:
+    """One module for each cell: experts of one layer and kind are put together."""
+    cells: dict[tuple[Any, str], list[int]] = {}
+    for number, module in enumerate(modules):
+        cells.setdefault((module["layer"], module["kind"]), []).append(number)
+    if len(cells) == len(modules):
+        return modules, columns
+    merged = []
+    for members in cells.values():
+        first = modules[members[0]]
+        label = first["label"] if len(members) == 1 else f"{first['layer']}_{first['kind']} ({len(members)} experts)"
+        merged.append({**first, "label": label})
+
+    def together(column: Values) -> Values:
+        if column.values is None:
+            return column
+        sums = np.array([column.values[members].sum() for members in cells.values()])
+        lines = [
+            column.lines[members[0]]
+            if len(members) == 1
+            else [f"{significant(total)} in all", f"most: {modules[_most(column.values, members)]['label']}"]
+            for members, total in zip(cells.values(), sums, strict=True)
+        ]
+        return column._replace(values=sums, lines=lines)
+
+    return merged, [together(column) for column in columns]
+
+
+def _most(values: np.ndarray, members: Sequence[int]) -> int:
+    return max(members, key=lambda number: values[number])
 
 
 def layer_ticks(layers: int) -> list[int]:

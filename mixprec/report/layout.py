@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mixprec.models.decoder import Linear
-from mixprec.models.labels import KIND_GROUPS, KINDS
+from mixprec.models.labels import KIND_GROUPS, kinds_among
 from mixprec.report.formatting import integer, significant
 from mixprec.report.tables import Cell, Column, Table
 
@@ -53,7 +53,7 @@ def _texts(*titles: str) -> list[Column]:
 def _where(modules: Sequence[Linear]) -> list[str]:
     """How many, their kinds (``attn``, ``mlp`` for all of those, as in selectors), their layers."""
     left, names = {module.kind for module in modules}, []
-    for name, members in (KIND_GROUPS | {kind: (kind,) for kind in KINDS}).items():
+    for name, members in (KIND_GROUPS | {kind: (kind,) for kind in kinds_among(left)}).items():
         if left.issuperset(members):
             left.difference_update(members)
             names.append(name)

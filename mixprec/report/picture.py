@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mixprec.models.decoder import Linear
-from mixprec.models.labels import KINDS
+from mixprec.models.labels import kinds_among
 from mixprec.report.style import LIGHT, rc
 
 #: Bits per weight at the upper end of the scale; what lies above has the same colour.
@@ -18,10 +18,14 @@ _MOST_BITS = 16.0
 
 def layout_figure(modules: Sequence[Linear], bits: Sequence[float], title: str) -> Figure:
     """Layers along x, kinds along y; ``bits`` per weight, scales included, as colours, numbers where there is room."""
-    kinds, layers = list(KINDS), max(module.layer for module in modules)
-    grid = np.full((len(kinds), layers), np.nan)
+    kinds, layers = kinds_among(module.kind for module in modules), max(module.layer for module in modules)
+    total, weights = np.zeros((len(kinds), layers)), np.zeros((len(kinds), layers))
     for module, value in zip(modules, bits, strict=True):
-        grid[kinds.index(module.kind), module.layer - 1] = value
+        # Experts of one layer and kind have one cell, and their mean in it.
+        cell = kinds.index(module.kind), module.layer - 1
+        total[cell] += value * module.weights
+        weights[cell] += module.weights
+    grid = np.where(weights > 0, total / np.maximum(weights, 1), np.nan)
     with mpl.rc_context(rc(LIGHT)):
         figure = Figure(figsize=(max(5.0, 0.32 * layers + 2), 3.0), layout="constrained")
         ax = figure.add_subplot()

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from mixprec.compress.candidatefiles import Candidates
 from mixprec.core.memory import release_memory
-from mixprec.models.decoder import Block
+from mixprec.models.decoder import Block, Linear
 from mixprec.models.weights import through, weight_of
 from mixprec.sensitivity.passages import Scored
 from mixprec.sensitivity.sums import ModuleSums, module_sums
 from mixprec.walk import blocks
-from mixprec.walk.backward import back
+from mixprec.walk.backward import Met, back
 from mixprec.walk.losses import Row, at_hidden
 from mixprec.walk.walk import walk
 
@@ -94,8 +94,14 @@ def _down(block: nn.Module, known: Block, each: _Traveller, errors: Mapping[str,
     assert each.gradient is not None
     hidden, context = each.states.pop(), each.contexts[known.layer - 1]
     each.gradient, met = back(block, known, hidden, each.gradient, context)
-    for address, (inputs, gradients) in met.items():
-        each.found[address] = module_sums(inputs, gradients, errors[address])
+    for linear in known.linears:
+        inputs, gradients = met.get(linear.address) or _nothing(linear, each.gradient)
+        each.found[linear.address] = module_sums(inputs, gradients, errors[linear.address])
+
+
+def _nothing(linear: Linear, like: Tensor) -> Met:
+    """What an expert meets that no token came to."""
+    return Met(like.new_zeros(0, linear.in_features), like.new_zeros(len(like), 0, linear.out_features))
 
 
 def _errors(block: nn.Module, known: Block, candidates: Candidates) -> dict[str, Tensor]:

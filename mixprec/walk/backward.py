@@ -14,7 +14,8 @@ from mixprec.models.weights import module_of, through
 
 
 class Met(NamedTuple):
-    """What a linear meets in a pass down: its ``inputs`` (T, in), and R ``gradients`` (R, T, out) at its output."""
+    """What a linear meets in a pass down: its ``inputs`` (T, in), and R ``gradients`` (R, T, out) at its output; of an
+    expert those of the tokens that the router sent to it."""
 
     inputs: Tensor
     gradients: Tensor
@@ -26,8 +27,9 @@ def back(
     """One passage through a block again and back: gradients (R, T, hidden) at its input, and by address what its
     linears meet.
 
-    ``hidden`` (1, T, hidden) enters the block, with the ``context`` that the model hands it; ``gradients`` (R, T,
-    hidden) are those at its output. Exact; the block's parameters get none.
+    Experts that no token came to meet nothing, and are left out. ``hidden`` (1, T, hidden) enters the block, with the
+    ``context`` that the model hands it; ``gradients`` (R, T, hidden) are those at its output. Exact; the block's
+    parameters get none.
     """
     start = hidden.detach().requires_grad_()
     with torch.enable_grad(), _recording(block, known) as seen:
@@ -36,9 +38,10 @@ def back(
     found: list[tuple[Tensor, ...]] = []
     for number, row in enumerate(gradients, 1):
         found.append(torch.autograd.grad(output, ends, row[None], retain_graph=number < len(gradients)))
-    at_input, *at_outputs = (torch.cat(rows) for rows in zip(*found, strict=True))
+    at_input, *at_outputs = (torch.stack(rows) for rows in zip(*found, strict=True))
     met = zip(seen.items(), at_outputs, strict=True)
-    return at_input, {address: Met(inputs[0], rows) for (address, (inputs, _)), rows in met}
+    tokens = {address: (inputs.flatten(0, -2), rows.flatten(1, -2)) for (address, (inputs, _)), rows in met}
+    return at_input[:, 0], {address: Met(*each) for address, each in tokens.items()}
 
 
 @contextmanager
@@ -47,8 +50,6 @@ def _recording(block: nn.Module, known: Block) -> Iterator[dict[str, tuple[Tenso
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with ExitStack() as stack:
         for linear in known.linears:
-            if linear.expert is not None:
-                continue  # not all tokens come to it
 
             def keep(_module: nn.Module, inputs: Any, output: Tensor, address: str = linear.address) -> None:
                 seen[address] = (inputs[0].detach(), output)
