@@ -19,11 +19,12 @@ from mixprec.checkpoint.base import Finish
 from mixprec.checkpoint.target import write_index, write_shard
 from mixprec.core import artifacts, headers
 from mixprec.core.errors import UserError
+from mixprec.models import fp8
 from mixprec.models.decoder import Decoder, Linear, names_of
 from mixprec.models.locate import at_hand
 from mixprec.models.modelfiles import SINGLE
 from mixprec.models.source import FLOATS, Source, TensorInfo, open_source
-from mixprec.models.tensors import check_finite, read_shard, slot
+from mixprec.models.tensors import check_finite, read_shard, slot, widened
 from mixprec.numerics.formats import AnyFormat, Keep
 from mixprec.plan.schema import Plan
 
@@ -70,11 +71,16 @@ def _source(config: PretrainedConfig, inventory: Decoder) -> Source | None:
     """The model's files, if they are here and whole; who reads them says what is wrong with others."""
     folder = at_hand(config)
     try:
-        found = open_source(folder).renamed(names_of(config)) if folder else None
+        found = _opened(folder, config) if folder else None
     except UserError:
         return None
     held = _members(found.tensors) if found else {}
     return found if all(module.address in held for module in inventory.linears) else None
+
+
+def _opened(folder: Path, config: PretrainedConfig) -> Source:
+    said = artifacts.read_object(folder / CONFIG, finite=False) if (folder / CONFIG).is_file() else {}
+    return open_source(folder).renamed(names_of(config)).widened(fp8.block_of(said))
 
 
 def _expected(inventory: Decoder, stored: torch.dtype) -> dict[str, TensorInfo]:
@@ -140,7 +146,7 @@ def _written(
     if len(new) < len(parts):
         check_finite(f"{job.source.folder / source[parts[0]].shard}: {stored}", tensor)  # what no walk has looked at
     if not new:
-        return {stored: tensor}
+        return {stored: tensor if source[parts[0]].scale is None else widened(tensor, source[parts[0]])}
     if source[parts[0]].cut is None:
         return {job.source.stored(name): made for part in parts for name, made in new[part].items()}
     if all(made.keys() == {part} for part, made in new.items()):

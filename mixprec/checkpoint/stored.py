@@ -19,7 +19,7 @@ from mixprec.checkpoint.quantization import CONFIG
 from mixprec.checkpoint.said import Grid, Said
 from mixprec.core import artifacts, headers
 from mixprec.core.errors import UserError
-from mixprec.models import configfile
+from mixprec.models import configfile, fp8
 from mixprec.models.complete import check_complete, is_computed
 from mixprec.models.decoder import Decoder, Linear, decoder_of, names_of
 from mixprec.models.source import FLOATS, Source, open_source
@@ -61,9 +61,10 @@ class Stored:
         self._patterns = Matcher(path / CONFIG)
         described = configfile.read(path)
         self.config: dict[str, Any] = artifacts.read_object(path / CONFIG, finite=False)
-        self.packing: Said | None = quantization.read(path, self.config)
+        block = fp8.block_of(self.config)
+        self.packing: Said | None = quantization.read(path, self.config) if block is None else None
         self.inventory: Decoder = decoder_of(described)
-        self.source: Source = open_source(path).renamed(names_of(described))
+        self.source: Source = open_source(path).renamed(names_of(described)).widened(block)
         self._check()
 
     @property
@@ -73,7 +74,14 @@ class Stored:
         said = (
             [f"{len(computed)} tensors are computed from {CONFIG}, not read, such as {computed[0]}"] if computed else []
         )
+        if self.widened:
+            said.append("weights in 8-bit floats are read as bfloat16, times the scales of their blocks")
         return (*self._unsimulated, *said)
+
+    @property
+    def widened(self) -> bool:
+        """Whether weights are read in another type than they are stored in."""
+        return any(info.scale is not None for info in self.source.tensors.values())
 
     @property
     def _unsimulated(self) -> tuple[str, ...]:

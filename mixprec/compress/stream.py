@@ -23,6 +23,7 @@ from mixprec.checkpoint.publish import complete
 from mixprec.checkpoint.target import CompressedModule, blocks_folder, check_space, check_target
 from mixprec.compress import RULES, guided
 from mixprec.compress.blockfile import LAYOUT, opened
+from mixprec.compress.coverage import warn
 from mixprec.compress.ggml import check_possible
 from mixprec.compress.module import ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
@@ -100,6 +101,7 @@ def compress(
         walk.run()
         files = walk.files if tune is None else tune(model, walk.files, work / "tuned", stamp)
         reports = walk.reports | {address: report for path in files for address, report in reports_in(path).items()}
+        warn(reports, options.experts)
         with publish.scratch(work / "packed") as packed, publish.atomic_path(out) as folder:
             folder.mkdir()
             made = Finish(source, pack(files, packed, format, plan, inventory), folder, plan, inventory, config)

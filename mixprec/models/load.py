@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mixprec.checkpoint.reader import Checkpoint
 from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line, quiet
 from mixprec.models import tensors
-from mixprec.models.discover import class_of
+from mixprec.models.decoder import names_of
+from mixprec.models.discover import class_of, empty
 from mixprec.models.encoding import Encoder
 from mixprec.models.experts import unstack
 from mixprec.models.sizes import context_of
@@ -55,30 +57,52 @@ def check_computable(opened: Checkpoint) -> None:
             tensors.check_computable(opened.source, name)
 
 
+def _loaded(config: PretrainedConfig, opened: Checkpoint, dtype: torch.dtype, device: str, packed: bool) -> Any:
+    """The model as transformers loads it."""
+    loader = class_of(config)
+    assert loader is not None  # a checkpoint is opened by its configuration
+    return loader.from_pretrained(
+        None if packed else str(opened.path),
+        config=config,
+        state_dict=opened.state(dtype) if packed else None,
+        dtype=dtype,
+        device_map=None if device == "cpu" else device,
+        # Other files are pickles, which can run code.
+        use_safetensors=True,
+        trust_remote_code=False,
+    )
+
+
+def _filled(config: PretrainedConfig, opened: Checkpoint, dtype: torch.dtype) -> Any:
+    """The model with what is unpacked, whose experts transformers doesn't know one by one."""
+    with init_empty_weights(include_buffers=False):
+        model = empty(config, dtype)
+    state, decoder = opened.state(dtype), opened.inventory
+    if decoder.tied:
+        state[decoder.head_weight] = state[decoder.embedding_weight]
+    own = model.state_dict()
+    model.load_state_dict({name: state[name].to(each.dtype) for name, each in own.items()}, assign=True)
+    if decoder.tied:
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    return model
+
+
 def load_whole(name: str, opened: Checkpoint, encoder: Encoder, dtype: torch.dtype, device: str) -> LoadedModel:
     """The weights of a checkpoint (``Model.load``); ``name`` stands in errors.
 
     ``device`` is a torch device, or ``auto`` to spread the model over the GPUs there are (accelerate).
     Raises UserError for files that transformers can't load, and weights that are NaN or infinite.
     """
-    packed = opened.container != "dense"
+    packed = opened.container != "dense" or opened.widened
     config = copy.deepcopy(opened.shapes)
-    loader = class_of(config)
-    assert loader is not None  # a checkpoint is opened by its configuration
-    if packed and opened.packing is not None:
+    if packed and getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
     try:
         with quiet():
-            model = loader.from_pretrained(
-                None if packed else str(opened.path),
-                config=config,
-                state_dict=opened.state(dtype) if packed else None,
-                dtype=dtype,
-                device_map=None if device == "cpu" else device,
-                # Other files are pickles, which can run code.
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
+            if packed and names_of(config) is not None:
+                model = _filled(config, opened, dtype).to("cpu" if device == "auto" else device)
+            else:
+                model = _loaded(config, opened, dtype, device, packed)
     except UserError:
         raise
     except Exception as problem:  # safetensors and transformers raise many kinds; all mean a bad checkpoint

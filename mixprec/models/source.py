@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mixprec.core import artifacts, headers, seals
 from mixprec.core.errors import UserError
 from mixprec.core.headers import BITS, Entry
-from mixprec.models import kinds, modelfiles
+from mixprec.models import fp8, kinds, modelfiles
 from mixprec.models.decoder import decoder_of, names_of
 from mixprec.models.gguf import parts
 from mixprec.models.modelfiles import INDEX, SINGLE
@@ -31,7 +31,7 @@ class TensorInfo:
     """Where a tensor lies, its shape, and its type as safetensors names it.
 
     ``name``: what its file calls it; "" as the model does. ``cut``: which part of what the file calls so it is; None:
-    all of it.
+    all of it. ``scale``: of weights in 8-bit floats, whose ``dtype`` is the one that they are read in.
     """
 
     shard: str
@@ -39,6 +39,7 @@ class TensorInfo:
     dtype: str
     name: str = ""
     cut: Cut | None = None
+    scale: fp8.Scale | None = None
 
     @property
     def bytes(self) -> int:
@@ -78,6 +79,28 @@ class Source:
             for stored, info in self.tensors.items()
             for own, cut, shape in names.cuts(names.of(stored), info.shape)
         }
+        return replace(self, tensors=tensors)
+
+    def widened(self, block: tuple[int, int] | None) -> Source:
+        """The same with weights in 8-bit floats as what they are read as, their scales put with them; ``block``: as
+        fp8.block_of."""
+        if block is None:
+            return self
+        tensors = dict(self.tensors)
+        for name, info in self.tensors.items():
+            module, _, part = name.rpartition(".")
+            scales = tensors.get(f"{module}.{fp8.SCALE}")
+            if part == "weight" and info.dtype == fp8.STORED and scales is not None:
+                wanted = tuple(-(-size // each) for size, each in zip(info.shape, block, strict=True))
+                if scales.shape != wanted:
+                    raise UserError(
+                        f"{self.folder / scales.shard}: {module}.{fp8.SCALE} has the shape {scales.shape}; blocks of "
+                        f"{block[0]} x {block[1]} want {wanted}; fetch the checkpoint again"
+                    )
+                stored = scales.name or f"{module}.{fp8.SCALE}"
+                where = fp8.Scale(self.folder / scales.shard, stored, block)
+                tensors[name] = replace(info, dtype=fp8.READ, name=info.name or name, scale=where)
+                del tensors[f"{module}.{fp8.SCALE}"]
         return replace(self, tensors=tensors)
 
     def side_files(self) -> list[Path]:

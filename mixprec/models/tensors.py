@@ -36,10 +36,24 @@ def check_computable(source: Source, name: str) -> None:
 def take(file: Any, name: str, info: TensorInfo) -> torch.Tensor:
     """A tensor out of an open safetensors file of its checkpoint, whole stacks of experts left where they are."""
     stored = info.name or name
+    if info.scale is not None:
+        return widened(file.get_tensor(stored), info)
     if info.cut is None:
         found: torch.Tensor = file.get_tensor(stored)
         return found
     return _part(file.get_slice(stored)[info.cut.expert], info.cut).contiguous()
+
+
+def widened(stored: torch.Tensor, info: TensorInfo) -> torch.Tensor:
+    """A weight (out, in) in 8-bit floats as what it is read as: times the scales of its blocks."""
+    scale = info.scale
+    assert scale is not None
+    with artifacts.open_tensors(scale.file) as file:
+        scales = file.get_tensor(scale.name).float()
+    rows, columns = stored.shape
+    spread = scales.repeat_interleave(scale.block[0], 0)[:rows].repeat_interleave(scale.block[1], 1)[:, :columns]
+    found: torch.Tensor = (stored.float() * spread).to(COMPUTABLE[info.dtype])
+    return found
 
 
 def slot(stored: torch.Tensor, info: TensorInfo) -> torch.Tensor:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
+from mixprec.compress.coverage import coverage
 from mixprec.compress.module import ModuleReport
+from mixprec.compress.options import ExpertOptions
 from mixprec.plan.schema import Plan
 from mixprec.plan.sensitivity import Choice
-from mixprec.report.formatting import ABSENT, percent, significant
+from mixprec.report.formatting import ABSENT, integer, percent, significant
 from mixprec.report.tables import Cell, Column, Table
 
 
@@ -24,11 +27,17 @@ def quality_table(summary: Mapping[str, Any]) -> Table:
         columns += [Column("output error, median"), Column("worst module", numeric=False)]
         for row, entry in zip(rows, known.values(), strict=True):
             row += [_share(entry["output_error"]), _worst(entry, "output")]
-    for key, title in (("zeros", "zeros"), ("retries", "damping raised"), ("fallbacks", "fallbacks")):
-        if any(entry[key] for entry in known.values()):
+    counted = (
+        ("zeros", "zeros"),
+        ("retries", "damping raised"),
+        ("fallbacks", "fallbacks"),
+        ("starved", "experts of few tokens"),
+    )
+    for key, title in counted:
+        if any(entry.get(key) for entry in known.values()):
             columns.append(Column(title))
             for row, entry in zip(rows, known.values(), strict=True):
-                row.append(_share(entry[key] or None) if key == "zeros" else Cell(str(entry[key])))
+                row.append(_share(entry[key] or None) if key == "zeros" else Cell(str(entry.get(key, 0))))
     if any(entry.get("tuned") is not None for entry in known.values()):
         columns += [Column("squared error of blocks, tuned / solved"), Column("modules that tuning left")]
         for row, entry in zip(rows, known.values(), strict=True):
@@ -40,6 +49,17 @@ def quality_table(summary: Mapping[str, Any]) -> Table:
         for row, course in zip(rows, courses, strict=True):
             row.append(Cell(f"{significant(course['before'])} → {significant(course['after'])}" if course else ABSENT))
     return Table(columns, rows)
+
+
+def coverage_table(reports: Mapping[str, ModuleReport], least: int = ExpertOptions().least) -> Table:
+    """Calibration tokens that came to each layer's experts; empty where nobody looked at any."""
+    titles = ("layer", "experts", "tokens, fewest", "median", "most", f"experts below {least}")
+    rows = []
+    for layer in coverage(reports):
+        counts = sorted(layer.tokens)
+        numbers = (layer.layer, len(counts), counts[0], int(median(counts)), counts[-1], layer.starved(least))
+        rows.append([Cell(integer(number)) for number in numbers])
+    return Table([Column(title) for title in titles], rows)
 
 
 def _share(value: float | None) -> Cell:

@@ -164,6 +164,7 @@ class _Quality(Shape):
     fallbacks: Count
     tuned: Number | None = None
     untuned: Count = 0
+    starved: Count = 0
 
 
 class _Course(Shape):

@@ -17,7 +17,7 @@ from mixprec.core.errors import UserError, from_pydantic
 from mixprec.models.modelfiles import CARD
 from mixprec.plan import schema
 from mixprec.report.formatting import size
-from mixprec.report.quality import formats_in, worst_table
+from mixprec.report.quality import coverage_table, formats_in, worst_table
 from mixprec.report.tables import Table
 from mixprec.results.base import Result
 
@@ -60,7 +60,9 @@ class Checkpoint(Result):
         count = f"{len(self.plan.changed)} of {len(self.plan.modules)} modules"
         changed = {address: report for address, report in self.reports.items() if report.method}
         told = worst_table(changed) if changed else formats_in(self.plan)
-        return {f"{self.folder}: {count}, {self.format}, {size(self.bytes)}": told}
+        made = {f"{self.folder}: {count}, {self.format}, {size(self.bytes)}": told}
+        reached = coverage_table(changed)
+        return made | ({"Calibration tokens of experts": reached} if reached.rows else {})
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per module."""
