@@ -288,7 +288,7 @@ def test_bad_traces(mix: Cli, tmp_path: Path, case: str) -> None:
         ("attribute gone.jsonl --out imp --model MODEL", "gone.jsonl: no such file"),
         ("attribute spans.jsonl --out imp --model MODEL --dtype int4", "'int4' is not one of float32"),
         ("attribute spans.jsonl --out imp --model MODEL --preset x --compare y", "2 problems"),
-        ("attribute spans.jsonl --out imp --model gpt2", "architecture 'gpt2' is not supported; supported: llama"),
+        ("attribute spans.jsonl --out imp --model gpt2", "GPT2LMHeadModel has no linear modules in its blocks"),
         ("attribute spans.jsonl --out imp --model junk.gguf", "junk.gguf: truncated or damaged GGUF file"),
         ("attribute spans.jsonl --out imp --model folder", "no config.json in this folder"),
         ("attribute spans.jsonl --out imp --model MODEL --max-tokens 2", "'beyond_context'"),

@@ -220,21 +220,10 @@ class _Work:
                 found = routed.statistics(number, group, drift=drift)
                 self._tokens = routed.tokens(number)
                 if found is None:
-                    self._round(group)
+                    self.compress(group, None)
                 else:
                     self.solve(group, GroupInputs(found, self._options))
         self._tokens = None
-
-    def _round(self, group: Group) -> None:
-        """Compress a group whose inputs are not known: by the method that takes over where nothing can be solved."""
-        before = {module.address: self._treatments[module.address] for module in group}
-        fallback = {address: treatment.model_copy(update={"method": "rtn"}) for address, treatment in before.items()}
-        self._treatments = {**self._treatments, **{a: t for a, t in fallback.items() if t.changes}}
-        self.compress(group, None)
-        for address in before:
-            if before[address].changes:
-                self.reports[address] = self.reports[address]._replace(method=before[address].method, fallback="rtn")
-        self._treatments = {**self._treatments, **before}
 
     def _weights(
         self, samples: Samples, guidance: Guidance | None, sets: Sequence[Sequence[Group]]

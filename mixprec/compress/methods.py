@@ -14,7 +14,7 @@ from mixprec.compress.solving import GroupInputs, Solved, Solver, Task
 from mixprec.numerics import storage
 from mixprec.numerics.formats import Keep
 from mixprec.numerics.hessian import SingularHessian
-from mixprec.plan.methods import guidable
+from mixprec.plan.methods import guidable, needing_inputs
 from mixprec.plan.schema import Treatment
 
 #: Method (plan.methods.METHODS has their records) -> how it solves.
@@ -40,7 +40,8 @@ def solve(
 ) -> dict[str, Solved]:
     """Compress the ``weights`` (out, in) of a group, each in its stored type, as their ``treatments`` say.
 
-    ``inputs`` may be None where no method needs them. ``rests``: as in Task.
+    ``inputs``: None for methods that need none, and where no token came to the group: the weights alone decide then.
+    ``rests``: as in Task.
     """
     solved: dict[str, Solved] = {}
     together: dict[object, list[str]] = {}
@@ -61,10 +62,22 @@ def solve(
 
 
 def _solve(task: Task) -> Solved:
+    if task.given is None and needing_inputs([task.treatment.method]):
+        return _without_inputs(task)
     try:
         return SOLVERS[task.treatment.method].solve(task)
     except SingularHessian:
         return _without_hessian(task)
+
+
+def _without_inputs(task: Task) -> Solved:
+    """What comes closest where nothing is known of the inputs."""
+    if task.treatment.sparsity is None:
+        return rtn.SOLVER.solve(task)._replace(fallback="rtn")
+    pruned = magnitude.SOLVER.solve(task)
+    if isinstance(task.treatment.format, Keep):
+        return pruned._replace(fallback="magnitude")
+    return rtn.SOLVER.solve(task._replace(weight=pruned.restored))._replace(fallback="magnitude, rtn")
 
 
 def _without_hessian(task: Task) -> Solved:

@@ -17,7 +17,7 @@ from mixprec.plan.schema import Treatment
 ROOT = Path(mixprec.__path__[0])
 #: Where names of methods belong: the records, the solvers; and other tools' words for theirs.
 OWN = ["plan/methods.py", "compress/methods.py", *(f"compress/{name}.py" for name in METHODS)]
-OTHERS = ("contrib", "recipe/engines.py", "checkpoint/quantization.py")
+OTHERS = ("contrib", "recipe/engines.py", "checkpoint/")
 
 
 def strings(node: ast.AST) -> set[str]:
