@@ -89,6 +89,7 @@ class Budget:
     """
 
     effective_bits: float | None = None
+    active_bits: float | None = None
     code_bits: float | None = None
     bytes: int | None = None
     file_bytes: int | None = None

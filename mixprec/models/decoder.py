@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -143,6 +144,7 @@ class Decoder:
     ``blocks_path``: the list of blocks. ``around``: what else the blocks need, such as rotary embeddings. ``shapes``:
     every tensor, in the order in which a model names them; a tied head too.
     ``tied``: the head is the embedding. ``unread``: patterns of tensors that checkpoints may hold besides.
+    ``chosen``: routed experts of a token.
     """
 
     architecture: str
@@ -156,6 +158,22 @@ class Decoder:
     sizes: Sizes
     tied: bool
     unread: tuple[str, ...] = ()
+    chosen: int = 1
+
+    def active(self, linear: Linear) -> Fraction:
+        """The share of tokens that a linear works on: of a routed expert, those sent to it, were all chosen alike."""
+        if linear.expert is None:
+            return Fraction(1)
+        return Fraction(min(self.chosen, self._experts[linear.layer]), self._experts[linear.layer])
+
+    @cached_property
+    def _experts(self) -> dict[int, int]:
+        """Layer -> routed experts."""
+        numbers: dict[int, set[int]] = {}
+        for linear in self.linears:
+            if linear.expert is not None:
+                numbers.setdefault(linear.layer, set()).add(linear.expert)
+        return {layer: len(each) for layer, each in numbers.items()}
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:

@@ -161,6 +161,7 @@ def discovered(config: PretrainedConfig, where: str) -> tuple[Decoder, Names]:
         head=head,
         sizes=_sizes(text, blocks),
         tied=bool(config.tie_word_embeddings),
+        chosen=_chosen(text),
         unread=tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()),
     )
     return decoder, Names(model)
@@ -304,10 +305,15 @@ def _heads(text: PretrainedConfig) -> tuple[int, int, int]:
     return heads, keys, getattr(text, "head_dim", None) or max(1, text.hidden_size // heads)
 
 
+def _chosen(text: PretrainedConfig) -> int:
+    """Routed experts of a token."""
+    return int(getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None) or 1)
+
+
 def _sizes(text: PretrainedConfig, blocks: Iterable[Block]) -> Sizes:
     """Widths; ``intermediate`` is what a token leaves inside the widest block beside hidden states, over 4."""
     heads, keys, size = _heads(text)
-    chosen = getattr(text, "num_experts_per_tok", None) or 1
+    chosen = _chosen(text)
 
     def inside(block: Block) -> int:
         outputs = [linear.out_features for linear in block.linears if linear.expert is None]

@@ -226,9 +226,9 @@ def budget_problem(spec: BudgetSpec, inventory: Decoder, method: Method) -> Prob
     parts = tuple(_parts(spec, inventory))
     if spec.exchange is not None and not all(module.layer for part in parts for module in part.modules):
         raise UserError("plan.budget.exchange: plans are measured with embedding and head as they are; don't pin them")
+    size = _size(spec, inventory)
     costs = tuple(
-        tuple(sum(size_of(choice, module, spec.measure) for module in part.modules) for choice in part.choices)
-        for part in parts
+        tuple(sum(size(choice, module) for module in part.modules) for choice in part.choices) for part in parts
     )
     return Problem(parts, costs, _limit(spec, inventory, costs))
 
@@ -238,8 +238,9 @@ def reach(spec: BudgetSpec, inventory: Decoder) -> tuple[str, str]:
 
     Raises UserError for pins that match nothing or fight.
     """
+    size = _size(spec, inventory)
     costs = [
-        [sum(size_of(choice, module, spec.measure) for module in part.modules) for choice in part.choices]
+        [sum(size(choice, module) for module in part.modules) for choice in part.choices]
         for part in _parts(spec, inventory)
     ]
     _, told = _sizes(spec, inventory)
@@ -257,6 +258,19 @@ def size_of(choice: Choice, module: Linear, measure: str) -> int:
     if measure in ("bytes", "file_bytes"):
         return stored.bytes
     return stored.codes if measure == "code_bits" else stored.bits
+
+
+def _size(spec: BudgetSpec, inventory: Decoder) -> Callable[[Choice, Linear], int]:
+    """What a module adds to a plan's size by ``size_of``; of active bits its share, in units that are whole for all."""
+    if spec.measure != "active_bits":
+        return lambda choice, module: size_of(choice, module, spec.measure)
+    unit = _unit(inventory)
+    return lambda choice, module: int(size_of(choice, module, "effective_bits") * inventory.active(module) * unit)
+
+
+def _unit(inventory: Decoder) -> int:
+    """Into how many parts a weight is divided so that those that a token meets come out whole."""
+    return math.lcm(*(inventory.active(module).denominator for module in inventory.linears))
 
 
 def _left(module: Linear, sparsity: float) -> int:
@@ -346,6 +360,8 @@ def _rounding(spec: BudgetSpec, inventory: Decoder) -> int:
 def _sizes(spec: BudgetSpec, inventory: Decoder) -> tuple[Callable[[Fraction], int], Callable[[int], str]]:
     """From a size in the measure's unit to the limit of the parts' costs, and from costs to the size to ask for."""
     weights = sum(module.weights for module in inventory.linears)
+    if spec.measure == "active_bits":
+        weights = int(_unit(inventory) * sum(module.weights * inventory.active(module) for module in inventory.linears))
     named = {module.address for group in _groups(spec, inventory, pinned_choices(spec, inventory)) for module in group}
     other = bits.unplanned(inventory, named) * WORD // 8 if spec.measure == "bytes" else 0
     scale = 1 if spec.measure == "bytes" else weights

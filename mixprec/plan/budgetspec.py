@@ -22,7 +22,7 @@ Allocation = Literal["optimal", "uniform", "random", "last_layers", "inverse", "
 #: ``scores`` that the recipe itself makes.
 SENSITIVITY, IMPORTANCE = "sensitivity", "importance"
 #: Ways to say how large a plan may be.
-MEASURES = ("effective_bits", "code_bits", "bytes", "file_bytes", "sparsity")
+MEASURES = ("effective_bits", "active_bits", "code_bits", "bytes", "file_bytes", "sparsity")
 
 
 def _sources(value: object) -> tuple[str, ...]:
@@ -51,6 +51,9 @@ class BudgetSpec(Strict):
     model_config = ConfigDict(allow_inf_nan=False)
 
     effective_bits: float | None = Field(None, gt=0, description="bits per weight of the linears, scales included")
+    active_bits: float | None = Field(
+        None, gt=0, description="the same of the weights that a token meets: of experts, those that it is sent to"
+    )
     code_bits: float | None = Field(None, gt=0, description="bits per weight of the codes alone")
     bytes: int | None = Field(None, gt=0, description="bytes of the whole packed model")
     file_bytes: int | None = Field(None, gt=0, description="bytes of the files in the recipe's checkpoint.format")

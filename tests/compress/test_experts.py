@@ -177,3 +177,16 @@ def test_scores_a_budget_and_a_packed_checkpoint(folder: Path, tmp_path: Path) -
     dense = mp.compress(model, plan, tmp_path / "dense", calibration=calibrated)
     kls = [mp.evaluate(each, reference=model, text=text).kl for each in (packed, dense)]
     assert kls[0] == pytest.approx(kls[1], rel=1e-6)
+
+
+def test_a_budget_of_active_bits_counts_experts_by_their_tokens(folder: Path, tmp_path: Path) -> None:
+    model, text = Model(folder / "model"), str(folder / "text.txt")
+    calibrated = mp.calibrate(model, text=text, samples=4, tokens=24)
+    scores = mp.sensitivity(model, calibrated, formats=["w2g8", "w8g8"], method="rtn")
+    plan = mp.plan(model, mp.Budget(active_bits=6.0, scores=scores, candidates=["w2g8", "w8g8"]))
+    bits = {row["address"]: float(row["effective_bits"]) for row in plan.rows()}
+    # 2 of 4 experts work on a token.
+    share = {linear: 0.5 if linear.expert is not None else 1.0 for linear in model.decoder.linears}
+    active = sum(bits[linear.address] * linear.weights * part for linear, part in share.items())
+    mean = active / sum(linear.weights * part for linear, part in share.items())
+    assert 5.8 < mean <= 6.0
