@@ -10,9 +10,20 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from mixprec.core.errors import UserError
+
 #: Keys of configurations that logits are multiplied with, and divided by.
 _TIMES: Final = ("logit_scale", "lm_head_multiplier")
 _OVER: Final = ("logits_scaling",)
+#: What caps them softly.
+_CAP: Final = "final_logit_softcapping"
+
+
+def _may_change_logits(key: str, value: object) -> bool:
+    """Whether a key of a configuration speaks of the head's outputs, and isn't one that is known here."""
+    of_head = ("logit" in key or "lm_head" in key) and not any(word in key for word in ("router", "attn", "attention"))
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value not in (0, 1)
+    return of_head and is_number and key not in (*_TIMES, *_OVER, _CAP)
 
 
 @dataclass(frozen=True)
@@ -28,11 +39,18 @@ class Head:
 
     @classmethod
     def of(cls, model: Any) -> Head:
-        """The head of a loaded model."""
+        """The head of a loaded model. Raises UserError for keys of its configuration that may change logits, unknown
+        here."""
         said = vars(model.config.get_text_config(decoder=True))
+        unknown = [key for key, value in said.items() if _may_change_logits(key, value)]
+        if unknown:
+            raise UserError(
+                f"config.json: {unknown[0]}: {said[unknown[0]]}: what it does to logits is not known here; known are "
+                f"{', '.join((*_TIMES, *_OVER, _CAP))}"
+            )
         scale = math.prod(float(said.get(key) or 1.0) for key in _TIMES)
         scale /= math.prod(float(said.get(key) or 1.0) for key in _OVER)
-        return cls(model.get_output_embeddings(), said.get("final_logit_softcapping"), scale)
+        return cls(model.get_output_embeddings(), said.get(_CAP), scale)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.cap(self.projection(hidden))

@@ -19,8 +19,9 @@ from mixprec.models.decoder import names_of
 from mixprec.models.discover import class_of, empty
 from mixprec.models.encoding import Encoder
 from mixprec.models.experts import unstack
+from mixprec.models.head import Head
 from mixprec.models.sizes import context_of
-from mixprec.models.weights import linears_of
+from mixprec.models.weights import body_of, linears_of
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,22 @@ def _filled(config: PretrainedConfig, opened: Checkpoint, dtype: torch.dtype) ->
     return model
 
 
+@torch.no_grad()
+def _check_head(name: str, model: Any) -> None:
+    """Logits are what norm and head make of the blocks' output, as everything here takes them to be.
+
+    Raises UserError where they aren't, in an architecture that no table describes.
+    """
+    tokens = torch.arange(2, device=model.get_input_embeddings().weight.device)[None]
+    theirs = model(input_ids=tokens, use_cache=False).logits
+    ours = Head.of(model)(body_of(model)(input_ids=tokens, use_cache=False).last_hidden_state)
+    if not torch.allclose(ours.float(), theirs.float(), rtol=1e-2, atol=1e-3 * float(theirs.abs().max())):
+        raise UserError(
+            f"model.id: {name}: {type(model).__name__} makes its logits in a way that is not known here, not by a norm "
+            "and a linear head behind its blocks"
+        )
+
+
 def load_whole(name: str, opened: Checkpoint, encoder: Encoder, dtype: torch.dtype, device: str) -> LoadedModel:
     """The weights of a checkpoint (``Model.load``); ``name`` stands in errors.
 
@@ -117,4 +134,6 @@ def load_whole(name: str, opened: Checkpoint, encoder: Encoder, dtype: torch.dty
             raise UserError(f"model.id: {name}: {key} holds NaN or infinite values; the checkpoint is broken")
         parameter.requires_grad_(False)
     unstack(model)
+    if names_of(config) is not None:
+        _check_head(name, model.eval())
     return LoadedModel(model.eval(), encoder, notes=opened.notes)

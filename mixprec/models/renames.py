@@ -61,14 +61,12 @@ class Names:
         """The model's name of a stored tensor; packed parts of a module keep their endings."""
         if stored in self._shapes:
             return stored
+        renamed = self._renamed(stored)
         module, _, part = stored.rpartition(".")
-        whole = part in ("weight", "bias") or not module
-        renamed = self._renamed(stored if whole else f"{module}.weight")
-        if whole:
+        if renamed in self._shapes or part in ("weight", "bias") or not module:
             return renamed
-        found = renamed.removesuffix(".weight")
-        # Of a tensor that isn't a module's weight, only the names around it change.
-        return f"{found}.{part}" if found != renamed else self._renamed(stored)
+        weight = self._renamed(f"{module}.weight")
+        return f"{weight.removesuffix('.weight')}.{part}" if weight in self._shapes else renamed
 
     def _renamed(self, stored: str) -> str:
         key: str = core_model_loading.apply_renamings(stored, self._renamings)

@@ -26,9 +26,12 @@ _NARROW = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def check_computable(source: Source, name: str) -> None:
-    """Raises UserError for a tensor of a type that says nothing without what belongs to it, such as integers."""
+    """Raises UserError for a tensor of a type that says nothing without what belongs to it, such as integers.
+
+    Tables that models look up (which expert a token goes to) may be integers: they are no module's weight or bias.
+    """
     info = source.tensors[name]
-    if info.dtype not in COMPUTABLE:
+    if info.dtype not in COMPUTABLE and name.endswith((".weight", ".bias")):
         known = ", ".join(COMPUTABLE)
         raise UserError(f"{source.folder / info.shard}: {name} is stored as {info.dtype}; computed with are {known}")
 

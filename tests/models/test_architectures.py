@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import architectures
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TEXT, tokenizer
 
 import mixprec as mp
+from mixprec.core.errors import UserError
 from mixprec.models.decoder import Norm, Rows
 from mixprec.models.discover import class_of
 from mixprec.models.experts import Experts
@@ -160,3 +162,23 @@ def test_experts_as_modules_compute_what_the_stack_did(architecture: str) -> Non
         # gpt-oss joins gate and up column by column, and products of strided matrices round otherwise.
         torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=0, atol=1e-6)
         assert any(isinstance(module, Experts) for module in model.modules())
+
+
+def test_logits_that_are_made_in_another_way_are_refused(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model", architectures.model_of("granite"))
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"my_logit_scaling": 2.0}))
+    with pytest.raises(UserError, match=r"my_logit_scaling: 2\.0: what it does to logits is not known here"):
+        model.load()
+    hidden = architectures.model_of("granite")
+    forward = type(hidden).forward
+
+    def scaled(self: object, *args: object, **named: object) -> object:
+        made = forward(self, *args, **named)
+        made.logits = 3 * made.logits
+        return made
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(type(hidden), "forward", scaled)
+        with pytest.raises(UserError, match="GraniteForCausalLM makes its logits in a way that is not known here"):
+            saved(tmp_path / "other", hidden).load()
