@@ -140,9 +140,9 @@ def discovered(config: PretrainedConfig, where: str) -> tuple[Decoder, Names]:
     norm = _last_norm(around, text.hidden_size)
     if norm is None:
         raise UserError(f"{where}: {type(model).__name__} has no norm behind its blocks that is known here")
-    groups = _seen(model, text, body, blocks_path)
+    seen, through = _seen(model, text, body, blocks_path)
     blocks = tuple(
-        _block(block, index, f"{blocks_path}.{index}", groups, KNOWN.get(text.model_type), text)
+        _block(block, index, f"{blocks_path}.{index}", seen, through, KNOWN.get(text.model_type), text)
         for index, block in enumerate(model.get_submodule(blocks_path))
     )
     if not any(block.groups for block in blocks):
@@ -160,7 +160,7 @@ def discovered(config: PretrainedConfig, where: str) -> tuple[Decoder, Names]:
         norm=f"{body}.{norm}",
         head=head,
         sizes=_sizes(text, blocks),
-        tied=bool(config.tie_word_embeddings),
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
         chosen=_chosen(text),
         unread=tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()),
     )
@@ -211,10 +211,13 @@ def _block(
     index: int,
     path: str,
     seen: Mapping[str, tuple[str, ...]],
+    through: bool,
     known: Known | None,
     text: PretrainedConfig,
 ) -> Block:
     linears = _linears(block, path, index)
+    if through:  # what no pass calls is no module to the model: it takes the weight itself, and sees no other one
+        linears = {name: linear for name, linear in linears.items() if f"{path}.{name}" in seen}
     experts = {name for name, module in block.named_modules() if isinstance(module, Experts)}
     groups, taken = [], set()
     for name in sorted(linears, key=list(linears).index):
@@ -265,9 +268,9 @@ def _fused(members: Sequence[Linear], path: str, routed: str | None) -> str | No
     return f"{path}.{members[0].module.rpartition('.')[0]}.{name}" if name else None
 
 
-def _seen(model: Any, text: PretrainedConfig, body: str, blocks_path: str) -> dict[str, tuple[str, ...]]:
+def _seen(model: Any, text: PretrainedConfig, body: str, blocks_path: str) -> tuple[dict[str, tuple[str, ...]], bool]:
     """Linear module -> paths within its block of those that receive the tensor that it does; a block's path -> its
-    linear modules in the order in which they run. Without what no pass of shapes reaches."""
+    linear modules in the order in which they run. And whether the pass of shapes went through to the end."""
     tensors: dict[str, list[tuple[Tensor, list[str]]]] = {}
     order: dict[str, list[str]] = {}
 
@@ -292,10 +295,11 @@ def _seen(model: Any, text: PretrainedConfig, body: str, blocks_path: str) -> di
             tokens = torch.zeros(1, 2, dtype=torch.long, device="meta")
             with quiet():
                 model.get_submodule(body)(input_ids=tokens, past_key_values=DynamicCache(config=text), use_cache=True)
-        except Exception:
-            pass
+            through = True
+        except Exception:  # some mixers look at values; what wasn't reached is a group by itself
+            through = False
     groups = {f"{path}.{name}": tuple(names) for path, met in tensors.items() for _, names in met for name in names}
-    return groups | {path: tuple(dict.fromkeys(names)) for path, names in order.items()}
+    return groups | {path: tuple(dict.fromkeys(names)) for path, names in order.items()}, through
 
 
 def _heads(text: PretrainedConfig) -> tuple[int, int, int]:

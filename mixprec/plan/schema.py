@@ -130,6 +130,13 @@ class Plan(Strict):
             raise ValueError("; ".join(f"{address}: {problem}" for problem, address in problems.items()))
         return self
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Plan:
+        """As pydantic's; what follows from the fields is worked out again."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("treatments", "formats"):
+            copied.__dict__.pop(name, None)
+        return copied
+
     @cached_property
     def treatments(self) -> dict[str, Treatment]:
         """Address -> what happens to the module, in order."""
@@ -138,7 +145,7 @@ class Plan(Strict):
             for address, module in self.modules.items()
         }
 
-    @property
+    @cached_property
     def formats(self) -> dict[str, AnyFormat]:
         """Address -> format, in order."""
         return {address: module.format for address, module in self.modules.items()}

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from mixprec.checkpoint.reader import Checkpoint
 from mixprec.core import artifacts
+from mixprec.core.errors import UserError
+from mixprec.core.upstream import first_line
 from mixprec.models.decoder import Decoder
 from mixprec.models.discover import empty
 from mixprec.models.source import Source
@@ -151,29 +153,28 @@ def block_inputs(model: Any, tokens: Tensor, **arguments: Any) -> BlockInputs:
             except ValueError as problem:
                 # Some models take what a block returns apart: hidden states and weights of attention.
                 if pairs or "unpack" not in str(problem):
-                    raise
+                    raise UserError(
+                        f"model.id: {type(model).__name__} calls its blocks in a way that is not known here "
+                        f"({first_line(problem)})"
+                    ) from None
     return BlockInputs(recorders[0].hidden, [recorder.context for recorder in recorders])
 
 
 def contexts_of(model: Any, tokens: Tensor, sizes: Collection[int]) -> dict[int, list[dict[str, Any]]]:
     """Number of samples in a batch -> each block's other arguments for as many ``tokens`` (N, T).
 
-    As all samples have the same length, those of one sample serve for any number, but for models that make them anew
-    for each sample (ALiBi).
+    As all samples have the same length, those of one sample serve for any number where they have no rows for each.
     """
     one = block_inputs(model, tokens[:1]).contexts
-    if len(tokens) == 1 or not _grow(one, block_inputs(model, tokens[:2]).contexts):
+    if len(tokens) == 1 or _rows(one) == _rows(block_inputs(model, tokens[:2]).contexts):
         return dict.fromkeys(sizes, one)
     return {size: block_inputs(model, tokens[:size]).contexts for size in sizes}
 
 
-def _grow(one: Sequence[Mapping[str, Any]], two: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether some argument has more rows for two samples than for one, and more than one for one."""
-    shapes = [
-        [value.shape[0] for context in each for value in context.values() if isinstance(value, Tensor) and value.ndim]
-        for each in (one, two)
-    ]
-    return any(first != 1 and first != second for first, second in zip(*shapes, strict=True))
+def _rows(contexts: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Rows of all tensors among the arguments."""
+    values = (value for context in contexts for value in context.values())
+    return [value.shape[0] for value in values if isinstance(value, Tensor) and value.ndim]
 
 
 class _Recorder(nn.Module):
