@@ -95,6 +95,18 @@ TEXT: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 #: Others that nothing here was made for.
 OTHERS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "gemma4_text": {
+        "vocab_size_per_layer_input": 384,
+        "hidden_size_per_layer_input": 8,
+        "num_kv_shared_layers": 0,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "global_head_dim": 8,
+        "num_global_key_value_heads": 2,
+        **_WINDOW,
+    },
+    "gptj": {"rotary_dim": 8},
+    "falcon_mamba": {},
+    "xglm": {},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "gpt_neox": {},
     "bloom": {},

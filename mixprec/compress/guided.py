@@ -170,16 +170,16 @@ def _sweep(
     """Of some samples, address -> (T, G) saliences."""
     model, decoder = opened.model, map_in(opened.model)
     entering = [blocks.block_inputs(model, calibration.tokens[number][None]) for number in numbers]
-    # All samples are as long as one another, so one stands for all of them.
-    contexts, travellers = entering[0].contexts, [_Traveller(each.hidden) for each in entering]
+    travellers = [_Traveller(each.hidden) for each in entering]
 
     def up(index: int, block: nn.Module) -> None:
-        for each in travellers:
-            each.states.append(through(block, each.states[-1], contexts[index]))
+        for each, given in zip(travellers, entering, strict=True):
+            each.states.append(through(block, each.states[-1], given.contexts[index]))
 
     def down(index: int, block: nn.Module) -> None:
-        for number, each in zip(numbers, travellers, strict=True):
-            each.gradients, met = back(block, decoder.blocks[index], each.states.pop(), each.gradients, contexts[index])
+        for number, each, given in zip(numbers, travellers, entering, strict=True):
+            context, known = given.contexts[index], decoder.blocks[index]
+            each.gradients, met = back(block, known, each.states.pop(), each.gradients, context)
             for address, (_, gradients) in met.items():
                 if decoder[address].expert is not None:
                     continue  # not all tokens come to it: experts are solved unguided

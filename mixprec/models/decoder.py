@@ -144,7 +144,7 @@ class Decoder:
     ``blocks_path``: the list of blocks. ``around``: what else the blocks need, such as rotary embeddings. ``shapes``:
     every tensor, in the order in which a model names them; a tied head too.
     ``tied``: the head is the embedding. ``unread``: patterns of tensors that checkpoints may hold besides.
-    ``chosen``: routed experts of a token.
+    ``chosen``: routed experts of a token. ``parts``: of what a block returns, hidden states first; 0: those alone.
     """
 
     architecture: str
@@ -159,6 +159,7 @@ class Decoder:
     tied: bool
     unread: tuple[str, ...] = ()
     chosen: int = 1
+    parts: int = 0
 
     def active(self, linear: Linear) -> Fraction:
         """The share of tokens that a linear works on: of a routed expert, those sent to it, were all chosen alike."""

@@ -140,7 +140,7 @@ def discovered(config: PretrainedConfig, where: str) -> tuple[Decoder, Names]:
     norm = _last_norm(around, text.hidden_size)
     if norm is None:
         raise UserError(f"{where}: {type(model).__name__} has no norm behind its blocks that is known here")
-    seen, through = _seen(model, text, body, blocks_path)
+    seen, through, parts = _seen(model, text, body, blocks_path)
     blocks = tuple(
         _block(block, index, f"{blocks_path}.{index}", seen, through, KNOWN.get(text.model_type), text)
         for index, block in enumerate(model.get_submodule(blocks_path))
@@ -162,6 +162,7 @@ def discovered(config: PretrainedConfig, where: str) -> tuple[Decoder, Names]:
         sizes=_sizes(text, blocks),
         tied=bool(getattr(config, "tie_word_embeddings", False)),
         chosen=_chosen(text),
+        parts=parts,
         unread=tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()),
     )
     return decoder, Names(model)
@@ -268,9 +269,13 @@ def _fused(members: Sequence[Linear], path: str, routed: str | None) -> str | No
     return f"{path}.{members[0].module.rpartition('.')[0]}.{name}" if name else None
 
 
-def _seen(model: Any, text: PretrainedConfig, body: str, blocks_path: str) -> tuple[dict[str, tuple[str, ...]], bool]:
+def _seen(
+    model: Any, text: PretrainedConfig, body: str, blocks_path: str
+) -> tuple[dict[str, tuple[str, ...]], bool, int]:
     """Linear module -> paths within its block of those that receive the tensor that it does; a block's path -> its
-    linear modules in the order in which they run. And whether the pass of shapes went through to the end."""
+    linear modules in the order in which they run. Whether the pass of shapes went through to the end; and of how many
+    parts it is what a block returns, 0 where that is hidden states alone."""
+    parts: list[int] = []
     tensors: dict[str, list[tuple[Tensor, list[str]]]] = {}
     order: dict[str, list[str]] = {}
 
@@ -285,6 +290,10 @@ def _seen(model: Any, text: PretrainedConfig, body: str, blocks_path: str) -> tu
 
     with ExitStack() as stack, torch.no_grad():
         for index, block in enumerate(model.get_submodule(blocks_path)):
+            hook = block.register_forward_hook(
+                lambda _block, _inputs, output: parts.append(len(output) if isinstance(output, tuple) else 0)
+            )
+            stack.callback(hook.remove)
             for name, module in block.named_modules():
                 if isinstance(module, nn.Linear):
                     hook = module.register_forward_pre_hook(
@@ -299,7 +308,7 @@ def _seen(model: Any, text: PretrainedConfig, body: str, blocks_path: str) -> tu
         except Exception:  # some mixers look at values; what wasn't reached is a group by itself
             through = False
     groups = {f"{path}.{name}": tuple(names) for path, met in tensors.items() for _, names in met for name in names}
-    return groups | {path: tuple(dict.fromkeys(names)) for path, names in order.items()}, through
+    return groups | {path: tuple(dict.fromkeys(names)) for path, names in order.items()}, through, max(parts, default=0)
 
 
 def _heads(text: PretrainedConfig) -> tuple[int, int, int]:

@@ -16,14 +16,14 @@ from mixprec.core.errors import UserError
 _TIMES: Final = ("logit_scale", "lm_head_multiplier")
 _OVER: Final = ("logits_scaling",)
 #: What caps them softly.
-_CAP: Final = "final_logit_softcapping"
+_CAPS: Final = ("final_logit_softcapping", "logits_soft_cap")
 
 
 def _may_change_logits(key: str, value: object) -> bool:
     """Whether a key of a configuration speaks of the head's outputs, and isn't one that is known here."""
     of_head = ("logit" in key or "lm_head" in key) and not any(word in key for word in ("router", "attn", "attention"))
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value not in (0, 1)
-    return of_head and is_number and key not in (*_TIMES, *_OVER, _CAP)
+    return of_head and is_number and key not in (*_TIMES, *_OVER, *_CAPS)
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Head:
         if unknown:
             raise UserError(
                 f"config.json: {unknown[0]}: {said[unknown[0]]}: what it does to logits is not known here; known are "
-                f"{', '.join((*_TIMES, *_OVER, _CAP))}"
+                f"{', '.join((*_TIMES, *_OVER, *_CAPS))}"
             )
         scale = math.prod(float(said.get(key) or 1.0) for key in _TIMES)
         scale /= math.prod(float(said.get(key) or 1.0) for key in _OVER)
-        return cls(model.get_output_embeddings(), said.get(_CAP), scale)
+        return cls(model.get_output_embeddings(), next((said[key] for key in _CAPS if said.get(key)), None), scale)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.cap(self.projection(hidden))

@@ -152,7 +152,7 @@ class _Course:
         samples = given.samples
         entering, target = samples.rows(rows), samples.rows(rows, FULL).float()
         with torch.autocast(entering.device.type, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
-            output = through(given.block, entering, samples.context(given.number, len(entering)))
+            output = through(given.block, entering, samples.contexts.any(given.number, len(entering)))
         error = (output.float() - target).square().sum(-1) / target.square().sum(-1).clamp(min=_TINY)
         counts = None if samples.weights is None else samples.weights[list(rows)]
         total: Tensor = (error if counts is None else error * counts).sum()

@@ -7,7 +7,7 @@ say what its blocks are given with ``block_inputs``, and goes through ``Blocks.b
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,37 +144,15 @@ class BlockInputs(NamedTuple):
 def block_inputs(model: Any, tokens: Tensor, **arguments: Any) -> BlockInputs:
     """What the model hands its blocks for ``tokens`` (batch, tokens): rotary embeddings, masks, ``arguments``."""
     device = model.get_input_embeddings().weight.device
-    body = body_of(model)
-    for pairs in (False, True):
-        with _recording(model, pairs) as recorders:
-            try:
-                body(input_ids=tokens.to(device), use_cache=False, **arguments)
-                break
-            except ValueError as problem:
-                # Some models take what a block returns apart: hidden states and weights of attention.
-                if pairs or "unpack" not in str(problem):
-                    raise UserError(
-                        f"model.id: {type(model).__name__} calls its blocks in a way that is not known here "
-                        f"({first_line(problem)})"
-                    ) from None
+    with _recording(model) as recorders:
+        try:
+            body_of(model)(input_ids=tokens.to(device), use_cache=False, **arguments)
+        except (ValueError, TypeError, IndexError) as problem:
+            raise UserError(
+                f"model.id: {type(model).__name__} calls its blocks in a way that is not known here "
+                f"({first_line(problem)})"
+            ) from None
     return BlockInputs(recorders[0].hidden, [recorder.context for recorder in recorders])
-
-
-def contexts_of(model: Any, tokens: Tensor, sizes: Collection[int]) -> dict[int, list[dict[str, Any]]]:
-    """Number of samples in a batch -> each block's other arguments for as many ``tokens`` (N, T).
-
-    As all samples have the same length, those of one sample serve for any number where they have no rows for each.
-    """
-    one = block_inputs(model, tokens[:1]).contexts
-    if len(tokens) == 1 or _rows(one) == _rows(block_inputs(model, tokens[:2]).contexts):
-        return dict.fromkeys(sizes, one)
-    return {size: block_inputs(model, tokens[:size]).contexts for size in sizes}
-
-
-def _rows(contexts: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Rows of all tensors among the arguments."""
-    values = (value for context in contexts for value in context.values())
-    return [value.shape[0] for value in values if isinstance(value, Tensor) and value.ndim]
 
 
 class _Recorder(nn.Module):
@@ -186,9 +164,10 @@ class _Recorder(nn.Module):
     hidden: Tensor
     context: dict[str, Any]
 
-    def __init__(self, block: nn.Module, pairs: bool) -> None:
+    def __init__(self, block: nn.Module, parts: int) -> None:
+        """``parts``: of what the block returns, hidden states first; 0: those alone."""
         super().__init__()
-        self._pairs = pairs
+        self._parts = parts
         self.__dict__["_block"] = block
         signature = inspect.signature(block.forward)
         kinds = signature.parameters.items()
@@ -203,14 +182,14 @@ class _Recorder(nn.Module):
         (_, hidden), *others = given.items()
         context = dict(others)
         self.hidden, self.context = hidden, context | context.pop(self._rest, {})
-        return (hidden, None) if self._pairs else hidden
+        return (hidden, *[None] * (self._parts - 1)) if self._parts else hidden
 
 
 @contextmanager
-def _recording(model: Any, pairs: bool) -> Iterator[list[_Recorder]]:
+def _recording(model: Any) -> Iterator[list[_Recorder]]:
     """Put recorders into the place of the blocks."""
     blocks, where = blocks_of(model), map_in(model).blocks_path
-    recorders = [_Recorder(block, pairs) for block in blocks]
+    recorders = [_Recorder(block, map_in(model).parts) for block in blocks]
     model.set_submodule(where, nn.ModuleList(recorders))
     try:
         yield recorders

@@ -21,6 +21,7 @@ from mixprec.models.decoder import Group
 from mixprec.models.weights import through
 from mixprec.numerics.statistics import InputStatistics, InputSums
 from mixprec.walk import blocks
+from mixprec.walk.contexts import Contexts
 from mixprec.walk.hooks import arguments_of, watching
 from mixprec.walk.options import numbers_inside
 from mixprec.walk.states import States
@@ -128,8 +129,7 @@ class Samples:
         self.piece = min(len(tokens), piece or max(1, _ROWS // tokens.shape[1]))
         self._tokens = tokens
         self.enter(model, streams)
-        sizes = {min(size, len(tokens)), len(tokens[self.batches[-1]])}
-        self._contexts = blocks.contexts_of(model, tokens, sizes)
+        self.contexts = Contexts(model, tokens, self.batches)
         self.device = self.states[streams[0], 0].device
         #: (N, T) of all tokens; None where all are 1.
         self.weights = None if calibration.weights is None else calibration.weights.to(self.device)
@@ -152,15 +152,10 @@ class Samples:
         size = self.batches[0].stop
         return torch.cat([self.states[stream, row // size][row % size, None] for row in where])
 
-    def context(self, index: int, count: int) -> dict[str, Any]:
-        """The other arguments of the model's block number ``index`` for so many samples at once."""
-        found = self._contexts.get(count)
-        return (next(iter(self._contexts.values())) if found is None else found)[index]
-
     def through(self, number: int, index: int, block: nn.Module, stream: str = OWN) -> Tensor:
         """What a micro-batch (n, T, hidden) leaves the model's block number ``index`` with."""
         hidden = self.states[stream, number]
-        return through(block, hidden, self.context(index, len(hidden)))
+        return through(block, hidden, self.contexts.of(index, number, len(hidden)))
 
     def move(self, number: int, index: int, block: nn.Module, stream: str = OWN) -> None:
         """Take a micro-batch behind a block."""

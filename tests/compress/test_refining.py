@@ -41,7 +41,7 @@ class Halving:
     def __call__(self, solved: SolvedBlock) -> Refined:
         entering = solved.samples.rows(range(6))
         with torch.no_grad():
-            own = solved.block(entering, **solved.samples.context(solved.number, len(entering)))
+            own = solved.block(entering, **solved.samples.contexts.any(solved.number, len(entering)))
         weights = {m.address: weight_of(solved.block, m).clone() for group in solved.groups for m in group}
         self.seen.append((solved, entering, own, solved.samples.rows(range(6), FULL), weights))
         if self.only not in (None, solved.number):

@@ -12,14 +12,17 @@ from safetensors.torch import load_file, save_file
 from tiny import TEXT, tokenizer
 
 import mixprec as mp
+from mixprec.calibration.data import Calibration
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Norm, Rows
 from mixprec.models.discover import class_of
-from mixprec.models.experts import Experts
+from mixprec.models.experts import Experts, unstack
 from mixprec.models.head import Head
 from mixprec.models.model import Model
-from mixprec.models.weights import blocks_of, module_of, norm_of, through, weight_of
+from mixprec.models.weights import blocks_of, body_of, module_of, norm_of, through, weight_of
 from mixprec.walk.blocks import block_inputs
+from mixprec.walk.samples import OWN, Samples
+from mixprec.walk.states import States
 
 everywhere = pytest.mark.parametrize("architecture", architectures.ALL)
 IDS = torch.arange(3, 27)[None]
@@ -56,7 +59,22 @@ def test_a_model_is_what_transformers_makes_of_it(architecture: str, tmp_path: P
         for name, module in loaded.get_submodule(model.decoder.blocks_path).named_modules()
         if isinstance(module, torch.nn.Linear) and f"{model.decoder.blocks_path}.{name}" not in model.load().linears
     }
-    assert all(name.rpartition(".")[2] in ("gate", "router", "shared_expert_gate") for name in missed)
+    assert all(name.rpartition(".")[2] in ("gate", "router", "shared_expert_gate", "dt_proj") for name in missed)
+
+
+@everywhere
+@pytest.mark.parametrize("size", [2, 3])
+def test_samples_end_where_the_whole_model_takes_each(architecture: str, size: int, tmp_path: Path) -> None:
+    model = architectures.model_of(architecture)
+    unstack(model)
+    tokens = torch.arange(3, 3 + 3 * 12).view(3, 12)
+    samples = Samples(model, Calibration(tokens, None, {}, ""), States(10**9, tmp_path), size)
+    with torch.no_grad():
+        for index, block in enumerate(blocks_of(model)):
+            samples.run(index, block)
+        found = torch.cat([norm_of(model)(samples.states[OWN, number]) for number in range(len(samples.batches))])
+        expected = torch.cat([body_of(model)(input_ids=each[None], use_cache=False)[0] for each in tokens])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @everywhere
