@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from mixprec.core.upstream import quiet
 from mixprec.importance.windows import Batch
+from mixprec.models.weights import body_of
 
 IMPLEMENTATION = "mixprec_trace"
 #: Keys of the prefix that a backward pass sees at once.
@@ -293,6 +295,17 @@ def _query_gradient(
     return found.mul_(how.scaling).to(query.dtype)
 
 
+class NotPacked(Exception):
+    """A model's attention isn't one that packed spans are computed with; says why."""
+
+
+#: What models hand to any attention, and what this one has by itself.
+_KNOWN: Final = frozenset({
+    "position_ids", "use_cache", "cache_position", "output_attentions", "output_hidden_states", "output_router_logits",
+    "return_dict", "past_key_values",
+})  # fmt: skip
+
+
 def _attention(
     module: nn.Module,
     query: Tensor,
@@ -300,17 +313,31 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    trace_state: Prefill | PackedSpans,
-    scaling: float,
+    trace_state: Prefill | PackedSpans | None = None,
+    scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface; the mask is ours, so ``attention_mask`` is None and dropout is off."""
-    layer: Any = module.layer_idx
-    out = trace_state.attend(layer, query, key, value, sliding_window, Scores(scaling, softcap))
-    return out.transpose(1, 2), None
+    """transformers' attention interface; the mask is ours, so ``attention_mask`` is None and dropout is off.
+
+    Raises NotPacked for what this attention doesn't compute.
+    """
+    if trace_state is None:
+        raise NotPacked("the model doesn't hand on what it is called with")
+    strange = [name for name, said in others.items() if name not in _KNOWN and not (said is None or said is False)]
+    if strange or attention_mask is not None or dropout:
+        raise NotPacked(f"its attention has {', '.join(strange) or 'a mask of its own or dropout'}")
+    layer: Any = getattr(module, "layer_idx", None)
+    wider = query.shape[3] - value.shape[3]
+    if layer is None or wider < 0 or key.shape[3] != query.shape[3] or query.shape[1] % key.shape[1]:
+        raise NotPacked(f"its attention has queries, keys and values of {query.shape}, {key.shape}, {value.shape}")
+    how = Scores(query.shape[3] ** -0.5 if scaling is None else scaling, softcap)
+    # Zeros beside the values put zeros beside the output: kernels want keys and values of one width.
+    value = F.pad(value, (0, wider)) if wider else value
+    out = trace_state.attend(layer, query, key, value, sliding_window, how)
+    return (out[..., : out.shape[3] - wider] if wider else out).transpose(1, 2), None
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention)
@@ -319,9 +346,23 @@ AttentionInterface.register(IMPLEMENTATION, _attention)
 @contextmanager
 def trace_attention(model: Any) -> Iterator[None]:
     """Let ``model`` use this attention inside the block."""
+    with using(model, IMPLEMENTATION):
+        yield
+
+
+@contextmanager
+def using(model: Any, implementation: str) -> Iterator[None]:
+    """Let ``model`` use an attention that transformers knows by name.
+
+    Raises NotPacked for a model whose attention can't be chosen.
+    """
     before = model.config._attn_implementation
-    model.set_attn_implementation(IMPLEMENTATION)
+    with quiet():  # it warns where it does nothing
+        model.set_attn_implementation(implementation)
     try:
+        if body_of(model).config._attn_implementation != implementation:
+            raise NotPacked("its attention isn't one of those that transformers lets be chosen")
         yield
     finally:
-        model.set_attn_implementation(before)
+        with quiet():
+            model.set_attn_implementation(before)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from mixprec.core import artifacts, processes
 from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
-from mixprec.importance import artifact, bootstrap, passes, scores, statistics
+from mixprec.importance import artifact, bootstrap, passes, paths, scores, statistics
 from mixprec.importance.engine import Layout
 from mixprec.importance.options import RESAMPLES, AttributionOptions, Preset
 from mixprec.models.labels import label_of, parse_address
@@ -23,6 +23,7 @@ from mixprec.models.load import LoadedModel
 from mixprec.models.weights import outputs_of
 from mixprec.traces.spans import AnnotatedTrace
 from mixprec.traces.store import BEHAVIOURS
+from mixprec.walk.blocks import Blocks, Live
 
 
 class _Reduction(NamedTuple):
@@ -33,6 +34,7 @@ class _Reduction(NamedTuple):
     identity: str
     limit: int
     resamples: int
+    path: paths.Path
 
 
 def attribute(
@@ -51,47 +53,51 @@ def attribute(
     ``identity`` names the model in the fingerprints. Traces longer than ``max_tokens`` (default: the model's
     context) are cut there, and the spans behind are counted as skipped. Intervals come from so many bootstrap
     ``resamples`` of the traces; 0 gives none. ``beyond_linear``: embeddings, norms and logits too, in files of their
-    own. Returns the main importance artifact.
+    own. Returns the main importance artifact, whose provenance says which path the model takes (paths.py).
     Under ``accelerate launch`` all processes call it, share the traces, and the main one writes the artifacts.
-    Raises UserError where no trace has a span of a scored behaviour.
+    Raises UserError where no trace has a span of a scored behaviour, and for a streamed model whose spans can't be
+    packed.
     """
+    path = paths.path_of(loaded if isinstance(loaded, Blocks) else Live(loaded.model)).path
     options: dict[str, AttributionOptions] = {preset: AttributionOptions.of(preset) for preset in presets}
     layouts = {"": Layout.of_linears(loaded.linears)}
     if beyond_linear:
         layouts["_beyond"] = Layout.of_outputs(outputs_of(loaded.model))
     limit = min(max_tokens or loaded.context, loaded.context)
-    paths = {suffix: statistics.paths(out / f"traces{suffix}", len(traces)) for suffix in layouts}
-    tasks, skipped = passes.plan(loaded, traces, list(zip(*paths.values(), strict=True)), options, limit, identity)
+    files = {suffix: statistics.paths(out / f"traces{suffix}", len(traces)) for suffix in layouts}
+    tasks, skipped = passes.plan(loaded, traces, list(zip(*files.values(), strict=True)), options, limit, identity)
     passes.run(loaded, list(layouts.values()), options, tasks)
     if processes.is_main():
-        reduction = _Reduction(options, skipped, identity, limit, resamples)
+        reduction = _Reduction(options, skipped, identity, limit, resamples, path)
         for suffix, layout in layouts.items():
-            _reduce(out, suffix, layout, paths[suffix], reduction)
+            _reduce(out, suffix, layout, files[suffix], reduction)
     processes.wait()
     return artifacts.read_object(out / "importance.json")
 
 
-def _reduce(out: Path, suffix: str, layout: Layout, paths: Sequence[Path], reduction: _Reduction) -> None:
+def _reduce(out: Path, suffix: str, layout: Layout, files: Sequence[Path], reduction: _Reduction) -> None:
     """Write the artifacts of one layout from its statistics; ``suffix`` marks their names."""
     artifacts_by_preset = {}
     first, *compared = reduction.options
     for preset, options in reduction.options.items():
-        result, means = scores.score(paths, preset, layout.slices, options)
+        result, means = scores.score(files, preset, layout.slices, options)
         if not means.spans.sum():
             raise UserError(
-                f"no span of {', '.join(BEHAVIOURS)} in {len(paths)} traces (skipped: "
+                f"no span of {', '.join(BEHAVIOURS)} in {len(files)} traces (skipped: "
                 f"{dict(reduction.skipped[preset])}); annotate them with "
                 "mixprec annotate, or raise max_tokens where spans lie beyond it"
             )
         with bar(f"intervals, {preset}", len(layout.slices), "modules") as advance:
             spread = bootstrap.intervals(
-                paths, preset, layout.slices, options, result.importance, reduction.resamples, advance
+                files, preset, layout.slices, options, result.importance, reduction.resamples, advance
             )
-        artifacts_by_preset[preset] = _artifact(preset, options, layout, result, means, spread, len(paths)) | {
+        artifacts_by_preset[preset] = _artifact(preset, options, layout, result, means, spread, len(files)) | {
             "resamples": reduction.resamples,
             "skipped": dict(sorted(reduction.skipped[preset].items())),
             "cut_traces": reduction.skipped["cut"]["cut"],
-            "provenance": artifacts.provenance(model=reduction.identity, max_tokens=reduction.limit),
+            "provenance": artifacts.provenance(
+                model=reduction.identity, max_tokens=reduction.limit, attribution=reduction.path
+            ),
         }
         if preset == first:
             vectors = {

@@ -16,10 +16,13 @@ from torch import Tensor
 from mixprec.core.memory import release_memory
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
 from mixprec.importance.outputs import Gradients, Layout, RowSums, SpanGradients, accumulation_dtype
-from mixprec.importance.windows import Batch, Window, pack
+from mixprec.importance.paths import Chosen, Path, alike, path_of
+from mixprec.importance.spans import Modules, Prefix, SpanForward, Way, leaves
+from mixprec.importance.windows import Batch, Window, alone, pack
 from mixprec.models.decoder import Decoder
 from mixprec.models.head import Head
 from mixprec.models.weights import body_of, map_in
+from mixprec.walk.blocks import Live
 
 __all__ = ["Gradients", "Job", "Layout", "loss_gradient", "run_trace"]
 
@@ -53,7 +56,9 @@ def run_trace(
     Exact: the gradients are those of full backpropagation (tests/importance/test_engine.py); accumulation in float32
     or better.
     """
-    decoder = map_in(model)
+    decoder, chosen = map_in(model), path_of(Live(model))
+    if chosen.path != "packed":
+        return _one_by_one(model, decoder, layout, job, gradients, chosen)
     with trace_attention(model):
         cache = KeyValueCache(len(job.tokens))
         row_sums = _prefill(model, decoder, layout, job, cache, chunk_tokens)
@@ -88,22 +93,56 @@ def _batch_gradients(
     """Of every module the gradients (W, d) of each window's loss, averaged over the window's positions."""
     found = SpanGradients(layout, batch, accumulation_dtype(model))
     watched = {n: module for n, module in layout.modules.items() if n not in (decoder.embedding, decoder.head)}
-    embedding = model.get_input_embeddings()
-    device = embedding.weight.device
+    device = model.get_input_embeddings().weight.device
     state = PackedSpans(cache, batch, device)
-    with torch.enable_grad(), found.watching(watched):
-        # The embeddings' output is where autograd starts: no parameter requires a gradient.
-        embedded = embedding(tokens[None, batch.positions].to(device)).requires_grad_()
+    with torch.enable_grad(), leaves(model) as embedded, found.watching(watched):
         hidden = body_of(model)(
-            inputs_embeds=embedded,
+            input_ids=tokens[None, batch.positions].to(device),
             position_ids=state.positions[None],
             use_cache=False,
             trace_state=state,
         ).last_hidden_state
         gradient = loss_gradient(Head.of(model), decoder.head, hidden.detach(), tokens, batch, found)
-        (gradient,) = torch.autograd.grad(hidden, embedded, gradient)
-        found.add(decoder.embedding, gradient)
+        found.add(decoder.embedding, SpanForward(embedded, hidden).gradient(gradient))
     return found.take()
+
+
+def _one_by_one(model: Any, decoder: Decoder, layout: Layout, job: Job, gradients: Gradients, chosen: Chosen) -> Tensor:
+    """run_trace where spans can't be packed: a pass over the trace, then each span behind its prefix (spans.py)."""
+    sums = RowSums(layout, job.rows, accumulation_dtype(model))
+    watched = {name: module for name, module in layout.modules.items() if name != decoder.head}
+    device = model.get_input_embeddings().weight.device
+    with torch.no_grad(), sums.watching(watched, 0):
+        hidden = body_of(model)(input_ids=job.tokens[None].to(device), use_cache=False).last_hidden_state
+    if decoder.head in layout.modules:
+        with torch.no_grad():
+            sums.add_logits(layout.modules[decoder.head], decoder.norm, decoder.head)
+    watched.pop(decoder.embedding, None)
+    prefix = Prefix(model, job.tokens, theirs=chosen.theirs)
+    for number in sorted(range(len(job.windows)), key=lambda number: job.windows[number][1:]):
+        if job.windows[number].compute:
+            release_memory()
+            batch = alone(job.windows, number)
+            made, found = _behind(model, prefix, layout, batch, watched, chosen.path, hidden)
+            gradient = loss_gradient(Head.of(model), decoder.head, made.hidden.detach(), job.tokens, batch, found)
+            found.add(decoder.embedding, made.gradient(gradient))
+            gradients.add(batch.number, found.take())
+    return sums.sums
+
+
+def _behind(
+    model: Any, prefix: Prefix, layout: Layout, batch: Batch, watched: Modules, path: Path, whole: Tensor
+) -> tuple[SpanForward, SpanGradients]:
+    """A span forward, on its path or, where that doesn't give the final hidden states of the ``whole`` pass (1, T,
+    hidden), as a part of a whole one."""
+    first, end = int(batch.positions[0]), int(batch.positions[-1]) + 1
+    ways: tuple[Way, ...] = ("whole",) if path in ("packed", "whole") else (path, "whole")  # type: ignore[assignment]
+    for way in ways:
+        found = SpanGradients(layout, batch, accumulation_dtype(model))
+        made = prefix.span(way, first, end, found, watched)
+        if alike(made.hidden, whole[:, first:end]):
+            break
+    return made, found
 
 
 def loss_gradient(head: Head, name: str, hidden: Tensor, tokens: Tensor, batch: Batch, found: SpanGradients) -> Tensor:

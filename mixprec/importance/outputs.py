@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixprec.importance.windows import Batch
+from mixprec.models.experts import ExpertLinear
 
 #: Rows of the head's weight that are multiplied at once.
 _HEAD_ROWS = 8192
@@ -67,9 +69,11 @@ class RowSums:
     def watching(self, modules: Mapping[str, nn.Module], offset: int) -> Iterator[None]:
         """Add the modules' outputs (1, chunk, d) inside the block; the chunk begins at ``offset``."""
 
-        def add(name: str, output: Tensor) -> None:
-            weights = self._rows[:, offset : offset + output.shape[1]].to(output.device)
-            self.sums[:, self._layout.slices[name]] += (weights @ output[0].to(weights.dtype)).cpu()
+        def add(name: str, output: Tensor, tokens: Tensor | None) -> None:
+            rows = output.flatten(0, -2)
+            where = slice(offset, offset + len(rows)) if tokens is None else offset + tokens.to(self._rows.device)
+            weights = self._rows[:, where].to(output.device)
+            self.sums[:, self._layout.slices[name]] += (weights @ rows.to(weights.dtype)).cpu()
 
         with _on_outputs(modules, add):
             yield
@@ -108,11 +112,20 @@ class SpanGradients:
         return self._owners.dtype
 
     @contextmanager
-    def watching(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-        """Take the gradients of outputs that the modules make inside the block, when they are computed."""
+    def watching(
+        self, modules: Mapping[str, nn.Module], where: slice = slice(None), *, before: int = 0, after: int = 0
+    ) -> Iterator[None]:
+        """Take the gradients of outputs that the modules make inside the block, when they are computed.
 
-        def watch(name: str, output: Tensor) -> None:
-            output.register_hook(lambda gradient: self.add(name, gradient))
+        The pass is over the batch's positions ``where``, with so many others ``before`` and ``after`` them, which
+        don't count.
+        """
+        owners = F.pad(self._owners[:, where], (before, after))
+
+        def watch(name: str, output: Tensor, tokens: Tensor | None) -> None:
+            of_rows = owners if tokens is None else owners[:, tokens.to(owners.device)]
+            if output.requires_grad:
+                output.register_hook(lambda gradient: self._sum(name, gradient.flatten(0, -2), of_rows))
 
         with _on_outputs(modules, watch):
             yield
@@ -121,9 +134,12 @@ class SpanGradients:
         """Add a module's gradient (1, positions, d) at the batch's positions ``where``; others than the layout's are
         passed over."""
         if name in self._layout.slices:
-            owners = self._owners[:, where].to(gradient.device)
-            sums = owners @ gradient[0].to(owners.dtype)
-            self.found[name] = self.found[name] + sums if name in self.found else sums
+            self._sum(name, gradient[0], self._owners[:, where])
+
+    def _sum(self, name: str, gradient: Tensor, owners: Tensor) -> None:
+        """Add gradients (n, d) of positions that are the windows' as ``owners`` (W, n) says."""
+        sums = owners.to(gradient.device) @ gradient.to(owners.dtype)
+        self.found[name] = self.found[name] + sums if name in self.found else sums
 
     def take(self) -> dict[str, Tensor]:
         """What was found since the last time."""
@@ -132,12 +148,16 @@ class SpanGradients:
 
 
 @contextmanager
-def _on_outputs(modules: Mapping[str, nn.Module], call: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Call ``call(name, output)`` for every module's output inside the block."""
-    handles = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: call(name, output))
-        for name, module in modules.items()
-    ]
+def _on_outputs(modules: Mapping[str, nn.Module], call: Callable[[str, Tensor, Tensor | None], None]) -> Iterator[None]:
+    """Call ``call(name, output, tokens)`` for every module's output inside the block.
+
+    ``tokens``: of an expert's module, which tokens (n,) of the pass its rows are; None: all of them.
+    """
+
+    def hook(module: nn.Module, _inputs: Any, output: Tensor, name: str) -> None:
+        call(name, output, module.tokens if isinstance(module, ExpertLinear) else None)
+
+    handles = [module.register_forward_hook(partial(hook, name=name)) for name, module in modules.items()]
     try:
         yield
     finally:

@@ -115,6 +115,13 @@ def pack(windows: Sequence[Window], batch_tokens: int) -> Iterator[Batch]:
         yield _batch(windows, *row)
 
 
+def alone(windows: Sequence[Window], number: int) -> Batch:
+    """A window by itself, whole."""
+    window = windows[number]
+    positions = torch.arange(window.start, window.end - 1)
+    return _batch(windows, torch.full((len(positions),), number), positions)
+
+
 def _batch(windows: Sequence[Window], numbers: Tensor, positions: Tensor) -> Batch:
     number, owner = numbers.unique_consecutive(return_inverse=True)
     starts = torch.tensor([windows[i].start for i in number.tolist()])
