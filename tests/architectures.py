@@ -158,6 +158,23 @@ WRAPPED: Final[Mapping[str, Mapping[str, Any]]] = {
     },
 }
 ALL: Final = (*TEXT, *OTHERS, *WRAPPED)
+#: How those are attributed whose spans can't be packed (docs/importance.md); those of all others can.
+PATHS: Final[Mapping[str, str]] = {
+    "gpt_oss": "cached",  # attention with sinks
+    "qwen3_next": "cached",
+    "qwen3_5_text": "cached",
+    "qwen3_5_moe_text": "cached",
+    "qwen3_5": "cached",
+    "lfm2": "cached",
+    "lfm2_moe": "cached",
+    "granitemoehybrid": "cached",
+    "bamba": "cached",
+    "nemotron_h": "cached",
+    "falcon_h1": "cached",
+    "bloom": "cached",  # distances added to scores
+    "stablelm": "cached",  # doesn't hand on arguments
+    "minimax": "stepwise",
+}
 
 
 def config_of(architecture: str, **changes: Any) -> PretrainedConfig:

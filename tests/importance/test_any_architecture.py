@@ -26,23 +26,6 @@ from mixprec.models.model import Model
 from mixprec.traces import spans, store
 from mixprec.walk.blocks import Live
 
-#: Those whose spans can't be packed. All others can.
-PATHS: Final[Mapping[str, str]] = {
-    "gpt_oss": "cached",  # attention with sinks
-    "qwen3_next": "cached",
-    "qwen3_5_text": "cached",
-    "qwen3_5_moe_text": "cached",
-    "qwen3_5": "cached",
-    "lfm2": "cached",
-    "lfm2_moe": "cached",
-    "granitemoehybrid": "cached",
-    "bamba": "cached",
-    "nemotron_h": "cached",
-    "falcon_h1": "cached",
-    "bloom": "cached",  # distances added to scores
-    "stablelm": "cached",  # doesn't hand on arguments
-    "minimax": "stepwise",
-}
 #: Relative error in float64, 1e-9 for all others. MiniMax's decays are rounded to float32 when the model is made, those
 #: of blocks of tokens and of single tokens each for itself.
 TOLERANCES: Final[Mapping[str, float]] = {"minimax": 1e-6}
@@ -86,7 +69,7 @@ def check(theirs: Any, ours: Any, tolerance: float) -> None:
 def test_gradients_are_those_of_full_backpropagation(architecture: str) -> None:
     theirs, ours = both(architecture)
     with Wide():
-        assert path_of(Live(ours)).path == PATHS.get(architecture, "packed")
+        assert path_of(Live(ours)).path == architectures.PATHS.get(architecture, "packed")
         check(theirs, ours, TOLERANCES.get(architecture, 1e-9))
 
 
@@ -123,7 +106,7 @@ def test_paths_are_the_same_in_other_types(dtype: torch.dtype) -> None:
     for architecture in ("mixtral", "gemma2", "deepseek_v3", "gpt_oss", "bamba"):
         model = architectures.model_of(architecture).to(dtype).requires_grad_(False)
         unstack(model)
-        assert path_of(Live(model)).path == PATHS.get(architecture, "packed")
+        assert path_of(Live(model)).path == architectures.PATHS.get(architecture, "packed")
 
 
 def test_attention_that_is_cut_into_chunks_far_away_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,57 @@
+"""Write docs/architectures.md from tests/architectures.py. python scripts/update_architectures.py [--check]"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "architectures.md"
+sys.path.append(str(ROOT / "tests"))
+
+_HEAD = """# Architectures
+
+Each of these is tested on a tiny random model from a configuration with its real structure (`tests/architectures.py`):
+what its modules are called, loading, walking, compression and what transformers loads of it
+(`tests/models/test_architectures.py`), and [attribution](importance.md#any-architecture) against full
+backpropagation through transformers' own model (`tests/importance/test_any_architecture.py`). They are no limit: any
+decoder that `AutoModelForCausalLM` builds is discovered.
+
+"""
+_KINDS = ("Text models", "Others, which nothing here was made for", "Text decoders inside multimodal models")
+
+
+def page() -> str:
+    """docs/architectures.md as the tests have it."""
+    import architectures
+    import torch
+
+    from mixprec.models.decoder import decoder_of
+    from mixprec.models.discover import class_of
+
+    text = _HEAD
+    with torch.device("meta"):
+        for title, names in zip(_KINDS, (architectures.TEXT, architectures.OTHERS, architectures.WRAPPED), strict=True):
+            text += f"## {title}\n\n| `model_type` | class | attribution | experts |\n|---|---|---|---|\n"
+            for name in names:
+                config = architectures.config_of(name)
+                kind = class_of(config)
+                assert kind is not None
+                experts = any(linear.expert is not None for linear in decoder_of(config).linears)
+                path = architectures.PATHS.get(name, "packed")
+                text += f"| `{name}` | {kind.__name__} | {path} | {'yes' if experts else ''} |\n"
+            text += "\n"
+    return text + "<!-- Written by scripts/update_architectures.py. -->\n"
+
+
+def main() -> None:
+    """Write the page, or say that it is stale."""
+    if "--check" in sys.argv:
+        if PAGE.read_text(encoding="utf-8") != page():
+            raise SystemExit(f"{PAGE}: is stale; run python scripts/update_architectures.py")
+    else:
+        PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
