@@ -126,7 +126,7 @@ def test_attention_that_is_cut_into_chunks_far_away_is_not_packed(monkeypatch: p
 
 def test_the_path_is_said_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(paths.console, "print", lambda line, **_: said.append(line))
+    monkeypatch.setattr(paths.console, "print", lambda *lines, **_: said.extend(map(str, lines)))
     write_traces(tmp_path / "traces.jsonl")
     annotated = [spans.char_spans(trace, "paper") for trace in store.load(str(tmp_path / "traces.jsonl"))][:1]
     for architecture, path in (("qwen3_moe", "packed"), ("gpt_oss", "cached")):
