@@ -7,6 +7,7 @@ seen, and not guessed (``arch.KNOWN`` says it of some families).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -59,6 +60,11 @@ def empty(config: PretrainedConfig, dtype: torch.dtype | None = None) -> Any:
     return model
 
 
+#: Keys of configurations that say nothing of what a model is made of.
+_NO_STRUCTURE: Final = frozenset(
+    ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache",
+     "quantization_config")
+)  # fmt: skip
 _found: dict[str, tuple[Decoder, Names]] = {}
 
 
@@ -74,7 +80,8 @@ def renaming_of(config: PretrainedConfig | Mapping[str, Any], where: str) -> Nam
 
 def _known(config: PretrainedConfig | Mapping[str, Any], where: str) -> tuple[Decoder, Names]:
     made = as_config(config, where)
-    key = made.to_json_string(use_diff=False)
+    said = {name: value for name, value in made.to_dict().items() if name not in _NO_STRUCTURE}
+    key = json.dumps(said, sort_keys=True, default=str)
     if key not in _found:
         _found[key] = discovered(made, where)
     return _found[key]
@@ -221,7 +228,8 @@ def _block(
         linears = {name: linear for name, linear in linears.items() if f"{path}.{name}" in seen}
     experts = {name for name, module in block.named_modules() if isinstance(module, Experts)}
     groups, taken = [], set()
-    for name in sorted(linears, key=list(linears).index):
+    places = {name: number for number, name in enumerate(linears)}
+    for name in linears:
         if name in taken:
             continue
         # Of one parent, so that attention and MLP that read one norm are two groups: runtimes fuse each by itself.
@@ -231,7 +239,7 @@ def _block(
             for other in seen.get(f"{path}.{name}", (name,))
             if other in linears and other.rpartition(".")[0] == parent
         ]
-        together.sort(key=list(linears).index)
+        together.sort(key=places.__getitem__)
         taken.update(together)
         members = tuple(linears[other] for other in together)
         routed = next((where for where in experts if name.startswith(f"{where}.")), None)
@@ -308,7 +316,24 @@ def _seen(
         except Exception:  # some mixers look at values; what wasn't reached is a group by itself
             through = False
     groups = {f"{path}.{name}": tuple(names) for path, met in tensors.items() for _, names in met for name in names}
+    for index, block in enumerate(model.get_submodule(blocks_path)):
+        path = f"{blocks_path}.{index}"
+        for where, module in block.named_modules():
+            if isinstance(module, Experts):
+                _spread(groups, order.get(path, []), path, where, len(module))
     return groups | {path: tuple(dict.fromkeys(names)) for path, names in order.items()}, through, max(parts, default=0)
+
+
+def _spread(groups: dict[str, tuple[str, ...]], order: list[str], path: str, where: str, count: int) -> None:
+    """What was seen of the first expert of the ``count`` at ``where`` holds for all of them."""
+    first = [name for name in order if name.startswith(f"{where}.0.")]
+    for number in range(1, count):
+        twin = {name: f"{where}.{number}.{name.removeprefix(f'{where}.0.')}" for name in first}
+        groups |= {
+            f"{path}.{twin[name]}": tuple(twin.get(other, other) for other in groups[f"{path}.{name}"])
+            for name in first
+        }
+        order += twin.values()
 
 
 def _heads(text: PretrainedConfig) -> tuple[int, int, int]:

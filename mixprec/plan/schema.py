@@ -200,8 +200,8 @@ def check_modules(plan: Plan, inventory: Decoder, where: str) -> None:
     Raises UserError naming ``where``, modules the model doesn't have, modules the plan doesn't have, and types of
     llama.cpp whose blocks do not divide a row.
     """
-    known = [module.address for module in inventory.matrices]
-    unknown = [address for address in plan.modules if address not in set(known)]
+    known = dict.fromkeys(module.address for module in inventory.matrices)
+    unknown = [address for address in plan.modules if address not in known]
     missing = [module.address for module in inventory.linears if module.address not in plan.modules]
     problems = []
     if inventory.tied and inventory.head in unknown:
