@@ -37,6 +37,7 @@ _PLANNING = {
     "uniform": [],
     "additive": ["scores"],
     "exchanged": ["scores", "exchange_{}"],
+    "wide": ["wide_scores"],
     "whole": ["whole_scores"],
     "gguf": ["whole_scores"],
 }
@@ -68,8 +69,9 @@ def by_us(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] | None
         least = {key: request[key] for key in ("model", "tokens", "threads")}
         made["limit"] = once("limit_once.py", least | {"dtype": settings.get("dtype", "float32")})
     types = Counter(str(line.format) for line in plan.modules.values())
-    own = {"file_bytes": weight_bytes(checkpoint), "format": request["form"], "types": dict(sorted(types.items()))}
-    return {**made, **sizes(bench, plan), **own}
+    bits_taken = bits.account(plan, bench.inventory).effective_bits
+    sizes = {"effective_bits": bits_taken, "file_bytes": weight_bytes(checkpoint), "format": request["form"]}
+    return {**made, **sizes, "types": dict(sorted(types.items()))}
 
 
 def by_peer(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] | None:
@@ -88,7 +90,7 @@ def by_peer(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] | No
     if found is None:
         return None
     spent = costs(bench, found, [f"allocate_{one.plan}"] if one.plan in PEERS else [])
-    return {**spent, "versions": found["versions"], **sizes(bench, plan)}
+    return {**spent, "versions": found["versions"], **packed_sizes(bench, plan)}
 
 
 def by_llamacpp(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] | None:
@@ -126,7 +128,7 @@ def _in_gguf(bench: Pipelines) -> tuple[Path, Path]:
     return folder, matrix
 
 
-def sizes(bench: Pipelines, plan: Plan) -> dict[str, Any]:
+def packed_sizes(bench: Pipelines, plan: Plan) -> dict[str, Any]:
     """Bits of the linears, and bytes of the file with packed codes and all else in 16 bits."""
     size = checkpoint_format(PACKED).bytes(plan, bench.inventory, load_config(bench.model))
     return {"effective_bits": bits.account(plan, bench.inventory).effective_bits, "file_bytes": size, "format": PACKED}

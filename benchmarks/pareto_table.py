@@ -11,6 +11,7 @@ import matplotlib as mpl
 from intervals import interval
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pareto_figures import kl, who
 from pareto_pipelines import MIXTURES, OURS, Job
@@ -54,7 +55,7 @@ def _line(name: str, draws: Sequence[Any], letters: Mapping[str, str]) -> str:
         f"{first['file_bytes'] / 1e6:.1f}",
         f"{kl(draws):.3f} [{low:.3f}, {high:.3f}]",
         f"{seen:.3f}",
-        f"{first['cpu_seconds']:,.0f}",
+        "–" if first["cpu_seconds"] is None else f"{first['cpu_seconds']:,.0f}",
         f"{len(draws)}",
         letters[first["machine"]],
     ]
@@ -134,7 +135,11 @@ def _fill(ax: Axes, panel: Panel, theme: Theme) -> None:
         color = theme.accent if who(name) == OURS else theme.muted
         (size, value), ends = panel.place(name), interval([panel.rows[name]], lambda own: own)
         ax.plot([size] * 2, ends, "_-", color=color, linewidth=0.8, markersize=4, alpha=0.45)
-        ax.annotate(called(name), (size, value), xytext=(8, -3), textcoords="offset points", color=color, fontsize=7.5)
+        clear = [withStroke(linewidth=2.5, foreground=theme.background)]  # lines that cross a name don't hide it
+        ax.annotate(
+            called(name), (size, value), xytext=(8, -3), textcoords="offset points", color=color, fontsize=7.5,
+            path_effects=clear,
+        )  # fmt: skip
     ax.margins(x=0.08)
     low, high = ax.get_xlim()
     ax.set_xlim(low, high + 0.55 * (high - low))  # room for names at the right end
