@@ -198,7 +198,8 @@ class _Work:
         device = next(self._block.parameters()).device
         sums = Gathering(group[0].in_features, samples.piece, count=own.sums, drift=drift, device=device)
         for each in arrived:
-            sums.add(Seen(each.arguments[0], samples.weighed(each.batch, own.weights), each.full))
+            inputs, weights = samples.shaped(each.batch, each.arguments[0]), samples.weighed(each.batch, own.weights)
+            sums.add(Seen(inputs, weights, None if each.full is None else samples.shaped(each.batch, each.full)))
         self.solve(group, own.inputs(sums.results(), self._options))
 
     def _solve_experts(

@@ -9,7 +9,6 @@ how much memory there is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -161,6 +160,11 @@ class Samples:
         """Take a micro-batch behind a block."""
         self.states[stream, number] = self.through(number, index, block, stream)
 
+    def shaped(self, number: int, inputs: Tensor) -> Tensor:
+        """What a module is given by a micro-batch, as (n, T, in): some models put all tokens into one row of them."""
+        count, length = len(self._tokens[self.batches[number]]), self._tokens.shape[1]
+        return inputs.view(count, length, -1) if inputs.shape[:-1] == (count * length,) else inputs
+
     def run(
         self,
         index: int,
@@ -176,7 +180,11 @@ class Samples:
         They end behind the block if they ``move``, else stay in front of it.
         """
         for number in range(len(self.batches)):
-            with watching(block, groups, partial(see, number)):
+
+            def told(group: int, inputs: Tensor, number: int = number) -> None:
+                see(number, group, self.shaped(number, inputs))
+
+            with watching(block, groups, told):
                 output = self.through(number, index, block, stream)
             if move:
                 self.states[stream, number] = output

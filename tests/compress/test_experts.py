@@ -14,7 +14,7 @@ from tiny import TEXT, tokenizer
 import mixprec as mp
 from mixprec.calibration.data import Calibration
 from mixprec.compress.experts import Routed, by_expert, sent_to
-from mixprec.compress.options import ExpertOptions, SolveOptions
+from mixprec.compress.options import ExpertOptions, GuidedSpec, SolveOptions
 from mixprec.core.errors import UserError
 from mixprec.models.labels import select
 from mixprec.models.model import Model
@@ -190,3 +190,34 @@ def test_a_budget_of_active_bits_counts_experts_by_their_tokens(folder: Path, tm
     active = sum(bits[linear.address] * linear.weights * part for linear, part in share.items())
     mean = active / sum(linear.weights * part for linear, part in share.items())
     assert 5.8 < mean <= 6.0
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_tokens_in_one_row_count_by_their_weights(folder: Path, tmp_path: Path, size: int) -> None:
+    # The shared expert is given all samples' tokens in one row.
+    original, counts = architectures.model_of("qwen2_moe"), torch.rand(TOKENS.shape)
+    seen: list[torch.Tensor] = []
+    shared = original.model.layers[0].mlp.shared_expert.gate_proj
+    shared.register_forward_pre_hook(lambda _module, given: seen.append(given[0].double()))
+    with torch.no_grad():
+        original(input_ids=TOKENS)
+    model = Model(folder / "model").load().model
+    block, known = blocks_of(model)[0], map_in(model).blocks[0]
+    group = next(group for group in known.groups if group[0].kind == "shared_gate")
+    samples = Samples(model, calibration(counts), States(10**9, tmp_path), size)
+    with torch.no_grad():
+        ((found,),) = samples.statistics(0, block, [group])
+    x, w = seen[0], counts.flatten().double()
+    expected = (x * w[:, None]).T @ x
+    ratio = found.hessian.double().diagonal().sum() / expected.diagonal().sum()
+    torch.testing.assert_close(found.hessian.double() / ratio, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_guided_solves_of_shared_experts(folder: Path, tmp_path: Path) -> None:
+    model = Model(folder / "model")
+    calibrated = mp.calibrate(model, text=str(folder / "text.txt"), samples=3, tokens=24)
+    guided = SolveOptions(guided=GuidedSpec())
+    made = mp.compress(
+        model, mp.plan(model, "w3g8", method="gptq"), tmp_path / "out", calibration=calibrated, options=guided
+    )
+    assert not any(row["fallback"] for row in made.rows())
