@@ -2,7 +2,7 @@
 # Makes the environments of the quantizers that mixprec is compared with, and of the runtimes that have to load what it
 # writes, one for each, as their pins exclude one another:
 #
-#   benchmarks/peers/build.sh [llmcompressor] [gptqmodel] [autoround] [modelopt] [llamacpp] [vllm]     default: all
+#   benchmarks/peers/build.sh [llmcompressor] [gptqmodel] [autoround] [modelopt] [llamacpp] [vllm] [mlx]     default: all
 #
 # They lie in $MIXPREC_PEERS (default .peers in the repository, ignored by git), 1 to 2 GB each. What is there with the
 # same pins is left as it is; an environment whose pins have changed is made again.
@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=$(cd "$here/../.." && pwd -P)
 peers=${MIXPREC_PEERS:-$root/.peers}
 torch="torch==2.13.0"
-known="llmcompressor gptqmodel autoround modelopt llamacpp vllm"
+known="llmcompressor gptqmodel autoround modelopt llamacpp vllm mlx"
 
 fail() {
     printf 'error: %s\n' "$*" >&2
@@ -55,7 +55,7 @@ build() {
     "$python" -m venv --clear "$folder"
     # torch by itself and with its version, and nothing after it may replace it.
     printf '%s\n' "$torch" >"$folder/constraints.txt"
-    install "$folder" "$torch"
+    if ! grep -q '^# needs no torch' "$here/pins/$name.txt"; then install "$folder" "$torch"; fi
     install "$folder" -r "$here/pins/$name.txt"
     if [ -f "$here/pins/$name.no-deps.txt" ]; then
         install "$folder" --no-deps -r "$here/pins/$name.no-deps.txt"

@@ -1,4 +1,4 @@
-"""Load GPTQ checkpoints with GPTQModel on a CPU; runs in the environment ``gptqmodel`` of benchmarks/peers/build.sh.
+"""Load GPTQ and AWQ checkpoints with GPTQModel on a CPU; runs in the environment ``gptqmodel`` of peers/build.sh.
 
     python with_gptqmodel.py JOB.json RESULT.json
 

@@ -79,7 +79,7 @@ def quantize_recipe(
     text: str | Path | None = None,
     samples: int | None = None,
     held_out: str | Path | None = None,
-    runtime_device: str = "ampere",
+    runtime_device: str | None = None,
     runtime_version: str | None = None,
     base_model: str | None = None,
     tune: bool = False,
@@ -116,19 +116,20 @@ def quantize(
     text: str | Path | None = None,
     samples: int | None = None,
     held_out: str | Path | None = None,
-    runtime_device: str = "ampere",
+    runtime_device: str | None = None,
     runtime_version: str | None = None,
     base_model: str | None = None,
     tune: bool = False,
     progress: OnStep | None = None,
 ) -> RunResult:
-    """Quantize ``model`` to ``bits`` effective bits per weight, so that ``runtime`` loads it: vllm, llama.cpp or
-    transformers. Calibrates, scores, plans, compresses and evaluates; the checkpoint is ``.checkpoint("quantized")``.
+    """Quantize ``model`` to ``bits`` effective bits per weight, so that ``runtime`` loads it: vllm, sglang, llama.cpp,
+    mlx or transformers. Calibrates, scores, plans, compresses and evaluates; the checkpoint is
+    ``.checkpoint("quantized")``.
 
     ``out``: the run's folder; a killed call continues. ``protect``: selectors of modules to keep, such as last_mlp.
     ``method``: by default gptq, for llama.cpp its own types. ``traces``, ``text``: calibration data, by default
     bundled traces; ``samples`` of 512 tokens. ``held_out``: annotated traces to evaluate on, by default bundled ones.
-    ``runtime_device``: where the runtime works, cpu or a generation of GPUs; ``runtime_version``: of it.
+    ``runtime_device``: where the runtime works: cpu, apple or a generation of GPUs; ``runtime_version``: of it.
     ``base_model``: the model's id on the hub, for the card of a local one. ``tune``: scales and norms at the end, by
     what the original predicts; the whole model has to fit into memory. It runs a recipe, ``out``/recipe.yaml
     (docs/quantize.md).

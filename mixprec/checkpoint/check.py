@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mixprec.checkpoint import holding, integers
-from mixprec.checkpoint.runtimes import DEVICES, Loader, loader
+from mixprec.checkpoint.loaders import Loader
+from mixprec.checkpoint.runtimes import DEVICES, device_of, loader
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear
-from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, Format, GgmlFormat, Keep
+from mixprec.numerics.formats import KEEP, WHOLE_ROW, AffineFormat, AnyFormat, Format, GgmlFormat, GridFormat, Keep
 from mixprec.plan.methods import METHODS, Method
 from mixprec.plan.schema import ModulePlan, Plan
 
@@ -22,15 +23,17 @@ if TYPE_CHECKING:
 
 
 class Target(NamedTuple):
-    """Where a checkpoint shall be loaded. ``format``: of the checkpoint; ``version`` None: the newest that is known."""
+    """Where a checkpoint shall be loaded. ``format``: of the checkpoint; ``version`` None: the newest that is known;
+    ``device`` None: the one that the runtime is made for."""
 
     runtime: str
     format: str
     version: str | None = None
-    device: str = "ampere"
+    device: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.runtime}{f' {self.version}' if self.version else ''} on {self.device}, {self.format}"
+        device = device_of(self.runtime, self.device)
+        return f"{self.runtime}{f' {self.version}' if self.version else ''} on {device}, {self.format}"
 
 
 class Verdict(NamedTuple):
@@ -55,11 +58,11 @@ def check(plan: Plan, inventory: Decoder, config: PretrainedConfig | None, targe
     Raises UserError for an unknown runtime, version, device or format.
     """
     loads = loader(target.runtime, target.format, target.version, target.device)
-    whole = loads.refuses or _too_old(loads, target.device)
+    whole = loads.refuses or _too_old(loads, device_of(target.runtime, target.device))
     if whole:
         return Verdict({}, whole, None)
     if target.format in ("dense", "gguf"):  # what the format holds, its runtimes load
-        return Verdict(holding.problems(target.format, plan, inventory, config), "", None)
+        return Verdict(holding.problems(target.format, plan, inventory, config), "", None, loads.needs)
     refused = _refusals(plan, inventory, config, target.format, loads)
     nearest = _nearest(plan, inventory, config, target.format, loads) if refused else None
     return Verdict(refused, "", nearest, loads.needs)
@@ -126,7 +129,7 @@ def _refusals(
     refused = holding.problems(name, plan, inventory, config)
     for module in inventory.planned(plan.modules):
         format = plan.formats[module.address]
-        if isinstance(format, Format) and module.address not in refused:
+        if isinstance(format, GridFormat) and module.address not in refused:
             reason = _refusal(module, format, loads)
             if reason:
                 refused[module.address] = reason
@@ -152,12 +155,11 @@ def _named(fused: Sequence[Linear]) -> str:
     return "/".join(module.kind for module in fused)
 
 
-def _refusal(module: Linear, format: Format, loads: Loader) -> str | None:
+def _refusal(module: Linear, format: GridFormat, loads: Loader) -> str | None:
     loads = loads.of(module)
     if loads.refuses:
         return f"{format}: {loads.refuses}"
-    bits = loads.symmetric if format.symmetric else loads.asymmetric
-    kind = "symmetric" if format.symmetric else "asymmetric"
+    bits, kind = loads.bits(format)
     if format.bits not in bits:
         held = f"{', '.join(map(str, sorted(bits)))} bits {kind}" if bits else f"nothing {kind}"
         return f"{format}: it loads {held}"
@@ -174,7 +176,7 @@ def _refusal(module: Linear, format: Format, loads: Loader) -> str | None:
 
 def _scheme(module: Linear, plan: Plan) -> AnyFormat:
     format = plan.formats[module.address]
-    return integers.effective(module, format) if isinstance(format, Format) else format
+    return integers.effective(module, format) if isinstance(format, GridFormat) else format
 
 
 def _nearest(plan: Plan, inventory: Decoder, config: PretrainedConfig | None, name: str, loads: Loader) -> Plan | None:
@@ -218,18 +220,23 @@ def _for_group(formats: Sequence[AnyFormat], common: str) -> AnyFormat:
 
 
 def _width(format: AnyFormat) -> tuple[int, int]:
-    assert isinstance(format, Format | Keep)  # _nearest_format leaves no other
+    assert isinstance(format, GridFormat | Keep)  # _nearest_format leaves no other
     return (16, 0) if isinstance(format, Keep) else (format.bits, -format.group_size)
 
 
 def _nearest_format(module: Linear, format: AnyFormat, inventory: Decoder, name: str, loads: Loader) -> AnyFormat:
-    """The nearest format that format and runtime take: rather more bits than fewer, rather smaller groups; or keep."""
+    """The nearest format that format and runtime take: rather more bits than fewer, rather smaller groups than
+    larger ones; or keep."""
     if isinstance(format, Keep):
         return format
     if isinstance(format, GgmlFormat):
         bits, group, symmetric = min(8, max(2, round(format.layout.code_bits / format.layout.block))), 32, True
     else:
         bits, group, symmetric = format.bits, format.group_size, getattr(format, "symmetric", True)
+    if isinstance(format, AffineFormat) and not _refusal(module, format, loads):
+        one = Plan.model_construct(model="", method="rtn", modules={module.address: ModulePlan(format=format)})
+        if not holding.problems(name, one, inventory.alone(module), None):
+            return format
     for candidate in _candidates(bits, group, [symmetric, not symmetric]):
         one = Plan.model_construct(model="", method="rtn", modules={module.address: ModulePlan(format=candidate)})
         alone = inventory.alone(module)
@@ -239,6 +246,8 @@ def _nearest_format(module: Linear, format: AnyFormat, inventory: Decoder, name:
 
 
 def _candidates(bits: int, group: int, symmetric: Iterable[bool]) -> list[Format]:
-    sizes = [group, *(size for size in (128, 64, 32, 16) if group == WHOLE_ROW or size < group), WHOLE_ROW]
+    smaller = [size for size in (128, 64, 32, 16) if group == WHOLE_ROW or size < group]
+    larger = [size for size in (16, 32, 64, 128) if group != WHOLE_ROW and size > group]
+    sizes = [group, *smaller, *larger, WHOLE_ROW]
     widths = [bits, *range(bits + 1, 9), *range(bits - 1, 1, -1)]
     return [Format(width, size, kind) for width in widths for kind in symmetric for size in sizes]

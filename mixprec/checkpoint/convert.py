@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from mixprec.checkpoint import modelcard
-from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
+from mixprec.checkpoint.base import CheckpointFormat, Finish, Held, check_plan, space
 from mixprec.checkpoint.integrity import verify
 from mixprec.checkpoint.publish import complete
 from mixprec.checkpoint.reader import Checkpoint
@@ -25,7 +25,9 @@ from mixprec.checkpoint.target import (
 from mixprec.core import artifacts, locks, publish
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Linear
-from mixprec.numerics.formats import KEEP, Format
+from mixprec.numerics import affine
+from mixprec.numerics.affine import AffineQuantized
+from mixprec.numerics.formats import KEEP, AffineFormat, Format
 from mixprec.numerics.storage import AnyQuantized, dequantize
 from mixprec.plan.schema import ModulePlan, Plan
 
@@ -38,6 +40,25 @@ def plan_of(checkpoint: Checkpoint) -> Plan:
         if module.layer or checkpoint.layouts[module.address].format is not KEEP
     }
     return Plan(model=str(checkpoint.path), method="rtn", modules=lines)
+
+
+def plan_for(checkpoint: Checkpoint, format: CheckpointFormat) -> Plan:
+    """``plan_of``, with grids of integers in the place of MLX's offsets where ``format`` does not hold these and they
+    were made of zero points (numerics.affine.to_grid), which takes reading them."""
+    plan, inventory = plan_of(checkpoint), checkpoint.inventory
+    refused = format.problems(plan, inventory, checkpoint.shapes)
+    grids = {a: _as_grid(checkpoint.held(inventory[a])).format for a in refused if a in plan.changed}
+    lines = {a: ModulePlan(format=grids.get(a, line.format)) for a, line in plan.modules.items()}
+    return Plan(model=plan.model, method=plan.method, modules=lines)
+
+
+def _as_grid(held: Held) -> Held:
+    """What is held as a grid of integers, where it is one."""
+    if isinstance(held.quantized, AffineQuantized) and isinstance(held.format, AffineFormat):
+        bits, size = held.format.bits, held.format.group_size
+        grid = affine.to_grid(held.quantized, bits)
+        return held if grid is None else Held(grid, Format(bits, size, symmetric=grid.grid.zeros is None))
+    return held
 
 
 def convert(
@@ -72,9 +93,9 @@ def check_rewrite(checkpoint: Checkpoint, format: CheckpointFormat, out: Path, b
     beyond = checkpoint.packing.notes if checkpoint.packing else ()
     if beyond:
         raise UserError(f"{checkpoint.path}: {beyond[0]}, and would be lost; no format written here has it")
-    plan = plan_of(checkpoint)
-    if not plan.changed:
+    if not plan_of(checkpoint).changed:
         raise UserError(f"{checkpoint.path}: holds no packed modules; compress the original instead")
+    plan = plan_for(checkpoint, format)
     out = Path(os.path.realpath(out))
     check_target(out, checkpoint.path)
     _check_order(checkpoint)
@@ -98,7 +119,7 @@ def rewrite(
     ``quantized``: name of a weight -> codes and grid in the place of its own. ``other``: tensors in the place of those
     of their names. ``card``: more for mixprec.json.
     """
-    plan, work = plan_of(checkpoint), blocks_folder(out)
+    plan, work = plan_for(checkpoint, format), blocks_folder(out)
     with publish.atomic_path(out) as folder, publish.scratch(work / "packed") as blocks:
         folder.mkdir()
         files: list[Path] = []
@@ -106,8 +127,8 @@ def rewrite(
             files.append(blocks / "other.safetensors")
             artifacts.save_tensors(files[-1], other)
         for module in checkpoint.inventory.planned(plan.modules):
-            if isinstance(checkpoint.layouts[module.address].format, Format):
-                own = quantized.get(module.weight_name) or checkpoint.quantized(module)
+            if module.address in plan.changed:
+                own = quantized.get(module.weight_name) or _quantized(checkpoint, module, plan)
                 files.append(blocks / f"{len(files):06d}.safetensors")
                 artifacts.save_tensors(files[-1], _packed(checkpoint, module, own, format, plan))
             advance(1)
@@ -121,6 +142,11 @@ def rewrite(
         )
         complete(made, format, modelcard.Told(base_model), told)
     publish.remove(work)
+
+
+def _quantized(checkpoint: Checkpoint, module: Linear, plan: Plan) -> AnyQuantized:
+    held = checkpoint.held(module)
+    return held.quantized if held.format == plan.formats[module.address] else _as_grid(held).quantized
 
 
 def _packed(

@@ -36,5 +36,5 @@ DENSE = CheckpointFormat(
     read=_read,
     quantization_config=lambda plan, inventory: None,
     bytes=lambda plan, inventory, config: shards.predict(_tensors, plan, inventory, config),
-    finish=lambda job: shards.finish(job, None),
+    finish=lambda job: shards.finish(job, {}),
 )

@@ -124,5 +124,5 @@ GPTQ = CheckpointFormat(
     read=_read,
     quantization_config=quantization_config,
     bytes=lambda plan, inventory, config: shards.predict(integers.tensors(PACKING), plan, inventory, config),
-    finish=lambda job: shards.finish(job, quantization_config(job.plan, job.inventory)),
+    finish=lambda job: shards.finish(job, dict.fromkeys(PACKING.places, quantization_config(job.plan, job.inventory))),
 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from mixprec.checkpoint import integers
+from mixprec.checkpoint import integers, packings
 from mixprec.checkpoint.names import check_format
 from mixprec.checkpoint.packings.awq import BITS, PER_WORD
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear
-from mixprec.numerics.formats import KEEP, Format
+from mixprec.numerics.formats import KEEP, AffineFormat, Format, GridFormat
 from mixprec.plan.schema import Plan
 
 if TYPE_CHECKING:
@@ -84,11 +84,25 @@ def _ambiguous(plan: Plan, inventory: Decoder) -> dict[str, str]:
     }
 
 
+def mlx(plan: Plan, inventory: Decoder) -> dict[str, str]:
+    """Address -> why MLX's layout can't hold it."""
+    return integers.problems(plan, inventory, _mlx, (Format, AffineFormat))
+
+
+def _mlx(module: Linear, format: GridFormat) -> str | None:
+    if format.bits not in packings.mlx.BITS:
+        return f"{format}: MLX has {', '.join(map(str, packings.mlx.BITS))} bits"
+    if format.width(module.in_features) not in packings.mlx.GROUPS:
+        return f"{format}: MLX has groups of {', '.join(map(str, packings.mlx.GROUPS))}"
+    return None
+
+
 _HELD: Final[dict[str, Callable[[Plan, Decoder], dict[str, str]]]] = {
     "dense": dense,
     "compressed-tensors": compressed_tensors,
     "gptq": gptq,
     "awq": awq,
+    "mlx": mlx,
 }
 
 

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from mixprec.checkpoint.packings.packing import Packing
 from mixprec.core.errors import UserError
 from mixprec.core.headers import Entry
 from mixprec.models.decoder import Decoder, Linear
-from mixprec.numerics.formats import WHOLE_ROW, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
+from mixprec.numerics.formats import WHOLE_ROW, AffineFormat, AnyFormat, CodebookFormat, Format, GridFormat, Keep
 from mixprec.plan.schema import Plan
 
 #: (module, its format) -> why a packed format can't hold it, or None.
-Problem = Callable[[Linear, Format], str | None]
+Problem = Callable[[Linear, Any], str | None]
 
 
-def problems(plan: Plan, inventory: Decoder, problem: Problem) -> dict[str, str]:
-    """Address -> why no packed format, or this one by ``problem``, can hold the module."""
+def problems(plan: Plan, inventory: Decoder, problem: Problem, kinds: tuple[type, ...] = (Format,)) -> dict[str, str]:
+    """Address -> why no packed format of ``kinds`` of grids, or this one by ``problem``, can hold the module."""
     found = {}
     for module in inventory.planned(plan.modules):
         treatment = plan.treatments[module.address]
         if treatment.sparsity is not None:
             found[module.address] = "zeros are not packed; pruned modules are written dense"
-        elif isinstance(treatment.format, Format):
+        elif isinstance(treatment.format, kinds):
+            assert isinstance(treatment.format, GridFormat)
             reason = ragged(module, treatment.format) or problem(module, treatment.format)
             if reason:
                 found[module.address] = reason
@@ -32,17 +35,22 @@ def problems(plan: Plan, inventory: Decoder, problem: Problem) -> dict[str, str]
     return found
 
 
-def _foreign(format: CodebookFormat | GgmlFormat) -> str:
+def _foreign(format: AnyFormat) -> str:
     if isinstance(format, CodebookFormat):
         return f"{format}: code books are not packed; any formats are written dense"
+    if isinstance(format, AffineFormat):
+        return f"{format}: only MLX's layout has offsets of 16 bits; write mlx or dense, or take {_nearest(format)}"
     return f"{format}: a type of llama.cpp's; it is packed in GGUF, or written dense"
+
+
+def _nearest(format: AffineFormat) -> Format:
+    return Format(format.bits, format.group_size, symmetric=False)
 
 
 def grid(format: AnyFormat) -> Format:
     """``format``, of a module that is to be packed. Raises UserError for what packed formats don't hold."""
-    if isinstance(format, CodebookFormat | GgmlFormat):
+    if not isinstance(format, Format):
         raise UserError(f"checkpoint.format: {_foreign(format)}")
-    assert isinstance(format, Format)  # nobody packs what is kept
     return format
 
 
@@ -50,13 +58,13 @@ def tensors(packing: Packing) -> Callable[[Linear, AnyFormat, str], dict[str, En
     """(module, its format, the type of the source's weight) -> the tensors that are packed, by their full names."""
 
     def found(module: Linear, format: AnyFormat, dtype: str) -> dict[str, Entry]:
-        inside = packing.tensors(module, grid(format), dtype)
+        inside = packing.tensors(module, format if isinstance(format, packing.kinds) else grid(format), dtype)
         return {f"{module.address}.{name}": entry for name, entry in inside.items()}
 
     return found
 
 
-def ragged(module: Linear, format: Format) -> str | None:
+def ragged(module: Linear, format: GridFormat) -> str | None:
     """Why groups that don't divide the columns can't be held: no reader knows a smaller last group."""
     columns = module.in_features
     size = format.width(columns)
@@ -67,10 +75,10 @@ def ragged(module: Linear, format: Format) -> str | None:
     return f"{format}: groups of {size} do not divide {columns} columns; {hint}"
 
 
-def effective(module: Linear, format: Format) -> Format:
+def effective(module: Linear, format: GridFormat) -> GridFormat:
     """``format`` with groups as wide as a row, or wider, as whole rows: to readers they are the same."""
     whole = format.width(module.in_features) == module.in_features
-    return Format(format.bits, WHOLE_ROW if whole else format.group_size, format.symmetric)
+    return replace(format, group_size=WHOLE_ROW if whole else format.group_size)
 
 
 def common_group(plan: Plan, inventory: Decoder) -> tuple[int, list[str]]:
@@ -96,5 +104,7 @@ def by_format(plan: Plan, inventory: Decoder) -> tuple[dict[Format, list[str]], 
             kept += [module.address] if module.layer else []  # nobody takes what is outside for packed unsaid
         else:
             assert isinstance(format, Format)  # problems() refuses all others
-            found.setdefault(effective(module, format), []).append(module.address)
+            narrow = effective(module, format)
+            assert isinstance(narrow, Format)
+            found.setdefault(narrow, []).append(module.address)
     return dict(sorted(found.items(), key=lambda item: -len(item[1]))), kept

@@ -17,8 +17,8 @@ from transformers import PretrainedConfig
 
 from mixprec.checkpoint import check
 from mixprec.checkpoint.base import CheckpointFormat
+from mixprec.checkpoint.facts import RUNTIMES
 from mixprec.checkpoint.licences import front_matter, licence_of
-from mixprec.checkpoint.runtimes import RUNTIMES
 from mixprec.core.escaping import markdown, markdown_block, markdown_code
 from mixprec.core.hubid import checked_id, is_hub_id
 from mixprec.models.decoder import Decoder
@@ -44,6 +44,8 @@ prompt = "How many primes are there below 30?"
 inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=512)[0]))"""),
     "vllm": ("bash", "vllm serve {here}"),
+    "sglang": ("bash", "python -m sglang.launch_server --model-path {here}"),
+    "mlx": ("bash", 'mlx_lm.generate --model {here} --prompt "How many primes are there below 30?"'),
     "llama.cpp": ("bash", 'llama-cli -m {file} -p "How many primes are there below 30?"'),
 }  # fmt: skip
 _PAPER = ("When Reasoning Meets Compression", "2504.02010")
@@ -166,7 +168,7 @@ def _lead(plan: Plan, inventory: Decoder, account: Account, base: str | None, fo
 def _loading(plan: Plan, inventory: Decoder, config: PretrainedConfig, format: CheckpointFormat) -> str:
     """What loads it, and how."""
     verdicts = {name: check.check(plan, inventory, config, check.Target(name, format.name)) for name in RUNTIMES}
-    lines = ["| runtime | on a GPU of the Ampere generation |", "|---|---|"]
+    lines = ["| runtime | on a GPU: of the Ampere generation, for MLX an Apple one |", "|---|---|"]
     for name, verdict in verdicts.items():
         reasons = check.by_reason(verdict)
         why = next(iter(reasons), "")

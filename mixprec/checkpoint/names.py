@@ -7,7 +7,7 @@ from typing import Final, Literal, get_args
 from mixprec.core.errors import UserError
 from mixprec.numerics.formats import GgmlFormat
 
-FormatName = Literal["dense", "compressed-tensors", "gptq", "awq", "gguf"]
+FormatName = Literal["dense", "compressed-tensors", "gptq", "awq", "mlx", "gguf"]
 FORMAT_NAMES: Final[tuple[str, ...]] = get_args(FormatName)
 
 

@@ -8,19 +8,20 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from mixprec.checkpoint.packings import PACKINGS
+from mixprec.checkpoint.packings import PACKINGS, mlx
 from mixprec.checkpoint.said import Said
 from mixprec.core.errors import UserError, from_pydantic
 
 CONFIG: Final = "config.json"
 #: Where in config.json weights are said to be quantized.
-PLACE: Final = "quantization_config"
 _PLACES: Final = (
-    (PLACE,),
+    ("quantization_config",),
     ("compression_config",),
     ("text_config", "quantization_config"),
     ("quantization",),
 )
+#: Those of them that are keys of config.json itself.
+KEYS: Final = tuple(place[0] for place in _PLACES if len(place) == 1)
 #: Files beside it in which quantizers say it, and their names.
 _FILES: Final = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ", "hf_quant_config.json": "ModelOpt"}
 _NAMES: Final = {
@@ -30,15 +31,16 @@ _NAMES: Final = {
     "fp8": "FP8",
     "gptq": "GPTQ",
     "hqq": "HQQ",
+    "mlx": "MLX",
     "modelopt": "ModelOpt",
     "mxfp4": "MXFP4",
 }
 #: Keys of what quantizers have several kinds of.
-_KINDS: Final = ("format", "version", "bnb_4bit_quant_type", "fmt", "quant_algo")
+_KINDS: Final = ("format", "version", "mode", "bnb_4bit_quant_type", "fmt", "quant_algo")
 #: What to do with weights that another method quantized.
 REMEDY: Final = (
-    "give the original model; packed weights are read of compressed-tensors (pack-quantized), GPTQ, AWQ (version gemm) "
-    "and GGUF files"
+    "give the original model; packed weights are read of compressed-tensors (pack-quantized), GPTQ, AWQ (gemm), "
+    "MLX (affine) and GGUF files"
 )
 
 
@@ -73,11 +75,16 @@ def places(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def described(said: Mapping[str, Any]) -> str:
     """Which quantizer that is: ``AWQ, 4 bits``."""
-    method = str(said.get("quant_method") or ("MLX" if "group_size" in said else "an unknown method"))
+    method = _method(said) or "an unknown method"
     kind = next((said[key] for key in _KINDS if said.get(key)), None)
     bits = next((said[key] for key in ("bits", "w_bit", "nbits") if said.get(key)), None)
     bits = bits or (4 if said.get("load_in_4bit") else 8 if said.get("load_in_8bit") else None)
     return ", ".join([_NAMES.get(method, method), *([str(kind)] if kind else []), *([f"{bits} bits"] if bits else [])])
+
+
+def _method(said: Mapping[str, Any]) -> str:
+    """The quantizer's name; empty where nothing names one. MLX names none."""
+    return str(said.get("quant_method") or ("mlx" if mlx.is_said(said) else ""))
 
 
 def by_files(folder: Path) -> str | None:
@@ -97,9 +104,9 @@ def read(folder: Path, config: Mapping[str, Any]) -> Said | None:
     if not found:
         return None
     place, said = next(iter(found.items()))
-    packing = PACKINGS.get(str(said.get("quant_method")))
+    packing = PACKINGS.get(_method(said))
     key = "quant_method" if packing is None else packing.said.unreadable(said)
-    if packing is None or key or place != PLACE:
+    if packing is None or key or place not in packing.places:
         where = ".".join(filter(None, (place, key)))
         raise UserError(
             f"{folder / CONFIG}: {where}: quantized already by {described(said)}, which is not read here; {REMEDY}"
@@ -107,4 +114,4 @@ def read(folder: Path, config: Mapping[str, Any]) -> Said | None:
     try:
         return packing.said.model_validate(said)
     except ValidationError as problem:
-        raise from_pydantic(problem, f"{folder / CONFIG}: quantization_config", packing.said) from None
+        raise from_pydantic(problem, f"{folder / CONFIG}: {place}", packing.said) from None

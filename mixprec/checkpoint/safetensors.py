@@ -9,7 +9,8 @@ from mixprec.checkpoint.base import CheckpointFormat
 from mixprec.checkpoint.compressed_tensors import COMPRESSED_TENSORS
 from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.gptq import GPTQ
+from mixprec.checkpoint.mlx import MLX
 
 IN_SAFETENSORS: Final[dict[str, CheckpointFormat]] = {
-    format.name: format for format in (DENSE, COMPRESSED_TENSORS, GPTQ, AWQ)
+    format.name: format for format in (DENSE, COMPRESSED_TENSORS, GPTQ, AWQ, MLX)
 }

@@ -15,17 +15,25 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mixprec.checkpoint.patterns import Matcher
 from mixprec.models.decoder import Linear
+from mixprec.numerics.formats import AffineFormat, Format, GridFormat
 
 #: Columns that share a scale; -1 (GPTQ's) is a whole row. 32 bits count the columns of any row.
 GroupSize = Annotated[int, Field(ge=-1, lt=2**31)]
 
 
 class Grid(NamedTuple):
-    """What config.json says of a packed module."""
+    """What config.json says of a packed module; ``symmetric`` None: each group has an offset of 16 bits."""
 
     bits: int
     group_size: int
-    symmetric: bool
+    symmetric: bool | None
+
+    @property
+    def format(self) -> GridFormat:
+        """The same as a format. Raises ValueError for what none is."""
+        if self.symmetric is None:
+            return AffineFormat(self.bits, self.group_size)
+        return Format(self.bits, self.group_size, self.symmetric)
 
 
 def _nothing(value: Any) -> None:
@@ -61,6 +69,10 @@ class Said(Strict, ABC):
     def notes(self) -> tuple[str, ...]:
         """What runtimes quantize besides weights."""
         return ()
+
+    def may_be_dense(self, module: Linear) -> bool:
+        """Whether what is said of a module holds only where its tensors are packed."""
+        return False
 
     @abstractmethod
     def grid(self, module: Linear, patterns: Matcher) -> Grid | None:

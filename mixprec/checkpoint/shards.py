@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import Finish
+from mixprec.checkpoint.quantization import KEYS
 from mixprec.checkpoint.target import write_index, write_shard
 from mixprec.core import artifacts, headers
 from mixprec.core.errors import UserError
@@ -111,8 +112,8 @@ def _copies(plan: Plan, inventory: Decoder, tensors: Mapping[str, Any]) -> list[
     return [inventory.head_weight] if changes and inventory.head_weight in tensors else []
 
 
-def finish(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:
-    """Write shards, index and config.json; configurations get ``quantization_config`` where there is one."""
+def finish(job: Finish, said: Mapping[str, Any]) -> None:
+    """Write shards, index and config.json, which gets the keys of ``said``: how weights are quantized."""
     replaced = _replaced(job)
     written = {}
     for shard in job.source.shards:
@@ -124,7 +125,7 @@ def finish(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:
         written[shard] = {name: tensor.nbytes for name, tensor in tensors.items()}
     if job.source.sharded:
         write_index(job.folder, written)
-    write_config(job, quantization_config)
+    write_config(job, said)
 
 
 def _parts(source: Source, shard: str) -> dict[str, list[str]]:
@@ -167,21 +168,21 @@ def _load(file: Path, name: str) -> Tensor:
         return found
 
 
-def write_config(job: Finish, quantization_config: Mapping[str, Any] | None) -> None:
+def write_config(job: Finish, said: Mapping[str, Any]) -> None:
     """The source's config.json, byte for byte where nothing in it changes."""
-    made = described(job, quantization_config)
+    made = described(job, said)
     same = made == artifacts.read_object(job.source.folder / CONFIG, finite=False)
     text = artifacts.read_text(job.source.folder / CONFIG) if same else json.dumps(made, indent=2) + "\n"
     (job.folder / CONFIG).write_text(text, encoding="utf-8")
 
 
-def described(job: Finish, quantization_config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The source's config.json as the new checkpoint has it: with ``quantization_config`` or without one, and with the
-    head tied to the embedding where the tensors are."""
+def described(job: Finish, said: Mapping[str, Any]) -> dict[str, Any]:
+    """The source's config.json as the new checkpoint has it: with what is ``said`` of its quantization, and nothing of
+    the source's, and with the head tied to the embedding where the tensors are."""
     made = artifacts.read_object(job.source.folder / CONFIG, finite=False)
-    made.pop("quantization_config", None)
-    if quantization_config is not None:
-        made["quantization_config"] = quantization_config
+    for key in KEYS:
+        made.pop(key, None)
+    made |= said
     if made.get("tie_word_embeddings", type(job.config)().tie_word_embeddings) != job.config.tie_word_embeddings:
         made["tie_word_embeddings"] = job.config.tie_word_embeddings
     return made
@@ -197,7 +198,8 @@ def _replaced(job: Finish) -> dict[str, list[tuple[str, Path]]]:
         for name in _names(file):
             # What holds a module's weight now takes the place of all that held it before.
             module, _, part = name.rpartition(".")
-            olds = members[module] if module in changed and part != "bias" else [name]
+            itself = name in job.source.tensors and (module not in changed or part == "bias")
+            olds = [name] if itself else members[module]
             found.setdefault(olds[0], []).append((name, file))
             for old in olds[1:]:
                 found.setdefault(old, [])

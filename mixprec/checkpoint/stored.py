@@ -23,7 +23,7 @@ from mixprec.models import configfile, fp8
 from mixprec.models.complete import check_complete, is_computed
 from mixprec.models.decoder import Decoder, Linear, decoder_of, names_of
 from mixprec.models.source import FLOATS, Source, open_source
-from mixprec.numerics.formats import KEEP, AnyFormat, Format
+from mixprec.numerics.formats import KEEP, AnyFormat, GridFormat
 
 #: Scales of what runtimes quantize while they run.
 _RUN_TIME: Final = frozenset(
@@ -165,6 +165,7 @@ class Stored:
         container = self._container(module)
         size = sum(self.source.tensors[name].bytes for name in self.names(module))
         said = self.packing.grid(module, self._patterns) if self.packing else None
+        where = f"{self.path / CONFIG}: {next(iter(quantization.places(self.config)), '')}"
         if container == "dense":
             info = self.source.tensors[module.weight_name]
             if info.dtype not in FLOATS and module.layer:  # what is outside may be of any type while it stays as it is
@@ -172,13 +173,12 @@ class Stored:
                     f"{self.path / info.shard}: {module.weight_name} is stored as {info.dtype}; weights must be "
                     f"{', '.join(FLOATS)} (is this checkpoint quantized already?)"
                 )
-            if said is not None:
+            if said is not None and self.packing is not None and not self.packing.may_be_dense(module):
                 raise UserError(
-                    f"{self.path / CONFIG}: quantization_config means {module.address}, whose weight is not packed: "
+                    f"{where} means {module.address}, whose weight is not packed: "
                     "runtimes would find nothing to load; mend it, or make the checkpoint again"
                 )
             return Layout(container, KEEP, size, info.dtype.lower())
-        where = f"{self.path / CONFIG}: quantization_config"
         if said is None:
             raise UserError(f"{where} does not mean {module.address}, which is packed")
         if self.packing is not None and container != self.packing.quant_method:
@@ -201,9 +201,9 @@ class Stored:
             where = self.path / info.shard
             raise UserError(f"{where}: {name} is {found}, {CONFIG} asks for {wanted}: they are not of one checkpoint")
 
-    def _format(self, module: Linear, said: Grid) -> Format:
+    def _format(self, module: Linear, said: Grid) -> GridFormat:
         try:
-            return Format(*said)
+            return said.format
         except ValueError:
             bits, group, _ = said
             where = self.path / CONFIG

@@ -47,11 +47,13 @@ BaseModel = Annotated[
 
 
 class Runtime(StrEnum):
-    """Names of mixprec.checkpoint.runtimes.RUNTIMES, which can't be imported for --help."""
+    """Names of mixprec.checkpoint.facts.RUNTIMES, which can't be imported for --help."""
 
     transformers = "transformers"
     vllm = "vllm"
+    sglang = "sglang"
     llama_cpp = "llama.cpp"
+    mlx = "mlx"
 
 
 def epilog(*examples: str) -> str:

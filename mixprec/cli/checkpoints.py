@@ -31,6 +31,7 @@ class Written(StrEnum):
     compressed_tensors = "compressed-tensors"
     gptq = "gptq"
     awq = "awq"
+    mlx = "mlx"
     gguf = "gguf"
 
 
@@ -49,10 +50,16 @@ def check(
     what: Annotated[str, typer.Argument(metavar="RECIPE|PLAN", help="A recipe, or plan.json.")],
     runtime: Annotated[Runtime, typer.Option(help="What has to load it.")],
     format: Annotated[
-        Written | None, typer.Option(help="Of the checkpoint; default: the recipe's, compressed-tensors for a plan.")
+        Written | None,
+        typer.Option(help="Of the checkpoint; default: the recipe's; of a plan, what is packed for this runtime."),
     ] = None,
     version: Annotated[str | None, typer.Option(help="Of the runtime; default: the newest that is known.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, pascal, volta, turing, ampere, ada, hopper, blackwell.")] = "ampere",
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, apple, pascal, volta, turing, ampere, ada, hopper, blackwell; default: ampere, apple for MLX."
+        ),
+    ] = None,
     variant: Annotated[str | None, typer.Option(help="Of a recipe; default: all of them.")] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Write the nearest plan that loads.")] = None,
 ) -> None:
@@ -63,7 +70,7 @@ def check(
     from mixprec.checkpoint import check as checking
     from mixprec.plan.schema import save_plan
 
-    plans, model, its_format = _plans(what, variant)
+    plans, model, its_format = _plans(what, variant, runtime.value)
     target = checking.Target(runtime.value, format.value if format else its_format, version, device)
     config = model.config if target.format == "gguf" else None  # which GGUF files alone depend on
     verdicts = {name: checking.check(plan, model.decoder, config, target) for name, plan in plans.items()}
@@ -79,14 +86,15 @@ def check(
         raise typer.Exit(2)
 
 
-def _plans(what: str, variant: str | None) -> tuple[dict[str, Plan], Model, str]:
+def _plans(what: str, variant: str | None, runtime: str) -> tuple[dict[str, Plan], Model, str]:
     """Name -> plan; their model, and the checkpoint format that is meant."""
     from mixprec import recipe as recipes
+    from mixprec.checkpoint.runtimes import packed_for
     from mixprec.plan.rules import build_plan, needs_importance, needs_spectra, tables_wanted
 
     if Path(what).suffix == ".json":
         made, model = read_plan(Path(what))
-        return {what: made}, model, "compressed-tensors"
+        return {what: made}, model, packed_for(runtime)
     chosen = recipes.load(recipes.find(what))
     model = chosen.model.as_model()
     names = [variant] if variant else list(chosen.all_variants)

@@ -42,8 +42,11 @@ def quantize(
         str | None, typer.Option(help="Annotated traces to measure the result on. Default: bundled:held_out.")
     ] = None,
     runtime_device: Annotated[
-        str, typer.Option(help="Where the runtime works: cpu, turing, ampere, ada, hopper, blackwell …")
-    ] = "ampere",
+        str | None,
+        typer.Option(
+            help="Where the runtime works: cpu, apple, turing, ampere, ada, hopper, blackwell … Default: ampere."
+        ),
+    ] = None,
     runtime_version: Annotated[
         str | None, typer.Option(help="Version of the runtime. Default: the newest that mixprec knows.")
     ] = None,

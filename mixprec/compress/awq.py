@@ -24,7 +24,7 @@ from mixprec.compress.folding import Freedom
 from mixprec.compress.rtn import rtn
 from mixprec.compress.solving import Scaled, Sharing, Solved, Solver, Task
 from mixprec.models.labels import parse_address
-from mixprec.numerics.formats import KEEP, MIN_BITS, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
+from mixprec.numerics.formats import KEEP, MIN_BITS, AnyFormat, CodebookFormat, Format, GgmlFormat, GridFormat, Keep
 from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, fit, scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics
 
@@ -152,7 +152,7 @@ def _check(
         raise ValueError(f"a tie of shape {tuple(tie.shape)} for {inputs.numel()} inputs")
 
 
-def _uniform(format: Format | CodebookFormat | GgmlFormat) -> Format:
+def _uniform(format: GridFormat | CodebookFormat | GgmlFormat) -> Format:
     """What stands for ``format`` in the search: learning code books for every candidate would take minutes."""
     if isinstance(format, GgmlFormat):
         return Format(max(MIN_BITS, round(format.bits)), 32, symmetric=False)

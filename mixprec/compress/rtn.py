@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 
 from mixprec.compress.solving import Solved, Solver, Task
-from mixprec.numerics.formats import Format
+from mixprec.numerics.affine import quantize_affine
+from mixprec.numerics.formats import AffineFormat, Format
 from mixprec.numerics.groupwise import Quantized, quantize
 
 
@@ -18,6 +19,9 @@ def rtn(weight: torch.Tensor, format: Format) -> Quantized:
 
 
 def _solve(task: Task) -> Solved:
+    format = task.treatment.format
+    if isinstance(format, AffineFormat):
+        return task.rounded(quantize_affine(task.weight, format), format)
     return task.rounded(rtn(task.weight, task.grid), task.grid)
 
 

@@ -54,7 +54,9 @@ class LoadedModel:
 def check_computable(opened: Checkpoint) -> None:
     """Raises UserError for weights of a type that can't be computed with."""
     if opened.container != "gguf":
-        for name in opened.inventory.shapes.keys() & opened.source.tensors.keys():
+        layouts = opened.layouts
+        packed = {each.weight_name for each in opened.inventory.matrices if layouts[each.address].container != "dense"}
+        for name in opened.inventory.shapes.keys() & opened.source.tensors.keys() - packed:
             tensors.check_computable(opened.source, name)
 
 

@@ -17,10 +17,11 @@ WHOLE_ROW = -1
 #: Bits of a weight that is kept, of a scale, of an offset and of an entry of a code book.
 WORD = 16
 
-_SYNTAX = re.compile(r"(?P<kind>w|any)(?P<bits>[1-9]\d*)(?:g(?P<group>[1-9]\d*))?(?P<asymmetric>_asym)?")
+_SYNTAX = re.compile(r"(?P<kind>w|any)(?P<bits>[1-9]\d*)(?:g(?P<group>[1-9]\d*))?(?P<zero>_asym|_affine)?")
 _HELP = (
-    f"formats are keep, w3g64 (3 bits, groups of 64), w4g128_asym (asymmetric), w3 (one group per row), "
-    f"{MIN_BITS} to {MAX_BITS} bits; any4g64 (a learned code book per row), {MIN_BITS} to {MAX_CODEBOOK_BITS} bits; "
+    "formats are keep, w3g64 (3 bits, groups of 64), w4g128_asym (asymmetric), w4g64_affine (with offsets, as in MLX), "
+    f"w3 (one group per row), {MIN_BITS} to {MAX_BITS} bits; any4g64 (a learned code book per row), {MIN_BITS} to "
+    f"{MAX_CODEBOOK_BITS} bits; "
     "q4_k, iq2_xxs … (llama.cpp's types)"
 )
 
@@ -138,6 +139,25 @@ class Format(_Grouped):
 
 
 @dataclass(frozen=True)
+class AffineFormat(_Grouped):
+    """A group-wise integer format whose groups have an offset of 16 bits each in the place of a zero point.
+
+    ``bits`` per code, 2 to 8; ``group_size``: as in Format.
+    """
+
+    def __post_init__(self) -> None:
+        _check(self, self.bits, MAX_BITS, self.group_size)
+
+    def __str__(self) -> str:
+        return f"w{self.bits}{_group_text(self.group_size)}_affine"
+
+    def takes(self, rows: int, columns: int) -> Taken:
+        """What a weight (rows, columns) takes."""
+        groups = rows * self.groups(columns) * WORD
+        return Taken(rows * columns * self.bits, groups, groups)
+
+
+@dataclass(frozen=True)
 class CodebookFormat(_Grouped):
     """Codes that index a learned code book of 2^bits values, one for each row (arXiv 2507.04610, any4 and any3).
 
@@ -205,7 +225,9 @@ class GgmlFormat:
 
 
 #: What a plan may give a module.
-AnyFormat = Format | CodebookFormat | GgmlFormat | Keep
+AnyFormat = Format | AffineFormat | CodebookFormat | GgmlFormat | Keep
+#: The kinds whose codes are whole numbers on grids of groups.
+GridFormat = Format | AffineFormat
 
 
 def fitting(format: AnyFormat, columns: int) -> AnyFormat:
@@ -247,10 +269,12 @@ def parse_format(text: str) -> AnyFormat:
     match = _SYNTAX.fullmatch(text)
     if not match:
         raise UserError(f"format {text!r} is not known; {_HELP}")
-    bits, group_size, asymmetric = int(match["bits"]), int(match["group"] or WHOLE_ROW), bool(match["asymmetric"])
-    if match["kind"] == "any" and asymmetric:
-        raise UserError(f"format {text!r} is not known: code books have offsets anyway, leave out _asym; {_HELP}")
+    bits, group_size, zero = int(match["bits"]), int(match["group"] or WHOLE_ROW), match["zero"]
+    if match["kind"] == "any" and zero:
+        raise UserError(f"format {text!r} is not known: code books have offsets anyway, leave out {zero}; {_HELP}")
     try:
-        return CodebookFormat(bits, group_size) if match["kind"] == "any" else Format(bits, group_size, not asymmetric)
+        if match["kind"] == "any":
+            return CodebookFormat(bits, group_size)
+        return AffineFormat(bits, group_size) if zero == "_affine" else Format(bits, group_size, zero is None)
     except ValueError:
         raise UserError(f"format {text!r} is not known; {_HELP}") from None

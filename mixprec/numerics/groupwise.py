@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mixprec.numerics import packing
-from mixprec.numerics.formats import CodebookFormat, Format
+from mixprec.numerics.formats import CodebookFormat, Format, GridFormat
 from mixprec.numerics.kernels import operation
 
 #: Numbers of a piece on which grids are searched at once: it and two buffers of its size take a few megabytes.
@@ -222,6 +222,6 @@ def _grouped(weight: Tensor, format: Format) -> Tensor:
     return filled.reshape(weight.shape[0], -1, size)
 
 
-def per_column(values: Tensor, columns: int, format: Format | CodebookFormat) -> Tensor:
+def per_column(values: Tensor, columns: int, format: GridFormat | CodebookFormat) -> Tensor:
     """(out, groups) -> (out, columns): what holds for a group, for each of its columns."""
     return values.repeat_interleave(format.width(columns), dim=1)[:, :columns]

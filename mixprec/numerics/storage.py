@@ -14,15 +14,16 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from mixprec.numerics import codebook, ggml, groupwise, plain
+from mixprec.numerics import affine, codebook, ggml, groupwise, plain
+from mixprec.numerics.affine import AffineQuantized
 from mixprec.numerics.codebook import CodebookQuantized
-from mixprec.numerics.formats import AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
+from mixprec.numerics.formats import AffineFormat, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
 from mixprec.numerics.ggml import GgmlQuantized
 from mixprec.numerics.groupwise import Quantized
 from mixprec.numerics.plain import Plain
 
 #: What a weight becomes: in a format of each kind, the one that it names.
-AnyQuantized = Quantized | CodebookQuantized | GgmlQuantized | Plain
+AnyQuantized = Quantized | AffineQuantized | CodebookQuantized | GgmlQuantized | Plain
 #: Name of what columns were multiplied with before, among a weight's tensors.
 _SCALE: Final = "column_scale"
 
@@ -42,6 +43,7 @@ class Storage(NamedTuple):
 STORAGE: Final[Mapping[type, Storage]] = {
     Keep: Storage(plain.dequantize, plain.to_tensors, plain.from_tensors),
     Format: Storage(groupwise.dequantize, groupwise.to_tensors, groupwise.from_tensors),
+    AffineFormat: Storage(affine.dequantize_affine, affine.to_tensors, affine.from_tensors),
     CodebookFormat: Storage(codebook.dequantize_codebook, codebook.to_tensors, codebook.from_tensors),
     GgmlFormat: Storage(
         lambda quantized, format, dtype: ggml.dequantize_ggml(quantized, dtype),

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from mixprec.numerics import ggml
+from mixprec.numerics.affine import AffineQuantized
 from mixprec.numerics.codebook import CodebookQuantized
-from mixprec.numerics.formats import CodebookFormat, Format, GgmlFormat
+from mixprec.numerics.formats import AffineFormat, CodebookFormat, Format, GgmlFormat, GridFormat
 from mixprec.numerics.ggml import GgmlQuantized
 from mixprec.numerics.groupwise import Grid, Quantized
 from mixprec.numerics.storage import AnyQuantized
@@ -95,6 +96,33 @@ def _grid_put(quantized: Quantized, numbers: Mapping[str, Tensor]) -> Quantized:
     return quantized._replace(grid=Grid(numbers["scales"], numbers.get("zeros")))
 
 
+# Grids with offsets: scale · code + offset
+
+
+def _affine_numbers(quantized: AffineQuantized, format: AffineFormat) -> dict[str, Number]:
+    _, scales, offsets = quantized
+    # An offset moves as far as the middle of the codes does with the scale.
+    middle = scales.float().abs() * (2 ** (format.bits - 1))
+    return {
+        "scales": Number(scales, scales.float().abs(), _range(scales.dtype)),
+        "offsets": Number(offsets, middle, _range(offsets.dtype)),
+    }
+
+
+def _affine_fixed(quantized: AffineQuantized, format: AffineFormat) -> dict[str, Tensor]:
+    return {"codes": quantized.codes} | _columns(quantized.codes, format)
+
+
+def _affine_weight(fixed: Mapping[str, Tensor], numbers: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    steps = fixed["codes"].to(numbers["scales"].dtype)
+    scaled = _by_group(torch.mul, steps, numbers["scales"], fixed)
+    return _by_group(torch.add, scaled, numbers["offsets"], fixed).to(dtype)
+
+
+def _affine_put(quantized: AffineQuantized, numbers: Mapping[str, Tensor]) -> AffineQuantized:
+    return quantized._replace(**numbers)
+
+
 # Code books: scale · book[code] + offset
 
 
@@ -155,6 +183,7 @@ def _ggml_put(quantized: GgmlQuantized, numbers: Mapping[str, Tensor]) -> GgmlQu
 
 TUNABLE: Final[Mapping[type, Tunable]] = {
     Format: Tunable(_grid_numbers, _grid_fixed, _grid_weight, _grid_put),
+    AffineFormat: Tunable(_affine_numbers, _affine_fixed, _affine_weight, _affine_put),
     CodebookFormat: Tunable(_book_numbers, _book_fixed, _book_weight, _book_put),
     GgmlFormat: Tunable(_ggml_numbers, _ggml_fixed, _ggml_weight, _ggml_put),
 }
@@ -166,7 +195,7 @@ def as_it_is(tensor: Tensor) -> Number:
     return Number(tensor, unit, _range(tensor.dtype))
 
 
-def _columns(codes: Tensor, format: Format | CodebookFormat) -> dict[str, Tensor]:
+def _columns(codes: Tensor, format: GridFormat | CodebookFormat) -> dict[str, Tensor]:
     """The group of each column (in,) of ``codes`` (out, in), where the last group is smaller than the others; else
     nothing."""
     width, size = codes.shape[1], format.width(codes.shape[1])

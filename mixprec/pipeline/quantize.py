@@ -17,7 +17,8 @@ from mixprec.calibration import data
 from mixprec.calibration.diagnosis import ENOUGH
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.checkpoint import check as checking
-from mixprec.checkpoint.runtimes import RUNTIMES, loader
+from mixprec.checkpoint.facts import RUNTIMES
+from mixprec.checkpoint.runtimes import device_of, loader
 from mixprec.core.errors import UserError, from_pydantic, near
 from mixprec.core.parsing import dump_yaml
 from mixprec.models.model import Model
@@ -50,7 +51,8 @@ class Job:
 
     ``traces``, ``text``: calibration data, by default the bundled traces; ``samples`` of 512 tokens, by default enough
     for the widest layer, or all that there are. ``held_out``: traces that the result is measured on.
-    ``device``: where the runtime works, cpu or a generation of GPUs. ``tune``: scales and norms at the end.
+    ``device``: where the runtime works, cpu, apple or a generation of GPUs; None: the one it is made for.
+    ``tune``: scales and norms at the end.
     """
 
     model: Model
@@ -62,7 +64,7 @@ class Job:
     text: str | None = None
     samples: int | None = None
     held_out: str = HELD_OUT
-    device: str = "ampere"
+    device: str | None = None
     version: str | None = None
     base_model: str | None = None
     tune: bool = False
@@ -83,8 +85,9 @@ def recipe_of(job: Job) -> Recipe:
         loader(job.runtime, "dense", job.version, job.device)
     except UserError as problem:  # of device or version: the model's device is where mixprec computes
         raise UserError(f"runtime_{problem}") from None
-    llama_cpp = job.runtime == "llama.cpp"
-    method, format = _method(job, llama_cpp), "gguf" if llama_cpp else "compressed-tensors"
+    format = RUNTIMES[job.runtime].format
+    llama_cpp = format == "gguf"
+    method = _method(job, llama_cpp)
     formats = _loaded(job, format, method)
     budget = _budget(job, formats, format)
     calibration = _calibration(job)
@@ -180,8 +183,9 @@ def _budget(job: Job, formats: Sequence[str], format: str) -> dict[str, Any]:
     if not float(least) <= job.bits <= float(most):
         nearest = least if job.bits < float(least) else most
         kept = f" with {', '.join(job.protect)} kept" if job.protect else ""
+        device = device_of(job.runtime, job.device)
         raise UserError(
-            f"bits {job.bits:g}: {job.runtime} on {job.device} loads {', '.join(formats)} of this model, so that "
+            f"bits {job.bits:g}: {job.runtime} on {device} loads {', '.join(formats)} of this model, so that "
             f"plans{kept} take {least} to {most} effective bits; the nearest is {nearest}"
         )
     return words

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from mixprec.numerics.formats import CodebookFormat, Format, GgmlFormat
+from mixprec.numerics.formats import AffineFormat, CodebookFormat, Format, GgmlFormat
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class MethodRecord:
 METHODS: Final[dict[str, MethodRecord]] = {
     record.name: record
     for record in (
-        MethodRecord("rtn", "RTN"),
+        MethodRecord("rtn", "RTN", formats=(Format, AffineFormat)),
         MethodRecord(
             "gptq",
             "GPTQ",

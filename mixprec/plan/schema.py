@@ -19,6 +19,7 @@ from mixprec.core.errors import UserError, from_pydantic
 from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import (
     GGML,
+    AffineFormat,
     AnyFormat,
     CodebookFormat,
     Format,
@@ -46,7 +47,9 @@ def _parsed(parse: Callable[[str], Any], *kinds: type) -> BeforeValidator:
 
 #: Formats and sparsities in YAML or JSON: their text there, the values in Python.
 FormatText = Annotated[
-    AnyFormat, _parsed(parse_format, Format, CodebookFormat, GgmlFormat, Keep), PlainSerializer(str, return_type=str)
+    AnyFormat,
+    _parsed(parse_format, Format, AffineFormat, CodebookFormat, GgmlFormat, Keep),
+    PlainSerializer(str, return_type=str),
 ]
 GgmlText = Annotated[GgmlFormat, _parsed(parse_ggml, GgmlFormat), PlainSerializer(str, return_type=str)]
 SparsityText = Annotated[Sparsity, _parsed(parse_sparsity, Sparsity), PlainSerializer(str, return_type=str)]
@@ -91,6 +94,9 @@ class Treatment(Strict):
             return f"method {self.method} sets no weights to zero; sparsity needs {', '.join(pruners())}"
         if self.sparsity is None and method.prunes:
             return f"method {self.method} needs a sparsity, such as 0.5 or 2:4"
+        if rounds and method.formats and kind not in method.formats:
+            able = ", ".join(name for name, each in METHODS.items() if kind in each.formats)
+            return f"method {self.method} does not make {self.format}; {able} does"
         if rounds and kind not in method.formats:
             both = ", ".join(name for name, each in pruners().items() if kind in each.formats)
             return f"method {self.method} does not quantize; {both} prunes and quantizes jointly"

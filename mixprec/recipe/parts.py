@@ -114,7 +114,9 @@ class CheckpointSpec(Part):
     head: GgmlText | None = Field(None, description="gguf: of an output head of its own; the same as a rule for head")
     runtime: RuntimeName | None = Field(None, description="checked before any work: it has to load the checkpoint")
     version: str | None = Field(None, description="of the runtime; default: the newest that is known")
-    device: DeviceName = Field("ampere", description="where it runs: cpu, or a generation of GPUs")
+    device: DeviceName | None = Field(
+        None, description="where it runs: cpu, apple, or a generation of GPUs; default: ampere, apple for mlx"
+    )
 
     @field_validator("version", mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from typing import Any
 from mixprec.checkpoint import check as checking
 from mixprec.checkpoint.base import check_plan
 from mixprec.checkpoint.formats import checkpoint_format
+from mixprec.checkpoint.runtimes import packed_for
 from mixprec.core.arguments import typed
 from mixprec.core.errors import UserError
 from mixprec.models.model import Model
@@ -56,36 +57,38 @@ class Plan(Result):
     def check(
         self,
         runtime: str | None = None,
-        format: str = "compressed-tensors",
+        format: str | None = None,
         *,
         version: str | None = None,
-        device: str = "ampere",
+        device: str | None = None,
     ) -> None:
         """The checkpoint ``format`` holds the plan, and ``runtime``, where one is named, loads it.
 
-        ``version``: of the runtime, by default the newest that is known. ``device``: cpu, or a generation of GPUs.
+        ``format``: by default what is packed for this runtime. ``version``: of the runtime, by default the newest that
+        is known. ``device``: cpu, apple, or a generation of GPUs; by default the one that the runtime is made for.
         Raises UserError with what is refused, why, and the nearest plan that loads.
         """
         inventory, config = self.model.decoder, self.model.config
         if runtime is None:
-            check_plan(checkpoint_format(format), self.content, inventory, config)
+            check_plan(checkpoint_format(format or "compressed-tensors"), self.content, inventory, config)
         else:
-            checking.require(self.content, inventory, config, checking.Target(runtime, format, version, device))
+            target = checking.Target(runtime, format or packed_for(runtime), version, device)
+            checking.require(self.content, inventory, config, target)
 
     @typed()
     def nearest(
         self,
         runtime: str,
-        format: str = "compressed-tensors",
+        format: str | None = None,
         *,
         version: str | None = None,
-        device: str = "ampere",
+        device: str | None = None,
     ) -> Plan:
         """This plan where ``runtime`` loads it, else the nearest one that it loads; options as in ``check``.
 
         Raises UserError where there is none.
         """
-        target = checking.Target(runtime, format, version, device)
+        target = checking.Target(runtime, format or packed_for(runtime), version, device)
         verdict = checking.check(self.content, self.model.decoder, self.model.config, target)
         if verdict.loads:
             return self

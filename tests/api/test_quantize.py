@@ -68,6 +68,15 @@ def test_the_recipe_for_each_runtime(long_model: mp.Model, long_traces: Path) ->
     assert budget is not None and budget.tie is None and budget.exchange is not None
     llama = made(long_model, long_traces, runtime="llama.cpp", bits=5.0)
     assert (llama.compress.method, llama.checkpoint.format) == ("ggml", "gguf")
+    mlx = made(long_model, long_traces, runtime="mlx", bits=4.5)
+    budget = mlx.variants["quantized"].plan.budget
+    assert budget is not None and budget.tie is None
+    assert [str(each) for each in budget.candidates] == [f"w{bits}g128" for bits in (2, 3, 4, 5, 6, 8)]
+    assert (mlx.compress.method, mlx.checkpoint.format, mlx.checkpoint.device) == ("gptq", "mlx", None)
+    sglang = made(long_model, long_traces, runtime="sglang", bits=4.5)
+    budget = sglang.variants["quantized"].plan.budget
+    assert budget is not None and budget.tie == "fused"
+    assert [str(each) for each in budget.candidates] == ["w4g128", "w8g128"]
 
 
 def test_a_cpu_loads_less(long_model: mp.Model, long_traces: Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
 from mixprec.checkpoint.check import Target, Verdict, check, differences, require
+from mixprec.checkpoint.facts import FACTS, RUNTIMES
+from mixprec.checkpoint.names import FORMAT_NAMES
+from mixprec.checkpoint.runtimes import DEVICES, RuntimeName
 from mixprec.cli import app
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
@@ -68,6 +73,16 @@ def test_a_protected_up_takes_its_gate_along() -> None:
         (planned("w3g128"), Target("vllm", "gptq", "0.11")),
         (planned("w3g128"), Target("transformers", "gptq")),
         (planned("w3", **{"32_mlp": "keep"}), Target("transformers", "gptq", device="cpu")),
+        (planned("w4g128", **{"32_mlp": "w8g64"}), Target("sglang", "compressed-tensors")),
+        (planned("w4g128_asym", last_mlp="keep"), Target("sglang", "awq")),
+        (planned("w4g128_asym", last_mlp="keep"), Target("vllm", "awq")),
+        (planned("w4g128_asym", last_mlp="keep"), Target("vllm", "awq", device="cpu")),
+        (planned("w4g128_asym", last_mlp="keep"), Target("transformers", "awq", device="cpu")),
+        (planned("w4g128_asym", **{"32_up": "keep"}), Target("mlx", "awq")),
+        (planned("w3g64", **{"32_up": "w6g32_asym", "1_q": "w5g128_affine", "2_q": "keep"}), Target("mlx", "mlx")),
+        (planned("w3g64"), Target("mlx", "mlx", device="cpu")),
+        (planned("w4g128", **{"32_up": "keep"}), Target("mlx", "dense")),
+        (planned("w3", **{"32_mlp": "keep"}), Target("vllm", "gguf", "0.32")),
     ],
 )
 def test_what_loads(plan: Plan, target: Target) -> None:
@@ -81,7 +96,7 @@ def test_what_loads(plan: Plan, target: Target) -> None:
         (planned("w3g128"), CPU, "w3g128: it loads 4 bits symmetric", {"w4g128"}),
         (planned("w3g128"), Target("vllm", "gptq"), "it loads 4, 8 bits symmetric", {"w4g128"}),
         (planned("w4g128_asym"), Target("vllm", "gptq"), "nothing asymmetric", {"w4g128"}),
-        (planned("w4g16"), Target("vllm", "gptq"), "groups of whole rows, 32, 64, 128", {"w4"}),
+        (planned("w4g16"), Target("vllm", "gptq"), "groups of whole rows, 32, 64, 128", {"w4g32"}),
         (planned("w4g256"), Target("vllm", "gptq"), "groups of whole rows, 32, 64, 128", {"w4g128"}),
         (planned("w4g128_asym"), Target("transformers", "compressed-tensors"), "nothing asymmetric", {"w4g128"}),
         (planned("w4g128", **{"32_mlp": "w8g64"}), Target("transformers", "gptq"), "only one format", {"w4g128"}),
@@ -90,6 +105,17 @@ def test_what_loads(plan: Plan, target: Target) -> None:
         (planned("q3_k", method="ggml"), VLLM, "a type of llama.cpp's", {"w3g32"}),
         (planned("w5g96"), VLLM, "groups of 96 do not divide 4096 columns", {"w5g64"}),
         (planned("w3g128"), Target("vllm", "compressed-tensors", "0.31"), "4, 8 bits symmetric", {"w4g128"}),
+        (planned("w3g128"), Target("sglang", "compressed-tensors"), "4, 8 bits symmetric", {"w4g128"}),
+        (planned("w8g128_asym"), Target("sglang", "compressed-tensors"), "4 bits asymmetric", {"w8g128"}),
+        (planned("w4g128"), Target("vllm", "awq"), "take w4g128_asym", {"w4g128_asym"}),
+        (planned("w4g128_asym", **{"1_o": "w4g64_asym"}), Target("vllm", "awq"), "one group size", {"w4g128_asym"}),
+        (planned("w4_asym"), Target("transformers", "awq", device="cpu"), "groups of 32, 64, 128", {"w4g128_asym"}),
+        (planned("w4g256_asym"), Target("vllm", "awq"), "groups of whole rows, 32, 64, 128", {"w4g128_asym"}),
+        (planned("w4g128_asym", **{"32_up": "keep"}), Target("sglang", "awq"), "gate/up are one matrix", {"keep"}),
+        (planned("w4g16_asym"), Target("mlx", "awq"), "groups of 32, 64, 128", {"w4g32_asym"}),
+        (planned("w7g128"), Target("mlx", "mlx"), "MLX has 2, 3, 4, 5, 6, 8 bits", {"w8g128"}),
+        (planned("w4g256"), Target("mlx", "mlx"), "MLX has groups of 32, 64, 128", {"w4g128"}),
+        (planned("w4g128_affine"), VLLM, "only MLX's layout has offsets of 16 bits", {"w4g128"}),
     ],
 )
 def test_what_is_refused_and_what_it_becomes(plan: Plan, target: Target, reason: str, becomes: set[str]) -> None:
@@ -103,7 +129,13 @@ def test_what_is_refused_and_what_it_becomes(plan: Plan, target: Target, reason:
         (Target("llama.cpp", "gptq"), "GGUF files only"),
         (Target("llama.cpp", "dense"), "GGUF files only"),
         (Target("vllm", "compressed-tensors", device="volta"), "compute capability 7.5, volta has 7.0"),
-        (Target("vllm", "gguf", "0.32"), "no GGUF loader"),
+        (Target("vllm", "gguf", device="cpu"), "reads GGUF on GPUs alone"),
+        (Target("vllm", "compressed-tensors", device="apple"), "nothing is known of vLLM and compressed-tensors there"),
+        (Target("sglang", "compressed-tensors", device="turing"), "compute capability 8.0, turing has 7.5"),
+        (Target("sglang", "mlx"), "on Apple's GPUs alone"),
+        (Target("mlx", "gptq"), "mlx-lm stops at g_idx"),
+        (Target("mlx", "compressed-tensors"), "write mlx"),
+        (Target("transformers", "mlx"), "reads no files of MLX"),
     ],
 )
 def test_what_never_loads(target: Target, reason: str) -> None:
@@ -113,11 +145,38 @@ def test_what_never_loads(target: Target, reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", [Target("sglang", "gptq"), Target("vllm", "gptq", "new"), Target("vllm", "gptq", device="tpu")]
+    "target", [Target("tensorrt", "gptq"), Target("vllm", "gptq", "new"), Target("vllm", "gptq", device="tpu")]
 )
 def test_unknown_targets(target: Target) -> None:
     with pytest.raises(UserError, match=r"is not one of|is no version"):
         verdict(planned("w4g128"), target)
+
+
+def test_a_plugin_that_reads_gguf() -> None:
+    target = Target("vllm", "gguf")
+    assert verdict(planned("w4g128"), target).needs == "vllm-gguf-plugin"
+    assert not verdict(planned("w4g128"), target._replace(version="0.31")).needs
+
+
+def test_the_facts_are_of_known_things_and_say_where_they_are_from() -> None:
+    assert tuple(RUNTIMES) == get_args(RuntimeName)
+    places = [(fact.runtime, fact.since, fact.format, where) for fact in FACTS for where in fact.where]
+    assert len(places) == len(set(places))
+    for fact in FACTS:
+        assert fact.source and fact.format in FORMAT_NAMES and fact.runtime in RUNTIMES
+    for name, runtime in RUNTIMES.items():
+        assert runtime.format in FORMAT_NAMES and runtime.device in DEVICES
+        assert verdict(planned("keep"), Target(name, runtime.format)).loads
+
+
+def test_the_docs_show_the_facts() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "update_runtimes.py"
+    spec = importlib.util.spec_from_file_location("update_runtimes", script)
+    assert spec is not None and spec.loader is not None
+    update = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(update)
+    assert update.PAGE.read_text() == update.page(), "run: python scripts/update_runtimes.py"
+    assert len(update.table().splitlines()) == len(FACTS) + 2
 
 
 def test_pruned_plans_have_no_nearest_packed_one() -> None:

@@ -36,7 +36,10 @@ MIXED = {"1_attn": "w4g32_asym", "2_q": "w8g16", "2_up": "w2", "last_down": "kee
 #: The same without what makes GPTQ's second layout.
 SYMMETRIC = MIXED | {"1_attn": "w4g32"}
 #: Format -> what it holds, where that isn't everything above.
-HELD = {"awq": ("w4g32_asym", {"2_q": "keep", "last_down": "keep"})}
+HELD = {
+    "awq": ("w4g32_asym", {"2_q": "keep", "last_down": "keep"}),
+    "mlx": ("w3g32", {"1_attn": "w5g32", "2_q": "w8g32", "2_up": "w2", "2_gate": "w6g32", "last_down": "keep"}),
+}
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -141,7 +144,8 @@ def test_what_compressed_tensors_itself_packs(source: MakeSource, planner: Plann
 
 
 @pytest.mark.parametrize(
-    ("name", "symmetric"), [*itertools.product(["compressed-tensors", "gptq"], [True, False]), ("awq", False)]
+    ("name", "symmetric"),
+    [*itertools.product(["compressed-tensors", "gptq"], [True, False]), ("awq", False), ("mlx", False)],
 )
 def test_an_independent_unpacker_finds_the_same_weights(
     source: MakeSource, planner: Planner, name: str, symmetric: bool
@@ -149,6 +153,7 @@ def test_an_independent_unpacker_finds_the_same_weights(
     folder, out, plan = written(source, planner, name, symmetric=symmetric)
     before, after = tensors_of(folder), tensors_of(out)
     config = json.loads((out / "config.json").read_text())["quantization_config"]
+    grids = {address: config.get(address, config) for address in plan.formats} if name == "mlx" else {}
     if name == "gptq":
         assert config["checkpoint_format"] == ("gptq" if symmetric else "gptq_v2")
         packed = [address for address, format in plan.formats.items() if isinstance(format, Format)]
@@ -165,6 +170,9 @@ def test_an_independent_unpacker_finds_the_same_weights(
                 column // (group or weight.shape[1]) for column in range(weight.shape[1])
             ]
             found = unpackers.gptq(tensors, format.bits, 1 if symmetric else 0)
+        elif name == "mlx":
+            grid = grids[address]
+            found = unpackers.mlx(tensors, grid["bits"], grid["group_size"])
         elif name == "awq":
             found = unpackers.awq(tensors, config["group_size"])
         else:

@@ -59,6 +59,7 @@ HELD = {
     "compressed-tensors": ({"embedding": "w8g32", "head": "w4g32"}, {}),
     "gptq": ({"head": "w4g32"}, {}),
     "awq": ({}, {}),
+    "mlx": ({"embedding": "w8g32", "head": "w5g64"}, {"embedding": "w8g32"}),
     "gguf": ({"embedding": "w8g32", "head": "w4g32"}, {"embedding": "w8g32"}),
 }
 
@@ -102,7 +103,7 @@ def test_what_is_written_is_read_and_sized(
     for linear in inventory.matrices:
         weight = expected.get_submodule(linear.address).weight
         assert torch.equal(found.weight(linear, torch.bfloat16), weight), linear.address
-    if form in PACKINGS:
+    if form in PACKINGS and form != "mlx":  # it has offsets in the place of zero points
         formats = {address: layout.format for address, layout in found.layouts.items()}
         assert formats == {linear.address: plan.formats.get(linear.address, KEEP) for linear in inventory.matrices}
         assert plan_of(found).formats == plan.formats

@@ -87,7 +87,7 @@ REFUSED: list[tuple[str, tuple[str, ...], Any, str]] = [
     (GPTQ, ("quant_method",), "awq", r"sym|quantization_config"),
     (GPTQ, ("quant_method",), "auto-round", "quantized already by AutoRound"),
     (GPTQ, ("quant_method",), "something_new", "quantized already by something_new"),
-    (GPTQ, ("quant_method",), None, "quantized already by MLX, 4 bits"),
+    (GPTQ, ("quant_method",), None, r"quantization_config\.quant_method: quantized already by an unknown method"),
 ]
 
 

@@ -32,7 +32,7 @@ from mixprec.models.config import load_config
 from mixprec.models.decoder import decoder_of
 from mixprec.models.model import Model
 from mixprec.models.source import open_source
-from mixprec.numerics.formats import Format
+from mixprec.numerics.formats import AffineFormat, Format
 from mixprec.numerics.groupwise import dequantize, quantize
 from mixprec.plan.schema import Plan
 
@@ -42,7 +42,11 @@ Planner = Callable[..., Plan]
 PACKED = ["compressed-tensors", "gptq"]
 RULES = {"1_attn": "w4g32", "2_q": "w8g16", "2_up": "w2", "last_down": "keep"}
 #: Format -> default and rules that it holds, where that isn't everything above.
-FEWER = {"gguf": ("w4g32", {"last_down": "keep"}), "awq": ("w4g32_asym", {"last_down": "keep"})}
+FEWER = {
+    "gguf": ("w4g32", {"last_down": "keep"}),
+    "awq": ("w4g32_asym", {"last_down": "keep"}),
+    "mlx": ("w3g32", {"1_attn": "w4g32", "2_q": "w8g64", "2_up": "w2g32", "last_down": "keep"}),
+}
 TOKENS = torch.arange(2, 40).unsqueeze(0)
 
 
@@ -77,6 +81,8 @@ def test_layouts_and_weights_are_read_back(packed: Callable[..., Path], format: 
         if isinstance(planned, Format):
             expected = dequantize(quantize(weight, planned), planned, torch.bfloat16).float()
         assert torch.equal(found.weight(module, torch.bfloat16).float(), expected)
+        if format == "mlx" and isinstance(planned, Format):  # it has offsets in the place of zero points
+            planned = AffineFormat(planned.bits, planned.group_size)
         if format not in ("dense", "gguf"):
             assert found.layouts[module.address].format == planned
 

@@ -1,4 +1,4 @@
-"""Real readers in environments of their own: GPTQModel and vLLM on a CPU. Slow: importing them takes minutes."""
+"""Real readers in environments of their own: GPTQModel, mlx-lm, vLLM on a CPU. Slow: importing them takes minutes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mixprec.checkpoint.formats import FORMATS
+from mixprec.checkpoint.opening import open_checkpoint
 from mixprec.compress.stream import compress
 from mixprec.contrib.peers import client
 from mixprec.evaluate import passages
@@ -116,6 +117,66 @@ def test_transformers_reads_uniform_gptq_with_gptqmodel_and_optimum(
         expected = own(where, job)
         torch.testing.assert_close(torch.tensor(found["logits"]), expected["logits"], atol=2e-3, rtol=0)
         assert found["nll"] == pytest.approx(expected["nll"], abs=1e-3)
+
+
+def test_transformers_reads_awq_with_gptqmodel(source: MakeSource, planner: Planner, tmp_path: Path) -> None:
+    folder = source(dtype=torch.float16)
+    plans: dict[str, tuple[str, dict[str, str]]] = {
+        "whole": ("w4g32_asym", {}),
+        "kept": ("w4g32_asym", {"last_mlp": "keep"}),
+        "rows": ("w4_asym", {}),
+    }
+    for name, (default, rules) in plans.items():
+        compress(Model(folder), planner(folder, default, **rules), tmp_path / name, format=FORMATS["awq"])
+    prompt = torch.randint(2, 300, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    job = {
+        "checkpoints": [str(tmp_path / name) for name in plans],
+        "dtype": "float16",
+        "reader": "transformers",
+        "prompt": prompt,
+        "passages": [prompt],
+    }
+    answers = ask("gptqmodel", tmp_path, job)
+    # It takes torch's own kernel for CPUs; check knows that.
+    assert "expect qGroupSize to be 32, 64, 128 or 256" in answers.pop(str(tmp_path / "rows"))["error"]
+    for where, found in answers.items():
+        assert "error" not in found, (where, found)
+        expected = own(where, job)
+        torch.testing.assert_close(torch.tensor(found["logits"]), expected["logits"], atol=2e-3, rtol=0)
+        assert found["nll"] == pytest.approx(expected["nll"], abs=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3_text"])
+def test_mlx_lm_reads_every_width_and_writes_what_is_read(
+    source: MakeSource, planner: Planner, tmp_path: Path, architecture: str
+) -> None:
+    tied = architecture == "gemma3_text"
+    folder = source(architecture, tie_word_embeddings=tied)
+    plans: dict[str, tuple[str, dict[str, str]]] = {
+        **{f"w{bits}": (f"w{bits}g32", {}) for bits in (2, 3, 4, 5, 6, 8)},
+        "mixed": ("w3g32", {"1_attn": "w4g64_asym", "2_q": "w8g64", "2_up": "w2_affine", "last_down": "keep"}),
+        "outside": ("w4g32", {"embedding": "w6g32", **({} if tied else {"head": "w5g64"})}),
+    }
+    for name, (default, rules) in plans.items():
+        compress(Model(folder), planner(folder, default, **rules), tmp_path / name, format=FORMATS["mlx"])
+    prompt = torch.randint(2, 300, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    grids = {"q_proj": {"bits": 3, "group_size": 64}, "1.mlp": False, "v_proj": {"bits": 6, "group_size": 32}}
+    made = {"source": str(folder), "bits": 4, "group_size": 32, "grids": grids}
+    job = {
+        "checkpoints": [str(tmp_path / name) for name in (*plans, "theirs")],
+        "convert": {str(tmp_path / "theirs"): made},
+        "dtype": "float32",
+        "prompt": prompt,
+        "passages": [prompt],
+    }
+    for where, found in ask("mlx", tmp_path, job).items():
+        assert "error" not in found, (where, found)
+        expected = own(where, job)
+        torch.testing.assert_close(torch.tensor(found["logits"]), expected["logits"], atol=1e-4, rtol=0)
+        assert found["nll"] == pytest.approx(expected["nll"], abs=1e-5)
+    assert {str(layout.format) for layout in open_checkpoint(tmp_path / "theirs").layouts.values()} == {
+        "keep", "w3g64_affine", "w4g32_affine", "w6g32_affine"
+    }  # fmt: skip
 
 
 def test_vllm_on_a_cpu(planner: Planner, tmp_path: Path) -> None:

@@ -29,6 +29,19 @@ def compressed_tensors(tensors: dict[str, torch.Tensor], bits: int, group: int |
     return weight
 
 
+def mlx(tensors: dict[str, torch.Tensor], bits: int, group: int) -> np.ndarray:
+    """The weight (out, in) in float64: code · scale + bias (mlx/ops.cpp: affine_dequantize)."""
+    scales, offsets = tensors["scales"].double().numpy(), tensors["biases"].double().numpy()
+    packed = tensors["weight"].numpy()
+    rows, columns = len(packed), group * scales.shape[1]
+    weight = np.zeros((rows, columns))
+    for row in range(rows):
+        for column, code in enumerate(bits_of(packed[row], bits, columns)):
+            block = column // group
+            weight[row, column] = code * scales[row, block] + offsets[row, block]
+    return weight
+
+
 def awq(tensors: dict[str, torch.Tensor], group: int) -> np.ndarray:
     """The weight (out, in) in float64. From its lowest four bits on, a word holds the rows 0, 2, 4, 6, 1, 3, 5, 7 of
     eight (AutoAWQ, awq/modules/linear/gemm.py: order_map)."""

@@ -21,9 +21,9 @@ from mixprec.compress.magnitude import magnitude
 from mixprec.compress.rtn import rtn
 from mixprec.compress.sparsegpt import refine, sparsegpt
 from mixprec.compress.wanda import wanda
-from mixprec.numerics import packing, storage
+from mixprec.numerics import affine, packing, storage
 from mixprec.numerics.codebook import dequantize_codebook
-from mixprec.numerics.formats import KEEP, AnyFormat, CodebookFormat, Format, GgmlFormat
+from mixprec.numerics.formats import KEEP, AffineFormat, AnyFormat, CodebookFormat, Format, GgmlFormat
 from mixprec.numerics.ggml import dequantize_ggml
 from mixprec.numerics.groupwise import Search, fit
 from mixprec.numerics.hessian import factorize, output_error, relative_output_error
@@ -97,6 +97,9 @@ CASES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     ),
     "grids": lambda weight, inputs: fit(weight, FORMAT, search=Search(), column_weights=inputs.square().sum(0)),
     "rtn": lambda weight, inputs: rtn(weight, FORMAT),
+    "affine": lambda weight, inputs: affine.dequantize_affine(
+        affine.quantize_affine(weight, AffineFormat(3, 16)), AffineFormat(3, 16), torch.float32
+    ),
     "gptq": lambda weight, inputs: gptq(weight, factorize(statistics(inputs).hessian), FORMAT),
     "gptaq": by_gptaq,
     "awq": by_awq,

@@ -6,7 +6,7 @@ from transformers import PretrainedConfig
 
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.gguf import metadata
-from mixprec.numerics.formats import GGML, CodebookFormat, Format, GgmlFormat
+from mixprec.numerics.formats import GGML, AffineFormat, CodebookFormat, Format, GgmlFormat
 from mixprec.numerics.ggml import exact_type
 from mixprec.plan.schema import Plan, unfit
 
@@ -19,6 +19,9 @@ def problems(plan: Plan, inventory: Decoder, config: PretrainedConfig) -> dict[s
         format, columns = treatment.format, module.in_features
         if isinstance(format, CodebookFormat):
             found[module.address] = f"{format}: llama.cpp has no code books per row; {_nearest(format.bits, columns)}"
+        elif isinstance(format, AffineFormat):
+            near = _nearest(format.bits, columns)
+            found[module.address] = f"{format}: offsets of 16 bits are not written as llama.cpp's types; {near}"
         elif isinstance(format, Format) and exact_type(format, columns) is None:
             found[module.address] = (
                 f"{format}: no type of llama.cpp holds these grids exactly, which takes groups of a multiple of 32 and "

@@ -126,7 +126,7 @@ def finish(job: Finish) -> None:
     finally:
         writer.close()
     publish.share(job.folder / FILE)
-    publish.write_json(job.folder / CONFIG, described(job, None))
+    publish.write_json(job.folder / CONFIG, described(job, {}))
 
 
 def _writer(

@@ -132,7 +132,7 @@ def compress(
         # Neither times nor memory: the same inputs give the same bytes.
         card["engine"] = {key: result[key] for key in ("peer", "method", "versions", "settings")}
         finished = Finish(source, (), made, plan, inventory, config)
-        write_config(finished, None)  # a head of its own is no tied one
+        write_config(finished, {})  # a head of its own is no tied one
         reports = _reports(plan, source, open_source(made), job["method"], on_module)
         told = Told(calibration=calibration.described if calibration else None)
         complete(finished, DENSE, told, {**card, "checkpoint": {"format": "dense"}})
