@@ -1,7 +1,8 @@
 """The ``awq`` format: AutoAWQ's GEMM version, as vLLM, SGLang, transformers and mlx-lm read it.
 
 4 bits with zero points, one group size for all packed modules; those that are kept stand under
-``modules_to_not_convert``. It holds codes of any method: that they are AWQ's own is not part of it.
+``modules_to_not_convert``, and for GPTQModel under ``dynamic``. It holds codes of any method: that they are AWQ's own is
+not part of it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from mixprec.checkpoint import holding, integers, packed, shards
 from mixprec.checkpoint.base import CheckpointFormat, Held
-from mixprec.checkpoint.packings.awq import BITS, CODES, ORDER, PACKING, PER_WORD, SCALES, VERSION, ZEROS
+from mixprec.checkpoint.packings.awq import BITS, CODES, KEPT, ORDER, PACKING, PER_WORD, SCALES, VERSION, ZEROS
 from mixprec.checkpoint.said import Said
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics import packing
 from mixprec.numerics.formats import AnyFormat
 from mixprec.numerics.groupwise import Grid, Quantized
+from mixprec.plan.patterns import regexes
 from mixprec.plan.schema import Plan
 
 
@@ -63,6 +65,8 @@ def _read(module: Linear, tensors: Mapping[str, Tensor], format: AnyFormat, by: 
 def quantization_config(plan: Plan, inventory: Decoder) -> dict[str, Any]:
     """What config.json says of the packed modules, by AutoAWQ's keys."""
     _, kept = integers.by_format(plan, inventory)
+    # GPTQModel takes a kept module for a packed one, of zeros, unless its own key says so.
+    dynamic: dict[str, Any] = {"dynamic": {f"{KEPT}{pattern}": {} for pattern in regexes(kept)}} if kept else {}
     return {
         "quant_method": "awq",
         "bits": BITS,
@@ -70,6 +74,7 @@ def quantization_config(plan: Plan, inventory: Decoder) -> dict[str, Any]:
         "zero_point": True,
         "version": VERSION,
         "modules_to_not_convert": kept or None,
+        **dynamic,
     }
 
 

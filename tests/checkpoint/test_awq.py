@@ -182,11 +182,13 @@ def test_kept_modules_by_the_rules_of_every_reader(source: MakeSource, planner: 
     said = awq.quantization_config(plan, decoder_of(load_config(str(folder))))
     kept = [address for address, format in plan.formats.items() if format is KEEP]
     assert said["modules_to_not_convert"] == kept
+    assert {a for a in plan.formats if any(re.match(p.removeprefix("-:"), a) for p in said["dynamic"])} == set(kept)
     for address in plan.formats:
         assert any(name in address for name in kept) == (address in kept)
         assert should_convert_module(address, kept) == (address not in kept)
     everything = awq.quantization_config(planner(folder, "w4g32_asym"), decoder_of(load_config(str(folder))))
     assert everything["modules_to_not_convert"] is None
+    assert "dynamic" not in everything
 
 
 @pytest.mark.parametrize(
@@ -255,6 +257,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"zero_point": False}, "zero_point: False"),
     ({"lm_head": True}, "lm_head: True"),
     ({"new_key": 1}, "new_key: unknown key"),
+    ({"dynamic": {"+:.*": {"bits": 3}}}, "dynamic: .* gives modules another grid"),
+    ({"dynamic": {"-:.*up_proj": {}}}, r"does not mean model\.layers\.0\.mlp\.up_proj, which is packed"),
     ({"quant_method": "something_new"}, r"quantization_config\.quant_method: quantized already by something_new"),
     ({"quant_method": "gptq", "zero_point": None, "modules_to_not_convert": None, "version": None}, "unknown key"),
     ({"group_size": 16}, r"q_proj\.qzeros is 2 x 8, config\.json asks for 4 x 8"),

@@ -119,7 +119,7 @@ def test_transformers_reads_uniform_gptq_with_gptqmodel_and_optimum(
         assert found["nll"] == pytest.approx(expected["nll"], abs=1e-3)
 
 
-def test_transformers_reads_awq_with_gptqmodel(source: MakeSource, planner: Planner, tmp_path: Path) -> None:
+def test_transformers_and_gptqmodel_read_awq(source: MakeSource, planner: Planner, tmp_path: Path) -> None:
     folder = source(dtype=torch.float16)
     plans: dict[str, tuple[str, dict[str, str]]] = {
         "whole": ("w4g32_asym", {}),
@@ -139,7 +139,8 @@ def test_transformers_reads_awq_with_gptqmodel(source: MakeSource, planner: Plan
     answers = ask("gptqmodel", tmp_path, job)
     # It takes torch's own kernel for CPUs; check knows that.
     assert "expect qGroupSize to be 32, 64, 128 or 256" in answers.pop(str(tmp_path / "rows"))["error"]
-    for where, found in answers.items():
+    grouped = {"reader": "gptqmodel", "checkpoints": list(answers)}
+    for where, found in (*answers.items(), *ask("gptqmodel", tmp_path, job | grouped).items()):
         assert "error" not in found, (where, found)
         expected = own(where, job)
         torch.testing.assert_close(torch.tensor(found["logits"]), expected["logits"], atol=2e-3, rtol=0)

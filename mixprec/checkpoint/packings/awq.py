@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from mixprec.checkpoint.packings.gptq import FREE as FREE_OF_GPTQ
 from mixprec.checkpoint.packings.packing import Packing, scale_type
@@ -30,6 +30,8 @@ PER_WORD: Final = WORD // BITS
 ORDER: Final = (0, 2, 4, 6, 1, 3, 5, 7)
 #: The version that is read and written; others (gemv, gemv_fast, llm-awq's own) lie otherwise.
 VERSION: Final = "gemm"
+#: What GPTQModel's patterns of modules that are not quantized begin with; it looks at nothing else.
+KEPT: Final = "-:"
 _VERSIONS: Final = ("version", "format", "checkpoint_format")
 #: Keys that say which kernel runs codes or how they were found; GPTQ's too, as transformers says all of them.
 _FREE: Final = FREE_OF_GPTQ | {"do_fuse", "fuse_max_seq_len", "modules_to_fuse", "sym"}
@@ -37,6 +39,15 @@ _FREE: Final = FREE_OF_GPTQ | {"do_fuse", "fuse_max_seq_len", "modules_to_fuse",
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
+
+
+def _only_kept(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    for pattern in value:
+        if not pattern.startswith(KEPT):
+            raise ValueError(
+                f"{pattern[:80]!r} gives modules another grid, which AWQ's layout has not; only {KEPT} is read"
+            )
+    return value
 
 
 Version = Annotated[Literal["gemm"] | None, BeforeValidator(_lower)]
@@ -55,7 +66,7 @@ class Config(Said):
     checkpoint_format: Version = None
     modules_to_not_convert: list[str] | None = None
     lm_head: Literal[False] | None = None
-    dynamic: Nothing = None
+    dynamic: Annotated[dict[str, dict[str, Any]], AfterValidator(_only_kept)] | None = None
     pack_dtype: Literal["int32"] = "int32"
     adapter: Nothing = None
     rotation: Nothing = None
@@ -73,8 +84,11 @@ class Config(Said):
         return next((key for key in _VERSIONS if said.get(key) and str(said[key]).lower() != VERSION), None)
 
     def grid(self, module: Linear, patterns: Matcher) -> SaidGrid | None:
-        """What is said of a module; None where it is not quantized: AutoAWQ and vLLM look for parts of names."""
+        """What is said of a module; None where it is not quantized: AutoAWQ and vLLM look for parts of names, GPTQModel
+        for patterns."""
         if not module.layer or any(name in module.address for name in self.modules_to_not_convert or ()):
+            return None
+        if any(patterns.match(pattern.removeprefix(KEPT), module.address) for pattern in self.dynamic or ()):
             return None
         return SaidGrid(BITS, self.group_size, symmetric=False)
 
