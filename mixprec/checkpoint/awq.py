@@ -1,8 +1,8 @@
 """The ``awq`` format: AutoAWQ's GEMM version, as vLLM, SGLang, transformers and mlx-lm read it.
 
 4 bits with zero points, one group size for all packed modules; those that are kept stand under
-``modules_to_not_convert``, and for GPTQModel under ``dynamic``. It holds codes of any method: that they are AWQ's own is
-not part of it.
+``modules_to_not_convert``, and for GPTQModel under ``dynamic``. It holds codes of any method: that they are AWQ's own
+is not part of it.
 """
 
 from __future__ import annotations
