@@ -174,6 +174,9 @@ PATHS: Final[Mapping[str, str]] = {
     "bloom": "cached",  # distances added to scores
     "stablelm": "cached",  # doesn't hand on arguments
     "minimax": "stepwise",
+    "gptj": "cached",  # attention of its own
+    "xglm": "cached",
+    "falcon_mamba": "stepwise",
 }
 
 

@@ -113,14 +113,13 @@ class SpanGradients:
 
     @contextmanager
     def watching(
-        self, modules: Mapping[str, nn.Module], where: slice = slice(None), *, before: int = 0, after: int = 0
+        self, modules: Mapping[str, nn.Module], where: slice = slice(None), *, before: int = 0
     ) -> Iterator[None]:
         """Take the gradients of outputs that the modules make inside the block, when they are computed.
 
-        The pass is over the batch's positions ``where``, with so many others ``before`` and ``after`` them, which
-        don't count.
+        The pass is over the batch's positions ``where``, with so many others ``before`` them, which don't count.
         """
-        owners = F.pad(self._owners[:, where], (before, after))
+        owners = F.pad(self._owners[:, where], (before, 0))
 
         def watch(name: str, output: Tensor, tokens: Tensor | None) -> None:
             of_rows = owners if tokens is None else owners[:, tokens.to(owners.device)]

@@ -50,7 +50,8 @@ class Prefix:
         self._model, self._body = model, body_of(model)
         self._tokens = tokens[None].to(model.get_input_embeddings().weight.device)
         self._text = None if theirs else model.config.get_text_config(decoder=True)
-        self._named = "position_ids" in inspect.signature(self._body.forward).parameters
+        self._known = inspect.signature(self._body.forward).parameters
+        self._kept = "cache_params" if "cache_params" in self._known else "past_key_values"
         self._cache: Any = None
         self._length = -1
 
@@ -70,14 +71,11 @@ class Prefix:
                 return SpanForward(embedded, hidden[:, start:], start)
             cache, parts = _copied(self._cache), []
             width = 1 if way == "stepwise" else end - start
-            # Mixers step by single tokens in kernels of their own, some of which write over what autograd needs: a
-            # span of one token goes with the token behind it, which it doesn't see.
-            more = int(way == "cached" and width == 1 and end < self._tokens.shape[1])
-            for first in range(start, end, width):
-                where = slice(first - start, first - start + width)
-                with _watching(found, watched, where, after=more):
-                    hidden, cache = self._behind(slice(first, first + width + more), cache)
-                parts.append(hidden[:, :width])
+            with _written_over(cache) if width == 1 else nullcontext():
+                for first in range(start, end, width):
+                    with _watching(found, watched, slice(first - start, first - start + width)):
+                        hidden, cache = self._behind(slice(first, first + width), cache)
+                    parts.append(hidden)
             return SpanForward(embedded, torch.cat(parts, dim=1))
 
     @torch.no_grad()
@@ -94,13 +92,20 @@ class Prefix:
     def _behind(self, where: slice, cache: Any) -> tuple[Tensor, Any]:
         """Final hidden states of some tokens behind a cache, and the cache that holds them too."""
         positions = torch.arange(where.start, where.stop, device=self._tokens.device)[None]
-        told = {"position_ids": positions} if self._named else {}
-        made = self._body(input_ids=self._tokens[:, where], past_key_values=cache, use_cache=True, **told)
-        return made.last_hidden_state, made.past_key_values
+        told = {self._kept: cache} | ({"position_ids": positions} if "position_ids" in self._known else {})
+        made = self._body(input_ids=self._tokens[:, where], use_cache=True, **told)
+        return made.last_hidden_state, made[self._kept]
 
 
 class _SpanCache(DynamicCache):  # type: ignore[misc]
-    """Keys, values and states whose earlier values stay what they were: autograd still needs them."""
+    """Keys, values and states whose earlier values stay what they were: autograd still needs them.
+
+    ``lent``: where the states lie that were given out, which a single token's step writes over.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.lent: set[int] = set()
 
     def update_recurrent_state(
         self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **options: Any
@@ -130,12 +135,13 @@ class _SpanCache(DynamicCache):  # type: ignore[misc]
         found: Tensor | None = super().get_recurrent_state(layer_idx, state_idx)
         if found is not None:
             found = self.layers[layer_idx].recurrent_states[state_idx] = found.clone()
+            self.lent.add(found.untyped_storage().data_ptr())
         return found
 
     def copied(self) -> _SpanCache:
         """A cache of its own that begins with these values. Keys and values are never written over."""
         other = copy.copy(self)
-        other.layers = []
+        other.layers, other.lent = [], set()
         for layer in self.layers:
             own = copy.copy(layer)
             for name, value in vars(layer).items():
@@ -183,6 +189,21 @@ def _apart_from(model: Any, start: int) -> Iterator[None]:
 
 
 def _watching(
-    found: SpanGradients | None, watched: Modules | None, where: slice, *, before: int = 0, after: int = 0
+    found: SpanGradients | None, watched: Modules | None, where: slice, *, before: int = 0
 ) -> AbstractContextManager[None]:
-    return nullcontext() if found is None else found.watching(watched or {}, where, before=before, after=after)
+    return nullcontext() if found is None else found.watching(watched or {}, where, before=before)
+
+
+@contextmanager
+def _written_over(cache: Any) -> Iterator[None]:
+    """Let a single token's step write over states: what autograd needs of them is copied.
+
+    torch then no longer looks whether something else was written over; paths.py compares the gradients.
+    """
+    lent = cache.lent if isinstance(cache, _SpanCache) else set()
+
+    def keep(tensor: Tensor) -> Tensor:
+        return tensor.detach().clone() if tensor.untyped_storage().data_ptr() in lent else tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield

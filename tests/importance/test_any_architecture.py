@@ -28,7 +28,8 @@ from mixprec.walk.blocks import Live
 
 #: Relative error in float64, 1e-9 for all others. MiniMax's decays are rounded to float32 when the model is made, those
 #: of blocks of tokens and of single tokens each for itself.
-TOLERANCES: Final[Mapping[str, float]] = {"minimax": 1e-6}
+#: XGLM computes in float32 at most.
+TOLERANCES: Final[Mapping[str, float]] = {"minimax": 1e-6, "xglm": 1e-5}
 #: At the start, one after another, of two tokens, of a single one, overlapping, to the very end.
 WINDOWS = [Window(0, 0, 6), Window(0, 6, 8), Window(2, 9, 10), Window(2, 8, 21), Window(3, 12, 24)]
 TOKENS = torch.randint(3, 300, (24,), generator=torch.Generator().manual_seed(5))
@@ -37,7 +38,8 @@ ROWS = torch.rand(2, 24, generator=torch.Generator().manual_seed(6))
 
 def both(architecture: str, **changes: Any) -> tuple[Any, Any]:
     """transformers' model, and the same one with its experts as modules."""
-    theirs = model_in_float64(architectures.model_of(architecture, **changes))
+    dtype = torch.float32 if architecture == "xglm" else torch.float64
+    theirs = model_in_float64(architectures.model_of(architecture, **changes), dtype)
     ours = copy.deepcopy(theirs)
     unstack(ours)
     return theirs, ours
@@ -53,7 +55,7 @@ def check(theirs: Any, ours: Any, tolerance: float) -> None:
         assert all(".experts." in name for name in layout.modules.keys() - expected.keys())
         reached |= {name for name, gradient in expected.items() if gradient.any()}
         reference = torch.cat(
-            [expected.get(name, torch.zeros(s.stop - s.start)).double() for name, s in layout.slices.items()]
+            [expected.get(name, torch.zeros(s.stop - s.start)).to(gradients) for name, s in layout.slices.items()]
         )
         if window.compute:
             assert relative_error(gradients, reference) < tolerance
@@ -62,7 +64,7 @@ def check(theirs: Any, ours: Any, tolerance: float) -> None:
             assert not gradients.any()
     assert len(reached) > 0.8 * len(layout.modules)
     for name, sums in outputs_of(theirs, list(layout.modules), TOKENS, ROWS).items():
-        assert relative_error(found.row_sums[:, layout.slices[name]], sums) < tolerance
+        assert relative_error(found.row_sums[:, layout.slices[name]].double(), sums) < tolerance
 
 
 @pytest.mark.parametrize("architecture", architectures.ALL)
@@ -73,12 +75,10 @@ def test_gradients_are_those_of_full_backpropagation(architecture: str) -> None:
         check(theirs, ours, TOLERANCES.get(architecture, 1e-9))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt_oss", "qwen3_next", "granitemoehybrid", "mixtral"])
+@pytest.mark.parametrize("architecture", ["gpt_oss", "qwen3_next", "granitemoehybrid"])
 @pytest.mark.parametrize("way", ["stepwise", "whole"])
 def test_slower_ways_give_the_same(architecture: str, way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs, ours = both(architecture)
-    if way == "stepwise" and architecture == "granitemoehybrid":
-        return  # its steps write over what autograd needs
     monkeypatch.setattr("mixprec.importance.engine.path_of", lambda opened: paths.Chosen(way))
     with Wide():
         check(theirs, ours, 1e-9)

@@ -14,12 +14,12 @@ from torch.overrides import TorchFunctionMode
 from mixprec.importance.windows import Window
 
 
-def model_in_float64(model: Any) -> Any:
-    """The model in float64, its weights so large that mixers and routers matter; parameters need no gradient."""
+def model_in_float64(model: Any, dtype: torch.dtype = torch.float64) -> Any:
+    """The model in another type, its weights so large that mixers and routers matter; parameters need no gradient."""
     # Grouped products of experts are made for half precision; transformers' loop is plain.
     if model._can_set_experts_implementation():
         model.set_experts_implementation("eager")
-    model = model.to(torch.float64).eval()
+    model = model.to(dtype).eval()
     generator = torch.Generator().manual_seed(7)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
@@ -126,7 +126,7 @@ def outputs_of(model: nn.Module, wanted: list[str], tokens: Tensor, weights: Ten
     found: dict[str, Tensor] = {}
 
     def add(name: str, output: Tensor) -> None:
-        found[name] = weights.double() @ output.flatten(0, -2)
+        found[name] = weights.double() @ output.flatten(0, -2).double()
 
     handles = [
         modules[name].register_forward_hook(lambda _m, _i, output, name=name: add(name, output))
