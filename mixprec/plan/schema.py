@@ -32,6 +32,9 @@ from mixprec.numerics.formats import (
 from mixprec.numerics.sparsity import Sparsity, parse_sparsity
 from mixprec.plan.methods import METHODS, Method, pruners
 
+#: At most so many names are compared with one that no module has.
+_LOOKED_AT = 2_000
+
 
 def _parsed(parse: Callable[[str], Any], *kinds: type) -> BeforeValidator:
     def validate(value: Any) -> Any:
@@ -139,7 +142,7 @@ class Plan(Strict):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Plan:
         """As pydantic's; what follows from the fields is worked out again."""
         copied = super().model_copy(update=update, deep=deep)
-        for name in ("treatments", "formats"):
+        for name in ("treatments", "formats", "changed"):
             copied.__dict__.pop(name, None)
         return copied
 
@@ -156,7 +159,7 @@ class Plan(Strict):
         """Address -> format, in order."""
         return {address: module.format for address, module in self.modules.items()}
 
-    @property
+    @cached_property
     def changed(self) -> list[str]:
         """Addresses of the modules that are not left alone."""
         return [address for address, found in self.treatments.items() if found.changes]
@@ -214,7 +217,7 @@ def check_modules(plan: Plan, inventory: Decoder, where: str) -> None:
         problems.append(f"{inventory.head} is {inventory.embedding} in this model: give that one line for both")
         unknown.remove(inventory.head)
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
+        near = difflib.get_close_matches(unknown[0], list(known)[:_LOOKED_AT], n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         problems.append(f"modules the model doesn't have: {_some(unknown)}{hint}")
     if missing:

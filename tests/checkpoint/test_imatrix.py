@@ -83,5 +83,5 @@ def test_no_data_and_no_names(tiny_checkpoint: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["imatrix", "--model", str(tiny_checkpoint), "--out", str(tmp_path / "i.gguf")])
     assert "no data; give --text FILE" in str(result.exception)
     gemma = write_checkpoint(tmp_path / "gemma", "gemma2")
-    with pytest.raises(UserError, match="names are known of llama, mistral, qwen2, qwen3, gemma3_text, not of gemma2"):
+    with pytest.raises(UserError, match="written of llama, mistral, qwen2, qwen3, gemma3_text, not of gemma2"):
         write_imatrix(tmp_path / "i.gguf", {}, load_config(str(gemma)), tokens=1, chunk=1, datasets=[])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from transformers import PretrainedConfig
 
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.gguf import metadata
-from mixprec.numerics.formats import GGML, AffineFormat, CodebookFormat, Format, GgmlFormat
+from mixprec.numerics.formats import GGML, AffineFormat, AnyFormat, CodebookFormat, Format, GgmlFormat
 from mixprec.numerics.ggml import exact_type
 from mixprec.plan.schema import Plan, unfit
 
@@ -31,8 +33,42 @@ def problems(plan: Plan, inventory: Decoder, config: PretrainedConfig) -> dict[s
             found[module.address] = unfit(format, columns)
         elif isinstance(format, GgmlFormat) and format.needs_importance and module not in _weighed(inventory):
             found[module.address] = f"{format} needs an importance of inputs, which the embedding has not; take q2_k"
+    for module, reason in _mixed(plan, inventory):
+        found.setdefault(module.address, reason)
     general = metadata.problem(config)
     return {inventory.linears[0].address: general} if general else found
+
+
+def stacks(inventory: Decoder) -> list[tuple[Linear, ...]]:
+    """Experts of one layer and kind, which are one tensor in GGUF and have one type there."""
+    found: dict[tuple[int, str], list[Linear]] = {}
+    for module in inventory.linears:
+        if module.expert is not None:
+            found.setdefault((module.layer, module.kind), []).append(module)
+    return [tuple(modules) for modules in found.values()]
+
+
+def _mixed(plan: Plan, inventory: Decoder) -> Iterator[tuple[Linear, str]]:
+    """Experts that are to have another type than others of their tensor, and why they can't."""
+    formats = plan.formats
+    for modules in stacks(inventory):
+        mine = {module: _type(formats[module.address], module) for module in modules if module.address in formats}
+        if len(set(mine.values())) > 1:
+            most = max(modules, key=lambda module: formats[module.address].bits)
+            wanted = formats[most.address]
+            kinds = " and ".join(sorted(set(mine.values())))
+            label = f"{most.layer}_{most.kind}"
+            reason = (
+                f"layer {most.layer}'s experts are one tensor of one type for {most.kind} in GGUF, and have {kinds}; "
+                f"the nearest plan has {wanted} for {label} (a rule for {label} means all of them, as does tie: fused)"
+            )
+            yield from ((module, reason) for module in modules if mine[module] != mine[most])
+
+
+def _type(format: AnyFormat, module: Linear) -> str:
+    """The type that a format becomes in the file."""
+    held = exact_type(format, module.in_features) if isinstance(format, Format) else None
+    return str(held or format)
 
 
 def _weighed(inventory: Decoder) -> tuple[Linear, ...]:

@@ -15,17 +15,16 @@ from transformers import PretrainedConfig
 
 from mixprec.core import publish
 from mixprec.core.errors import UserError
-from mixprec.models.gguf.names import ARCHITECTURES, gguf_names
+from mixprec.models.gguf.names import ARCHITECTURES, MIXTURES, gguf_names
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 
 
 def check_names(config: PretrainedConfig) -> None:
     """Raises UserError for an architecture whose tensors have no known names in llama.cpp."""
-    if config.model_type not in ARCHITECTURES:
-        raise UserError(
-            f"model.id: llama.cpp's names are known of {', '.join(ARCHITECTURES)}, not of {config.model_type}"
-        )
+    known = [kind for kind in ARCHITECTURES if kind not in MIXTURES]
+    if config.model_type not in known:
+        raise UserError(f"model.id: importance matrices are written of {', '.join(known)}, not of {config.model_type}")
 
 
 def write_imatrix(

@@ -13,8 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from mixprec.core.errors import UserError
-from mixprec.models.gguf import parts
-from mixprec.models.gguf.complete import MODEL_TYPES
+from mixprec.models.gguf import mixtures, parts
+from mixprec.models.gguf.complete import MODEL_TYPES, described
+from mixprec.models.gguf.held import pieces
+from mixprec.models.gguf.latent import whole_name
 from mixprec.models.gguf.names import gguf_names
 
 
@@ -35,7 +37,8 @@ class GgufTensor:
 class GgufFile:
     """An open file. ``tensors``: transformers' name (``model.layers.0.mlp.up_proj.weight``) -> what it is, in order.
 
-    ``raw``: the same names -> the package's own. ``shapes``: layers and heads by the keys of a configuration.
+    ``raw``: the same names -> where they are. ``shapes``: layers and heads by the keys of a configuration, of mixtures
+    of experts a whole one.
     """
 
     def __init__(self, path: Path, reader: Any) -> None:
@@ -46,18 +49,25 @@ class GgufFile:
             raise UserError(
                 f"{path}: architecture {self.architecture!r} is not read; read are {', '.join(MODEL_TYPES)}"
             )
-        self.shapes: Any = SimpleNamespace(
+        self.shapes: Any = self._shapes()
+        names = gguf_names(self.shapes)
+        known = set(names.values())
+        self.raw = pieces(path, (each for each in reader.tensors if whole_name(each.name) in known), names)
+        self.tensors: Mapping[str, GgufTensor] = {
+            name: GgufTensor(piece.kind, piece.shape, piece.bytes) for name, piece in self.raw.items()
+        }
+
+    def _shapes(self) -> Any:
+        if mixtures.is_mixture(self.reader):
+            from mixprec.models.discover import as_config  # brings torch and transformers
+
+            return as_config(described(self.path, self.reader), str(self.path))
+        return SimpleNamespace(
             model_type=MODEL_TYPES[self.architecture],
             num_hidden_layers=self._number("block_count"),
             num_attention_heads=self._number("attention.head_count"),
             num_key_value_heads=self._number("attention.head_count_kv"),
         )
-        known = {theirs: ours for ours, theirs in gguf_names(self.shapes).items()}
-        self.raw = {known[tensor.name]: tensor for tensor in reader.tensors if tensor.name in known}
-        self.tensors: Mapping[str, GgufTensor] = {
-            name: GgufTensor(raw.tensor_type.name.lower(), tuple(int(n) for n in raw.shape[::-1]), int(raw.n_bytes))
-            for name, raw in self.raw.items()
-        }
 
     @property
     def layers(self) -> int:

@@ -15,10 +15,12 @@ from transformers import PretrainedConfig
 from mixprec.checkpoint.base import Finish
 from mixprec.core import artifacts
 from mixprec.models.complete import is_computed
-from mixprec.models.decoder import Decoder
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.gguf import metadata
-from mixprec.models.gguf.names import ROPE_TENSOR, gguf_names, reordered, shifted
-from mixprec.models.tensors import COMPUTABLE, check_finite
+from mixprec.models.gguf.latent import KEYS_AND_VALUES, halves
+from mixprec.models.gguf.names import ROPE_TENSOR, is_expert, is_router, reordered, shifted, wholes
+from mixprec.models.source import TensorInfo
+from mixprec.models.tensors import COMPUTABLE, check_finite, take
 from mixprec.numerics.formats import Format, GgmlFormat
 from mixprec.numerics.ggml import exact_type, ggml_type
 from mixprec.plan.schema import Plan
@@ -33,12 +35,12 @@ _DTYPES: Final = {
 
 
 class Entry(NamedTuple):
-    """One tensor of the file: its name there, ``shape`` in weights, type, and where its rows come from."""
+    """One tensor of the file: its name there, ``shape`` in weights, type, and its rows, an expert's after another."""
 
     name: str
     shape: tuple[int, ...]
     kind: gguf.GGMLQuantizationType
-    load: Callable[[], Tensor]
+    load: Callable[[], Iterator[Tensor]]
 
     @property
     def bytes(self) -> int:
@@ -47,23 +49,57 @@ class Entry(NamedTuple):
         return int(math.prod(self.shape) // block * size)
 
 
+class Part(NamedTuple):
+    """A tensor of the model: its shape, the type that it gets in the file, and its rows."""
+
+    shape: tuple[int, ...]
+    kind: gguf.GGMLQuantizationType
+    load: Callable[[], Tensor]
+
+
+def _assembled(known: str, names: tuple[str, ...], parts: list[Part], config: PretrainedConfig) -> Iterator[Entry]:
+    """What the file holds of ``parts``, the tensors ``names``, whose name there is ``known``."""
+    first = parts[0]
+    if is_expert(names[0]):
+        assert len({part.kind for part in parts}) == 1  # problems() refuses all others
+        yield Entry(known, (len(parts), *first.shape), first.kind, lambda: (part.load() for part in parts))
+    elif known.endswith(KEYS_AND_VALUES):
+        for half in halves(known, first.kind, first.shape[1], first.load, config):
+            yield Entry(half.name, half.shape, half.kind, lambda half=half: iter((half.load(),)))  # type: ignore[misc]
+    else:
+        # llama.cpp has the matrix of one row that weighs a shared expert as a vector.
+        shape = first.shape[1:] if is_router(known) and first.shape[0] == 1 else first.shape
+        yield Entry(known, shape, first.kind, lambda: iter((first.load(),)))
+
+
 def predicted(plan: Plan, inventory: Decoder, config: PretrainedConfig) -> Iterator[Entry]:
     """The file's tensors from the configuration alone; they can't be loaded."""
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.bfloat16
     planned = {module.weight_name: module for module in inventory.planned(plan.modules)}
-    for name, known in gguf_names(config).items():
+    formats = plan.formats
+
+    def part(name: str, known: str) -> Part | None:
         if name in planned:
             module = planned[name]
-            format = plan.formats[module.address]
+            format = formats[module.address]
             if isinstance(format, Format):
                 format = exact_type(format, module.in_features) or format
             kind = ggml_type(format.name) if isinstance(format, GgmlFormat) else _DTYPES[stored]
-            yield Entry(known, (module.out_features, module.in_features), kind, _nothing)
-        elif name in inventory.other:
-            matrix = name in (inventory.embedding_weight, inventory.head_weight)
-            count = inventory.other[name]
-            shape = (count // config.hidden_size, config.hidden_size) if matrix else (count,)
-            yield Entry(known, shape, _DTYPES[stored if matrix else torch.float32], _nothing)
+            return Part((module.out_features, module.in_features), kind, _nothing)
+        if name not in inventory.other:
+            return None
+        shape = inventory.shapes[name]
+        matrix = len(shape) > 1 and not is_router(known)
+        return Part(shape, _DTYPES[stored if matrix else torch.float32], _nothing)
+
+    yield from _all(config, part)
+
+
+def _all(config: PretrainedConfig, part: Callable[[str, str], Part | None]) -> Iterator[Entry]:
+    for known, names in wholes(config).items():
+        parts = [found for name in names if (found := part(name, known)) is not None]
+        if parts:
+            yield from _assembled(known, names, parts, config)
     yield from _rope(config)
 
 
@@ -74,7 +110,7 @@ def _nothing() -> Tensor:
 def _rope(config: PretrainedConfig) -> Iterator[Entry]:
     factors = metadata.rope_factors(config)
     if factors is not None:
-        yield Entry(ROPE_TENSOR, tuple(factors.shape), gguf.GGMLQuantizationType.F32, lambda: factors)
+        yield Entry(ROPE_TENSOR, tuple(factors.shape), gguf.GGMLQuantizationType.F32, lambda: iter((factors,)))
 
 
 def entries(job: Finish) -> Iterator[Entry]:
@@ -85,45 +121,53 @@ def entries(job: Finish) -> Iterator[Entry]:
             for key in opened.keys():  # noqa: SIM118 (no mapping)
                 address, packed, _ = key.partition(PACKED)
                 changed[f"{address}.weight" if packed else key] = (file, key)
-    for name, known in gguf_names(job.config).items():
-        found = _found(name, changed, job)
-        if found is not None and not left_out(name, job.inventory):
-            file, key, shape, dtype = found
-            kind = _kind(key, dtype, len(shape))
-            yield Entry(known, shape, kind, _loader(file, key, name, kind, job.config))
-    yield from _rope(job.config)
+    modules = {module.weight_name: module for module in job.inventory.matrices}
+
+    def part(name: str, known: str) -> Part | None:
+        return None if left_out(name, job.inventory) else _part(name, known, changed, modules.get(name), job)
+
+    yield from _all(job.config, part)
 
 
-def _found(
-    name: str, changed: Mapping[str, tuple[Path, str]], job: Finish
-) -> tuple[Path, str, tuple[int, ...], str] | None:
-    """File, name there, shape and stored type of the tensor ``name``; None where the model has none.
+def _part(
+    name: str, known: str, changed: Mapping[str, tuple[Path, str]], module: Linear | None, job: Finish
+) -> Part | None:
+    """The tensor ``name`` as it is now; None where the model has none.
 
     A source that is packed itself has no weight of this name where the blocks' files have packed rows.
     """
     info = job.source.tensors.get(name)
     if name in changed:
-        module = next((each for each in job.inventory.matrices if each.weight_name == name), None)
+        file, key = changed[name]
         shape = (module.out_features, module.in_features) if module else info.shape if info else ()
-        return (*changed[name], shape, info.dtype if info else "")
-    return None if info is None else (job.source.folder / info.shard, name, info.shape, info.dtype)
+        kind = _kind(known, key, info.dtype if info else "", len(shape))
+        return Part(shape, kind, _loader(file, key, name, None, kind, job.config))
+    if info is None:
+        return None
+    kind = _kind(known, name, info.dtype, len(info.shape))
+    return Part(info.shape, kind, _loader(job.source.folder / info.shard, name, name, info, kind, job.config))
 
 
-def _kind(key: str, dtype: str, dimensions: int) -> gguf.GGMLQuantizationType:
+def _kind(known: str, key: str, dtype: str, dimensions: int) -> gguf.GGMLQuantizationType:
     _, packed, kind = key.partition(PACKED)
     if packed:
         return ggml_type(kind)
-    return _DTYPES[COMPUTABLE[dtype]] if dimensions > 1 else _DTYPES[torch.float32]
+    return _DTYPES[COMPUTABLE[dtype] if dimensions > 1 and not is_router(known) else torch.float32]
 
 
 def _loader(
-    file: Path, key: str, name: str, kind: gguf.GGMLQuantizationType, config: PretrainedConfig
+    file: Path,
+    key: str,
+    name: str,
+    info: TensorInfo | None,
+    kind: gguf.GGMLQuantizationType,
+    config: PretrainedConfig,
 ) -> Callable[[], Tensor]:
-    """Reads a tensor's rows."""
+    """Reads a tensor's rows. ``info``: of one of the source."""
 
     def load() -> Tensor:
         with artifacts.open_tensors(file) as opened:
-            tensor: Tensor = opened.get_tensor(key)
+            tensor: Tensor = opened.get_tensor(key) if info is None else take(opened, key, info)
         check_finite(f"{file}: {key}", tensor)
         rows = reordered(name, tensor, config)
         return shifted(name, rows.float(), config) if kind == gguf.GGMLQuantizationType.F32 else rows

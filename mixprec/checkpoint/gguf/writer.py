@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final
 
 import gguf
 import numpy as np
@@ -27,6 +27,7 @@ from mixprec.checkpoint.shards import CONFIG, described
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.core import publish
 from mixprec.core.errors import UserError
+from mixprec.models.complete import is_passed_over
 from mixprec.models.decoder import Decoder, Linear, decoder_of
 from mixprec.models.gguf import metadata
 from mixprec.models.gguf.names import ARCHITECTURES, gguf_names
@@ -54,7 +55,7 @@ def check(source: Source, config: PretrainedConfig) -> None:
     tokenizer.head_of(source.folder, config)
     names, decoder = gguf_names(config), decoder_of(config)
     for name, info in source.tensors.items():
-        if left_out(name, decoder):
+        if left_out(name, decoder) or (name not in decoder.shapes and is_passed_over(name, decoder)):
             continue
         if name not in names:
             raise UserError(f"{source.folder}: {name}: llama.cpp's {config.model_type} has no such tensor")
@@ -122,7 +123,8 @@ def finish(job: Finish) -> None:
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for entry in tensors:
-            writer.write_tensor_data(_array(entry))
+            data: Any = _Data(entry)
+            writer.write_tensor_data(data)
     finally:
         writer.close()
     publish.share(job.folder / FILE)
@@ -147,11 +149,21 @@ def _writer(
     return writer
 
 
-def _array(entry: Entry) -> np.ndarray:
-    """The bytes of a tensor."""
-    tensor = entry.load().contiguous()
-    data: np.ndarray = tensor.view(torch.uint8).numpy()
-    return data
+class _Data:
+    """What the package's writer wants of an array: its bytes, written one expert after another."""
+
+    def __init__(self, entry: Entry) -> None:
+        self._entry, self.nbytes = entry, entry.bytes
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Write all of it. Raises ValueError where it has another size than the header says."""
+        written = 0
+        for tensor in self._entry.load():
+            data = tensor.contiguous().view(torch.uint8).numpy()
+            written += data.nbytes
+            data.tofile(file)
+        if written != self.nbytes:
+            raise ValueError(f"{self._entry.name}: {written} bytes, {self.nbytes} were announced")
 
 
 GGUF = CheckpointFormat(

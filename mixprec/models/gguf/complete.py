@@ -10,11 +10,21 @@ from typing import Any, Final
 
 from mixprec.models.complete import check_complete
 from mixprec.models.decoder import Decoder
-from mixprec.models.gguf.names import ROPE_TENSOR, names_in
+from mixprec.models.gguf import mixtures
+from mixprec.models.gguf.held import pieces
+from mixprec.models.gguf.names import ROPE_TENSOR, names_of_tensors
 from mixprec.models.sizes import check_architecture
 
 #: Architectures as GGUF names them -> model_type.
-MODEL_TYPES: Final = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+MODEL_TYPES: Final = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma3": "gemma3_text",
+    "qwen2moe": "qwen2_moe",
+    "qwen3moe": "qwen3_moe",
+    "deepseek2": "deepseek_v3",
+}
 #: Keys of config.json -> of a file's metadata, behind its architecture.
 _SIZES: Final = {
     "hidden_size": "embedding_length",
@@ -43,6 +53,8 @@ def described(path: Path, reader: Any) -> dict[str, Any]:
     said = {key: value for key, value in found.items() if value is not None}
     tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
     config = {"model_type": model_type or architecture, **said, "tie_word_embeddings": tied}
+    if mixtures.is_mixture(reader):
+        config |= mixtures.described(reader)
     check_architecture(config, str(path))
     return config
 
@@ -57,13 +69,9 @@ def check_tensors(path: Path, reader: Any, decoder: Decoder) -> None:
 
     Raises UserError naming what is missing, what nobody reads, or the shape that is another.
     """
-    architecture = _architecture(reader)
-    names = names_in(architecture, decoder.shapes, decoder.layers)
-    found = {
-        names.get(tensor.name, tensor.name): tuple(int(size) for size in tensor.shape[::-1])
-        for tensor in reader.tensors
-        if tensor.name != ROPE_TENSOR
-    }
+    names = names_of_tensors(_architecture(reader), decoder.shapes, decoder.layers)
+    tensors = [tensor for tensor in reader.tensors if tensor.name != ROPE_TENSOR]
+    found = {name: piece.shape for name, piece in pieces(path, tensors, names).items()}
     check_complete(path, found, decoder)
 
 

@@ -13,7 +13,9 @@ import numpy as np
 from transformers import AutoConfig, PretrainedConfig
 
 from mixprec.core.errors import UserError
-from mixprec.models.gguf import metadata, parts
+from mixprec.models.discover import as_config
+from mixprec.models.gguf import metadata, mixtures, parts
+from mixprec.models.gguf.complete import described
 from mixprec.models.gguf.names import ROPE_TENSOR
 from mixprec.models.sizes import check_architecture
 
@@ -23,6 +25,8 @@ def config_in(path: Path, reader: Any) -> PretrainedConfig:
 
     Raises UserError where its architecture is not supported.
     """
+    if mixtures.is_mixture(reader):  # transformers knows some of them, and not all of what they say
+        return as_config(described(path, reader), str(path))
     config = AutoConfig.from_pretrained(path.parent, gguf_file=parts.files_of(path)[0].name)
     check_architecture(config, str(path))
     metadata.complete(config, reader)

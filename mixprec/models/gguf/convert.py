@@ -16,7 +16,7 @@ from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 from mixprec.core.upstream import first_line, quiet
 from mixprec.models.decoder import decoder_of
-from mixprec.models.gguf import parts
+from mixprec.models.gguf import mixtures, parts
 from mixprec.models.gguf import tokenizer as tokenizer_in
 from mixprec.models.gguf.complete import check_tensors
 from mixprec.models.gguf.config import check_rope, config_in
@@ -40,6 +40,8 @@ def config_of(path: Path, model_id: str) -> PretrainedConfig:
 def _checked(path: Path, first: Path) -> tuple[Any, PretrainedConfig]:
     """The reader of a GGUF model, whose first part is ``first``, and its configuration, once both fit."""
     reader = gguf.GGUFReader(first)
+    if mixtures.is_mixture(reader):
+        raise UserError(f"{path}: a mixture of experts in GGUF is inspected and compared, not run; give the original")
     config = config_in(path, reader)
     check_tensors(path, reader, decoder_of(config))
     check_rope(path, reader, config)

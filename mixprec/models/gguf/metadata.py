@@ -9,7 +9,8 @@ import gguf
 import torch
 from transformers import PretrainedConfig
 
-from mixprec.models.gguf.names import ARCHITECTURES, ROPE_TENSOR
+from mixprec.models.gguf import mixtures
+from mixprec.models.gguf.names import ARCHITECTURES, LATENT, MIXTURES, ROPE_TENSOR
 
 _ROPES = ("default", "linear", "llama3")
 #: What llama.cpp computes Gemma 3 with: every sixth layer attends to everything, the others turn by this base.
@@ -25,7 +26,7 @@ def problem(config: PretrainedConfig) -> str | None:
     if config.model_type not in ARCHITECTURES:
         return f"GGUF files are written of {', '.join(ARCHITECTURES)}, this is {config.model_type}"
     kind = rope_type(config)
-    if kind not in _ROPES:
+    if kind not in _ROPES and (kind, config.model_type in LATENT) != ("yarn", True):
         return f"rotary embeddings are written as {', '.join(_ROPES)}, this model's are {kind}"
     if _rope(config).get("partial_rotary_factor", 1.0) != 1.0:
         return "rotary embeddings over a part of each head are not written"
@@ -41,7 +42,7 @@ def problem(config: PretrainedConfig) -> str | None:
         return "sliding windows are not written: llama.cpp would attend to everything"
     if getattr(config, "mlp_bias", False):
         return "biases of the MLP are not written"
-    return None
+    return mixtures.problem(config) if config.model_type in MIXTURES else None
 
 
 def _gemma_problem(config: PretrainedConfig) -> str | None:
@@ -102,7 +103,8 @@ def scaling(reader: Any) -> Scaling:
 
 def scaling_of(config: PretrainedConfig) -> Scaling:
     """What the metadata of a file with this configuration have to say: Llama 3's scaling is in a tensor."""
-    return Scaling("linear", _rope(config)["factor"]) if rope_type(config) == "linear" else Scaling("none", 1.0)
+    kind = rope_type(config)
+    return Scaling(kind, _rope(config)["factor"]) if kind in ("linear", "yarn") else Scaling("none", 1.0)
 
 
 def rope_tensor(reader: Any) -> Any:
@@ -127,18 +129,23 @@ def add(writer: gguf.GGUFWriter, config: PretrainedConfig, name: str) -> None:
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(head)
-    writer.add_value_length(head)
+    if config.model_type in LATENT:
+        mixtures.add_attention(writer, config)
+    else:
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_key_length(head)
+        writer.add_value_length(head)
+        writer.add_rope_dimension_count(head)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_dimension_count(head)
     writer.add_rope_freq_base(rope["rope_theta"])
     if config.model_type == "gemma3_text":
         writer.add_sliding_window(config.sliding_window)
     if rope_type(config) == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
+    if config.model_type in MIXTURES:
+        mixtures.add(writer, config)
 
 
 def head_dim(config: PretrainedConfig) -> int:
