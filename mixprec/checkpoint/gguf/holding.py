@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.gguf import metadata
-from mixprec.numerics.formats import GGML, AffineFormat, AnyFormat, CodebookFormat, Format, GgmlFormat
+from mixprec.numerics.formats import GGML, WORD, AffineFormat, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
 from mixprec.numerics.ggml import exact_type
 from mixprec.plan.schema import Plan, unfit
 
@@ -54,7 +54,7 @@ def _mixed(plan: Plan, inventory: Decoder) -> Iterator[tuple[Linear, str]]:
     for modules in stacks(inventory):
         mine = {module: _type(formats[module.address], module) for module in modules if module.address in formats}
         if len(set(mine.values())) > 1:
-            most = max(modules, key=lambda module: formats[module.address].bits)
+            most = max(modules, key=lambda module: _bits(formats[module.address]))
             wanted = formats[most.address]
             kinds = " and ".join(sorted(set(mine.values())))
             label = f"{most.layer}_{most.kind}"
@@ -63,6 +63,10 @@ def _mixed(plan: Plan, inventory: Decoder) -> Iterator[tuple[Linear, str]]:
                 f"the nearest plan has {wanted} for {label} (a rule for {label} means all of them, as does tie: fused)"
             )
             yield from ((module, reason) for module in modules if mine[module] != mine[most])
+
+
+def _bits(format: AnyFormat) -> float:
+    return WORD if isinstance(format, Keep) else format.bits
 
 
 def _type(format: AnyFormat, module: Linear) -> str:

@@ -117,7 +117,7 @@ def add(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
             writer.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
 
 
-def _put(writer: gguf.GGUFWriter, key: str, value: float) -> None:
+def _put(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     name = f"{writer.arch}.{key}"
     if isinstance(value, bool):
         writer.add_bool(name, value)
