@@ -36,6 +36,9 @@ Q_BIAS, UP = "model.layers.0.self_attn.q_proj.bias", "model.layers.1.mlp.up_proj
 MORE = "model.layers.2.input_layernorm.weight"
 TOKENS = torch.arange(2, 40)[None]
 
+#: Formats that hold symmetric grids of 4 bits; AWQ's have zero points, MLX's files have offsets.
+HOLDING = {name: format for name, format in FORMATS.items() if name not in ("awq", "mlx")}
+
 
 def edit(folder: Path, change: Callable[[Tensors], Tensors | None], **config: Any) -> Path:
     """Change the tensors of a folder with one file, and keys of its configuration."""
@@ -167,7 +170,7 @@ def test_a_head_of_its_own_is_one_whatever_config_json_says(source: MakeSource, 
     streamed = Model(folder, dtype="float16").open_blocks().model
     assert torch.equal(streamed.lm_head.weight, whole.lm_head.weight)
     found = {}
-    for name, format in FORMATS.items():
+    for name, format in HOLDING.items():
         out = tmp_path / name
         compress(Model(folder), plan, out, format=format)
         files = [path for path in out.iterdir() if path.suffix in (".safetensors", ".gguf")]
@@ -190,7 +193,7 @@ def test_an_equal_head_is_the_embedding(source: MakeSource, tmp_path: Path) -> N
     assert bits.account(plan, inventory).dense_bytes == 2 * (
         sum(module.weights for module in inventory.linears) + sum(inventory.other.values())
     )
-    for name, format in FORMATS.items():
+    for name, format in HOLDING.items():
         compress(Model(folder), plan, tmp_path / name, format=format)
         files = [path for path in (tmp_path / name).iterdir() if path.suffix in (".safetensors", ".gguf")]
         assert sum(path.stat().st_size for path in files) == format.bytes(plan, inventory, config)

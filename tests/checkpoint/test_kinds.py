@@ -132,7 +132,7 @@ THINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a folder above": (nested, r"no config\.json in this folder; it lies below, give .*/checkpoint-500"),
     "a pointer for weights": (pointer("model.safetensors"), r"model\.safetensors: pointers of git-lfs.*git lfs pull"),
     "a pointer for the tokenizer": (pointer("tokenizer.json"), "tokenizer.json: pointers of git-lfs.*git lfs pull"),
-    "AWQ": (quantized(quant_method="awq", bits=4), "quantized already by AWQ, 4 bits.*give the original"),
+    "AWQ": (quantized(quant_method="awq", bits=4, version="gemv"), "quantized already by AWQ, gemv, 4 bits"),
     "FP8": (quantized(quant_method="fp8", fmt="e4m3"), "quantized already by FP8, e4m3"),
     "nf4": (
         quantized(quant_method="bitsandbytes", load_in_4bit=True, bnb_4bit_quant_type="nf4"),

@@ -32,7 +32,14 @@ CHOICES: dict[str, tuple[list[str], set[Method]]] = {
     "grids and sparsities": (["w3g16", "0.5"], set()),
 }
 WORKS = [(method, choices) for choices, (_, makers) in CHOICES.items() for method in METHODS if method in makers]
-REFUSED = [(method, choices) for choices, (_, makers) in CHOICES.items() for method in METHODS if method not in makers]
+#: Kinds that one method makes, which takes over whatever the recipe's is.
+APART = ("code books", "types of llama.cpp")
+REFUSED = [
+    (method, choices)
+    for choices, (_, makers) in CHOICES.items()
+    for method in METHODS
+    if method not in makers and choices not in APART
+]
 
 
 @pytest.fixture(scope="module")
