@@ -12,10 +12,8 @@ The solver is plan/knapsack.py; sizes are those of plan/bits.py.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -23,8 +21,8 @@ from pydantic import ValidationError
 from mixprec.core.errors import UserError, from_pydantic
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.labels import select
-from mixprec.numerics.formats import WORD
-from mixprec.plan import bits, controls, mixtures
+from mixprec.plan import controls, mixtures
+from mixprec.plan.budgetsize import limit_in, sizer, sizes
 from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
 from mixprec.plan.knapsack import Unit, solve
 from mixprec.plan.methods import Method
@@ -122,7 +120,7 @@ def _least_uniform(spec: BudgetSpec, inventory: Decoder, problem: Problem) -> st
         return ""
     # A pinned part has one choice.
     costs = [problem.cost([index % len(row) for row in problem.costs]) for index in range(len(spec.candidates))]
-    return f"; the smallest takes {_sizes(spec, inventory)[1](min(costs))}"
+    return f"; the smallest takes {sizes(spec, inventory, _named(problem.parts))[1](min(costs))}"
 
 
 #: Limit -> what each part gets; None where an allocation that leaves no freedom has nothing that fits.
@@ -226,11 +224,11 @@ def budget_problem(spec: BudgetSpec, inventory: Decoder, method: Method) -> Prob
     parts = tuple(_parts(spec, inventory))
     if spec.exchange is not None and not all(module.layer for part in parts for module in part.modules):
         raise UserError("plan.budget.exchange: plans are measured with embedding and head as they are; don't pin them")
-    size = _size(spec, inventory)
+    size = sizer(spec, inventory)
     costs = tuple(
         tuple(sum(size(choice, module) for module in part.modules) for choice in part.choices) for part in parts
     )
-    return Problem(parts, costs, _limit(spec, inventory, costs))
+    return Problem(parts, costs, limit_in(spec, inventory, _named(parts), costs))
 
 
 def reach(spec: BudgetSpec, inventory: Decoder) -> tuple[str, str]:
@@ -238,44 +236,16 @@ def reach(spec: BudgetSpec, inventory: Decoder) -> tuple[str, str]:
 
     Raises UserError for pins that match nothing or fight.
     """
-    size = _size(spec, inventory)
-    costs = [
-        [sum(size(choice, module) for module in part.modules) for choice in part.choices]
-        for part in _parts(spec, inventory)
-    ]
-    _, told = _sizes(spec, inventory)
+    size = sizer(spec, inventory)
+    parts = _parts(spec, inventory)
+    costs = [[sum(size(choice, module) for module in part.modules) for choice in part.choices] for part in parts]
+    _, told = sizes(spec, inventory, _named(parts))
     return told(sum(map(min, costs))), told(sum(map(max, costs)))
 
 
-def size_of(choice: Choice, module: Linear, measure: str) -> int:
-    """What a module in ``choice`` adds to a plan's size: bits, packed bytes, or weights that are not zero. Nothing,
-    where only the blocks' linears count."""
-    if not module.layer and measure not in ("bytes", "file_bytes"):
-        return 0
-    if measure == "sparsity":
-        return _left(module, choice.sparsity.fraction if choice.sparsity else 0.0)
-    stored = bits.storage(module, choice.format)  # checkpoints hold the zeros
-    if measure in ("bytes", "file_bytes"):
-        return stored.bytes
-    return stored.codes if measure == "code_bits" else stored.bits
-
-
-def _size(spec: BudgetSpec, inventory: Decoder) -> Callable[[Choice, Linear], int]:
-    """What a module adds to a plan's size by ``size_of``; of active bits its share, in units that are whole for all."""
-    if spec.measure != "active_bits":
-        return lambda choice, module: size_of(choice, module, spec.measure)
-    unit = _unit(inventory)
-    return lambda choice, module: int(size_of(choice, module, "effective_bits") * inventory.active(module) * unit)
-
-
-def _unit(inventory: Decoder) -> int:
-    """Into how many parts a weight is divided so that those that a token meets come out whole."""
-    return math.lcm(*(inventory.active(module).denominator for module in inventory.linears))
-
-
-def _left(module: Linear, sparsity: float) -> int:
-    """Weights that are not zero."""
-    return module.weights - round(sparsity * module.weights)
+def _named(parts: Sequence[Part]) -> set[str]:
+    """Addresses of what gets a choice."""
+    return {module.address for part in parts for module in part.modules}
 
 
 def _check_candidates(spec: BudgetSpec, method: Method) -> None:
@@ -329,64 +299,6 @@ def _groups(spec: BudgetSpec, inventory: Decoder, pinned: Container[str]) -> Ite
         yield from ((module,) for module in inventory.linears)
     allocated = {inventory.outside_named[name] for name in spec.outside}
     yield from ((module,) for module in inventory.outside if module in allocated or module.address in pinned)
-
-
-def _limit(spec: BudgetSpec, inventory: Decoder, costs: Sequence[Sequence[int]]) -> int:
-    """The limit for the sum of the parts' ``costs`` (parts, choices).
-
-    Raises UserError where it is below the smallest plan or above the largest, with a size that can be asked for.
-    """
-    least, most = (sum(extreme(row) for row in costs) for extreme in (min, max))
-    if spec.measure == "file_bytes":
-        return most  # what files take is known of whole plans alone
-    limit_of, told = _sizes(spec, inventory)
-    limit, sparse = limit_of(spec.size), spec.measure == "sparsity"
-    where = f"plan.budget.{spec.measure}: {spec.limit}"
-    if limit < least:
-        compared = "more" if sparse else "less"
-        raise UserError(f"{where}: no plan takes {compared} than {told(least)} with these candidates; add smaller ones")
-    if limit > most + _rounding(spec, inventory):
-        raise UserError(
-            f"{where}: the largest plan of these candidates takes {told(most)}; ask for that, or add larger"
-        )
-    return limit
-
-
-def _rounding(spec: BudgetSpec, inventory: Decoder) -> int:
-    """Sparsities come in whole zeros for each module."""
-    return len(inventory.linears) if spec.measure == "sparsity" else 0
-
-
-def _sizes(spec: BudgetSpec, inventory: Decoder) -> tuple[Callable[[Fraction], int], Callable[[int], str]]:
-    """From a size in the measure's unit to the limit of the parts' costs, and from costs to the size to ask for."""
-    weights = sum(module.weights for module in inventory.linears)
-    if spec.measure == "active_bits":
-        weights = int(_unit(inventory) * sum(module.weights * inventory.active(module) for module in inventory.linears))
-    named = {module.address for group in _groups(spec, inventory, pinned_choices(spec, inventory)) for module in group}
-    other = bits.unplanned(inventory, named) * WORD // 8 if spec.measure == "bytes" else 0
-    scale = 1 if spec.measure == "bytes" else weights
-    sparse, rounding = spec.measure == "sparsity", _rounding(spec, inventory)
-
-    def limit_of(size: Fraction) -> int:
-        if sparse:  # what a candidate of this sparsity leaves, so that it fits its own budget
-            return sum(_left(module, float(size)) for module in inventory.linears)
-        return math.floor(size * scale - other)
-
-    def told(cost: int) -> str:
-        exact = 1 - Fraction(2 * cost + rounding, 2 * weights) if sparse else Fraction(cost + other, scale)
-        return _shortest(exact, lambda size: cost <= limit_of(size) <= cost + rounding)
-
-    return limit_of, told
-
-
-def _shortest(near: Fraction, fits: Callable[[Fraction], bool]) -> str:
-    """The decimal of the fewest places next to ``near`` that ``fits``."""
-    for places in itertools.count():
-        scaled = near * 10**places
-        for whole in (math.floor(scaled), math.ceil(scaled)):
-            if fits(Fraction(whole, 10**places)):
-                return f"{whole / 10**places:.{places}f}" if places else str(whole)
-    raise AssertionError("decimals come as near as one likes")
 
 
 def _damages(

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder
 from mixprec.plan import bits
-from mixprec.plan.budget import budget_plan, budget_problem, importance_table, size_of
+from mixprec.plan.budget import budget_plan, budget_problem, importance_table
+from mixprec.plan.budgetsize import size_of
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.rules import PlanSpec, build_plan, needs_importance, tables_wanted
 from mixprec.plan.schema import Plan
