@@ -31,7 +31,7 @@ def problems(plan: Plan, inventory: Decoder, config: PretrainedConfig) -> dict[s
             )
         elif isinstance(format, GgmlFormat) and not format.fits(columns):
             found[module.address] = unfit(format, columns)
-        elif isinstance(format, GgmlFormat) and format.needs_importance and module not in _weighed(inventory):
+        elif isinstance(format, GgmlFormat) and format.needs_importance and not _weighed(module, inventory):
             found[module.address] = f"{format} needs an importance of inputs, which the embedding has not; take q2_k"
     for module, reason in _mixed(plan, inventory):
         found.setdefault(module.address, reason)
@@ -75,9 +75,9 @@ def _type(format: AnyFormat, module: Linear) -> str:
     return str(held or format)
 
 
-def _weighed(inventory: Decoder) -> tuple[Linear, ...]:
-    """Matrices whose inputs are numbers: all but an embedding that is no head."""
-    return (*inventory.linears, inventory.outside[-1])
+def _weighed(module: Linear, inventory: Decoder) -> bool:
+    """Whether a matrix's inputs are numbers: of all but an embedding that is no head."""
+    return bool(module.layer) or module == inventory.outside[-1]
 
 
 def _nearest(bits: float, columns: int) -> str:

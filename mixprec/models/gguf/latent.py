@@ -8,20 +8,19 @@ one tensor, ``attn_kv_b``, which is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import gguf
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # headers are read without torch
+    from torch import Tensor
 
 KEYS_AND_VALUES: Final = ".attn_kv_b.weight"
 _KEYS, _VALUES = ".attn_k_b.weight", ".attn_v_b.weight"
-_FLOATS: Final = {
-    gguf.GGMLQuantizationType.F16: torch.float16,
-    gguf.GGMLQuantizationType.BF16: torch.bfloat16,
-    gguf.GGMLQuantizationType.F32: torch.float32,
-}
+_F16: Final = gguf.GGMLQuantizationType.F16
+#: Types that need no unpacking.
+_FLOATS: Final = (_F16, gguf.GGMLQuantizationType.BF16, gguf.GGMLQuantizationType.F32)
 
 
 class Half(NamedTuple):
@@ -40,16 +39,18 @@ def halves(
     packed bytes of ``kind``. ``rank``: width of what keys and values share."""
     heads, nope, width = config.num_attention_heads, config.qk_nope_head_dim, config.v_head_dim
     start = name.removesuffix(KEYS_AND_VALUES)
-    unpacked = kind if kind in _FLOATS else gguf.GGMLQuantizationType.F16
+    unpacked = kind if kind in _FLOATS else _F16
 
     def per_head(rows: Tensor) -> Tensor:
         return rows.reshape(heads, nope + width, -1)
 
     def keys() -> Tensor:
+        import torch
+
         rows = load()
         if kind not in _FLOATS:
-            rows = torch.from_numpy(np.asarray(gguf.quants.dequantize(rows.numpy(), kind), np.float32))
-        return per_head(rows.to(_FLOATS[unpacked]))[:, :nope].transpose(1, 2)
+            rows = torch.from_numpy(np.asarray(gguf.quants.dequantize(rows.numpy(), kind), np.float16))
+        return per_head(rows)[:, :nope].transpose(1, 2)
 
     yield Half(start + _KEYS, (heads, rank, nope), unpacked, keys)
     yield Half(start + _VALUES, (heads, width, rank), kind, lambda: per_head(load())[:, nope:])
@@ -65,5 +66,7 @@ def whole_name(name: str) -> str:
 
 def joined(keys: Tensor, values: Tensor) -> Tensor:
     """(heads * (nope + v), rank) of the two, (heads, rank, nope) and (heads, v, rank)."""
+    import torch
+
     both = torch.cat((keys.transpose(1, 2), values), 1)
     return both.reshape(-1, both.shape[-1])

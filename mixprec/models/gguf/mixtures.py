@@ -5,12 +5,14 @@ What llama.cpp computes of each was read in its models (src/models/) and seen by
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import gguf
-from transformers import PretrainedConfig
 
 from mixprec.models.gguf.names import LATENT
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 #: Configuration's key -> key of the metadata behind the architecture; which of them a configuration has, its kind says.
 _NUMBERS: Final = {
