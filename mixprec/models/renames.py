@@ -69,7 +69,9 @@ class Names:
         return f"{weight.removesuffix('.weight')}.{part}" if weight in self._shapes else renamed
 
     def _renamed(self, stored: str) -> str:
-        key: str = core_model_loading.apply_renamings(stored, self._renamings)
+        key = stored
+        for rule in self._renamings:
+            key, _ = rule.rename_source_key(key)
         number = _EXPERT.search(key)
         for rule in self._converters if number else ():
             target, pattern = rule.rename_source_key(key)

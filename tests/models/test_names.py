@@ -13,6 +13,7 @@ from mixprec.models.arch import FAMILIES
 SOURCE = Path(mixprec.__file__).parent
 #: Files whose strings may name modules -> which, and why not the table.
 KNOWN = {
+    "models/head.py": {"lm_head"},  # in keys of configurations
     "models/complete.py": {"rotary_emb"},  # buffers that old checkpoints hold
     "models/experts.py": {"gate_proj", "up_proj", "down_proj"},  # what a stack of experts is taken apart into
     "models/renames.py": {"gate_proj", "up_proj", "down_proj"},  # and how checkpoints stack them
