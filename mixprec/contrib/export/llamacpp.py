@@ -44,7 +44,14 @@ def export(plan: Plan, inventory: Decoder, method: str) -> str:
             if kind is None:
                 problems.append(f"{address}: {format}: {_why(format, columns[address])}")
                 continue
-            lines.setdefault(kind, []).append(f"{names.get_name(address)}.weight")
+            name = names.get_name(address)
+            if name is None:  # such as one expert of those that llama.cpp keeps in one tensor
+                problems.append(
+                    f"{address}: llama.cpp has no tensor for this matrix alone; write the file itself, with "
+                    "checkpoint.format gguf"
+                )
+                continue
+            lines.setdefault(kind, []).append(f"{name}.weight")
     if problems:
         more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise UserError(problems[0] + more)
