@@ -32,9 +32,9 @@ from mixprec.evaluate import fidelity, metrics, passages
 from mixprec.joint import run as joint
 from mixprec.models import locate
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.numerics.divergence import TokenFidelity
 from mixprec.plan import bits, sensitivity

@@ -50,8 +50,8 @@ from mixprec.compress.stream import compress
 from mixprec.contrib.peers import client
 from mixprec.evaluate import passages
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
 from mixprec.models.locate import BUNDLED
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.numerics import packing
 from mixprec.plan.rules import PlanSpec, build_plan

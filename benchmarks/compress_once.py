@@ -33,8 +33,8 @@ from mixprec.compress.options import SolveOptions
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
 from mixprec.models.locate import BUNDLED
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import load_plan

@@ -26,8 +26,8 @@ def page() -> str:
     import architectures
     import torch
 
-    from mixprec.models.decoder import decoder_of
     from mixprec.models.discover import class_of
+    from mixprec.models.maps import decoder_of
 
     text = _HEAD
     with torch.device("meta"):

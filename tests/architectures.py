@@ -106,7 +106,7 @@ OTHERS: Final[Mapping[str, Mapping[str, Any]]] = {
     },
     "gptj": {"rotary_dim": 8},
     "falcon_mamba": {},
-    "xglm": {},
+    "xglm": {"ffn_dim": 48},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "gpt_neox": {},
     "bloom": {},

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mixprec.models.decoder import Block, Decoder, Group, Linear, decoder_of
+from mixprec.models.decoder import Block, Decoder, Group, Linear
+from mixprec.models.maps import decoder_of
 
 _LLAMA = decoder_of({"model_type": "llama", "num_hidden_layers": 80})
 

@@ -20,7 +20,7 @@ from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.compress.stream import compress
 from mixprec.core import locks
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import load_plan, save_plan

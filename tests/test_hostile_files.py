@@ -21,7 +21,7 @@ from mixprec.checkpoint.formats import FORMATS
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts, publish, seals
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.plan import sensitivity
 from mixprec.plan.schema import ModulePlan, Plan

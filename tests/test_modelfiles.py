@@ -17,7 +17,7 @@ from mixprec.compress import stream
 from mixprec.core.errors import UserError
 from mixprec.models import modelfiles
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.plan.rules import PlanSpec, build_plan
 

@@ -23,10 +23,10 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models import locate
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
 from mixprec.models.head import Head
 from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.models.shapes import known_shapes, shape_of
 

@@ -30,7 +30,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from mixprec.contrib.export import TARGETS
 from mixprec.contrib.peers.client import PEERS, PeerFailed, missing, run_peer, write_tokens
-from mixprec.models.decoder import Decoder, decoder_of
+from mixprec.models.decoder import Decoder
+from mixprec.models.maps import decoder_of
 from mixprec.numerics.formats import KEEP, Format, Keep
 from mixprec.plan.schema import ModulePlan, Plan
 

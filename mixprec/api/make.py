@@ -18,7 +18,7 @@ from mixprec.core.arguments import typed
 from mixprec.core.errors import UserError
 from mixprec.core.float64 import check_float64
 from mixprec.core.progress import OnStep, bar, telling
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.plan import schema
 from mixprec.plan.methods import unguided
 from mixprec.plan.rules import PlanSpec, build_plan

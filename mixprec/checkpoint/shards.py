@@ -21,8 +21,9 @@ from mixprec.checkpoint.target import write_index, write_shard
 from mixprec.core import artifacts, headers
 from mixprec.core.errors import UserError
 from mixprec.models import fp8
-from mixprec.models.decoder import Decoder, Linear, names_of
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.locate import at_hand
+from mixprec.models.maps import names_of
 from mixprec.models.modelfiles import SINGLE
 from mixprec.models.source import FLOATS, Source, TensorInfo, open_source
 from mixprec.models.tensors import check_finite, read_shard, slot, widened

@@ -21,7 +21,8 @@ from mixprec.core import artifacts, headers
 from mixprec.core.errors import UserError
 from mixprec.models import configfile, fp8
 from mixprec.models.complete import check_complete, is_computed
-from mixprec.models.decoder import Decoder, Linear, decoder_of, names_of
+from mixprec.models.decoder import Decoder, Linear
+from mixprec.models.maps import decoder_of, names_of
 from mixprec.models.source import FLOATS, Source, open_source
 from mixprec.numerics.formats import KEEP, AnyFormat, GridFormat
 

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 
 from mixprec.core.devices import dtype_of
 from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, HEAD_TOKENS
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 
 _BEHAVIOURS = 4
 _FLOAT32 = 4

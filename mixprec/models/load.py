@@ -15,11 +15,11 @@ from mixprec.checkpoint.reader import Checkpoint
 from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line, quiet
 from mixprec.models import tensors
-from mixprec.models.decoder import names_of
 from mixprec.models.discover import class_of, empty
 from mixprec.models.encoding import Encoder
 from mixprec.models.experts import unstack
 from mixprec.models.head import Head
+from mixprec.models.maps import names_of
 from mixprec.models.sizes import context_of
 from mixprec.models.weights import body_of, linears_of
 

@@ -16,7 +16,8 @@ from mixprec.core.arguments import typed
 from mixprec.core.errors import UserError, said_of
 from mixprec.core.progress import console
 from mixprec.models import locate, modelfiles
-from mixprec.models.decoder import Decoder, decoder_of
+from mixprec.models.decoder import Decoder
+from mixprec.models.maps import decoder_of
 from mixprec.models.shapes import shape_of
 from mixprec.models.sizes import context_of
 

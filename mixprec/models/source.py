@@ -12,8 +12,8 @@ from mixprec.core import artifacts, headers, seals
 from mixprec.core.errors import UserError
 from mixprec.core.headers import BITS, Entry
 from mixprec.models import fp8, kinds, modelfiles
-from mixprec.models.decoder import decoder_of, names_of
 from mixprec.models.gguf import parts
+from mixprec.models.maps import decoder_of, names_of
 from mixprec.models.modelfiles import INDEX, SINGLE
 from mixprec.models.sizes import reader
 

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from mixprec.models.decoder import Decoder, Linear, decoder_of
+from mixprec.models.decoder import Decoder, Linear
+from mixprec.models.maps import decoder_of
 
 _maps: weakref.WeakKeyDictionary[Any, Decoder] = weakref.WeakKeyDictionary()
 

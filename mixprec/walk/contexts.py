@@ -22,6 +22,7 @@ class Contexts:
         """``batches``: which samples each micro-batch has."""
         self._by_batch: dict[int, list[dict[str, Any]]] = {}
         self._by_count: dict[int, list[dict[str, Any]]] = {}
+        self._multiplied = False
         self._shared = blocks.block_inputs(model, tokens[:1]).contexts
         _check(model, self._shared)
         if len(tokens) == 1:
@@ -31,6 +32,9 @@ class Contexts:
                 number: blocks.block_inputs(model, tokens[where]).contexts for number, where in enumerate(batches)
             }
         elif _rows(self._shared) != _rows(blocks.block_inputs(model, tokens[:2]).contexts):
+            rows = zip(_rows(self._shared), _rows(blocks.block_inputs(model, tokens[:2]).contexts), strict=True)
+            # One row does for any number of samples.
+            self._multiplied = any(one not in (1, two) for one, two in rows)
             counts = {len(tokens[where]) for where in batches}
             self._by_count = {count: blocks.block_inputs(model, tokens[:count]).contexts for count in counts}
 
@@ -43,7 +47,7 @@ class Contexts:
 
         Raises UserError where the arguments depend on which samples these are.
         """
-        if self._by_batch or (self._by_count and count not in self._by_count):
+        if self._by_batch or (self._multiplied and count not in self._by_count):
             raise UserError(
                 "this model's blocks are given something of each sample besides hidden states; mixed samples can't be "
                 "tuned block by block, leave out tune_blocks"

@@ -61,7 +61,8 @@ def test_files_that_run_blocks_are_walks(source: ModuleType, text: str, is_walk:
 def test_there_is_one_walk_and_no_circle(source: ModuleType) -> None:
     modules = source.tree(BENCHMARKS.parent / "mixprec")
     assert source.circles(modules) == []
-    assert source.walks(modules) == ["mixprec.walk.walk"]
+    # Probing takes one block of each kind by itself, to see what its attention computes.
+    assert source.walks(modules) == ["mixprec.importance.probing", "mixprec.walk.walk"]
 
 
 def test_lines_of_contrib_count_apart_and_a_notebook_counts_code(source: ModuleType, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.plan.methods import Method
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan

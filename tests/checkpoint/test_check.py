@@ -17,7 +17,7 @@ from mixprec.checkpoint.runtimes import DEVICES, RuntimeName
 from mixprec.cli import app
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan, load_plan, save_plan
 

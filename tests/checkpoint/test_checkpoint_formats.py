@@ -21,7 +21,7 @@ from mixprec.compress import stream
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.numerics import storage
 from mixprec.numerics.formats import Format, Keep, parse_format

@@ -24,7 +24,7 @@ from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.core.headers import BITS
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.models.source import open_source
 from mixprec.plan import bits

@@ -38,12 +38,12 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models import conversion, locate
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
 from mixprec.models.encoding import Encoder
 from mixprec.models.gguf import metadata
 from mixprec.models.gguf.names import reordered
 from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.numerics.formats import GGML
 from mixprec.plan.rules import PlanSpec, build_plan

@@ -25,10 +25,10 @@ from mixprec.compress.stream import compress
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
 from mixprec.models.encoding import Encoder
 from mixprec.models.gguf import metadata
 from mixprec.models.load import LoadedModel
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.plan.rules import PlanSpec, build_plan
 

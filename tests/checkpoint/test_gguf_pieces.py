@@ -23,7 +23,7 @@ from mixprec.checkpoint.gguf.writer import FILE
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.plan.rules import PlanSpec, build_plan
 

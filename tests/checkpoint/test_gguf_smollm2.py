@@ -14,9 +14,9 @@ from mixprec.checkpoint.gguf.writer import FILE
 from mixprec.compress.stream import compress
 from mixprec.evaluate import passages
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
 from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.plan.rules import PlanSpec, build_plan

@@ -18,7 +18,7 @@ from mixprec.cli import app
 from mixprec.compress.inputs import mean_squares
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 
 

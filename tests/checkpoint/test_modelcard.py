@@ -18,8 +18,8 @@ from mixprec.checkpoint.modelcard import Told, base_model, model_card
 from mixprec.cli import app
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
 from mixprec.models.locate import BUNDLED
+from mixprec.models.maps import decoder_of
 from mixprec.pipeline.cards import evaluated
 from mixprec.plan.rules import PlanSpec, build_plan
 from mixprec.plan.schema import Plan
@@ -168,7 +168,7 @@ def test_licences(folder: Path, tiny_checkpoint: Path, files: dict[str, str], ex
     [
         ("dense", {"default": "any3g16", "method": "anyk"}, ["transformers", "vllm"], ["llama.cpp"]),
         ("compressed-tensors", {}, ["transformers", "vllm"], ["llama.cpp"]),
-        ("gguf", {"default": "q4_0", "method": "ggml"}, ["llama.cpp", "transformers"], ["vllm"]),
+        ("gguf", {"default": "q4_0", "method": "ggml"}, ["llama.cpp", "transformers", "vllm"], []),
     ],
 )
 def test_it_says_what_loads_it(

@@ -18,7 +18,7 @@ from mixprec.compress.stream import compress
 from mixprec.contrib.peers import client
 from mixprec.contrib.peers.engine import Peer
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.plan.schema import Plan
 

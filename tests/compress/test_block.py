@@ -20,7 +20,7 @@ from mixprec.compress.options import SolveOptions
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize

@@ -19,8 +19,9 @@ from transformers.models.llama.modeling_llama import repeat_kv
 from mixprec.compress.folding import Folded, divided, fold, freedom, tie
 from mixprec.core.errors import UserError
 from mixprec.models.arch import FAMILIES
-from mixprec.models.decoder import Group, Norm, decoder_of
+from mixprec.models.decoder import Group, Norm
 from mixprec.models.labels import KINDS
+from mixprec.models.maps import decoder_of
 from mixprec.models.weights import blocks_of
 from mixprec.numerics.statistics import InputStatistics, InputSums
 

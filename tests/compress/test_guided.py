@@ -24,7 +24,8 @@ from mixprec.compress.stream import compress
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import Linear, decoder_of
+from mixprec.models.decoder import Linear
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize

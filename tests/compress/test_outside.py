@@ -18,7 +18,7 @@ from mixprec.compress.live import compress_live
 from mixprec.compress.stream import compress
 from mixprec.core import artifacts
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize

@@ -17,9 +17,9 @@ from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models import locate
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
 from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.plan.bits import account
 from mixprec.plan.schema import Plan

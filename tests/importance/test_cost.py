@@ -15,15 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from mixprec.core.errors import UserError
-from mixprec.importance import cost, engine
+from mixprec.importance import cost, engine, paths
 from mixprec.importance.attention import KeyValueCache, trace_attention
 from mixprec.importance.cost import PAPER_CORPUS, Corpus, Shape
 from mixprec.importance.engine import Job
 from mixprec.importance.windows import Window, pack
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
 from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
+from mixprec.models.maps import decoder_of
 
 SIZES = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "head_dim": 16}
 LENGTH = 96
@@ -98,6 +98,7 @@ def test_operations_of_attribution_without_attention(monkeypatch: pytest.MonkeyP
     shape = Shape.of(model.config)
     pair = shape.pair
     monkeypatch.setattr(cost.Shape, "pair", 0)
+    monkeypatch.setattr(engine, "path_of", lambda opened: paths.Chosen("packed"))  # probing costs something itself
     tokens, rows = torch.arange(LENGTH), torch.zeros(0, LENGTH)
     counted = flops(lambda: attributed(model, layout_of(model), tokens, rows, WINDOWS))
     batches = list(pack(WINDOWS, engine.BATCH_TOKENS))

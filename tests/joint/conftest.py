@@ -10,7 +10,7 @@ from mixprec.compress import candidates as solving
 from mixprec.compress.options import SolveOptions
 from mixprec.core import artifacts
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.plan.budget import budget_problem
 from mixprec.plan.budgetspec import BudgetSpec

@@ -17,7 +17,7 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.joint import exchange
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.plan import bits
 from mixprec.plan.schema import load_plan
 

@@ -18,8 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from mixprec.core.errors import UserError
 from mixprec.models.arch import FAMILIES
 from mixprec.models.config import load_config
-from mixprec.models.decoder import Decoder, Norm, Rows, decoder_of
+from mixprec.models.decoder import Decoder, Norm, Rows
 from mixprec.models.discover import discovered
+from mixprec.models.maps import decoder_of
 from mixprec.models.weights import blocks_of, linears_of, module_of, weight_of
 
 families = pytest.mark.parametrize("architecture", FAMILIES)
@@ -186,7 +187,7 @@ def test_what_no_map_can_be_made_of_is_refused(changes: dict[str, Any], said: st
 
 def test_a_map_is_made_without_torch() -> None:
     code = (
-        "import sys; from mixprec.models.decoder import decoder_of; from mixprec.models.labels import select;"
+        "import sys; from mixprec.models.maps import decoder_of; from mixprec.models.labels import select;"
         "select(decoder_of({'model_type': 'gemma2'}).linears, 'last_mlp');"
         "assert not {'torch', 'transformers'} & {*sys.modules}"
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mixprec.core.errors import UserError
 from mixprec.models import labels as naming
 from mixprec.models.arch import FAMILIES
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 
 LAYERS = 12
 DECODER = decoder_of({"model_type": "llama", "num_hidden_layers": LAYERS})

@@ -53,7 +53,9 @@ def test_grids_of_integers_and_back(
     zeros = None if symmetric else torch.randint(0, 2**bits, (rows, groups), generator=draw, dtype=torch.uint8)
     grid, format = Quantized(codes, Grid(scales, zeros)), Format(bits, 4, symmetric)
     made = affine.of_grid(grid, format)
-    assert made is not None
+    if made is None:  # a zero point of 8 bits times a scale doesn't fit into the 8 bits of a bfloat16
+        assert bits == 8 and not half and not symmetric
+        return
     values = affine.dequantize_affine(made, AffineFormat(bits, 4), torch.float64)
     expected = dequantize(grid, format, torch.float64)
     if symmetric:

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mixprec.numerics.codebook import CodebookQuantized
-from mixprec.numerics.formats import GGML, KEEP, WHOLE_ROW, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
+from mixprec.numerics.formats import (
+    GGML,
+    KEEP,
+    WHOLE_ROW,
+    AffineFormat,
+    AnyFormat,
+    CodebookFormat,
+    Format,
+    GgmlFormat,
+    Keep,
+)
 from mixprec.numerics.ggml import GgmlQuantized
 from mixprec.numerics.groupwise import Grid, Quantized
 from mixprec.numerics.plain import Plain
@@ -122,4 +132,4 @@ def test_zeros_take_one_bit_where_that_is_less(share: float) -> None:
 
 
 def test_every_kind_of_format_is_stored() -> None:
-    assert {*STORAGE} == {Keep, Format, CodebookFormat, GgmlFormat}
+    assert {*STORAGE} == {Keep, Format, CodebookFormat, GgmlFormat, AffineFormat}

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from mixprec import cli, pipeline, recipe
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
 from mixprec.models.locate import BUNDLED
+from mixprec.models.maps import decoder_of
 from mixprec.pipeline.checks.amounts import Counting
 from mixprec.plan.budget import budget_plan, check_reach
 from mixprec.plan.budgetspec import BudgetSpec

@@ -15,7 +15,7 @@ from mixprec.cli import app
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.pipeline import benchmarks
 from mixprec.plan.rules import PlanSpec, build_plan
 

@@ -4,7 +4,8 @@ import pytest
 from transformers import LlamaConfig
 
 from mixprec.models.config import load_config
-from mixprec.models.decoder import Decoder, decoder_of
+from mixprec.models.decoder import Decoder
+from mixprec.models.maps import decoder_of
 
 
 @pytest.fixture(scope="session")

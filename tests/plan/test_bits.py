@@ -12,8 +12,9 @@ from maps import linear
 from mixprec.compress.anyk import anyk
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import Decoder, decoder_of
+from mixprec.models.decoder import Decoder
 from mixprec.models.locate import BUNDLED
+from mixprec.models.maps import decoder_of
 from mixprec.numerics.formats import KEEP, WHOLE_ROW, AnyFormat, CodebookFormat, Format
 from mixprec.numerics.groupwise import quantize
 from mixprec.plan.bits import Account, account, storage

@@ -14,7 +14,8 @@ from transformers import AutoConfig, PretrainedConfig
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.contrib.export import llamacpp
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import Decoder, decoder_of
+from mixprec.models.decoder import Decoder
+from mixprec.models.maps import decoder_of
 from mixprec.numerics.formats import GGML, GgmlFormat, parse_format
 from mixprec.plan import bits
 from mixprec.plan.rules import PlanSpec, build_plan

@@ -8,7 +8,8 @@ import pytest
 from transformers import LlamaConfig
 
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import Decoder, decoder_of
+from mixprec.models.decoder import Decoder
+from mixprec.models.maps import decoder_of
 from mixprec.plan import bits, mixtures
 from mixprec.plan.budget import budget_plan
 from mixprec.plan.budgetspec import BudgetSpec

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import Decoder, decoder_of
+from mixprec.models.decoder import Decoder
+from mixprec.models.maps import decoder_of
 from mixprec.numerics.formats import Format, parse_format
 from mixprec.plan.bits import account
 from mixprec.plan.budget import budget_plan

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from mixprec.cli import app
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import Decoder, decoder_of
+from mixprec.models.decoder import Decoder
 from mixprec.models.locate import BUNDLED
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.plan.budgetspec import BudgetSpec
 from mixprec.plan.pareto import curve, sizes, uniform

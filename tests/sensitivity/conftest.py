@@ -7,7 +7,7 @@ from scoring import OPTIONS, TREATMENTS, Tiny, calibrating
 
 from mixprec.compress import candidates as solving
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 
 

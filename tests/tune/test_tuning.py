@@ -132,7 +132,12 @@ def test_other_packed_formats_are_tuned_and_stay_what_they_are(
     tiny_checkpoint: Path, lessons: Lessons, tmp_path: Path, format: str, default: str
 ) -> None:
     model = Model(tiny_checkpoint)
-    compress(model, planned(model, default, last_mlp="keep"), tmp_path / "start", format=checkpoint_format(format))
+    compress(
+        model,
+        planned(model, default, **({"*_down": "keep"} if format == "mlx" else {"last_mlp": "keep"})),
+        tmp_path / "start",
+        format=checkpoint_format(format),
+    )
     gentle = EXACT.model_copy(update={"rate": 0.003, "norm_rate": 0.001})
     tune_packed(Tuning(lessons, gentle), Model(tmp_path / "start"), model, tmp_path / "tuned")
     before, after = (Model(tmp_path / name).checkpoint for name in ("start", "tuned"))

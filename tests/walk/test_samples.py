@@ -10,7 +10,7 @@ from torch import nn
 
 from mixprec.calibration.data import Calibration
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.models.sizes import sizes_of
 from mixprec.models.weights import module_of

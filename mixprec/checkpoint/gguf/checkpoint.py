@@ -15,9 +15,10 @@ from mixprec.checkpoint.quantization import CONFIG
 from mixprec.checkpoint.reader import Checkpoint
 from mixprec.core.errors import UserError, reason
 from mixprec.models.config import check_builds, load_config
-from mixprec.models.decoder import Linear, decoder_of
+from mixprec.models.decoder import Linear
 from mixprec.models.gguf import parts
 from mixprec.models.gguf.config import check_rope, config_in
+from mixprec.models.maps import decoder_of
 from mixprec.numerics.groupwise import Quantized
 
 

@@ -12,8 +12,9 @@ from mixprec.checkpoint.quantization import CONFIG
 from mixprec.checkpoint.stored import Layout, Stored
 from mixprec.core.errors import UserError
 from mixprec.models import configfile
-from mixprec.models.decoder import Linear, decoder_of
+from mixprec.models.decoder import Linear
 from mixprec.models.gguf.complete import check_tensors, described
+from mixprec.models.maps import decoder_of
 from mixprec.numerics.formats import GGML, KEEP, GgmlFormat
 
 _FLOATS: Final = ("f16", "bf16", "f32")

@@ -28,10 +28,11 @@ from mixprec.checkpoint.target import CompressedModule
 from mixprec.core import publish
 from mixprec.core.errors import UserError
 from mixprec.models.complete import is_passed_over
-from mixprec.models.decoder import Decoder, Linear, decoder_of
+from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.gguf import metadata
 from mixprec.models.gguf.names import ARCHITECTURES, gguf_names
 from mixprec.models.locate import at_hand
+from mixprec.models.maps import decoder_of
 from mixprec.models.source import FLOATS, Source
 from mixprec.models.tensors import COMPUTABLE
 from mixprec.numerics.formats import KEEP, AnyFormat, Format, GgmlFormat

@@ -15,11 +15,11 @@ from mixprec.core import artifacts, publish
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 from mixprec.core.upstream import first_line, quiet
-from mixprec.models.decoder import decoder_of
 from mixprec.models.gguf import mixtures, parts
 from mixprec.models.gguf import tokenizer as tokenizer_in
 from mixprec.models.gguf.complete import check_tensors
 from mixprec.models.gguf.config import check_rope, config_in
+from mixprec.models.maps import decoder_of
 
 
 def config_of(path: Path, model_id: str) -> PretrainedConfig:

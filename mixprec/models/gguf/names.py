@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import gguf
 
 from mixprec.models.arch import FAMILIES
-from mixprec.models.decoder import decoder_of
 from mixprec.models.labels import parse_address
+from mixprec.models.maps import decoder_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ import pytest
 
 from mixprec.contrib.export import TARGETS
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.plan.rules import PlanSpec, build_plan
 
 

@@ -18,7 +18,8 @@ from mixprec.cli.export import Target
 from mixprec.contrib.export import TARGETS, llamacpp
 from mixprec.core.errors import UserError
 from mixprec.models.arch import FAMILIES
-from mixprec.models.decoder import Decoder, decoder_of
+from mixprec.models.decoder import Decoder
+from mixprec.models.maps import decoder_of
 from mixprec.numerics.formats import Keep, parse_format
 from mixprec.plan.schema import ModulePlan, Plan
 

@@ -12,7 +12,7 @@ import yaml
 
 import mixprec.cli.export  # noqa: F401  (registers the verb)
 from mixprec import cli
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.plan.schema import ModulePlan, Plan, save_plan
 
 

@@ -10,7 +10,7 @@ import torch
 
 from mixprec.contrib.peers import client
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 
 CANDIDATES = [{"bits": bits, "group_size": 32, "symmetric": True} for bits in (2, 3, 4)]
 

@@ -28,7 +28,7 @@ from mixprec.cli import app
 from mixprec.compress.stream import compress
 from mixprec.core.errors import UserError
 from mixprec.models.config import load_config
-from mixprec.models.decoder import decoder_of
+from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.numerics.formats import KEEP, Format
 from mixprec.numerics.groupwise import Grid, Quantized, dequantize
