@@ -1,17 +1,22 @@
-"""Every architecture of the list: ``python benchmarks/architectures.py --json OUT [--quick]``, on a CPU, tiny models.
+"""Every architecture of the list: gradients, codes, logits and bytes, on tiny models.
 
-Each is a random model from a configuration with its real structure (tests/architectures.py). Keys of ``--json``:
-``architectures``: how many. ``attribution_max_rel_error``: largest difference of a span's gradients from those of full
-backpropagation through transformers' own model in float64, over the reference's largest value. ``gptq_codes_equal``:
-share of the first block's codes, experts' included, that equal those of a float64 loop over columns, for inputs that
-plain hooks gathered in an unmodified forward pass. ``dense_logits_max_diff``: of a compressed checkpoint that
-transformers loads, from the model that was compressed in memory. ``roundtrip_failures``: architectures whose checkpoint
-has other names, or other tensors that changed, than it should. ``resume_differences``: those for which a compression
-that was stopped behind a block and resumed gives other bytes. ``experts_time_ratio``: CPU time of compressing a block
-of experts over that of a dense block with as many weights. ``rows``: the same for each architecture, and its path of
-attribution. MiniMax's error is that of decays that it rounds to float32; XGLM computes in float32 at most, and is
-compared in that. ``--quick``: fewer spans and calibration
-samples, and times measured once.
+python benchmarks/architectures.py [--quick] [--only NAME …] --json OUT
+
+Each is a random model from a configuration with its real structure (tests/architectures.py), on a CPU. MiniMax's error
+is that of decays that it rounds to float32; XGLM computes in float32 at most, and is compared in that. --quick: fewer
+spans and calibration samples, and times measured once.
+
+Keys of OUT
+    architectures              how many
+    attribution_max_rel_error  largest difference of a span's gradients from those of full backpropagation through
+                               transformers' own model in float64, over the reference's largest value
+    gptq_codes_equal           share of the first block's codes, experts' included, that equal those of a float64 loop
+                               over columns, for inputs that plain hooks gathered in an unmodified forward pass
+    dense_logits_max_diff      of a compressed checkpoint that transformers loads, from the model compressed in memory
+    roundtrip_failures         architectures whose checkpoint has other names, or other changed tensors, than it should
+    resume_differences         those for which a compression that was stopped and resumed gives other bytes
+    experts_time_ratio         CPU time of compressing a block of experts over that of a dense one with as many weights
+    rows                       the same for each architecture, and its path of attribution
 """
 
 from __future__ import annotations
