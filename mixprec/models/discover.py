@@ -33,8 +33,9 @@ from mixprec.models.experts import Experts, unstack
 from mixprec.models.labels import place_of
 from mixprec.models.renames import Names
 
-#: Linear modules that choose among experts, or weigh what a shared one puts out: they stay as they are.
+#: Kinds of linears that share an input -> what runtimes call the one matrix that they make of them.
 _FUSED: Final = {("q", "k", "v"): "qkv_proj", ("gate", "up"): "gate_up_proj"}
+#: Linear modules that choose among experts, or weigh what a shared one puts out: they stay as they are.
 _ROUTERS: Final = frozenset({"router", "gate", "shared_expert_gate", "router_gate"})
 
 

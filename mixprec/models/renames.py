@@ -35,11 +35,12 @@ class Cut(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """How transformers keeps a layer's experts: how many, and whether gate and up are joined row by row, not one behind
-    the other."""
+    """How transformers keeps a layer's experts: how many, whether gate and up are joined row by row, not one behind the
+    other, and whether a matrix's second axis is that of its outputs."""
 
     experts: int
     interleaved: bool
+    transposed: bool
 
 
 class Names:
@@ -52,7 +53,7 @@ class Names:
         self._converters = [rule for rule in rules if isinstance(rule, core_model_loading.WeightConverter)]
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         self.stacks = {
-            path: Stack(len(module), not getattr(module.core, "is_concatenated", True))
+            path: Stack(len(module), not module.core.is_concatenated, module.core.is_transposed)
             for path, module in model.named_modules()
             if isinstance(module, Experts)
         }
@@ -102,8 +103,9 @@ class Names:
         bias: bool,
     ) -> Cut:  # fmt: skip
         out = wanted[0]
-        # Of a square stack only the architecture says which axis is which; it is stored as transformers has it then.
-        transposed = not bias and shape[1:] != (count * out, wanted[1])
+        # Files may have either axis first. Where both are equal it is stored as transformers keeps it, as gpt-oss is.
+        square = not bias and count * out == wanted[1]
+        transposed = stack.transposed if square else not bias and shape[1:] != (count * out, wanted[1])
         if count == 1:
             return Cut(expert, 0, out, 1, transposed)
         if stack.interleaved:

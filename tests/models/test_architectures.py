@@ -98,6 +98,20 @@ def test_a_compressed_model_is_the_one_that_transformers_loads(architecture: str
     assert {name for name in before if not before[name].equal(after[name])} == changed
 
 
+def test_square_matrices_of_experts_are_read_along_the_right_axis(tmp_path: Path) -> None:
+    # gpt-oss keeps its experts transposed, and hidden states are as wide as what is inside an expert.
+    original = architectures.model_of("gpt_oss", intermediate_size=32)
+    model = saved(tmp_path / "model", original)
+    opened = model.open_blocks()
+    with torch.no_grad():
+        hidden = torch.randn(1, 5, 32)
+        entering = block_inputs(opened.model, IDS[:, :5])
+        with opened.block(0) as block:
+            found = through(block, hidden, entering.contexts[0])
+        expected = through(original.model.layers[0], hidden, entering.contexts[0])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("architecture", architectures.TEXT)
 def test_sources_of_scales_are_where_they_fold(architecture: str) -> None:
     model = architectures.model_of(architecture, seed=3)
