@@ -206,12 +206,7 @@ class _Work:
         self, groups: Sequence[Group], arrived: Iterable[Arrived], samples: Samples, drift: bool
     ) -> None:
         """Compress a layer's routed experts, each for its tokens; one that none came to by rounding alone."""
-        sent = []
-        for each in arrived:
-            hidden, chosen, *_ = each.arguments
-            counts, width = samples.weighed(each.batch), hidden.shape[-1]
-            flat = None if each.full is None else each.full.reshape(-1, width)
-            sent.append(Sent(hidden, chosen, None if counts is None else counts.flatten(), flat))
+        sent = [Sent.of(each.arguments, samples.weighed(each.batch), each.full) for each in arrived]
         assert groups[0].routed is not None
         routed = Routed(self._block, groups[0].routed, sent, self._options.experts)
         for number, own in by_expert(groups).items():

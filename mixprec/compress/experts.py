@@ -33,6 +33,13 @@ class Sent(NamedTuple):
     counts: Tensor | None = None
     full: Tensor | None = None
 
+    @classmethod
+    def of(cls, arguments: Sequence[Tensor], counts: Tensor | None, full: Tensor | None = None) -> Sent:
+        """``arguments``: of the experts' module. ``counts`` (n, T, 1), ``full``: as the micro-batch has them."""
+        hidden, chosen, *_ = arguments
+        flat = None if full is None else full.reshape(hidden.shape)
+        return cls(hidden, chosen, None if counts is None else counts.flatten(), flat)
+
 
 class Routed:
     """The tokens of a layer's experts while they are being solved."""
@@ -102,12 +109,10 @@ class Routed:
 def sent_to(samples: Samples, index: int, block: nn.Module, path: str) -> list[Sent]:
     """What comes to the experts at ``path`` of a block with all samples, which stay in front of the block."""
     experts = [block.get_submodule(path)]
-    found = []
-    for number in range(len(samples.batches)):
-        hidden, chosen, *_ = samples.arguments(number, index, block, experts)
-        counts = samples.weighed(number)
-        found.append(Sent(hidden, chosen, None if counts is None else counts.flatten()))
-    return found
+    return [
+        Sent.of(samples.arguments(number, index, block, experts), samples.weighed(number))
+        for number in range(len(samples.batches))
+    ]
 
 
 def sets_of(groups: Sequence[Group]) -> list[tuple[Group, ...]]:

@@ -63,32 +63,25 @@ def solve(
 
 def _solve(task: Task) -> Solved:
     if task.given is None and needing_inputs([task.treatment.method]):
-        return _without_inputs(task)
+        return _instead(task, "magnitude")
     try:
         return SOLVERS[task.treatment.method].solve(task)
     except SingularHessian:
-        return _without_hessian(task)
+        return _instead(task, "wanda")
 
 
-def _without_inputs(task: Task) -> Solved:
-    """What comes closest where nothing is known of the inputs."""
+def _instead(task: Task, pruner: str) -> Solved:
+    """What comes closest where no Hessian is known, or can be solved with: no column makes up for another.
+
+    ``pruner``: the method that sets weights to zero, where some are to be.
+    """
     if task.treatment.sparsity is None:
         return rtn.SOLVER.solve(task)._replace(fallback="rtn")
-    pruned = magnitude.SOLVER.solve(task)
+    pruned = SOLVERS[pruner].solve(task)
     if isinstance(task.treatment.format, Keep):
-        return pruned._replace(fallback="magnitude")
-    return rtn.SOLVER.solve(task._replace(weight=pruned.restored))._replace(fallback="magnitude, rtn")
-
-
-def _without_hessian(task: Task) -> Solved:
-    """What comes closest where the Hessian can't be solved with: no column makes up for another."""
-    if task.treatment.sparsity is None:
-        return rtn.SOLVER.solve(task)._replace(fallback="rtn")
-    pruned = wanda.SOLVER.solve(task)
-    if isinstance(task.treatment.format, Keep):
-        return pruned._replace(fallback="wanda")
+        return pruned._replace(fallback=pruner)
     # Zero is on every grid, so what was pruned stays so.
-    return rtn.SOLVER.solve(task._replace(weight=pruned.restored))._replace(fallback="wanda, rtn")
+    return rtn.SOLVER.solve(task._replace(weight=pruned.restored))._replace(fallback=f"{pruner}, rtn")
 
 
 def _joined(parts: list[Solved]) -> Solved:

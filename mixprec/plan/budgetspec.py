@@ -63,7 +63,9 @@ class BudgetSpec(Strict):
         (SENSITIVITY,), description="sensitivity or importance, made by the recipe's parts of these names, or tables"
     )
     weights: dict[str, float] = Field({}, description="target of the scores -> weight in the sum; default: all")
-    tie: Literal["fused"] | None = Field(None, description="fused: q, k, v get one format, and so do gate and up")
+    tie: Literal["fused"] | None = Field(
+        None, description="fused: q, k, v get one format, and so do gate and up, and all experts of a layer"
+    )
     pin: dict[str, ChoiceText] = Field({}, description="selector -> what its modules get whatever the scores say")
     allocation: Allocation = Field("optimal", description="optimal, or a control of the same size")
     seed: int = Field(0, description="allocation random: which draw")

@@ -158,7 +158,9 @@ class PlanSpec(Strict):
     method: Method | None = Field(None, description="default: the recipe's compress.method")
     rules: tuple[Rule, ...] = ()
     tie: Literal["fused"] | None = Field(
-        None, description="fused: a rule for one of q, k, v means all three, one for gate or up both"
+        None,
+        description="fused: a rule for one of q, k, v means all three, one for gate or up both, one for an expert all "
+        "of its layer",
     )
 
     @model_validator(mode="after")

@@ -31,10 +31,11 @@ class Contexts:
             self._by_batch = {
                 number: blocks.block_inputs(model, tokens[where]).contexts for number, where in enumerate(batches)
             }
-        elif _rows(self._shared) != _rows(blocks.block_inputs(model, tokens[:2]).contexts):
-            rows = zip(_rows(self._shared), _rows(blocks.block_inputs(model, tokens[:2]).contexts), strict=True)
-            # One row does for any number of samples.
-            self._multiplied = any(one not in (1, two) for one, two in rows)
+            return
+        one, two = _rows(self._shared), _rows(blocks.block_inputs(model, tokens[:2]).contexts)
+        if one != two:
+            # A single row does for any number of samples.
+            self._multiplied = any(first not in (1, second) for first, second in zip(one, two, strict=True))
             counts = {len(tokens[where]) for where in batches}
             self._by_count = {count: blocks.block_inputs(model, tokens[:count]).contexts for count in counts}
 

@@ -189,11 +189,9 @@ class Samples:
             if move:
                 self.states[stream, number] = output
 
-    def arguments(
-        self, number: int, index: int, block: nn.Module, modules: Sequence[nn.Module], stream: str = OWN
-    ) -> tuple[Tensor, ...]:
+    def arguments(self, number: int, index: int, block: nn.Module, modules: Sequence[nn.Module]) -> tuple[Tensor, ...]:
         """What the first of a block's ``modules`` that a micro-batch reaches is called with; the pass ends there."""
-        return arguments_of(modules, lambda: self.through(number, index, block, stream))
+        return arguments_of(modules, lambda: self.through(number, index, block))
 
     def statistics(
         self,

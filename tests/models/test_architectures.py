@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import architectures
 import pytest
@@ -14,12 +15,12 @@ from tiny import TEXT, tokenizer
 import mixprec as mp
 from mixprec.calibration.data import Calibration
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import Norm, Rows
+from mixprec.models.decoder import Linear, Norm, Rows
 from mixprec.models.discover import class_of
 from mixprec.models.experts import Experts, unstack
 from mixprec.models.head import Head
 from mixprec.models.model import Model
-from mixprec.models.weights import blocks_of, body_of, module_of, norm_of, through, weight_of
+from mixprec.models.weights import blocks_of, body_of, map_in, module_of, norm_of, through, weight_of
 from mixprec.walk.blocks import block_inputs
 from mixprec.walk.samples import OWN, Samples
 from mixprec.walk.states import States
@@ -28,9 +29,9 @@ everywhere = pytest.mark.parametrize("architecture", architectures.ALL)
 IDS = torch.arange(3, 27)[None]
 
 
-def saved(folder: Path, model: object) -> Model:
+def saved(folder: Path, model: Any) -> Model:
     """A model on disk, with a tokenizer."""
-    model.save_pretrained(folder)  # type: ignore[attr-defined]
+    model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return Model(folder)
 
@@ -115,12 +116,12 @@ def test_square_matrices_of_experts_are_read_along_the_right_axis(tmp_path: Path
 @pytest.mark.parametrize("architecture", architectures.TEXT)
 def test_sources_of_scales_are_where_they_fold(architecture: str) -> None:
     model = architectures.model_of(architecture, seed=3)
-    known = {linear.address: linear for linear in _decoder(model).linears}
-    for group in _decoder(model).groups:
+    known = {linear.address: linear for linear in map_in(model).linears}
+    for group in map_in(model).groups:
         if group.source is None:
             continue
         block = blocks_of(model)[group[0].layer - 1]
-        before, after = _inputs(model, block, group[0]), None
+        before = _inputs(model, block, group[0])
         with torch.no_grad():
             if isinstance(group.source, Norm):
                 norm = block.get_submodule(group.source.path)
@@ -137,17 +138,11 @@ def test_sources_of_scales_are_where_they_fold(architecture: str) -> None:
         torch.testing.assert_close(after, before * scale)
 
 
-def _decoder(model: object) -> mp.models.decoder.Decoder:  # type: ignore[name-defined]
-    from mixprec.models.weights import map_in
-
-    return map_in(model)
-
-
-def _inputs(model: object, block: torch.nn.Module, linear: object) -> torch.Tensor:
+def _inputs(model: Any, block: torch.nn.Module, linear: Linear) -> torch.Tensor:
     seen: list[torch.Tensor] = []
-    hook = module_of(block, linear).register_forward_pre_hook(lambda _module, given: seen.append(given[0].clone()))  # type: ignore[arg-type]
+    hook = module_of(block, linear).register_forward_pre_hook(lambda _module, given: seen.append(given[0].clone()))
     with torch.no_grad():
-        model(input_ids=IDS)  # type: ignore[operator]
+        model(input_ids=IDS)
     hook.remove()
     return seen[0]
 
@@ -188,8 +183,6 @@ def test_experts_as_modules_compute_what_the_stack_did(architecture: str) -> Non
     model = architectures.model_of(architecture, **changes)
     with torch.no_grad():
         expected = model(input_ids=IDS).logits
-        from mixprec.models.experts import unstack
-
         unstack(model)
         # gpt-oss joins gate and up column by column, and products of strided matrices round otherwise.
         torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=0, atol=1e-6)
