@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from pathlib import Path
 from typing import Any
+
+import generated
 
 import mixprec
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
-BEGIN, END = "<!-- api: begin -->\n", "<!-- api: end -->\n"
 
 
 def _first(value: Any) -> str:
@@ -48,11 +48,8 @@ def tables() -> str:
 
 def page() -> str:
     """docs/api.md as the code has it."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    return before + BEGIN + "\n" + tables() + "\n" + END + rest.partition(END)[2]
+    return generated.filled(PAGE, "api", tables())
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv:
-        sys.exit(PAGE.read_text(encoding="utf-8") != page())
-    PAGE.write_text(page(), encoding="utf-8")
+    generated.main(PAGE, page)

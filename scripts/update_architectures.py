@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import generated
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architectures.md"
 sys.path.append(str(ROOT / "tests"))
@@ -44,14 +46,5 @@ def page() -> str:
     return text + "<!-- Written by scripts/update_architectures.py. -->\n"
 
 
-def main() -> None:
-    """Write the page, or say that it is stale."""
-    if "--check" in sys.argv:
-        if PAGE.read_text(encoding="utf-8") != page():
-            raise SystemExit(f"{PAGE}: is stale; run python scripts/update_architectures.py")
-    else:
-        PAGE.write_text(page(), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    generated.main(PAGE, page)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+import generated
 
 from mixprec.checkpoint.facts import FACTS, RUNTIMES
 from mixprec.checkpoint.loaders import Fact, Loader
@@ -12,7 +13,6 @@ from mixprec.checkpoint.names import FORMAT_NAMES
 from mixprec.numerics.formats import WHOLE_ROW
 
 PAGE = Path(__file__).parents[1] / "docs" / "checkpoints.md"
-BEGIN, END = "<!-- runtimes: begin -->\n", "<!-- runtimes: end -->\n"
 _PLACES = {"cuda": "GPUs", "apple": "Apple", "cpu": "CPUs"}
 
 
@@ -84,11 +84,8 @@ def table() -> str:
 
 def page() -> str:
     """docs/checkpoints.md as the facts have it."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    return before + BEGIN + "\n" + table() + "\n" + END + rest.partition(END)[2]
+    return generated.filled(PAGE, "runtimes", table())
 
 
 if __name__ == "__main__":
-    if "--check" in sys.argv:
-        sys.exit(PAGE.read_text(encoding="utf-8") != page())
-    PAGE.write_text(page(), encoding="utf-8")
+    generated.main(PAGE, page)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import typer.main
+import update_pipelines
 import yaml
 from pydantic import BaseModel
 
@@ -81,6 +82,13 @@ def check_command(words: list[str]) -> None:
     known = {name for parameter in VERBS[words[0]].params for name in parameter.opts} | {"--help"}
     unknown = {word for word in words[1:] if word.startswith("--")} - known
     assert not unknown, f"mixprec {words[0]} has no {unknown}"
+
+
+def test_figures_of_pipelines_are_those_that_were_measured() -> None:
+    assert update_pipelines.PAGE.read_text(encoding="utf-8") == update_pipelines.page(), (
+        "run scripts/update_pipelines.py"
+    )
+    assert update_pipelines.measured({"a": 0.5, "a_ci": [0.25, 0.75]}, "a") == "0.50 [0.25, 0.75]"
 
 
 def test_every_key_of_a_recipe_is_explained() -> None:

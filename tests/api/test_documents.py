@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+
+import update_api
 
 import mixprec
 
@@ -16,19 +16,10 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_page_lists_the_public_names_with_their_arguments() -> None:
-    update = script("update_api")
-    assert update.PAGE.read_text(encoding="utf-8") == update.page(), "run python scripts/update_api.py"
+    assert update_api.PAGE.read_text(encoding="utf-8") == update_api.page(), "run python scripts/update_api.py"
     for name in mixprec._PUBLIC:
-        assert f"| `{name}`" in update.page() or f"| `{name}(" in update.page()
+        assert f"| `{name}`" in update_api.page() or f"| `{name}(" in update_api.page()
 
 
 def test_every_public_name_says_what_it_is() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import update_runtimes
 from typer.testing import CliRunner
 
 from mixprec.checkpoint.check import Target, Verdict, check, differences, require
@@ -170,13 +170,8 @@ def test_the_facts_are_of_known_things_and_say_where_they_are_from() -> None:
 
 
 def test_the_docs_show_the_facts() -> None:
-    script = Path(__file__).parents[2] / "scripts" / "update_runtimes.py"
-    spec = importlib.util.spec_from_file_location("update_runtimes", script)
-    assert spec is not None and spec.loader is not None
-    update = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(update)
-    assert update.PAGE.read_text() == update.page(), "run: python scripts/update_runtimes.py"
-    assert len(update.table().splitlines()) == len(FACTS) + 2
+    assert update_runtimes.PAGE.read_text() == update_runtimes.page(), "run: python scripts/update_runtimes.py"
+    assert len(update_runtimes.table().splitlines()) == len(FACTS) + 2
 
 
 def test_pruned_plans_have_no_nearest_packed_one() -> None:
