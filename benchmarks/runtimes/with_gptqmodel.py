@@ -20,6 +20,7 @@ os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 os.environ.setdefault("GPTQMODEL_TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "extensions"))
 
 import torch
+from answers import write_answers
 
 
 def load(folder: str, job: dict[str, Any]) -> torch.nn.Module:
@@ -48,17 +49,5 @@ def look_at(folder: str, job: dict[str, Any]) -> dict[str, Any]:
     return {"logits": logits.tolist(), "nll": total / max(1, count)}
 
 
-def main(job_file: str, result_file: str) -> None:
-    """Every checkpoint in turn; what one of them breaks is written down."""
-    job = json.loads(Path(job_file).read_text())
-    results = {}
-    for folder in job["checkpoints"]:
-        try:
-            results[folder] = look_at(folder, job)
-        except Exception as problem:
-            results[folder] = {"error": f"{type(problem).__name__}: {str(problem)[-1500:]}"}
-        Path(result_file).write_text(json.dumps(results))
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    write_answers(json.loads(Path(sys.argv[1]).read_text()), look_at, Path(sys.argv[2]))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from answers import write_answers
 from mlx.utils import tree_map
 from mlx_lm import convert
 from mlx_lm.utils import load_model
@@ -57,17 +58,11 @@ def _is_float(array: mx.array) -> bool:
 
 
 def main(job_file: str, result_file: str) -> None:
-    """Every checkpoint in turn; what one of them breaks is written down."""
+    """Make what the job says, then look at every checkpoint."""
     job = json.loads(Path(job_file).read_text())
     for out, said in job.get("convert", {}).items():
         make(out, said)
-    results = {}
-    for folder in job["checkpoints"]:
-        try:
-            results[folder] = look_at(folder, job)
-        except Exception as problem:
-            results[folder] = {"error": f"{type(problem).__name__}: {str(problem)[-1500:]}"}
-        Path(result_file).write_text(json.dumps(results))
+    write_answers(job, look_at, Path(result_file))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ tokens but their first), or ``error``, what vLLM says.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
+
+from answers import write_answers
 
 # int8 activations would be another arithmetic than the checkpoint's; the others keep it in one process and small.
 os.environ |= {
@@ -46,18 +47,5 @@ def look_at(folder: str, job: dict[str, Any]) -> dict[str, Any]:
     return {"greedy": list(found[0].outputs[0].token_ids), "nll": total / max(1, count)}
 
 
-def main(job_file: str, result_file: str) -> None:
-    """Every checkpoint in turn; what one of them breaks is written down."""
-    job = json.loads(Path(job_file).read_text())
-    results = {}
-    for folder in job["checkpoints"]:
-        try:
-            results[folder] = look_at(folder, job)
-        except BaseException as problem:  # vLLM raises of all kinds, and exits
-            results[folder] = {"error": f"{type(problem).__name__}: {str(problem)[-1500:]}"}
-        Path(result_file).write_text(json.dumps(results, indent=2))
-        gc.collect()
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    write_answers(json.loads(Path(sys.argv[1]).read_text()), look_at, Path(sys.argv[2]))

@@ -16,7 +16,7 @@ from torch import Tensor
 from mixprec.core.memory import release_memory
 from mixprec.importance.attention import KeyValueCache, PackedSpans, Prefill, trace_attention
 from mixprec.importance.outputs import Gradients, Layout, RowSums, SpanGradients, accumulation_dtype
-from mixprec.importance.paths import Chosen, Path, alike, path_of
+from mixprec.importance.paths import alike, path_of
 from mixprec.importance.spans import Modules, Prefix, SpanForward, Way, leaves
 from mixprec.importance.windows import Batch, Window, alone, pack
 from mixprec.models.decoder import Decoder
@@ -58,7 +58,7 @@ def run_trace(
     """
     decoder, chosen = map_in(model), path_of(Live(model))
     if chosen.path != "packed":
-        return _one_by_one(model, decoder, layout, job, gradients, chosen)
+        return _one_by_one(model, decoder, layout, job, gradients, chosen.path, chosen.theirs)
     with trace_attention(model):
         cache = KeyValueCache(len(job.tokens))
         row_sums = _prefill(model, decoder, layout, job, cache, chunk_tokens)
@@ -107,7 +107,9 @@ def _batch_gradients(
     return found.take()
 
 
-def _one_by_one(model: Any, decoder: Decoder, layout: Layout, job: Job, gradients: Gradients, chosen: Chosen) -> Tensor:
+def _one_by_one(
+    model: Any, decoder: Decoder, layout: Layout, job: Job, gradients: Gradients, way: Way, theirs: bool
+) -> Tensor:
     """run_trace where spans can't be packed: a pass over the trace, then each span behind its prefix (spans.py)."""
     sums = RowSums(layout, job.rows, accumulation_dtype(model))
     watched = {name: module for name, module in layout.modules.items() if name != decoder.head}
@@ -118,12 +120,12 @@ def _one_by_one(model: Any, decoder: Decoder, layout: Layout, job: Job, gradient
         with torch.no_grad():
             sums.add_logits(layout.modules[decoder.head], decoder.norm, decoder.head)
     watched.pop(decoder.embedding, None)
-    prefix = Prefix(model, job.tokens, theirs=chosen.theirs)
+    prefix = Prefix(model, job.tokens, theirs=theirs)
     for number in sorted(range(len(job.windows)), key=lambda number: job.windows[number][1:]):
         if job.windows[number].compute:
             release_memory()
             batch = alone(job.windows, number)
-            made, found = _behind(model, prefix, layout, batch, watched, chosen.path, hidden)
+            made, found = _behind(model, prefix, layout, batch, watched, way, hidden)
             gradient = loss_gradient(Head.of(model), decoder.head, made.hidden.detach(), job.tokens, batch, found)
             found.add(decoder.embedding, made.gradient(gradient))
             gradients.add(batch.number, found.take())
@@ -131,15 +133,15 @@ def _one_by_one(model: Any, decoder: Decoder, layout: Layout, job: Job, gradient
 
 
 def _behind(
-    model: Any, prefix: Prefix, layout: Layout, batch: Batch, watched: Modules, path: Path, whole: Tensor
+    model: Any, prefix: Prefix, layout: Layout, batch: Batch, watched: Modules, way: Way, whole: Tensor
 ) -> tuple[SpanForward, SpanGradients]:
-    """A span forward, on its path or, where that doesn't give the final hidden states of the ``whole`` pass (1, T,
+    """A span forward, made its way or, where that doesn't give the final hidden states of the ``whole`` pass (1, T,
     hidden), as a part of a whole one."""
     first, end = int(batch.positions[0]), int(batch.positions[-1]) + 1
-    ways: tuple[Way, ...] = ("whole",) if path in ("packed", "whole") else (path, "whole")  # type: ignore[assignment]
-    for way in ways:
+    ways: dict[Way, None] = {way: None, "whole": None}
+    for tried in ways:
         found = SpanGradients(layout, batch, accumulation_dtype(model))
-        made = prefix.span(way, first, end, found, watched)
+        made = prefix.span(tried, first, end, found, watched)
         if alike(made.hidden, whole[:, first:end]):
             break
     return made, found

@@ -45,6 +45,29 @@ def ask(runtime: str, work: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads((work / "result.json").read_text()))
 
 
+#: Token ids that every tiny model knows.
+PROMPT = torch.randint(2, 300, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+
+#: Name of a checkpoint -> default and rules of its plan.
+Plans = dict[str, tuple[str, dict[str, str]]]
+
+
+def job_of(folder: Path, planner: Planner, plans: Plans, format: str, work: Path, dtype: str) -> dict[str, Any]:
+    """What a runtime is asked of checkpoints of one model, which are written here."""
+    for name, (default, rules) in plans.items():
+        compress(Model(folder), planner(folder, default, **rules), work / name, format=FORMATS[format])
+    checkpoints = [str(work / name) for name in plans]
+    return {"checkpoints": checkpoints, "dtype": dtype, "prompt": PROMPT, "passages": [PROMPT]}
+
+
+def compare(where: str, found: Mapping[str, Any], job: Mapping[str, Any], *, logits: float, nll: float) -> None:
+    """A runtime's answer beside mixprec's own; tolerances are absolute."""
+    assert "error" not in found, (where, found)
+    expected = own(where, job)
+    torch.testing.assert_close(torch.tensor(found["logits"]), expected["logits"], atol=logits, rtol=0)
+    assert found["nll"] == pytest.approx(expected["nll"], abs=nll)
+
+
 @torch.no_grad()
 def own(folder: str, job: Mapping[str, Any]) -> dict[str, Any]:
     """What mixprec itself makes of a checkpoint."""
@@ -63,88 +86,52 @@ def own(folder: str, job: Mapping[str, Any]) -> dict[str, Any]:
 
 def test_gptqmodel_reads_every_width_mixed_and_asymmetric(source: MakeSource, planner: Planner, tmp_path: Path) -> None:
     folder = source(dtype=torch.float16)
-    plans: dict[str, tuple[str, dict[str, str]]] = {
+    plans: Plans = {
         **{f"w{bits}": (f"w{bits}g32", {}) for bits in (2, 3, 4, 8)},
         "mixed": ("w3g32", {"1_attn": "w4g32", "2_q": "w8g16", "2_up": "w2", "last_down": "keep"}),
         "asymmetric": ("w3g32", {"1_attn": "w4g32_asym", "1_up": "w3g32_asym", "2_up": "w2g32_asym"}),
     }
-    for name, (default, rules) in plans.items():
-        compress(Model(folder), planner(folder, default, **rules), tmp_path / name, format=FORMATS["gptq"])
-    prompt = torch.randint(2, 300, (40,), generator=torch.Generator().manual_seed(0)).tolist()
-    job = {
-        "checkpoints": [str(tmp_path / name) for name in plans],
-        "dtype": "float16",
-        "reader": "gptqmodel",
-        "prompt": prompt,
-        "passages": [prompt],
-    }
+    job = job_of(folder, planner, plans, "gptq", tmp_path, "float16") | {"reader": "gptqmodel"}
     for where, found in ask("gptqmodel", tmp_path, job).items():
-        assert "error" not in found, (where, found)
-        expected = own(where, job)
         # Both multiply float16 matrices with the same values; the order of sums may differ.
-        torch.testing.assert_close(torch.tensor(found["logits"]), expected["logits"], atol=2e-3, rtol=0)
-        assert found["nll"] == pytest.approx(expected["nll"], abs=1e-3)
+        compare(where, found, job, logits=2e-3, nll=1e-3)
 
 
 def test_transformers_reads_uniform_gptq_with_gptqmodel_and_optimum(
     source: MakeSource, planner: Planner, tmp_path: Path
 ) -> None:
     folder = source(dtype=torch.float16)
-    plans: dict[str, tuple[str, dict[str, str]]] = {
+    plans: Plans = {
         **{f"w{bits}": (f"w{bits}g32", {}) for bits in (2, 3, 4, 8)},
         "kept": ("w3g32", {"last_down": "keep", "1_q": "keep"}),
         "asymmetric": ("w4g32_asym", {}),
         "mixed": ("w3g32", {"1_attn": "w4g32"}),
         "rows": ("w4", {}),
     }
-    for name, (default, rules) in plans.items():
-        compress(Model(folder), planner(folder, default, **rules), tmp_path / name, format=FORMATS["gptq"])
-    prompt = torch.randint(2, 300, (40,), generator=torch.Generator().manual_seed(0)).tolist()
-    job = {
-        "checkpoints": [str(tmp_path / name) for name in plans],
-        "dtype": "float16",
-        "reader": "transformers",
-        "prompt": prompt,
-        "passages": [prompt],
-    }
+    job = job_of(folder, planner, plans, "gptq", tmp_path, "float16") | {"reader": "transformers"}
     answers = ask("gptqmodel", tmp_path, job)
     # Formats of single modules stand under ``dynamic``, which transformers does not read: check refuses such plans.
     assert "error" in answers.pop(str(tmp_path / "mixed"))
     # The only 4-bit kernel for CPUs, torch's own; check knows that too.
     assert "expect qGroupSize to be 32, 64, 128 or 256" in answers.pop(str(tmp_path / "rows"))["error"]
     for where, found in answers.items():
-        assert "error" not in found, (where, found)
-        expected = own(where, job)
-        torch.testing.assert_close(torch.tensor(found["logits"]), expected["logits"], atol=2e-3, rtol=0)
-        assert found["nll"] == pytest.approx(expected["nll"], abs=1e-3)
+        compare(where, found, job, logits=2e-3, nll=1e-3)
 
 
 def test_transformers_and_gptqmodel_read_awq(source: MakeSource, planner: Planner, tmp_path: Path) -> None:
     folder = source(dtype=torch.float16)
-    plans: dict[str, tuple[str, dict[str, str]]] = {
+    plans: Plans = {
         "whole": ("w4g32_asym", {}),
         "kept": ("w4g32_asym", {"last_mlp": "keep"}),
         "rows": ("w4_asym", {}),
     }
-    for name, (default, rules) in plans.items():
-        compress(Model(folder), planner(folder, default, **rules), tmp_path / name, format=FORMATS["awq"])
-    prompt = torch.randint(2, 300, (40,), generator=torch.Generator().manual_seed(0)).tolist()
-    job = {
-        "checkpoints": [str(tmp_path / name) for name in plans],
-        "dtype": "float16",
-        "reader": "transformers",
-        "prompt": prompt,
-        "passages": [prompt],
-    }
+    job = job_of(folder, planner, plans, "awq", tmp_path, "float16") | {"reader": "transformers"}
     answers = ask("gptqmodel", tmp_path, job)
     # It takes torch's own kernel for CPUs; check knows that.
     assert "expect qGroupSize to be 32, 64, 128 or 256" in answers.pop(str(tmp_path / "rows"))["error"]
     grouped = {"reader": "gptqmodel", "checkpoints": list(answers)}
     for where, found in (*answers.items(), *ask("gptqmodel", tmp_path, job | grouped).items()):
-        assert "error" not in found, (where, found)
-        expected = own(where, job)
-        torch.testing.assert_close(torch.tensor(found["logits"]), expected["logits"], atol=2e-3, rtol=0)
-        assert found["nll"] == pytest.approx(expected["nll"], abs=1e-3)
+        compare(where, found, job, logits=2e-3, nll=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3_text"])
@@ -153,28 +140,18 @@ def test_mlx_lm_reads_every_width_and_writes_what_is_read(
 ) -> None:
     tied = architecture == "gemma3_text"
     folder = source(architecture, tie_word_embeddings=tied)
-    plans: dict[str, tuple[str, dict[str, str]]] = {
+    plans: Plans = {
         **{f"w{bits}": (f"w{bits}g32", {}) for bits in (2, 3, 4, 5, 6, 8)},
         "mixed": ("w3g32", {"1_attn": "w4g64_asym", "2_q": "w8g64", "2_up": "w2_affine", "last_down": "keep"}),
         "outside": ("w4g32", {"embedding": "w6g32", **({} if tied else {"head": "w5g64"})}),
     }
-    for name, (default, rules) in plans.items():
-        compress(Model(folder), planner(folder, default, **rules), tmp_path / name, format=FORMATS["mlx"])
-    prompt = torch.randint(2, 300, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     grids = {"q_proj": {"bits": 3, "group_size": 64}, "1.mlp": False, "v_proj": {"bits": 6, "group_size": 32}}
     made = {"source": str(folder), "bits": 4, "group_size": 32, "grids": grids}
-    job = {
-        "checkpoints": [str(tmp_path / name) for name in (*plans, "theirs")],
-        "convert": {str(tmp_path / "theirs"): made},
-        "dtype": "float32",
-        "prompt": prompt,
-        "passages": [prompt],
-    }
+    job = job_of(folder, planner, plans, "mlx", tmp_path, "float32")
+    job["checkpoints"].append(str(tmp_path / "theirs"))
+    job["convert"] = {str(tmp_path / "theirs"): made}
     for where, found in ask("mlx", tmp_path, job).items():
-        assert "error" not in found, (where, found)
-        expected = own(where, job)
-        torch.testing.assert_close(torch.tensor(found["logits"]), expected["logits"], atol=1e-4, rtol=0)
-        assert found["nll"] == pytest.approx(expected["nll"], abs=1e-5)
+        compare(where, found, job, logits=1e-4, nll=1e-5)
     assert {str(layout.format) for layout in open_checkpoint(tmp_path / "theirs").layouts.values()} == {
         "keep", "w3g64_affine", "w4g32_affine", "w6g32_affine"
     }  # fmt: skip

@@ -22,7 +22,7 @@ from mixprec.tune.packed import tune_packed
 from mixprec.tune.solved import SolvedTuning
 from mixprec.tune.tuning import Lessons, Tuning
 
-EXACT = TuneOptions(dtype="float32", epochs=4, rate=0.02, norm_rate=0.01)
+EXACT = TuneOptions(dtype="float32", epochs=4, rate=0.005, norm_rate=0.0025)
 
 
 def planned(model: Model, **rules: str) -> Plan:
@@ -38,7 +38,7 @@ def test_what_was_solved_is_tuned(tmp_path: Path, lessons: Lessons, tied: bool) 
     compress(model, plan, tmp_path / "plain", format=DENSE)
     compress(model, plan, tmp_path / "tuned", format=DENSE, tune=tuning)
     assert tuning.course is not None
-    assert tuning.course.best[1] < tuning.course.before
+    assert tuning.course.best[1] < 0.9 * tuning.course.before
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "tuned"))
     for linear in model.decoder.outside:
         was, now = before[linear.weight_name].view(-1, 16), after[linear.weight_name].view(-1, 16)
