@@ -15,7 +15,7 @@ import pareto_rows
 from allocation import PEERS
 from bench import HERE, Bench, by_passage
 from pareto_made import MAKERS, PACKED, by_peer
-from pareto_pipelines import OURS, PIPELINES, UNIFORM, WHOLE, WIDE, Job, Pipeline
+from pareto_pipelines import CANDIDATES, OURS, PIPELINES, UNIFORM, WHOLE, Job, Pipeline
 from pareto_rows import Row
 from pipeline_once import OPTIONS
 
@@ -46,12 +46,12 @@ _SEEN = 8
 class Pipelines(Bench):
     """Whole pipelines: ours in processes of their own, peers in their environments."""
 
+    candidates = CANDIDATES
+
     def outcome(self, name: str) -> dict[str, Any] | None:
         """A row, or what rows are made from; None where a peer is missing or fails."""
         if name == "whole_scores":
             return self.whole_scores()
-        if name == "wide_scores":
-            return self.wide_scores()
         if "@" not in name:
             return super().outcome(name)
         described = self.described(name)
@@ -132,24 +132,8 @@ class Pipelines(Bench):
         if kind in PEERS:
             found = self.theirs(kind, float(job.size), BudgetSpec.model_validate(spec))
             return found and found.model_copy(update={"method": method})
-        if kind == "wide":
-            return self.wide(float(job.size))
         made = self.exchanged(job.size, spec) if kind == "exchanged" else self.additive(job.size, spec)
         return made.model_copy(update={"method": method})
-
-    def wide(self, size: float) -> Plan:
-        """Groups and zero points are chosen with the bits, by the scores alone."""
-        self.job("wide_scores")
-        table = sensitivity.load(self.work / "wide" / "fisher.json", self.inventory)
-        spec = BudgetSpec.model_validate({"effective_bits": size, "candidates": list(WIDE)})
-        return budget_plan(spec, self.inventory, self.model, "gptq", table)
-
-    def wide_scores(self) -> dict[str, float]:
-        """Scores as those of the other plans, of more candidates."""
-        before = time.process_time()
-        keys = SensitivitySpec.model_validate({**self.score_keys, "formats": list(WIDE)})
-        scoring.score(self.subject("wide"), keys)
-        return {"cpu_seconds": time.process_time() - before}
 
     def packed_bytes(self, size: str) -> int:
         """Of a packed file of ``size`` with a 16-bit embedding."""
@@ -207,9 +191,12 @@ def made_by(pipeline: Pipeline) -> list[Any]:
     """What decides, besides a pipeline's settings, what comes out: rules and defaults of ours, the pins of a peer's."""
     if pipeline.who == OURS:
         planning: list[Any] = [] if pipeline.plan == "uniform" else [SCORING, EXCHANGING]
-        planning += {"wide": [WIDE], "whole": [WHOLE], "gguf": [WHOLE, made_by(PIPELINES["llamacpp"])]}.get(
-            pipeline.plan, []
-        )
+        planning += {
+            "additive": [CANDIDATES],
+            "exchanged": [CANDIDATES],
+            "whole": [WHOLE],
+            "gguf": [WHOLE, made_by(PIPELINES["llamacpp"])],
+        }.get(pipeline.plan, [])
         tuning = [TUNING] if {"tune", "tune_blocks"} & pipeline.settings.keys() else []
         known = {name: kind for name, kind in OPTIONS.items() if name in pipeline.settings}
         chosen = [kind.model_validate(pipeline.settings[name]).model_dump() for name, kind in known.items()]

@@ -37,7 +37,6 @@ _PLANNING = {
     "uniform": [],
     "additive": ["scores"],
     "exchanged": ["scores", "exchange_{}"],
-    "wide": ["wide_scores"],
     "whole": ["whole_scores"],
     "gguf": ["whole_scores"],
 }

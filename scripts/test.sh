@@ -4,6 +4,7 @@
 #   bash scripts/test.sh                 everything but slow and GPU tests
 #   bash scripts/test.sh -m slow         the slow ones
 #   bash scripts/test.sh -k groupwise    by name
+#   bash scripts/test.sh --cov=mixprec   with coverage, which takes a third more
 #
 # Files of tests are shared among two processes of one thread each; MIXPREC_TEST_WORKERS says among how many.
 set -euo pipefail
@@ -22,4 +23,4 @@ printf '== lint-imports\n'
 "$venv/bin/python" -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 # Last, so that the summary of the tests is the last thing to read.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-in_venv pytest --cov=mixprec -n "${MIXPREC_TEST_WORKERS:-2}" --dist loadfile -m "not slow and not gpu" "$@"
+in_venv pytest -n "${MIXPREC_TEST_WORKERS:-2}" --dist loadfile -m "not slow and not gpu" "$@"

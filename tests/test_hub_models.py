@@ -145,6 +145,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_says_which_commit_it_read_and_is_made_anew_where_the_branch_moved(
     cache: Cache, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

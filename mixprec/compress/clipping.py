@@ -21,6 +21,7 @@ from mixprec.numerics.groupwise import (
     encode,
     fit,
     level_range,
+    narrowed,
     scale_dtype_of,
 )
 
@@ -97,14 +98,15 @@ def _clip_group(
         return _Fitted(grid, levels, error, ((error @ block).add_(others, alpha=2) * error).sum(1, keepdim=True))
 
     best = tried(fit(columns, format, scale_dtype))
-    for part in search.factors:
-        best = _better(best, tried(fit(columns * part, format, scale_dtype)))
+    low, high = columns.amin(1, keepdim=True), columns.amax(1, keepdim=True)
+    for part in search.parts(format):
+        best = _better(best, tried(Grid(*narrowed(low, high, format, scale_dtype, part))))
     for _ in range(search.refits):
         # The scale of least loss for these levels, by its derivative.
         pulled = best.levels @ block
         across, along = (pulled * columns - best.levels * others).sum(1, keepdim=True), (pulled * best.levels).sum(1)
         scales = (across / along[:, None]).to(scale_dtype)
-        usable = torch.isfinite(scales) & (scales > 0)
+        usable = torch.isfinite(scales) & (scales != 0 if format.symmetric else scales > 0)
         best = _better(best, tried(Grid(torch.where(usable, scales, best.grid.scales), best.grid.zeros)))
     return best.grid, best.error
 

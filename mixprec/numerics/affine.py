@@ -80,15 +80,15 @@ def to_grid(quantized: AffineQuantized, bits: int) -> Quantized | None:
     codes, scales, _ = quantized
     if bool((zeros == half).all()):
         return Quantized((codes.to(torch.int16) - half).to(torch.int8), Grid(scales, None))
-    return Quantized(codes, Grid(scales, zeros))
+    return Quantized(codes, Grid(scales, zeros)) if bool((scales > 0).all()) else None
 
 
 def _zeros(quantized: AffineQuantized, bits: int) -> Tensor | None:
     """Zero points (out, groups) uint8 whose offsets these are; None where they are others'."""
     _, scales, offsets = quantized
     zeros = (-offsets.double() / scales.double()).round()
-    # A scale below 0 and an offset of infinity fail here too.
-    fits = (scales > 0) & (zeros >= 0) & (zeros < 2**bits) & ((-scales.double() * zeros).to(offsets.dtype) == offsets)
+    # A scale of 0 and an offset of infinity fail here too.
+    fits = (scales != 0) & (zeros >= 0) & (zeros < 2**bits) & ((-scales.double() * zeros).to(offsets.dtype) == offsets)
     return zeros.to(torch.uint8) if bool(fits.all()) else None
 
 

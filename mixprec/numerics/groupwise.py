@@ -9,6 +9,8 @@ right for the scales that ship. Arithmetic is in float32 (float64 for float64 we
 
 A grid may also be searched (``Search``): one narrower than its group clips the outermost weights and has finer steps
 for all others. It wins where the squared rounding error, columns weighted by what their errors cost, is less with it.
+A symmetric grid has one code more below zero than above; a searched one turns that code to the side of the group's
+largest weight, by a negative scale where that weight is positive (as llama.cpp's and AutoRound's quantizers do).
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _PIECE = 2**18
 
 
 class Grid(NamedTuple):
-    """``scales`` (out, groups), positive; ``zeros`` (out, groups) uint8, None for a symmetric grid."""
+    """``scales`` (out, groups), not 0, positive beside zero points; ``zeros`` (out, groups) uint8, None for a symmetric
+    grid."""
 
     scales: Tensor
     zeros: Tensor | None
@@ -45,8 +48,9 @@ class Quantized(NamedTuple):
 class Search(NamedTuple):
     """What is tried besides the grid that spans the group, which stays where nothing is better.
 
-    Grids that span ``step``, 2 ``step``, … less of it, down to the part ``lowest``; then ``refits`` times the scale
-    that is best, by least squares, for the codes that the best grid so far gives.
+    Grids that span ``step``, 2 ``step``, … less of it, down to the part ``lowest``, and of symmetric ones that whose
+    lowest code is the largest weight; then ``refits`` times the scale that is best, by least squares, for the codes
+    that the best grid so far gives.
     """
 
     lowest: float = 0.5
@@ -57,6 +61,11 @@ class Search(NamedTuple):
     def factors(self) -> tuple[float, ...]:
         """Parts of the span that are tried besides 1, falling."""
         return tuple(1 - self.step * n for n in range(1, int((1 - self.lowest) / self.step + 1e-6) + 1))
+
+    def parts(self, format: Format) -> tuple[float, ...]:
+        """``factors``, and before them, for a symmetric format, the part of a span that ends at its lowest code."""
+        full = 1 - 2.0**-format.bits
+        return (full, *self.factors) if format.symmetric and full >= self.lowest else self.factors
 
 
 def scale_dtype_of(weight_dtype: torch.dtype) -> torch.dtype:
@@ -135,10 +144,18 @@ def from_tensors(tensors: Mapping[str, Tensor], format: Format, shape: tuple[int
     return Quantized(codes, Grid(scales, zeros))
 
 
+def narrowed(
+    low: Tensor, high: Tensor, format: Format, scale_dtype: torch.dtype, part: float
+) -> tuple[Tensor, Tensor | None]:
+    """Scales and zeros of grids over ``part`` of what groups with these extremes, and 0, take up; the lowest code of a
+    symmetric one lies on the side of the larger extreme."""
+    scales, zeros = _span(low, high, format, scale_dtype, part)
+    return torch.where(high > -low, -scales, scales) if format.symmetric else scales, zeros
+
+
 def _span(
     low: Tensor, high: Tensor, format: Format, scale_dtype: torch.dtype, part: float = 1.0
 ) -> tuple[Tensor, Tensor | None]:
-    """Scales and zeros of grids over ``part`` of what groups with these extremes, and 0, take up."""
     steps = 2**format.bits - 1
     low, high = low.clamp(max=0) * part, high.clamp(min=0) * part
     span = 2 * torch.maximum(-low, high) if format.symmetric else high - low
@@ -186,8 +203,8 @@ def _search_piece(piece: Tensor, costs: Tensor, format: Format, scale_dtype: tor
 
     scales, zeros = _span(low, high, format, scale_dtype)
     least = loss_of(scales, zeros)
-    for part in search.factors:
-        tried, its_zeros = _span(low, high, format, scale_dtype, part)
+    for part in search.parts(format):
+        tried, its_zeros = narrowed(low, high, format, scale_dtype, part)
         loss = loss_of(tried, its_zeros)
         better = loss < least
         least, scales = torch.where(better, loss, least), torch.where(better, tried, scales)
@@ -195,7 +212,7 @@ def _search_piece(piece: Tensor, costs: Tensor, format: Format, scale_dtype: tor
     for _ in range(search.refits):
         loss_of(scales, zeros)  # for the levels that belong to the best so far
         across, along = costs @ (piece * levels), costs @ levels.square()
-        fits = (across > 0) & (along > 0)
+        fits = (across != 0) & (along > 0)  # across has the scale's sign
         tried = _usable(torch.where(fits, across / along, scales.to(piece.dtype)).to(scale_dtype))
         loss = loss_of(tried, zeros)
         better = loss < least

@@ -24,12 +24,13 @@ from mixprec.numerics.storage import AnyQuantized
 
 class Number(NamedTuple):
     """Numbers of one weight. ``start``: as they are stored, in the type in which they are. ``unit``, of a shape that
-    spreads to theirs, float32: what a relative step of 1 is. ``limits``: the least and the greatest that they may be.
+    spreads to theirs, float32: what a relative step of 1 is. ``limits``: the least and the greatest that they may be,
+    all of them or each.
     """
 
     start: Tensor
     unit: Tensor
-    limits: tuple[float, float]
+    limits: tuple[float, float] | tuple[Tensor, Tensor]
 
     def stored(self, master: Tensor) -> Tensor:
         """``master`` (start's shape, float32) within its limits and rounded to the stored type; gradients pass as if it
@@ -60,6 +61,12 @@ def _range(kind: torch.dtype) -> tuple[float, float]:
     return torch.finfo(kind).min, torch.finfo(kind).max
 
 
+def _of_its_sign(scales: Tensor) -> tuple[Tensor, Tensor]:
+    """No scale becomes 0 or turns its codes around."""
+    least, most = (torch.full_like(scales, end, dtype=torch.float32) for end in _positive(scales.dtype))
+    return torch.where(scales > 0, least, -most), torch.where(scales > 0, most, -least)
+
+
 def _positive(kind: torch.dtype) -> tuple[float, float]:
     return torch.finfo(kind).tiny, torch.finfo(kind).max
 
@@ -72,7 +79,7 @@ _ZERO_STEP = 5.0
 
 def _grid_numbers(quantized: Quantized, format: Format) -> dict[str, Number]:
     scales, zeros = quantized.grid
-    found = {"scales": Number(scales, scales.float(), _positive(scales.dtype))}
+    found = {"scales": Number(scales, scales.float().abs(), _of_its_sign(scales))}
     if zeros is not None:
         found["zeros"] = Number(
             zeros, torch.full_like(scales, _ZERO_STEP, dtype=torch.float32), (0, 2**format.bits - 1)

@@ -27,8 +27,9 @@ from mixprec.tune.options import TuneSpec
 from mixprec.walk.options import numbers_inside
 
 #: Operations a second of matrix products.
-RATES = {"float32": 1.0e11, "bfloat16": 1.9e11, "float16": 1.0e11}
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+RATES = {"float32": 1.0e11, "bfloat16": 1.9e11, "float16": 1.0e11, "auto": 1.0e11}
+#: ``auto`` may be either: the one that takes more.
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
 #: Python with its libraries; files of a finished run beside checkpoints and tensors.
 _PYTHON_BYTES, _PAGES_BYTES = 600_000_000, 10_000_000
 #: Importing, reading files and drawing the report.

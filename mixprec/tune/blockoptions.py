@@ -20,7 +20,11 @@ class TuneBlocks(BaseModel):
     rate: float = Field(2e-3, gt=0, lt=1, description="first step of scales, relative to their size")
     validation: int = Field(4, ge=1, description="samples of the calibration that only decide when to stop")
     checks: int = Field(4, ge=1, description="how often a block is measured on them")
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="type of the products; sums are in float32")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto",
+        description="type of the products, sums are in float32; auto: bfloat16 where the processor has instructions "
+        "for it, else float32",
+    )
     seed: int = Field(0, description="draws the samples of steps and of validation")
 
     def too_few(self, samples: int) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mixprec.calibration.data import Calibration
 from mixprec.compress.refining import Refined, SolvedBlock
 from mixprec.compress.solving import Solved
+from mixprec.core import devices
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 from mixprec.models.weights import through, weight_of
@@ -151,6 +152,7 @@ class _Course:
         given = self._given
         samples = given.samples
         entering, target = samples.rows(rows), samples.rows(rows, FULL).float()
+        dtype = devices.quickest_dtype(entering.device.type) if dtype == "auto" else dtype
         with torch.autocast(entering.device.type, torch.bfloat16) if dtype == "bfloat16" else nullcontext():
             output = through(given.block, entering, samples.contexts.any(given.number, len(entering)))
         error = (output.float() - target).square().sum(-1) / target.square().sum(-1).clamp(min=_TINY)

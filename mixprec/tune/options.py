@@ -24,7 +24,9 @@ class TuneOptions(BaseModel):
     norm_rate: float = Field(1e-3, gt=0, lt=1, description="step of norms and biases, relative to their mean")
     checks: int = Field(2, ge=1, description="how often an epoch is measured on the validation samples")
     patience: int = Field(3, ge=1, description="measurements without a gain after which it ends")
-    dtype: Literal["bfloat16", "float32", "float16"] = Field("bfloat16", description="type computed in")
+    dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
+        "auto", description="type computed in; auto: bfloat16 where the processor has instructions for it, else float32"
+    )
     seed: int = Field(0, description="order of the samples")
 
     @model_validator(mode="after")

@@ -35,7 +35,7 @@ def tune_packed(tuning: Tuning, model: Model, original: Model, out: Path, base_m
     _check_pair(model, original)
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
     folder = blocks_folder(out) / "tuned"
-    teaching, taught = (each.computed(dtype=tuning.options.dtype) for each in (original, model))
+    teaching, taught = (tuning.computed(each) for each in (original, model))
     with locks.target(out, blocks_folder(out)) if processes.is_main() else nullcontext():
         stamp = artifacts.fingerprint(model.identity, original.identity, tuning.described)
         with tuning.teacher(teaching, folder) as teacher:

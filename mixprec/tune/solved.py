@@ -40,7 +40,7 @@ class SolvedTuning(Tuning):
         Raises UserError as ``run`` does.
         """
         stamp = artifacts.fingerprint(stamp, self.described)
-        original, checkpoint = model.computed(dtype=self.options.dtype), model.original
+        original, checkpoint = self.computed(model), model.original
         try:
             with self.teacher(original, folder) as teacher:
                 loaded = original.load().model

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mixprec.calibration.data import Calibration
-from mixprec.core import publish
+from mixprec.core import devices, publish
 from mixprec.core.errors import UserError
 from mixprec.core.progress import bar, console
 from mixprec.models.decoder import Decoder
@@ -102,6 +102,11 @@ class Tuning:
     def described(self) -> dict[str, Any]:
         """What decides the outcome besides what was solved: for fingerprints and cards."""
         return {"rules": RULES, "samples": self.lessons.digest, **self.options.model_dump()}
+
+    def computed(self, model: Model) -> Model:
+        """The model in the type that is tuned in."""
+        dtype = self.options.dtype
+        return model.computed(dtype=devices.quickest_dtype(model.device) if dtype == "auto" else dtype)
 
     @property
     def kinds(self) -> frozenset[Kind]:

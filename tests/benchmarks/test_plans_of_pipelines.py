@@ -1,4 +1,4 @@
-"""Plans that pareto.py makes: of the bytes of a file of llama.cpp, over groups and zero points; on a tiny model."""
+"""Plans that pareto.py makes: of the bytes of a file of llama.cpp, over groups; on a tiny model."""
 
 from __future__ import annotations
 
@@ -92,8 +92,9 @@ def test_rows_depend_on_theirs(bench: Any, monkeypatch: pytest.MonkeyPatch) -> N
     assert {name for name in before if before[name] != after[name]} == {JOB}
 
 
-def test_a_plan_may_choose_groups_and_zero_points(bench: Any) -> None:
-    plan = bench.plan(sys.modules["pareto_pipelines"].Job.parse("wide@3.25"))
+def test_a_plan_chooses_among_groups(bench: Any) -> None:
+    bench.arguments.proposals = 2
+    plan = bench.plan(sys.modules["pareto_pipelines"].Job.parse("additive@3.25"))
     found = account(plan, bench.inventory)
     assert 3.15 < found.effective_bits <= 3.25
-    assert set(found.formats) <= set(sys.modules["pareto_jobs"].WIDE)
+    assert set(found.formats) <= set(sys.modules["pareto_jobs"].CANDIDATES)

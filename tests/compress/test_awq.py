@@ -172,13 +172,16 @@ def same(one: Scale, other: Scale) -> bool:
 
 
 def test_screening_on_some_rows_ends_near_the_best() -> None:
-    given = problem((300, 200), 48, 0, torch.float32)
-    chosen = [Format(3, 16)] * 2
-    full = search_scale(given.weights, chosen, given.statistics, screened_rows=500)
-    screened = search_scale(given.weights, chosen, given.statistics, screened_rows=60)
-    assert screened.loss_before == full.loss_before
-    assert full.loss <= screened.loss <= 1.05 * full.loss < full.loss_before
-    assert same(screened, search_scale(given.weights, chosen, given.statistics, screened_rows=60))
+    chosen, ratios = [Format(3, 16)] * 2, []
+    for seed in range(8):
+        given = problem((300, 200), 48, seed, torch.float32)
+        full = search_scale(given.weights, chosen, given.statistics, screened_rows=500)
+        screened = search_scale(given.weights, chosen, given.statistics, screened_rows=60)
+        assert screened.loss_before == full.loss_before
+        assert full.loss <= screened.loss < full.loss_before
+        assert same(screened, search_scale(given.weights, chosen, given.statistics, screened_rows=60))
+        ratios.append(screened.loss / full.loss)
+    assert sum(ratios) / len(ratios) < 1.03
 
 
 def test_a_wide_hessian_is_taken_in_blocks() -> None:

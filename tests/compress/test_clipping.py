@@ -64,8 +64,11 @@ def descent(row: Tensor, hessian: Tensor, format: Format, search: Search) -> lis
             if loss() < least:
                 best, least = grid, loss()
 
-        for part in search.factors:
-            take(fit(columns * part, whole))
+        full = 1 - 2.0**-format.bits
+        for part in [full] * (format.symmetric and full >= search.lowest) + list(search.factors):
+            narrow = fit(columns * part, whole)
+            turned = format.symmetric and columns.max() > -columns.min()
+            take(narrow._replace(scales=-narrow.scales) if turned else narrow)
         for _ in range(search.refits):
             # The scale by least squares: the loss at three points of the parabola that it is.
             grids[number] = best
@@ -78,7 +81,7 @@ def descent(row: Tensor, hessian: Tensor, format: Format, search: Search) -> lis
                 values.append(float(delta @ hessian @ delta.T))
             curvature, slope = values[2] - 2 * values[1] + values[0], (values[2] - values[0]) / 2
             vertex = torch.tensor([[1 - slope / curvature]]).to(best.scales.dtype) if curvature > 1e-12 else best.scales
-            if torch.isfinite(vertex).all() and (vertex > 0).all():
+            if torch.isfinite(vertex).all() and (vertex > 0 or (format.symmetric and vertex < 0)):
                 take(Grid(vertex, best.zeros))
         grids[number] = best
     return grids
@@ -119,7 +122,8 @@ def test_no_row_is_worse_than_without_clipping(
     plain = quantize(weight, format).grid
     assert grid.scales.dtype == plain.scales.dtype
     assert grid.scales.shape == plain.scales.shape
-    assert bool((grid.scales > 0).all())
+    assert bool((grid.scales != 0).all())
+    assert format.symmetric or bool((grid.scales > 0).all())
     assert (grid.zeros is None) == format.symmetric
     clipped, spanning = (losses(weight, each, format, hessian) for each in (grid, plain))
     slack = 1e-9 if dtype == torch.float64 else 1e-3

@@ -135,8 +135,9 @@ def test_the_model_is_left_as_it_was() -> None:
         assert torch.equal(model(tokens[None]).logits, scores)
 
 
+@pytest.mark.slow
 def test_real_spans_on_the_embedded_model(smollm2: LoadedModel, shared_data: Path) -> None:
-    """Issue's promise: 1e-4 of full backpropagation in float32, per module, on spans of the paper's traces."""
+    """1e-4 of full backpropagation in float32, per module, on spans of the paper's traces."""
     traces = store.load(str(shared_data / "r1_distill_llama_8b_awq_traces" / "traces.jsonl"))
     trace = next(
         t for t in traces if t.dataset == "FOLIO" and len(t.text) < 3500 and spans.char_spans(t, "paper").spans

@@ -232,10 +232,14 @@ def loss(group: list[float], costs: list[float], scale: float, zero: int, format
 def least_loss(group: list[float], costs: list[float], format: Format, search: Search, dtype: torch.dtype) -> float:
     """The least over all grids that are tried, number by number."""
     steps, tried = 2**format.bits - 1, []
-    parts = (1 - n * search.step for n in range(20))
+    parts = [1 - n * search.step for n in range(20)]
+    if format.symmetric:
+        parts.append(1 - 2.0**-format.bits)  # its lowest code is the largest weight
     for part in (part for part in parts if part > search.lowest - 1e-9):  # none below the lowest, whatever the step
         low, high = min(0.0, *group) * part, max(0.0, *group) * part
         scale = stored((2 * max(-low, high) if format.symmetric else high - low) / steps, dtype) or 1.0
+        if format.symmetric and part < 1 and high > -low:
+            scale = -scale
         zero = 0 if format.symmetric else min(max(round(-low / scale), 0), steps)
         tried.append((loss(group, costs, scale, zero, format), scale, zero))
     best, scale, zero = min(tried, key=lambda t: t[0])
@@ -244,7 +248,7 @@ def least_loss(group: list[float], costs: list[float], format: Format, search: S
         levels = [min(max(round(w / scale), lowest), lowest + steps) for w in group]
         across = sum(c * w * level for w, c, level in zip(group, costs, levels, strict=True))
         along = sum(c * level**2 for c, level in zip(costs, levels, strict=True))
-        refit = stored(across / along, dtype) or 1.0 if across > 0 and along > 0 else scale
+        refit = stored(across / along, dtype) or 1.0 if across != 0 and along > 0 else scale
         if loss(group, costs, refit, zero, format) < best:
             best, scale = loss(group, costs, refit, zero, format), refit
     return best
@@ -288,8 +292,15 @@ def test_an_outlier_that_costs_nothing_is_clipped() -> None:
     kept = fit(weight, Format(4), search=Search(), column_weights=costs)
     costs[-1] = 0
     clipped = fit(weight, Format(4), search=Search(), column_weights=costs)
-    assert clipped.scales.item() < 0.6 * fit(weight, Format(4)).scales.item() < 0.61 * 1.9 * 2 / 15
-    assert clipped.scales < kept.scales
+    assert abs(clipped.scales.item()) < 0.6 * fit(weight, Format(4)).scales.item() < 0.61 * 1.9 * 2 / 15
+    assert abs(clipped.scales.item()) < abs(kept.scales.item())
+
+
+def test_the_lowest_code_of_a_searched_grid_is_on_the_side_of_the_largest_weight() -> None:
+    weight = torch.tensor([[1.0, -0.75, 0.5, 0.25], [-1.0, 0.75, -0.5, -0.25]])
+    grid = fit(weight, Format(3), search=Search())
+    assert grid.scales.tolist() == [[-0.25], [0.25]]
+    assert torch.equal(dequantize(Quantized(encode(weight, grid, Format(3)), grid), Format(3), torch.float32), weight)
 
 
 def test_searched_grids_of_zeros_and_of_narrow_types() -> None:
@@ -302,4 +313,6 @@ def test_searched_grids_of_zeros_and_of_narrow_types() -> None:
 def test_factors_of_a_search() -> None:
     assert Search(0.5, 0.25, 0).factors == (0.75, 0.5)
     assert Search(0.45, 0.05).factors[-1] == pytest.approx(0.45)
-    assert Search(1.0).factors == ()
+    assert Search(1.0).factors == Search(1.0).parts(Format(3)) == ()
+    assert Search(0.5, 0.25, 0).parts(Format(3)) == (0.875, 0.75, 0.5)
+    assert Search(0.5, 0.25, 0).parts(Format(3, symmetric=False)) == (0.75, 0.5)

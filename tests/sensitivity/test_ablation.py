@@ -96,6 +96,7 @@ def test_the_verb_measures_every_module_and_judges_the_scores(tiny: Tiny, tmp_pa
     assert json.loads((out / "ablation.json").read_text()) == result
 
 
+@pytest.mark.slow
 def test_a_run_shows_its_ablation_and_importance_with_and_without_weight_error(tiny: Tiny, tmp_path: Path) -> None:
     traces = {"source": str(tmp_path / "t.jsonl")}
     path, out = write(tmp_path, str(tiny.folder), traces=traces, importance={"resamples": 0}), tmp_path / "out"
