@@ -82,18 +82,26 @@ class _Answer(NamedTuple):
 _HINTS = {
     **dict.fromkeys((301, 302, 307, 308), "; give the address that it moved to"),
     **dict.fromkeys((401, 403), "; set the API key"),
-    404: "; check engine.url (it ends in /v1) and model",
+    404: "; check {place} (it ends in /v1) and model",
 }
+#: OpenAI's newer models know the limit by another name, and say so when they refuse the older one.
+_NEW_LIMIT = "max_completion_tokens"
+#: What servers call a filter that let a prompt or an answer not through: as finish_reason, and in errors.
+_WITHHELD = ("content_filter", "content_policy_violation")
 
 
 class OpenAIEngine:
     """Sends requests to a server, ``concurrency`` at a time; failed ones again after pauses that double, with jitter.
 
-    A server's Retry-After goes before our own pause.
+    A server's Retry-After goes before our own pause. ``place``: where the user gave the address. ``refusable``: what a
+    server's filter withholds is an empty generation with the finish ``withheld``, and no failure.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, place: str = "engine.url", refusable: bool = False) -> None:
         self.server = server
+        self._place, self._refusable = place, refusable
+        #: The protocol's older and its newer name for the limit; which one a server takes is seen when it refuses.
+        self._limit_key = "max_tokens"
         key = server.key or ""
         if not key.isascii() or not key.isprintable() or " " in key:
             raise UserError(
@@ -108,7 +116,7 @@ class OpenAIEngine:
             base = httpx2.URL("")
         self._shown = re.sub("//[^/]*@", "//", server.url).partition("?")[0]
         if base.scheme not in ("http", "https") or not base.host:
-            raise UserError(f"engine.url: {self._shown!r}: no address; it reads like http://localhost:8000/v1")
+            raise UserError(f"{place}: {self._shown!r}: no address; it reads like http://localhost:8000/v1")
         self._secrets = _spellings([key, base.password, f"{base.username}:{base.password}" if base.password else ""])
         timeout = httpx2.Timeout(server.timeout, connect=min(20.0, server.timeout))
         self._client = httpx2.Client(base_url=base, headers=headers, limits=limits, timeout=timeout)
@@ -187,7 +195,7 @@ class OpenAIEngine:
     def _ask(self, request: Request, sampling: Sampling) -> Generation:
         body: dict[str, Any] = {
             "model": self.server.model,
-            "max_tokens": sampling.max_new_tokens,
+            (limit := self._limit_key): sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": request.seed % 2**31,  # servers take 32 bits
@@ -202,9 +210,15 @@ class OpenAIEngine:
             said = f"HTTP {answer.status} ({text})" if text else f"HTTP {answer.status}"
             if answer.status in RETRIED:
                 raise _Failed(said, _retry_after(answer.retry_after))
-            raise UserError(f"{self._shown}/{path}: {said} for {request.key!r}{_HINTS.get(answer.status, '')}")
+            if answer.status == 400 and limit != _NEW_LIMIT and _NEW_LIMIT.encode() in answer.body:
+                self._limit_key = _NEW_LIMIT
+                return self._ask(request, sampling)
+            if answer.status == 400 and self._refusable and any(word.encode() in answer.body for word in _WITHHELD):
+                return Generation(request.key, "", "withheld", None, None, request.prompt)
+            hint = _HINTS.get(answer.status, "").format(place=self._place)
+            raise UserError(f"{self._shown}/{path}: {said} for {request.key!r}{hint}")
         try:
-            made = _read(answer.body, request)
+            made = _read(answer.body, request, self._refusable)
         except ValueError as problem:
             both = map(self._short, (str(problem), answer.body.decode("utf-8", "replace")))
             why = "; ".join(filter(None, both))
@@ -255,7 +269,7 @@ def _spellings(secrets: Sequence[str | None]) -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
-def _read(body: bytes, request: Request) -> Generation:
+def _read(body: bytes, request: Request, refusable: bool) -> Generation:
     """The generation in an answer. Raises ValueError for garbage: a proxy's page, half an answer, no text."""
     try:
         data = parsing.parse_json(body.decode("utf-8"), finite=False)
@@ -268,17 +282,18 @@ def _read(body: bytes, request: Request) -> Generation:
         raise ValueError from None
     if not isinstance(text, str):
         raise ValueError(f"its text is of type {type(text).__name__}")
-    if reason not in ("stop", "length", "eos", "eos_token"):
+    withheld = refusable and reason in _WITHHELD
+    if not withheld and reason not in ("stop", "length", "eos", "eos_token"):
         raise ValueError(f"finish_reason {reason!r}")
     tokens, prompt_tokens = (count if type(count) is int and 0 <= count < 2**31 else None for count in counts)
-    finish: Finish = "length" if reason == "length" else "stop"
+    finish: Finish = "withheld" if withheld else "length" if reason == "length" else "stop"
     return Generation(request.key, text, finish, tokens, prompt_tokens, request.prompt)
 
 
 def _text_of(message: dict[str, Any]) -> str:
     """A chat message's text; thinking that the server has taken out is put in front again."""
     thought = message.get("reasoning_content") or message.get("reasoning") or ""
-    content = message.get("content") or ""
+    content = message.get("content") or message.get("refusal") or ""
     for part in (thought, content):
         if not isinstance(part, str):
             raise ValueError(f"its text is of type {type(part).__name__}")
