@@ -69,7 +69,8 @@ def _judge(spec: JudgeSpec, traces: Sequence[store.Trace], path: Path | None) ->
     )
 
     def engine() -> OpenAIEngine:
-        return OpenAIEngine(server, place="judge.url", refusable=True)
+        too_long = "make piece or max_new_tokens smaller"
+        return OpenAIEngine(server, place="judge.url", refusable=True, too_long=too_long)
 
     if path is None:
         return annotate(spec, prompt, engine, Answers(None), traces)

@@ -94,12 +94,17 @@ class OpenAIEngine:
     """Sends requests to a server, ``concurrency`` at a time; failed ones again after pauses that double, with jitter.
 
     A server's Retry-After goes before our own pause. ``place``: where the user gave the address. ``refusable``: what a
-    server's filter withholds is an empty generation with the finish ``withheld``, and no failure.
+    server's filter withholds is an empty generation with the finish ``withheld``, and no failure. ``too_long``: what
+    to do where a server refuses a request that may be too long for it.
     """
 
-    def __init__(self, server: Server, *, place: str = "engine.url", refusable: bool = False) -> None:
+    def __init__(
+        self, server: Server, *, place: str = "engine.url", refusable: bool = False, too_long: str = ""
+    ) -> None:
         self.server = server
-        self._place, self._refusable = place, refusable
+        self._refusable = refusable
+        self._hints = {status: hint.format(place=place) for status, hint in _HINTS.items()}
+        self._hints |= dict.fromkeys((400, 413), f"; if it is too long, {too_long}" if too_long else "")
         #: The protocol's older and its newer name for the limit; which one a server takes is seen when it refuses.
         self._limit_key = "max_tokens"
         key = server.key or ""
@@ -215,8 +220,7 @@ class OpenAIEngine:
                 return self._ask(request, sampling)
             if answer.status == 400 and self._refusable and any(word.encode() in answer.body for word in _WITHHELD):
                 return Generation(request.key, "", "withheld", None, None, request.prompt)
-            hint = _HINTS.get(answer.status, "").format(place=self._place)
-            raise UserError(f"{self._shown}/{path}: {said} for {request.key!r}{hint}")
+            raise UserError(f"{self._shown}/{path}: {said} for {request.key!r}{self._hints.get(answer.status, '')}")
         try:
             made = _read(answer.body, request, self._refusable)
         except ValueError as problem:

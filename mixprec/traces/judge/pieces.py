@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 #: Neighbours share this part of a piece.
 _OVERLAP = 0.1
-#: A piece ends at a sentence's end within its last part of this size, where there is one.
-_LAST = 0.3
+#: How far a piece's end may be from where pieces would be of one size, to be a sentence's end: a part of a piece.
+_SLACK = 0.15
 #: Behind such a place something new begins: lines and sentences, those of Chinese and Japanese too.
 _BREAK = re.compile(r"\n+|(?<=[.!?…])[ \t]+|(?<=[。！？；])")
 
@@ -38,16 +38,15 @@ def cut(text: str, whole: Piece, size: int) -> list[Piece]:
     inside = text[whole.start : whole.end]
     start = whole.start + len(inside) - len(inside.lstrip())
     end = whole.end - (len(inside) - len(inside.rstrip()))
+    shared, slack = max(1, int(size * _OVERLAP)), int(size * _SLACK)
     pieces: list[Piece] = []
-    while start < end:
-        if end - start <= size:
-            pieces.append(Piece(start, end))
-            break
-        stop = _break(text, start + int(size * (1 - _LAST)), start + size, start + size)
+    while end - start > size:
+        count = -(-(end - start - shared) // (size - shared))
+        wanted = start + (end - start + (count - 1) * shared) // count
+        stop = _break(text, wanted - slack, min(start + size, wanted + slack), wanted)
         pieces.append(Piece(start, stop))
-        shared = max(1, int(size * _OVERLAP))
         start = _break(text, max(start + 1, stop - 2 * shared), stop, stop - shared)
-    return pieces
+    return [*pieces, Piece(start, end)] if start < end else pieces
 
 
 def halves(text: str, piece: Piece) -> list[Piece]:

@@ -8,7 +8,7 @@ neighbours still holds most of its words. The rest is counted, and says whether 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from itertools import groupby
 from typing import NamedTuple
@@ -29,6 +29,7 @@ _MOST_LOST = 0.2
 _LEAST = 0.3
 #: A paraphrased section is placed where the two share so much of each, in runs of at least so many characters.
 _SHARED, _RUN = 0.6, 3
+_CLOSING = ".,;:!?…)。，；：！？）"
 
 
 class Reading(NamedTuple):
@@ -61,7 +62,7 @@ class Reading(NamedTuple):
 def read(answer: str, finish: Finish, text: str, piece: Piece) -> Reading:
     """Read an answer about ``piece`` of ``text``. ``finish``: how the answer ended."""
     asked = text[piece.start : piece.end]
-    sections = [each for each in read_sections(_said(answer)) if each.text]
+    sections = list(_stretches(_said(answer)))
     places = align(asked, [each.text for each in sections], THRESHOLD)
     mended = _mend(asked, sections, places)
     kinds = [None if each.label is None else normalise_label(each.label) for each in sections]
@@ -83,6 +84,15 @@ def _said(answer: str) -> str:
     """An answer without the judge's own thinking; empty where the thinking never ended."""
     thought = thinking.parts(answer)
     return "" if thought.state == "open" else thought.answer
+
+
+def _stretches(said: str) -> Iterator[Section]:
+    """The sections that have text, and the lines outside of them: some are copies, some are the judge's own words."""
+    for section in read_sections(said):
+        if section.label is not None and section.text:
+            yield section
+        elif section.label is None:
+            yield from (section._replace(text=line) for line in section.text.splitlines() if line.strip())
 
 
 def _fault(
@@ -115,7 +125,7 @@ def _weight(sections: Sequence[Section], which: Sequence[bool]) -> int:
 
 
 def _mend(asked: str, sections: Sequence[Section], places: list[Place]) -> int:
-    """Place paraphrased sections in the gaps where they are missing; gives how many."""
+    """Place what was paraphrased in the gaps where it is missing; gives how many sections that were."""
     mended = 0
     floor = 0
     runs = [list(group) for _, group in groupby(range(len(places)), lambda index: places[index].reason == "not_found")]
@@ -126,10 +136,10 @@ def _mend(asked: str, sections: Sequence[Section], places: list[Place]) -> int:
         behind = [place.start for place in places[run[-1] + 1 :] if not place.reason]
         limit = behind[0] if behind else len(asked)
         for index, place in zip(run, _spread(asked, floor, limit, [sections[i].text for i in run]), strict=True):
-            if place is not None and sections[index].label is not None:
+            if place is not None:
                 places[index] = place
                 floor = place.end
-                mended += 1
+                mended += sections[index].label is not None
     return mended
 
 
@@ -163,7 +173,9 @@ def _spread(text: str, low: int, high: int, segments: Sequence[str]) -> list[Pla
 
 
 def _whole_words(text: str, start: int, end: int, low: int, high: int) -> Place:
-    """A range that cuts no word at its ends, within ``low`` and ``high``."""
+    """A range that cuts no word at its ends and begins with no sentence's end, within ``low`` and ``high``."""
+    while start < end - 1 and (text[start] in _CLOSING or text[start].isspace()):
+        start += 1
     while start > low and text[start - 1].isalnum() and text[start].isalnum() and text[start - 1].isascii():
         start -= 1
     while end < high and not text[end].isspace() and text[end].isascii():

@@ -11,18 +11,17 @@ import threading
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from answering import Fake, serving
 
 from mixprec.core.errors import UserError
 from mixprec.evaluate.engines import openai
 from mixprec.evaluate.engines.base import Generation, Request, Sampling
 from mixprec.evaluate.engines.openai import OpenAIEngine, Server
 
-Answer = tuple[int, Any, dict[str, str]]
 REQUESTS = [Request(f"q{index}", f"prompt {index}", 1000 + index) for index in range(6)]
 SAMPLING = Sampling(max_new_tokens=8, temperature=0.6, top_p=0.95)
 
@@ -34,56 +33,11 @@ def completion(body: dict[str, Any], reason: str = "stop", **changes: Any) -> di
     return {"choices": [choice | {"finish_reason": reason}], "usage": usage} | changes
 
 
-class Fake:
-    """A server whose answers ``reply(body, number of times this body was seen)`` gives."""
-
-    def __init__(self) -> None:
-        self.reply: Callable[[dict[str, Any], int], Answer] = lambda body, _: (200, completion(body), {})
-        self.bodies: list[dict[str, Any]] = []
-        self.paths: list[str] = []
-        self.headers: list[dict[str, str]] = []
-        self.at_once = self.most_at_once = 0
-        self.lock = threading.Lock()
-
-
 @pytest.fixture
 def fake() -> Iterator[tuple[Fake, str]]:
-    state = Fake()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with state.lock:
-                seen = sum(body == each for each in state.bodies)
-                state.bodies.append(body)
-                state.paths.append(self.path)
-                state.headers.append(dict(self.headers))
-                state.at_once += 1
-                state.most_at_once = max(state.most_at_once, state.at_once)
-            status, answer, headers = state.reply(body, seen)
-            with state.lock:
-                state.at_once -= 1
-            if status == 0:  # hang up
-                self.close_connection = True
-                return
-            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield state, f"http://127.0.0.1:{server.server_address[1]}/v1"
-    server.shutdown()
-    server.server_close()
+    with serving() as (state, url):
+        state.reply = lambda body, _: (200, completion(body), {})
+        yield state, url
 
 
 def run(url: str, requests: list[Request] = REQUESTS, **options: Any) -> list[Generation]:
