@@ -22,7 +22,8 @@ def annotate_traces(spec: TracesSpec, source: str, answers: Path | None = None) 
     """
     traces = store.load(source)[: spec.first]
     if spec.judge is not None:
-        return _checked(_judge(spec.judge, traces, answers), source)
+        told = f"what the judge said is in {answers}" if answers else "look at what the judge says"
+        return _checked(_judge(spec.judge, traces, answers), source, told)
     with bar("annotate", len(traces), "traces") as advance:
         return find_spans(spec, source, traces, advance)
 
@@ -42,12 +43,14 @@ def find_spans(
     return _checked(found, source)
 
 
-def _checked(found: list[spans.AnnotatedTrace], source: str) -> list[spans.AnnotatedTrace]:
+def _checked(
+    found: list[spans.AnnotatedTrace], source: str, remedy: str = "are the annotations of these traces?"
+) -> list[spans.AnnotatedTrace]:
     summary = spans.summarise(found)
     if not any(summary.spans[behaviour] for behaviour in store.BEHAVIOURS):
         raise UserError(
             f"{source}: no trace has a span of {', '.join(store.BEHAVIOURS)}; skipped segments: "
-            f"{summary.skipped or 'none'}; are the annotations of these traces?"
+            f"{summary.skipped or 'none'}; {remedy}"
         )
     return found
 

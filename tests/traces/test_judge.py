@@ -17,8 +17,9 @@ import tiny
 from answering import Answer, Fake, serving
 
 import mixprec as mp
-from mixprec import cli
+from mixprec import cli, recipe
 from mixprec.core.errors import UserError
+from mixprec.pipeline.context import Context
 from mixprec.results.spans import Spans
 from mixprec.traces import store
 from mixprec.traces.judge import prompts
@@ -420,32 +421,31 @@ def test_arguments_that_do_not_fit(traces: Path) -> None:
 
 def test_a_recipe_with_a_judge(judge: tuple[Fake, str], traces: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     state, url = judge
+    out = tmp_path / "run"
 
-    def recipe(**changes: Any) -> Path:
+    def written(**changes: Any) -> Path:
         spec = {"source": str(traces), "judge": {"url": url, "model": "j", **changes}}
-        return tiny.write_recipe(
-            tmp_path / "tiny.yaml",
-            tiny_checkpoint,
-            traces,
-            traces=spec,
-            importance={"resamples": 0},
-            variants=None,
-            evaluate=None,
-        )
+        parts = {"traces": spec, "importance": {"resamples": 0}, "variants": None, "evaluate": None}
+        return tiny.write_recipe(tmp_path / "tiny.yaml", tiny_checkpoint, traces, **parts)
 
-    run = mp.run(recipe(), tmp_path / "run")
+    def annotate_again(**changes: Any) -> None:
+        """The run's first stage alone."""
+        chosen = recipe.load(written(**changes))
+        assert chosen.traces is not None
+        Context(chosen, "", "tiny", out, None).annotate(chosen.traces, out / "spans.jsonl", "annotate")
+
+    run = mp.run(written(), out)
     assert run.importance is not None and len(state.bodies) == 4
-    spans = Spans.load(tmp_path / "run" / "spans.jsonl")
+    spans = Spans.load(out / "spans.jsonl")
     assert [texts(each) for each in spans] == [texts(each) for each in annotate(url, traces)]
-    assert (tmp_path / "run" / "spans.answers.jsonl").is_file()
     seen = len(state.bodies)
-    (tmp_path / "run" / "spans.answers.jsonl").unlink()
-    mp.run(recipe(concurrency=2, price_in=3), tmp_path / "run")  # changes nothing that spans depend on
+    (out / "spans.answers.jsonl").unlink()
+    annotate_again(concurrency=2, price_in=3, timeout=9)  # changes nothing that spans depend on
     assert len(state.bodies) == seen
-    mp.run(recipe(temperature=0.7), tmp_path / "run")
+    annotate_again(temperature=0.7)
     assert len(state.bodies) == seen + 4
     with pytest.raises(UserError, match=r"traces\.source: .*gone\.txt: can't be read"):
-        mp.run(recipe(prompt="gone.txt"), tmp_path / "run")
+        mp.run(written(prompt="gone.txt"), out)
 
 
 def test_bundled_traces_keep_their_answers_in_the_working_folder(

@@ -23,8 +23,8 @@ from mixprec.traces.spans import THRESHOLD
 #: Shares of an answer's sections, in characters, up to which it is used as it is: sections that aren't found, with
 #: other labels, inside of one another.
 _MOST = 0.1
-#: Share of the text that an answer may leave out.
-_MOST_LOST = 0.2
+#: Share of the text that an answer may leave out; one that broke off at its limit, what comes last.
+_MOST_LOST, _MOST_BROKEN = 0.2, 0.02
 #: Less of the text than this, and no section: the answer is about something else, mostly a refusal.
 _LEAST = 0.3
 #: A paraphrased section is placed where the two share so much of each, in runs of at least so many characters.
@@ -105,7 +105,7 @@ def _fault(
     share = copied / max(len(skeleton(asked).text), 1)
     if finish == "withheld":
         return "refused"
-    if finish == "length":
+    if finish == "length" and share < 1 - _MOST_BROKEN:
         return "truncated"
     if not whole:
         return "refused" if share < _LEAST else "unlabelled"
