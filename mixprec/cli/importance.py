@@ -72,7 +72,6 @@ def _show_prompt(wanted: bool) -> None:
         "mixprec annotate traces.jsonl --preset aligned --out spans.jsonl",
         "mixprec annotate my_traces.jsonl --annotator cues --out spans.jsonl",
         "mixprec annotate mine.jsonl --judge http://localhost:8000/v1 --judge-model gpt-oss-120b --out spans.jsonl",
-        "mixprec annotate --show-prompt > prompt.txt   (edit it, then --judge-prompt prompt.txt)",
     )
 )
 def annotate(

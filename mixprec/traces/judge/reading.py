@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 from mixprec.evaluate.engines.base import Finish
@@ -29,6 +29,8 @@ _MOST_LOST, _MOST_BROKEN = 0.2, 0.02
 _LEAST = 0.3
 #: A paraphrased section is placed where the two share so much of each, in runs of at least so many characters.
 _SHARED, _RUN = 0.6, 3
+#: What is compared with a gap is at most so many times as long.
+_LONGEST = 2
 _CLOSING = ".,;:!?…)。，；：！？）"
 
 
@@ -151,6 +153,9 @@ def _spread(text: str, low: int, high: int, segments: Sequence[str]) -> list[Pla
     """
     gap = skeleton(text[low:high])
     skeletons = [skeleton(each).text for each in segments]
+    # A copy is about as long as its text. What a judge goes on with behind that costs time alone.
+    lengths = accumulate(map(len, skeletons))
+    skeletons = [each for each, length in zip(skeletons, lengths, strict=True) if length <= _LONGEST * len(gap.text)]
     matcher = SequenceMatcher(None, gap.text, "".join(skeletons), autojunk=False)
     blocks = [block for block in matcher.get_matching_blocks() if block.size >= _RUN]
     places: list[Place | None] = []
@@ -169,7 +174,7 @@ def _spread(text: str, low: int, high: int, segments: Sequence[str]) -> list[Pla
                 first, last = low + gap.offsets[start], low + gap.offsets[end - 1] + 1
                 places[-1] = _whole_words(text, max(first, floor), last, floor, high)
                 floor = max(floor, last)
-    return places
+    return places + [None] * (len(segments) - len(places))
 
 
 def _whole_words(text: str, start: int, end: int, low: int, high: int) -> Place:

@@ -118,6 +118,7 @@ class Judging:
             what = "judge" if attempt == 0 else f"judge, attempt {attempt + 1}"
             with generating(what, len(missing) + len(there), self.spec.max_new_tokens, there) as seen:
                 self._ask(attempt, [(keys[at], messages[at], left[at]) for at in missing.values()], traces, seen)
+        paid = set(keys)  # pieces with the same text share an answer
         for part, key in zip(left, keys, strict=True):
             answer = self.answers.get(key)
             assert answer is not None
@@ -125,7 +126,9 @@ class Judging:
             if reading.fault == "refused" and answer.text.strip():
                 self.refusal = self.refusal or answer.text
             part.take(reading)
-            tallies[part.trace].count(answer)
+            if key in paid:
+                paid.remove(key)
+                tallies[part.trace].count(answer)
             tallies[part.trace].faults[reading.fault or ""] += 1
 
     def _ask(
