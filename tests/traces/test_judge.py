@@ -18,6 +18,7 @@ from answering import Answer, Fake, serving
 
 import mixprec as mp
 from mixprec import cli, recipe
+from mixprec.core import locks
 from mixprec.core.errors import UserError
 from mixprec.pipeline.context import Context
 from mixprec.results.spans import Spans
@@ -456,3 +457,20 @@ def test_bundled_traces_keep_their_answers_in_the_working_folder(
     mp.annotate("bundled:attribution", judge=mp.Judge(url, "j"), first=2)
     assert (tmp_path / "attribution.answers.jsonl").is_file()
     assert not list(store.locate("bundled:attribution").parent.glob("*.answers.jsonl"))
+
+
+def test_the_same_text_is_paid_for_once(judge: tuple[Fake, str], tmp_path: Path) -> None:
+    state, url = judge
+    path = write(tmp_path / "t.jsonl", trace(OUTPUT, "a"), trace(OUTPUT, "b"))
+    first, second = annotate(url, path)
+    assert texts(first) == texts(second) == truth(OUTPUT) and len(state.bodies) == 1
+    assert (first.by["answers"], second.by["answers"], second.by["tokens"]) == (1, 0, 0)
+
+
+def test_two_runs_do_not_share_a_file_of_answers(judge: tuple[Fake, str], traces: Path) -> None:
+    _, url = judge
+    with (
+        locks.target(traces.parent / "traces.answers.jsonl"),
+        pytest.raises(UserError, match=r"traces\.answers\.jsonl: process .* is at work there"),
+    ):
+        annotate(url, traces)

@@ -155,6 +155,13 @@ def test_faults(answer: str, finish: Finish, fault: str) -> None:
     assert set(texts(found)) <= set(SENTENCES)  # what is used is true all the same
 
 
+def test_a_judge_that_goes_on_behind_the_end() -> None:
+    assert reading(tagged(SENTENCES) + "\nText: And", "length").fault is None
+    babble = tagged(SENTENCES) + '\n["deduction"] And so on, and so on. ["end-section"]' * 200
+    found = reading(babble, "length")
+    assert texts(found) == SENTENCES and found.fault == "not_found" and found.skipped == {"not_found": 200}
+
+
 def test_sections_inside_of_sections() -> None:
     first, second, third = (text for _, text in SENTENCES[1:4])
     answer = f'["deduction"] {first} ["backtracking"] {second} ["end-section"] {third} ["end-section"]'
