@@ -15,6 +15,7 @@ from mixprec.core import lazy
 from mixprec.core.version import VERSION
 
 if TYPE_CHECKING:
+    from mixprec.api.annotating import Judge as Judge
     from mixprec.api.annotating import annotate as annotate
     from mixprec.api.calibrating import calibrate as calibrate
     from mixprec.api.judge import bench as bench
@@ -63,6 +64,7 @@ _PUBLIC: Final = {
     "Checkpoint": "mixprec.results.checkpoint",
     "Evaluation": "mixprec.results.evaluation",
     "Importance": "mixprec.results.importance",
+    "Judge": "mixprec.api.annotating",
     "Model": "mixprec.models.model",
     "Picture": "mixprec.results.base",
     "Plan": "mixprec.results.plan",

@@ -58,11 +58,20 @@ def trace(
     out.print(f"{to}: {found.count} traces{others}{empty}", soft_wrap=True)
 
 
+def _show_prompt(wanted: bool) -> None:
+    if wanted:
+        from mixprec.traces.judge import prompts
+
+        print(prompts.own().template)  # as it is: it may be redirected to a file
+        raise typer.Exit
+
+
 @app.command(
     epilog=epilog(
         "mixprec annotate traces.jsonl --out spans.jsonl",
         "mixprec annotate traces.jsonl --preset aligned --out spans.jsonl",
         "mixprec annotate my_traces.jsonl --annotator cues --out spans.jsonl",
+        "mixprec annotate mine.jsonl --judge http://localhost:8000/v1 --judge-model gpt-oss-120b --out spans.jsonl",
     )
 )
 def annotate(
@@ -70,16 +79,73 @@ def annotate(
     to: Annotated[Path, typer.Option("--out", help="Where the spans go.")],
     preset: SpanRule = "paper",
     annotator: Annotated[str, typer.Option(help="given: the file's annotations; cues: lexical.")] = "given",
+    judge: Annotated[
+        str | None,
+        typer.Option(help="A language model annotates: a server with OpenAI's protocol, http://host:port/v1."),
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The server's name for the judge.")] = None,
+    judge_prompt: Annotated[
+        Path | None, typer.Option(help="A file to ask with instead of ours; {text} stands where the text goes.")
+    ] = None,
+    show_prompt: Annotated[
+        bool,
+        typer.Option(
+            "--show-prompt", callback=_show_prompt, is_eager=True, help="Print our prompt for judges, and end."
+        ),
+    ] = False,
+    answers: Annotated[
+        Path | None, typer.Option(help="File that keeps the judge's answers; default: beside --out.")
+    ] = None,
+    key_variable: Annotated[str, typer.Option(help="Environment variable with the server's key.")] = "OPENAI_API_KEY",
+    piece: Annotated[int, typer.Option(min=200, help="Characters of a trace that are judged at once.")] = 4000,
+    attempts: Annotated[int, typer.Option(min=1, help="Times that a piece is asked for, until it can be used.")] = 3,
+    temperature: Annotated[float, typer.Option(min=0, help="The judge's; 0 is greedy.")] = 0.1,
+    top_p: Annotated[float, typer.Option(help="The judge's share of the probability that is drawn from.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, its thinking included.")] = 8192,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to the server at once.")] = 8,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for an answer of the server.")] = 1800,
+    retries: Annotated[int, typer.Option(min=0, help="Times that a failed request is sent again.")] = 6,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens of prompts.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million tokens of answers.")] = None,
+    first: Annotated[int | None, typer.Option(min=1, help="Only so many traces.")] = None,
 ) -> None:
-    """Find each behaviour's spans in annotated traces."""
+    """Find each behaviour's spans in annotated traces, or let a language model annotate them.
+
+    A judge's answers are kept as soon as they are there; the same command continues where a killed run was.
+    """
+    from mixprec.api.annotating import Judge
     from mixprec.api.annotating import annotate as function
+    from mixprec.pipeline.annotating import answers_beside
     from mixprec.traces import spans, store
 
-    found = function(traces, preset=preset, annotator=annotator)
+    asked = None
+    if judge is None and (judge_model or judge_prompt or answers):
+        raise UserError("--judge-model, --judge-prompt and --answers are about a judge; say where it is: --judge URL")
+    if judge is not None:
+        if judge_model is None:
+            raise UserError("--judge: say which model to ask there: --judge-model NAME")
+        asked = Judge(
+            judge,
+            judge_model,
+            prompt=judge_prompt and str(judge_prompt),
+            key_variable=key_variable,
+            piece=piece,
+            attempts=attempts,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            concurrency=concurrency,
+            timeout=timeout,
+            retries=retries,
+            price_in=price_in,
+            price_out=price_out,
+        )
+        answers = answers or answers_beside(to)
+    found = function(traces, preset=preset, annotator=annotator, judge=asked, answers=answers, first=first)
     found.save(to)
     out.print(str(to), soft_wrap=True)
     out.print(found)
-    if preset == "aligned" and annotator == "given":
+    if preset == "aligned" and annotator == "given" and asked is None:
         outcomes = spans.compare_rules(store.load(traces))
         table = Table("behaviour", *spans.OUTCOMES, title="aligned against the released rule")
         for behaviour, counts in outcomes.items():

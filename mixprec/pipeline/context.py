@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from mixprec import recipe
 from mixprec.calibration.data import Calibration
@@ -12,7 +13,7 @@ from mixprec.core import artifacts, hub
 from mixprec.core.progress import bar, console
 from mixprec.core.stages import Stages
 from mixprec.models.model import Model
-from mixprec.pipeline.annotating import annotate_traces
+from mixprec.pipeline.annotating import annotate_traces, answers_beside, judged_by
 from mixprec.pipeline.calibrating import calibrate, lessons
 from mixprec.plan.methods import solving
 from mixprec.recipe import Recipe, TracesSpec
@@ -109,14 +110,14 @@ class Context:
         return artifacts.read_object(path)
 
     def annotate(self, spec: TracesSpec, target: Path, name: str) -> tuple[list[spans.AnnotatedTrace], str]:
-        """Spans of annotated traces, and the stage's fingerprint."""
+        """Spans of annotated traces, and the stage's fingerprint. A judge's answers lie beside the spans."""
         source = recipe.locate(spec.source, self.data)
         path = store.locate(source)
+        inputs: list[Any] = [artifacts.sha256_file(path), spec.model_dump(exclude={"source", "judge"})]
+        if spec.judge is not None:
+            inputs.append(judged_by(spec.judge))
+        answers = answers_beside(target)
         stamp = self.stages.do(
-            name,
-            RULES,
-            [artifacts.sha256_file(path), spec.model_dump(exclude={"source"})],
-            [target],
-            lambda: spans.save_spans(target, annotate_traces(spec, source)),
+            name, RULES, inputs, [target], lambda: spans.save_spans(target, annotate_traces(spec, source, answers))
         )
         return spans.load_spans(target), stamp

@@ -143,7 +143,8 @@ class _Reckoning:
         memory = our_memory(self.shape, traces.longest, self.item, len(spec.presets))
         held = memory.total - (memory.weights if spec.stream else 0)
         sums = (1 + 4 * len(spec.presets)) * self.shape.outputs * 4
-        work = f"{plural(spans, 'span')} in {plural(traces.items, 'trace')} of {traces.tokens:,} tokens"
+        what = plural(spans, "span") if spans else "a judge's spans"  # no more is known of those
+        work = f"{what} in {plural(traces.items, 'trace')} of {traces.tokens:,} tokens"
         return Stage("importance", work, our_flops(self.shape, corpus) / self.rate, held + _PYTHON_BYTES, 2 * sums)
 
     def _solved(self) -> list[Treatment]:

@@ -19,6 +19,7 @@ from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import GgmlText, ModulePlan, Plan, with_outside
 from mixprec.recipe.engines import Engine
 from mixprec.traces.annotate import Rule
+from mixprec.traces.judge.spec import JudgeSpec
 from mixprec.tune.blockoptions import TuneBlocks
 from mixprec.tune.options import TuneSpec
 from mixprec.walk.options import MEMORY_GB
@@ -65,7 +66,16 @@ class TracesSpec(Part):
     source: str = Field(description="bundled:NAME, data:PATH or a path to a JSONL file")
     preset: Rule = Field("paper", description="span rule: paper, released or aligned")
     annotator: Literal["given", "cues"] = Field("given", description="the file's annotations, or lexical cues")
+    judge: JudgeSpec | None = Field(None, description="a language model annotates them, in the place of either")
     first: int | None = Field(None, ge=1, description="take only so many traces")
+
+    @model_validator(mode="after")
+    def _one_annotator(self) -> TracesSpec:
+        if self.judge is not None and self.annotator != "given":
+            raise ValueError(f"annotator: {self.annotator} and judge exclude one another; leave one out")
+        if self.judge is not None and self.preset == "released":
+            raise ValueError("preset: released reads annotations of a file; a judge's are placed as they come in")
+        return self
 
 
 class ImportanceSpec(Part):

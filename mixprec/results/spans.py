@@ -53,7 +53,14 @@ class Spans(Result):
 
     def notes(self) -> list[str]:
         skipped = self.summary.skipped or "none"
-        return [f"traces without a span: {self.summary.traces_without_span}; skipped: {skipped}"]
+        told = [f"traces without a span: {self.summary.traces_without_span}; skipped: {skipped}"]
+        for each in {
+            str(trace.by["prompt"]): trace.by for trace in self.traces if trace.by.get("kind") == "judge"
+        }.values():
+            version = each["prompt"]["version"]
+            which = f"prompt {version}" if version else "a prompt of your own"
+            told.append(f"judge: {each['model']}, {which} (sha256 {each['prompt']['sha256'][:12]})")
+        return told
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per span."""

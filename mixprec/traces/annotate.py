@@ -103,25 +103,49 @@ def _segment(behaviour: str, text: str, position: int) -> Segment:
     return Segment(behaviour, text.strip(), position + len(text) - len(text.lstrip()))
 
 
-def _parse_tags(annotated: str) -> Parsed:
-    """Read tag by tag: a label opens a section, the next tag of any kind closes it."""
+class Section(NamedTuple):
+    """Annotated text between two tags, stripped; ``label`` as it was written, None where none was open.
+
+    ``nested``: its label stands inside of another section.
+    """
+
+    label: str | None
+    text: str
+    position: int
+    nested: bool = False
+
+
+def read_sections(annotated: str) -> list[Section]:
+    """Read tag by tag: a label opens a section, the next tag of any kind closes it; text outside of sections too.
+
+    Sections without text have it empty; of text outside, only what there is.
+    """
     # Blanks of the same length, so that positions in the annotation stay.
     text = _FENCE.sub(lambda match: " " * len(match[0]), annotated)
+    sections: list[Section] = []
+    label: str | None = None
+    nested, begin = False, 0
+    for found, start, end in [*_tags(text), (_END, len(text), len(text))]:
+        inside = _segment("", text[begin:start], begin)
+        if inside.text or label is not None:
+            sections.append(Section(label, inside.text, inside.position, nested))
+        nested = label is not None and found != _END
+        label, begin = (None if found == _END else found), end
+    return sections
+
+
+def _parse_tags(annotated: str) -> Parsed:
     segments: list[Segment] = []
     skipped: Counter[str] = Counter()
-    label: str | None = None
-    begin = 0
-    for found, start, end in [*_tags(text), (_END, len(text), len(text))]:
-        segment = _segment("", text[begin:start], begin)
-        if label is None:
-            skipped["outside"] += bool(segment.text)
-        elif not segment.text:
+    for section in read_sections(annotated):
+        if section.label is None:
+            skipped["outside"] += 1
+        elif not section.text:
             skipped["empty"] += 1
-        elif behaviour := normalise_label(label):
-            segments.append(segment._replace(behaviour=behaviour))
+        elif behaviour := normalise_label(section.label):
+            segments.append(Segment(behaviour, section.text, section.position))
         else:
             skipped["unknown_label"] += 1
-        label, begin = (None if found == _END else found), end
     return Parsed(segments, +skipped)
 
 

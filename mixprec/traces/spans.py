@@ -45,11 +45,15 @@ class TokenSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class AnnotatedTrace:
-    """A trace with its spans in the annotation's order, and how many segments have none, by reason."""
+    """A trace with its spans in the annotation's order, and how many segments have none, by reason.
+
+    ``by``: what a judge says of itself and its answers, empty for other annotations.
+    """
 
     trace: Trace
     spans: list[CharSpan]
     skipped: dict[str, int] = field(default_factory=dict)
+    by: dict[str, Any] = field(default_factory=dict)
 
 
 def char_spans(trace: Trace, rule: Rule, threshold: float = THRESHOLD) -> AnnotatedTrace:
@@ -192,6 +196,7 @@ def save_spans(path: Path, annotated: Iterable[AnnotatedTrace]) -> None:
             "spans": [span._asdict() for span in each.spans],
             "skipped": each.skipped,
         }
+        | ({"annotator": each.by} if each.by else {})
         for each in annotated
     )
     artifacts.write_jsonl(path, rows)
@@ -213,15 +218,18 @@ def load_spans(path: Path) -> list[AnnotatedTrace]:
 
 def _annotated(trace: Trace, row: dict[str, Any], where: str) -> AnnotatedTrace:
     remedy = "make the file again with mixprec annotate"
-    spans, skipped = row.get("spans"), row.get("skipped", {})
+    spans, skipped, by = row.get("spans"), row.get("skipped", {}), row.get("annotator", {})
     if not isinstance(spans, list):
         raise UserError(f"{where}: key 'spans' is missing or no list; {remedy}")
     if not isinstance(skipped, dict) or not all(isinstance(count, int) for count in skipped.values()):
         raise UserError(f"{where}: key 'skipped' is no object of counts; {remedy}")
+    if not isinstance(by, dict):
+        raise UserError(f"{where}: key 'annotator' is no object; {remedy}")
     return AnnotatedTrace(
         trace,
         [_span(span, len(trace.text), f"{where}: span {at}", remedy) for at, span in enumerate(spans, 1)],
         skipped,
+        by,
     )
 
 

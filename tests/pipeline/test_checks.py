@@ -87,6 +87,10 @@ WRONG: dict[str, tuple[Change, str]] = {
         set_to(OURS, {"file_bytes": 100, "candidates": FORMATS}),
         r"variant ours: plan.budget.file_bytes: 100: in this checkpoint.format every plan .* takes \d+",
     ),
+    "no prompt for the judge": (
+        set_to("traces/judge", {"url": "http://localhost:8000/v1", "model": "j", "prompt": "gone.txt"}),
+        r"traces.source: .*gone.txt: can't be read",
+    ),
     "no table": (set_to(f"{OURS}/scores", "gone.json"), r"variant ours: .*gone.json"),
     "no targets": (set_to(f"{OURS}/weights", {"backtracking": 1}), r"plan.budget.weights: no scores for backtracking"),
     "no such behaviour": (

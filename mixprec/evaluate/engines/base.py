@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-#: Why a generation ended: the model's own end, or the limit of new tokens (or of the context).
-Finish = Literal["stop", "length"]
+#: Why a generation ended: the model's own end, or the limit of new tokens (or of the context). ``withheld``: the
+#: server's filter let nothing through, where the engine was told that this is an answer.
+Finish = Literal["stop", "length", "withheld"]
 
 
 @dataclass(frozen=True)

@@ -13,29 +13,26 @@ from __future__ import annotations
 import base64
 import html
 import json
-import math
 import queue
 import random
 import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import httpx2
 
-from mixprec.core import escaping, parsing
+from mixprec.core import escaping
 from mixprec.core.arguments import check_fields
 from mixprec.core.errors import UserError
-from mixprec.evaluate.engines.base import Finish, Generation, OnTokens, Request, Sampling, nothing
-from mixprec.traces import thinking
+from mixprec.evaluate.engines.base import Generation, OnTokens, Request, Sampling, nothing
+from mixprec.evaluate.engines.completion import LONGEST_PAUSE, WITHHELD, read, retry_after
 
 #: Answers after which the same request may succeed: busy, too early, too many, and the server's own faults.
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_LONGEST_PAUSE = 60.0
 #: Bytes of an answer; 32,768 tokens are a hundredth of it.
 _LARGEST = 64 * 2**20
 #: Characters from which a key is no word that a model may write by itself.
@@ -82,18 +79,31 @@ class _Answer(NamedTuple):
 _HINTS = {
     **dict.fromkeys((301, 302, 307, 308), "; give the address that it moved to"),
     **dict.fromkeys((401, 403), "; set the API key"),
-    404: "; check engine.url (it ends in /v1) and model",
+    404: "; check {place} (it ends in /v1) and model",
 }
+#: OpenAI's newer models know the limit by another name, and say so when they refuse the older one.
+_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
+#: Values that mean the same as leaving the key out, for models that refuse the key whatever its value.
+_DEFAULTS = {"temperature": 1, "top_p": 1}
 
 
 class OpenAIEngine:
     """Sends requests to a server, ``concurrency`` at a time; failed ones again after pauses that double, with jitter.
 
-    A server's Retry-After goes before our own pause.
+    A server's Retry-After goes before our own pause. ``place``: where the user gave the address. ``refusable``: what a
+    server's filter withholds is an empty generation with the finish ``withheld``, and no failure. ``too_long``: what
+    to do where a server refuses a request that may be too long for it.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(
+        self, server: Server, *, place: str = "engine.url", refusable: bool = False, too_long: str = ""
+    ) -> None:
         self.server = server
+        self._refusable = refusable
+        self._hints = {status: hint.format(place=place) for status, hint in _HINTS.items()}
+        self._hints |= dict.fromkeys((400, 413), f"; if it is too long, {too_long}" if too_long else "")
+        #: How this server wants requests, seen when it refuses one: keys by other names, None leaves them out.
+        self._names: dict[str, str | None] = {}
         key = server.key or ""
         if not key.isascii() or not key.isprintable() or " " in key:
             raise UserError(
@@ -108,7 +118,7 @@ class OpenAIEngine:
             base = httpx2.URL("")
         self._shown = re.sub("//[^/]*@", "//", server.url).partition("?")[0]
         if base.scheme not in ("http", "https") or not base.host:
-            raise UserError(f"engine.url: {self._shown!r}: no address; it reads like http://localhost:8000/v1")
+            raise UserError(f"{place}: {self._shown!r}: no address; it reads like http://localhost:8000/v1")
         self._secrets = _spellings([key, base.password, f"{base.username}:{base.password}" if base.password else ""])
         timeout = httpx2.Timeout(server.timeout, connect=min(20.0, server.timeout))
         self._client = httpx2.Client(base_url=base, headers=headers, limits=limits, timeout=timeout)
@@ -180,14 +190,14 @@ class OpenAIEngine:
                         f"{self._shown}: {problem}, {times} for {request.key!r}; see to the server and run the "
                         "same command again: what is finished is kept"
                     ) from None
-                pause = min(_LONGEST_PAUSE, self.server.pause * 2**attempt * jitter.uniform(0.5, 1))
+                pause = min(LONGEST_PAUSE, self.server.pause * 2**attempt * jitter.uniform(0.5, 1))
                 stop.wait(pause if problem.wait is None else problem.wait)
         raise AssertionError("the last attempt returns or raises")
 
     def _ask(self, request: Request, sampling: Sampling) -> Generation:
         body: dict[str, Any] = {
             "model": self.server.model,
-            "max_tokens": sampling.max_new_tokens,
+            _LIMIT: sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": request.seed % 2**31,  # servers take 32 bits
@@ -196,15 +206,17 @@ class OpenAIEngine:
             path, body["messages"] = "chat/completions", [{"role": "user", "content": request.prompt}]
         else:
             path, body["prompt"] = "completions", request.prompt
-        answer = self._post(path, body)
+        answer = self._post_as_wanted(path, body)
         if answer.status != 200:
             text = self._short(answer.body.decode("utf-8", "replace"))
             said = f"HTTP {answer.status} ({text})" if text else f"HTTP {answer.status}"
             if answer.status in RETRIED:
-                raise _Failed(said, _retry_after(answer.retry_after))
-            raise UserError(f"{self._shown}/{path}: {said} for {request.key!r}{_HINTS.get(answer.status, '')}")
+                raise _Failed(said, retry_after(answer.retry_after))
+            if answer.status == 400 and self._refusable and any(word.encode() in answer.body for word in WITHHELD):
+                return Generation(request.key, "", "withheld", None, None, request.prompt)
+            raise UserError(f"{self._shown}/{path}: {said} for {request.key!r}{self._hints.get(answer.status, '')}")
         try:
-            made = _read(answer.body, request)
+            made = read(answer.body, request, self._refusable)
         except ValueError as problem:
             both = map(self._short, (str(problem), answer.body.decode("utf-8", "replace")))
             why = "; ".join(filter(None, both))
@@ -212,6 +224,28 @@ class OpenAIEngine:
         if len(self.server.key or "") >= _SECRET and any(secret in made.output for secret in self._secrets):
             raise _Failed("answered with the API key in the text")
         return made
+
+    def _post_as_wanted(self, path: str, body: Mapping[str, Any]) -> _Answer:
+        """A request, sent again in other words as long as the server refuses it for these; the meaning stays."""
+        wanted = self._named(body)
+        answer = self._post(path, wanted)
+        while answer.status == 400:
+            refusal = answer.body.decode("utf-8", "replace")
+            if _NEW_LIMIT in refusal:
+                self._names = {**self._names, _LIMIT: _NEW_LIMIT}
+            if "unsupported" in refusal.lower():
+                left_out = [key for key, value in _DEFAULTS.items() if body[key] == value and f"'{key}'" in refusal]
+                self._names = {**self._names, **dict.fromkeys(left_out)}
+            sent, wanted = wanted, self._named(body)
+            if wanted == sent:
+                break
+            answer = self._post(path, wanted)
+        return answer
+
+    def _named(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A request as this server wants it."""
+        named = {self._names.get(key, key): value for key, value in body.items()}
+        return {key: value for key, value in named.items() if key is not None}
 
     def _post(self, path: str, body: dict[str, Any]) -> _Answer:
         """One request. Raises _Failed where no whole answer comes, in time and of a sensible size."""
@@ -253,47 +287,3 @@ def _spellings(secrets: Sequence[str | None]) -> list[str]:
             html.escape(secret),
         }
     return sorted(found, key=len, reverse=True)
-
-
-def _read(body: bytes, request: Request) -> Generation:
-    """The generation in an answer. Raises ValueError for garbage: a proxy's page, half an answer, no text."""
-    try:
-        data = parsing.parse_json(body.decode("utf-8"), finite=False)
-        choice = data["choices"][0]
-        text = _text_of(choice["message"]) if request.chat else choice["text"]
-        reason = choice.get("finish_reason")
-        usage = data.get("usage") or {}
-        counts = [usage.get(name) for name in ("completion_tokens", "prompt_tokens")]
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise ValueError from None
-    if not isinstance(text, str):
-        raise ValueError(f"its text is of type {type(text).__name__}")
-    if reason not in ("stop", "length", "eos", "eos_token"):
-        raise ValueError(f"finish_reason {reason!r}")
-    tokens, prompt_tokens = (count if type(count) is int and 0 <= count < 2**31 else None for count in counts)
-    finish: Finish = "length" if reason == "length" else "stop"
-    return Generation(request.key, text, finish, tokens, prompt_tokens, request.prompt)
-
-
-def _text_of(message: dict[str, Any]) -> str:
-    """A chat message's text; thinking that the server has taken out is put in front again."""
-    thought = message.get("reasoning_content") or message.get("reasoning") or ""
-    content = message.get("content") or ""
-    for part in (thought, content):
-        if not isinstance(part, str):
-            raise ValueError(f"its text is of type {type(part).__name__}")
-    return thinking.joined(thought, content) if thought else content
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds that the server asks to wait, given as seconds or as a date; at most a minute each time."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return None
-    return None if math.isnan(seconds) else min(max(seconds, 0.0), _LONGEST_PAUSE)

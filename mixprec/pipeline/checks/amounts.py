@@ -33,7 +33,7 @@ class Amount(NamedTuple):
 @dataclass(frozen=True)
 class Held:
     """What a source holds. ``key``: where the recipe names it. ``spans``: of annotated traces, by behaviour, of the
-    behaviours that are scored; ``inside``: characters in these."""
+    behaviours that are scored, empty where a judge finds them; ``inside``: characters in these, at most."""
 
     key: str
     source: str

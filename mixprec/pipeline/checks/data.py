@@ -16,6 +16,7 @@ from mixprec.pipeline.checks.amounts import Counting, Held
 from mixprec.pipeline.checks.findings import Findings
 from mixprec.recipe import Recipe, TracesSpec
 from mixprec.traces import store
+from mixprec.traces.judge import prompts
 from mixprec.tune.options import TuneSpec
 
 
@@ -35,6 +36,9 @@ def read(chosen: Recipe, folder: Path | None, found: Findings) -> dict[str, Held
                 held[key] = _text(key, source, _file(source, folder))
             else:
                 held[key] = _traces(key, source, store.locate(recipe.locate(source, folder)), spec)
+                if spec.judge is not None:
+                    prompts.load(spec.judge.prompt)
+                    found.unchecked.append(f"{key.removesuffix('.source')}.judge: what spans it finds")
     if waiting and folder is not None:
         found.add(f"{', '.join(waiting)}: the data folder {folder} does not exist; {recipe.GIVE_DATA}")
     elif waiting:
@@ -105,6 +109,9 @@ def _traces(key: str, source: str, path: Path, spec: TracesSpec) -> Held:
     """Traces; with their spans, where a stage looks for them."""
     if key.startswith("compress."):
         return Held(key, source, tuple(trace.text for trace in store.load(str(path))))
+    if spec.judge is not None:  # at most all that was reasoned lies in spans
+        traces = store.load(str(path))[: spec.first]
+        return Held(key, source, tuple(each.text for each in traces), inside=sum(len(each.output) for each in traces))
     annotated = find_spans(spec, source, store.load(str(path))[: spec.first])
     scored = [span for each in annotated for span in each.spans if span.behaviour in store.BEHAVIOURS]
     texts = tuple(each.trace.text for each in annotated)
@@ -201,7 +208,7 @@ def _check_passages(chosen: Recipe, held: Mapping[str, Held], found: Findings) -
         traces = held.get("traces.source")
         there, what, remedy = (len(traces.texts) if traces else None), "traces", "take more traces"
         for behaviour in spec.behaviours if traces else ():
-            if behaviour in store.BEHAVIOURS and traces and not traces.spans[behaviour]:
+            if behaviour in store.BEHAVIOURS and traces and traces.spans and not traces.spans[behaviour]:
                 found.add(f"sensitivity.behaviours: {behaviour}: no span in {traces.source}; leave it out")
     else:
         there, what = calibration.samples, "calibration samples"

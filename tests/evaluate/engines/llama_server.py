@@ -1,4 +1,5 @@
-"""A llama-server on a free port of this machine: python llama_server.py MODEL.gguf; prints its address and waits."""
+"""A llama-server on a free port of this machine: python llama_server.py MODEL.gguf [CHAT_TEMPLATE]; prints its address
+and waits."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ def main() -> None:
     parameters.cpuparams.n_threads = 1
     parameters.cpuparams_batch.n_threads = 1
     parameters.warmup = False
+    if len(sys.argv) > 2:
+        parameters.chat_template = sys.argv[2]
     server = xllamacpp.Server(parameters)
     print(server.listening_address, flush=True)
     while True:

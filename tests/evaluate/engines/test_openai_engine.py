@@ -11,18 +11,18 @@ import threading
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from answering import Answer, Fake, serving
 
 from mixprec.core.errors import UserError
+from mixprec.evaluate.engines import completion as completions
 from mixprec.evaluate.engines import openai
 from mixprec.evaluate.engines.base import Generation, Request, Sampling
 from mixprec.evaluate.engines.openai import OpenAIEngine, Server
 
-Answer = tuple[int, Any, dict[str, str]]
 REQUESTS = [Request(f"q{index}", f"prompt {index}", 1000 + index) for index in range(6)]
 SAMPLING = Sampling(max_new_tokens=8, temperature=0.6, top_p=0.95)
 
@@ -34,56 +34,11 @@ def completion(body: dict[str, Any], reason: str = "stop", **changes: Any) -> di
     return {"choices": [choice | {"finish_reason": reason}], "usage": usage} | changes
 
 
-class Fake:
-    """A server whose answers ``reply(body, number of times this body was seen)`` gives."""
-
-    def __init__(self) -> None:
-        self.reply: Callable[[dict[str, Any], int], Answer] = lambda body, _: (200, completion(body), {})
-        self.bodies: list[dict[str, Any]] = []
-        self.paths: list[str] = []
-        self.headers: list[dict[str, str]] = []
-        self.at_once = self.most_at_once = 0
-        self.lock = threading.Lock()
-
-
 @pytest.fixture
 def fake() -> Iterator[tuple[Fake, str]]:
-    state = Fake()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with state.lock:
-                seen = sum(body == each for each in state.bodies)
-                state.bodies.append(body)
-                state.paths.append(self.path)
-                state.headers.append(dict(self.headers))
-                state.at_once += 1
-                state.most_at_once = max(state.most_at_once, state.at_once)
-            status, answer, headers = state.reply(body, seen)
-            with state.lock:
-                state.at_once -= 1
-            if status == 0:  # hang up
-                self.close_connection = True
-                return
-            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield state, f"http://127.0.0.1:{server.server_address[1]}/v1"
-    server.shutdown()
-    server.server_close()
+    with serving() as (state, url):
+        state.reply = lambda body, _: (200, completion(body), {})
+        yield state, url
 
 
 def run(url: str, requests: list[Request] = REQUESTS, **options: Any) -> list[Generation]:
@@ -190,6 +145,40 @@ def test_refusals_are_not_asked_again(fake: tuple[Fake, str], status: int, hint:
     with pytest.raises(UserError, match=f"HTTP {status} .*no such model.*{hint if status != 400 else ''}"):
         run(url, REQUESTS[:1])
     assert len(state.bodies) == 1
+
+
+def test_a_server_that_wants_other_words_gets_them(fake: tuple[Fake, str]) -> None:
+    """OpenAI's newer models: another name for the limit, no temperature and no top_p, not even their defaults."""
+    state, url = fake
+
+    def reply(body: dict[str, Any], _: int) -> Answer:
+        for key, said in {
+            "max_tokens": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+            "temperature": "Unsupported value: 'temperature' does not support 0.6; only the default (1) is supported.",
+            "top_p": "Unsupported parameter: 'top_p' is not supported with this model.",
+        }.items():
+            if key in body:
+                return 400, {"error": {"message": said}}, {}
+        return 200, completion(body), {}
+
+    state.reply = reply
+    engine = OpenAIEngine(Server(url, "o", retries=0, concurrency=1))
+    assert len(list(engine.generate(REQUESTS, Sampling(8, 1.0, 1.0)))) == 6
+    assert len(state.bodies) == 9 and state.bodies[-1].keys() == {"model", "prompt", "seed", "max_completion_tokens"}
+    with pytest.raises(UserError, match=r"'temperature' does not support 0\.6"):  # that would not be the same
+        run(url, REQUESTS[:1])
+
+
+def test_answers_that_a_filter_withholds(fake: tuple[Fake, str]) -> None:
+    state, url = fake
+    filtered = {"choices": [{"text": None, "finish_reason": "content_filter"}]}
+    for status, answer in ((200, filtered), (400, {"error": {"code": "content_filter", "message": "no"}})):
+        state.reply = lambda *_, said=(status, answer, {}): said
+        engine = OpenAIEngine(Server(url, "tiny", retries=0), refusable=True)
+        (made,) = engine.generate(REQUESTS[:1], SAMPLING)
+        assert (made.output, made.finish) == ("", "withheld")
+        with pytest.raises(UserError, match="content_filter"):
+            run(url, REQUESTS[:1], retries=0)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://"])
@@ -365,5 +354,5 @@ def test_a_drip_is_no_answer() -> None:
 
 @pytest.mark.parametrize("value", ["nan", "-1", "1e999", "soon", "Thu, 01 Jan 99999 00:00:00 GMT", "", "9" * 500])
 def test_odd_times_to_wait(value: str) -> None:
-    wait = openai._retry_after(value)
+    wait = completions.retry_after(value)
     assert wait is None or 0 <= wait <= 60
