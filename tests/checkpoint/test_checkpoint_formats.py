@@ -14,6 +14,7 @@ import unpackers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
 
+from mixprec.calibration.data import Calibration
 from mixprec.checkpoint.formats import FORMATS
 from mixprec.checkpoint.packings import PACKINGS
 from mixprec.checkpoint.target import CompressedModule
@@ -25,7 +26,7 @@ from mixprec.models.maps import decoder_of
 from mixprec.models.model import Model
 from mixprec.numerics import storage
 from mixprec.numerics.formats import Format, Keep, parse_format
-from mixprec.numerics.groupwise import Quantized, dequantize, quantize
+from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, fit, quantize
 from mixprec.plan.schema import Plan
 
 MakeSource = Callable[..., Path]
@@ -87,6 +88,18 @@ def test_transformers_loads_mixed_compressed_tensors(
     with torch.no_grad():
         found, expected = loaded(TOKENS).logits, in_memory(folder, plan)(TOKENS).logits
     assert torch.equal(found, expected)
+
+
+def test_transformers_loads_scales_below_zero(source: MakeSource, planner: Planner, tmp_path: Path) -> None:
+    folder = source()
+    calibration = Calibration(torch.randint(2, 300, (4, 32)), None, {"sources": []}, "digest")
+    plan = planner(folder, "w3g32", "gptq")
+    compress(Model(folder), plan, tmp_path / "out", calibration=calibration, format=FORMATS["compressed-tensors"])
+    scales = [tensor for name, tensor in tensors_of(tmp_path / "out").items() if name.endswith("_scale")]
+    assert all(bool((each < 0).any()) for each in scales)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(TOKENS).logits, Model(tmp_path / "out", dtype="bfloat16").load().model(TOKENS).logits)
 
 
 def test_transformers_loads_uniform_asymmetric_weights_when_it_dequantizes(
@@ -195,8 +208,6 @@ def test_bytes_on_disk_are_those_predicted(source: MakeSource, planner: Planner,
 def test_a_run_that_goes_on_behind_packed_blocks_ends_with_the_same_bytes(
     source: MakeSource, planner: Planner, tmp_path: Path, name: str, method: str
 ) -> None:
-    from mixprec.calibration.data import Calibration
-
     folder = source()
     plan = planner(folder, HELD.get(name, ("w3g32",))[0], method, last_down="keep")
     tokens = torch.randint(2, 300, (4, 24), generator=torch.Generator().manual_seed(0))
@@ -274,7 +285,10 @@ def test_the_size_of_what_is_not_packed_is_refused(
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("text", ["w3g32", "w4g32_asym", "w8g32"])
-def test_a_format_reads_what_it_packs(source: MakeSource, planner: Planner, name: str, text: str) -> None:
+@pytest.mark.parametrize("search", [None, Search()])
+def test_a_format_reads_what_it_packs(
+    source: MakeSource, planner: Planner, name: str, text: str, search: Search | None
+) -> None:
     folder = source()
     config = load_config(str(folder))
     plan, decoder = planner(folder, text), decoder_of(config)
@@ -283,7 +297,9 @@ def test_a_format_reads_what_it_packs(source: MakeSource, planner: Planner, name
     module, format = decoder.linears[0], parse_format(text)
     assert isinstance(format, Format)
     weight = torch.randn(module.out_features, module.in_features, dtype=torch.bfloat16)
-    quantized = quantize(weight, format)
+    grid = fit(weight, format, search=search)
+    assert bool((grid.scales < 0).any()) == (search is not None and format.symmetric)
+    quantized = Quantized(encode(weight, grid, format), grid)
     restored = dequantize(quantized, format, torch.bfloat16)
     packed = FORMATS[name].pack(CompressedModule(module.weight_name, format, quantized, restored), plan)
     found = FORMATS[name].read(module, packed, format, plan)
