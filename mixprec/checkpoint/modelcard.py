@@ -55,7 +55,7 @@ class Told(NamedTuple):
     """What a card says besides the plan; all of it may be absent.
 
     ``base_model``: id on the hub. ``calibration``: as Calibration describes itself. ``evaluation``: Markdown, beneath
-    its own heading. ``scores``: for the hub's leaderboards. ``recipe``: YAML text.
+    its own heading. ``scores``: for the hub's leaderboards. ``recipe``: YAML text. ``experts``: which were left out.
     """
 
     base_model: str | None = None
@@ -63,6 +63,7 @@ class Told(NamedTuple):
     evaluation: str = ""
     scores: Sequence[EvalResult] = ()
     recipe: str | None = None
+    experts: str = ""
 
 
 def model_card(
@@ -86,6 +87,7 @@ def model_card(
         _lead(plan, inventory, account, base, format),
         _loading(plan, inventory, config, format),
         _compression(plan, inventory, config, format, account),
+        told.experts,
         _calibration(told.calibration),
         told.evaluation and f"## Evaluation\n\n{told.evaluation.rstrip()}",
         _reproduction(told.recipe),
@@ -203,6 +205,15 @@ def _compression(
         f"## What was done\n\n| | |\n|---|---|\n{table}\n\n"
         f"Linear modules that are kept as they are: {_some(kept) if kept else 'none'}. "
         "Every module's format is in `mixprec.json`, with checksums of all files."
+    )
+
+
+def left_out(experts: Mapping[str, Sequence[int]]) -> str:
+    """Which of the base's experts are left, by layer."""
+    count = len(next(iter(experts.values())))
+    return (
+        f"## Experts\n\nExperts of the base were left out: {count} stay in each layer that has some, and the router "
+        "chooses among these. Figures above are of the model without the others; `mixprec.json` says which they were."
     )
 
 

@@ -15,7 +15,7 @@ from mixprec.compress.options import SolveOptions
 from mixprec.compress.solving import GroupInputs, Scaled, Sharing, Solved
 from mixprec.models.decoder import Group
 from mixprec.models.weights import weight_of
-from mixprec.numerics.formats import Keep
+from mixprec.numerics.formats import Drop, Keep
 from mixprec.numerics.groupwise import scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.numerics.storage import unscaled
@@ -32,7 +32,8 @@ class Prepared(NamedTuple):
 
 def scaler(treatments: Iterable[Treatment]) -> Callable[[Sharing], Scaled] | None:
     """What searches the scale of inputs that modules with these treatments share; None where none asks for one."""
-    solvers = (SOLVERS[treatment.method] for treatment in treatments if treatment.changes)
+    changing = (each for each in treatments if each.changes and not isinstance(each.format, Drop))
+    solvers = (SOLVERS[treatment.method] for treatment in changing)
     return next((solver.scale for solver in solvers if solver.scale is not None), None)
 
 

@@ -137,7 +137,8 @@ class Decoder:
     ``blocks_path``: the list of blocks. ``around``: what else the blocks need, such as rotary embeddings. ``shapes``:
     every tensor, in the order in which a model names them; a tied head too.
     ``tied``: the head is the embedding. ``unread``: patterns of tensors that checkpoints may hold besides.
-    ``chosen``: routed experts of a token. ``parts``: of what a block returns, hidden states first; 0: those alone.
+    ``chosen``: routed experts of a token, from ``chosen_groups`` of ``expert_groups``. ``parts``: of what
+    a block returns, hidden states first; 0: those alone.
     """
 
     architecture: str
@@ -153,21 +154,24 @@ class Decoder:
     unread: tuple[str, ...] = ()
     chosen: int = 1
     parts: int = 0
+    expert_groups: int = 1
+    chosen_groups: int = 1
 
     def active(self, linear: Linear) -> Fraction:
         """The share of tokens that a linear works on: of a routed expert, those sent to it, were all chosen alike."""
         if linear.expert is None:
             return Fraction(1)
-        return Fraction(min(self.chosen, self._experts[linear.layer]), self._experts[linear.layer])
+        count = len(self.experts[linear.layer])
+        return Fraction(min(self.chosen, count), count)
 
     @cached_property
-    def _experts(self) -> dict[int, int]:
-        """Layer -> routed experts."""
+    def experts(self) -> dict[int, tuple[int, ...]]:
+        """Layer -> numbers of its routed experts, of layers that have some."""
         numbers: dict[int, set[int]] = {}
         for linear in self.linears:
             if linear.expert is not None:
                 numbers.setdefault(linear.layer, set()).add(linear.expert)
-        return {layer: len(each) for layer, each in numbers.items()}
+        return {layer: tuple(sorted(each)) for layer, each in numbers.items()}
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:

@@ -171,6 +171,8 @@ def discovered(config: PretrainedConfig, where: str) -> tuple[Decoder, Names]:
         tied=bool(getattr(config, "tie_word_embeddings", False)),
         chosen=_chosen(text),
         parts=parts,
+        expert_groups=_number(text, "n_group", "num_expert_group"),
+        chosen_groups=_number(text, "topk_group"),
         unread=tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()),
     )
     return decoder, Names(model)
@@ -346,7 +348,12 @@ def _heads(text: PretrainedConfig) -> tuple[int, int, int]:
 
 def _chosen(text: PretrainedConfig) -> int:
     """Routed experts of a token."""
-    return int(getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None) or 1)
+    return _number(text, "num_experts_per_tok", "top_k_experts")
+
+
+def _number(text: PretrainedConfig, *keys: str) -> int:
+    """What the first of ``keys`` that a configuration has says; 1 where it has none."""
+    return int(next((value for key in keys if (value := getattr(text, key, None))), 1))
 
 
 def _sizes(text: PretrainedConfig, blocks: Iterable[Block]) -> Sizes:
