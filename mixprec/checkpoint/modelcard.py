@@ -26,6 +26,7 @@ from mixprec.models.locate import BUNDLED, BUNDLED_ID, BUNDLED_LICENCE
 from mixprec.numerics.formats import CodebookFormat, Format
 from mixprec.plan import bits
 from mixprec.plan.bits import Account
+from mixprec.plan.dropping import kept
 from mixprec.plan.methods import METHODS
 from mixprec.plan.schema import Plan
 from mixprec.report.formatting import size
@@ -55,7 +56,7 @@ class Told(NamedTuple):
     """What a card says besides the plan; all of it may be absent.
 
     ``base_model``: id on the hub. ``calibration``: as Calibration describes itself. ``evaluation``: Markdown, beneath
-    its own heading. ``scores``: for the hub's leaderboards. ``recipe``: YAML text. ``experts``: which were left out.
+    its own heading. ``scores``: for the hub's leaderboards. ``recipe``: YAML text.
     """
 
     base_model: str | None = None
@@ -63,7 +64,6 @@ class Told(NamedTuple):
     evaluation: str = ""
     scores: Sequence[EvalResult] = ()
     recipe: str | None = None
-    experts: str = ""
 
 
 def model_card(
@@ -87,7 +87,6 @@ def model_card(
         _lead(plan, inventory, account, base, format),
         _loading(plan, inventory, config, format),
         _compression(plan, inventory, config, format, account),
-        told.experts,
         _calibration(told.calibration),
         told.evaluation and f"## Evaluation\n\n{told.evaluation.rstrip()}",
         _reproduction(told.recipe),
@@ -154,7 +153,8 @@ def _short(plan: Plan, account: Account) -> str:
 
 
 def _lead(plan: Plan, inventory: Decoder, account: Account, base: str | None, format: CheckpointFormat) -> str:
-    methods = Counter(found.method for found in plan.treatments.values() if found.changes)
+    treated = plan.treatments.items()
+    methods = Counter("drop" if a in plan.dropped else each.method for a, each in treated if each.changes)
     by = ", ".join(f"{markdown(name)} ({count})" for name, count in methods.most_common()) or "nothing"
     inside = sum(linear.address in plan.changed for linear in inventory.linears)
     beside = "".join(f" and the {each.kind}" for each in inventory.outside if each.address in plan.changed)
@@ -199,21 +199,14 @@ def _compression(
         ("code bits per weight", f"{account.code_bits:.4f}"),
         ("with scales and zero points", f"{account.effective_bits:.4f}"),
     ]
+    for layer, numbers in list(kept(plan.dropped, inventory).items())[:1]:  # as many in each
+        rows.insert(2, ("experts in each layer", f"{len(numbers)} of {len(inventory.experts[layer])}"))
     table = "\n".join(f"| {markdown(key)} | {markdown(value)} |" for key, value in rows)
-    kept = [module.label for module in inventory.linears if module.address not in plan.changed]
+    alone = [module.label for module in inventory.linears if module.address not in plan.changed]
     return (
         f"## What was done\n\n| | |\n|---|---|\n{table}\n\n"
-        f"Linear modules that are kept as they are: {_some(kept) if kept else 'none'}. "
+        f"Linear modules that are kept as they are: {_some(alone) if alone else 'none'}. "
         "Every module's format is in `mixprec.json`, with checksums of all files."
-    )
-
-
-def left_out(experts: Mapping[str, Sequence[int]]) -> str:
-    """Which of the base's experts are left, by layer."""
-    count = len(next(iter(experts.values())))
-    return (
-        f"## Experts\n\nExperts of the base were left out: {count} stay in each layer that has some, and the router "
-        "chooses among these. Figures above are of the model without the others; `mixprec.json` says which they were."
     )
 
 

@@ -96,7 +96,7 @@ def compress(
     check_job(job, out, format, base_model)
     card, beside = _card(job, format) | _said_of_experts(job), out.with_name(f".{out.name}.experts")
     with _without_dropped(job, beside) as smaller:
-        reports = _compress(smaller, out, format, card, on_module, base_model, tune)
+        reports = _compress(smaller, job, out, format, card, on_module, base_model, tune)
     dropped = dict.fromkeys(plan.dropped, DROPPED)
     if on_module is not None:
         for address, report in dropped.items():
@@ -126,6 +126,7 @@ def _without_dropped(job: Job, folder: Path) -> Iterator[Job]:
 
 def _compress(
     job: Job,
+    asked: Job,
     out: Path,
     format: CheckpointFormat,
     card: dict[str, Any],
@@ -133,8 +134,9 @@ def _compress(
     base_model: str | None,
     tune: Between | None,
 ) -> dict[str, ModuleReport]:
-    """As ``compress``, of a checked job that drops nothing; ``card``: for mixprec.json."""
+    """As ``compress``, of a checked job that drops nothing, for what was ``asked``; ``card``: for mixprec.json."""
     model, plan, calibration, options = job.model, job.plan, job.calibration, job.options
+    base = asked.model.original
     source, inventory, config = model.original.source, job.inventory, model.original.shapes
     work = blocks_folder(out)
     with locks.target(out, work):
@@ -150,12 +152,9 @@ def _compress(
             folder.mkdir()
             made = Finish(source, pack(files, packed, format, plan, inventory), folder, plan, inventory, config)
             format.finish(made)
-            told = modelcard.Told(
-                base_model,
-                calibration.described if calibration else None,
-                experts=modelcard.left_out(card["experts"]) if "experts" in card else "",
-            )
-            complete(made, format, told, card)
+            told = modelcard.Told(base_model, calibration.described if calibration else None)
+            whole = Finish(base.source, made.blocks, folder, asked.plan, asked.inventory, base.shapes)
+            complete(whole, format, told, card)
         publish.remove(work)
     return reports
 

@@ -224,3 +224,15 @@ def test_shards_and_experts_one_by_one(tmp_path: Path) -> None:
     assert loaded.config.num_experts == 2
     with masked(original, plan.content, model.decoder):
         torch.testing.assert_close(logits(loaded), logits(original), rtol=0, atol=1e-6)
+
+
+def test_the_card_says_what_was_dropped(folder: Path, tmp_path: Path) -> None:
+    (folder / "model" / "README.md").write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
+    model = Model(folder / "model")
+    plan = dropping(model)
+    mp.compress(model, plan, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| experts in each layer | 3 of 4 |" in card
+    assert "| drop | 6 modules" in card
+    assert "license: apache-2.0" in card
+    assert card_of(tmp_path / "out")["plan"]["modules"] == plan.content.model_dump(mode="json")["modules"]
