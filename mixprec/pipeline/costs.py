@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mixprec.importance.cost import Corpus, Shape, our_flops, our_memory
 from mixprec.models import conversion
 from mixprec.models.decoder import Decoder, Linear
+from mixprec.numerics.formats import Drop
 from mixprec.pipeline.checks import Checked
 from mixprec.pipeline.usage import Used, used
 from mixprec.plan import bits
@@ -146,8 +147,8 @@ class _Reckoning:
         return Stage("importance", work, our_flops(self.shape, corpus) / self.rate, held + _PYTHON_BYTES, 2 * sums)
 
     def _solved(self) -> list[Treatment]:
-        """What every module is solved for, for sensitivity, ablation and exchanges."""
-        return list(self.chosen.candidates().values())
+        """What every module is solved for, for sensitivity, ablation and exchanges; zeros cost nothing."""
+        return [each for each in self.chosen.candidates().values() if not isinstance(each.format, Drop)]
 
     @property
     def _outside(self) -> list[Linear]:

@@ -116,7 +116,7 @@ class Recipe(Part):
         Raises UserError for a candidate that the method can't make.
         """
         found: dict[str, Treatment] = {}
-        if self.sensitivity is not None:
+        if self.sensitivity is not None and self.sensitivity.solves:
             found |= self.sensitivity.treatments(self.compress.method)
         if self.ablation is not None:
             found |= treatments(self.ablation.formats, self.method_scored, "ablation.formats")
