@@ -94,8 +94,9 @@ def compress(
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
     job = Job(model, model.original.inventory, plan, calibration, options, memory_gb, guidance, on_sample, refine)
     check_job(job, out, format, base_model)
-    card, beside = _card(job, format) | _said_of_experts(job), out.with_name(f".{out.name}.experts")
+    beside = out.with_name(f".{out.name}.experts")
     with _without_dropped(job, beside) as smaller:
+        card = _card(job, format) | _said_of_experts(job) | {"plan": smaller.plan.model_dump(mode="json")}
         reports = _compress(smaller, job, out, format, card, on_module, base_model, tune)
     dropped = dict.fromkeys(plan.dropped, DROPPED)
     if on_module is not None:

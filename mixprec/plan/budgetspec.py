@@ -119,6 +119,12 @@ class BudgetSpec(Strict):
         return tuple(choice for choice in self.candidates if choice != DROPPED)
 
     @property
+    def scored(self) -> tuple[Choice, ...]:
+        """The candidates whose damage decides anything: not that of the only one of modules that stay."""
+        free = self.choices if len(self.choices) > 1 else ()
+        return tuple(choice for choice in self.candidates if choice.changes and (choice in free or choice == DROPPED))
+
+    @property
     def measure(self) -> str:
         """Which of MEASURES limits the plan."""
         return next(name for name in MEASURES if getattr(self, name) is not None)

@@ -148,7 +148,7 @@ class Recipe(Part):
                 yield f"variant {name} compresses by {method}, sensitivity scores {method_scored}; take one"
             if left := sorted(set(budget.outside) - set(scored.outside)):
                 yield f"variant {name}: budget.outside: {', '.join(left)}: not in sensitivity.outside"
-            unknown = [str(choice) for choice in budget.candidates if choice.changes and choice not in scored.formats]
+            unknown = [str(choice) for choice in budget.scored if choice not in scored.formats]
             if unknown:
                 yield f"variant {name}: budget.candidates: {', '.join(unknown)}: not in sensitivity.formats"
 
