@@ -207,6 +207,9 @@ class _Reckoning:
             work = f"{cells:,} measurements on {scored.tokens:,} tokens"
             return Stage("sensitivity", work, self._measure(cells, scored, spec.stride), self._whole_memory(scored))
         work = f"{plural(candidates, 'format')} on {plural(scored.items, 'passage')} of {scored.tokens:,} tokens"
+        if not spec.solves:
+            work = f"experts on {plural(scored.items, 'passage')} of {scored.tokens:,} tokens"
+            return Stage("sensitivity", work, self._forward(scored) / self.rate, self._block_memory())
         if spec.scorer not in GRADIENT:
             return Stage("sensitivity", work, self.shape.linear * candidates * Pace().weight, self._block_memory())
         rows = (1 + len(spec.behaviours)) * spec.draws
