@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mixprec.importance.cost import Corpus, Shape, our_flops, our_memory
+from mixprec.importance.cost import Corpus, Shape, generic_flops, generic_memory, our_flops, our_memory
+from mixprec.importance.probing import why_not_by_shapes
 from mixprec.models import conversion
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import Drop
@@ -140,11 +141,17 @@ class _Reckoning:
             0,
             0,
         )
-        memory = our_memory(self.shape, traces.longest, self.item, len(spec.presets))
+        packed = why_not_by_shapes(self.found.config) is None
+        memory = (
+            our_memory(self.shape, traces.longest, self.item, len(spec.presets))
+            if packed
+            else generic_memory(self.shape, traces.longest, self.item, "cached", len(spec.presets))
+        )
+        work_done = our_flops(self.shape, corpus) if packed else generic_flops(self.shape, corpus, "cached")
         held = memory.total - (memory.weights if spec.stream else 0)
         sums = (1 + 4 * len(spec.presets)) * self.shape.outputs * 4
         work = f"{plural(spans, 'span')} in {plural(traces.items, 'trace')} of {traces.tokens:,} tokens"
-        return Stage("importance", work, our_flops(self.shape, corpus) / self.rate, held + _PYTHON_BYTES, 2 * sums)
+        return Stage("importance", work, work_done / self.rate, held + _PYTHON_BYTES, 2 * sums)
 
     def _solved(self) -> list[Treatment]:
         """What every module is solved for, for sensitivity, ablation and exchanges; zeros cost nothing."""
