@@ -42,19 +42,20 @@ def prepare_block(
     groups: Sequence[Group],
     treatments: Mapping[str, Treatment],
     stored: Mapping[str, torch.dtype],
-    statistics: Iterable[InputStatistics],
+    statistics: Callable[[Group], InputStatistics],
     options: SolveOptions,
 ) -> Prepared:
     """Scale the inputs of the groups whose methods ask for it, and fold the scales into ``block``, in place.
 
-    As compress.block.compress_block; ``statistics``: of each group's inputs in the uncompressed block.
+    As compress.block.compress_block; ``statistics``: of a group's inputs in the uncompressed block.
     """
     kept = {m.address for group in groups for m in group if isinstance(treatments[m.address].format, Keep)}
     found: list[tuple[Group, Scaled]] = []
     told: dict[str, float] = {}
-    for group, seen in zip(groups, statistics, strict=True):
+    for group, seen_by in folding.joined(groups):
         scale = scaler(treatments[module.address] for module in group)
         if scale is not None:
+            seen = statistics(seen_by)
             scaled = scale(
                 Sharing(
                     weights=[weight_of(block, module) for module in group],

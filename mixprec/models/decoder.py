@@ -60,10 +60,12 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """A scale folds into a norm's weight. ``path``: within the block; ``offset``: what it adds to its weight."""
+    """A scale folds into a norm's weight. ``path``: within the block; ``offset``: what it adds to its weight.
+    ``beside``: modules within the block that read the norm too and are no linear of it, such as routers."""
 
     path: str
     offset: float
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Nowhere:
+    """It is known that a scale folds nowhere: what makes the tensor isn't linear, or doesn't keep channels apart."""
+
+
+@dataclass(frozen=True)
 class Group:
     """Linears of a block that receive one tensor, in the order of the block.
 
@@ -91,7 +98,7 @@ class Group:
     """
 
     linears: tuple[Linear, ...]
-    source: Norm | Rows | None = None
+    source: Norm | Rows | Nowhere | None = None
     fused: str | None = None
     routed: str | None = None
 
