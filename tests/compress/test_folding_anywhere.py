@@ -25,7 +25,10 @@ from mixprec.models.weights import blocks_of, map_in
 IDS = torch.arange(3, 51).view(2, 24)
 #: Tested text models of which it is known where scales fold.
 FOLDED = [name for name in architectures.TEXT if name in KNOWN or name in FAMILIES]
-MIXTURES = ["mixtral", "qwen2_moe", "glm4_moe", "deepseek_v3", "gpt_oss", "lfm2_moe", "granitemoehybrid"]
+COMPRESSED = [
+    "mixtral", "qwen2_moe", "glm4_moe", "deepseek_v3", "gpt_oss", "lfm2_moe", "granitemoehybrid", "qwen3_5_text",
+    "bamba", "cohere2",
+]  # fmt: skip
 
 
 def logits(model: Any) -> Tensor:
@@ -79,12 +82,12 @@ def test_all_that_reads_a_norm_has_one_scale(architecture: str) -> None:
         assert sorted(listed) == sorted(linear.address for linear in block.linears)
 
 
-@pytest.mark.parametrize("architecture", [*MIXTURES, "qwen3_5_text", "bamba", "cohere2"])
+@pytest.mark.parametrize("architecture", architectures.slow_but(COMPRESSED, "mixtral", "cohere2"))
 def test_awq_compresses_and_scales_are_no_worse_than_none(
     architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a checkpoint holds is what transformers computes, experts' and routers' columns included; every scale that is
-    folded lowers the error of the outputs that it was chosen by."""
+    """What a checkpoint holds is what transformers computes, experts' and routers' columns included; every scale that
+    is folded lowers the error of the outputs that it was chosen by."""
     original = architectures.model_of(architecture, seed=4)
     for name, parameter in original.named_parameters():
         if "norm" in name:
@@ -128,7 +131,11 @@ def test_with_everything_kept_but_one_layer_the_rest_is_the_function_that_it_was
     mp.compress(model, plan, tmp_path / "out", calibration=calibrated)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "out"))
     for name, tensor in one.items():
-        if not torch.equal(tensor, other[name]) and "down" not in name and not name.endswith(("w2.weight", "w1.weight")):
+        if (
+            not torch.equal(tensor, other[name])
+            and "down" not in name
+            and not name.endswith(("w2.weight", "w1.weight"))
+        ):
             rows = (tensor.float() / other[name].float()).nan_to_num(1)
             assert bool((rows.log2().frac() == 0).all()), name
 
@@ -140,7 +147,7 @@ def test_what_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(4 * TEXT, encoding="utf-8")
     model = Model(tmp_path / "model")
     calibrated = mp.calibrate(model, text=str(tmp_path / "text.txt"), samples=3, tokens=24)
-    with pytest.raises(UserError, match="q_proj.* nothing is known that a scale on its inputs folds into"):
+    with pytest.raises(UserError, match=r"q_proj.* nothing is known that a scale on its inputs folds into"):
         mp.compress(model, mp.plan(model, "w3g16", method="awq"), tmp_path / "out", calibration=calibrated)
 
 

@@ -25,7 +25,9 @@ from mixprec.plan.sensitivity import Sensitivity, parse_choice
 GROUPED = {"n_routed_experts": 8, "num_local_experts": 8, "n_group": 2, "topk_group": 1}
 
 
-@pytest.fixture(scope="module", params=["mixtral", "qwen2_moe", "gpt_oss", "deepseek_v3"])
+@pytest.fixture(
+    scope="module", params=architectures.slow_but(["mixtral", "qwen2_moe", "gpt_oss", "deepseek_v3"], "mixtral")
+)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     """transformers' own mixture of experts, and its folder with a text."""
     folder = tmp_path_factory.mktemp(request.param)

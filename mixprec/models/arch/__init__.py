@@ -23,7 +23,12 @@ FAMILIES: Final[Mapping[str, Family]] = {
 _LLAMA = Known(llama.shared("post_attention_layernorm"))
 #: Norms behind attention and MLP alone, which read the residual stream as it is.
 _BEHIND = Known(
-    (Shared(("q", "k", "v")), Shared(("o",), rows="v", heads=True), Shared(("gate", "up")), Shared(("down",), rows="up"))
+    (
+        Shared(("q", "k", "v")),
+        Shared(("o",), rows="v", heads=True),
+        Shared(("gate", "up")),
+        Shared(("down",), rows="up"),
+    )
 )
 #: Linears that are fused in the checkpoint already: what multiplies the gate is half of one.
 _FUSED = (Shared(("gate_up",), norm="post_attention_layernorm"), Shared(("down",)))
