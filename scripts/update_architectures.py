@@ -17,7 +17,9 @@ Each of these is tested on a tiny random model from a configuration with its rea
 what its modules are called, loading, walking, compression and what transformers loads of it
 (`tests/models/test_architectures.py`), and [attribution](importance.md#any-architecture) against full
 backpropagation through transformers' own model (`tests/importance/test_any_architecture.py`). They are no limit: any
-decoder that `AutoModelForCausalLM` builds is discovered.
+decoder that `AutoModelForCausalLM` builds is discovered. Mixtures of experts may have experts
+[dropped](compression.md#dropping-experts) (`tests/compress/test_dropping.py`). AWQ wants to know where scales fold
+([yes](compression.md#awq-and-protected-modules): `tests/compress/test_folding_anywhere.py`); others it refuses by name.
 
 """
 _KINDS = ("Text models", "Others, which nothing here was made for", "Text decoders inside multimodal models")
@@ -34,14 +36,16 @@ def page() -> str:
     text = _HEAD
     with torch.device("meta"):
         for title, names in zip(_KINDS, (architectures.TEXT, architectures.OTHERS, architectures.WRAPPED), strict=True):
-            text += f"## {title}\n\n| `model_type` | class | attribution | experts |\n|---|---|---|---|\n"
+            text += f"## {title}\n\n| `model_type` | class | attribution | experts | AWQ |\n|---|---|---|---|---|\n"
             for name in names:
                 config = architectures.config_of(name)
                 kind = class_of(config)
                 assert kind is not None
-                experts = any(linear.expert is not None for linear in decoder_of(config).linears)
+                decoder = decoder_of(config)
+                awq = all(group.source is not None for group in decoder.groups)
                 path = architectures.PATHS.get(name, "packed")
-                text += f"| `{name}` | {kind.__name__} | {path} | {'yes' if experts else ''} |\n"
+                told = " | ".join("yes" if each else "" for each in (decoder.experts, awq))
+                text += f"| `{name}` | {kind.__name__} | {path} | {told} |\n"
             text += "\n"
     return text + "<!-- Written by scripts/update_architectures.py. -->\n"
 

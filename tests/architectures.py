@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import pytest
 import torch
 from tiny import SHAPE as SIZES
 from transformers import AutoConfig, PretrainedConfig
@@ -178,6 +179,11 @@ PATHS: Final[Mapping[str, str]] = {
     "xglm": "cached",
     "falcon_mamba": "stepwise",
 }
+
+
+def slow_but(names: Iterable[str], *fast: str) -> list[Any]:
+    """Parameters of a test, of which all but the ``fast`` ones are marked slow."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def config_of(architecture: str, **changes: Any) -> PretrainedConfig:

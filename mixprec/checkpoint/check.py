@@ -14,7 +14,17 @@ from mixprec.checkpoint.loaders import Loader
 from mixprec.checkpoint.runtimes import DEVICES, device_of, loader
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear
-from mixprec.numerics.formats import KEEP, WHOLE_ROW, AffineFormat, AnyFormat, Format, GgmlFormat, GridFormat, Keep
+from mixprec.numerics.formats import (
+    KEEP,
+    WHOLE_ROW,
+    AffineFormat,
+    AnyFormat,
+    Drop,
+    Format,
+    GgmlFormat,
+    GridFormat,
+    Keep,
+)
 from mixprec.plan.methods import METHODS, Method
 from mixprec.plan.schema import ModulePlan, Plan
 
@@ -134,7 +144,7 @@ def _refusals(
             if reason:
                 refused[module.address] = reason
     if loads.fused:
-        for group in inventory.fused:
+        for group in _fused(plan, inventory):
             found = list(dict.fromkeys(str(_scheme(module, plan)) for module in group))
             if len(found) > 1:
                 names = _named(group)
@@ -146,6 +156,12 @@ def _refusals(
         for address in [address for addresses in list(formats.values())[1:] for address in addresses]:
             refused[address] = f"only one format for all packed modules; most are {next(iter(formats))}"
     return refused
+
+
+def _fused(plan: Plan, inventory: Decoder) -> list[tuple[Linear, ...]]:
+    """Linears that are one matrix there, without dropped ones."""
+    groups = (tuple(each for each in group if each.address not in plan.dropped) for group in inventory.fused)
+    return [group for group in groups if group]
 
 
 def _named(fused: Sequence[Linear]) -> str:
@@ -192,8 +208,10 @@ def _nearest(plan: Plan, inventory: Decoder, config: PretrainedConfig | None, na
         base = next((f for f in formats.values() if packed and str(f) == packed.most_common(1)[0][0]), KEEP)
         formats = {a: base if isinstance(f, Format) else f for a, f in formats.items()}
     if loads.fused:
-        common = Counter(str(formats[module.address]) for module in inventory.linears).most_common(1)[0][0]
-        for group in inventory.fused:
+        common = Counter(str(formats[m.address]) for group in _fused(plan, inventory) for m in group).most_common(1)[0][
+            0
+        ]
+        for group in _fused(plan, inventory):
             chosen = _for_group([formats[module.address] for module in group], common)
             formats |= {module.address: chosen for module in group}
     changed = {
@@ -227,7 +245,7 @@ def _width(format: AnyFormat) -> tuple[int, int]:
 def _nearest_format(module: Linear, format: AnyFormat, inventory: Decoder, name: str, loads: Loader) -> AnyFormat:
     """The nearest format that format and runtime take: rather more bits than fewer, rather smaller groups than
     larger ones; or keep."""
-    if isinstance(format, Keep):
+    if isinstance(format, Keep | Drop):
         return format
     if isinstance(format, GgmlFormat):
         bits, group, symmetric = min(8, max(2, round(format.layout.code_bits / format.layout.block))), 32, True

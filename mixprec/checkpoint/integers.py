@@ -11,7 +11,7 @@ from mixprec.checkpoint.packings.packing import Packing
 from mixprec.core.errors import UserError
 from mixprec.core.headers import Entry
 from mixprec.models.decoder import Decoder, Linear
-from mixprec.numerics.formats import WHOLE_ROW, AffineFormat, AnyFormat, CodebookFormat, Format, GridFormat, Keep
+from mixprec.numerics.formats import WHOLE_ROW, AffineFormat, AnyFormat, CodebookFormat, Drop, Format, GridFormat, Keep
 from mixprec.plan.schema import Plan
 
 #: (module, its format) -> why a packed format can't hold it, or None.
@@ -30,7 +30,7 @@ def problems(plan: Plan, inventory: Decoder, problem: Problem, kinds: tuple[type
             reason = ragged(module, treatment.format) or problem(module, treatment.format)
             if reason:
                 found[module.address] = reason
-        elif not isinstance(treatment.format, Keep):
+        elif not isinstance(treatment.format, Keep | Drop):
             found[module.address] = _foreign(treatment.format)
     return found
 
@@ -100,7 +100,7 @@ def by_format(plan: Plan, inventory: Decoder) -> tuple[dict[Format, list[str]], 
     kept = []
     for module in inventory.planned(plan.modules):
         format = plan.formats[module.address]
-        if isinstance(format, Keep):
+        if isinstance(format, Keep | Drop):
             kept += [module.address] if module.layer else []  # nobody takes what is outside for packed unsaid
         else:
             assert isinstance(format, Format)  # problems() refuses all others

@@ -26,6 +26,7 @@ from mixprec.models.locate import BUNDLED, BUNDLED_ID, BUNDLED_LICENCE
 from mixprec.numerics.formats import CodebookFormat, Format
 from mixprec.plan import bits
 from mixprec.plan.bits import Account
+from mixprec.plan.dropping import kept
 from mixprec.plan.methods import METHODS
 from mixprec.plan.schema import Plan
 from mixprec.report.formatting import size
@@ -152,7 +153,8 @@ def _short(plan: Plan, account: Account) -> str:
 
 
 def _lead(plan: Plan, inventory: Decoder, account: Account, base: str | None, format: CheckpointFormat) -> str:
-    methods = Counter(found.method for found in plan.treatments.values() if found.changes)
+    treated = plan.treatments.items()
+    methods = Counter("drop" if a in plan.dropped else each.method for a, each in treated if each.changes)
     by = ", ".join(f"{markdown(name)} ({count})" for name, count in methods.most_common()) or "nothing"
     inside = sum(linear.address in plan.changed for linear in inventory.linears)
     beside = "".join(f" and the {each.kind}" for each in inventory.outside if each.address in plan.changed)
@@ -197,11 +199,13 @@ def _compression(
         ("code bits per weight", f"{account.code_bits:.4f}"),
         ("with scales and zero points", f"{account.effective_bits:.4f}"),
     ]
+    for layer, numbers in list(kept(plan.dropped, inventory).items())[:1]:  # as many in each
+        rows.insert(2, ("experts in each layer", f"{len(numbers)} of {len(inventory.experts[layer])}"))
     table = "\n".join(f"| {markdown(key)} | {markdown(value)} |" for key, value in rows)
-    kept = [module.label for module in inventory.linears if module.address not in plan.changed]
+    alone = [module.label for module in inventory.linears if module.address not in plan.changed]
     return (
         f"## What was done\n\n| | |\n|---|---|\n{table}\n\n"
-        f"Linear modules that are kept as they are: {_some(kept) if kept else 'none'}. "
+        f"Linear modules that are kept as they are: {_some(alone) if alone else 'none'}. "
         "Every module's format is in `mixprec.json`, with checksums of all files."
     )
 

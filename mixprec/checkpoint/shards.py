@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import Finish
+from mixprec.checkpoint.fewer import Renaming, left
 from mixprec.checkpoint.quantization import KEYS
 from mixprec.checkpoint.target import write_index, write_shard
 from mixprec.core import artifacts, headers
@@ -28,6 +29,7 @@ from mixprec.models.modelfiles import SINGLE
 from mixprec.models.source import FLOATS, Source, TensorInfo, open_source
 from mixprec.models.tensors import check_finite, read_shard, slot, widened
 from mixprec.numerics.formats import AnyFormat, Keep
+from mixprec.plan.dropping import kept
 from mixprec.plan.schema import Plan
 
 CONFIG = "config.json"
@@ -48,6 +50,10 @@ def predict(tensors: Tensors, plan: Plan, inventory: Decoder, config: Pretrained
     """Bytes of a checkpoint's safetensors files. Exact where the source lies on this machine; else as if there were
     one file, all of it in the configuration's type."""
     source, stored = _source(config, inventory), stored_dtype(config)
+    whole, numbers = inventory, kept(plan.dropped, inventory)
+    plan, inventory, config = left(plan, inventory, config)
+    if source is not None and numbers:
+        source = Renaming(whole, numbers).source(source)
     before = source.tensors if source else _expected(inventory, stored)
     after, members = dict(before), _members(before)
     for module in inventory.planned(plan.modules):

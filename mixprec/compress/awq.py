@@ -24,7 +24,17 @@ from mixprec.compress.folding import Freedom
 from mixprec.compress.rtn import rtn
 from mixprec.compress.solving import Scaled, Sharing, Solved, Solver, Task
 from mixprec.models.labels import parse_address
-from mixprec.numerics.formats import KEEP, MIN_BITS, AnyFormat, CodebookFormat, Format, GgmlFormat, GridFormat, Keep
+from mixprec.numerics.formats import (
+    KEEP,
+    MIN_BITS,
+    AnyFormat,
+    CodebookFormat,
+    Drop,
+    Format,
+    GgmlFormat,
+    GridFormat,
+    Keep,
+)
 from mixprec.numerics.groupwise import Quantized, Search, dequantize, encode, fit, scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics
 
@@ -113,7 +123,7 @@ def search_scale(
     rounded = [
         _Rounded(weight, _uniform(format), search)
         for weight, format, search in zip(weights, formats, searches, strict=True)
-        if not isinstance(format, Keep)
+        if not isinstance(format, Keep | Drop)
     ]
     judge = _Judge(statistics.hessian, scale_dtype)
     ones = torch.ones_like(statistics.mean_abs, dtype=torch.float32)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.calibration.data import Calibration
-from mixprec.compress.experts import Routed, Sent, by_expert, sets_of
+from mixprec.compress.experts import Routed, Sent, by_expert, sent_to, sets_of
 from mixprec.compress.guided import GroupWeights, Guidance, group_weights
 from mixprec.compress.methods import solve
 from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
@@ -26,7 +26,7 @@ from mixprec.compress.refining import Refine, SolvedBlock
 from mixprec.compress.scaling import prepare_block, scaler
 from mixprec.compress.solving import GroupInputs, Solved
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import Group, Linear
+from mixprec.models.decoder import Group, Linear, Norm
 from mixprec.models.weights import map_in, module_of, weight_of
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import guidable, using_inputs, wanting_original_states
@@ -259,7 +259,18 @@ class _Work:
 
     def _prepare(self, samples: Samples, index: int) -> None:
         """Scale the inputs of linears, by what the uncompressed block's are."""
-        statistics = (found for (found,) in samples.statistics(index, self._block, self._groups))
+        alone = [group for group in self._groups if group.routed is None]
+        common = dict(zip(alone, samples.statistics(index, self._block, alone), strict=True))
+        experts = {
+            path: Routed(self._block, path, sent_to(samples, index, self._block, path), self._options.experts)
+            for path in dict.fromkeys(group.routed for group in self._groups if group.routed is not None)
+        }
+
+        def statistics(group: Group) -> InputStatistics:
+            if group.routed is None:
+                return common[group][0]
+            return experts[group.routed].known(group, everyone=isinstance(group.source, Norm))
+
         prepared = prepare_block(self._block, self._groups, self._treatments, self._stored, statistics, self._options)
         solved = {module.parameter for group in self._groups for module in group if self._changes(module)}
         self.folded |= prepared.changed - solved

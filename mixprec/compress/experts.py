@@ -87,11 +87,13 @@ class Routed:
                 sums.add(Seen(inputs[:, None], counts, None if other is None else other[:, None]))
         return sums.results()[0] if seen else None
 
-    def known(self, group: Group) -> InputStatistics:
-        """Of the inputs of an expert's group in the block as it is; of all the layer's tokens where none came to it."""
+    def known(self, group: Group, *, everyone: bool = False) -> InputStatistics:
+        """Of the inputs of an expert's group in the block as it is; of all the layer's tokens where none came to it, or
+        ``everyone`` is asked for."""
         expert = group[0].expert
         assert expert is not None
-        found = self.statistics(expert, group, drift=False) or self.statistics(expert, group, drift=False, pooled=True)
+        found = None if everyone else self.statistics(expert, group, drift=False)
+        found = found or self.statistics(expert, group, drift=False, pooled=True)
         assert found is not None  # calibration data has tokens that count
         return found
 

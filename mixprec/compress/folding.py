@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import Group, Norm, Rows
+from mixprec.models.decoder import Group, Norm, Nowhere, Rows
 from mixprec.models.weights import weight_of
 from mixprec.numerics.statistics import InputStatistics
 
@@ -41,15 +41,42 @@ def freedom(group: Group, kept: Collection[str]) -> Freedom:
     """Which scales the inputs of ``group`` may have where the linears with the addresses ``kept`` are kept.
 
     Gemma's norms multiply by 1 + w: even powers of two change the rounding of the stored w, so a group behind one gets
-    no scales where some of its linears are kept. Raises UserError where nothing is known that a scale folds into.
+    no scales where some of its linears are kept. What reads a norm beside its linears, such as a router, is kept.
+    Raises UserError where nothing is known that a scale folds into.
     """
     source = _source(group)
     held = [linear for linear in group if linear.address in kept]
-    if len(held) == len(group):
+    if len(held) == len(group) or isinstance(source, Nowhere):
         return "fixed"
     if isinstance(source, Rows):
         return "powers_up" if held else "powers_down" if source.linear.address in kept else "free"
-    return "free" if not held else "fixed" if source.offset else "powers_up"
+    return "free" if not held and not source.beside else "fixed" if source.offset else "powers_up"
+
+
+class Scaled(NamedTuple):
+    """Linears whose inputs have one scale, as one ``group``; ``seen``: the one of theirs whose inputs tell of all."""
+
+    group: Group
+    seen: Group
+
+
+def joined(groups: Sequence[Group]) -> list[Scaled]:
+    """A block's ``groups`` by their scales: those that read one norm have one, such as a layer's experts, or attention
+    and MLP that work side by side.
+
+    Of those the first one that is no routed expert's sees all tokens; where there is none, all of a layer's are looked
+    at for them.
+    """
+    found: dict[object, list[Group]] = {}
+    for number, group in enumerate(groups):
+        found.setdefault(group.source if isinstance(group.source, Norm) else number, []).append(group)
+    return [
+        Scaled(
+            each[0] if len(each) == 1 else Group(tuple(linear for group in each for linear in group), each[0].source),
+            next((group for group in each if group.routed is None), each[0]),
+        )
+        for each in found.values()
+    ]
 
 
 def tie(group: Group, device: torch.device | None = None) -> Tensor | None:
@@ -84,21 +111,23 @@ def fold(
     _check(scale, allowed, channels, group[0].in_features)
     if bool((scale == 1).all()):
         return Folded(scale.float(), ())
+    assert not isinstance(source, Nowhere)  # only 1 is allowed there
     path, exact = source.linear.module if isinstance(source, Rows) else source.path, allowed != "free"
     module = block.get_submodule(path)
     dtype = stored or cast(Tensor, module.weight).dtype
     with torch.no_grad():
+        beside = [_weight_of(block, name) for name in source.beside] if isinstance(source, Norm) else []
         if isinstance(source, Norm):
-            kept_here = [weight_of(block, linear) for linear in group if linear.address in kept]
+            kept_here = [*(weight_of(block, linear) for linear in group if linear.address in kept), *beside]
             actual = _divide_norm(module, scale.double(), source.offset, dtype, exact, kept_here)
         else:
             assert channels is not None
             actual = _divide_rows(cast(nn.Linear, module), scale.double(), channels, dtype, exact)
-        for linear in group:
-            weight = weight_of(block, linear)
+        for weight in (*(weight_of(block, linear) for linear in group), *beside):
             weight.copy_(weight.to(torch.promote_types(weight.dtype, torch.float32)) * actual)
     names = [f"{path}.{name}" for name, _ in module.named_parameters()]
     names += [linear.parameter for linear in group]
+    names += [f"{name}.weight" for name in source.beside] if isinstance(source, Norm) else []
     return Folded(actual.float(), tuple(names) if bool((actual != 1).any()) else ())
 
 
@@ -154,7 +183,12 @@ def _holds(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.to(dtype).double() == values
 
 
-def _source(group: Group) -> Norm | Rows:
+def _weight_of(block: nn.Module, name: str) -> Tensor:
+    """(out, in) of a module that is no linear of the map, such as a router."""
+    return cast(Tensor, block.get_submodule(name).weight)
+
+
+def _source(group: Group) -> Norm | Rows | Nowhere:
     if group.source is None:
         named = ", ".join(linear.address for linear in group)
         raise UserError(

@@ -56,6 +56,11 @@ def compress_live(
     check_live(model)
     decoder = map_in(model)
     check_modules(plan, decoder, f"plan for {plan.model}")
+    if plan.dropped:
+        raise UserError(
+            f"quantize_: the plan drops {len(plan.dropped)} modules of experts, and a loaded model keeps its shapes; "
+            "write a checkpoint with mixprec.compress and load that"
+        )
     if (needs := looking(plan, refine)) and calibration is None:
         raise UserError(f"{needs} and needs calibration data; give calibration=mixprec.calibrate(…)")
     check_possible((plan.formats[address] for address in plan.changed), calibration is not None)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mixprec.compress import anyk, awq, ggml, gptaq, gptq, magnitude, rtn, sparsegpt, wanda
 from mixprec.compress.options import SolveOptions
-from mixprec.compress.solving import GroupInputs, Solved, Solver, Task
+from mixprec.compress.solving import GroupInputs, Solved, Solver, Task, plain
 from mixprec.numerics import storage
-from mixprec.numerics.formats import Keep
+from mixprec.numerics.formats import Drop, Keep
 from mixprec.numerics.hessian import SingularHessian
 from mixprec.plan.methods import guidable, needing_inputs
 from mixprec.plan.schema import Treatment
@@ -46,6 +46,9 @@ def solve(
     solved: dict[str, Solved] = {}
     together: dict[object, list[str]] = {}
     for address, treatment in treatments.items():
+        if isinstance(treatment.format, Drop):  # looked at by itself, where it still has a place
+            solved[address] = plain(torch.zeros_like(weights[address]))
+            continue
         if inputs and address in inputs.parts and guidable([treatment.method]):
             parts = inputs.parts[address]
             tasks = [Task([address], weights[address][rows], treatment, own, options, rests) for rows, own in parts]

@@ -47,6 +47,8 @@ OnModule = Callable[[str, ModuleReport], None]
 _OUTPUTS = 128
 
 KEPT = ModuleReport("keep", 0.0)
+#: Of an expert that is left out.
+DROPPED = ModuleReport("drop", 1.0)
 
 
 def measure(where: str, weight: Tensor, restored: Tensor, hessian: Tensor | None, report: ModuleReport) -> ModuleReport:

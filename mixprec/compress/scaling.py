@@ -15,7 +15,7 @@ from mixprec.compress.options import SolveOptions
 from mixprec.compress.solving import GroupInputs, Scaled, Sharing, Solved
 from mixprec.models.decoder import Group
 from mixprec.models.weights import weight_of
-from mixprec.numerics.formats import Keep
+from mixprec.numerics.formats import Drop, Keep
 from mixprec.numerics.groupwise import scale_dtype_of
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.numerics.storage import unscaled
@@ -32,7 +32,8 @@ class Prepared(NamedTuple):
 
 def scaler(treatments: Iterable[Treatment]) -> Callable[[Sharing], Scaled] | None:
     """What searches the scale of inputs that modules with these treatments share; None where none asks for one."""
-    solvers = (SOLVERS[treatment.method] for treatment in treatments if treatment.changes)
+    changing = (each for each in treatments if each.changes and not isinstance(each.format, Drop))
+    solvers = (SOLVERS[treatment.method] for treatment in changing)
     return next((solver.scale for solver in solvers if solver.scale is not None), None)
 
 
@@ -41,19 +42,20 @@ def prepare_block(
     groups: Sequence[Group],
     treatments: Mapping[str, Treatment],
     stored: Mapping[str, torch.dtype],
-    statistics: Iterable[InputStatistics],
+    statistics: Callable[[Group], InputStatistics],
     options: SolveOptions,
 ) -> Prepared:
     """Scale the inputs of the groups whose methods ask for it, and fold the scales into ``block``, in place.
 
-    As compress.block.compress_block; ``statistics``: of each group's inputs in the uncompressed block.
+    As compress.block.compress_block; ``statistics``: of a group's inputs in the uncompressed block.
     """
     kept = {m.address for group in groups for m in group if isinstance(treatments[m.address].format, Keep)}
     found: list[tuple[Group, Scaled]] = []
     told: dict[str, float] = {}
-    for group, seen in zip(groups, statistics, strict=True):
+    for group, seen_by in folding.joined(groups):
         scale = scaler(treatments[module.address] for module in group)
         if scale is not None:
+            seen = statistics(seen_by)
             scaled = scale(
                 Sharing(
                     weights=[weight_of(block, module) for module in group],

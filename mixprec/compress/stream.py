@@ -9,23 +9,25 @@ checkpoint is put together from them and from what the source has, file by file.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from mixprec.calibration.data import Calibration
-from mixprec.checkpoint import modelcard
+from mixprec.checkpoint import fewer, modelcard
 from mixprec.checkpoint.base import CheckpointFormat, Finish, check_plan, space
 from mixprec.checkpoint.dense import DENSE
+from mixprec.checkpoint.integrity import card_of, verify
 from mixprec.checkpoint.publish import complete
 from mixprec.checkpoint.target import CompressedModule, blocks_folder, check_space, check_target
 from mixprec.compress import RULES, guided
 from mixprec.compress.blockfile import LAYOUT, opened
 from mixprec.compress.coverage import warn
 from mixprec.compress.ggml import check_possible
-from mixprec.compress.module import ModuleReport, OnModule
+from mixprec.compress.module import DROPPED, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.refining import Refine, looking, settings_of
 from mixprec.compress.walk import Job, Walk, reports_in
@@ -36,7 +38,8 @@ from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.model import Model
 from mixprec.models.source import FLOATS, Source
 from mixprec.models.tensors import COMPUTABLE, check_finite, take
-from mixprec.plan.schema import Plan, check_modules
+from mixprec.plan.dropping import kept, without
+from mixprec.plan.schema import Plan, check_modules, without_dropped
 from mixprec.walk.options import MEMORY_GB
 
 
@@ -81,8 +84,9 @@ def compress(
     (more of them go to the disk), and as many for what they leave inside a block. ``guidance``: a folder where the
     saliences of guided solves stay for other plans; else they go with the blocks. ``on_sample`` is told of each sample
     that has its. ``refine``: what is made of each block's modules together, once they are solved; it needs calibration
-    data. ``tune``: changes scales and the like when all blocks are solved. Returns address -> report in the plan's
-    order.
+    data. ``tune``: changes scales and the like when all blocks are solved. Experts that the plan drops are left out
+    first, into a checkpoint beside ``out`` that goes at the end; all else is done to the model without them. Returns
+    address -> report in the plan's order.
 
     Raises UserError for a plan that doesn't fit the checkpoint or ``format``, or needs calibration data and has none,
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
@@ -90,8 +94,51 @@ def compress(
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
     job = Job(model, model.original.inventory, plan, calibration, options, memory_gb, guidance, on_sample, refine)
     check_job(job, out, format, base_model)
+    beside = out.with_name(f".{out.name}.experts")
+    with _without_dropped(job, beside) as smaller:
+        card = _card(job, format) | _said_of_experts(job) | {"plan": smaller.plan.model_dump(mode="json")}
+        reports = _compress(smaller, job, out, format, card, on_module, base_model, tune)
+    dropped = dict.fromkeys(plan.dropped, DROPPED)
+    if on_module is not None:
+        for address, report in dropped.items():
+            on_module(address, report)
+    there = without(job.inventory, kept(plan.dropped, job.inventory)) if dropped else zip(reports, reports, strict=True)
+    reports = dropped | {address: reports[own] for address, own in there if own in reports}
+    return {address: reports[address] for address in plan.modules}
+
+
+@contextmanager
+def _without_dropped(job: Job, folder: Path) -> Iterator[Job]:
+    """The job on the model without the experts that its plan drops, whose checkpoint is in ``folder`` meanwhile."""
+    numbers = kept(job.plan.dropped, job.inventory)
+    if not numbers:
+        yield job
+        return
+    opened = job.model.original
+    with locks.target(folder):
+        stamp = artifacts.fingerprint(RULES, job.model.identity, {str(layer): each for layer, each in numbers.items()})
+        if card_of(folder).get("stamp") != stamp or not verify(folder):
+            fewer.write(opened.source, opened.shapes, job.inventory, numbers, folder, stamp)
+        model = Model(folder, dtype=job.model.dtype, device=job.model.device)
+        plan = without_dropped(job.plan, job.inventory)
+        yield job._replace(model=model, inventory=model.original.inventory, plan=plan)
+        publish.remove(folder)
+
+
+def _compress(
+    job: Job,
+    asked: Job,
+    out: Path,
+    format: CheckpointFormat,
+    card: dict[str, Any],
+    on_module: OnModule | None,
+    base_model: str | None,
+    tune: Between | None,
+) -> dict[str, ModuleReport]:
+    """As ``compress``, of a checked job that drops nothing, for what was ``asked``; ``card``: for mixprec.json."""
+    model, plan, calibration, options = job.model, job.plan, job.calibration, job.options
+    base = asked.model.original
     source, inventory, config = model.original.source, job.inventory, model.original.shapes
-    card = _card(job, format)
     work = blocks_folder(out)
     with locks.target(out, work):
         stamp = artifacts.fingerprint(RULES, LAYOUT, {**card, "git_revision": None, "mixprec": None})
@@ -106,9 +153,11 @@ def compress(
             folder.mkdir()
             made = Finish(source, pack(files, packed, format, plan, inventory), folder, plan, inventory, config)
             format.finish(made)
-            complete(made, format, modelcard.Told(base_model, calibration.described if calibration else None), card)
+            told = modelcard.Told(base_model, calibration.described if calibration else None)
+            whole = Finish(base.source, made.blocks, folder, asked.plan, asked.inventory, base.shapes)
+            complete(whole, format, told, card)
         publish.remove(work)
-    return {address: reports[address] for address in plan.modules}
+    return reports
 
 
 def check_job(job: Job, out: Path, format: CheckpointFormat, base_model: str | None) -> None:
@@ -120,7 +169,8 @@ def check_job(job: Job, out: Path, format: CheckpointFormat, base_model: str | N
     check_plan(format, plan, inventory, config)
     format.check(source, config)
     check_target(out, source.folder)
-    needed = space(format, plan, inventory, config, source)
+    fewer.left(plan, inventory, config)
+    needed = space(format, plan, inventory, config, source) + _meanwhile(job)
     check_space(out, needed + guided.disk(plan.methods, job.options, calibration, inventory))
     check_outside(source, inventory, plan)
     if (needs := looking(plan, job.refine)) and calibration is None:
@@ -133,6 +183,13 @@ def check_job(job: Job, out: Path, format: CheckpointFormat, base_model: str | N
         check_dtype(source, inventory.planned(plan.modules), model.dtype)
 
 
+def _meanwhile(job: Job) -> int:
+    """Bytes of the checkpoint without dropped experts, from which the rest is made."""
+    numbers, source = kept(job.plan.dropped, job.inventory), job.model.original.source
+    left = fewer.Renaming(job.inventory, numbers).source(source).tensors if numbers else {}
+    return sum(info.bytes for info in left.values())
+
+
 def _card(job: Job, format: CheckpointFormat) -> dict[str, Any]:
     """What mixprec.json says of how a checkpoint was made."""
     model, calibration = job.model, job.calibration
@@ -143,6 +200,12 @@ def _card(job: Job, format: CheckpointFormat) -> dict[str, Any]:
         compress={"dtype": model.dtype, "device": model.device, **job.options.model_dump(), **settings_of(job.refine)},
         checkpoint={"format": format.name},
     )
+
+
+def _said_of_experts(job: Job) -> dict[str, Any]:
+    """Layer -> the original's numbers of the experts that stay, where some don't."""
+    numbers = kept(job.plan.dropped, job.inventory)
+    return {"experts": {str(layer): list(each) for layer, each in numbers.items()}} if numbers else {}
 
 
 def pack(files: Iterable[Path], folder: Path, format: CheckpointFormat, plan: Plan, inventory: Decoder) -> list[Path]:

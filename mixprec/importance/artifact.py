@@ -156,8 +156,10 @@ def relative(scores: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def ranks(scores: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Ranks from 1, the highest score first, ties in the order of the modules; over the last axis."""
-    ordered: np.ndarray = rankdata(-np.asarray(scores, dtype=float), method="ordinal", axis=-1).astype(int)
+    """Ranks from 1, the highest score first, ties in the order of the modules, those without a score (NaN) last; over
+    the last axis."""
+    falling = np.nan_to_num(-np.asarray(scores, dtype=float), nan=np.inf)
+    ordered: np.ndarray = rankdata(falling, method="ordinal", axis=-1).astype(int)
     return ordered
 
 

@@ -8,7 +8,7 @@ Registered with transformers under ``IMPLEMENTATION``; the state comes as the ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -306,6 +306,11 @@ _KNOWN: Final = frozenset({
 })  # fmt: skip
 
 
+def not_known(others: Mapping[str, Any]) -> list[str]:
+    """Which of the arguments that an attention is called with besides say something that this one doesn't compute."""
+    return [name for name, said in others.items() if name not in _KNOWN and not (said is None or said is False)]
+
+
 def _attention(
     module: nn.Module,
     query: Tensor,
@@ -326,7 +331,7 @@ def _attention(
     """
     if trace_state is None:
         raise NotPacked("the model doesn't hand on what it is called with")
-    strange = [name for name, said in others.items() if name not in _KNOWN and not (said is None or said is False)]
+    strange = not_known(others)
     if strange or attention_mask is not None or dropout:
         raise NotPacked(f"its attention has {', '.join(strange) or 'a mask of its own or dropout'}")
     layer: Any = getattr(module, "layer_idx", None)

@@ -14,6 +14,8 @@ from transformers import PretrainedConfig
 
 from mixprec.core.devices import dtype_of
 from mixprec.importance.engine import BATCH_TOKENS, CHUNK_TOKENS, HEAD_TOKENS
+from mixprec.importance.paths import Path
+from mixprec.importance.probing import why_not_by_shapes
 from mixprec.models.maps import decoder_of
 
 _BEHAVIOURS = 4
@@ -60,8 +62,9 @@ class Memory(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """A decoder's sizes. ``linear``: weights of the linear modules in its blocks; ``outputs``: the sum of their output
-    sizes; ``parameters``: all of them, tied ones once; ``query``, ``key``: outputs of one block's q and k."""
+    """A decoder's sizes. ``linear``: weights of the linear modules in its blocks, ``active``: those that a token meets,
+    of experts a share; ``outputs``: the sum of their output sizes; ``parameters``: all of them, tied ones once;
+    ``query``, ``key``: outputs of one block's q and k."""
 
     layers: int
     hidden: int
@@ -72,6 +75,7 @@ class Shape(NamedTuple):
     linear: int
     outputs: int
     parameters: int
+    active: int
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> Shape:
@@ -89,6 +93,7 @@ class Shape(NamedTuple):
             linear=linear,
             outputs=sum(module.out_features for module in linears),
             parameters=decoder.parameters,
+            active=round(sum(module.weights * decoder.active(module) for module in linears)),
         )
 
     @property
@@ -103,7 +108,7 @@ class Shape(NamedTuple):
 
     def forward(self, tokens: int, squares: int) -> int:
         """Operations of a forward pass without logits; ``squares``: of each trace's tokens, summed."""
-        return 2 * self.linear * tokens + self.pair * (squares + tokens) // 2
+        return 2 * self.active * tokens + self.pair * (squares + tokens) // 2
 
     def keys_values(self, tokens: int, itemsize: int) -> int:
         """Bytes of the keys and values of so many tokens."""
@@ -135,8 +140,26 @@ def our_flops(shape: Shape, corpus: Corpus) -> int:
     Backward to activations takes two operations for two of a linear module, and six for four of attention to keys that
     need no gradient.
     """
-    spans = (4 * shape.linear + 2 * shape.head) * corpus.positions + shape.pair * corpus.reach * 5 // 2
-    return shape.forward(corpus.tokens, corpus.squares) + spans
+    return shape.forward(corpus.tokens, corpus.squares) + _behind_prefixes(shape, corpus)
+
+
+def _behind_prefixes(shape: Shape, corpus: Corpus) -> int:
+    """Every span's positions forward and backward, what is before them being constant."""
+    return (4 * shape.active + 2 * shape.head) * corpus.positions + shape.pair * corpus.reach * 5 // 2
+
+
+def generic_flops(shape: Shape, corpus: Corpus, path: Path) -> int:
+    """Where spans aren't packed (paths.py): a pass over every trace for its means, then each span by itself.
+
+    ``cached``: the trace once more, into a cache that spans go behind in order; ``stepwise``: every span's prefix
+    anew; ``whole``: forward and backward through all up to the span's end, weights without gradients.
+    """
+    means = shape.forward(corpus.tokens, corpus.squares)
+    if path == "whole":
+        linear = (4 * shape.active) * corpus.ends + 2 * shape.head * corpus.positions
+        return means + linear + shape.pair * (corpus.end_squares + corpus.ends) // 2 * 7 // 2
+    prefixes = means if path == "cached" else shape.forward(corpus.ends, corpus.end_squares)
+    return means + prefixes + _behind_prefixes(shape, corpus)
 
 
 def released_flops(shape: Shape, corpus: Corpus) -> int:
@@ -144,7 +167,7 @@ def released_flops(shape: Shape, corpus: Corpus) -> int:
 
     Backward to weights and activations takes four operations for two of a linear module.
     """
-    linear = 3 * (2 * shape.linear + shape.head) * corpus.ends
+    linear = 3 * (2 * shape.active + shape.head) * corpus.ends
     attention = shape.pair * (corpus.end_squares + corpus.ends) // 2 * 7 // 2
     return forward_flops(shape, corpus) + linear + attention
 
@@ -159,6 +182,19 @@ def our_memory(shape: Shape, tokens: int, itemsize: int, presets: int = 1) -> Me
         activations=max(chunk, BATCH_TOKENS * shape.kept(itemsize, parameters=False)),
         logits=HEAD_TOKENS * shape.vocabulary * (itemsize + _FLOAT32),
         sums=(1 + presets * _BEHAVIOURS) * shape.outputs * _FLOAT32,
+    )
+
+
+def generic_memory(shape: Shape, tokens: int, itemsize: int, path: Path, presets: int = 1) -> Memory:
+    """As ``our_memory`` where spans aren't packed: a trace goes through the model in one piece, and a span, taken to be
+    as long as a packed batch, behind a copy of its cache. Keys and values are counted for every block; states of
+    recurrences and convolutions, which don't grow with a trace, are not."""
+    ours = our_memory(shape, tokens, itemsize, presets)
+    piece = tokens * (4 * shape.hidden + 3 * shape.intermediate) * itemsize
+    positions = tokens if path == "whole" else BATCH_TOKENS
+    return ours._replace(
+        keys_values=0 if path == "whole" else 2 * ours.keys_values,
+        activations=max(piece, positions * shape.kept(itemsize, parameters=False)),
     )
 
 
@@ -178,7 +214,8 @@ def released_memory(shape: Shape, tokens: int, itemsize: int) -> Memory:
 
 
 class Cost(NamedTuple):
-    """Of one model: ``tokens`` of the trace that memory is for, and FLOPs of a corpus."""
+    """Of one model: ``tokens`` of the trace that memory is for, and FLOPs of a corpus, on the ``path`` that its
+    attribution takes as far as its configuration tells; ``why`` that isn't the packed one, where it isn't."""
 
     model: str
     dtype: str
@@ -188,21 +225,31 @@ class Cost(NamedTuple):
     forward: int
     our_flops: int
     released_flops: int
+    path: Path = "packed"
+    why: str = ""
 
 
 def cost(config: PretrainedConfig, dtype: str, tokens: int, presets: int = 1, corpus: Corpus = PAPER_CORPUS) -> Cost:
     """Memory for one trace of so many tokens, and FLOPs for a corpus.
 
+    What isn't packed is taken for ``cached``: whether a model can be continued behind its cache is seen when it runs.
     Raises UserError for an unsupported architecture or dtype.
     """
     shape, itemsize = Shape.of(config), dtype_of(dtype).itemsize
+    why = why_not_by_shapes(config)
+    path: Path = "packed" if why is None else "cached"
+    packed = path == "packed"
     return Cost(
         config.name_or_path,
         dtype,
         tokens,
-        our_memory(shape, tokens, itemsize, presets),
+        our_memory(shape, tokens, itemsize, presets)
+        if packed
+        else generic_memory(shape, tokens, itemsize, path, presets),
         released_memory(shape, tokens, itemsize),
         forward_flops(shape, corpus),
-        our_flops(shape, corpus),
+        our_flops(shape, corpus) if packed else generic_flops(shape, corpus, path),
         released_flops(shape, corpus),
+        path,
+        why or "",
     )

@@ -13,11 +13,19 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import AttentionInterface, DynamicCache
+from transformers import AttentionInterface, DynamicCache, PretrainedConfig
 from transformers.masking_utils import AttentionMaskInterface
 
 from mixprec.core.upstream import first_line
-from mixprec.importance.attention import KeyValueCache, NotPacked, PackedSpans, Prefill, trace_attention, using
+from mixprec.importance.attention import (
+    KeyValueCache,
+    NotPacked,
+    PackedSpans,
+    Prefill,
+    not_known,
+    trace_attention,
+    using,
+)
 from mixprec.importance.windows import Window, pack
 from mixprec.models.discover import empty
 from mixprec.models.weights import blocks_of, body_of, map_in, through
@@ -28,6 +36,8 @@ ALIKE: Final = 2e-5
 #: Masks are looked at as far as this, where the model's context reaches so far.
 _FAR: Final = 1 << 16
 _LOOKING: Final = "mixprec_looking"
+#: What packed attention is told of scores, by names.
+_OURS: Final = frozenset({"scaling", "dropout", "softcap", "trace_state"})
 _TOKENS: Final = 20
 _CHUNK: Final = 9
 _WINDOWS: Final = (Window(0, 4, 12), Window(1, 10, 20), Window(2, 14, 17))
@@ -50,7 +60,7 @@ def why_not_packed(opened: Blocks | Live) -> str | None:
     """Why packed spans don't give what the model computes; None where they do."""
     model = opened.model
     try:
-        _check_masks(model)
+        _check_masks(model.config)
         with torch.no_grad():
             _check_blocks(opened)
     except NotPacked as reason:
@@ -60,29 +70,54 @@ def why_not_packed(opened: Blocks | Live) -> str | None:
     return None
 
 
-def _check_masks(model: Any) -> None:
-    """Raises NotPacked where a mask is neither causal nor the window that its attention is told of."""
+def why_not_by_shapes(config: PretrainedConfig) -> str | None:
+    """As ``why_not_packed``, as far as a configuration tells, without weights: by a pass of shapes."""
+    try:
+        shapes, called = _check_masks(config)
+    except NotPacked as reason:
+        return str(reason)
+    except Exception as problem:  # as above
+        return first_line(problem)
+    for number, block in enumerate(blocks_of(shapes), 1):
+        parts = list(block.modules())
+        if not called & set(parts) or any(isinstance(each, nn.Conv1d) for each in parts):
+            return f"block {number} mixes tokens in another way than by softmax attention"
+    return None
+
+
+def _check_masks(config: PretrainedConfig) -> tuple[Any, set[nn.Module]]:
+    """The model of ``config`` without weights, and the modules of it that call an attention.
+
+    Raises NotPacked where a mask is neither causal nor the window that its attention is told of, and for arguments of
+    the attention that aren't known.
+    """
     with torch.device("meta"):
-        shapes = empty(model.config)
+        shapes = empty(config)
+    called: set[nn.Module] = set()
     seen: dict[int, tuple[Tensor, int | None]] = {}
 
     def mask(q_length: int, kv_length: int, mask_function: Any, **_: Any) -> Tensor:
         made = torch.ones(1, 1, q_length, kv_length, dtype=torch.bool, device="meta")
-        seen[id(made)] = (made, _reach(mask_function, _far(model)))
+        seen[id(made)] = (made, _reach(mask_function, _far(config)))
         return made
 
     def attention(
-        _module: nn.Module,
+        module: nn.Module,
         query: Tensor,
         _key: Tensor,
         value: Tensor,
         attention_mask: Tensor | None,
         sliding_window: int | None = None,
-        **_: Any,
+        **others: Any,
     ) -> tuple[Tensor, None]:
+        called.add(module)
+        if "trace_state" not in others:
+            raise NotPacked("the model doesn't hand on what it is called with")
+        if strange := [name for name in not_known(others) if name not in _OURS]:
+            raise NotPacked(f"its attention has {', '.join(strange)}")
         if id(attention_mask) not in seen:
             raise NotPacked("its masks aren't made by transformers' functions")
-        far = _far(model)
+        far = _far(config)
         told = None if sliding_window is None or sliding_window > far else sliding_window
         if seen[id(attention_mask)][1] != told:
             raise NotPacked("its attention sees other tokens than a causal mask or its sliding window")
@@ -92,12 +127,14 @@ def _check_masks(model: Any) -> None:
     AttentionMaskInterface.register(_LOOKING, mask)
     with using(shapes, _LOOKING), torch.no_grad():
         # With a cache, since without one transformers looks at values of positions.
-        cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-        body_of(shapes)(input_ids=torch.zeros(1, 3, dtype=torch.long, device="meta"), past_key_values=cache)
+        cache = DynamicCache(config=config.get_text_config(decoder=True))
+        tokens = torch.zeros(1, 3, dtype=torch.long, device="meta")
+        body_of(shapes)(input_ids=tokens, past_key_values=cache, trace_state=_LOOKING)
+    return shapes, called
 
 
-def _far(model: Any) -> int:
-    text = model.config.get_text_config(decoder=True)
+def _far(config: PretrainedConfig) -> int:
+    text = config.get_text_config(decoder=True)
     return min(_FAR, int(getattr(text, "max_position_embeddings", None) or _FAR) - 1)
 
 

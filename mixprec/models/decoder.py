@@ -60,10 +60,12 @@ class Linear:
 
 @dataclass(frozen=True)
 class Norm:
-    """A scale folds into a norm's weight. ``path``: within the block; ``offset``: what it adds to its weight."""
+    """A scale folds into a norm's weight. ``path``: within the block; ``offset``: what it adds to its weight.
+    ``beside``: modules within the block that read the norm too and are no linear of it, such as routers."""
 
     path: str
     offset: float
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Nowhere:
+    """It is known that a scale folds nowhere: what makes the tensor isn't linear, or doesn't keep channels apart."""
+
+
+@dataclass(frozen=True)
 class Group:
     """Linears of a block that receive one tensor, in the order of the block.
 
@@ -91,7 +98,7 @@ class Group:
     """
 
     linears: tuple[Linear, ...]
-    source: Norm | Rows | None = None
+    source: Norm | Rows | Nowhere | None = None
     fused: str | None = None
     routed: str | None = None
 
@@ -137,7 +144,8 @@ class Decoder:
     ``blocks_path``: the list of blocks. ``around``: what else the blocks need, such as rotary embeddings. ``shapes``:
     every tensor, in the order in which a model names them; a tied head too.
     ``tied``: the head is the embedding. ``unread``: patterns of tensors that checkpoints may hold besides.
-    ``chosen``: routed experts of a token. ``parts``: of what a block returns, hidden states first; 0: those alone.
+    ``chosen``: routed experts of a token, from ``chosen_groups`` of ``expert_groups``. ``parts``: of what
+    a block returns, hidden states first; 0: those alone.
     """
 
     architecture: str
@@ -153,21 +161,24 @@ class Decoder:
     unread: tuple[str, ...] = ()
     chosen: int = 1
     parts: int = 0
+    expert_groups: int = 1
+    chosen_groups: int = 1
 
     def active(self, linear: Linear) -> Fraction:
         """The share of tokens that a linear works on: of a routed expert, those sent to it, were all chosen alike."""
         if linear.expert is None:
             return Fraction(1)
-        return Fraction(min(self.chosen, self._experts[linear.layer]), self._experts[linear.layer])
+        count = len(self.experts[linear.layer])
+        return Fraction(min(self.chosen, count), count)
 
     @cached_property
-    def _experts(self) -> dict[int, int]:
-        """Layer -> routed experts."""
+    def experts(self) -> dict[int, tuple[int, ...]]:
+        """Layer -> numbers of its routed experts, of layers that have some."""
         numbers: dict[int, set[int]] = {}
         for linear in self.linears:
             if linear.expert is not None:
                 numbers.setdefault(linear.layer, set()).add(linear.expert)
-        return {layer: len(each) for layer, each in numbers.items()}
+        return {layer: tuple(sorted(each)) for layer, each in numbers.items()}
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:

@@ -28,7 +28,7 @@ from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line, quiet
 from mixprec.models.arch import KNOWN
 from mixprec.models.arch.family import Known, Sizes
-from mixprec.models.decoder import Block, Decoder, Group, Linear, Norm, Rows
+from mixprec.models.decoder import Block, Decoder, Group, Linear, Norm, Nowhere, Rows
 from mixprec.models.experts import Experts, unstack
 from mixprec.models.labels import place_of
 from mixprec.models.renames import Names
@@ -171,6 +171,8 @@ def discovered(config: PretrainedConfig, where: str) -> tuple[Decoder, Names]:
         tied=bool(getattr(config, "tie_word_embeddings", False)),
         chosen=_chosen(text),
         parts=parts,
+        expert_groups=_number(text, "n_group", "num_expert_group"),
+        chosen_groups=_number(text, "topk_group"),
         unread=tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()),
     )
     return decoder, Names(model)
@@ -244,7 +246,8 @@ def _block(
         taken.update(together)
         members = tuple(linears[other] for other in together)
         routed = next((where for where in experts if name.startswith(f"{where}.")), None)
-        groups.append(Group(members, _source(members, linears, known, text), _fused(members, path, routed), routed))
+        source = _source(members, linears, known, text, block)
+        groups.append(Group(members, source, _fused(members, path, routed), routed))
     order = {name: number for number, name in enumerate(seen.get(path, ()))}
     groups.sort(key=lambda group: order.get(group[0].module, len(order)))
     norms = tuple(name for name, module in block.named_children() if _is_norm(module, text.hidden_size))
@@ -252,15 +255,26 @@ def _block(
 
 
 def _source(
-    members: Iterable[Linear], linears: Mapping[str, Linear], known: Known | None, text: PretrainedConfig
-) -> Norm | Rows | None:
+    members: Sequence[Linear],
+    linears: Mapping[str, Linear],
+    known: Known | None,
+    text: PretrainedConfig,
+    block: nn.Module,
+) -> Norm | Rows | Nowhere | None:
     kinds = tuple(linear.kind for linear in members)
     shared = next((each for each in known.shared if each.kinds == kinds), None) if known else None
-    if shared is None or known is None or any(linear.expert is not None for linear in members):
+    if shared is None or known is None:
         return None
     if shared.norm is not None:
-        return Norm(shared.norm, known.offset)
-    source = next((linear for linear in linears.values() if linear.kind == shared.rows), None)
+        there = {name for name, _ in block.named_modules()}
+        if shared.norm not in there:
+            return None
+        readers = known.readers.get(shared.norm, ())
+        return Norm(shared.norm, known.offset, tuple(name for name in readers if name in there))
+    if shared.rows is None:
+        return Nowhere()
+    alike = (linear for linear in linears.values() if linear.expert == members[0].expert)
+    source = next((linear for linear in alike if linear.kind == shared.rows), None)
     if source is None:
         return None
     if not shared.heads:
@@ -346,7 +360,12 @@ def _heads(text: PretrainedConfig) -> tuple[int, int, int]:
 
 def _chosen(text: PretrainedConfig) -> int:
     """Routed experts of a token."""
-    return int(getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None) or 1)
+    return _number(text, "num_experts_per_tok", "top_k_experts")
+
+
+def _number(text: PretrainedConfig, *keys: str) -> int:
+    """What the first of ``keys`` that a configuration has says; 1 where it has none."""
+    return int(next((value for key in keys if (value := getattr(text, key, None))), 1))
 
 
 def _sizes(text: PretrainedConfig, blocks: Iterable[Block]) -> Sizes:

@@ -1,4 +1,5 @@
-"""Number formats of weights and how they are written: ``w3g64``, ``w4g128_asym``, ``any4g64``, ``q4_k``, ``keep``."""
+"""Number formats of weights and how they are written: ``w3g64``, ``w4g128_asym``, ``any4g64``, ``q4_k``, ``keep``,
+``drop``."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ _HELP = (
     "formats are keep, w3g64 (3 bits, groups of 64), w4g128_asym (asymmetric), w4g64_affine (with offsets, as in MLX), "
     f"w3 (one group per row), {MIN_BITS} to {MAX_BITS} bits; any4g64 (a learned code book per row), {MIN_BITS} to "
     f"{MAX_CODEBOOK_BITS} bits; "
-    "q4_k, iq2_xxs … (llama.cpp's types)"
+    "q4_k, iq2_xxs … (llama.cpp's types); drop (a routed expert that is left out)"
 )
 
 
@@ -98,6 +99,22 @@ class Keep(enum.Enum):
 
 
 KEEP: Final = Keep.KEEP
+
+
+class Drop(enum.Enum):
+    """The type of DROP: the module is left out, with the whole routed expert that it belongs to."""
+
+    DROP = "drop"
+
+    def __str__(self) -> str:
+        return self.value
+
+    def takes(self, rows: int, columns: int) -> Taken:
+        """Nothing."""
+        return Taken(0)
+
+
+DROP: Final = Drop.DROP
 
 
 @dataclass(frozen=True)
@@ -225,7 +242,7 @@ class GgmlFormat:
 
 
 #: What a plan may give a module.
-AnyFormat = Format | AffineFormat | CodebookFormat | GgmlFormat | Keep
+AnyFormat = Format | AffineFormat | CodebookFormat | GgmlFormat | Keep | Drop
 #: The kinds whose codes are whole numbers on grids of groups.
 GridFormat = Format | AffineFormat
 
@@ -264,6 +281,8 @@ def parse_format(text: str) -> AnyFormat:
     """
     if text == str(KEEP):
         return KEEP
+    if text == str(DROP):
+        return DROP
     if text in GGML:
         return GgmlFormat(text)
     match = _SYNTAX.fullmatch(text)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mixprec.numerics import packing
-from mixprec.numerics.formats import Keep
+from mixprec.numerics.formats import Drop, Keep
 
 #: Bytes of a number -> the integer of as many.
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -21,12 +21,12 @@ class Plain(NamedTuple):
     weight: Tensor
 
 
-def dequantize(plain: Plain, format: Keep, dtype: torch.dtype) -> Tensor:
+def dequantize(plain: Plain, format: Keep | Drop, dtype: torch.dtype) -> Tensor:
     """The weight in ``dtype``."""
     return plain.weight.to(dtype)
 
 
-def to_tensors(plain: Plain, format: Keep) -> dict[str, Tensor]:
+def to_tensors(plain: Plain, format: Keep | Drop) -> dict[str, Tensor]:
     """The weight, or, where that is less, its numbers that are not zero and a bit for each that says which they are."""
     weight = plain.weight.contiguous()
     there = (weight.view(_INTEGERS[weight.itemsize]) != 0).flatten()  # by its bits: -0.0 stays what it is
@@ -35,7 +35,7 @@ def to_tensors(plain: Plain, format: Keep) -> dict[str, Tensor]:
     return {"there": packing.pack(there[None], 1), "numbers": weight.flatten()[there]}
 
 
-def from_tensors(tensors: Mapping[str, Tensor], format: Keep, shape: tuple[int, int]) -> Plain:
+def from_tensors(tensors: Mapping[str, Tensor], format: Keep | Drop, shape: tuple[int, int]) -> Plain:
     """The inverse of ``to_tensors``, for a weight of this shape."""
     if "weight" in tensors:
         return Plain(tensors["weight"])

@@ -17,7 +17,7 @@ from torch import Tensor
 from mixprec.numerics import affine, codebook, ggml, groupwise, plain
 from mixprec.numerics.affine import AffineQuantized
 from mixprec.numerics.codebook import CodebookQuantized
-from mixprec.numerics.formats import AffineFormat, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
+from mixprec.numerics.formats import AffineFormat, AnyFormat, CodebookFormat, Drop, Format, GgmlFormat, Keep
 from mixprec.numerics.ggml import GgmlQuantized
 from mixprec.numerics.groupwise import Quantized
 from mixprec.numerics.plain import Plain
@@ -42,6 +42,7 @@ class Storage(NamedTuple):
 
 STORAGE: Final[Mapping[type, Storage]] = {
     Keep: Storage(plain.dequantize, plain.to_tensors, plain.from_tensors),
+    Drop: Storage(plain.dequantize, plain.to_tensors, plain.from_tensors),  # zeros, where one is looked at alone
     Format: Storage(groupwise.dequantize, groupwise.to_tensors, groupwise.from_tensors),
     AffineFormat: Storage(affine.dequantize_affine, affine.to_tensors, affine.from_tensors),
     CodebookFormat: Storage(codebook.dequantize_codebook, codebook.to_tensors, codebook.from_tensors),

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mixprec.importance.cost import Corpus, Shape, our_flops, our_memory
+from mixprec.importance.cost import Corpus, Shape, generic_flops, generic_memory, our_flops, our_memory
+from mixprec.importance.probing import why_not_by_shapes
 from mixprec.models import conversion
 from mixprec.models.decoder import Decoder, Linear
+from mixprec.numerics.formats import Drop
 from mixprec.pipeline.checks import Checked
 from mixprec.pipeline.usage import Used, used
 from mixprec.plan import bits
@@ -140,16 +142,22 @@ class _Reckoning:
             0,
             0,
         )
-        memory = our_memory(self.shape, traces.longest, self.item, len(spec.presets))
+        packed = why_not_by_shapes(self.found.config) is None
+        memory = (
+            our_memory(self.shape, traces.longest, self.item, len(spec.presets))
+            if packed
+            else generic_memory(self.shape, traces.longest, self.item, "cached", len(spec.presets))
+        )
+        work_done = our_flops(self.shape, corpus) if packed else generic_flops(self.shape, corpus, "cached")
         held = memory.total - (memory.weights if spec.stream else 0)
         sums = (1 + 4 * len(spec.presets)) * self.shape.outputs * 4
         what = plural(spans, "span") if spans else "a judge's spans"  # no more is known of those
         work = f"{what} in {plural(traces.items, 'trace')} of {traces.tokens:,} tokens"
-        return Stage("importance", work, our_flops(self.shape, corpus) / self.rate, held + _PYTHON_BYTES, 2 * sums)
+        return Stage("importance", work, work_done / self.rate, held + _PYTHON_BYTES, 2 * sums)
 
     def _solved(self) -> list[Treatment]:
-        """What every module is solved for, for sensitivity, ablation and exchanges."""
-        return list(self.chosen.candidates().values())
+        """What every module is solved for, for sensitivity, ablation and exchanges; zeros cost nothing."""
+        return [each for each in self.chosen.candidates().values() if not isinstance(each.format, Drop)]
 
     @property
     def _outside(self) -> list[Linear]:
@@ -208,6 +216,9 @@ class _Reckoning:
             work = f"{cells:,} measurements on {scored.tokens:,} tokens"
             return Stage("sensitivity", work, self._measure(cells, scored, spec.stride), self._whole_memory(scored))
         work = f"{plural(candidates, 'format')} on {plural(scored.items, 'passage')} of {scored.tokens:,} tokens"
+        if not spec.solves:
+            work = f"experts on {plural(scored.items, 'passage')} of {scored.tokens:,} tokens"
+            return Stage("sensitivity", work, self._forward(scored) / self.rate, self._block_memory())
         if spec.scorer not in GRADIENT:
             return Stage("sensitivity", work, self.shape.linear * candidates * Pace().weight, self._block_memory())
         rows = (1 + len(spec.behaviours)) * spec.draws

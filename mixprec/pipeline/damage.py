@@ -50,7 +50,7 @@ def score(run: Context, importance: dict[str, Any] | None, stamp: str | None) ->
     candidates = {name: found.model_dump(mode="json") for name, found in run.recipe.candidates().items()}
 
     def make() -> None:
-        solved = scored.candidates(run.recipe.candidates())
+        solved = scored.candidates(run.recipe.candidates()) if spec.solves else None
         write_sensitivity(scoring.score(scored, spec, solved), folder)
 
     solving = [SOLVING_RULES, scored.digest, scored.options.model_dump(), candidates]

@@ -4,6 +4,7 @@ Codes take ``bits`` each, scales 16 bits per group, zero points of asymmetric fo
 code books take 16 bits per group for the offset too, and 16 bits per row for each of the 2^bits entries of its book.
 Types of llama.cpp take what their blocks take; all that is neither codes nor signs counts as scales.
 Where weights are zero, only the others are counted, and one bit per weight that says which they are.
+Dropped experts take nothing, nor do their biases and their rows of the router; averages run over their weights too.
 Modules that are kept and everything that a plan doesn't name (norms, biases, most often embedding and head, once if
 tied) take 16 bits per element. Averages run over the weights of the linear modules of the blocks, whatever the plan
 says of embedding and head; bytes are those of all.
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import WORD, AnyFormat, fitting
+from mixprec.plan.dropping import left_out
 from mixprec.plan.schema import Plan, check_modules
 
 
@@ -112,7 +114,8 @@ def account(plan: Plan, inventory: Decoder) -> Account:
         formats=_by_format(plan, inventory),
         code_bits=total.code_bits,
         effective_bits=total.effective_bits,
-        packed_bytes=sum(item.bytes for item in modules.values()) + unplanned(inventory, formats) * WORD // 8,
+        packed_bytes=sum(item.bytes for item in modules.values())
+        + (unplanned(inventory, formats) - left_out(plan.dropped, inventory)) * WORD // 8,
         dense_bytes=dense_bytes(inventory),
     )
 

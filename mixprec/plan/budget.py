@@ -24,11 +24,12 @@ from mixprec.models.labels import select
 from mixprec.plan import controls, mixtures
 from mixprec.plan.budgetsize import limit_in, sizer, sizes
 from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
+from mixprec.plan.expertbudget import droppings
 from mixprec.plan.knapsack import Unit, solve
 from mixprec.plan.methods import Method
 from mixprec.plan.relative import Importance, relative_importance
 from mixprec.plan.schema import ModulePlan, Plan, fitted
-from mixprec.plan.sensitivity import ALL, Choice, Sensitivity
+from mixprec.plan.sensitivity import ALL, DROPPED, Choice, Sensitivity
 
 
 class Part(NamedTuple):
@@ -77,6 +78,8 @@ def budget_plan(
     Raises UserError for budgets below the smallest plan or above the largest, candidates that ``method`` can't make,
     pins that match nothing or fight, scores that are missing or of another method.
     """
+    if DROPPED in spec.candidates:
+        return _dropping(spec, inventory, model, method, table)
     problem = budget_problem(spec, inventory, method)
     choose = _allocator(spec, problem, inventory, table, method)
 
@@ -102,6 +105,22 @@ def budget_plan(
     return planned(found)
 
 
+def _dropping(spec: BudgetSpec, inventory: Decoder, model: str, method: Method, table: Sensitivity | None) -> Plan:
+    """The best plan over all numbers of experts that may be dropped (plan/expertbudget.py)."""
+    least, plans = math.inf, None
+    for dropping in droppings(inventory, pinned_choices(spec, inventory), table):
+        problem = budget_problem(spec, inventory, method, dropping.dropped)
+        units = problem.units(_damages(spec, problem.parts, table, method))
+        if sum(min(unit.costs) for unit in units) > problem.limit:
+            continue
+        chosen = solve(units, problem.limit)
+        damage = dropping.damage + math.fsum(unit.damages[n] for unit, n in zip(units, chosen, strict=True))
+        if damage < least:
+            least, plans = damage, (problem.choices(chosen) | dict.fromkeys(dropping.dropped, DROPPED))
+    assert plans is not None  # budget_problem sees to it that the smallest fits
+    return as_plan(plans, spec, inventory, model, method)
+
+
 def check_reach(spec: BudgetSpec, inventory: Decoder, model: str, method: Method, file_size: FileSize) -> Problem:
     """Some plan keeps the budget, whatever the scores. Raises UserError as ``budget_plan`` does."""
     problem = budget_problem(spec, inventory, method)
@@ -119,7 +138,7 @@ def _least_uniform(spec: BudgetSpec, inventory: Decoder, problem: Problem) -> st
     if spec.measure == "file_bytes":
         return ""
     # A pinned part has one choice.
-    costs = [problem.cost([index % len(row) for row in problem.costs]) for index in range(len(spec.candidates))]
+    costs = [problem.cost([index % len(row) for row in problem.costs]) for index in range(len(spec.choices))]
     return f"; the smallest takes {sizes(spec, inventory, _named(problem.parts))[1](min(costs))}"
 
 
@@ -218,17 +237,35 @@ def as_plan(
         raise from_pydantic(problem, "plan.budget", Plan) from None
 
 
-def budget_problem(spec: BudgetSpec, inventory: Decoder, method: Method) -> Problem:
-    """The budget as a knapsack, but for the damages. Raises UserError as ``budget_plan`` does."""
+def budget_problem(
+    spec: BudgetSpec, inventory: Decoder, method: Method, dropped: frozenset[str] = frozenset()
+) -> Problem:
+    """The budget as a knapsack, but for the damages, where the linears with the addresses ``dropped`` are gone.
+
+    Raises UserError as ``budget_plan`` does.
+    """
     _check_candidates(spec, method)
-    parts = tuple(_parts(spec, inventory))
+    parts = tuple(_parts(spec, inventory, dropped))
     if spec.exchange is not None and not all(module.layer for part in parts for module in part.modules):
         raise UserError("plan.budget.exchange: plans are measured with embedding and head as they are; don't pin them")
+    costs = _costs(spec, inventory, parts)
+    return Problem(parts, costs, limit_in(spec, inventory, _named(parts), _extremes(spec, inventory) or costs))
+
+
+def _costs(spec: BudgetSpec, inventory: Decoder, parts: Sequence[Part]) -> tuple[tuple[int, ...], ...]:
     size = sizer(spec, inventory)
-    costs = tuple(
+    return tuple(
         tuple(sum(size(choice, module) for module in part.modules) for choice in part.choices) for part in parts
     )
-    return Problem(parts, costs, limit_in(spec, inventory, _named(parts), costs))
+
+
+def _extremes(spec: BudgetSpec, inventory: Decoder) -> list[tuple[int, int]]:
+    """The smallest and the largest plan where experts may be dropped; empty where they may not."""
+    if DROPPED not in spec.candidates:
+        return []
+    *_, fewest = droppings(inventory, pinned_choices(spec, inventory))
+    least = sum(map(min, _costs(spec, inventory, _parts(spec, inventory, fewest.dropped))))
+    return [(least, sum(map(max, _costs(spec, inventory, _parts(spec, inventory)))))]
 
 
 def reach(spec: BudgetSpec, inventory: Decoder) -> tuple[str, str]:
@@ -236,9 +273,8 @@ def reach(spec: BudgetSpec, inventory: Decoder) -> tuple[str, str]:
 
     Raises UserError for pins that match nothing or fight.
     """
-    size = sizer(spec, inventory)
     parts = _parts(spec, inventory)
-    costs = [[sum(size(choice, module) for module in part.modules) for choice in part.choices] for part in parts]
+    costs = _extremes(spec, inventory) or _costs(spec, inventory, parts)
     _, told = sizes(spec, inventory, _named(parts))
     return told(sum(map(min, costs))), told(sum(map(max, costs)))
 
@@ -255,17 +291,21 @@ def _check_candidates(spec: BudgetSpec, method: Method) -> None:
             raise UserError(f"plan.budget: candidate {choice}: {problem}")
 
 
-def _parts(spec: BudgetSpec, inventory: Decoder) -> list[Part]:
-    """Units in the model's order; pinned modules have one choice. A tied group that is pinned in part is an error."""
+def _parts(spec: BudgetSpec, inventory: Decoder, dropped: Container[str] = ()) -> list[Part]:
+    """Units in the model's order, without ``dropped`` modules; pinned ones have one choice. A tied group that is pinned
+    in part is an error."""
     pinned = pinned_choices(spec, inventory)
     parts = []
-    for group in _groups(spec, inventory, pinned):
+    for whole in _groups(spec, inventory, pinned):
+        group = tuple(module for module in whole if module.address not in dropped)
+        if not group:
+            continue
         wanted = {pinned.get(module.address) for module in group}
         if len(wanted) > 1:
             named = ", ".join(module.label for module in group)
             raise UserError(f"plan.budget.pin: {named} are tied and get one format; pin all of them or none")
         pin = wanted.pop()
-        parts.append(Part(group, spec.candidates if pin is None else (pin,)))
+        parts.append(Part(group, spec.choices if pin is None else (pin,)))
     return parts
 
 
@@ -322,13 +362,13 @@ def _damages(
 
 
 def damages_of(parts: Sequence[Part], table: Sensitivity) -> list[tuple[float, ...]]:
-    """(parts, choices) damage: the sum over a part's modules; of what is pinned outside the blocks none, scored or not.
+    """(parts, choices) damage: the sum over a part's modules; of what has no choice none, scored or not.
 
     Raises UserError as the table does.
     """
     return [
         tuple(table.total(table.damage(module.address, choice) for module in part.modules) for choice in part.choices)
-        if part.modules[0].layer or len(part.choices) > 1
+        if len(part.choices) > 1
         else (0.0,)
         for part in parts
     ]

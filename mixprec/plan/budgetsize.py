@@ -12,7 +12,7 @@ from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import WORD
 from mixprec.plan import bits
 from mixprec.plan.budgetspec import BudgetSpec
-from mixprec.plan.sensitivity import Choice
+from mixprec.plan.sensitivity import DROPPED, Choice
 
 
 def size_of(choice: Choice, module: Linear, measure: str) -> int:
@@ -21,7 +21,7 @@ def size_of(choice: Choice, module: Linear, measure: str) -> int:
     if not module.layer and measure not in ("bytes", "file_bytes"):
         return 0
     if measure == "sparsity":
-        return _left(module, choice.sparsity.fraction if choice.sparsity else 0.0)
+        return 0 if choice == DROPPED else _left(module, choice.sparsity.fraction if choice.sparsity else 0.0)
     stored = bits.storage(module, choice.format)  # checkpoints hold the zeros
     if measure in ("bytes", "file_bytes"):
         return stored.bytes

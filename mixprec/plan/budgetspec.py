@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from mixprec.plan.schema import OutsideName, Strict, without_empty
-from mixprec.plan.sensitivity import ChoiceText
+from mixprec.plan.sensitivity import DROPPED, Choice, ChoiceText
 
 #: How a budget is spent: ``optimal`` by the scores, the others as controls that know nothing of them, or the opposite.
 Allocation = Literal["optimal", "uniform", "random", "last_layers", "inverse", "llama_cpp"]
@@ -86,6 +86,10 @@ class BudgetSpec(Strict):
             raise ValueError(f"a budget has one size, {', '.join(MEASURES)}; this one has {', '.join(given) or 'none'}")
         if len(set(self.candidates)) < len(self.candidates):
             raise ValueError("a candidate is there twice")
+        if DROPPED in self.pin.values():
+            raise ValueError("pin: drop: experts are dropped as a candidate, as many of each layer, or by rules")
+        if DROPPED in self.candidates:
+            self._check_dropping()
         if self.outside and self.measure not in ("bytes", "file_bytes"):
             raise ValueError(
                 f"outside: {self.measure} counts the blocks' linears alone; give bytes or file_bytes, or pin "
@@ -98,6 +102,27 @@ class BudgetSpec(Strict):
         if self.exchange is not None and (self.allocation != "optimal" or self.scores == (IMPORTANCE,)):
             raise ValueError("exchange starts from allocation optimal by scores of sensitivity")
         return self
+
+    def _check_dropping(self) -> None:
+        """Raises ValueError for what can't be decided where experts may be dropped."""
+        if self.measure in ("active_bits", "file_bytes"):
+            other = {"active_bits": "a token meets as many experts as before; give effective_bits or bytes"}
+            raise ValueError(f"drop: {self.measure}: {other.get(self.measure, 'give bytes in its place')}")
+        if self.allocation != "optimal":
+            raise ValueError(f"drop: allocation {self.allocation} says nothing of which experts go; only optimal does")
+        if self.exchange is not None:
+            raise ValueError("drop: exchange measures plans of one model; leave out exchange, or drop among candidates")
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """The candidates of a module that stays."""
+        return tuple(choice for choice in self.candidates if choice != DROPPED)
+
+    @property
+    def scored(self) -> tuple[Choice, ...]:
+        """The candidates whose damage decides anything: not that of the only one of modules that stay."""
+        free = self.choices if len(self.choices) > 1 else ()
+        return tuple(choice for choice in self.candidates if choice.changes and (choice in free or choice == DROPPED))
 
     @property
     def measure(self) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from mixprec.numerics.formats import Keep
+from mixprec.numerics.formats import Drop, Keep
 from mixprec.plan.knapsack import Unit
 from mixprec.plan.sensitivity import Choice
 
 
 def noise(choice: Choice) -> float:
-    """How a choice's squared error depends on its size where nothing else is known: 4^-bits, or sparsity²; 0 kept."""
+    """How a choice's squared error depends on its size where nothing else is known: 4^-bits, or sparsity²; 0 kept, 1
+    dropped."""
+    if isinstance(choice.format, Drop):
+        return 1.0
     pruned = 0.0 if choice.sparsity is None else choice.sparsity.fraction**2
     return pruned if isinstance(choice.format, Keep) else pruned + 4.0**-choice.format.bits
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mixprec.models.decoder import Decoder, Linear
-from mixprec.numerics.formats import Keep
+from mixprec.numerics.formats import Drop, Keep
 from mixprec.plan.sensitivity import Choice
 
 #: Mixture -> bits of the modules without a rule; from small to large.
@@ -81,4 +81,4 @@ def chosen(
 
 
 def _bits(choice: Choice) -> float | None:
-    return None if choice.sparsity is not None or isinstance(choice.format, Keep) else choice.format.bits
+    return None if choice.sparsity is not None or isinstance(choice.format, Keep | Drop) else choice.format.bits

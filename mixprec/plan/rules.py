@@ -21,6 +21,7 @@ from mixprec.numerics.sparsity import Sparsity
 from mixprec.plan.alphapruning import EPSILON, allocate, by_block
 from mixprec.plan.budget import FileSize, budget_plan, importance_table
 from mixprec.plan.budgetspec import IMPORTANCE, BudgetSpec
+from mixprec.plan.dropping import check_dropped
 from mixprec.plan.methods import Method
 from mixprec.plan.relative import ALL, Importance, summed_importance
 from mixprec.plan.schema import FormatText, ModulePlan, Plan, SparsityText, Strict, fitted
@@ -230,9 +231,11 @@ def build_plan(
         if module.layer or module.address in claims
     }
     try:
-        return Plan(model=model, method=spec.method or method, modules=modules)
+        made = Plan(model=model, method=spec.method or method, modules=modules)
     except ValidationError as problem:
         raise from_pydantic(problem, "plan", Plan) from None
+    check_dropped(made.dropped, inventory, "plan")
+    return made
 
 
 def unranked(inventory: Decoder) -> Importance:

@@ -22,6 +22,7 @@ from mixprec.numerics.formats import (
     AffineFormat,
     AnyFormat,
     CodebookFormat,
+    Drop,
     Format,
     GgmlFormat,
     Keep,
@@ -30,6 +31,7 @@ from mixprec.numerics.formats import (
     parse_ggml,
 )
 from mixprec.numerics.sparsity import Sparsity, parse_sparsity
+from mixprec.plan.dropping import check_dropped, kept, without
 from mixprec.plan.methods import METHODS, Method, pruners
 
 #: At most so many names are compared with one that no module has.
@@ -51,7 +53,7 @@ def _parsed(parse: Callable[[str], Any], *kinds: type) -> BeforeValidator:
 #: Formats and sparsities in YAML or JSON: their text there, the values in Python.
 FormatText = Annotated[
     AnyFormat,
-    _parsed(parse_format, Format, AffineFormat, CodebookFormat, GgmlFormat, Keep),
+    _parsed(parse_format, Format, AffineFormat, CodebookFormat, GgmlFormat, Keep, Drop),
     PlainSerializer(str, return_type=str),
 ]
 GgmlText = Annotated[GgmlFormat, _parsed(parse_ggml, GgmlFormat), PlainSerializer(str, return_type=str)]
@@ -89,6 +91,8 @@ class Treatment(Strict):
         """Why no method can do this, or None."""
         if not self.changes:
             return None
+        if isinstance(self.format, Drop):
+            return None if self.sparsity is None else "what is dropped has no sparsity; leave one of the two out"
         method, rounds, kind = METHODS[self.method], not isinstance(self.format, Keep), type(self.format)
         for other in METHODS.values():
             if rounds and other.apart and (other is method) != (kind in other.formats):
@@ -142,7 +146,7 @@ class Plan(Strict):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Plan:
         """As pydantic's; what follows from the fields is worked out again."""
         copied = super().model_copy(update=update, deep=deep)
-        for name in ("treatments", "formats", "changed"):
+        for name in ("treatments", "formats", "changed", "dropped"):
             copied.__dict__.pop(name, None)
         return copied
 
@@ -167,7 +171,12 @@ class Plan(Strict):
     @property
     def methods(self) -> set[Method]:
         """The methods that change modules."""
-        return {self.treatments[address].method for address in self.changed}
+        return {self.treatments[address].method for address in self.changed if address not in self.dropped}
+
+    @cached_property
+    def dropped(self) -> frozenset[str]:
+        """Addresses of the modules of experts that are left out."""
+        return frozenset(address for address, format in self.formats.items() if isinstance(format, Drop))
 
 
 def dumps(plan: Plan) -> str:
@@ -206,8 +215,8 @@ def load_plan(path: Path, inventory: Decoder) -> Plan:
 def check_modules(plan: Plan, inventory: Decoder, where: str) -> None:
     """A plan lists the linear modules of its model, maybe embedding and head, in formats that fit their rows.
 
-    Raises UserError naming ``where``, modules the model doesn't have, modules the plan doesn't have, and types of
-    llama.cpp whose blocks do not divide a row.
+    Raises UserError naming ``where``, modules the model doesn't have, modules the plan doesn't have, types of
+    llama.cpp whose blocks do not divide a row, and experts that can't be dropped.
     """
     known = dict.fromkeys(module.address for module in inventory.matrices)
     unknown = [address for address in plan.modules if address not in known]
@@ -228,6 +237,16 @@ def check_modules(plan: Plan, inventory: Decoder, where: str) -> None:
         format = plan.modules[module.address].format
         if isinstance(format, GgmlFormat) and not format.fits(module.in_features):
             raise UserError(f"{where}: modules: {module.address}: {unfit(format, module.in_features)}")
+    check_dropped(plan.dropped, inventory, where)
+
+
+def without_dropped(plan: Plan, inventory: Decoder) -> Plan:
+    """``plan`` for the model that has no dropped experts: theirs numbered anew, all other lines as they are."""
+    if not plan.dropped:
+        return plan
+    renamed = without(inventory, kept(plan.dropped, inventory))
+    modules = {new: plan.modules[old] for old, new in renamed if old in plan.modules}
+    return Plan(model=plan.model, method=plan.method, modules=modules)
 
 
 def with_outside(plan: Plan, inventory: Decoder, lines: Mapping[str, ModulePlan]) -> Plan:

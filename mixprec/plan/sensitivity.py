@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
 from pydantic import Strict as Exact
@@ -17,7 +17,7 @@ from pydantic import Strict as Exact
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError, from_pydantic
 from mixprec.models.decoder import Decoder
-from mixprec.numerics.formats import KEEP, AnyFormat, parse_format
+from mixprec.numerics.formats import DROP, KEEP, AnyFormat, parse_format
 from mixprec.numerics.sparsity import Sparsity, parse_sparsity
 from mixprec.plan.methods import Method, method_for
 from mixprec.plan.schema import Strict, Treatment
@@ -49,6 +49,11 @@ class Choice(Strict):
     def treatment(self, method: Method) -> Treatment:
         """What it does to a module: by ``method``, but for formats that have a method of their own."""
         return Treatment(format=self.format, sparsity=self.sparsity, method=method_for(type(self.format), method))
+
+
+#: The choice of a routed expert to be left out. Tables have its damage at an expert's last linear: that of all its
+#: output being gone.
+DROPPED: Final = Choice(format=DROP)
 
 
 def parse_choice(text: str | float) -> Choice:
@@ -176,7 +181,7 @@ def check(table: Sensitivity, inventory: Decoder, identity: str | None, where: s
             f"{identity[:12]}…; score this model, or compress the one that was scored"
         )
     known = {module.address for module in inventory.matrices}
-    missing = [module.address for module in inventory.linears if not table.scores.get(module.address)]
+    missing = [module.address for module in inventory.linears if module.address not in table.scores]
     unknown = [address for address in table.scores if address not in known]
     if missing or unknown:
         what = f"lacks {len(missing)} modules, first {missing[0]}" if missing else f"has unknown modules: {unknown[0]}"

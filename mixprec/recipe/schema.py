@@ -116,7 +116,7 @@ class Recipe(Part):
         Raises UserError for a candidate that the method can't make.
         """
         found: dict[str, Treatment] = {}
-        if self.sensitivity is not None:
+        if self.sensitivity is not None and self.sensitivity.solves:
             found |= self.sensitivity.treatments(self.compress.method)
         if self.ablation is not None:
             found |= treatments(self.ablation.formats, self.method_scored, "ablation.formats")
@@ -148,7 +148,7 @@ class Recipe(Part):
                 yield f"variant {name} compresses by {method}, sensitivity scores {method_scored}; take one"
             if left := sorted(set(budget.outside) - set(scored.outside)):
                 yield f"variant {name}: budget.outside: {', '.join(left)}: not in sensitivity.outside"
-            unknown = [str(choice) for choice in budget.candidates if choice.changes and choice not in scored.formats]
+            unknown = [str(choice) for choice in budget.scored if choice not in scored.formats]
             if unknown:
                 yield f"variant {name}: budget.candidates: {', '.join(unknown)}: not in sensitivity.formats"
 

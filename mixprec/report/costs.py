@@ -40,5 +40,16 @@ def about(cost: Cost) -> str:
         f"Memory while a trace of {integer(cost.tokens)} tokens is attributed in {cost.dtype}; operations for the "
         f"paper's {corpus.traces} traces at full length ({integer(corpus.tokens)} tokens, {integer(corpus.spans)} "
         "spans), as FLOPs and in plain forward passes over them. From the configuration alone: no kernel's workspace, "
-        "no allocator's waste."
+        f"no allocator's waste.{_of_path(cost)}"
+    )
+
+
+def _of_path(cost: Cost) -> str:
+    """What is said of spans that aren't packed."""
+    if not cost.why:
+        return ""
+    return (
+        f" Its spans can't be packed ({cost.why}): each goes by itself behind a copy of the cache. A model that only "
+        "continues by single tokens runs each span's prefix anew, and one that can't be continued runs it with "
+        "gradients; that is seen when it runs. Keys and values are counted for every block, other states are not."
     )

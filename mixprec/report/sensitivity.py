@@ -45,9 +45,9 @@ def render_sensitivity(tables: Mapping[str, Sensitivity]) -> str:
 
 
 def damage_grids(table: Sensitivity) -> Grids:
-    """One panel per format; what is outside the blocks stands in the lists alone."""
+    """One panel per format, of what was scored; what is outside the blocks stands in the lists alone."""
     listed, columns = [], []
-    scores = {address: row for address, row in table.scores.items() if parse_address(address)[0]}
+    scores = {address: row for address, row in table.scores.items() if row and parse_address(address)[0]}
     for address in scores:
         layer, kind = parse_address(address)
         listed.append({"layer": layer or 0, "kind": kind, "label": label_of(address)})
@@ -64,7 +64,8 @@ def damage_grids(table: Sensitivity) -> Grids:
 def table_of_damage(table: Sensitivity, count: int = _TOP) -> Table:
     """The ``count`` modules with the largest damage in the first format, with that in all formats."""
     names = choices(table)
-    ranked = sorted(table.scores, key=lambda address: -table.scores[address].get(names[0], 0.0))[:count]
+    scored = (address for address, row in table.scores.items() if row)
+    ranked = sorted(scored, key=lambda address: -table.scores[address].get(names[0], 0.0))[:count]
     rows = []
     for number, address in enumerate(ranked, 1):
         scores = [Cell(significant(table.scores[address].get(name))) for name in names]

@@ -30,12 +30,13 @@ from mixprec.core.progress import bar
 from mixprec.importance import artifact
 from mixprec.importance.parallel import share
 from mixprec.models.decoder import Linear
+from mixprec.models.labels import place_of
 from mixprec.models.model import Model
 from mixprec.plan import sensitivity
 from mixprec.plan.methods import Method
 from mixprec.plan.schema import Treatment
-from mixprec.plan.sensitivity import ALL, Sensitivity
-from mixprec.sensitivity import cells, evidence, scorers
+from mixprec.plan.sensitivity import ALL, DROPPED, Sensitivity
+from mixprec.sensitivity import cells, evidence, reap, scorers
 from mixprec.sensitivity.passages import Scored, counted, from_behaviours, from_calibration
 from mixprec.sensitivity.sets import Cell
 from mixprec.sensitivity.spec import GRADIENT, Scorer, SensitivitySpec
@@ -45,6 +46,9 @@ from mixprec.walk.blocks import OUTSIDE
 from mixprec.walk.losses import Row
 from mixprec.walk.options import MEMORY_GB
 from mixprec.walk.restarts import Restarts
+
+#: Scorer -> target -> address -> candidate -> damage.
+Found = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 #: In ablation.json: the paper's importance as it is, which is no scorer.
 IMPORTANCE_ALONE = "importance_alone"
@@ -138,18 +142,8 @@ def score(subject: Subject, spec: SensitivitySpec, candidates: Candidates | None
     ``candidates``: where they are made already, of these formats and maybe others. Returns the tables of
     ``spec.scorer``, target -> table. Under a launcher processes share passages and cells; the main one writes.
     """
-    candidates = candidates or subject.candidates(spec.treatments(subject.method))
     scored = subject.scored(spec)
-    beside = [linear.address for linear in subject.beside]
-    if spec.scorer == "measured":
-        addresses = [*(module.address for module in subject.model.decoder.linears), *beside]
-        found = {"measured": _measured(subject, spec, candidates, scored, addresses)}
-    else:
-        found = _predicted(subject, spec, candidates, scored)
-        if beside:
-            known = _measured(subject, spec, candidates, scored, beside)
-            for name in found.keys() & set(sensitivity.NATS):
-                found[name] = {target: rows | known[target] for target, rows in found[name].items()}
+    found = _solved_and_scored(subject, spec, candidates, scored) if spec.solves else _contributed(subject, scored)
     tables = {
         name: {target: _table(subject, spec, name, target, scores) for target, scores in by_target.items()}
         for name, by_target in found.items()
@@ -159,6 +153,41 @@ def score(subject: Subject, spec: SensitivitySpec, candidates: Candidates | None
             for target, table in by_target.items():
                 sensitivity.save(subject.folder / sensitivity.file_name(name, target), table)
     return tables[spec.scorer]
+
+
+def _solved_and_scored(
+    subject: Subject, spec: SensitivitySpec, candidates: Candidates | None, scored: Sequence[Scored]
+) -> Found:
+    candidates = candidates or subject.candidates(spec.treatments(subject.method))
+    beside = [linear.address for linear in subject.beside]
+    if spec.scorer == "measured":
+        addresses = [*(module.address for module in subject.model.decoder.linears), *beside]
+        return {"measured": _measured(subject, spec, candidates, scored, addresses)}
+    found = _predicted(subject, spec, candidates, scored)
+    if beside:
+        known = _measured(subject, spec, candidates, scored, beside)
+        for name in found.keys() & set(sensitivity.NATS):
+            found[name] = {target: rows | known[target] for target, rows in found[name].items()}
+    return found
+
+
+def _contributed(subject: Subject, scored: Sequence[Scored]) -> Found:
+    """What experts contribute, as the damage of dropping them.
+
+    Raises UserError for a model without experts.
+    """
+    decoder = subject.model.decoder
+    if not decoder.experts:
+        raise UserError(f"sensitivity.scorer: reap scores routed experts, and {subject.model.id} has none")
+    with bar("experts", decoder.layers, "blocks") as advance:
+        found = reap.saliency(subject.model.open_blocks(("embedding", "norm")), scored, advance)
+    every = {module.address: dict[str, float]() for module in decoder.linears}
+    return {
+        "reap": {
+            target: every | {address: {str(DROPPED): damage} for address, damage in rows.items()}
+            for target, rows in found.items()
+        }
+    }
 
 
 def load_all(subject: Subject) -> list[Sensitivity]:
@@ -178,23 +207,23 @@ def _measured(
     scored: Sequence[Scored],
     addresses: Sequence[str],
 ) -> dict[str, dict[str, dict[str, float]]]:
+    scores = {address: [name for name in candidates.names if may_be(address, name)] for address in addresses}
     wanted = [Cell(address, name, (address,)) for name in candidates.names for address in addresses]
+    wanted = [cell for cell in wanted if cell.candidate in scores[cell.name]]
     loaded = subject.model.load()
     restarts = Restarts(loaded, [each.tokens for each in scored], spec.stride)
     with bar("measure", len(wanted), "cells") as advance:
         found = cells.measure(wanted, candidates, restarts, scored, subject.folder / "measured", advance)
     return {
         target: {
-            address: {name: found[Cell(address, name, (address,))].mean("kl", target) for name in candidates.names}
-            for address in addresses
+            address: {name: found[Cell(address, name, (address,))].mean("kl", target) for name in names}
+            for address, names in scores.items()
         }
         for target in scored[0].weights
     }
 
 
-def _predicted(
-    subject: Subject, spec: SensitivitySpec, candidates: Candidates, scored: Sequence[Scored]
-) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+def _predicted(subject: Subject, spec: SensitivitySpec, candidates: Candidates, scored: Sequence[Scored]) -> Found:
     addresses = [module.address for module in subject.model.decoder.linears]
     opened, known = subject.model.open_blocks(), None
     if spec.scorer in GRADIENT:
@@ -206,7 +235,7 @@ def _predicted(
         processes.check_shared(evidence.files(subject.folder / "sums", len(scored)))
         known = evidence.load(subject.folder / "sums", len(scored), addresses, rows)
     errors = evidence.errors(opened, candidates, addresses)
-    found: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    found: Found = {}
     for name in scorers.SCORERS:
         missing = (name in GRADIENT and known is None) or (name == "importance" and subject.importance is None)
         if (missing and name != spec.scorer) or (name == "first_order" and not _has_slopes(spec)):
@@ -222,9 +251,17 @@ def _predicted(
 
 def named(scores: Tensor, addresses: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, float]]:
     """(M, C) scores as a table holds them."""
+    rows = zip(addresses, scores.tolist(), strict=True)
     return {
-        address: dict(zip(names, row, strict=True)) for address, row in zip(addresses, scores.tolist(), strict=True)
+        address: {name: damage for name, damage in zip(names, row, strict=True) if may_be(address, name)}
+        for address, row in rows
     }
+
+
+def may_be(address: str, choice: str) -> bool:
+    """Whether a table has the damage of a module in a choice: that of a dropped expert stands at its last linear."""
+    place = place_of(address)
+    return choice != str(DROPPED) or (place.expert is not None and place.kind == "down")
 
 
 def gradient_rows(spec: SensitivitySpec, targets: Sequence[str]) -> list[Row]:

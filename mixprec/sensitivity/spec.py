@@ -19,7 +19,7 @@ from mixprec.core.errors import UserError
 from mixprec.plan.methods import Method
 from mixprec.plan.rules import Selectors
 from mixprec.plan.schema import OutsideName, Strict, Treatment, without_empty
-from mixprec.plan.sensitivity import NATS, Choice, ChoiceText
+from mixprec.plan.sensitivity import DROPPED, NATS, Choice, ChoiceText
 
 Scorer = Literal[
     "fisher",
@@ -32,6 +32,7 @@ Scorer = Literal[
     "imatrix",
     "awq",
     "weight_error",
+    "reap",
 ]
 #: Scorers that need gradients; those of the first line have a choice of them.
 GRADIENT: frozenset[Scorer] = frozenset({"fisher", "first_order", "hessian_trace", "gradient_output", "output_error"})
@@ -77,9 +78,16 @@ class SensitivitySpec(Strict):
                 f"outside: {', '.join(self.outside)} are measured in nats of KL, which {self.scorer} is not; take "
                 f"{', '.join(NATS)}"
             )
-        if self.base is not None and str(self.base) not in names:
-            raise ValueError(f"base: {self.base} is not among formats")
+        if self.base is not None and (str(self.base) not in names or self.base == DROPPED):
+            raise ValueError(f"base: {self.base} is not among formats that all modules can be in")
+        if self.scorer == "reap" and (names != [str(DROPPED)] or self.outside):
+            raise ValueError(f"reap scores what experts contribute: formats: [drop] alone, not {', '.join(names)}")
         return self
+
+    @property
+    def solves(self) -> bool:
+        """Whether modules are solved for in the candidates' formats; who looks at experts' outputs alone doesn't."""
+        return self.scorer != "reap"
 
     def treatments(self, default: Method) -> dict[str, Treatment]:
         """Candidate -> what it does to a module, ``default`` being the method where none is named; without keep.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import architectures
 import pytest
 import torch
 from reference import attributed, layout_of
@@ -15,15 +16,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from mixprec.core.errors import UserError
-from mixprec.importance import cost, engine, paths
+from mixprec.importance import cost, engine, paths, probing
 from mixprec.importance.attention import KeyValueCache, trace_attention
 from mixprec.importance.cost import PAPER_CORPUS, Corpus, Shape
 from mixprec.importance.engine import Job
 from mixprec.importance.windows import Window, pack
+from mixprec.models import experts
 from mixprec.models.config import load_config
 from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
 from mixprec.models.maps import decoder_of
+from mixprec.report.costs import about
 
 SIZES = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "head_dim": 16}
 LENGTH = 96
@@ -138,6 +141,60 @@ def test_what_the_released_code_keeps(dtype: torch.dtype) -> None:
     expected = cost.released_memory(shape, LENGTH, dtype.itemsize).activations
     assert hidden.shape[1] == LENGTH
     assert sum(kept.values()) + gradients == pytest.approx(expected, rel=0.08)
+
+
+class Products(Counter):
+    """Without attention, whose operations the calculator counts as those of causal queries and keys."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "scaled_dot_product" in str(func):
+            return func(*args, **(kwargs or {}))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+@pytest.mark.parametrize("path", ["cached", "stepwise", "whole"])
+def test_operations_where_spans_are_not_packed(path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    shape = Shape.of(model.config)
+    monkeypatch.setattr(cost.Shape, "pair", 0)
+    monkeypatch.setattr(engine, "path_of", lambda opened: paths.Chosen(path, "asked for"))
+    with Products() as counter:
+        attributed(model, layout_of(model), torch.arange(LENGTH), torch.zeros(0, LENGTH), WINDOWS)
+    # The cache ends with the last span's prefix; prefixes alone are what a stepwise span runs anew.
+    unread = {"cached": LENGTH - 40, "stepwise": CORPUS.positions, "whole": 0}[path]
+    expected = cost.generic_flops(shape, CORPUS, path) - 2 * shape.linear * unread
+    sums = sum(2 * window.compute * shape.outputs for window in WINDOWS)
+    assert counter.total == pytest.approx(expected + sums, rel=0.02)
+
+
+def test_experts_count_as_often_as_tokens_meet_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = architectures.model_of("mixtral")
+    with experts.unstacked(model):
+        shape = Shape.of(model.config)
+        monkeypatch.setattr(cost.Shape, "pair", 0)
+        with Products() as counter, torch.no_grad():
+            model.model(torch.arange(LENGTH)[None], use_cache=False)
+    routers = 2 * 2 * 4 * model.config.hidden_size * LENGTH
+    assert counter.total == shape.forward(LENGTH, LENGTH**2) + routers
+    assert shape.active < shape.linear
+
+
+@pytest.mark.parametrize("architecture", architectures.ALL)
+def test_the_path_is_told_without_weights(architecture: str) -> None:
+    """What paths.py sees of values is said beforehand: packed, or not and why."""
+    why = probing.why_not_by_shapes(architectures.config_of(architecture))
+    assert (why is None) == (architectures.PATHS.get(architecture, "packed") == "packed"), why
+
+
+def test_what_is_not_packed_costs_more_and_says_why() -> None:
+    config = architectures.config_of("gpt_oss", num_hidden_layers=2)
+    found = cost.cost(config, "float32", 200)
+    assert found.path == "cached"
+    assert "s_aux" in found.why
+    packed = cost.our_memory(Shape.of(config), 200, 4)
+    assert found.ours.keys_values == 2 * packed.keys_values
+    assert found.our_flops > cost.our_flops(Shape.of(config), PAPER_CORPUS)
+    assert "can't be packed (its attention has s_aux)" in about(found)
 
 
 def test_ours_is_close_to_a_forward_pass_and_the_released_code_far_from_it() -> None:

@@ -15,7 +15,7 @@ from tiny import TEXT, tokenizer
 import mixprec as mp
 from mixprec.calibration.data import Calibration
 from mixprec.core.errors import UserError
-from mixprec.models.decoder import Linear, Norm, Rows
+from mixprec.models.decoder import Linear, Norm, Nowhere, Rows
 from mixprec.models.discover import class_of
 from mixprec.models.experts import Experts, unstack
 from mixprec.models.head import Head
@@ -116,12 +116,17 @@ def test_square_matrices_of_experts_are_read_along_the_right_axis(tmp_path: Path
 @pytest.mark.parametrize("architecture", architectures.TEXT)
 def test_sources_of_scales_are_where_they_fold(architecture: str) -> None:
     model = architectures.model_of(architecture, seed=3)
+    unstack(model)
     known = {linear.address: linear for linear in map_in(model).linears}
     for group in map_in(model).groups:
-        if group.source is None:
+        # Behind a norm whose channels change, a router chooses others (tests/compress/test_folding_anywhere.py).
+        routed = group.routed is not None and isinstance(group.source, Norm)
+        if group.source is None or isinstance(group.source, Nowhere) or routed:
             continue
         block = blocks_of(model)[group[0].layer - 1]
         before = _inputs(model, block, group[0])
+        if not len(before):
+            continue
         with torch.no_grad():
             if isinstance(group.source, Norm):
                 norm = block.get_submodule(group.source.path)
@@ -144,7 +149,7 @@ def _inputs(model: Any, block: torch.nn.Module, linear: Linear) -> torch.Tensor:
     with torch.no_grad():
         model(input_ids=IDS)
     hook.remove()
-    return seen[0]
+    return seen[0] if seen else torch.empty(0)  # an expert that no token came to
 
 
 def test_stacked_experts_in_a_file_are_read_and_written_as_stacks(tmp_path: Path) -> None:

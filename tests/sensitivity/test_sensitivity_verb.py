@@ -152,7 +152,7 @@ def test_scores_are_their_formulas() -> None:
         assert float(damage("hessian_trace", asked)[m, c]) == pytest.approx(wanted)
         importance = (0.7, 0.3)[m] * float(errors.weight[m, c]) / float(errors.norm[m, 0])
         assert float(damage("importance", asked)[m, c]) == pytest.approx(importance)
-    assert set(scorers.SCORERS) | {"measured"} == set(scorers.Scorer.__args__)  # type: ignore[attr-defined]
+    assert set(scorers.SCORERS) | {"measured", "reap"} == set(scorers.Scorer.__args__)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.models.gguf import metadata
-from mixprec.numerics.formats import GGML, WORD, AffineFormat, AnyFormat, CodebookFormat, Format, GgmlFormat, Keep
+from mixprec.numerics.formats import GGML, WORD, AffineFormat, AnyFormat, CodebookFormat, Drop, Format, GgmlFormat, Keep
 from mixprec.numerics.ggml import exact_type
 from mixprec.plan.schema import Plan, unfit
 
@@ -52,9 +52,10 @@ def _mixed(plan: Plan, inventory: Decoder) -> Iterator[tuple[Linear, str]]:
     """Experts that are to have another type than others of their tensor, and why they can't."""
     formats = plan.formats
     for modules in stacks(inventory):
-        mine = {module: _type(formats[module.address], module) for module in modules if module.address in formats}
+        there = [each for each in modules if each.address in formats and each.address not in plan.dropped]
+        mine = {module: _type(formats[module.address], module) for module in there}
         if len(set(mine.values())) > 1:
-            most = max(modules, key=lambda module: _bits(formats[module.address]))
+            most = max(there, key=lambda module: _bits(formats[module.address]))
             wanted = formats[most.address]
             kinds = " and ".join(sorted(set(mine.values())))
             label = f"{most.layer}_{most.kind}"
@@ -62,11 +63,11 @@ def _mixed(plan: Plan, inventory: Decoder) -> Iterator[tuple[Linear, str]]:
                 f"layer {most.layer}'s experts are one tensor of one type for {most.kind} in GGUF, and have {kinds}; "
                 f"the nearest plan has {wanted} for {label} (a rule for {label} means all of them, as does tie: fused)"
             )
-            yield from ((module, reason) for module in modules if mine[module] != mine[most])
+            yield from ((module, reason) for module in there if mine[module] != mine[most])
 
 
 def _bits(format: AnyFormat) -> float:
-    return WORD if isinstance(format, Keep) else format.bits
+    return WORD if isinstance(format, Keep | Drop) else format.bits
 
 
 def _type(format: AnyFormat, module: Linear) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mixprec.checkpoint.base import CheckpointFormat, Finish, Held
+from mixprec.checkpoint.fewer import left
 from mixprec.checkpoint.gguf import tokenizer
 from mixprec.checkpoint.gguf.holding import problems
 from mixprec.checkpoint.gguf.tensors import PACKED, Entry, entries, left_out, predicted
@@ -94,7 +95,7 @@ def read(module: Linear, tensors: Mapping[str, Tensor], format: AnyFormat, by: P
 
 def size(plan: Plan, inventory: Decoder, config: PretrainedConfig) -> int:
     """Bytes of the file. Exact where the tokenizer lies on this machine, else its vocabulary is estimated."""
-    tensors = list(predicted(plan, inventory, config))
+    tensors = list(predicted(*left(plan, inventory, config)))
     folder = at_hand(config)
     if folder is not None and not (folder / "tokenizer.json").is_file():
         folder = None

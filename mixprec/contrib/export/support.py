@@ -58,6 +58,7 @@ def gathered(plan: Plan, inventory: Decoder, support: Support) -> dict[Format | 
     """
     check_modules(plan, inventory, f"plan for {plan.model}")
     check_inside(plan, inventory, support.target)
+    check_all_stay(plan, support.target)
     found: dict[Format | Keep, list[str]] = {}
     problems: dict[tuple[str, str], list[str]] = {}
     formats = plan.formats
@@ -78,6 +79,15 @@ def check_inside(plan: Plan, inventory: Decoder, target: str) -> None:
     outside = [linear.address for linear in inventory.outside if linear.address in plan.changed]
     if outside:
         raise UserError(f"{outside[0]}: the {target} export is of the blocks' linear modules; leave out this line")
+
+
+def check_all_stay(plan: Plan, target: str) -> None:
+    """A plan drops no experts. Raises UserError."""
+    if plan.dropped:
+        raise UserError(
+            f"{min(plan.dropped)}: dropped; {target} can't be told to leave out experts. Write the model without them "
+            "first (mixprec compress with a plan of keep and drop), and plan for that one"
+        )
 
 
 def _problem(plan: Plan, module: Linear, format: AnyFormat, support: Support) -> str | None:

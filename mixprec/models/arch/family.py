@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
@@ -74,7 +74,11 @@ class Family:
 
 @dataclass(frozen=True)
 class Known:
-    """What can't be seen of decoders that are discovered: where a scale on an input folds. ``offset``: as of Family."""
+    """What can't be seen of decoders that are discovered: where a scale on an input folds. ``offset``: as of Family.
+
+    ``readers``: norm -> modules within a block that read it beside its linears, such as routers, where they are there.
+    """
 
     shared: tuple[Shared, ...]
     offset: float = 0.0
+    readers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -146,7 +146,7 @@ class Plans:
         before = len(self.found.problems)
         pinned = pinned_choices(budget, self.inventory)
         modules = [module.address for part in problem.parts for module in part.modules]
-        for choice in budget.candidates:
+        for choice in budget.choices:
             alike = dict.fromkeys(modules, choice) | pinned
             with self.found.trying(f"variant {name}"):
                 plan = self._whole(as_plan(alike, budget, self.inventory, self.chosen.model.id, method))
