@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def rows(chosen: Recipe, found: Checked) -> dict[str, dict[str, Any]]:
         made[name] = {"description": variant.description, "account": None}
         if plan is not None:
             made[name] |= {
-                "account": asdict(bits.account(plan, found.model.decoder)),
-                "bytes_on_disk": chosen.checkpoint.written.bytes(plan, found.model.decoder, found.model.config),
+                "account": bits.account(plan, found.model.decoder),
+                "bytes_on_disk": found.file_bytes(chosen, name),
             }
     return made

@@ -18,6 +18,7 @@ from mixprec import cli, pipeline, recipe
 from mixprec.checkpoint.formats import checkpoint_format
 from mixprec.checkpoint.gguf.writer import FILE
 from mixprec.models.model import Model
+from mixprec.plan.rules import build_plan
 
 GGUF = checkpoint_format("gguf")
 RECIPE = Path(__file__).parents[2] / "recipes" / "dynamic_gguf_r1.yaml"
@@ -137,16 +138,15 @@ def logits_of(model: Model) -> tuple[list[int], torch.Tensor]:
         return tokens, loaded.model(input_ids=torch.tensor([tokens])).logits[0].float()
 
 
-@pytest.mark.parametrize(
-    ("variant", "published"), [("dynamic_2.51", 212), ("dynamic_1.73", 158), ("dynamic_1.58", 131)]
-)
-def test_the_paper_s_files_have_their_published_sizes(variant: str, published: int) -> None:
-    """Unsloth's pages write GB; llama.cpp's loader says GiB of them."""
-    from mixprec.plan.rules import build_plan
+PUBLISHED = {"dynamic_2.51": 212, "dynamic_1.73": 158, "dynamic_1.58": 131}
 
+
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_the_paper_s_files_have_their_published_sizes(variant: str) -> None:
+    """Unsloth's pages write GB; llama.cpp's loader says GiB of them."""
     chosen = recipe.load(RECIPE)
     r1 = chosen.model.as_model()
     plan = build_plan(chosen.variants[variant].plan, r1.decoder, chosen.model.id, "ggml")
     whole = chosen.checkpoint.whole(plan, r1.decoder)
     assert not GGUF.problems(whole, r1.decoder, r1.config)
-    assert GGUF.bytes(whole, r1.decoder, r1.config) / 2**30 == pytest.approx(published, rel=0.02)
+    assert GGUF.bytes(whole, r1.decoder, r1.config) / 2**30 == pytest.approx(PUBLISHED[variant], rel=0.02)

@@ -41,6 +41,18 @@ class Checked(Findings):
     counting: Counting = field(default_factory=Counting)
     model: Model | None = None
 
+    #: Variant -> bytes of its files with weights, where they were asked for.
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def file_bytes(self, chosen: Recipe, name: str) -> int:
+        """Bytes of the files with weights of a variant whose plan is known."""
+        plan = self.plans[name]
+        assert plan is not None
+        assert self.model is not None
+        if name not in self.sizes:
+            self.sizes[name] = chosen.checkpoint.written.bytes(plan, self.model.decoder, self.model.config)
+        return self.sizes[name]
+
     @property
     def inventory(self) -> Decoder | None:
         """The model's map."""
