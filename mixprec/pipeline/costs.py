@@ -310,18 +310,21 @@ class _Reckoning:
             work += f", {plural(tuned.steps, 'step')} in each block" if tuned else ""
             memory = self._block_memory() + (_TUNED_BYTES * self.shape.linear // self.shape.layers if tuned else 0)
             spec = self.chosen.tune_of(variant)
-            yield Stage(f"compress {name}", work, seconds, memory, disk, self._compressing(plan, disk, engine, spec))
+            yield Stage(
+                f"compress {name}", work, seconds, memory, disk, self._compressing(name, plan, disk, engine, spec)
+            )
             if spec is not None:
                 yield self._tuned(name, spec)
 
-    def _compressing(self, plan: Plan | None, disk: int, engine: str, tuned: TuneSpec | None) -> Traffic:
+    def _compressing(self, name: str, plan: Plan | None, disk: int, engine: str, tuned: TuneSpec | None) -> Traffic:
         """What goes through files; of other quantizers what they read and leave."""
         if plan is None or engine != "mixprec":
             return self.stored.sweeps(written=disk)
         tokens = self.used.get("compress.calibration")
         states = 2 * (tokens.tokens if tokens else 0) * self.shape.hidden * self.item
+        account = self.found.account(name)
         spilled = max(0, states - int(self.chosen.compress.memory_gb * 1e9))
-        return traffic.compressing(plan, self.inventory, self.stored, disk, spilled, tuned=tuned is not None)
+        return traffic.compressing(plan, account, self.inventory, self.stored, disk, spilled, tuned=tuned is not None)
 
     def _tuned(self, name: str, spec: TuneSpec) -> Stage:
         """The original once, then three passes' worth of arithmetic a step, the head's too, and the checks."""

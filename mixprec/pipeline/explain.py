@@ -8,7 +8,6 @@ from typing import Any
 
 from mixprec.models import conversion
 from mixprec.pipeline.checks import Checked, checked
-from mixprec.plan import bits
 from mixprec.plan.relative import Importance
 from mixprec.recipe import Recipe
 
@@ -36,7 +35,7 @@ def rows(chosen: Recipe, found: Checked) -> dict[str, dict[str, Any]]:
         made[name] = {"description": variant.description, "account": None}
         if plan is not None:
             made[name] |= {
-                "account": bits.account(plan, found.model.decoder),
+                "account": found.account(name),
                 "bytes_on_disk": found.file_bytes(chosen, name),
             }
     return made

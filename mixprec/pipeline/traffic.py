@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mixprec.checkpoint.integrity import weight_bytes
 from mixprec.models import fp8
 from mixprec.models.decoder import Decoder
-from mixprec.plan import bits
+from mixprec.plan.bits import Account
 from mixprec.plan.schema import Plan
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def stored(config: PretrainedConfig, inventory: Decoder, folder: Path | None) ->
     return Stored(blocks, whole - blocks)
 
 
-def compressing(plan: Plan, inventory: Decoder, source: Stored, written: int, spilled: int, *, tuned: bool) -> Traffic:
+def compressing(
+    plan: Plan, account: Account, inventory: Decoder, source: Stored, written: int, spilled: int, *, tuned: bool
+) -> Traffic:
     """Of ``compress.stream``: the walk, the blocks' files, what is packed of them, and the checkpoint, which is hashed.
 
     ``source``: the model's files; ``written``: bytes of the checkpoint's. ``spilled``: bytes of calibration states that
@@ -76,8 +78,7 @@ def compressing(plan: Plan, inventory: Decoder, source: Stored, written: int, sp
     and written once more.
     """
     changed = set(plan.changed)
-    modules = bits.account(plan, inventory).modules
-    codes = sum(modules[address].bytes for address in changed)
+    codes = sum(account.modules[address].bytes for address in changed)
     kept = 1 - sum(linear.weights for linear in inventory.planned(changed)) / inventory.parameters
     copied = round(source.all * kept)
     states = spilled * inventory.layers

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import WORD, AnyFormat, fitting
@@ -44,12 +45,12 @@ class Storage:
         """Bits per weight with scales, zero points, code books and indices."""
         return self.bits / self.weights
 
-    @property
+    @cached_property
     def bits(self) -> int:
         """Bits of everything."""
         return sum(self._parts)
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Bytes of the packed tensors, each filled up to a whole byte."""
         return sum(-(-part // 8) for part in self._parts)
@@ -111,7 +112,13 @@ def account(plan: Plan, inventory: Decoder) -> Account:
     check_modules(plan, inventory, f"plan for {plan.model}")
     formats = plan.formats
     planned = inventory.planned(formats)
-    modules = {module.address: storage(module, formats[module.address]) for module in planned}
+    known: dict[tuple[int, int, AnyFormat], Storage] = {}  # mixtures have few shapes and tens of thousands of modules
+    modules = {}
+    for module in planned:
+        key = (module.out_features, module.in_features, formats[module.address])
+        if key not in known:
+            known[key] = storage(module, key[2])
+        modules[module.address] = known[key]
     total = _total(modules[module.address] for module in inventory.linears)
     return Account(
         modules=modules,
