@@ -26,7 +26,7 @@ def problem(config: PretrainedConfig) -> str | None:
     if config.model_type not in ARCHITECTURES:
         return f"GGUF files are written of {', '.join(ARCHITECTURES)}, this is {config.model_type}"
     kind = rope_type(config)
-    if kind not in _ROPES and (kind, config.model_type in LATENT) != ("yarn", True):
+    if kind not in _ROPES and not (kind == "yarn" and config.model_type in (*LATENT, "gpt_oss")):
         return f"rotary embeddings are written as {', '.join(_ROPES)}, this model's are {kind}"
     if _rope(config).get("partial_rotary_factor", 1.0) != 1.0:
         return "rotary embeddings over a part of each head are not written"
@@ -37,6 +37,8 @@ def problem(config: PretrainedConfig) -> str | None:
         return f"llama.cpp computes {config.model_type} with {wanted}, this model has {activation}"
     if gemma:
         return _gemma_problem(config)
+    if config.model_type == "gpt_oss":
+        return mixtures.problem(config)
     windows = set(getattr(config, "layer_types", None) or ["full_attention"])
     if windows != {"full_attention"} or _window(config):
         return "sliding windows are not written: llama.cpp would attend to everything"
