@@ -1,8 +1,8 @@
 """ggml: llama.cpp's own types, q8_0 down to iq1_s, quantized as llama.cpp quantizes them.
 
-Python's ``gguf`` knows how for types with plain blocks of 32, mxfp4 and tq1_0, tq2_0. All others, and an importance vector
-for any, come from llama.cpp itself: its ``ggml_quantize_chunk``, exported by the library of the wheel xllamacpp. The
-vector is what llama.cpp's imatrix holds, the mean of x_j² over tokens for every input j: the diagonal of the
+Python's ``gguf`` knows how for types with plain blocks of 32, mxfp4, tq1_0 and tq2_0. All others, and an importance
+vector for any, come from llama.cpp itself: its ``ggml_quantize_chunk``, exported by the library of the wheel xllamacpp.
+The vector is what llama.cpp's imatrix holds, the mean of x_j² over tokens for every input j: the diagonal of the
 calibration's second moments. An error of weight j costs that much.
 """
 

@@ -25,6 +25,7 @@ MODEL_TYPES: Final = {
     "qwen3moe": "qwen3_moe",
     "deepseek2": "deepseek_v3",
     "gpt-oss": "gpt_oss",
+    "glm4moe": "glm4_moe",
 }
 #: Keys of config.json -> of a file's metadata, behind its architecture.
 _SIZES: Final = {

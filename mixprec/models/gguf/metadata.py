@@ -28,7 +28,7 @@ def problem(config: PretrainedConfig) -> str | None:
     kind = rope_type(config)
     if kind not in _ROPES and not (kind == "yarn" and config.model_type in (*LATENT, "gpt_oss")):
         return f"rotary embeddings are written as {', '.join(_ROPES)}, this model's are {kind}"
-    if _rope(config).get("partial_rotary_factor", 1.0) != 1.0:
+    if _rope(config).get("partial_rotary_factor", 1.0) != 1.0 and config.model_type != "glm4_moe":
         return "rotary embeddings over a part of each head are not written"
     gemma = config.model_type == "gemma3_text"
     activation = config.hidden_activation if gemma else getattr(config, "hidden_act", "silu")
@@ -137,7 +137,7 @@ def add(writer: gguf.GGUFWriter, config: PretrainedConfig, name: str) -> None:
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_key_length(head)
         writer.add_value_length(head)
-        writer.add_rope_dimension_count(head)
+        writer.add_rope_dimension_count(int(head * rope.get("partial_rotary_factor", 1.0)))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_freq_base(rope["rope_theta"])

@@ -42,6 +42,10 @@ _KEYS: Final = {
         "num_experts", "num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size",
     ),
     "qwen3_moe": ("num_experts", "num_experts_per_tok", "moe_intermediate_size"),
+    "glm4_moe": (
+        "n_routed_experts", "num_experts_per_tok", "n_shared_experts", "moe_intermediate_size",
+        "first_k_dense_replace", "routed_scaling_factor", "norm_topk_prob",
+    ),
     "gpt_oss": ("num_local_experts", "num_experts_per_tok", "sliding_window"),
     **dict.fromkeys(
         LATENT,
@@ -52,6 +56,12 @@ _KEYS: Final = {
         ),
     ),
 }  # fmt: skip
+#: What makes probabilities of a router's outputs, where the architecture alone doesn't say it.
+_GATES: Final = {
+    "deepseek_v2": gguf.ExpertGatingFuncType.SOFTMAX,
+    "deepseek_v3": gguf.ExpertGatingFuncType.SIGMOID,
+    "glm4_moe": gguf.ExpertGatingFuncType.SIGMOID,
+}
 _COMMON: Final = ("max_position_embeddings", "rms_norm_eps")
 #: Layers of DeepSeek-V2-Lite and its kind, by which llama.cpp knows that queries have no matrix in between.
 _LITE: Final = (26, 27)
@@ -69,6 +79,8 @@ def problem(config: PretrainedConfig) -> str | None:
         return _latent_problem(config)
     if kind == "gpt_oss":
         return _gpt_oss_problem(config)
+    if kind == "glm4_moe":
+        return _glm_problem(config)
     if kind != "mixtral" and (config.mlp_only_layers or config.decoder_sparse_step != 1):
         return f"llama.cpp's {kind} has experts in every layer, this model not"
     if kind == "qwen2_moe" and config.norm_topk_prob:
@@ -114,6 +126,14 @@ def _gpt_oss_problem(config: PretrainedConfig) -> str | None:
     return _yarn_problem(rope)
 
 
+def _glm_problem(config: PretrainedConfig) -> str | None:
+    if config.n_group != 1:
+        return f"n_group: {config.n_group}: files of GLM-4.5 are written without groups of experts"
+    if not config.norm_topk_prob:
+        return "norm_topk_prob: llama.cpp's GLM-4.5 makes the weights of a token's experts sum up to 1, this model not"
+    return None
+
+
 def note(config: PretrainedConfig) -> str | None:
     """What llama.cpp computes otherwise than this mixture, whoever writes its file, or None."""
     rope = config.rope_parameters
@@ -144,9 +164,8 @@ def add(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
         value = getattr(config, key)
         if value is not None:
             _put(writer, _NUMBERS[key], value)
-    if kind in LATENT:
-        sigmoid = gguf.ExpertGatingFuncType.SIGMOID if kind == "deepseek_v3" else gguf.ExpertGatingFuncType.SOFTMAX
-        writer.add_expert_gating_func(sigmoid)
+    if kind in _GATES:
+        writer.add_expert_gating_func(_GATES[kind])
     if kind == "gpt_oss":  # there is no other width
         writer.add_expert_feed_forward_length(config.intermediate_size)
     rope = config.rope_parameters
@@ -183,12 +202,20 @@ def is_mixture(reader: Any) -> bool:
     return bool(_said(reader, "expert_count"))
 
 
+#: Architecture in GGUF -> model_type; of DeepSeek there are two.
+_KINDS: Final = {
+    "llama": "mixtral",
+    "qwen2moe": "qwen2_moe",
+    "qwen3moe": "qwen3_moe",
+    "gpt-oss": "gpt_oss",
+    "glm4moe": "glm4_moe",
+}
+
+
 def described(reader: Any) -> dict[str, Any]:
     """The configuration's keys of a mixture that a file's metadata say, beside those of every model."""
     architecture = str(reader.get_field("general.architecture").contents())
-    kind = {"llama": "mixtral", "qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe", "gpt-oss": "gpt_oss"}.get(
-        architecture
-    )
+    kind = _KINDS.get(architecture)
     if kind is None:
         sigmoid = _said(reader, "expert_gating_func") == gguf.ExpertGatingFuncType.SIGMOID
         kind = "deepseek_v3" if sigmoid else "deepseek_v2"
@@ -200,6 +227,11 @@ def described(reader: Any) -> dict[str, Any]:
         found["norm_topk_prob"] = True
     if kind in LATENT:
         found |= _latent(reader, kind)
+    if kind == "glm4_moe":
+        width = _said(reader, "attention.key_length")
+        found["rope_parameters"]["partial_rotary_factor"] = _said(reader, "rope.dimension_count") / width
+        names = {tensor.name for tensor in reader.tensors}
+        found |= {"use_qk_norm": "blk.0.attn_q_norm.weight" in names, "attention_bias": "blk.0.attn_q.bias" in names}
     if _said(reader, "rope.scaling.type") == "yarn":
         found["rope_parameters"] = _yarn(reader, kind)
     return found

@@ -33,9 +33,10 @@ ARCHITECTURES: Final = {
     "deepseek_v2": gguf.MODEL_ARCH.DEEPSEEK2,
     "deepseek_v3": gguf.MODEL_ARCH.DEEPSEEK2,
     "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
+    "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
 }
 #: Those of them that are mixtures of experts.
-MIXTURES: Final = ("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "gpt_oss")
+MIXTURES: Final = ("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe")
 #: With latent attention: one matrix makes keys and values of what both share (models/gguf/latent.py).
 LATENT: Final = ("deepseek_v2", "deepseek_v3")
 #: Of a file with Llama 3's scaling: what each rotary frequency is divided by.
