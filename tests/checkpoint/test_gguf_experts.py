@@ -60,7 +60,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "deepseek_v3 yarn": {**LATENT, "rope_parameters": YARN, "norm_topk_prob": True},
     "glm4_moe": {"attention_bias": True, "routed_scaling_factor": 2.5, "norm_topk_prob": True},
-    "glm4_moe norms": {"use_qk_norm": True, "norm_topk_prob": True},
+    "glm4_moe norms": {"use_qk_norm": True, "norm_topk_prob": False},
     "gpt_oss": {"intermediate_size": 64, "rope_parameters": GPT_OSS_YARN},
     "gpt_oss plain": {"rope_parameters": {"rope_type": "default", "rope_theta": 150_000.0}},
 }  # fmt: skip
@@ -238,7 +238,6 @@ def test_where_llama_cpp_rounds_and_gpt_oss_does_not_is_said(
         ("gpt_oss", {"rope_parameters": {**GPT_OSS_YARN, "beta_slow": 2.0}}, "beta_fast 32 and beta_slow 1"),
         ("gpt_oss", {"rope_parameters": {**GPT_OSS_YARN, "attention_factor": 2.0}}, "without mscale and attention"),
         ("glm4_moe", {"n_group": 2, "topk_group": 1}, "n_group: 2: files of GLM-4.5 are written without"),
-        ("glm4_moe", {"norm_topk_prob": False}, "norm_topk_prob: llama.cpp's GLM-4.5"),
         ("qwen2_moe", {"decoder_sparse_step": 2}, "experts in every layer"),
         ("qwen2_moe", {"norm_topk_prob": True}, "norm_topk_prob"),
         ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob"),

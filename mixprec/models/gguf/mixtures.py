@@ -129,8 +129,6 @@ def _gpt_oss_problem(config: PretrainedConfig) -> str | None:
 def _glm_problem(config: PretrainedConfig) -> str | None:
     if config.n_group != 1:
         return f"n_group: {config.n_group}: files of GLM-4.5 are written without groups of experts"
-    if not config.norm_topk_prob:
-        return "norm_topk_prob: llama.cpp's GLM-4.5 makes the weights of a token's experts sum up to 1, this model not"
     return None
 
 
