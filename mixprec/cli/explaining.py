@@ -55,26 +55,32 @@ def _print_data(chosen: Recipe, found: Checked) -> None:
 
 
 def _print_stages(listed: list[Stage]) -> None:
-    """Time, memory and disk of each stage, and of all."""
+    """Time and memory of each stage, and of all; what it leaves on the disk, and what goes there and comes from it."""
     from mixprec.pipeline import costs
     from mixprec.report.formatting import size
 
-    table = Table(title="Stages", box=box.SIMPLE_HEAD)
-    for column in ("stage", "work"):
-        table.add_column(column)
-    for column in ("CPU time", "memory", "disk"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for each in listed:
-        table.add_row(
-            each.name, each.work, _time(each.seconds), size(each.memory), size(each.disk) if each.disk else ""
-        )
-    table.add_section()
     whole = costs.total(listed)
-    table.add_row(whole.name, "", _time(whole.seconds), size(whole.memory), size(whole.disk))
-    out.print(table)
+    stages, disk = (Table(title=title, box=box.SIMPLE_HEAD) for title in ("Stages", "Disk"))
+    for column in ("stage", "work"):
+        stages.add_column(column)
+    disk.add_column("stage")
+    for table, columns in ((stages, ("CPU time", "memory")), (disk, ("stays", "read", "written"))):
+        for column in columns:
+            table.add_column(column, justify="right", no_wrap=True)
+    for each in (*listed, whole):
+        if each is whole:
+            stages.add_section()
+            disk.add_section()
+        stages.add_row(each.name, each.work, _time(each.seconds), size(each.memory))
+        disk.add_row(each.name, *(size(count) if count else "" for count in (each.disk, *each.traffic)))
+    out.print(stages)
     out.print(
         "Rough, by arithmetic: CPU time of one core of a 2-core AMD EPYC, whose recipes took half to twice of it; "
         "memory is the most at once, without an allocator's waste. Nothing is taken for stages that are done."
+    )
+    out.print(disk)
+    out.print(
+        "What stays, and what is read and written where no file stays in the system's cache from one pass to the next."
     )
 
 
@@ -133,25 +139,31 @@ def _print_variants(name: str, chosen: Recipe, found: Checked) -> None:
     assert found.inventory is not None
 
     table = Table(title=f"{name}: {chosen.model.id}", box=box.SIMPLE_HEAD)
-    table.add_column("variant", no_wrap=True)
-    table.add_column("modules", min_width=11, overflow="fold")
-    for column in ("code bits", "effective", "packed", "on disk"):
-        table.add_column(column, justify="right", no_wrap=True)
+    formats = Table(title="Formats", box=box.SIMPLE_HEAD)
+    for one, columns in (
+        (table, ("variant", "code bits", "effective", "packed", "on disk")),
+        (formats, ("variant", "format", "modules", "packed")),
+    ):
+        for column in columns:
+            one.add_column(column, justify="left" if column in ("variant", "format") else "right", no_wrap=True)
     for name, row in pipeline.rows(chosen, found).items():
         account = row["account"]
         if account is None:
-            table.add_row(name, "known when it runs", *["-"] * 4)
+            table.add_row(name, "known when it runs", *["-"] * 3)
             continue
         table.add_row(
             name,
-            "\n".join(f"{total['modules']} x {form}" for form, total in account["formats"].items()),
-            f"{account['code_bits']:.3f}",
-            f"{account['effective_bits']:.3f}",
-            size(account["packed_bytes"]),
+            f"{account.code_bits:.3f}",
+            f"{account.effective_bits:.3f}",
+            size(account.packed_bytes),
             size(row["bytes_on_disk"]),
         )
+        for number, (format, total) in enumerate(account.formats.items()):
+            formats.add_row("" if number else name, format, f"{total.modules:,}", size(total.bytes))
+        formats.add_row("", "all else, 16 bits", "", size(account.other_bytes), end_section=True)
     out.print(table)
     out.print(
         "Bits per weight of the linear modules, without and with scales; bytes of the whole model packed, and of its "
         f"files with weights. In 16 bits it takes {size(dense_bytes(found.inventory))}."
     )
+    out.print(formats)

@@ -1,8 +1,8 @@
 """ggml: llama.cpp's own types, q8_0 down to iq1_s, quantized as llama.cpp quantizes them.
 
-Python's ``gguf`` knows how for types with plain blocks of 32 and for tq1_0, tq2_0. All others, and an importance vector
-for any, come from llama.cpp itself: its ``ggml_quantize_chunk``, exported by the library of the wheel xllamacpp. The
-vector is what llama.cpp's imatrix holds, the mean of x_j² over tokens for every input j: the diagonal of the
+Python's ``gguf`` knows how for types with plain blocks of 32, mxfp4, tq1_0 and tq2_0. All others, and an importance
+vector for any, come from llama.cpp itself: its ``ggml_quantize_chunk``, exported by the library of the wheel xllamacpp.
+The vector is what llama.cpp's imatrix holds, the mean of x_j² over tokens for every input j: the diagonal of the
 calibration's second moments. An error of weight j costs that much.
 """
 
@@ -29,9 +29,9 @@ _PACKAGE = "xllamacpp"
 INSTALL = "pip install 'mixprec[llamacpp]' (or pip install --no-deps xllamacpp)"
 
 #: Types that Python's gguf quantizes, to the same bytes as llama.cpp.
-_PLAIN: Final = frozenset({"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq1_0", "tq2_0"})
+_PLAIN: Final = frozenset({"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq1_0", "tq2_0", "mxfp4"})
 #: Types that llama.cpp quantizes alike with and without an importance vector.
-_INDIFFERENT: Final = frozenset({"q8_0", "tq1_0", "tq2_0"})
+_INDIFFERENT: Final = frozenset({"q8_0", "tq1_0", "tq2_0", "mxfp4"})
 #: The least importance of an input, relative to the mean: dead inputs make llama.cpp's searches divide by zero.
 _FLOOR = 1e-6
 #: Weights that are quantized in one call, which bounds float32 copies.

@@ -20,8 +20,8 @@ from torch import Tensor
 from mixprec.compress.candidatefiles import Candidates
 from mixprec.plan.budget import Problem
 from mixprec.plan.sensitivity import Choice, Sensitivity
-from mixprec.sensitivity.evidence import TOGETHER
 from mixprec.sensitivity.passages import Scored, counted
+from mixprec.sensitivity.spec import TOGETHER
 from mixprec.sensitivity.sweep import State, sweep
 from mixprec.walk import blocks
 from mixprec.walk.losses import Row

@@ -317,7 +317,7 @@ def _seen(
                 lambda _block, _inputs, output: parts.append(len(output) if isinstance(output, tuple) else 0)
             )
             stack.callback(hook.remove)
-            for name, module in block.named_modules():
+            for name, module in block.named_modules(memo=_others(block)):
                 if isinstance(module, nn.Linear):
                     hook = module.register_forward_pre_hook(
                         lambda _module, inputs, path=f"{blocks_path}.{index}", name=name: see(path, name, inputs[0])
@@ -337,6 +337,12 @@ def _seen(
             if isinstance(module, Experts):
                 _spread(groups, order.get(path, []), path, where, len(module))
     return groups | {path: tuple(dict.fromkeys(names)) for path, names in order.items()}, through, max(parts, default=0)
+
+
+def _others(block: nn.Module) -> set[nn.Module]:
+    """The experts of a block but for the first ones, which are called for all in a pass of shapes."""
+    stacks = (module for module in block.modules() if isinstance(module, Experts))
+    return {expert for stack in stacks for number, expert in enumerate(stack.children()) if number}
 
 
 def _spread(groups: dict[str, tuple[str, ...]], order: list[str], path: str, where: str, count: int) -> None:

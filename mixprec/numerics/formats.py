@@ -52,6 +52,7 @@ GGML: Final[dict[str, GgmlLayout]] = {
     "q3_k": GgmlLayout(256, 110, 768),
     "iq3_s": GgmlLayout(256, 110, 832),
     "iq4_xs": GgmlLayout(256, 136, 1024),
+    "mxfp4": GgmlLayout(32, 17, 128),
     "iq4_nl": GgmlLayout(32, 18, 128),
     "q4_0": GgmlLayout(32, 18, 128),
     "q4_k": GgmlLayout(256, 144, 1024),

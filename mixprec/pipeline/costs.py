@@ -1,4 +1,5 @@
-"""What a recipe will take, stage by stage, by arithmetic: CPU seconds, memory and disk, and what they are spent on.
+"""What a recipe will take, stage by stage, by arithmetic: CPU seconds, memory, disk and what goes to it and comes from
+it, and what they are spent on.
 
 Times are operations over rates. The rates are those of one core of a 2-core AMD EPYC with float32 and bfloat16 products
 in hardware, where the recipes' own times (recipes/README.md) were taken; the estimates stay within a factor of two of
@@ -7,7 +8,9 @@ these. Other processors differ by more. Memory is weights, states and logits, wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 from mixprec.importance.cost import Corpus, Shape, generic_flops, generic_memory, our_flops, our_memory
@@ -15,7 +18,9 @@ from mixprec.importance.probing import why_not_by_shapes
 from mixprec.models import conversion
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import Drop
+from mixprec.pipeline import traffic
 from mixprec.pipeline.checks import Checked
+from mixprec.pipeline.traffic import Traffic
 from mixprec.pipeline.usage import Used, used
 from mixprec.plan import bits
 from mixprec.plan.methods import METHODS, Pace, guidable, needing_inputs, using_inputs
@@ -23,7 +28,7 @@ from mixprec.plan.schema import Plan, Treatment
 from mixprec.recipe import Recipe
 from mixprec.report.formatting import plural
 from mixprec.sensitivity.sets import cells_of
-from mixprec.sensitivity.spec import GRADIENT
+from mixprec.sensitivity.spec import GRADIENT, TOGETHER
 from mixprec.tune.blockoptions import TuneBlocks
 from mixprec.tune.options import TuneSpec
 from mixprec.walk.options import numbers_inside
@@ -46,19 +51,22 @@ _TUNED_BYTES = 24
 _DISK_RATE = 4.0e8
 #: Seconds of a step of decoding for each parameter, and for each parameter and row.
 _STEP_SECONDS, _ROW_SECONDS = 8.0e-10, 1.2e-10
+#: Samples that guidance takes through the model at once.
+_GUIDED_TOGETHER = 8
 #: Tokens whose logits are in memory at once, in float32, with those of the original beside them.
 _LOGIT_TOKENS = 1024
 
 
 class Stage(NamedTuple):
     """``work``: what is done, in words. ``seconds`` of one core; None where that isn't known (a GPU, another engine).
-    ``memory``, ``disk``: bytes."""
+    ``memory``: bytes; ``disk``: bytes that stay there; ``traffic``: those that are read and written."""
 
     name: str
     work: str
     seconds: float | None
     memory: int
     disk: int = 0
+    traffic: Traffic = Traffic()
 
 
 @conversion.without_converting()
@@ -67,8 +75,11 @@ def stages(chosen: Recipe, found: Checked) -> list[Stage]:
     assert found.config is not None
     assert found.inventory is not None
     reckoning = _Reckoning(chosen, found, Shape.of(found.config), found.inventory)
-    known = chosen.model.device == "cpu"
-    return [each if known else each._replace(seconds=None) for each in reckoning.all()]
+    known, listed = chosen.model.device == "cpu", list(reckoning.all())
+    if listed and found.model is not None and found.model.here is not None and found.model.commit is None:
+        # Files that no commit names are hashed, once for all stages.
+        listed[0] = listed[0]._replace(traffic=listed[0].traffic + Traffic(reckoning.stored.all))
+    return [each if known else each._replace(seconds=None) for each in listed]
 
 
 def total(listed: list[Stage]) -> Stage:
@@ -76,7 +87,8 @@ def total(listed: list[Stage]) -> Stage:
     times = [each.seconds for each in listed]
     seconds = None if None in times else sum(time for time in times if time is not None) + _AROUND_SECONDS
     memory = max((each.memory for each in listed), default=_PYTHON_BYTES)
-    return Stage("sum", "", seconds, memory, sum(each.disk for each in listed) + _PAGES_BYTES)
+    traffic = sum((each.traffic for each in listed), Traffic(0, _PAGES_BYTES))
+    return Stage("sum", "", seconds, memory, sum(each.disk for each in listed) + _PAGES_BYTES, traffic)
 
 
 def candidate_bytes(chosen: Recipe, inventory: Decoder) -> int:
@@ -98,6 +110,8 @@ class _Reckoning:
         self.used: dict[str, Used] = {each.key: each for each in used(chosen, found)}
         self.item, self.rate = _BYTES[chosen.model.dtype], RATES[chosen.model.dtype]
         self.weights = shape.parameters * self.item
+        folder = None if found.model is None else found.model.here
+        self.stored = traffic.stored(found.config, inventory, folder)
         self.logits = _LOGIT_TOKENS * shape.vocabulary * 8
 
     def all(self) -> Iterator[Stage]:
@@ -120,6 +134,17 @@ class _Reckoning:
     @property
     def _evaluated(self) -> list[Used]:
         return [self.used[key] for key in ("evaluate.traces", "evaluate.text") if key in self.used]
+
+    def _written(self, name: str) -> int:
+        """Bytes of a variant's files with weights; of the original none are written."""
+        plan = self.found.plans.get(name)
+        if plan is None:
+            return self.shape.parameters * 2
+        return self.found.file_bytes(self.chosen, name) if plan.changed else 0
+
+    @property
+    def _all_written(self) -> int:
+        return sum(self._written(name) for name in self.chosen.all_variants)
 
     def _forward(self, used: Used) -> float:
         """Operations of a pass through the blocks."""
@@ -153,7 +178,11 @@ class _Reckoning:
         sums = (1 + 4 * len(spec.presets)) * self.shape.outputs * 4
         what = plural(spans, "span") if spans else "a judge's spans"  # no more is known of those
         work = f"{what} in {plural(traces.items, 'trace')} of {traces.tokens:,} tokens"
-        return Stage("importance", work, work_done / self.rate, held + _PYTHON_BYTES, 2 * sums)
+        passes = (
+            2 * math.ceil(traces.items * (memory.total - memory.weights) / (spec.sweep_gb * 1e9)) if spec.stream else 1
+        )
+        files = self.stored.sweeps(passes, 2 * sums)
+        return Stage("importance", work, work_done / self.rate, held + _PYTHON_BYTES, 2 * sums, files)
 
     def _solved(self) -> list[Treatment]:
         """What every module is solved for, for sensitivity, ablation and exchanges; zeros cost nothing."""
@@ -167,7 +196,17 @@ class _Reckoning:
         linears = (*self.inventory.linears, *self._outside)
         seconds = self._gather() + sum(self._one(module, each.method) for each in solved for module in linears)
         work = f"{plural(len(linears), 'module')} in {plural(len(solved), 'format')}"
-        return Stage("candidates", work, seconds, self._block_memory(), candidate_bytes(self.chosen, self.inventory))
+        disk = self._candidate_bytes
+        files = self.stored.sweeps(written=disk)
+        return Stage("candidates", work, seconds, self._block_memory(), disk, files)
+
+    @cached_property
+    def _candidate_bytes(self) -> int:
+        return candidate_bytes(self.chosen, self.inventory)
+
+    def _choosing(self, sweeps: float = 1.0) -> Traffic:
+        """Of passes over the model and all candidates."""
+        return self.stored.sweeps(sweeps) + Traffic(round(sweeps * self._candidate_bytes))
 
     def _gather(self, states: int = 2) -> float:
         """Seconds of calibration passes and of the inputs' second moments."""
@@ -184,10 +223,13 @@ class _Reckoning:
             return
         draws = spec.draws if spec.loss == "fisher" else 1
         work = (2 + draws) * self._forward(tokens) + (1 + draws) * self.shape.head * tokens.tokens
-        states = min(tokens.items, 8) * self.shape.layers * tokens.longest * self.shape.hidden * self.item
+        states = (
+            min(tokens.items, _GUIDED_TOGETHER) * self.shape.layers * tokens.longest * self.shape.hidden * self.item
+        )
         memory = self._block_memory() + min(states, int(self.chosen.compress.memory_gb * 1e9)) + self.logits
         disk = len(self.inventory.linears) * tokens.tokens * spec.groups * 4
-        yield Stage("guidance", f"gradients on {tokens.tokens:,} tokens", work / self.rate, memory, disk)
+        files = self.stored.sweeps(2 * math.ceil(tokens.items / _GUIDED_TOGETHER), disk)
+        yield Stage("guidance", f"gradients on {tokens.tokens:,} tokens", work / self.rate, memory, disk, files)
 
     def _one(self, module: Linear, method: str) -> float:
         """Seconds of one solve, and of the second moments that it has for itself."""
@@ -214,13 +256,15 @@ class _Reckoning:
         if spec.scorer == "measured":
             cells = candidates * (len(self.inventory.linears) + len(self._outside))
             work = f"{cells:,} measurements on {scored.tokens:,} tokens"
-            return Stage("sensitivity", work, self._measure(cells, scored, spec.stride), self._whole_memory(scored))
+            seconds = self._measure(cells, scored, spec.stride)
+            return Stage("sensitivity", work, seconds, self._whole_memory(scored), 0, self._choosing())
         work = f"{plural(candidates, 'format')} on {plural(scored.items, 'passage')} of {scored.tokens:,} tokens"
         if not spec.solves:
             work = f"experts on {plural(scored.items, 'passage')} of {scored.tokens:,} tokens"
             return Stage("sensitivity", work, self._forward(scored) / self.rate, self._block_memory())
         if spec.scorer not in GRADIENT:
-            return Stage("sensitivity", work, self.shape.linear * candidates * Pace().weight, self._block_memory())
+            seconds = self.shape.linear * candidates * Pace().weight
+            return Stage("sensitivity", work, seconds, self._block_memory(), 0, self._choosing())
         rows = (1 + len(spec.behaviours)) * spec.draws
         passes = 4 + 2 * rows + 1.5 * candidates + (spec.at != "original")
         memory = self._block_memory() + self.shape.layers * scored.longest * self.shape.hidden * 4 + self.logits
@@ -228,7 +272,9 @@ class _Reckoning:
         if self._outside:
             memory = max(memory, self._whole_memory(scored))
             seconds += 2 * self._measure(candidates * len(self._outside), scored, spec.stride)
-        return Stage("sensitivity", work, seconds, memory)
+        # Up and down for a few passages together, and once more for errors.
+        files = self._choosing(1 + 2 * math.ceil(scored.items / TOGETHER))
+        return Stage("sensitivity", work, seconds, memory, 0, files)
 
     def _measure(self, cells: int, passages: Used, stride: int) -> float:
         """Seconds of restarts, half-way up on average, with the head on every so many-th token."""
@@ -245,7 +291,8 @@ class _Reckoning:
         assert spec is not None
         cells, passages = len(cells_of(spec, self.inventory)) + 1, _joined(self._evaluated)
         work = f"{cells:,} measurements on {passages.tokens:,} tokens"
-        return Stage("ablation", work, self._measure(cells, passages, spec.stride), self._whole_memory(passages))
+        seconds = self._measure(cells, passages, spec.stride)
+        return Stage("ablation", work, seconds, self._whole_memory(passages), 0, self._choosing())
 
     def _exchanges(self) -> Iterator[Stage]:
         for name, variant in self.chosen.all_variants.items():
@@ -257,7 +304,7 @@ class _Reckoning:
             each = (self._forward(scored) + 3 * self.shape.head * scored.tokens / exchange.stride) * share
             work = f"at most {exchange.proposals} plans on {round(scored.tokens * share):,} tokens"
             seconds = exchange.proposals * each / self.rate
-            yield Stage(f"exchange {name}", work, seconds, self._whole_memory(scored))
+            yield Stage(f"exchange {name}", work, seconds, self._whole_memory(scored), 0, self._choosing())
 
     def _compressions(self) -> Iterator[Stage]:
         for name, variant in self.chosen.all_variants.items():
@@ -268,15 +315,27 @@ class _Reckoning:
             engine = self.chosen.engine_of(variant)
             most = plural(len(plan.changed) if plan else len(self.inventory.linears), "module")
             work = f"{'' if plan else 'at most '}{most} by {method}"
-            disk, tuned = self._on_disk(plan), self.chosen.tune_blocks_of(variant)
+            disk, tuned = self._written(name), self.chosen.tune_blocks_of(variant)
             seconds = None if engine != "mixprec" else self._compress(plan, method, tuned) + disk / _DISK_RATE
             work += "" if engine == "mixprec" else f", {engine}"
             work += f", {plural(tuned.steps, 'step')} in each block" if tuned else ""
             memory = self._block_memory() + (_TUNED_BYTES * self.shape.linear // self.shape.layers if tuned else 0)
-            yield Stage(f"compress {name}", work, seconds, memory, disk)
             spec = self.chosen.tune_of(variant)
+            yield Stage(
+                f"compress {name}", work, seconds, memory, disk, self._compressing(name, plan, disk, engine, spec)
+            )
             if spec is not None:
                 yield self._tuned(name, spec)
+
+    def _compressing(self, name: str, plan: Plan | None, disk: int, engine: str, tuned: TuneSpec | None) -> Traffic:
+        """What goes through files; of other quantizers what they read and leave."""
+        if plan is None or engine != "mixprec":
+            return self.stored.sweeps(written=disk)
+        tokens = self.used.get("compress.calibration")
+        states = 2 * (tokens.tokens if tokens else 0) * self.shape.hidden * self.item
+        account = self.found.account(name)
+        spilled = max(0, states - int(self.chosen.compress.memory_gb * 1e9))
+        return traffic.compressing(plan, account, self.inventory, self.stored, disk, spilled, tuned=tuned is not None)
 
     def _tuned(self, name: str, spec: TuneSpec) -> Stage:
         """The original once, then three passes' worth of arithmetic a step, the head's too, and the checks."""
@@ -291,7 +350,8 @@ class _Reckoning:
         states = (samples + spec.validation) * length * self.shape.hidden * item
         memory = _PYTHON_BYTES + self.shape.parameters * (item + 2) + self.logits + min(inside, limit)
         work = f"{samples * spec.epochs:,} samples of {length} tokens, {spec.validation} for validation"
-        return Stage(f"tune {name}", work, seen * each / rate, memory + min(states, limit))
+        files = self.stored.sweeps() + Traffic(states, states)
+        return Stage(f"tune {name}", work, seen * each / rate, memory + min(states, limit), 0, files)
 
     def _compress(self, plan: Plan | None, method: str, tuned: TuneBlocks | None) -> float:
         methods = {method} if plan is None else plan.methods  # without a plan like one that changes all modules
@@ -311,11 +371,6 @@ class _Reckoning:
         seen = options.steps * options.batch / tokens.items
         return _STEP_PASSES * seen * self._forward(tokens) / RATES[options.dtype]
 
-    def _on_disk(self, plan: Plan | None) -> int:
-        if plan is None:
-            return self.shape.parameters * 2
-        return self.chosen.checkpoint.written.bytes(plan, self.inventory, self.found.config)
-
     def _evaluation(self) -> Stage:
         passages, models = _joined(self._evaluated), len(self.chosen.all_variants) + 1
         each = self._forward(passages) + 3 * self.shape.head * passages.tokens
@@ -324,7 +379,8 @@ class _Reckoning:
         memory = (
             self._whole_memory(passages, 2) - (self.shape.layers - 1) * passages.tokens * self.shape.hidden * self.item
         )
-        return Stage("evaluation", work, models * each / self.rate, memory, states)
+        files = self.stored.sweeps() + Traffic(states + self._all_written, states)
+        return Stage("evaluation", work, models * each / self.rate, memory, states, files)
 
     def _benchmarks(self) -> Iterator[Stage]:
         spec = self.chosen.evaluate
@@ -335,11 +391,12 @@ class _Reckoning:
         batch = spec.engine.batch
         seconds = tokens * self.shape.parameters * (_STEP_SECONDS / batch + _ROW_SECONDS)
         work = f"{outputs * variants:,} outputs, at most {tokens:,} tokens"
+        files = self.stored.sweeps() + Traffic(self._all_written, tokens * 5)
         if spec.engine.kind != "transformers":
-            yield Stage("benchmarks", work, None, _PYTHON_BYTES + self.weights, tokens * 5)
+            yield Stage("benchmarks", work, None, _PYTHON_BYTES + self.weights, tokens * 5, files)
             return
         cache = self.shape.keys_values(batch * spec.max_new_tokens, self.item)
-        yield Stage("benchmarks", work, seconds, _PYTHON_BYTES + self.weights + cache, tokens * 5)
+        yield Stage("benchmarks", work, seconds, _PYTHON_BYTES + self.weights + cache, tokens * 5, files)
 
 
 def _joined(parts: list[Used]) -> Used:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mixprec.models import conversion
 from mixprec.pipeline.checks import Checked, checked
-from mixprec.plan import bits
 from mixprec.plan.relative import Importance
 from mixprec.recipe import Recipe
 
@@ -37,7 +35,7 @@ def rows(chosen: Recipe, found: Checked) -> dict[str, dict[str, Any]]:
         made[name] = {"description": variant.description, "account": None}
         if plan is not None:
             made[name] |= {
-                "account": asdict(bits.account(plan, found.model.decoder)),
-                "bytes_on_disk": chosen.checkpoint.written.bytes(plan, found.model.decoder, found.model.config),
+                "account": found.account(name),
+                "bytes_on_disk": found.file_bytes(chosen, name),
             }
     return made

@@ -12,8 +12,9 @@ says of embedding and head; bytes are those of all.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.formats import WORD, AnyFormat, fitting
@@ -46,12 +47,12 @@ class Storage:
         """Bits per weight with scales, zero points, code books and indices."""
         return self.bits / self.weights
 
-    @property
+    @cached_property
     def bits(self) -> int:
         """Bits of everything."""
         return sum(self._parts)
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Bytes of the packed tensors, each filled up to a whole byte."""
         return sum(-(-part // 8) for part in self._parts)
@@ -63,10 +64,11 @@ class Storage:
 
 @dataclass(frozen=True)
 class FormatTotal:
-    """How much of the model a format holds."""
+    """How much of the model a format holds; ``bytes``: packed."""
 
     modules: int
     weights: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Account:
     effective_bits: float
     packed_bytes: int
     dense_bytes: int
+
+    @property
+    def other_bytes(self) -> int:
+        """Packed bytes of what the plan doesn't name."""
+        return self.packed_bytes - sum(total.bytes for total in self.formats.values())
 
 
 def storage(module: Linear, format: AnyFormat, sparsity: float = 0.0) -> Storage:
@@ -107,11 +114,17 @@ def account(plan: Plan, inventory: Decoder) -> Account:
     check_modules(plan, inventory, f"plan for {plan.model}")
     formats = plan.formats
     planned = inventory.planned(formats)
-    modules = {module.address: storage(module, formats[module.address]) for module in planned}
+    known: dict[tuple[int, int, AnyFormat], Storage] = {}  # mixtures have few shapes and tens of thousands of modules
+    modules = {}
+    for module in planned:
+        key = (module.out_features, module.in_features, formats[module.address])
+        if key not in known:
+            known[key] = storage(module, key[2])
+        modules[module.address] = known[key]
     total = _total(modules[module.address] for module in inventory.linears)
     return Account(
         modules=modules,
-        formats=_by_format(plan, inventory),
+        formats=_by_format(plan, planned, modules),
         code_bits=total.code_bits,
         effective_bits=total.effective_bits,
         packed_bytes=sum(item.bytes for item in modules.values())
@@ -142,13 +155,13 @@ def _total(items: Iterable[Storage]) -> Storage:
     )
 
 
-def _by_format(plan: Plan, inventory: Decoder) -> dict[str, FormatTotal]:
+def _by_format(plan: Plan, planned: Iterable[Linear], modules: Mapping[str, Storage]) -> dict[str, FormatTotal]:
     """Pruned modules apart: ``keep, pruned``. What pruning could save is not counted: checkpoints hold the zeros."""
     totals: dict[str, FormatTotal] = {}
-    for module in inventory.planned(plan.modules):
+    for module in planned:
         treatment = plan.modules[module.address]
         name = f"{treatment.format}, pruned" if treatment.sparsity is not None else str(treatment.format)
         name = name if module.layer else f"{name}, {module.kind}"
-        so_far = totals.get(name, FormatTotal(0, 0))
-        totals[name] = FormatTotal(so_far.modules + 1, so_far.weights + module.weights)
+        so_far, taken = totals.get(name, FormatTotal(0, 0, 0)), modules[module.address].bytes
+        totals[name] = FormatTotal(so_far.modules + 1, so_far.weights + module.weights, so_far.bytes + taken)
     return totals

@@ -10,6 +10,7 @@ rules:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -223,10 +224,13 @@ def build_plan(
         raise UserError("; ".join(problems))
     free = [module for module in inventory.linears if module.address not in claims]
     sparsities = _sparsities(spec, free, alphas)
+
+    @functools.cache  # modules of equal lines share one: of mixtures there are tens of thousands
+    def line(claimed: tuple[int, ...], sparsity: Sparsity | None, columns: int) -> ModulePlan:
+        return fitted(_module_plan(spec, claimed, sparsity), columns)
+
     modules = {
-        module.address: fitted(
-            _module_plan(spec, claims.get(module.address, []), sparsities.get(module.address)), module.in_features
-        )
+        module.address: line(tuple(claims.get(module.address, ())), sparsities.get(module.address), module.in_features)
         for module in inventory.matrices
         if module.layer or module.address in claims
     }

@@ -136,9 +136,8 @@ class Plan(Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> Plan:
-        problems = {
-            problem: address for address, found in self.treatments.items() if (problem := found.problem()) is not None
-        }
+        alike = {id(found): (address, found) for address, found in self.treatments.items()}
+        problems = {problem: address for address, found in alike.values() if (problem := found.problem()) is not None}
         if problems:
             raise ValueError("; ".join(f"{address}: {problem}" for problem, address in problems.items()))
         return self
@@ -152,11 +151,15 @@ class Plan(Strict):
 
     @cached_property
     def treatments(self) -> dict[str, Treatment]:
-        """Address -> what happens to the module, in order."""
-        return {
-            address: Treatment(format=module.format, sparsity=module.sparsity, method=module.method or self.method)
-            for address, module in self.modules.items()
-        }
+        """Address -> what happens to the module, in order; modules that are treated alike share it."""
+        known: dict[tuple[Any, ...], Treatment] = {}
+        found = {}
+        for address, module in self.modules.items():
+            said = (module.format, module.sparsity, module.method or self.method)
+            if said not in known:
+                known[said] = Treatment(format=said[0], sparsity=said[1], method=said[2])
+            found[address] = known[said]
+        return found
 
     @cached_property
     def formats(self) -> dict[str, AnyFormat]:

@@ -22,7 +22,9 @@ def units(inventory: Decoder, selectors: Sequence[str], tied: bool, *, outside: 
     """
     known = inventory.outside_named if outside else {}
     found = {module.address for selector in selectors for module in select(inventory.linears, selector, known)}
-    everything = [*_all(inventory, tied), *((module,) for module in inventory.outside)]
+    if not tied:
+        return [(module,) for module in (*inventory.linears, *inventory.outside) if module.address in found]
+    everything = [*inventory.fused, *((module,) for module in inventory.outside)]
     return [unit for unit in everything if any(module.address in found for module in unit)]
 
 

@@ -18,14 +18,12 @@ from mixprec.core import artifacts
 from mixprec.models.weights import weight_of
 from mixprec.sensitivity import RULES
 from mixprec.sensitivity.passages import Scored
+from mixprec.sensitivity.spec import TOGETHER
 from mixprec.sensitivity.sums import ModuleSums
 from mixprec.sensitivity.sweep import State, sweep
 from mixprec.walk import blocks
 from mixprec.walk.losses import Row
 from mixprec.walk.walk import walk
-
-#: Passages of one sweep: the weights are read twice for all of them.
-TOGETHER = 4
 
 
 class Evidence(NamedTuple):

@@ -36,6 +36,8 @@ Scorer = Literal[
 ]
 #: Scorers that need gradients; those of the first line have a choice of them.
 GRADIENT: frozenset[Scorer] = frozenset({"fisher", "first_order", "hessian_trace", "gradient_output", "output_error"})
+#: Passages of one sweep: the weights are read twice for all of them.
+TOGETHER = 4
 
 
 class SensitivitySpec(Strict):

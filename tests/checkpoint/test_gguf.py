@@ -322,7 +322,7 @@ def test_plans_that_no_type_holds(sources: Mapping[str, Path], tmp_path: Path, s
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("gemma2", {}, "qwen3_moe, deepseek_v2, deepseek_v3, this is gemma2"),
+        ("gemma2", {}, "gpt_oss, glm4_moe, this is gemma2"),
         ("mistral", {"sliding_window": 16}, "sliding windows"),
         ("gemma3_text", {"hidden_activation": "silu"}, "with gelu_pytorch_tanh, this model has silu"),
         ("gemma3_text", {"layer_types": ["full_attention"] * 2}, "every 6th layer"),

@@ -93,4 +93,4 @@ def test_recipes_whose_parts_do_not_fit(tmp_path: Path, changes: dict[str, Any],
 def test_what_is_scored_when_it_runs_is_not_explained_before(model: Path, tmp_path: Path) -> None:
     rows = pipeline.explain(recipes.load(write(tmp_path, model)), None)
     assert rows["ours"]["account"] is None
-    assert rows["uniform"]["account"]["effective_bits"] == 4.0
+    assert rows["uniform"]["account"].effective_bits == 4.0

@@ -11,6 +11,9 @@ import tiny
 from typer.testing import CliRunner
 
 from mixprec import cli, pipeline, recipe
+from mixprec.api import runs
+from mixprec.core import artifacts
+from mixprec.models.model import Model
 from mixprec.pipeline import costs
 from mixprec.pipeline.usage import used
 
@@ -123,3 +126,46 @@ def test_the_page_fits_the_terminal(name: str, columns: str, monkeypatch: pytest
     assert max(map(len, tables)) <= int(columns)
     assert "…" not in result.output
     assert "Stages" in result.output
+
+
+def test_what_compressing_writes_is_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3, "head_dim": 64}
+    model = tiny.write_checkpoint(tmp_path / "model", **shape)
+    plan = {"default": "q8_0", "method": "ggml", "rules": [{"match": "2_mlp", "format": "keep"}]}
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        json.dumps({"model": {"id": str(model)}, "checkpoint": {"format": "gguf"}, "variants": {"v": {"plan": plan}}})
+    )
+    chosen = recipe.load(path)
+    (said,) = costs.stages(chosen, pipeline.checked(chosen))
+    saved: list[int] = []
+    real = artifacts.save_tensors
+
+    def counting(where: Path, *arguments: Any) -> None:
+        real(where, *arguments)
+        saved.append(where.stat().st_size)
+
+    monkeypatch.setattr(artifacts, "save_tensors", counting)
+    runs.run(path, tmp_path / "run")
+    file = (tmp_path / "run" / "variants" / "v" / "checkpoint" / "model.gguf").stat().st_size
+    source = (model / "model.safetensors").stat().st_size
+    assert said.traffic.written == pytest.approx(sum(saved) + file, rel=0.05)
+    # The model for its hash and in the walk, what is kept once more, each file of a block, and the file for its hash.
+    kept = 3 * 512 * 256 * 4 + tiny_outside(model)
+    assert said.traffic.read == pytest.approx(2 * source + kept + sum(saved) + file, rel=0.05)
+
+
+def tiny_outside(model: Path) -> int:
+    """Bytes of what no plan names, embedding and head above all."""
+    decoder = Model(model).decoder
+    return 4 * sum(decoder.other.values())
+
+
+def test_bytes_by_format_add_up(parts: dict[str, Any], tmp_path: Path) -> None:
+    parts["variants"] = {"mixed": {"plan": {"default": "w3g16", "rules": [{"match": "1_up", "format": "keep"}]}}}
+    chosen = read(tmp_path, parts)
+    account = pipeline.rows(chosen, pipeline.checked(chosen))["mixed"]["account"]
+    assert list(account.formats) == ["w3g16", "keep"]
+    assert account.formats["keep"].bytes == 2 * 32 * 48
+    assert sum(total.bytes for total in account.formats.values()) + account.other_bytes == account.packed_bytes
+    assert account.other_bytes == 2 * sum(Model(parts["model"]["id"]).decoder.other.values())

@@ -54,7 +54,7 @@ def test_a_plan_by_hand_is_not_changed(inventory: Decoder, tmp_path: Path) -> No
     save_plan(tmp_path / "plan.json", plan.model_copy(update={"modules": wrong}))
     expected = (
         "plan.json: modules: model.layers.0.mlp.down_proj: q2_k wants rows of a multiple of 256 weights, "
-        "these have 96; the nearest that fit: iq4_nl, q4_0, q4_1, keep"
+        "these have 96; the nearest that fit: mxfp4, iq4_nl, q4_0, keep"
     )
     with pytest.raises(UserError, match=expected):
         load_plan(tmp_path / "plan.json", inventory)

@@ -28,9 +28,10 @@ from mixprec.checkpoint.shards import CONFIG, described
 from mixprec.checkpoint.target import CompressedModule
 from mixprec.core import publish
 from mixprec.core.errors import UserError
+from mixprec.core.progress import console
 from mixprec.models.complete import is_passed_over
 from mixprec.models.decoder import Decoder, Linear
-from mixprec.models.gguf import metadata
+from mixprec.models.gguf import metadata, mixtures
 from mixprec.models.gguf.names import ARCHITECTURES, gguf_names
 from mixprec.models.locate import at_hand
 from mixprec.models.maps import decoder_of
@@ -49,10 +50,12 @@ _TOKEN_BYTES = 36
 
 
 def check(source: Source, config: PretrainedConfig) -> None:
-    """llama.cpp knows the source's tokenizer and all of its tensors.
+    """llama.cpp knows the source's tokenizer and all of its tensors; what it computes otherwise is said.
 
     Raises UserError.
     """
+    if told := mixtures.note(config):
+        console.print(f"{source.folder}: {told}", markup=False)
     tokenizer.read(source.folder)
     tokenizer.head_of(source.folder, config)
     names, decoder = gguf_names(config), decoder_of(config)

@@ -24,6 +24,8 @@ MODEL_TYPES: Final = {
     "qwen2moe": "qwen2_moe",
     "qwen3moe": "qwen3_moe",
     "deepseek2": "deepseek_v3",
+    "gpt-oss": "gpt_oss",
+    "glm4moe": "glm4_moe",
 }
 #: Keys of config.json -> of a file's metadata, behind its architecture.
 _SIZES: Final = {

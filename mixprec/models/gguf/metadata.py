@@ -26,9 +26,9 @@ def problem(config: PretrainedConfig) -> str | None:
     if config.model_type not in ARCHITECTURES:
         return f"GGUF files are written of {', '.join(ARCHITECTURES)}, this is {config.model_type}"
     kind = rope_type(config)
-    if kind not in _ROPES and (kind, config.model_type in LATENT) != ("yarn", True):
+    if kind not in _ROPES and not (kind == "yarn" and config.model_type in (*LATENT, "gpt_oss")):
         return f"rotary embeddings are written as {', '.join(_ROPES)}, this model's are {kind}"
-    if _rope(config).get("partial_rotary_factor", 1.0) != 1.0:
+    if _rope(config).get("partial_rotary_factor", 1.0) != 1.0 and config.model_type != "glm4_moe":
         return "rotary embeddings over a part of each head are not written"
     gemma = config.model_type == "gemma3_text"
     activation = config.hidden_activation if gemma else getattr(config, "hidden_act", "silu")
@@ -37,6 +37,8 @@ def problem(config: PretrainedConfig) -> str | None:
         return f"llama.cpp computes {config.model_type} with {wanted}, this model has {activation}"
     if gemma:
         return _gemma_problem(config)
+    if config.model_type == "gpt_oss":
+        return mixtures.problem(config)
     windows = set(getattr(config, "layer_types", None) or ["full_attention"])
     if windows != {"full_attention"} or _window(config):
         return "sliding windows are not written: llama.cpp would attend to everything"
@@ -135,7 +137,7 @@ def add(writer: gguf.GGUFWriter, config: PretrainedConfig, name: str) -> None:
         writer.add_head_count_kv(config.num_key_value_heads)
         writer.add_key_length(head)
         writer.add_value_length(head)
-        writer.add_rope_dimension_count(head)
+        writer.add_rope_dimension_count(int(head * rope.get("partial_rotary_factor", 1.0)))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_freq_base(rope["rope_theta"])

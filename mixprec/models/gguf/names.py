@@ -32,9 +32,11 @@ ARCHITECTURES: Final = {
     "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
     "deepseek_v2": gguf.MODEL_ARCH.DEEPSEEK2,
     "deepseek_v3": gguf.MODEL_ARCH.DEEPSEEK2,
+    "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
+    "glm4_moe": gguf.MODEL_ARCH.GLM4_MOE,
 }
 #: Those of them that are mixtures of experts.
-MIXTURES: Final = ("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3")
+MIXTURES: Final = ("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "gpt_oss", "glm4_moe")
 #: With latent attention: one matrix makes keys and values of what both share (models/gguf/latent.py).
 LATENT: Final = ("deepseek_v2", "deepseek_v3")
 #: Of a file with Llama 3's scaling: what each rotary frequency is divided by.
@@ -95,9 +97,11 @@ def names_of_tensors(architecture: str, names: Iterable[str], layers: int) -> di
     for name in names:
         # Of a router's own bias the package's table has the name without this ending.
         module, _, part = _EXPERT.sub("", name).replace("_correction_bias", "_correction.bias").rpartition(".")
-        theirs = table.get_name(module)
+        theirs, whole = table.get_name(module), table.get_name(name)
         if theirs is not None:
             found[name] = f"{theirs}.{part}"
+        elif whole is not None:  # a parameter that is no module's weight or bias, such as attention's sinks
+            found[name] = f"{whole}.weight"
     return found
 
 

@@ -21,6 +21,8 @@ from mixprec.pipeline.checks import data
 from mixprec.pipeline.checks.amounts import Counting, Held, counting
 from mixprec.pipeline.checks.findings import Findings
 from mixprec.pipeline.checks.plans import Plans
+from mixprec.plan import bits
+from mixprec.plan.bits import Account
 from mixprec.plan.relative import Importance
 from mixprec.plan.schema import Plan
 from mixprec.recipe import Recipe
@@ -40,6 +42,28 @@ class Checked(Findings):
     held: dict[str, Held] = field(default_factory=dict)
     counting: Counting = field(default_factory=Counting)
     model: Model | None = None
+
+    #: Variant -> bytes of its files with weights, and what its plan comes to, where they were asked for.
+    sizes: dict[str, int] = field(default_factory=dict)
+    accounts: dict[str, Account] = field(default_factory=dict)
+
+    def account(self, name: str) -> Account:
+        """What the plan of a variant comes to that is known."""
+        plan = self.plans[name]
+        assert plan is not None
+        assert self.model is not None
+        if name not in self.accounts:
+            self.accounts[name] = bits.account(plan, self.model.decoder)
+        return self.accounts[name]
+
+    def file_bytes(self, chosen: Recipe, name: str) -> int:
+        """Bytes of the files with weights of a variant whose plan is known."""
+        plan = self.plans[name]
+        assert plan is not None
+        assert self.model is not None
+        if name not in self.sizes:
+            self.sizes[name] = chosen.checkpoint.written.bytes(plan, self.model.decoder, self.model.config)
+        return self.sizes[name]
 
     @property
     def inventory(self) -> Decoder | None:
