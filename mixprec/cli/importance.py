@@ -62,20 +62,26 @@ def trace(
     epilog=epilog(
         "mixprec annotate traces.jsonl --out spans.jsonl",
         "mixprec annotate traces.jsonl --preset aligned --out spans.jsonl",
-        "mixprec annotate my_traces.jsonl --annotator cues --out spans.jsonl",
+        "mixprec annotate my_traces.jsonl --annotator classifier --out spans.jsonl",
+        "mixprec annotate my_traces.jsonl --annotator classifier --train annotated.jsonl --out spans.jsonl",
     )
 )
 def annotate(
     traces: Annotated[str, typer.Argument(help="Trace file (JSON lines), or bundled:attribution.")],
     to: Annotated[Path, typer.Option("--out", help="Where the spans go.")],
     preset: SpanRule = "paper",
-    annotator: Annotated[str, typer.Option(help="given: the file's annotations; cues: lexical.")] = "given",
+    annotator: Annotated[
+        str, typer.Option(help="given: the file's annotations; classifier: by sentence, offline; cues: cue phrases.")
+    ] = "given",
+    train: Annotated[
+        list[str] | None, typer.Option(help="With classifier: annotated traces that it learns from too.")
+    ] = None,
 ) -> None:
-    """Find each behaviour's spans in annotated traces."""
+    """Find each behaviour's spans in traces."""
     from mixprec.api.annotating import annotate as function
     from mixprec.traces import spans, store
 
-    found = function(traces, preset=preset, annotator=annotator)
+    found = function(traces, preset=preset, annotator=annotator, train=train or ())
     found.save(to)
     out.print(str(to), soft_wrap=True)
     out.print(found)

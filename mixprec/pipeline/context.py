@@ -16,7 +16,7 @@ from mixprec.pipeline.annotating import annotate_traces
 from mixprec.pipeline.calibrating import calibrate, lessons
 from mixprec.plan.methods import solving
 from mixprec.recipe import Recipe, TracesSpec
-from mixprec.traces import RULES, spans, store
+from mixprec.traces import RULES, annotators, spans, store
 from mixprec.tune.options import TuneSpec
 from mixprec.tune.tuning import Lessons
 
@@ -115,7 +115,11 @@ class Context:
         stamp = self.stages.do(
             name,
             RULES,
-            [artifacts.sha256_file(path), spec.model_dump(exclude={"source"})],
+            [
+                artifacts.sha256_file(path),
+                spec.model_dump(exclude={"source", "train"}),
+                *annotators.decided_by(spec.annotator, spec.train),
+            ],
             [target],
             lambda: spans.save_spans(target, annotate_traces(spec, source)),
         )

@@ -18,7 +18,9 @@ from mixprec.plan.methods import Method
 from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import GgmlText, ModulePlan, Plan, with_outside
 from mixprec.recipe.engines import Engine
+from mixprec.traces import annotators
 from mixprec.traces.annotate import Rule
+from mixprec.traces.annotators import Annotator
 from mixprec.tune.blockoptions import TuneBlocks
 from mixprec.tune.options import TuneSpec
 from mixprec.walk.options import MEMORY_GB
@@ -64,7 +66,8 @@ class TracesSpec(Part):
 
     source: str = Field(description="bundled:NAME, data:PATH or a path to a JSONL file")
     preset: Rule = Field("paper", description="span rule: paper, released or aligned")
-    annotator: Literal["given", "cues"] = Field("given", description="the file's annotations, or lexical cues")
+    annotator: Annotator = Field("given", description=annotators.DESCRIPTION)
+    train: tuple[str, ...] = Field((), description="with classifier: annotated traces to learn from too, as source")
     first: int | None = Field(None, ge=1, description="take only so many traces")
 
 

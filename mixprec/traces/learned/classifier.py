@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
-import json
+import functools
+import itertools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
-from mixprec.core.errors import UserError
 from mixprec.traces.learned import crf
-from mixprec.traces.learned.features import VERSION, features
+from mixprec.traces.learned.features import Features
 from mixprec.traces.sentences import Sentence
 from mixprec.traces.store import BEHAVIOURS, UNSCORED
 
 LABELS = (*BEHAVIOURS, *UNSCORED)
 
 
-class Classifier(NamedTuple):
+@dataclass(frozen=True)
+class Classifier:
     """``names``: those of the features, in the order of the weights."""
 
     names: Sequence[str]
     weights: crf.Weights
 
-    def index(self) -> dict[str, int]:
-        """Name -> its row."""
-        return {name: at for at, name in enumerate(self.names)}
+    @functools.cached_property
+    def _features(self) -> Features:
+        return Features(self.names)
 
+    def probabilities(self, prompt: str, sentences: Sequence[Sentence]) -> crf.Floats:
+        """The probability of every label (``LABELS``) of every sentence of a reasoning: (sentences, labels)."""
+        rows = self._features.rows(prompt, sentences)
+        # Each has one feature at least, the bias, so that no sum is empty.
+        starts = np.cumsum([0, *map(len, rows[:-1])])
+        chosen = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64)
+        scores = np.add.reduceat(self.weights.emission[chosen], starts, axis=0)
+        return crf.marginals(scores, np.array([sentence.opens for sentence in sentences]), self.weights)
 
-def probabilities(
-    classifier: Classifier, index: dict[str, int], prompt: str, sentences: Sequence[Sentence]
-) -> crf.Floats:
-    """The probability of every label of every sentence: (sentences, labels)."""
-    rows = [list({index[name] for name in row if name in index}) for row in features(prompt, sentences)]
-    lengths = [len(row) for row in rows]
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    scores = np.add.reduceat(classifier.weights.emission[np.concatenate(rows).astype(np.int64)], starts, axis=0)
-    return crf.marginals(scores, np.array([sentence.opens for sentence in sentences]), classifier.weights)
+    def behaviours(self, prompt: str, sentences: Sequence[Sentence]) -> list[str]:
+        """The likeliest behaviour of every sentence."""
+        if not sentences:
+            return []
+        return [LABELS[at] for at in self.probabilities(prompt, sentences).argmax(1)]

@@ -44,8 +44,20 @@ def marginals(scores: Floats, opens: NDArray[np.bool_], weights: Weights) -> Flo
 
     ``scores`` (sentences, labels) are the sentences' own; ``opens`` says where paragraphs begin.
     """
-    kept = np.ones((1, len(scores)), dtype=bool)
-    return _sums(scores[None], opens[None], kept, weights)[1][0]
+    own = np.exp(scores - scores.max(1, keepdims=True))
+    pairs = np.exp(weights.pairs)
+    within, across = pairs[0], pairs[1]
+    forward, backward = np.empty_like(own), np.ones_like(own)
+    state = np.exp(weights.first) * own[0]
+    forward[0] = state / state.sum()
+    for step in range(1, len(own)):
+        state = (forward[step - 1] @ (across if opens[step] else within)) * own[step]
+        forward[step] = state / state.sum()
+    for step in range(len(own) - 2, -1, -1):
+        state = (across if opens[step + 1] else within) @ (own[step + 1] * backward[step + 1])
+        backward[step] = state / state.sum()
+    both = forward * backward
+    return both / both.sum(1, keepdims=True)
 
 
 def train(chains: Chains, features: int, labels: int, penalty: float, steps: int = 150) -> Weights:

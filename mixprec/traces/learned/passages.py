@@ -31,7 +31,9 @@ def load() -> dict[str, list[Sequence]]:
     """All passages, by the name of their file."""
     folder = resources.files("mixprec.traces").joinpath("data", "passages")
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".txt")), key=lambda file: file.name)
-    return {file.name.removesuffix(".txt"): list(parse(file.read_text(encoding="utf-8").splitlines())) for file in files}
+    return {
+        file.name.removesuffix(".txt"): list(parse(file.read_text(encoding="utf-8").splitlines())) for file in files
+    }
 
 
 def parse(lines: Iterable[str]) -> Iterator[Sequence]:

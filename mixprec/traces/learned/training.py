@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Iterable
 
@@ -11,31 +10,39 @@ import numpy as np
 from mixprec.traces import procedural, store, thinking
 from mixprec.traces.learned import crf, passages
 from mixprec.traces.learned.classifier import LABELS, Classifier
-from mixprec.traces.learned.features import features
+from mixprec.traces.learned.features import Features
 from mixprec.traces.learned.passages import Sequence
 from mixprec.traces.sentences import split
 from mixprec.traces.spans import AnnotatedTrace, char_spans
 
 #: How many procedural traces, their seed, and how much one counts against a passage written by hand.
-TRACES, SEED, PROCEDURAL_WEIGHT = 330, 0, 0.15
+TRACES, SEED, PROCEDURAL_WEIGHT = 330, 0, 0.1
 #: A feature counts from so many sentences on.
 LEAST = 2
-PENALTY = 0.5
+PENALTY = 1.0
 
 
 def shipped() -> list[tuple[Sequence, float]]:
     """What the default is trained on, with weights: passages, bundled:attribution, procedural traces."""
     written = [(each, 1.0) for found in passages.load().values() for each in found]
-    bundled = [(of_trace(char_spans(trace, "aligned")), 1.0) for trace in store.load("bundled:attribution")]
-    return written + bundled + made(TRACES, SEED)
+    bundled = (char_spans(trace, "aligned") for trace in store.load("bundled:attribution"))
+    return written + given(bundled) + made(TRACES, SEED)
 
 
 def made(count: int, seed: int, kinds: Iterable[str] = tuple(procedural.KINDS)) -> list[tuple[Sequence, float]]:
-    """Procedural traces; half of them without their paragraphs, as models that write in one go."""
-    found = []
-    for trace, sections in procedural.labelled(count, seed, tuple(kinds)):
-        found.append((passages.of_sections(trace.prompt, [tuple(section) for section in sections]), PROCEDURAL_WEIGHT))
-    return found
+    """Procedural traces."""
+    return [
+        (
+            passages.of_sections(trace.prompt, ((each.behaviour, each.text, each.opens) for each in sections)),
+            PROCEDURAL_WEIGHT,
+        )
+        for trace, sections in procedural.labelled(count, seed, tuple(kinds))
+    ]
+
+
+def given(traces: Iterable[AnnotatedTrace]) -> list[tuple[Sequence, float]]:
+    """A user's annotated traces; each counts as much as a passage."""
+    return [(of_trace(each), 1.0) for each in traces]
 
 
 def of_trace(annotated: AnnotatedTrace) -> Sequence:
@@ -62,12 +69,13 @@ def of_trace(annotated: AnnotatedTrace) -> Sequence:
 def train(sequences: Iterable[tuple[Sequence, float]], penalty: float = PENALTY) -> Classifier:
     """A classifier of labelled sequences with their weights; deterministic."""
     kept = [(each, weight) for each, weight in sequences if each.sentences]
-    rows = [row for each, _ in kept for row in features(each.prompt, each.sentences)]
-    counts = Counter(name for row in rows for name in dict.fromkeys(row))
-    names = sorted(name for name, count in counts.items() if count >= LEAST)
-    number = {name: at for at, name in enumerate(names)}
+    seen = Features()
+    found = [list(dict.fromkeys(row)) for each, _ in kept for row in seen.rows(each.prompt, each.sentences)]
+    counts = np.bincount(np.concatenate([np.asarray(row, dtype=np.int64) for row in found]), minlength=len(seen.names))
+    place = np.where(counts >= LEAST, np.cumsum(counts >= LEAST) - 1, -1)
+    names = [name for name, count in zip(seen.names, counts, strict=True) if count >= LEAST]
     chains = crf.Chains(
-        rows=[[number[name] for name in dict.fromkeys(row) if name in number] for row in rows],
+        rows=[[int(place[number]) for number in row if place[number] >= 0] for row in found],
         labels=np.array([LABELS.index(label) for each, _ in kept for label in each.behaviours]),
         opens=np.array([sentence.opens for each, _ in kept for sentence in each.sentences]),
         lengths=np.array([len(each.sentences) for each, _ in kept]),

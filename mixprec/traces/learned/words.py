@@ -62,50 +62,64 @@ class Words(NamedTuple):
     content: frozenset[str]
     numbers: int
     years: int
-    latex: int
     signs: int
 
 
+class _Kind(NamedTuple):
+    """A raw token as features see it, its classes, and what counts it as a number, a name or a matter."""
+
+    token: str
+    classes: tuple[str, ...]
+    sort: str
+
+
 @functools.lru_cache(maxsize=65536)
-def _kinds(raw: str) -> tuple[str, tuple[str, ...]]:
-    """A raw token as features see it wherever it stands, and its classes."""
+def _kind(raw: str) -> _Kind:
     if raw[0].isdigit():
-        return (YEAR if _YEAR.match(raw) else NUMBER), ()
+        return _Kind(YEAR, (), "year") if _YEAR.match(raw) else _Kind(NUMBER, (), "number")
     if raw[0] == "\\" and len(raw) > 1:
-        return COMMAND, ()
+        return _Kind(COMMAND, (), "sign")
     word = raw.lower().replace("’", "'")
-    return word, _CLASS.get(word, ()) + (("NOT",) if word.endswith("n't") else ())
+    if not raw[0].isalpha():
+        return _Kind(word, (), "sign" if raw in "=<>≤≥+≡^*/" else "stop" if raw in ".?!:" else "mark")
+    classes = _CLASS.get(word, ()) + (("NOT",) if word.endswith("n't") else ())
+    sort = (
+        "telling" if classes else "Name" if raw[0].isupper() and len(raw) > 1 else "matter" if len(raw) > 3 else "small"
+    )
+    return _Kind(word, classes, sort)
 
 
 def read(text: str) -> Words:
     """The words of a sentence. A capital inside of it makes a name of a word that isn't a telling one."""
-    raws = _TOKEN.findall(text)
     tokens: list[str] = []
     classes: set[str] = set()
     names: set[str] = set()
     content: set[str] = set()
-    numbers = years = latex = signs = 0
+    counts = dict.fromkeys(("number", "year", "sign"), 0)
     first = True
-    for raw in raws:
-        token, kinds = _kinds(raw)
-        if token is NUMBER:
-            numbers += 1
-        elif token is YEAR:
-            years += 1
-        elif token is COMMAND:
-            latex += 1
-        elif raw in "=<>≤≥+≡^*/":
-            signs += 1
-        elif raw[0].isalpha():
-            if not first and raw[0].isupper() and len(raw) > 1 and not kinds:
-                names.add(token)
-                token = NAME
-            elif len(token) > 3 and not kinds:
-                content.add(token)
-            classes.update(kinds)
-            first = False
-        elif raw in ".?!:":
+    for token, kinds, sort in map(_kind, _TOKEN.findall(text)):
+        if sort in counts:
+            counts[sort] += 1
+        elif sort == "stop":
             first = True  # a capital behind it says nothing
-        if not (token is NAME and tokens and tokens[-1] is NAME):
-            tokens.append(token)
-    return Words(tokens, frozenset(classes), frozenset(names), frozenset(content), numbers, years, latex, signs)
+        elif sort != "mark":
+            if sort == "telling":
+                classes.update(kinds)
+            elif sort == "Name" and not first:
+                names.add(token)
+                if not (tokens and tokens[-1] is NAME):
+                    tokens.append(NAME)
+                continue
+            elif sort != "small" and len(token) > 3:
+                content.add(token)
+            first = False
+        tokens.append(token)
+    return Words(
+        tokens,
+        frozenset(classes),
+        frozenset(names),
+        frozenset(content),
+        counts["number"],
+        counts["year"],
+        counts["sign"],
+    )
