@@ -64,12 +64,8 @@ def timetable(chance: random.Random) -> Problem:
     options = " ".join(f"({letter}) {_hour(a)} to {_hour(b)}" for letter, (a, b) in zip(letters, slots, strict=True))
     story = " ".join(f"{seer} saw {who} {doing[i]} {at[i]}." for i, seer in seen)
     end = _hour(hours[-1])
-    tests = tuple(
-        Test(
-            f"{{option|choice|}} {letters[i]}{{, {_hour(slots[i][0])} to {_hour(slots[i][1])}|}}",
-            f"{{but |}}{seer} saw {who} {doing[i]} {{then|at that time}}, so {{it's out|that's impossible|no}}",
-            False,
-        )
+    excluded = tuple(
+        f"option {letters[i]} {{is out|isn't possible|can't be}}, {{because|since|as}} {seer} saw {who} {doing[i]} {{then|at that time}}"
         for i, seer in seen[:3]
     )
     return Problem(
@@ -98,9 +94,9 @@ def timetable(chance: random.Random) -> Problem:
                 steps=(
                     f"{{the only|the one}} {{gap|free slot|window}} is {at[free]}",
                     f"nobody saw {who} {{in that time|{at[free]}}}",
+                    *excluded,
                     f"that {{matches|is}} option {letters[free]}",
                 ),
-                tests=tests,
                 doubts=(
                     f"is {slots[free][1] - slots[free][0]} hour{'s' if slots[free][1] - slots[free][0] > 1 else ''} enough "
                     f"{{for a visit|to get there and back}}?",
