@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 from mixprec.traces.learned.words import Words, read
@@ -78,16 +78,13 @@ def _genre(words: Sequence[Words]) -> str:
 
 
 def _spoken(each: Words) -> list[str]:
-    """Words and pairs of words, once each; the first ones in their places; classes alone and in pairs."""
+    """Words and pairs of words, once each; the first ones in their places; classes."""
     tokens = each.tokens
     found = [*dict.fromkeys(tokens), *dict.fromkeys([f"{one} {two}" for one, two in pairwise(tokens)])]
     opening = [token for token in tokens[:6] if token not in ",."][:4]
     found += ["^" + " ".join(opening[:length]) for length in range(1, len(opening) + 1)]
     found.append("$" + " ".join(tokens[-2:]))
-    classes = sorted(each.classes)
-    found += ["@" + name for name in classes]
-    found += [f"@{one}&{two}" for one, two in combinations(classes, 2)]
-    return found
+    return found + ["@" + name for name in sorted(each.classes)]
 
 
 def _shape(text: str, each: Words, genre: str) -> list[str]:
@@ -138,4 +135,4 @@ def _third(share: float) -> int:
 
 def _beside(where: str, other: Words) -> list[str]:
     tokens = other.tokens or [""]
-    return [f"{where}^{tokens[0]}", f"{where}${tokens[-1]}", *(f"{where}@{name}" for name in other.classes)]
+    return [f"{where}^{tokens[0]}", f"{where}${tokens[-1]}"]

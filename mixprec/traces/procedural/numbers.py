@@ -60,7 +60,7 @@ def arithmetic(chance: random.Random) -> Problem:
                 ),
                 doubts=(
                     f"does the discount {{apply|count}} for the {first} only, or for {{everything|the whole bill}}?",
-                    f"Hmm, {paid:g} {{isn't|is not}} {{a|such a}} round number, {{so I'm not sure|which makes me hesitate}}.",
+                    f"{paid:g} {{isn't|is not}} {{a|such a}} round number, {{so I'm not sure|which makes me hesitate}}.",
                 ),
             ),
         ),
@@ -81,7 +81,8 @@ def counting(chance: random.Random) -> Problem:
     x, y, z = limit // a, limit // b, limit // both
     return Problem(
         f"How many integers from 1 to {limit} are divisible by {a} or by {b}?",
-        f"{{count|find how many of}} the {{integers|numbers|whole numbers}} from 1 to {limit} that are divisible by {a} or {b}",
+        f"{{count the {{integers|numbers}} from 1 to {limit} that are|find how many {{integers|numbers}} from 1 to {limit} are}} "
+        f"divisible by {a} or {b}",
         f"{{the multiples of {a} and {b}|divisibility by {a} and {b}}}",
         (
             Stage(

@@ -77,8 +77,8 @@ def syllogism(chance: random.Random) -> Problem:
             f"{name} {ps}", "that {reads|turns} the rule {backwards|round}, and an implication can't be reversed"
         )
         tests = (
-            Test(f"{name} {qs} and {not_p}", "no premise is {violated|broken}"),
-            Test(f"{name} {ps} and {qs}", "the premises hold {as well|too}"),
+            Test(f"a world {{where|in which}} {name} {qs} and {not_p}", "no premise is {violated|broken}"),
+            Test(f"a world {{where|in which}} {name} {ps} and {qs}", "the premises hold {as well|too}"),
         )
     else:
         steps = (
@@ -87,9 +87,9 @@ def syllogism(chance: random.Random) -> Problem:
             f"the conclusion {{{'follows|is what I found' if verdict == 'True' else 'contradicts this|is the opposite'}}}",
         )
         turn = Turn(f"nothing {{is said|follows}} about {name}", f"{name} is {one}, so the first premise applies")
-        tests = (
+        tests: tuple[Test, ...] = (
             Test(
-                f"that {name} {not_q}",
+                f"a world {{where|in which}} {name} {not_q}",
                 f"then {name} {not_p}, {{and so|so}} {name} isn't {one}, which contradicts the premise",
                 False,
             ),
@@ -169,7 +169,7 @@ def facts(chance: random.Random) -> Problem:
                     ),
                 ),
                 doubts=(
-                    f"{{was|is}} {last} {{really |}}born {{there|in {country}}}{{, or {{just|only}} raised there|}}?",
+                    f"was {last} {{really |}}born {{there|in {country}}}{{, or {{just|only}} raised there|}}?",
                     f"I {{think|believe}} it was {year}, but {{I'm not sure|don't quote me}}.",
                 ),
             ),

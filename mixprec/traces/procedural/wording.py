@@ -64,7 +64,7 @@ DOUBT = (
     "{It|That} {might|may|could} {be {right|the answer|possible|a coincidence|a trap}|work|fit}, {but I {can't|cannot} {tell"
     "|say|prove it|be sure}{| yet}|but {that's|it's} {just|only} a {guess|hunch|feeling}}.",
     "{I {don't|do not} {have|see} {enough {information|evidence|to go on}|a way to {verify|check} {this|that|it}}|I {can't|"
-    "cannot} {verify|confirm|rule {this|that} out|recall {it|this} exactly|decide}}{| right now| here| at the moment}.",
+    "cannot} {verify {this|that}|confirm {this|that}|rule {this|that} out|recall {it|this} exactly|decide}}{| right now| here| at the moment}.",
     "{Either way|In any case|Still|So far}, I {feel {good|better|uneasy} about {this|it|that}|don't see {a {gap|flaw|"
     "problem|mistake}|what could be wrong|how {this|it} could fail}|have {some|no} doubts{| left| about it}}.",
 )
