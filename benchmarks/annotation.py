@@ -3,21 +3,20 @@
 python benchmarks/annotation.py [--quick] [--data FOLDER] [--work FOLDER] --json OUT
 
 The 120 traces of the paper with their annotations, which no annotator here was trained or tuned on. Truth is what
-``mixprec annotate --preset paper`` finds of them. Shares are of characters that both label. Intervals (95%, ``_ci``) are
-of 1,000 bootstrap resamples of the traces. Importance is what ``mixprec attribute`` computes of SmolLM2-135M in float32, of
-traces spread over the four benchmarks and over lengths and cut at some tokens; both sides' traces are resampled together.
-Statistics lie in the work folder, trace by trace, so that a run that was stopped goes on.
+``mixprec annotate --preset paper`` finds of them. Shares are of characters that both label. Intervals (95%, ``_ci``)
+are of 1,000 bootstrap resamples of the traces. Importance is what ``mixprec attribute`` computes of SmolLM2-135M in
+float32, of traces spread over the four benchmarks and over lengths and cut at some tokens; both sides' traces are
+resampled together. Statistics lie in the work folder, trace by trace, so that a run that was stopped goes on.
 
 Keys of OUT
     traces_per_second         traces that the classifier annotates in a CPU second, with reading it left out
     traces_per_second_cues    the same for cue phrases
-    recall                    (then the behaviour) of GPT-4o's characters those to which the classifier gives the same label
-    recall_backtracking       see recall
-    recall_uncertainty_estimation  see recall
-    recall_example_testing    see recall
-    recall_adding_knowledge   see recall
-    recall_initializing       see recall; not scored
-    recall_deduction          see recall; not scored
+    recall_backtracking       of GPT-4o's characters with this label those to which the classifier gives it
+    recall_uncertainty_estimation  see recall_backtracking
+    recall_example_testing    see recall_backtracking
+    recall_adding_knowledge   see recall_backtracking
+    recall_initializing       see recall_backtracking; not scored
+    recall_deduction          see recall_backtracking; not scored
     precision_backtracking    of the classifier's characters with this label those to which GPT-4o gives it
     precision_uncertainty_estimation  see precision_backtracking
     precision_example_testing  see precision_backtracking
@@ -32,8 +31,8 @@ Keys of OUT
     f1_deduction              see f1_backtracking; not scored
     agreement                 characters with the same label, of all that both label
     characters                characters that both label
-    importance_spearman       Spearman's correlation over all linear modules of importance from the classifier's spans with
-                              importance from GPT-4o's, mean of the four behaviours
+    importance_spearman       Spearman's correlation over all linear modules of importance from the classifier's
+                              spans with importance from GPT-4o's, mean of the four behaviours
     importance_spearman_backtracking  of this behaviour alone
     importance_spearman_uncertainty_estimation  of this behaviour alone
     importance_spearman_example_testing  of this behaviour alone
@@ -115,7 +114,7 @@ def labels(traces: Sequence[Any]) -> dict[str, Any]:
 
 
 def agreement(counts: Sequence[Any]) -> dict[str, Any]:
-    """Recall, precision and F1 by behaviour, with intervals over traces. ``counts``: characters by pair, of each trace."""
+    """Recall, precision and F1 by behaviour, with intervals. ``counts``: each trace's characters by pair."""
     from mixprec.traces.spans import ALL_BEHAVIOURS
 
     table = np.array([[[trace[a, b] for b in ALL_BEHAVIOURS] for a in ALL_BEHAVIOURS] for trace in counts], dtype=float)

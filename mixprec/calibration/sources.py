@@ -17,7 +17,7 @@ from mixprec.calibration.windows import Stream, shuffled
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.encoding import Encoder, missing
-from mixprec.traces import annotators, spans, store
+from mixprec.traces import annotators, store
 from mixprec.traces.spans import AnnotatedTrace, token_spans
 
 #: Characters that are tokenized at once: a tokenizer needs some 150 bytes for each.

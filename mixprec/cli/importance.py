@@ -1,4 +1,4 @@
-"""Verbs from traces to importance: trace, annotate, attribute, shift, rank."""
+"""Verbs from traces to importance: trace, make-traces, annotate, attribute, shift, rank."""
 
 from __future__ import annotations
 
@@ -56,6 +56,29 @@ def trace(
     empty = f"; {found.empty} left out: the model wrote nothing" if found.empty else ""
     others = f"; {found.others} of them of no prompt in {prompts}" if found.others else ""
     out.print(f"{to}: {found.count} traces{others}{empty}", soft_wrap=True)
+
+
+@app.command(
+    "make-traces",
+    epilog=epilog(
+        "mixprec make-traces --out made.jsonl",
+        "mixprec make-traces --count 500 --seed 1 --kind timetable --kind ordering --out made.jsonl",
+    ),
+)
+def make_traces(
+    to: Annotated[Path, typer.Option("--out", help="Where the traces go.")],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 110,
+    seed: int = 0,
+    kind: Annotated[list[str] | None, typer.Option(help="Only problems of this kind; may be repeated.")] = None,
+) -> None:
+    """Make annotated reasoning traces by a procedure, without a model.
+
+    For tests and quick runs. Labels and answers are right by construction.
+    """
+    from mixprec.api.procedural import make_traces as function
+
+    found = function(to, count=count, seed=seed, kinds=kind or ())
+    out.print(f"{to}: {found.count} traces", soft_wrap=True)
 
 
 @app.command(

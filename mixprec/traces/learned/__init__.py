@@ -1,7 +1,7 @@
 """Annotate a trace by a sentence classifier: no annotator model and no network.
 
-A linear-chain conditional random field over the sentences of a reasoning (``crf``), on words, shapes, places and what is
-new in a sentence (``features``). It is trained on reasoning written by hand for it (``data/passages``), on
+A linear-chain conditional random field over the sentences of a reasoning (``crf``), on words, shapes, places and what
+is new in a sentence (``features``). It is trained on reasoning written by hand for it (``data/passages``), on
 ``bundled:attribution`` and on procedural traces (``traces.procedural``); a user's annotated traces may join
 (``training``). What it recalls of GPT-4o's labels is in docs/spans.md.
 """

@@ -1,8 +1,8 @@
 """A linear-chain conditional random field over sentences, in numpy.
 
-Lafferty, McCallum and Pereira, 2001. The score of a labelling is the sum of its sentences' scores, of one weight for each
-pair of neighbouring labels (another one where a paragraph begins between them) and of one for the first label. Training
-minimises the negative log-likelihood plus ``penalty / 2`` times the sum of squared weights, with SciPy's L-BFGS.
+Lafferty, McCallum and Pereira, 2001. The score of a labelling is the sum of its sentences' scores, of one weight for
+each pair of neighbouring labels (another one where a paragraph begins between them) and of one for the first label.
+Training minimises the negative log-likelihood plus ``penalty / 2`` times the sum of squared weights, with L-BFGS.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ Integers = NDArray[np.integer[Any]]
 
 
 class Weights(NamedTuple):
-    """``emission`` (features, labels); ``pairs`` (2, labels, labels): within and across paragraphs; ``first`` (labels,)."""
+    """``emission`` (features, labels); ``pairs`` (2, labels, labels): in a paragraph, across; ``first`` (labels,).
+
+    ``pairs[0, a, b]``: label b behind label a in one paragraph.
+    """
 
     emission: Floats
     pairs: Floats
@@ -57,7 +60,8 @@ def marginals(scores: Floats, opens: NDArray[np.bool_], weights: Weights) -> Flo
         state = (across if opens[step + 1] else within) @ (own[step + 1] * backward[step + 1])
         backward[step] = state / state.sum()
     both = forward * backward
-    return both / both.sum(1, keepdims=True)
+    chances: Floats = both / both.sum(1, keepdims=True)
+    return chances
 
 
 def train(chains: Chains, features: int, labels: int, penalty: float, steps: int = 150) -> Weights:
@@ -142,7 +146,7 @@ def _sums(
 
     The forward and backward recursions with every step scaled to a sum of 1.
     """
-    count, longest, labels = scores.shape
+    count, longest, _ = scores.shape
     top = scores.max(2, keepdims=True)
     own = np.exp(scores - top)
     pairs = np.exp(weights.pairs)

@@ -1,7 +1,8 @@
 """What is told about each sentence of a reasoning: words, shape, place, what is new in it, and its neighbours.
 
-Names of features: words and pairs of words as they are, ``^`` in front of a sentence's first ones, ``$`` of its last ones,
-``@`` of classes of words, ``#`` of all that isn't words; ``<`` and ``>`` of what stands in the sentence before and behind.
+Names of features: words and pairs of words as they are, ``^`` in front of a sentence's first ones, ``$`` of its last
+ones, ``@`` of classes of words, ``#`` of all that isn't words; ``<`` and ``>`` of what stands in the sentence before
+and behind.
 """
 
 from __future__ import annotations

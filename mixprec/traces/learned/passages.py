@@ -37,7 +37,7 @@ def load() -> dict[str, list[Sequence]]:
 
 
 def parse(lines: Iterable[str]) -> Iterator[Sequence]:
-    """``? `` begins a prompt, which goes on to the first line with a behaviour's letter; an empty line is a paragraph's end.
+    """``? `` begins a prompt, which goes on to the first line with a behaviour's letter; an empty line is a break.
 
     Raises ValueError for a line that is neither.
     """
@@ -64,7 +64,7 @@ def parse(lines: Iterable[str]) -> Iterator[Sequence]:
 
 
 def of_sections(prompt: str, sections: Iterable[tuple[str, str, bool]]) -> Sequence:
-    """Labelled stretches of text, each of one or a few sentences; the last entry says whether a paragraph begins there."""
+    """Labelled stretches of text, each of one or a few sentences; the third entry: whether a paragraph begins there."""
     sentences: list[Sentence] = []
     behaviours: list[str] = []
     for behaviour, text, opens in sections:

@@ -36,7 +36,7 @@ def made(count: int, seed: int, kinds: Iterable[str] = tuple(procedural.KINDS)) 
             passages.of_sections(trace.prompt, ((each.behaviour, each.text, each.opens) for each in sections)),
             PROCEDURAL_WEIGHT,
         )
-        for trace, sections in procedural.labelled(count, seed, tuple(kinds))
+        for trace, sections, _ in procedural.traces(count, seed, tuple(kinds))
     ]
 
 

@@ -15,37 +15,41 @@ _CLASSES = {
     "WAIT": "wait hold hmm hm oh oops",
     "TURN": "alternatively instead actually scratch rather switch backwards restart redo rethink reconsider revisit "
     "re-examine recheck retry abandon discard drop dead",
-    "ELSE": "another different other otherwise differently better easier simpler second way approach method idea angle route "
-    "strategy plan path direction perspective again over back step restart",
+    "ELSE": "another different other otherwise differently better easier simpler second way approach method idea "
+    "angle route strategy plan path direction perspective again over back step restart",
     "WRONG": "wrong mistake incorrect error messed mixed mistaken misread misunderstood misinterpreted contradiction "
     "contradicts confused slip nonsense overlooked miscounted",
     "MAYBE": "maybe perhaps possibly might may could probably likely presumably seems seem appears suppose guess "
     "potentially plausible unlikely",
-    "DOUBT": "sure unsure certain uncertain confident doubt doubtful wonder wondering unclear confusing tricky ambiguous "
-    "stuck strange odd weird suspicious hesitant worried torn vague convinced positive hard complicated guess speculation "
-    "speculating hunch lost unfamiliar",
+    "DOUBT": "sure unsure certain uncertain confident doubt doubtful wonder wondering unclear confusing tricky "
+    "ambiguous stuck strange odd weird suspicious hesitant worried torn vague convinced positive hard "
+    "complicated guess speculation speculating hunch lost unfamiliar",
     "THINK": "think believe feel say assume expect imagine hope",
     "RECALL": "recall remember know known heard familiar",
-    "LORE": "theorem formula definition lemma identity property rule principle law fact equivalent defined means called "
-    "famous definition always states known general formulas postulate conjecture",
-    "GIVEN": "premise premises says say said states stated statement given according told tells mentions mentioned clue "
-    "problem question text condition",
-    "TRY": "try trying test testing check checking verify verifying plug plugging example instance suppose consider case cases "
-    "take pick e.g sample sanity confirm scenario imagine",
-    "WORKS": "works work holds hold fits fit matches match correct right true good great perfect okay yes consistent satisfied",
-    "SO": "so therefore thus hence then consequently implies follows which gives get leads conclude since because means",
-    "AIM": "need want asked asks find figure determine solve understand supposed goal task trying start begin starting "
-    "break approach looking wants figuring",
-    "NOT": "not no never n't isn't don't doesn't can't cannot didn't won't wasn't couldn't aren't nobody nothing none without "
-    "neither nor",
+    "LORE": "theorem formula definition lemma identity property rule principle law fact equivalent defined means "
+    "called famous always states known general formulas postulate conjecture",
+    "GIVEN": "premise premises says say said states stated statement given according told tells mentions mentioned "
+    "clue problem question text condition",
+    "TRY": "try trying test testing check checking verify verifying plug plugging example instance suppose consider "
+    "case cases take pick e.g sample sanity confirm scenario imagine",
+    "WORKS": "works work holds hold fits fit matches match correct right true good great perfect okay yes consistent "
+    "satisfied",
+    "SO": "so therefore thus hence then consequently implies follows which gives get leads conclude since because "
+    "means",
+    "AIM": "need want asked asks find figure determine solve understand supposed goal task trying start begin "
+    "starting break approach looking wants figuring",
+    "NOT": "not no never n't isn't don't doesn't can't cannot didn't won't wasn't couldn't aren't nobody nothing "
+    "none without neither nor",
     "I": "i i'm i've i'd i'll me my we let's let us",
-    "WAS": "was were had became founded released won wrote written directed born died built located played married served "
-    "opened held named established published produced moved attended studied starred known created designed",
+    "WAS": "was were had became founded released won wrote written directed born died built located played married "
+    "served opened held named established published produced moved attended studied starred known created "
+    "designed",
     "IS": "is are be has have",
     "ASK": "what who where when why how which does did is can could should would",
-    "MATH": "equation equals equal sum product multiply divide subtract add plus minus squared square root substitute simplify "
-    "expand factor coordinates angle triangle circle radius area volume length digits integer integers prime modulo mod "
-    "remainder probability polynomial coefficient coefficients derivative vector matrix",
+    "MATH": "equation equals equal sum product multiply divide subtract add plus minus squared square root substitute "
+    "simplify expand factor coordinates angle triangle circle radius area volume length digits integer "
+    "integers prime modulo mod remainder probability polynomial coefficient coefficients derivative vector "
+    "matrix",
 }
 _CLASS: dict[str, tuple[str, ...]] = {}
 for _name, _words in _CLASSES.items():

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from mixprec.core.errors import UserError
+from mixprec.traces import store
 from mixprec.traces.procedural import numbers, reasons, schedules
 from mixprec.traces.procedural.narrate import Narrator, Section, paragraphs
 from mixprec.traces.procedural.problem import Problem
@@ -36,16 +38,20 @@ _INSTRUCTIONS = (
 )
 
 
-def traces(count: int, seed: int = 0, kinds: Sequence[str] = tuple(KINDS)) -> list[Trace]:
+class Made(NamedTuple):
+    """An annotated trace, its sections in order, and the right answer."""
+
+    trace: Trace
+    sections: list[Section]
+    gold: str
+
+
+def traces(count: int, seed: int = 0, kinds: Sequence[str] = tuple(KINDS)) -> Iterator[Made]:
     """So many annotated traces, of the kinds in turn.
 
-    Raises UserError for a kind that isn't there, and for none.
+    Each depends on its number, its kind and the seed alone, so a longer list begins alike. Raises UserError for a kind
+    that isn't there, and for none.
     """
-    return [trace for trace, _ in labelled(count, seed, kinds)]
-
-
-def labelled(count: int, seed: int = 0, kinds: Sequence[str] = tuple(KINDS)) -> Iterator[tuple[Trace, list[Section]]]:
-    """The traces with their sections. Each depends on its number and the seed alone, so a longer list begins alike."""
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(f"kinds: {kind!r} is unknown, known are {', '.join(KINDS)}")
@@ -54,11 +60,25 @@ def labelled(count: int, seed: int = 0, kinds: Sequence[str] = tuple(KINDS)) -> 
     return (_one(number, seed, kinds[number % len(kinds)]) for number in range(count))
 
 
-def _one(number: int, seed: int, kind: str) -> tuple[Trace, list[Section]]:
+def row(made: Made) -> dict[str, str]:
+    """A line of a file of traces, as the bundled ones have it."""
+    trace = made.trace
+    return {
+        "dataset": trace.dataset,
+        "id": store.local_id(trace.id, trace.dataset),
+        "prompt": trace.prompt,
+        "output": trace.output,
+        "annotated": trace.annotated or "",
+        "gold": made.gold,
+    }
+
+
+def _one(number: int, seed: int, kind: str) -> Made:
     chance = random.Random(f"{seed}:{kind}:{number}")
     problem = KINDS[kind](chance)
     sections = Narrator(problem, chance).sections()
     plain, annotated = paragraphs(sections)
     prompt = f"{problem.prompt}\n\n{chance.choice(_INSTRUCTIONS)}\n<think>\n"
     output = f"{plain}\n</think>\n\nThe answer is **{problem.answer}**."
-    return Trace(f"{kind}/{seed}-{number}", kind, prompt, output, annotated), sections
+    identifier = store.full_id(f"{seed}-{number}", kind)
+    return Made(Trace(identifier, kind, prompt, output, annotated), sections, problem.answer)

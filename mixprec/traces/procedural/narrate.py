@@ -1,4 +1,4 @@
-"""From a problem to a trace: the narrator goes through the stages and doubts, errs, turns, tries and recalls on the way."""
+"""From a problem to a trace: the narrator goes through the stages, and doubts, errs, turns, tries and recalls."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ def arithmetic(chance: random.Random) -> Problem:
     total, paid = a + b, (a + b) * (100 - off) / 100
     guess = a + b - off
     return Problem(
-        f"{name} buys {n} {first} for {p} dollars each and {m} {second} for {q} dollars each. At the till {off}% are taken "
+        f"{name} buys {n} {first} for {p} dollars each and {m} {second} for {q} dollars each. At the till {off}% "
+        f"are taken "
         f"off. How much does {name} pay?",
         f"{{work out|find|calculate}} how much {name} pays{{| in the end| at the till}}",
         f"{{{name}'s bill|a bill with a discount}}",
@@ -60,7 +61,8 @@ def arithmetic(chance: random.Random) -> Problem:
                 ),
                 doubts=(
                     f"does the discount {{apply|count}} for the {first} only, or for {{everything|the whole bill}}?",
-                    f"{paid:g} {{isn't|is not}} {{a|such a}} round number, {{so I'm not sure|which makes me hesitate}}.",
+                    f"{paid:g} {{isn't|is not}} {{a|such a}} round number, {{so I'm not sure|which makes me "
+                    f"hesitate}}.",
                 ),
             ),
         ),
@@ -81,7 +83,8 @@ def counting(chance: random.Random) -> Problem:
     x, y, z = limit // a, limit // b, limit // both
     return Problem(
         f"How many integers from 1 to {limit} are divisible by {a} or by {b}?",
-        f"{{count the {{integers|numbers}} from 1 to {limit} that are|find how many {{integers|numbers}} from 1 to {limit} are}} "
+        f"{{count the {{integers|numbers}} from 1 to {limit} that are|find how many {{integers|numbers}} from 1 "
+        f"to {limit} are}} "
         f"divisible by {a} or {b}",
         f"{{the multiples of {a} and {b}|divisibility by {a} and {b}}}",
         (
@@ -91,7 +94,7 @@ def counting(chance: random.Random) -> Problem:
                     f"{{similarly|likewise}}, there are {y} multiples of {b}",
                 ),
                 facts=(
-                    f"the number of multiples of k up to N is {{N divided by k, rounded down|floor(N/k)}}",
+                    "the number of multiples of k up to N is {N divided by k, rounded down|floor(N/k)}",
                     "{an integer is divisible by k|k divides an integer} if the remainder is zero",
                 ),
                 tests=(
@@ -100,7 +103,7 @@ def counting(chance: random.Random) -> Problem:
                         f"{a}, {2 * a}, {3 * a} and {4 * a} are the multiples of {a}, that's 4",
                     ),
                 ),
-                doubts=(f"should I include {limit} itself?", f"does 1 count as the {{start|first one}}, or 0?"),
+                doubts=(f"should I include {limit} itself?", "does 1 count as the {start|first one}, or 0?"),
             ),
             Stage(
                 steps=(
@@ -122,7 +125,8 @@ def counting(chance: random.Random) -> Problem:
                     Test(f"n = {a * b + 1}", f"it leaves 1 for {a} and 1 for {b}, so it isn't counted"),
                 ),
                 doubts=(
-                    f"is it {{{a} times {b}|{a * b}}} or {{the least common multiple|{both}}} that I {{need|want}} here?",
+                    f"is it {{{a} times {b}|{a * b}}} or {{the least common multiple|{both}}} that I "
+                    f"{{need|want}} here?",
                     'does "or" {mean|allow} both{| at the same time}?',
                 ),
             ),
@@ -165,7 +169,8 @@ def equations(chance: random.Random) -> Problem:
                     Test(f"x = {x} and y = {y}", f"{x} + {y} = {s} and {k}·{x} + {y} = {k * x + y}"),
                     Test(
                         f"x = {x + 1}",
-                        f"y would be {s - x - 1}, and {k}·{x + 1} + {s - x - 1} = {k * (x + 1) + s - x - 1}, which is too {{much|large}}",
+                        f"y would be {s - x - 1}, and {k}·{x + 1} + {s - x - 1} = {k * (x + 1) + s - x - 1}, "
+                        f"which is too {{much|large}}",
                         False,
                     ),
                 ),
@@ -212,13 +217,15 @@ def progression(chance: random.Random) -> Problem:
                     f"{n} times {(a + last) / 2:g} is {total}",
                 ),
                 facts=(
-                    "{the sum of an arithmetic progression|such a sum} is the number of terms times the average of the first and the last",
+                    "{the sum of an arithmetic progression|such a sum} is the number of terms times the average "
+                    "of the first and the last",
                     "Gauss's {trick|method} pairs the first term with the last",
                 ),
                 tests=(
                     Test(
                         "just four terms",
-                        f"{a} + {a + d} + {a + 2 * d} + {a + 3 * d} = {4 * a + 6 * d}, and 4·({a} + {a + 3 * d})/2 = {4 * a + 6 * d}",
+                        f"{a} + {a + d} + {a + 2 * d} + {a + 3 * d} = {4 * a + 6 * d}, and 4·({a} + "
+                        f"{a + 3 * d})/2 = {4 * a + 6 * d}",
                     ),
                 ),
                 doubts=(
@@ -250,7 +257,8 @@ def remainders(chance: random.Random) -> Problem:
             Stage(
                 steps=(f"{base}^{period} ≡ 1 {{(mod {modulus})|mod {modulus}}}",),
                 facts=(
-                    "Fermat's little theorem {says|states|gives us} that a^(p-1) ≡ 1 mod p{| for a prime p that doesn't divide a}",
+                    "Fermat's little theorem {says|states|gives us} that a^(p-1) ≡ 1 mod p{| for a prime p that "
+                    "doesn't divide a}",
                     f"{modulus} is {{prime|a prime number}}",
                     "the powers of a number modulo m repeat",
                 ),

@@ -23,8 +23,10 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of the way: what is known (``facts``, ``given``), then ``steps``; perhaps a wrong ``turn`` in between,
-    ``tests`` behind them, and ``doubts`` about them. All are templates of clauses or, ending with a mark, of sentences.
+    """One stretch of the way: what is known (``facts``, ``given``), then ``steps``.
+
+    Perhaps a wrong ``turn`` in between, ``tests`` behind them, and ``doubts`` about them. All are templates of clauses
+    or, ending with a mark, of sentences.
     """
 
     steps: tuple[str, ...] = ()
@@ -37,7 +39,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Problem:
-    """A question with its answer. ``task`` is a verb phrase, ``topic`` a noun phrase, ``ways`` other ways to go about it."""
+    """A question with its answer. ``task`` is a verb phrase, ``topic`` a noun phrase, ``ways`` other ways to do it."""
 
     prompt: str
     task: str

@@ -8,22 +8,37 @@ from mixprec.traces.procedural.problem import Problem, Stage, Test, Turn
 
 _NAMES = ("Agnes", "Bertil", "Carmen", "Dov", "Edda", "Filip", "Greta", "Hamid", "Ilse", "Jari", "Kofi", "Lena")
 _GROUPS = (
-    ("members of the rowing club", "a member of the rowing club"), ("bakers in Velmar", "a baker in Velmar"),
-    ("readers of the Gazette", "a reader of the Gazette"), ("pupils of the night school", "a pupil of the night school"),
-    ("guards of the lighthouse", "a guard of the lighthouse"), ("owners of a red boat", "the owner of a red boat"),
-)  # fmt: skip
+    ("members of the rowing club", "a member of the rowing club"),
+    ("bakers in Velmar", "a baker in Velmar"),
+    ("readers of the Gazette", "a reader of the Gazette"),
+    ("pupils of the night school", "a pupil of the night school"),
+    ("guards of the lighthouse", "a guard of the lighthouse"),
+    ("owners of a red boat", "the owner of a red boat"),
+)
 _TRAITS = (
-    ("can swim", "cannot swim"), ("{drink|drinks} tea", "drinks no tea"), ("{speak|speaks} Welsh", "speaks no Welsh"),
-    ("{sleep|sleeps} late", "does not sleep late"), ("{own|owns} a compass", "owns no compass"),
-    ("{like|likes} rain", "does not like rain"), ("{play|plays} the flute", "does not play the flute"),
-)  # fmt: skip
-#: Country, its adjective, capital, a river there, a writer born in the country, one of the writer's books, the year of birth.
+    ("can swim", "cannot swim"),
+    ("{drink|drinks} tea", "drinks no tea"),
+    ("{speak|speaks} Welsh", "speaks no Welsh"),
+    ("{sleep|sleeps} late", "does not sleep late"),
+    ("{own|owns} a compass", "owns no compass"),
+    ("{like|likes} rain", "does not like rain"),
+    ("{play|plays} the flute", "does not play the flute"),
+)
+#: Country, its adjective, capital, a river there, a writer born in the country, one of the books, the year of birth.
 _WORLD = (
     ("Norway", "Norwegian", "Oslo", "the Akerselva", "Henrik Ibsen", "A Doll's House", 1828),
     ("Russia", "Russian", "Moscow", "the Moskva", "Leo Tolstoy", "War and Peace", 1828),
     ("France", "French", "Paris", "the Seine", "Victor Hugo", "Les Misérables", 1802),
     ("Spain", "Spanish", "Madrid", "the Manzanares", "Miguel de Cervantes", "Don Quixote", 1547),
-    ("Colombia", "Colombian", "Bogotá", "the Bogotá River", "Gabriel García Márquez", "One Hundred Years of Solitude", 1927),
+    (
+        "Colombia",
+        "Colombian",
+        "Bogotá",
+        "the Bogotá River",
+        "Gabriel García Márquez",
+        "One Hundred Years of Solitude",
+        1927,
+    ),
     ("Chile", "Chilean", "Santiago", "the Mapocho", "Isabel Allende", "The House of the Spirits", 1942),
     ("Portugal", "Portuguese", "Lisbon", "the Tagus", "José Saramago", "Blindness", 1922),
     ("Ireland", "Irish", "Dublin", "the Liffey", "James Joyce", "Ulysses", 1882),
@@ -31,7 +46,7 @@ _WORLD = (
     ("Poland", "Polish", "Warsaw", "the Vistula", "Olga Tokarczuk", "Flights", 1962),
     ("Turkey", "Turkish", "Ankara", "the Ankara River", "Orhan Pamuk", "Snow", 1952),
     ("Japan", "Japanese", "Tokyo", "the Sumida", "Haruki Murakami", "Norwegian Wood", 1949),
-)  # fmt: skip
+)
 _CAPITALS_TAKEN_FOR = {
     "Turkey": "Istanbul",
     "Spain": "Barcelona",
@@ -54,8 +69,11 @@ _SURNAMES = (
 _FIRST = ("Theodore", "Amalia", "Ruben", "Celeste", "Oskar", "Winifred", "Matteo", "Ida")
 _ROLES = ("film director", "composer", "footballer", "botanist", "novelist", "architect", "senator", "racing driver")
 _WANTED = (
-    ("birthplace", "was born"), ("alma mater", "studied"), ("burial place", "is buried"), ("home town", "grew up"),
-)  # fmt: skip
+    ("birthplace", "was born"),
+    ("alma mater", "studied"),
+    ("burial place", "is buried"),
+    ("home town", "grew up"),
+)
 
 
 def syllogism(chance: random.Random) -> Problem:
@@ -67,6 +85,7 @@ def syllogism(chance: random.Random) -> Problem:
     known = {"True": f"{name} is {one}", "False": f"{name} is {one}", "Uncertain": f"{name} {qs}"}[verdict]
     claim = {"True": f"{name} {qs}", "False": f"{name} {not_q}", "Uncertain": f"{name} {ps}"}[verdict]
     rules = (f"all {group} {p}", f"everyone who {ps} {{also |}}{qs}")
+    tests: tuple[Test, ...]
     if verdict == "Uncertain":
         steps = (
             f"{name} {qs}, but that doesn't {{say|tell me|mean}} that {name} {ps}",
@@ -84,10 +103,11 @@ def syllogism(chance: random.Random) -> Problem:
         steps = (
             f"{name} is {one}, so {name} {ps}",
             f"since {name} {ps}, {name} {qs}",
-            f"the conclusion {{{'follows|is what I found' if verdict == 'True' else 'contradicts this|is the opposite'}}}",
+            f"the conclusion "
+            f"{{{'follows|is what I found' if verdict == 'True' else 'contradicts this|is the opposite'}}}",
         )
         turn = Turn(f"nothing {{is said|follows}} about {name}", f"{name} is {one}, so the first premise applies")
-        tests: tuple[Test, ...] = (
+        tests = (
             Test(
                 f"a world {{where|in which}} {name} {not_q}",
                 f"then {name} {not_p}, {{and so|so}} {name} isn't {one}, which contradicts the premise",
@@ -96,7 +116,8 @@ def syllogism(chance: random.Random) -> Problem:
         )
     plain = [rule.replace("{also |}", "") for rule in rules]
     return Problem(
-        f"Premises: {plain[0].capitalize()}. {plain[1].capitalize()}. {known}.\nConclusion: {claim}.\nIs the conclusion True, "
+        f"Premises: {plain[0].capitalize()}. {plain[1].capitalize()}. {known}.\nConclusion: {claim}.\nIs the "
+        f"conclusion True, "
         "False or Uncertain?",
         f"{{decide|determine|find out|check}} whether {{the conclusion|it}} {{follows|is true}}{{|: {claim}}}",
         f"{{{name} and {{two|some}} rules|an argument about {group}}}",
@@ -150,14 +171,17 @@ def facts(chance: random.Random) -> Problem:
     last = writer.split()[-1]
     return Problem(
         f"Which river flows through the capital of the country where the author of {book} was born?",
-        f"{{find|name|identify}} {{the|a}} river {{that flows |}}through the capital of a country, which is the {{birthplace|home}} of the author of {book}",
+        f"{{find|name|identify}} {{the|a}} river {{that flows |}}through the capital of a country, which is the "
+        f"{{birthplace|home}} of the author of {book}",
         f"{{a book, its author, a country, a capital and a river|the author of {book}}}",
         (
             Stage(
                 facts=(
-                    f"{book} {{was written by|is a {{novel|work|book}} by|is {{one of the|among the}} best-known works of}} {writer}",
+                    f"{book} {{was written by|is a {{novel|work|book}} by|is {{one of the|among the}} best-known "
+                    f"works of}} {writer}",
                     f"{writer} was {{born in {year}|a {adjective} {{writer|author}}, born in {year}}}",
-                    f"{last} {{was born in {country}|came from {country}}}{{|, and most of {{the|these}} books are set there}}",
+                    f"{last} {{was born in {country}|came from {country}}}{{|, and most of {{the|these}} books "
+                    f"are set there}}",
                 ),
                 steps=(f"{{the author is|I'm looking for the birthplace of}} {writer}", f"the country is {country}"),
                 turn=Turn(f"the author is {other[4]}", f"{other[4]} wrote {other[5]}"),
@@ -230,13 +254,15 @@ def unknown(chance: random.Random) -> Problem:
                     f"{{I'm not familiar with|I've never heard of|I don't recognise|I can't place}} {name}.",
                     f"who is {name}? {{Maybe|Perhaps}} a {guess}{{|, or a {role} too}}?",
                     f"{{I'm not sure|I don't know|I have no idea}} who {{that|{name}|{{he|she}}}} {{is|was}}.",
-                    f"the name {last} {{rings a bell|sounds {adjective}}}, but I can't {{say|recall}} {{why|from where}}.",
+                    f"the name {last} {{rings a bell|sounds {adjective}}}, but I can't {{say|recall}} {{why|from "
+                    f"where}}.",
                     f"{name}... {{hmm|I'm drawing a blank|I can't think of anybody}}.",
                 ),
             ),
             Stage(
                 steps=(
-                    f"{{if|assuming that}} {last} {{lived|was born}} in {country}, the {role} {{may|would}} have {{lived|worked}} there too",
+                    f"{{if|assuming that}} {last} {{lived|was born}} in {country}, the {role} {{may|would}} have "
+                    f"{{lived|worked}} there too",
                     f"{capital} is the {{most likely|likeliest|best}} guess",
                 ),
                 facts=(
@@ -248,7 +274,8 @@ def unknown(chance: random.Random) -> Problem:
                     Test(f"{other}", f"{{he|she}} would be a {guess} and no {role}, so {{no|that doesn't fit}}", False),
                 ),
                 doubts=(
-                    "{without|as I don't have} {more information|access to any source}, I {can't be sure|can only guess}.",
+                    "{without|as I don't have} {more information|access to any source}, I {can't be sure|can "
+                    "only guess}.",
                     "I {might|could} be {confusing|mixing up} {two people|them with somebody}.",
                     f"{{perhaps|maybe|possibly}} it's {capital}, but {{that's a guess|I have nothing to back it up}}.",
                 ),

@@ -36,9 +36,17 @@ _PLACES = (
     "zoo",
 )
 _DOINGS = (
-    "sitting at a desk", "repairing a fence", "playing chess in the park", "buying shoes at the mall", "baking bread",
-    "taking a class", "walking the dog", "painting a wall", "watching a film at the cinema", "rehearsing with the choir",
-)  # fmt: skip
+    "sitting at a desk",
+    "repairing a fence",
+    "playing chess in the park",
+    "buying shoes at the mall",
+    "baking bread",
+    "taking a class",
+    "walking the dog",
+    "painting a wall",
+    "watching a film at the cinema",
+    "rehearsing with the choir",
+)
 _TOWNS = ("Arnby", "Velmar", "Osterholt", "Quillon", "Tarsk", "Brannoch", "Lindau", "Merrow", "Kaldvik", "Sorrel")
 
 
@@ -65,7 +73,8 @@ def timetable(chance: random.Random) -> Problem:
     story = " ".join(f"{seer} saw {who} {doing[i]} {at[i]}." for i, seer in seen)
     end = _hour(hours[-1])
     excluded = tuple(
-        f"option {letters[i]} {{is out|isn't possible|can't be}}, {{because|since|as}} {seer} saw {who} {doing[i]} {{then|at that time}}"
+        f"option {letters[i]} {{is out|isn't possible|can't be}}, {{because|since|as}} {seer} saw {who} "
+        f"{doing[i]} {{then|at that time}}"
         for i, seer in seen[:3]
     )
     return Problem(
@@ -98,7 +107,8 @@ def timetable(chance: random.Random) -> Problem:
                     f"that {{matches|is}} option {letters[free]}",
                 ),
                 doubts=(
-                    f"is {slots[free][1] - slots[free][0]} hour{'s' if slots[free][1] - slots[free][0] > 1 else ''} enough "
+                    f"is {slots[free][1] - slots[free][0]} "
+                    f"hour{'s' if slots[free][1] - slots[free][0] > 1 else ''} enough "
                     f"{{for a visit|to get there and back}}?",
                 ),
                 facts=("a person can't be {at two places|in two places} at once",),
@@ -123,8 +133,10 @@ def journey(chance: random.Random) -> Problem:
     bus = first + -(-(arrives + walk - first) // every) * every
     missed = first + -(-(arrives - first) // every) * every
     return Problem(
-        f"A train leaves {start} at {_clock(leaves)} and takes {takes} minutes to {middle}. It's a {walk} minute walk to the bus "
-        f"stop, where buses to {end} leave every {every} minutes from {_clock(first)} on. A bus takes {ride} minutes. When is the "
+        f"A train leaves {start} at {_clock(leaves)} and takes {takes} minutes to {middle}. It's a {walk} minute "
+        f"walk to the bus "
+        f"stop, where buses to {end} leave every {every} minutes from {_clock(first)} on. A bus takes {ride} "
+        f"minutes. When is the "
         f"earliest arrival in {end}?",
         f"{{find|work out}} the earliest {{time of|}} arrival in {end}",
         f"{{a journey with a change|a train and a bus|the way from {start} to {end}}}",
@@ -160,7 +172,7 @@ def journey(chance: random.Random) -> Problem:
                     ),
                 ),
                 doubts=(
-                    f"can one {{catch|get}} a bus that leaves {{in the very minute|right when one arrives}}?",
+                    "can one {catch|get} a bus that leaves {in the very minute|right when one arrives}?",
                     "what if the train is late? {The problem doesn't say anything about that.|}",
                 ),
             ),
@@ -185,7 +197,7 @@ def ordering(chance: random.Random) -> Problem:
     shown = chance.sample(clues, 4)
     return Problem(
         f"{'. '.join(shown)}. Who is in the middle?",
-        f"{{find|find out|work out}} who is in the middle{{| of the five}}",
+        "{find|find out|work out} who is in the middle{| of the five}",
         f"{{five people and their order|a ranking|an order of {a}, {b}, {c}, {d} and {e}}}",
         (
             Stage(
