@@ -18,7 +18,7 @@ from mixprec.plan.methods import Method
 from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import GgmlText, ModulePlan, Plan, with_outside
 from mixprec.recipe.engines import Engine
-from mixprec.traces import annotators
+from mixprec.traces import annotators, store
 from mixprec.traces.annotate import Rule
 from mixprec.traces.annotators import Annotator
 from mixprec.tune.blockoptions import TuneBlocks
@@ -67,8 +67,23 @@ class TracesSpec(Part):
     source: str = Field(description="bundled:NAME, data:PATH or a path to a JSONL file")
     preset: Rule = Field("paper", description="span rule: paper, released or aligned")
     annotator: Annotator = Field("given", description=annotators.DESCRIPTION)
-    train: tuple[str, ...] = Field((), description="with classifier: annotated traces to learn from too, as source")
+    train: tuple[str, ...] = Field(
+        (), description="with classifier: annotated traces to learn from too, bundled:NAME or paths"
+    )
     first: int | None = Field(None, ge=1, description="take only so many traces")
+
+    @field_validator("train")
+    @classmethod
+    def _not_held_out(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if store.HELD_OUT in value:
+            raise ValueError(f"{store.HELD_OUT} is what compressed models are judged by; learn from other traces")
+        return value
+
+    @model_validator(mode="after")
+    def _learns(self) -> TracesSpec:
+        if self.train and self.annotator != "classifier":
+            raise ValueError(f"train: annotator {self.annotator} learns nothing; set annotator: classifier")
+        return self
 
 
 class ImportanceSpec(Part):

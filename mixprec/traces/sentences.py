@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 #: What ends a sentence: its mark, with what closes behind it, before white space; and every line's end.
 _END = re.compile(r"[.?!…]+[\"'”’)\]*]*(?=\s)|(?=\n)")
-#: Whose full stop ends no sentence: titles, initials, abbreviations, and the number of a list's item.
+#: Whose full stop ends no sentence, inside of one: titles, initials, abbreviations.
 _STOPS_SHORT = re.compile(
-    r"(?:(?:^|[\s(\"“])(?:[A-Z]|Dr|Mr|Mrs|Ms|Prof|St|Jr|Sr|Mt|vs|etc|e\.g|i\.e|cf|approx|No|Fig|Eq|U\.S|U\.K)|"
-    r"^\W*(?:\d{1,2}|[a-zA-Z]))\.$"
+    r"[\s(\"“](?:[A-Z]|Dr|Mr|Mrs|Ms|Prof|St|Jr|Sr|Mt|vs|etc|e\.g|i\.e|cf|approx|No|Fig|Eq|U\.S|U\.K)\.$"
 )
 _CHARACTER = re.compile(r"\S")
 _LETTER = re.compile(r"[^\W\d_]")

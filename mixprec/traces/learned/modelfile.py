@@ -40,15 +40,17 @@ def rounded(classifier: Classifier, least: float = 0.01) -> Classifier:
 def write(path: Path, classifier: Classifier) -> None:
     """Write what ``rounded`` gives."""
     weights = rounded(classifier)
-    metadata = {"version": str(VERSION), "labels": json.dumps(LABELS), "features": json.dumps(weights.names)}
-    path.write_bytes(save(dict(weights.weights._asdict()), metadata))
+    about = {"version": VERSION, "labels": LABELS, "features": list(weights.names)}
+    # One entry alone: safetensors writes several in any order, and the same classifier gives the same bytes.
+    path.write_bytes(save(dict(weights.weights._asdict()), {"classifier": json.dumps(about, ensure_ascii=False)}))
 
 
 def read(path: Path) -> Classifier:
     """Read a classifier. Raises UserError for one of another version."""
     data = path.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    if header["version"] != str(VERSION) or tuple(json.loads(header["labels"])) != LABELS:
-        raise UserError(f"{path}: version {header['version']} of the classifier, known is {VERSION}; make it again")
+    about = json.loads(header["classifier"])
+    if about["version"] != VERSION or tuple(about["labels"]) != LABELS:
+        raise UserError(f"{path}: version {about['version']} of the classifier, known is {VERSION}; make it again")
     parts = {name: value.astype(np.float32) for name, value in load(data).items()}
-    return Classifier(json.loads(header["features"]), Weights(**parts))
+    return Classifier(about["features"], Weights(**parts))
