@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 #: What ends a sentence: its mark, with what closes behind it, before white space; and every line's end.
 _END = re.compile(r"[.?!…]+[\"'”’)\]*]*(?=\s)|(?=\n)")
-#: Whose full stop ends no sentence, inside of one: titles, initials, abbreviations.
+#: Whose full stop ends no sentence: titles, and inside of a sentence initials and abbreviations too.
 _STOPS_SHORT = re.compile(
-    r"[\s(\"“](?:[A-Z]|Dr|Mr|Mrs|Ms|Prof|St|Jr|Sr|Mt|vs|etc|e\.g|i\.e|cf|approx|No|Fig|Eq|U\.S|U\.K)\.$"
+    r"(?:^(?:Dr|Mr|Mrs|Ms|Prof)|"
+    r"[\s(\"“](?:[A-Z]|Dr|Mr|Mrs|Ms|Prof|St|Jr|Sr|Mt|vs|etc|e\.g|i\.e|cf|approx|No|Fig|Eq|U\.S|U\.K))\.$"
 )
 _CHARACTER = re.compile(r"\S")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -44,7 +45,7 @@ def split(text: str, start: int = 0, end: int | None = None) -> list[Sentence]:
 
 def _sentence_end(text: str, begin: int, end: int) -> int:
     for match in _END.finditer(text, begin, end):
-        if text[match.start() : match.end()] != "." or not _STOPS_SHORT.search(text, begin, match.end()):
+        if text[match.start() : match.end()] != "." or not _STOPS_SHORT.search(text[begin : match.end()]):
             return begin + len(text[begin : match.end()].rstrip())
     return begin + len(text[begin:end].rstrip())
 

@@ -17,7 +17,7 @@ from mixprec.traces.sentences import is_latin, split
     [
         ("So it is 4. Wait, no! Is it?  Yes.", ["So it is 4.", "Wait, no!", "Is it?", "Yes."]),
         ("One line\nanother one\n\na third.", ["One line", "another one", "a third."]),
-        ("There Dr. Who met J. R. Smith. They left.", ["There Dr. Who met J. R. Smith.", "They left."]),
+        ("No. Dr. Who met J. R. Smith. They left.", ["No.", "Dr. Who met J. R. Smith.", "They left."]),
         ("He said 'no.' Then he left.", ["He said 'no.'", "Then he left."]),
         ("It is 3.14 or so... Hmm.", ["It is 3.14 or so...", "Hmm."]),
         ("\\[\nx = 3.\n\\]", ["\\[", "x = 3.", "\\]"]),
