@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mixprec.api.look import traces as traces
     from mixprec.api.make import compress as compress
     from mixprec.api.make import quantize_ as quantize_
+    from mixprec.api.procedural import make_traces as make_traces
     from mixprec.api.runs import quantize as quantize
     from mixprec.api.runs import quantize_recipe as quantize_recipe
     from mixprec.api.runs import report as report
@@ -86,6 +87,7 @@ _PUBLIC: Final = {
     "calibrate": "mixprec.api.calibrating",
     "compress": "mixprec.api.make",
     "evaluate": "mixprec.api.judge",
+    "make_traces": "mixprec.api.procedural",
     "plan": "mixprec.api.spend",
     "quantize": "mixprec.api.runs",
     "quantize_": "mixprec.api.make",

@@ -100,6 +100,7 @@ CASES = (
     Case("sharded/model.safetensors.index.json", ("inspect sharded",)),
     Case("traces.jsonl", (
         "annotate traces.jsonl --out s.jsonl", "annotate traces.jsonl --annotator cues --out s.jsonl",
+        "annotate traces.jsonl --annotator classifier --out s.jsonl",
     ), lines=True),
     Case("spans.jsonl", ("attribute spans.jsonl --model llama --out a --resamples 0",), lines=True),
     Case("questions/folio.jsonl", (

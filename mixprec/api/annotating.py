@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +53,25 @@ def annotate(
     annotator: str = "given",
     judge: Judge | None = None,
     answers: str | Path | None = None,
+    train: Sequence[str | Path] = (),
     first: int | None = None,
     progress: OnStep | None = None,
 ) -> Spans:
     """Find each behaviour's spans in annotated traces (JSON lines, or bundled:attribution), or let a judge find them.
 
-    ``preset``: the span rule, paper, released or aligned. ``annotator``: the file's annotations (given), or lexical
-    cues. ``judge``: a language model annotates; ``answers``: the file that keeps all it says, so that a killed call
-    goes on and nothing is asked twice; by default beside the traces, for bundled ones in the working folder. ``first``:
-    only so many traces.
+    ``preset``: the span rule, paper, released or aligned. ``annotator``: the file's annotations (given), cue phrases
+    (cues), or a sentence classifier (classifier), which learns from the annotated traces of ``train`` too. ``judge``: a
+    language model annotates; ``answers``: the file that keeps all it says, so that a killed call goes on and nothing is
+    asked twice; by default beside the traces, for bundled ones in the working folder. ``first``: only so many traces.
 
     Raises UserError where no trace has a span of a scored behaviour, or the judge's server stays away.
     """
     source = str(traces.path if isinstance(traces, Traces) else traces)
     if answers is not None and judge is None:
         raise UserError("mixprec annotate: answers: are a judge's; give a judge, or leave them out")
-    spec = checked(TracesSpec, "annotate", source=source, preset=preset, annotator=annotator, judge=judge, first=first)
+    learned = tuple(map(str, train))
+    given = {"source": source, "preset": preset, "annotator": annotator, "train": learned, "judge": judge}
+    spec = checked(TracesSpec, "annotate", **given, first=first)
     with telling(progress):
         return Spans(tuple(annotate_traces(spec, source, _kept(source, answers) if judge else None)))
 

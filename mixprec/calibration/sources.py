@@ -17,7 +17,7 @@ from mixprec.calibration.windows import Stream, shuffled
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.models.encoding import Encoder, missing
-from mixprec.traces import cues, spans, store
+from mixprec.traces import annotators, store
 from mixprec.traces.spans import AnnotatedTrace, token_spans
 
 #: Characters that are tokenized at once: a tokenizer needs some 150 bytes for each.
@@ -125,15 +125,13 @@ class _Encoded(NamedTuple):
 
 
 def _annotated(path: Path, source: TraceSource) -> list[AnnotatedTrace]:
-    """The traces, with spans where the source weighs behaviours: the file's own, its annotations' or the cues'."""
+    """The traces, with spans where the source weighs behaviours: the file's own, its annotations' or an annotator's."""
     traces = store.load(str(path))
     if not source.behaviours:
         return [AnnotatedTrace(trace, []) for trace in traces]
-    if source.annotator == "cues":
-        return [cues.cue_spans(trace) for trace in traces]
-    if all("spans" in row for row in artifacts.read_jsonl(path)):
-        return spans.load_spans(path)
-    return [spans.char_spans(trace, source.preset) for trace in traces]
+    if source.annotator == "given":
+        return annotators.annotated(str(path), source.preset)
+    return [*map(annotators.make(source.annotator, source.preset), traces)]
 
 
 def _encode_trace(each: AnnotatedTrace, source: TraceSource, encoder: Encoder) -> _Encoded:

@@ -22,7 +22,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from mixprec.traces import annotators
 from mixprec.traces.annotate import Rule
+from mixprec.traces.annotators import Annotator
 from mixprec.traces.store import HELD_OUT
 
 #: What a token's factor can depend on; the same six as in traces.spans.ALL_BEHAVIOURS.
@@ -71,7 +73,7 @@ class TraceSource(_Source):
     behaviours: dict[Behaviour, Factor] = Field({}, description="weight of the tokens in a behaviour's spans")
     others: Factor = Field(1.0, description="with behaviours: weight of all other tokens; 0 leaves them out")
     preset: Rule = Field("paper", description="span rule: paper, released or aligned")
-    annotator: Literal["given", "cues"] = Field("given", description="the file's annotations, or lexical cues")
+    annotator: Annotator = Field("given", description=annotators.DESCRIPTION)
 
     @field_validator("traces")
     @classmethod

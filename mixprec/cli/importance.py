@@ -1,4 +1,4 @@
-"""Verbs from traces to importance: trace, annotate, attribute, shift, rank."""
+"""Verbs from traces to importance: trace, make-traces, annotate, attribute, shift, rank."""
 
 from __future__ import annotations
 
@@ -67,10 +67,34 @@ def _show_prompt(wanted: bool) -> None:
 
 
 @app.command(
+    "make-traces",
+    epilog=epilog(
+        "mixprec make-traces --out made.jsonl",
+        "mixprec make-traces --count 500 --seed 1 --kind timetable --kind ordering --out made.jsonl",
+    ),
+)
+def make_traces(
+    to: Annotated[Path, typer.Option("--out", help="Where the traces go.")],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 110,
+    seed: int = 0,
+    kind: Annotated[list[str] | None, typer.Option(help="Only problems of this kind; may be repeated.")] = None,
+) -> None:
+    """Make annotated reasoning traces by a procedure, without a model.
+
+    For tests and quick runs. Labels and answers are right by construction.
+    """
+    from mixprec.api.procedural import make_traces as function
+
+    found = function(to, count=count, seed=seed, kinds=kind or ())
+    out.print(f"{to}: {found.count} traces", soft_wrap=True)
+
+
+@app.command(
     epilog=epilog(
         "mixprec annotate traces.jsonl --out spans.jsonl",
         "mixprec annotate traces.jsonl --preset aligned --out spans.jsonl",
-        "mixprec annotate my_traces.jsonl --annotator cues --out spans.jsonl",
+        "mixprec annotate my_traces.jsonl --annotator classifier --out spans.jsonl",
+        "mixprec annotate my_traces.jsonl --annotator classifier --train annotated.jsonl --out spans.jsonl",
         "mixprec annotate mine.jsonl --judge http://localhost:8000/v1 --judge-model gpt-oss-120b --out spans.jsonl",
     )
 )
@@ -78,7 +102,12 @@ def annotate(
     traces: Annotated[str, typer.Argument(help="Trace file (JSON lines), or bundled:attribution.")],
     to: Annotated[Path, typer.Option("--out", help="Where the spans go.")],
     preset: SpanRule = "paper",
-    annotator: Annotated[str, typer.Option(help="given: the file's annotations; cues: lexical.")] = "given",
+    annotator: Annotated[
+        str, typer.Option(help="given: the file's annotations; classifier: by sentence, offline; cues: cue phrases.")
+    ] = "given",
+    train: Annotated[
+        list[str] | None, typer.Option(help="With classifier: annotated traces that it learns from too.")
+    ] = None,
     judge: Annotated[
         str | None,
         typer.Option(help="A language model annotates: a server with OpenAI's protocol, http://host:port/v1."),
@@ -141,7 +170,9 @@ def annotate(
             price_out=price_out,
         )
         answers = answers or answers_beside(to)
-    found = function(traces, preset=preset, annotator=annotator, judge=asked, answers=answers, first=first)
+    found = function(
+        traces, preset=preset, annotator=annotator, train=train or (), judge=asked, answers=answers, first=first
+    )
     found.save(to)
     out.print(str(to), soft_wrap=True)
     out.print(found)

@@ -10,7 +10,7 @@ from mixprec.core import locks
 from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
 from mixprec.recipe import TracesSpec
-from mixprec.traces import cues, spans, store
+from mixprec.traces import annotators, spans, store
 from mixprec.traces.judge import prompts
 from mixprec.traces.judge.spec import JudgeSpec
 
@@ -31,14 +31,14 @@ def annotate_traces(spec: TracesSpec, source: str, answers: Path | None = None) 
 def find_spans(
     spec: TracesSpec, source: str, traces: Sequence[store.Trace], advance: Callable[[int], None] = lambda _: None
 ) -> list[spans.AnnotatedTrace]:
-    """The spans of the annotations of ``traces`` from ``source``, or of lexical cues where the recipe says so.
+    """The spans of ``traces`` from ``source``: of their annotations, or by the annotator that the recipe names.
 
     Raises UserError where no trace has a span of a scored behaviour, with what was skipped and why.
     """
+    annotate = annotators.make(spec.annotator, spec.preset, spec.train)
     found = []
     for trace in traces:
-        by_cues = spec.annotator == "cues"
-        found.append(cues.cue_spans(trace) if by_cues else spans.char_spans(trace, spec.preset))
+        found.append(annotate(trace))
         advance(1)
     return _checked(found, source)
 

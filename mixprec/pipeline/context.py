@@ -17,7 +17,7 @@ from mixprec.pipeline.annotating import annotate_traces, answers_beside, judged_
 from mixprec.pipeline.calibrating import calibrate, lessons
 from mixprec.plan.methods import solving
 from mixprec.recipe import Recipe, TracesSpec
-from mixprec.traces import RULES, spans, store
+from mixprec.traces import RULES, annotators, spans, store
 from mixprec.tune.options import TuneSpec
 from mixprec.tune.tuning import Lessons
 
@@ -113,7 +113,8 @@ class Context:
         """Spans of annotated traces, and the stage's fingerprint. A judge's answers lie beside the spans."""
         source = recipe.locate(spec.source, self.data)
         path = store.locate(source)
-        inputs: list[Any] = [artifacts.sha256_file(path), spec.model_dump(exclude={"source", "judge"})]
+        said = spec.model_dump(exclude={"source", "judge", "train"})
+        inputs: list[Any] = [artifacts.sha256_file(path), said, *annotators.decided_by(spec.annotator, spec.train)]
         if spec.judge is not None:
             inputs.append(judged_by(spec.judge))
         answers = answers_beside(target)

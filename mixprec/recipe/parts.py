@@ -18,7 +18,9 @@ from mixprec.plan.methods import Method
 from mixprec.plan.rules import PlanSpec
 from mixprec.plan.schema import GgmlText, ModulePlan, Plan, with_outside
 from mixprec.recipe.engines import Engine
+from mixprec.traces import annotators, store
 from mixprec.traces.annotate import Rule
+from mixprec.traces.annotators import Annotator
 from mixprec.traces.judge.spec import JudgeSpec
 from mixprec.tune.blockoptions import TuneBlocks
 from mixprec.tune.options import TuneSpec
@@ -65,12 +67,24 @@ class TracesSpec(Part):
 
     source: str = Field(description="bundled:NAME, data:PATH or a path to a JSONL file")
     preset: Rule = Field("paper", description="span rule: paper, released or aligned")
-    annotator: Literal["given", "cues"] = Field("given", description="the file's annotations, or lexical cues")
+    annotator: Annotator = Field("given", description=annotators.DESCRIPTION)
+    train: tuple[str, ...] = Field(
+        (), description="with classifier: annotated traces to learn from too, bundled:NAME or paths"
+    )
     judge: JudgeSpec | None = Field(None, description="a language model annotates them, in the place of either")
     first: int | None = Field(None, ge=1, description="take only so many traces")
 
+    @field_validator("train")
+    @classmethod
+    def _not_held_out(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if store.HELD_OUT in value:
+            raise ValueError(f"{store.HELD_OUT} is what compressed models are judged by; learn from other traces")
+        return value
+
     @model_validator(mode="after")
     def _one_annotator(self) -> TracesSpec:
+        if self.train and self.annotator != "classifier":
+            raise ValueError(f"train: annotator {self.annotator} learns nothing; set annotator: classifier")
         if self.judge is not None and self.annotator != "given":
             raise ValueError(f"annotator: {self.annotator} and judge exclude one another; leave one out")
         if self.judge is not None and self.preset == "released":

@@ -74,7 +74,7 @@ def _found(trace: Trace, rule: Rule, threshold: float) -> tuple[dict[int, CharSp
     """Spans by where their segments begin in the annotation, in its order; and what was skipped, by reason."""
     if trace.annotated is None:
         raise UserError(
-            f"trace {trace.id!r} has no annotation; annotate it, or let lexical cues do it (annotator: cues)"
+            f"trace {trace.id!r} has no annotation; annotate it, or let the classifier do it (annotator: classifier)"
         )
     parsed = parse(trace.annotated, rule)
     prompt = len(trace.prompt)
