@@ -54,7 +54,11 @@ class Experts(nn.Module):
         expert: Any = self._modules[str(number)]
         for linear in expert.values():
             linear.tokens = tokens
-        return expert["down_proj"](self.gated(number, inputs))  # type: ignore[no-any-return]
+        return self.last(number)(self.gated(number, inputs))  # type: ignore[no-any-return]
+
+    def last(self, number: int) -> nn.Module:
+        """The linear that puts out what an expert makes."""
+        return self.get_submodule(f"{number}.down_proj")
 
     def gated(self, number: int, inputs: Tensor) -> Tensor:
         """(n, intermediate): what an expert's down projection receives for ``inputs`` (n, hidden)."""

@@ -85,8 +85,7 @@ def _watching(
             watch = _Watch(len(experts), {name: each.flatten() for name, each in weights.items()})
             stack.callback(experts.register_forward_pre_hook(watch.routed).remove)
             for number in range(len(experts)):
-                last = experts.get_submodule(f"{number}.down_proj")
-                stack.callback(last.register_forward_hook(watch.put_out(number)).remove)
+                stack.callback(experts.last(number).register_forward_hook(watch.put_out(number)).remove)
             stack.callback(watch.into, path, sums)
         yield
 
