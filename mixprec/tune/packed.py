@@ -47,7 +47,7 @@ def tune_packed(tuning: Tuning, model: Model, original: Model, out: Path, base_m
                 if not tuning.run(student, teacher, folder, stamp):
                     raise UserError(f"{out}: not written: tuning gained nothing on the validation samples")
             finally:
-                taught.release()  # its weights are no longer its own
+                taught.release()
         if processes.is_main():
             now, plain = student.quantized(), student.plain()
             rewrite(opened, format, out, quantized=now, other=plain, base_model=base_model, tune=tuning.described)

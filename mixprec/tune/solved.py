@@ -52,7 +52,7 @@ class SolvedTuning(Tuning):
                 if not self.run(student, teacher, folder, stamp):
                     return list(files)
         finally:
-            original.release()  # its weights are no longer its own
+            original.release()
         return _write(files, folder, stamp, student.quantized(), student.plain(), checkpoint)
 
 

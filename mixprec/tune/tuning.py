@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,9 +105,10 @@ class Tuning:
         return {"rules": RULES, "samples": self.lessons.digest, **self.options.model_dump()}
 
     def computed(self, model: Model) -> Model:
-        """The model in the type that is tuned in."""
+        """The model in the type that is tuned in, with weights of its own: whoever holds ``model``'s keeps them."""
         dtype = self.options.dtype
-        return model.computed(dtype=devices.quickest_dtype(model.device) if dtype == "auto" else dtype)
+        found = model.computed(dtype=devices.quickest_dtype(model.device) if dtype == "auto" else dtype)
+        return copy.copy(found)
 
     @property
     def kinds(self) -> frozenset[Kind]:

@@ -79,10 +79,10 @@ def states(folder: Path, tokens: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("architecture", "method", "format"),
     [
-        ("llama", "gptq", "w3g16"),
-        ("qwen3", "gptaq", "w3g16_asym"),
+        ("llama", "gptq", "w3g16_asym"),
+        ("qwen3", "gptaq", "w3g16"),
         ("gemma2", "rtn", "w4g8"),
-        ("llama", "awq", "w3g16"),
+        ("llama", "awq", "w3g16_asym"),
         ("llama", "anyk", "any3g16"),
         ("llama", "ggml", "q4_1"),
     ],
