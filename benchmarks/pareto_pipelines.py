@@ -54,6 +54,8 @@ def _autoround(
 _THREE = ("3.25",)
 #: Guided solves as they are by default.
 _GUIDED = {"guided": {}}
+#: And codes and scales that descend behind the pass.
+_DESCENDED = {**_GUIDED, "descent": 3}
 _NARROW = ("3.25", "3.5")
 PIPELINES: dict[str, Pipeline] = {
     "gptq": _ours("GPTQ", "uniform", _THREE, limit=True),
@@ -73,6 +75,13 @@ PIPELINES: dict[str, Pipeline] = {
     "guided_gptaq_tuned": _ours("guided GPTAQ, tuned", "uniform", _THREE, method="gptaq", options=_GUIDED, tune={}),
     "exchanged_guided": _ours("plan + exchange, guided GPTQ", "exchanged", options=_GUIDED),
     "exchanged_guided_tuned": _ours("plan + exchange, guided GPTQ, tuned", "exchanged", options=_GUIDED, tune={}),
+    "descended": _ours("guided GPTAQ, descent", "uniform", _THREE, method="gptaq", options=_DESCENDED),
+    "descended_tuned": _ours(
+        "guided GPTAQ, descent, tuned", "uniform", _THREE, method="gptaq", options=_DESCENDED, tune={}
+    ),
+    "exchanged_descended_tuned": _ours(
+        "plan + exchange, guided GPTAQ, descent, tuned", "exchanged", method="gptaq", options=_DESCENDED, tune={}
+    ),
     "gptaq_blocks": _ours("GPTAQ, blocks tuned", "uniform", _THREE, method="gptaq", tune_blocks={}),
     "gptaq_blocks_tuned": _ours(
         "GPTAQ, blocks and model tuned", "uniform", _THREE, method="gptaq", tune_blocks={}, tune={}
@@ -111,9 +120,10 @@ PIPELINES: dict[str, Pipeline] = {
 #: Our pipelines from the most complete one to the least: the first that was measured at a size stands for us, whatever
 #: its KL on the text that figures are read from.
 FLAGSHIPS = (
-    "exchanged_guided_blocks_tuned", "exchanged_blocks_tuned", "exchanged_guided_tuned", "exchanged_gptaq_tuned",
-    "exchanged_tuned", "exchanged_gptaq", "exchanged", "additive", "gptaq_blocks_tuned", "guided_tuned", "gptaq_tuned",
-    "gptq_tuned", "guided_gptaq", "gptaq", "gptq",
+    "exchanged_descended_tuned", "exchanged_guided_blocks_tuned", "exchanged_blocks_tuned", "exchanged_guided_tuned",
+    "exchanged_gptaq_tuned", "exchanged_tuned", "exchanged_gptaq", "exchanged", "additive", "descended_tuned",
+    "gptaq_blocks_tuned", "guided_gptaq_tuned", "guided_tuned", "gptaq_tuned", "gptq_tuned", "guided_gptaq", "gptaq",
+    "gptq",
 )  # fmt: skip
 #: Peers' pipelines without which nothing is said of a size.
 NEEDED = {"3.25": ("autoround200",), **dict.fromkeys(BUDGETS[1:], ("autoscheme200", "modelopt"))}

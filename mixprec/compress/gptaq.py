@@ -27,11 +27,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixprec.compress.gptq import DEFAULT_SEARCH, searched, solve, transposed
+from mixprec.compress.gptq import DEFAULT_SEARCH, descended, searched, solve, transposed
 from mixprec.compress.solving import Solved, Solver, Task
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import Quantized, Search, scale_dtype_of
 from mixprec.numerics.hessian import Factor
+
+#: How much of the drift is made up for, as in the released code.
+ALPHA = 0.25
 
 
 def gptaq(
@@ -40,7 +43,7 @@ def gptaq(
     format: Format,
     drift: Tensor,
     *,
-    alpha: float = 0.25,
+    alpha: float = ALPHA,
     joint: bool = False,
     block: int = 128,
     static_groups: bool = False,
@@ -83,7 +86,13 @@ def _solve(task: Task) -> Solved:
     assert drift is not None  # the walk keeps the uncompressed model's states beside the others
     rests = task.room_for_rests()
     found = gptaq(task.weight, factor, task.grid, drift, search=searched(task), rests=rests)
-    return task.rounded(found, task.grid, factor, rests)
+
+    def target() -> Tensor:
+        columns = transposed(task.weight, factor)
+        _add_payments(columns, factor, drift, ALPHA, joint=True)  # each column is settled knowing all others
+        return columns
+
+    return descended(task, found, factor, rests, target)
 
 
 SOLVER = Solver(_solve, stacks=True)

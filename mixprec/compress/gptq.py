@@ -11,12 +11,13 @@ Blocks end where groups do, so that a grid is always fitted to weights on which 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
 
+from mixprec.compress.descent import damped, descend
 from mixprec.compress.solving import Solved, Solver, Task
 from mixprec.numerics.formats import WHOLE_ROW, Format
 from mixprec.numerics.groupwise import Grid, Quantized, Search, fit, level_range, scale_dtype_of
@@ -206,10 +207,23 @@ def searched(task: Task) -> Search | None:
     return DEFAULT_SEARCH if task.options.grid_search else None
 
 
+def descended(
+    task: Task, found: Quantized, factor: Factor, rests: Tensor | None, target: Callable[[], Tensor]
+) -> Solved:
+    """The result of a pass, after what descent a task asks for; ``target`` (in, out): what the error is least for."""
+    if task.options.descent:
+        aimed = target().masked_fill_(factor.dead[:, None], 0).T.contiguous()
+        hessian = damped(task.inputs.statistics.hessian, factor).to(aimed)
+        before = None if rests is None else rests.T
+        found, after = descend(found, aimed, hessian, task.grid, task.options.descent, before)
+        rests = rests if rests is None else after.T
+    return task.rounded(found, task.grid, factor, rests)
+
+
 def _solve(task: Task) -> Solved:
     factor, rests = task.ordered, task.room_for_rests()
     found = gptq(task.weight, factor, task.grid, search=searched(task), rests=rests)
-    return task.rounded(found, task.grid, factor, rests)
+    return descended(task, found, factor, rests, lambda: transposed(task.weight, factor))
 
 
 SOLVER = Solver(_solve, stacks=True)

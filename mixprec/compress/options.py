@@ -46,6 +46,9 @@ class SolveOptions(BaseModel):
     )
     act_order: bool = Field(True, description="gptq, gptaq: columns of large inputs first, groups staying together")
     grid_search: bool = Field(True, description="gptq, gptaq: shrink each group's grid where that costs less")
+    descent: int = Field(
+        0, ge=0, description="gptq, gptaq: rounds of coordinate descent on codes and scales behind the pass"
+    )
     refine: int = Field(5, ge=0, description="sparsegpt: steps that move what is left all at once; 0: the paper's")
     clip: bool | Literal["released"] = Field(
         True, description="awq: clip each group where that lowers the output error; released: all but q and k"
@@ -62,10 +65,12 @@ class SolveOptions(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_what_is_new(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Cards and stamps of what has neither guidance nor settings of experts stay as they were before these came."""
+        """Cards and stamps of what has no guidance, settings of experts or descent stay as they were before these."""
         found: dict[str, Any] = handler(self)
         if found.get("guided") is None:
             found.pop("guided", None)
         if self.experts == ExpertOptions():
             found.pop("experts", None)
+        if not self.descent:
+            found.pop("descent", None)
         return found

@@ -43,6 +43,8 @@ _PYTHON_BYTES, _PAGES_BYTES = 600_000_000, 10_000_000
 _AROUND_SECONDS = 25.0
 #: Seconds of a solve that goes column by column: for each column, and for each weight.
 _COLUMN_SECONDS, _COLUMN_WEIGHT_SECONDS = 1.2e-4, 1.2e-7
+#: Products with the Hessian that a round of descent takes.
+_ROUND_PRODUCTS = 5
 #: Forward passes that a step of tuning takes: one, two back, and rounding.
 _STEP_PASSES = 4
 #: Bytes beside each weight of a block that is tuned: what it was, its position, gradients, and the best so far.
@@ -239,7 +241,9 @@ class _Reckoning:
         loops = module.in_features * max(own, 1) * _COLUMN_SECONDS
         columns = loops + module.weights * _COLUMN_WEIGHT_SECONDS
         product = module.weights * module.in_features / self.rate
-        return moments + pace.columns * columns + pace.products * product + pace.weight * module.weights
+        rounds = self.chosen.compress.descent if METHODS[method].descends else 0
+        solved = pace.columns * columns + pace.products * product + pace.weight * module.weights
+        return moments + solved + rounds * (columns + _ROUND_PRODUCTS * 2 * product)
 
     def _block_memory(self) -> int:
         """A block at a time: its weights, the second moments, the calibration's states and what they leave inside."""

@@ -54,7 +54,8 @@ class MethodRecord:
     formats. ``prunes``: it sets weights to zero, and asks for a sparsity. ``on_original_inputs``: the method that it
     is where a linear's inputs are those of the uncompressed model. ``packed``: the nearest method for grids of
     integers, which is proposed where a checkpoint can't hold its formats. ``pace``: what solving takes. ``guided``:
-    rows are solved by whatever Hessian they are given, each part of them by one of its own.
+    rows are solved by whatever Hessian they are given, each part of them by one of its own. ``descends``: codes and
+    scales may descend behind its pass (compress/descent.py).
     """
 
     name: str
@@ -68,6 +69,7 @@ class MethodRecord:
     packed: str | None = None
     pace: Pace = Pace()
     guided: bool = False
+    descends: bool = False
 
 
 METHODS: Final[dict[str, MethodRecord]] = {
@@ -81,6 +83,7 @@ METHODS: Final[dict[str, MethodRecord]] = {
             Needs("always", second_moments=True),
             pace=_BY_COLUMNS,
             guided=True,
+            descends=True,
         ),
         MethodRecord(
             "gptaq",
@@ -90,6 +93,7 @@ METHODS: Final[dict[str, MethodRecord]] = {
             on_original_inputs="gptq",  # it pays for how inputs differ from the original's
             pace=Pace(columns=1.5, products=4, weight=0),
             guided=True,
+            descends=True,
         ),
         MethodRecord(
             "awq",
