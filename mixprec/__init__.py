@@ -15,6 +15,7 @@ from mixprec.core import lazy
 from mixprec.core.version import VERSION
 
 if TYPE_CHECKING:
+    from mixprec.api.agreement import agreement as agreement
     from mixprec.api.annotating import Judge as Judge
     from mixprec.api.annotating import annotate as annotate
     from mixprec.api.calibrating import calibrate as calibrate
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from mixprec.evaluate.engines.openai import Server as Server
     from mixprec.models.model import Model as Model
     from mixprec.recipe.schema import Recipe as Recipe
+    from mixprec.results.agreement import Agreement as Agreement
     from mixprec.results.base import Picture as Picture
     from mixprec.results.base import View as View
     from mixprec.results.benchmarks import BenchResult as BenchResult
@@ -59,6 +61,7 @@ __version__ = VERSION
 
 #: Public name -> the module that has it. Type checkers read the imports above; a test compares the two.
 _PUBLIC: Final = {
+    "Agreement": "mixprec.results.agreement",
     "BenchResult": "mixprec.results.benchmarks",
     "Budget": "mixprec.api.spend",
     "Calibration": "mixprec.results.calibration",
@@ -81,6 +84,7 @@ _PUBLIC: Final = {
     "TuneOptions": "mixprec.tune.options",
     "UserError": "mixprec.core.errors",
     "View": "mixprec.results.base",
+    "agreement": "mixprec.api.agreement",
     "annotate": "mixprec.api.annotating",
     "attribute": "mixprec.api.look",
     "bench": "mixprec.api.judge",

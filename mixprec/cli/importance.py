@@ -145,7 +145,7 @@ def annotate(
     from mixprec.api.annotating import Judge
     from mixprec.api.annotating import annotate as function
     from mixprec.pipeline.annotating import answers_beside
-    from mixprec.traces import spans, store
+    from mixprec.traces import annotators, spans, store
 
     asked = None
     if judge is None and (judge_model or judge_prompt or answers):
@@ -176,12 +176,48 @@ def annotate(
     found.save(to)
     out.print(str(to), soft_wrap=True)
     out.print(found)
-    if preset == "aligned" and annotator == "given" and asked is None:
+    if preset == "aligned" and annotator == "given" and asked is None and not annotators.has_spans(store.locate(traces)):
         outcomes = spans.compare_rules(store.load(traces))
         table = Table("behaviour", *spans.OUTCOMES, title="aligned against the released rule")
         for behaviour, counts in outcomes.items():
             table.add_row(behaviour, *(str(counts[outcome]) for outcome in spans.OUTCOMES))
         out.print(table)
+
+
+@app.command(
+    epilog=epilog(
+        "mixprec agreement judge.jsonl reviewed.jsonl",
+        "mixprec agreement judge.jsonl classifier.jsonl --model ./my-model --max-tokens 4096 --out agreement",
+    )
+)
+@alone
+def agreement(
+    first: Annotated[Path, typer.Argument(help="Spans, or annotated traces.")],
+    second: Annotated[Path, typer.Argument(help="Another annotation of the same traces.")],
+    model: Annotated[
+        str | None, typer.Option(help="Compute importance from both: bundled name, hub id, folder or GGUF file.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Folder of agreement.json; with --model of both.")] = None,
+    preset: Annotated[str, typer.Option(help="With --model: formulas, paper or released.")] = "paper",
+    max_tokens: Annotated[int | None, typer.Option(min=2, help="With --model: cut longer traces here.")] = None,
+    resamples: Annotated[
+        int | None, typer.Option(min=0, help="Resamples of traces for intervals; default 1000, 0: none.")
+    ] = None,
+    revision: Revision = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+) -> None:
+    """Compare two annotations of the same traces: agreement per behaviour, and what it does to importance."""
+    from mixprec.api.agreement import agreement as function
+    from mixprec.models.model import Model
+
+    opened = None if model is None else Model(model, revision=revision, dtype=dtype, device=device)
+    found = function(
+        first, second, model=opened, out=to, preset=preset, max_tokens=max_tokens, resamples=resamples
+    )
+    if to:
+        out.print(str(to / "agreement.json"), soft_wrap=True)
+    out.print(found)
 
 
 @app.command(
