@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mixprec.api.annotating import Judge as Judge
     from mixprec.api.annotating import annotate as annotate
     from mixprec.api.calibrating import calibrate as calibrate
+    from mixprec.api.importing import import_traces as import_traces
     from mixprec.api.judge import bench as bench
     from mixprec.api.judge import evaluate as evaluate
     from mixprec.api.judge import save_reference as save_reference
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mixprec.api.make import compress as compress
     from mixprec.api.make import quantize_ as quantize_
     from mixprec.api.procedural import make_traces as make_traces
+    from mixprec.api.review import review as review
     from mixprec.api.runs import quantize as quantize
     from mixprec.api.runs import quantize_recipe as quantize_recipe
     from mixprec.api.runs import report as report
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from mixprec.results.plan import Plan as Plan
     from mixprec.results.run import RunResult as RunResult
     from mixprec.results.scores import Scores as Scores
+    from mixprec.results.spans import Imported as Imported
     from mixprec.results.spans import Spans as Spans
     from mixprec.results.spans import Traces as Traces
     from mixprec.tune.blockoptions import TuneBlocks as TuneBlocks
@@ -68,6 +71,7 @@ _PUBLIC: Final = {
     "Checkpoint": "mixprec.results.checkpoint",
     "Evaluation": "mixprec.results.evaluation",
     "Importance": "mixprec.results.importance",
+    "Imported": "mixprec.results.spans",
     "Judge": "mixprec.api.annotating",
     "Model": "mixprec.models.model",
     "Picture": "mixprec.results.base",
@@ -91,12 +95,14 @@ _PUBLIC: Final = {
     "calibrate": "mixprec.api.calibrating",
     "compress": "mixprec.api.make",
     "evaluate": "mixprec.api.judge",
+    "import_traces": "mixprec.api.importing",
     "make_traces": "mixprec.api.procedural",
     "plan": "mixprec.api.spend",
     "quantize": "mixprec.api.runs",
     "quantize_": "mixprec.api.make",
     "quantize_recipe": "mixprec.api.runs",
     "report": "mixprec.api.runs",
+    "review": "mixprec.api.review",
     "run": "mixprec.api.runs",
     "save_reference": "mixprec.api.judge",
     "sensitivity": "mixprec.api.spend",

@@ -34,10 +34,10 @@ def agreement(
 ) -> Agreement:
     """How far two annotations of the same traces agree, in characters and in spans, with intervals over traces.
 
-    ``first``, ``second``: spans, or files of spans or annotated traces; traces that only one of them has are counted and
-    left out. ``model``: importance is computed from both, and it is told how alike they rank the modules; ``preset``,
-    ``max_tokens`` as for ``attribute``. ``resamples``: for intervals, default 1,000; 0: none. ``out``: a folder for
-    agreement.json and what a killed call goes on from.
+    ``first``, ``second``: spans, or files of spans or annotated traces; traces that only one of them has are counted
+    and left out. ``model``: importance is computed from both, and it is told how alike they rank the modules;
+    ``preset``, ``max_tokens`` as for ``attribute``. ``resamples``: for intervals, default 1,000; 0: none. ``out``: a
+    folder for agreement.json and what a killed call goes on from.
 
     Raises UserError where the two have no trace in common, or other texts.
     """
@@ -78,4 +78,4 @@ def _importance(model: Any, pairs: stage.Pairs, folder: Path, spec: ImportanceSp
             )
         except UserError as problem:
             raise UserError(f"{where.name}: {problem}") from None
-    return rankings.compare(loaded, *folders, len(pairs.first), spec.preset, spec.resamples)
+    return rankings.compare(loaded, folders[0], folders[1], len(pairs.first), spec.preset, spec.resamples)

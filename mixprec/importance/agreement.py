@@ -72,7 +72,7 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         centred = ranks - ranks.mean(2, keepdims=True)
         length = np.linalg.norm(centred, axis=2, keepdims=True)
         sides.append(np.divide(centred, length, out=np.full(centred.shape, np.nan), where=length > 0))
-    rho: np.ndarray = (sides[0] * sides[1]).sum(2)
+    rho: np.ndarray = np.sum(sides[0] * sides[1], axis=2)
     return rho
 
 
@@ -80,7 +80,8 @@ def _overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(B, C) modules that are among the top ten of both; NaN where one side ranks nothing."""
     tops = [artifact.ranks(scores) <= artifact.TOP for scores in (first, second)]
     known = np.ptp(first, axis=2).astype(bool) & np.ptp(second, axis=2).astype(bool)
-    return np.where(known, (tops[0] & tops[1]).sum(2), np.nan)
+    shared: np.ndarray = np.where(known, (tops[0] & tops[1]).sum(2), np.nan)
+    return shared
 
 
 def _figures(rho: np.ndarray, overlap: np.ndarray) -> dict[str, Any]:

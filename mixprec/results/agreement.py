@@ -78,7 +78,9 @@ class Agreement(Result):
         data = self.data
         told = [f"traces in both: {data['traces']}"]
         if data["only_first"] or data["only_second"]:
-            told.append(f"not compared: {data['only_first']} traces only in first, {data['only_second']} only in second")
+            told.append(
+                f"not compared: {data['only_first']} traces only in first, {data['only_second']} only in second"
+            )
         if data["resamples"]:
             told.append(f"95% intervals of {data['resamples']} resamples of the traces")
         missing = set() if self.importance is None else set(data["scored"]) - set(self.importance["behaviours"])

@@ -1,4 +1,4 @@
-"""How far two annotations of the same traces agree: by characters and by spans, per behaviour (arXiv 2504.02010, App. G).
+"""How far two annotations of the same traces agree, by characters and by spans (arXiv 2504.02010, Appendix G).
 
 Neither side is the truth: ``first`` and ``second`` are the shares of each side's characters (or spans) that the other
 has too, and F1 is their harmonic mean (for characters: Dice's coefficient). A character may lie in spans of several

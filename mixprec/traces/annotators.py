@@ -56,8 +56,8 @@ def has_spans(path: Path) -> bool:
     rows = ["spans" in row for row in artifacts.read_jsonl(path)]
     if any(rows) and not all(rows):
         raise UserError(
-            f"{path}:{rows.index(False) + 1}: key 'spans' is missing, other rows have it; annotate all traces of a file "
-            "alike"
+            f"{path}:{rows.index(False) + 1}: key 'spans' is missing, other rows have it; annotate all traces of a "
+            "file alike"
         )
     return any(rows)
 
