@@ -55,7 +55,7 @@ def test_rankings_are_those_of_both_importances(sides: tuple[mp.Spans, mp.Spans]
     assert "no importance in one of both: example_testing" in shown and "Spearman" in shown
     again = mp.agreement(*sides, model=model, out=tmp_path / "out", resamples=50)  # from the traces' statistics
     assert again.data == found.data
-    assert found.to_pandas()["unit"].tolist() == ["characters", "spans"] * len(spans.ALL_BEHAVIOURS)
+    assert [row["unit"] for row in found.rows()] == ["characters", "spans"] * len(spans.ALL_BEHAVIOURS)
 
 
 def test_an_annotation_without_scored_spans_is_named(sides: tuple[mp.Spans, mp.Spans], tmp_path: Path) -> None:

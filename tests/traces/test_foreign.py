@@ -201,7 +201,7 @@ def test_epochs_attachments_and_annotations(tmp_path: Path) -> None:
 
 def test_prompts_in_a_models_chat_template(tmp_path: Path) -> None:
     loaded = tiny.build()
-    loaded.tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<think>\n"
+    loaded.tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{{ '<think>\n' }}"
     folder = tmp_path / "model"
     loaded.model.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
