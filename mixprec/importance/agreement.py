@@ -61,7 +61,8 @@ def _mean(values: np.ndarray) -> np.ndarray:
     """Over behaviours (B,); NaN where a resample has none of them."""
     known = ~np.isnan(values)
     sums = np.where(known, values, 0).sum(1)
-    return np.divide(sums, known.sum(1), out=np.full(len(values), np.nan), where=known.any(1))
+    mean: np.ndarray = np.divide(sums, known.sum(1), out=np.full(len(values), np.nan), where=known.any(1))
+    return mean
 
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ def served(server: Server, tokenizer: Model | None, chat: bool, template: Mappin
         server.model,
         identity,
         "",
-        lambda: templates.FilledIn(OpenAIEngine(server, place="--url"), tokenizer.tokenizer),
+        lambda: templates.FilledIn(OpenAIEngine(server, place="--url"), tokenizer.encoder),
     )
 
 

@@ -11,6 +11,7 @@ import jinja2.meta
 
 from mixprec.core.errors import UserError, reason
 from mixprec.evaluate.engines.base import Engine, Generation, OnTokens, Request, Sampling, nothing
+from mixprec.models.encoding import Encoder
 from mixprec.models.model import Model
 from mixprec.traces.conversation import Turns
 
@@ -78,11 +79,13 @@ class _Generation(jinja2.ext.Extension):
 class FilledIn:
     """An engine whose server is sent text in place of messages: the chat template is filled in here.
 
-    So a trace's prompt is what the model saw. The server puts BOS in front itself, so it is not sent.
+    So a trace's prompt is what the model saw. What the tokenizer puts in front of every text (BOS, as a rule) is not
+    sent: the server does it itself.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Any) -> None:
-        self._engine, self._tokenizer = engine, tokenizer
+    def __init__(self, engine: Engine, encoder: Encoder) -> None:
+        self._engine, self._tokenizer = engine, encoder.tokenizer
+        self._head = "".join(encoder.tokenizer.convert_ids_to_tokens(list(encoder.head)))
 
     @property
     def described(self) -> dict[str, Any]:
@@ -93,8 +96,7 @@ class FilledIn:
     ) -> Iterator[Generation]:
         """As of the engine. Raises UserError as ``templated`` does, too."""
         texts = {each.key: self._text(each) for each in requests}
-        bos = self._tokenizer.bos_token or ""
-        asked = [Request(each.key, texts[each.key].removeprefix(bos), each.seed) for each in requests]
+        asked = [Request(each.key, texts[each.key].removeprefix(self._head), each.seed) for each in requests]
         for made in self._engine.generate(asked, sampling, on_tokens):
             yield made._replace(prompt=texts[made.key])
 
