@@ -110,6 +110,19 @@ def test_keys_label_delete_and_undo(tmp_path: Path) -> None:
 
 
 @needs_browser
+def test_the_chosen_spans_menu_gives_a_label(tmp_path: Path) -> None:
+    script = """
+      document.querySelector("#list li").click();
+      const pick = document.querySelector("#list .chosen select");
+      pick.value = "deduction"; pick.dispatchEvent(new Event("change", { bubbles: true }));
+      document.querySelector("button.label[data-behaviour=backtracking]").click();  // a filter changes nothing
+    """
+    rows, _, told = rows_after(render_review(traces(), "spans.jsonl"), "", tmp_path, script)
+    assert [span["behaviour"] for span in rows[0]["spans"]] == ["deduction", "backtracking"]
+    assert told == "now Deduction"
+
+
+@needs_browser
 def test_selected_text_becomes_a_span_counted_in_characters(tmp_path: Path) -> None:
     script = """
       const last = [...document.querySelectorAll("#text span")].at(-1).firstChild, range = document.createRange();
