@@ -183,34 +183,16 @@ def spread(traces: Sequence[Any], per_dataset: int) -> list[Any]:
 
 def correlations(loaded: Any, truth: Path, others: Sequence[Path], traces: int) -> list[dict[str, Any]]:
     """For each of the others the figures of Spearman's correlation with the truth, traces resampled together."""
-    import torch
-    from scipy.stats import rankdata
+    from mixprec.importance import agreement as rankings
 
-    from mixprec.importance import bootstrap, statistics
-    from mixprec.importance.engine import Layout
-    from mixprec.importance.options import AttributionOptions
-    from mixprec.traces.store import BEHAVIOURS
-
-    slices = Layout.of_linears(loaded.linears).slices
-    weights = torch.cat([torch.ones(1, traces, dtype=torch.long), bootstrap.draw(traces, RESAMPLES)])
-
-    def ranks(folder: Path) -> np.ndarray:
-        files = statistics.paths(folder / "traces", traces)
-        scores = bootstrap.importance(files, "paper", slices, AttributionOptions.of("paper"), weights).numpy()
-        ranked = rankdata(scores, axis=2)
-        centred = ranked - ranked.mean(2, keepdims=True)
-        with np.errstate(invalid="ignore"):  # a resample may hold no trace with a behaviour
-            return centred / np.linalg.norm(centred, axis=2, keepdims=True)
-
-    expected = ranks(truth)
     found = []
     for folder in others:
-        rho = (ranks(folder) * expected).sum(2)  # (1 + resamples, behaviours)
-        mean = np.nanmean(rho, axis=1)
-        figures = {"importance_spearman": float(mean[0]), "importance_spearman_ci": bounds(mean[1:])}
-        for at, behaviour in enumerate(BEHAVIOURS):
-            figures[f"importance_spearman_{behaviour}"] = float(rho[0, at])
-            figures[f"importance_spearman_{behaviour}_ci"] = bounds(rho[1:, at])
+        result = rankings.compare(loaded, truth, folder, traces, "paper", RESAMPLES)
+        parts = {"": result["mean"], **{f"_{name}": row for name, row in result["behaviours"].items()}}
+        figures = {}
+        for name, row in parts.items():
+            figures[f"importance_spearman{name}"] = row["spearman"]
+            figures[f"importance_spearman{name}_ci"] = row["spearman_ci"]
         found.append(figures)
     return found
 

@@ -15,9 +15,11 @@ from mixprec.core import lazy
 from mixprec.core.version import VERSION
 
 if TYPE_CHECKING:
+    from mixprec.api.agreement import agreement as agreement
     from mixprec.api.annotating import Judge as Judge
     from mixprec.api.annotating import annotate as annotate
     from mixprec.api.calibrating import calibrate as calibrate
+    from mixprec.api.importing import import_traces as import_traces
     from mixprec.api.judge import bench as bench
     from mixprec.api.judge import evaluate as evaluate
     from mixprec.api.judge import save_reference as save_reference
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from mixprec.api.make import compress as compress
     from mixprec.api.make import quantize_ as quantize_
     from mixprec.api.procedural import make_traces as make_traces
+    from mixprec.api.review import review as review
     from mixprec.api.runs import quantize as quantize
     from mixprec.api.runs import quantize_recipe as quantize_recipe
     from mixprec.api.runs import report as report
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from mixprec.evaluate.engines.openai import Server as Server
     from mixprec.models.model import Model as Model
     from mixprec.recipe.schema import Recipe as Recipe
+    from mixprec.results.agreement import Agreement as Agreement
     from mixprec.results.base import Picture as Picture
     from mixprec.results.base import View as View
     from mixprec.results.benchmarks import BenchResult as BenchResult
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from mixprec.results.plan import Plan as Plan
     from mixprec.results.run import RunResult as RunResult
     from mixprec.results.scores import Scores as Scores
+    from mixprec.results.spans import Imported as Imported
     from mixprec.results.spans import Spans as Spans
     from mixprec.results.spans import Traces as Traces
     from mixprec.tune.blockoptions import TuneBlocks as TuneBlocks
@@ -59,12 +64,14 @@ __version__ = VERSION
 
 #: Public name -> the module that has it. Type checkers read the imports above; a test compares the two.
 _PUBLIC: Final = {
+    "Agreement": "mixprec.results.agreement",
     "BenchResult": "mixprec.results.benchmarks",
     "Budget": "mixprec.api.spend",
     "Calibration": "mixprec.results.calibration",
     "Checkpoint": "mixprec.results.checkpoint",
     "Evaluation": "mixprec.results.evaluation",
     "Importance": "mixprec.results.importance",
+    "Imported": "mixprec.results.spans",
     "Judge": "mixprec.api.annotating",
     "Model": "mixprec.models.model",
     "Picture": "mixprec.results.base",
@@ -81,18 +88,21 @@ _PUBLIC: Final = {
     "TuneOptions": "mixprec.tune.options",
     "UserError": "mixprec.core.errors",
     "View": "mixprec.results.base",
+    "agreement": "mixprec.api.agreement",
     "annotate": "mixprec.api.annotating",
     "attribute": "mixprec.api.look",
     "bench": "mixprec.api.judge",
     "calibrate": "mixprec.api.calibrating",
     "compress": "mixprec.api.make",
     "evaluate": "mixprec.api.judge",
+    "import_traces": "mixprec.api.importing",
     "make_traces": "mixprec.api.procedural",
     "plan": "mixprec.api.spend",
     "quantize": "mixprec.api.runs",
     "quantize_": "mixprec.api.make",
     "quantize_recipe": "mixprec.api.runs",
     "report": "mixprec.api.runs",
+    "review": "mixprec.api.review",
     "run": "mixprec.api.runs",
     "save_reference": "mixprec.api.judge",
     "sensitivity": "mixprec.api.spend",

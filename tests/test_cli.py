@@ -160,6 +160,23 @@ def test_from_prompts_to_numbers(mix: Cli, tiny_checkpoint: Path, tmp_path: Path
     assert json.loads((tmp_path / "itself.json").read_text())["traces"]["kl_mean"] == 0
 
 
+def test_annotations_are_compared_imported_and_reviewed(mix: Cli, traces: Path, tmp_path: Path) -> None:
+    good(mix("annotate", traces, "--out", "one.jsonl"))
+    good(mix("annotate", traces, "--annotator", "cues", "--out", "two.jsonl"))
+    shown = good(mix("agreement", "one.jsonl", "two.jsonl", "--resamples", 20, "--out", "compared"))
+    assert "traces in both: 4" in shown and "kappa" in shown
+    assert json.loads((tmp_path / "compared" / "agreement.json").read_text())["names"]["first"] == "one.jsonl"
+    assert "review.html: open it" in good(mix("review", "one.jsonl", "--out", "review.html"))
+    assert "open it" in good(mix("review", "bundled:attribution", "--first", 2, "--out", "review.html"))
+    text = tiny.TRACES[0]["output"]
+    region = {"type": "labels", "value": {"start": 0, "end": 5, "text": text[:5], "labels": ["Initializing"]}}
+    task = {"id": 1, "data": {"output": text}, "annotations": [{"completed_by": 1, "result": [region]}]}
+    (tmp_path / "project.json").write_text(json.dumps([task]))
+    assert "initializing" in good(mix("import", "project.json", "--out", "three.jsonl")).lower()
+    lonely = mix("review", "one.jsonl", "--checkpoint", "x", "--out", "review.html")
+    assert lonely.code == 2 and "--checkpoint and --reference go together" in lonely.errors
+
+
 def test_one_command(mix: Cli, tiny_checkpoint: Path, traces: Path, tmp_path: Path) -> None:
     tiny.write_recipe(tmp_path / "r.yaml", tiny_checkpoint, traces)
     waiting = good(mix("explain", "r.yaml"))

@@ -18,7 +18,7 @@ from mixprec.core.version import VERSION
 
 # Importing them registers their verbs, in the order of --help.
 # isort: off
-from mixprec.cli import quantize, recipes, importance, sensitivity, allocation  # noqa: F401
+from mixprec.cli import quantize, recipes, tracing, annotating, importance, sensitivity, allocation  # noqa: F401
 from mixprec.cli import compression, tuning, checkpoints, benchmarks, export  # noqa: F401
 # isort: on
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -84,6 +84,15 @@ def as_options(*arguments: str) -> Iterator[None]:
         if name not in arguments:
             raise
         raise UserError(f"--{name.replace('_', '-')}{rest}") from None
+
+
+def pairs(option: str, given: Iterable[str], example: str) -> dict[str, str]:
+    """Name and text of an option that is given several times as name=text."""
+    found = [(text, text.partition("=")) for text in given]
+    wrong = next((text for text, (_, equals, _) in found if not equals), None)
+    if wrong is not None:
+        raise UserError(f"{option} {wrong!r}: write name=text, for example {example}")
+    return {name: value for _, (name, _, value) in found}
 
 
 def typed_options(context: typer.Context) -> set[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mixprec.api.arguments import checked
-from mixprec.cli.base import Data, Device, Dtype, Revision, alone, app, epilog, out
+from mixprec.cli.base import Data, Device, Dtype, Revision, alone, app, epilog, out, pairs
 from mixprec.core.errors import UserError
 
 ThinkTags = Annotated[
@@ -79,7 +79,7 @@ def bench(
         benchmarks=[{"name": name, **more} for name in benchmark or BENCHMARKS],
         files=files,
         data=data,
-        labels=_pairs("--label", label or (), "compression='4-bit AWQ'"),
+        labels=pairs("--label", label or (), "compression='4-bit AWQ'"),
         baseline=baseline,
         engine={"kind": engine, "batch": batch},
         prompts=prompts,
@@ -149,7 +149,7 @@ def score(
 
     checked(ProtocolSpec, "score", think_tags=tuple(think_tags or ()), prompts=prompts or "paper")
     base = comparable(baseline) if baseline else None
-    keys = _pairs("--key", key or (), "output=said.last")
+    keys = pairs("--key", key or (), "output=said.last")
     found = [file for path in outputs for file in reading.read(path, keys)]
     existing.check_different([file.path for file in found])
     names = list(dict.fromkeys(benchmark or benchmarks_in(found)))
@@ -157,7 +157,7 @@ def score(
     options = Options(first_index, repeats, partial, in_order)
     count = _counter(tokenizer) if tokenizer else None
     result = existing.score_files(found, questions, prompts, think_tags or (), options, count)
-    labels = {"model": outputs[0].stem, **_pairs("--label", label or (), "compression='4-bit AWQ'")}
+    labels = {"model": outputs[0].stem, **pairs("--label", label or (), "compression='4-bit AWQ'")}
     for sentence in existing.sentences(result["outputs"]):
         out.print(sentence, markup=False, highlight=False)
     scored = BenchResult({"labels": labels, **result}, base)
@@ -189,15 +189,6 @@ def _counter(name: str) -> Callable[[str], int]:
     except UserError as problem:
         raise UserError(f"--tokenizer: {str(problem).removeprefix('model.id: ')}") from None
     return lambda text: len(encoder.piece(text).ids)
-
-
-def _pairs(option: str, given: Iterable[str], example: str) -> dict[str, str]:
-    """Name and text of an option that is given several times as name=text."""
-    pairs = [(text, text.partition("=")) for text in given]
-    wrong = next((text for text, (_, equals, _) in pairs if not equals), None)
-    if wrong is not None:
-        raise UserError(f"{option} {wrong!r}: write name=text, for example {example}")
-    return {name: value for _, (name, _, value) in pairs}
 
 
 @app.command(

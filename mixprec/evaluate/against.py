@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mixprec.evaluate import fidelity, metrics, reference
-from mixprec.evaluate.passages import Material
+from mixprec.evaluate.passages import Material, Passage
 from mixprec.models.head import Head
 from mixprec.models.model import Model
+from mixprec.numerics.divergence import TokenFidelity
 
 
 def evaluate(model: Model, original: Model, material: Material) -> dict[str, Any]:
@@ -16,15 +18,22 @@ def evaluate(model: Model, original: Model, material: Material) -> dict[str, Any
 
     Raises UserError as ``fidelity`` does.
     """
+    found, notes = per_token(model, original, material.all)
+    return metrics.evaluate_all(material, found, notes)
+
+
+def per_token(
+    model: Model, original: Model, passages: Sequence[Passage]
+) -> tuple[list[TokenFidelity], tuple[str, ...]]:
+    """What ``model`` does at every token of the passages, and what was noted when it was loaded."""
     loaded = original.load()
-    hidden = list(fidelity.hidden_states(loaded, material.all, "original"))
+    hidden = list(fidelity.hidden_states(loaded, passages, "original"))
     head = Head.of(loaded.model).apart()
     del loaded
     original.release()
     compressed = model.load()
-    own = fidelity.hidden_states(compressed, material.all, "evaluate")
-    found = fidelity.compare(material.all, own, Head.of(compressed.model), hidden, head)
-    return metrics.evaluate_all(material, found, compressed.notes)
+    own = fidelity.hidden_states(compressed, passages, "evaluate")
+    return fidelity.compare(passages, own, Head.of(compressed.model), hidden, head), compressed.notes
 
 
 def evaluate_by_predictions(model: Model, predictions: Path, material: Material) -> dict[str, Any]:

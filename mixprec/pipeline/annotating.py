@@ -20,24 +20,30 @@ def annotate_traces(spec: TracesSpec, source: str, answers: Path | None = None) 
 
     Raises UserError where no trace has a span of a scored behaviour, and as the judge does.
     """
-    traces = store.load(source)[: spec.first]
+    path = store.locate(source)
     if spec.judge is not None:
+        traces = store.load(source)[: spec.first]
         told = f"what the judge said is in {answers}" if answers else "look at what the judge says"
         return _checked(_judge(spec.judge, traces, answers), source, told)
-    with bar("annotate", len(traces), "traces") as advance:
-        return find_spans(spec, source, traces, advance)
+    with bar("annotate", len(store.load(source)[: spec.first]), "traces") as advance:
+        return find_spans(spec, source, path, advance)
 
 
 def find_spans(
-    spec: TracesSpec, source: str, traces: Sequence[store.Trace], advance: Callable[[int], None] = lambda _: None
+    spec: TracesSpec, source: str, path: Path, advance: Callable[[int], None] = lambda _: None
 ) -> list[spans.AnnotatedTrace]:
-    """The spans of ``traces`` from ``source``: of their annotations, or by the annotator that the recipe names.
+    """The spans of the traces in ``path``, which a recipe names ``source``: the file's own, those of its annotations,
+    or what the annotator finds that the recipe names.
 
     Raises UserError where no trace has a span of a scored behaviour, with what was skipped and why.
     """
+    if spec.annotator == "given" and annotators.has_spans(path):
+        found = spans.load_spans(path)[: spec.first]
+        advance(len(found))
+        return _checked(found, source, "annotate the traces again")
     annotate = annotators.make(spec.annotator, spec.preset, spec.train)
     found = []
-    for trace in traces:
+    for trace in store.load(str(path))[: spec.first]:
         found.append(annotate(trace))
         advance(1)
     return _checked(found, source)

@@ -65,7 +65,7 @@ class ModelSpec(Part):
 class TracesSpec(Part):
     """Annotated traces, and the rule by which annotations become spans."""
 
-    source: str = Field(description="bundled:NAME, data:PATH or a path to a JSONL file")
+    source: str = Field(description="bundled:NAME, data:PATH or a path to traces or spans (JSONL)")
     preset: Rule = Field("paper", description="span rule: paper, released or aligned")
     annotator: Annotator = Field("given", description=annotators.DESCRIPTION)
     train: tuple[str, ...] = Field(

@@ -165,15 +165,15 @@ def _save_or_remove(stem: Path, figure: Figure | None, kinds: tuple[str, ...]) -
 def heatmap_parts(grids: Grids) -> dict[str, Any]:
     """What a page needs to draw the heatmaps, for wide and narrow screens, and without scripts."""
     return {
-        "wide": _script_json(interactive_heatmap(grids).to_json()),
-        "narrow": _script_json(interactive_heatmap(grids, columns=1).to_json()),
+        "wide": script_json(interactive_heatmap(grids).to_json()),
+        "narrow": script_json(interactive_heatmap(grids, columns=1).to_json()),
         "plotly": Markup(get_plotlyjs()),
         "still": data_uri(render(still_heatmap(grids), "png", dpi=120), "image/png"),
         "alt": summary_line(grids),
     }
 
 
-def _script_json(text: str) -> Markup:
+def script_json(text: str) -> Markup:
     """JSON that can stand inside a script element: no text in it can end the element."""
     safe = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     return Markup(safe)  # HTML entities would not be decoded in a script

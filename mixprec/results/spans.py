@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +72,45 @@ class Spans(Result):
 
     def __repr__(self) -> str:
         return f"Spans({len(self.traces)} traces, {sum(self.summary.spans.values())} spans)"
+
+
+@dataclass(frozen=True, repr=False)
+class Imported(Result):
+    """What another ``program``'s file gave: traces with or without spans. ``left_out``: what gave none, by reason."""
+
+    path: Path
+    program: str
+    annotated: tuple[AnnotatedTrace, ...]
+    traces: tuple[store.Trace, ...]
+    left_out: Mapping[str, int]
+    told: Sequence[str] = ()
+
+    @property
+    def spans(self) -> Spans:
+        """The traces with spans; empty where the file has no labels."""
+        return Spans(self.annotated)
+
+    def tables(self) -> Mapping[str, Table]:
+        if self.annotated:
+            return self.spans.tables()
+        texts = sum(trace.annotated is not None for trace in self.traces)
+        columns = [Column("traces"), Column("with an annotator's text")]
+        return {
+            f"{self.path}, from {self.program}": Table(
+                columns, [[Cell(integer(len(self.traces))), Cell(integer(texts))]]
+            )
+        }
+
+    def notes(self) -> list[str]:
+        left = [f"left out: {dict(sorted(self.left_out.items()))}"] if self.left_out else []
+        return [*(self.spans.notes() if self.annotated else ()), *left, *self.told]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per span, or per trace without."""
+        return self.spans.rows() if self.annotated else [vars(trace) for trace in self.traces]
+
+    def __repr__(self) -> str:
+        return f"Imported({len(self.annotated) + len(self.traces)} traces from {self.program})"
 
 
 @dataclass(frozen=True, repr=False)

@@ -44,11 +44,22 @@ def decided_by(annotator: Annotator, train: Sequence[str] = ()) -> list[Any]:
 
 
 def annotated(source: str, rule: Rule) -> list[AnnotatedTrace]:
-    """Traces with the spans that their file has, or else those of its annotations."""
+    """Traces with the spans that their file has, or else those of its annotations. Raises UserError as has_spans."""
     path = store.locate(source)
-    if all("spans" in row for row in artifacts.read_jsonl(path)):
-        return spans.load_spans(Path(path))
+    if has_spans(path):
+        return spans.load_spans(path)
     return [spans.char_spans(trace, rule) for trace in store.load(source)]
+
+
+def has_spans(path: Path) -> bool:
+    """Whether a file of traces has spans of its own. Raises UserError where only some of its rows have."""
+    rows = ["spans" in row for row in artifacts.read_jsonl(path)]
+    if any(rows) and not all(rows):
+        raise UserError(
+            f"{path}:{rows.index(False) + 1}: key 'spans' is missing, other rows have it; annotate all traces of a "
+            "file alike"
+        )
+    return any(rows)
 
 
 def _learnable(source: str) -> list[AnnotatedTrace]:

@@ -18,7 +18,10 @@ _REMEDY = "give another --out, or the settings that this file was made with"
 
 
 class Making(NamedTuple):
-    """What all traces of one file have in common. How many prompts go at once changes nothing but rounding."""
+    """What all traces of one file have in common. How many prompts go at once changes nothing but rounding.
+
+    ``template``: arguments of the chat template; files of earlier versions don't have it, and none were given then.
+    """
 
     model: str
     identity: str
@@ -28,19 +31,20 @@ class Making(NamedTuple):
     max_new_tokens: int
     temperature: float
     top_p: float
+    template: Mapping[str, Any] = {}
 
 
 class Recorder:
     """Appends traces to a file one by one, so that a killed run loses none and continues behind the last.
 
-    ``asked``: trace id -> the prompt's text as it was given. ``done``: ids of the traces that are there; ``others``:
-    those of them that nobody asked for.
+    ``asked``: trace id -> the prompt's text, or the conversation, as it was given. ``done``: ids of the traces that are
+    there; ``others``: those of them that nobody asked for.
 
     Raises UserError where the file holds something else than traces, or traces that were made from another prompt, by
     another model or with other settings, or that don't say how they were made.
     """
 
-    def __init__(self, path: Path, making: Making, asked: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, making: Making, asked: Mapping[str, Any]) -> None:
         self._path, self._making, self._asked = path, making, asked
         self.done: set[str] = set()
         if path.is_file() and path.stat().st_size:
@@ -66,7 +70,7 @@ class Recorder:
                 "behind it: give another --out"
             )
         for key, wanted in self._making._asdict().items():
-            found = made.get(key)
+            found = made.get(key, Making._field_defaults.get(key))
             if key != _NAME and found != wanted:
                 if key == "identity":
                     found, wanted = f"{made.get(_NAME)} ({found})", f"{self._making.model} ({wanted})"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
+
+from mixprec.traces.conversation import Turns
 
 #: Why a generation ended: the model's own end, or the limit of new tokens (or of the context). ``withheld``: the
 #: server's filter let nothing through, where the engine was told that this is an answer.
@@ -24,13 +26,21 @@ class Sampling:
 class Request(NamedTuple):
     """A prompt to continue. ``key`` is unique among requests; ``seed`` alone decides its random numbers.
 
-    ``chat``: the prompt is the user's turn in the model's chat template, else it goes in as it is.
+    ``chat``: the prompt is the user's turn in the model's chat template, else it goes in as it is. ``messages``: a
+    whole conversation in its place. ``template``: arguments of the template, as ``enable_thinking``.
     """
 
     key: str
     prompt: str
     seed: int
     chat: bool = False
+    messages: Turns = ()
+    template: Mapping[str, Any] = {}
+
+    @property
+    def turns(self) -> Turns:
+        """What goes into the chat template."""
+        return self.messages or ({"role": "user", "content": self.prompt},)
 
 
 class Generation(NamedTuple):

@@ -203,7 +203,9 @@ class OpenAIEngine:
             "seed": request.seed % 2**31,  # servers take 32 bits
         }
         if request.chat:
-            path, body["messages"] = "chat/completions", [{"role": "user", "content": request.prompt}]
+            path, body["messages"] = "chat/completions", [dict(turn) for turn in request.turns]
+            if request.template:
+                body["chat_template_kwargs"] = dict(request.template)  # as vLLM, SGLang and llama-server know them
         else:
             path, body["prompt"] = "completions", request.prompt
         answer = self._post_as_wanted(path, body)

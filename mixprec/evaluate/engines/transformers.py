@@ -156,7 +156,8 @@ class TransformersEngine:
         )
 
     def _row(self, request: Request, sampling: Sampling) -> _Row:
-        prompt = templated(self.loaded.tokenizer, request.prompt) if request.chat else request.prompt
+        chat = request.chat
+        prompt = templated(self.loaded.tokenizer, request.turns, request.template) if chat else request.prompt
         ids = self.loaded.encoder(prompt).ids
         room = self.loaded.context - len(ids)
         if not ids:

@@ -53,7 +53,7 @@ class VllmEngine:
 
     def _group(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Generation]:
         tokenizer = self.encoder.tokenizer
-        prompts = [templated(tokenizer, each.prompt) if each.chat else each.prompt for each in requests]
+        prompts = [templated(tokenizer, each.turns, each.template) if each.chat else each.prompt for each in requests]
         # Ids, not texts: vLLM would add what the tokenizer's post-processor adds.
         given = [{"prompt_token_ids": self.encoder(prompt).ids} for prompt in prompts]
         parameters = [

@@ -112,7 +112,7 @@ def _traces(key: str, source: str, path: Path, spec: TracesSpec) -> Held:
     if spec.judge is not None:  # at most all that was reasoned lies in spans
         traces = store.load(str(path))[: spec.first]
         return Held(key, source, tuple(each.text for each in traces), inside=sum(len(each.output) for each in traces))
-    annotated = find_spans(spec, source, store.load(str(path))[: spec.first])
+    annotated = find_spans(spec, source, path)
     scored = [span for each in annotated for span in each.spans if span.behaviour in store.BEHAVIOURS]
     texts = tuple(each.trace.text for each in annotated)
     spans = Counter(span.behaviour for span in scored)

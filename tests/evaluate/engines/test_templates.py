@@ -8,6 +8,7 @@ import tiny
 from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.templates import templated
 
+TURN = [{"role": "user", "content": "hi"}]
 NAMED = {"default": "<{{ messages[0].content }}>", "tool_use": "TOOLS"}
 
 
@@ -22,7 +23,7 @@ NAMED = {"default": "<{{ messages[0].content }}>", "tool_use": "TOOLS"}
 def test_what_a_template_writes(template: str | dict[str, str], text: str) -> None:
     words = tiny.tokenizer()
     words.chat_template = template
-    assert templated(words, "hi") == text
+    assert templated(words, TURN) == text
 
 
 @pytest.mark.parametrize(
@@ -40,5 +41,5 @@ def test_templates_that_fail(template: str | dict[str, str] | None, message: str
     words = tiny.tokenizer()
     words.chat_template = template
     with pytest.raises(UserError, match=message) as caught:
-        templated(words, "hi")
+        templated(words, TURN)
     assert "\n" not in str(caught.value)
