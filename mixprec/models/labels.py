@@ -103,6 +103,11 @@ def kind_of(path: str) -> tuple[str, str]:
         kind = leaf.replace("_proj", "")
     else:
         kind = path
+    parent = where.rpartition(".")[2]
+    if attention and kind != path and not _ATTENTION.search(parent) and "proj" not in parent:
+        kind = f"{parent}_{kind}"  # of a part of attention, such as what chooses the keys that it looks at
+    elif attention and kind in KINDS[4:]:  # such as the gate on attention's output: the MLP has one of its own
+        kind = f"attn_{kind}"
     if attention or (where == _ANY and kind in KINDS[:4]):
         return kind, "attn"
     return kind, "mlp" if _MLP.search(where) or (where == _ANY and kind in KINDS[4:]) else "mixer"
