@@ -200,7 +200,8 @@ def _check_own(model: nn.Module, blocks: Iterable[Block], where: str) -> None:
         other = met.setdefault(id(model.get_parameter(linear.weight_name)), linear.address)
         if other != linear.address:
             raise UserError(
-                f"{where} has one matrix in {other} and in {linear.address}; blocks that share weights are not compressed"
+                f"{where} has one matrix in {other} and in {linear.address}; blocks that share weights are not "
+                "compressed"
             )
 
 
@@ -217,9 +218,10 @@ def _check_share(blocks: nn.Module, known: Iterable[Block], where: str) -> None:
     linears = sum(linear.weights for block in known for linear in block.linears)
     whole = sum(count for _, count in others)
     if whole > linears:
+        names = ", ".join(dict.fromkeys(name for name, _ in others))
         raise UserError(
-            f"{where} has {whole / (whole + linears):.0%} of its blocks' weights in {', '.join(dict.fromkeys(name for name, _ in others))}, which are "
-            "no linear modules and no experts of a kind that is known here; only linear modules are compressed"
+            f"{where} has {whole / (whole + linears):.0%} of its blocks' weights in {names}, which are no linear "
+            "modules and no experts of a kind that is known here; only linear modules are compressed"
         )
 
 
