@@ -88,8 +88,8 @@ class Names:
             target, pattern = rule.rename_source_key(key)
             if pattern is not None and target in self._shapes:
                 raise UserError(
-                    f"{stored}: transformers makes {target} of it and others when it loads; of such joined tensors only "
-                    "those of experts are read here, so this architecture's files are not"
+                    f"{stored}: transformers makes {target} of it and others when it loads; of tensors that are "
+                    "joined only those of experts are read here, so this architecture's files are not"
                 )
         return key
 
