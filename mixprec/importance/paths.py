@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Literal, NamedTuple
 
 import torch
@@ -13,6 +15,8 @@ from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 from mixprec.importance.probing import ALIKE, probe_tokens, why_not_packed
 from mixprec.importance.spans import Prefix, Way
+from mixprec.models.experts import ExpertLinear
+from mixprec.models.weights import linears_of
 from mixprec.walk.blocks import Blocks, Live
 
 Path = Literal["packed", "cached", "stepwise", "whole"]
@@ -85,7 +89,28 @@ def _outcomes(model: Any, way: Way, theirs: bool) -> list[Tensor]:
     """Of each of the probe's spans the final hidden states, and a function's gradient at its embeddings."""
     prefix, found = Prefix(model, probe_tokens(model, _TOKENS), theirs=theirs), []
     for start, end in _SPANS:
-        made = prefix.span(way, start, end)
+        with _own_tokens(model, {"cached": end - start, "stepwise": 1, "whole": end}[way]):
+            made = prefix.span(way, start, end)
         direction = torch.randn(made.hidden.shape, generator=torch.Generator().manual_seed(2))
         found += [made.hidden.detach(), made.gradient(direction.to(made.hidden))]
     return found
+
+
+@contextmanager
+def _own_tokens(model: Any, count: int) -> Iterator[None]:
+    """Linear modules inside work on the pass's ``count`` tokens: some attention multiplies keys out of the cache anew,
+    and what those of earlier tokens receive is not the span's.
+
+    Raises UserError for one that works on others.
+    """
+
+    def look(name: str, output: Tensor) -> None:
+        if output.requires_grad and output.shape[:-1].numel() != count:
+            raise UserError(f"{model.config.model_type}: {name} works on something else than the tokens of a pass")
+
+    with ExitStack() as stack:
+        for name, module in linears_of(model).items():
+            if not isinstance(module, ExpertLinear):
+                hook = module.register_forward_hook(lambda _module, _inputs, output, name=name: look(name, output))
+                stack.callback(hook.remove)
+        yield

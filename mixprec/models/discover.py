@@ -157,6 +157,9 @@ def discovered(config: PretrainedConfig, where: str) -> tuple[Decoder, Names]:
         raise UserError(
             f"{where}: {type(model).__name__} has no linear modules in its blocks; there is nothing to compress"
         )
+    _check_labels(blocks, where)
+    _check_own(model, blocks, f"{where}: {type(model).__name__}")
+    _check_share(model.get_submodule(blocks_path), blocks, f"{where}: {type(model).__name__}")
     used = {embedding.rpartition(".")[2], blocks_path.rpartition(".")[2], norm}
     decoder = Decoder(
         architecture=config.model_type,
@@ -176,6 +179,50 @@ def discovered(config: PretrainedConfig, where: str) -> tuple[Decoder, Names]:
         unread=tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()),
     )
     return decoder, Names(model)
+
+
+def _check_labels(blocks: Iterable[Block], where: str) -> None:
+    """Raises UserError where one label would mean two modules."""
+    met: dict[str, str] = {}
+    for linear in (linear for block in blocks for linear in block.linears):
+        other = met.setdefault(linear.label, linear.address)
+        if other != linear.address:
+            raise UserError(
+                f"{where}: {other} and {linear.address} would both be called {linear.label}; the architecture's names "
+                "are not understood"
+            )
+
+
+def _check_own(model: nn.Module, blocks: Iterable[Block], where: str) -> None:
+    """Raises UserError where two blocks have one matrix: they are compressed one by one, for inputs of their own."""
+    met: dict[int, str] = {}
+    for linear in (linear for block in blocks for linear in block.linears if linear.expert is None):
+        other = met.setdefault(id(model.get_parameter(linear.weight_name)), linear.address)
+        if other != linear.address:
+            raise UserError(
+                f"{where} has one matrix in {other} and in {linear.address}; blocks that share weights are not "
+                "compressed"
+            )
+
+
+def _check_share(blocks: nn.Module, known: Iterable[Block], where: str) -> None:
+    """Raises UserError where the larger part of the blocks' weights is in matrices that no linear module holds, such as
+    experts in stacks of a kind that transformers doesn't say: it would stay as it is, whatever a plan says."""
+    others = [
+        (f"{name}.{own}".partition(".")[2], parameter.numel())
+        for name, module in blocks.named_modules()
+        if not isinstance(module, nn.Linear)
+        for own, parameter in module.named_parameters(recurse=False)
+        if parameter.squeeze().dim() > 1
+    ]
+    linears = sum(linear.weights for block in known for linear in block.linears)
+    whole = sum(count for _, count in others)
+    if whole > linears:
+        names = ", ".join(dict.fromkeys(name for name, _ in others))
+        raise UserError(
+            f"{where} has {whole / (whole + linears):.0%} of its blocks' weights in {names}, which are no linear "
+            "modules and no experts of a kind that is known here; only linear modules are compressed"
+        )
 
 
 def _name_of(model: nn.Module, module: nn.Module | None) -> str:
@@ -198,11 +245,16 @@ def _holds(module: nn.Module) -> bool:
     return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
 
 
+def _is_router(name: str) -> bool:
+    """By a linear module's path within its block; some routers are modules of several."""
+    return any(part in _ROUTERS for part in name.split("."))
+
+
 def _linears(block: nn.Module, path: str, index: int) -> dict[str, Linear]:
     """Path within the block -> its linear modules, routers left out."""
     found: dict[str, Linear] = {}
     for name, module in block.named_modules():
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] not in _ROUTERS:
+        if isinstance(module, nn.Linear) and not _is_router(name):
             place = place_of(f"{path}.{name}")
             found[name] = Linear(
                 address=f"{path}.{name}",

@@ -27,7 +27,7 @@ PARTS: Final = ("attn", "mixer", "mlp", "experts", "shared")
 _NAMED: Final = {
     "w1": "gate", "w2": "down", "w3": "up", "fc1": "up", "fc2": "down", "dense_h_to_4h": "up", "dense_4h_to_h": "down",
     "c_fc": "up", "input_linear": "gate_up", "output_linear": "down", "query_key_value": "qkv", "Wqkv": "qkv",
-    "kv_a_proj_with_mqa": "kv_a", "out_proj": "o", "dense": "o",
+    "kv_a_proj_with_mqa": "kv_a", "out_proj": "o", "dense": "o", "c_proj": "down",
 }  # fmt: skip
 #: Of these, those that mean something else outside attention.
 _OF_ATTENTION: Final = frozenset({"out_proj", "dense"})
@@ -98,11 +98,16 @@ def kind_of(path: str) -> tuple[str, str]:
     where, _, leaf = path.rpartition(".")
     attention = _ATTENTION.search(where) is not None and "linear" not in where
     if leaf in _NAMED and (attention or leaf not in _OF_ATTENTION):
-        kind = _NAMED[leaf]
+        kind = "o" if attention and _NAMED[leaf] == "down" else _NAMED[leaf]
     elif "proj" in leaf:
         kind = leaf.replace("_proj", "")
     else:
         kind = path
+    parent = where.rpartition(".")[2]
+    if attention and kind != path and not _ATTENTION.search(parent) and "proj" not in parent:
+        kind = f"{parent}_{kind}"  # of a part of attention, such as what chooses the keys that it looks at
+    elif attention and kind in KINDS[4:]:  # such as the gate on attention's output: the MLP has one of its own
+        kind = f"attn_{kind}"
     if attention or (where == _ANY and kind in KINDS[:4]):
         return kind, "attn"
     return kind, "mlp" if _MLP.search(where) or (where == _ANY and kind in KINDS[4:]) else "mixer"

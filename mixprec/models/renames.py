@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from transformers import conversion_mapping, core_model_loading
 
+from mixprec.core.errors import UserError
 from mixprec.models.experts import Experts
 
 _EXPERT: Final = re.compile(r"\.experts\.(\d+)\.")
@@ -59,7 +60,10 @@ class Names:
         }
 
     def of(self, stored: str) -> str:
-        """The model's name of a stored tensor; packed parts of a module keep their endings."""
+        """The model's name of a stored tensor; packed parts of a module keep their endings.
+
+        Raises UserError for one that transformers joins with others, of what is no expert.
+        """
         if stored in self._shapes:
             return stored
         renamed = self._renamed(stored)
@@ -80,6 +84,13 @@ class Names:
             if parts is not None and number is not None:
                 part = parts[rule.source_patterns.index(pattern) % len(parts)]
                 return f"{target.rpartition('.')[0]}.{number[1]}.{part}.weight"
+        for rule in self._converters if key not in self._shapes else ():
+            target, pattern = rule.rename_source_key(key)
+            if pattern is not None and target in self._shapes:
+                raise UserError(
+                    f"{stored}: transformers makes {target} of it and others when it loads; of tensors that are "
+                    "joined only those of experts are read here, so this architecture's files are not"
+                )
         return key
 
     def cuts(self, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Cut | None, tuple[int, ...]]]:

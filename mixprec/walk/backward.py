@@ -27,21 +27,27 @@ def back(
     """One passage through a block again and back: gradients (R, T, hidden) at its input, and by address what its
     linears meet.
 
-    Experts that no token came to meet nothing, and are left out. ``hidden`` (1, T, hidden) enters the block, with the
-    ``context`` that the model hands it; ``gradients`` (R, T, hidden) are those at its output. Exact; the block's
-    parameters get none.
+    Experts that no token came to meet nothing, and are left out; linears that only help to choose meet gradients of
+    zero. ``hidden`` (1, T, hidden) enters the block, with the ``context`` that the model hands it; ``gradients``
+    (R, T, hidden) are those at its output. Exact; the block's parameters get none.
     """
     start = hidden.detach().requires_grad_()
     with torch.enable_grad(), _recording(block, known) as seen:
         output = through(block, start, context)
-    ends = [start, *(out for _, out in seen.values())]
+    # What only chooses, such as the keys that are looked at, has no gradient.
+    outputs = {address: out for address, (_, out) in seen.items() if out.requires_grad}
+    ends = [start, *outputs.values()]
     found: list[tuple[Tensor, ...]] = []
     for number, row in enumerate(gradients, 1):
-        found.append(torch.autograd.grad(output, ends, row[None], retain_graph=number < len(gradients)))
+        again = number < len(gradients)
+        found.append(torch.autograd.grad(output, ends, row[None], retain_graph=again, materialize_grads=True))
     at_input, *at_outputs = (torch.stack(rows) for rows in zip(*found, strict=True))
-    met = zip(seen.items(), at_outputs, strict=True)
-    tokens = {address: (inputs.flatten(0, -2), rows.flatten(1, -2)) for (address, (inputs, _)), rows in met}
-    return at_input[:, 0], {address: Met(*each) for address, each in tokens.items()}
+    reached = dict(zip(outputs, at_outputs, strict=True))
+    met = {}
+    for address, (inputs, out) in seen.items():
+        rows = reached[address] if address in reached else out.new_zeros(len(gradients), *out.shape)
+        met[address] = Met(inputs.flatten(0, -2), rows.flatten(1, -2))
+    return at_input[:, 0], met
 
 
 @contextmanager

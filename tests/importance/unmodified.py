@@ -77,7 +77,8 @@ def full_backpropagation(model: Any, wanted: list[str], tokens: Tensor, window: 
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, output: Tensor) -> None:
-        output.retain_grad()
+        if output.requires_grad:  # what only helps to choose has no gradient
+            output.retain_grad()
         kept[name] = output
 
     handles = [

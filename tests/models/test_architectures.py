@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import architectures
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import TEXT, tokenizer
+from tiny import SHAPE, TEXT, tokenizer
+from transformers import AutoConfig
 
 import mixprec as mp
 from mixprec.calibration.data import Calibration
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Linear, Norm, Nowhere, Rows
-from mixprec.models.discover import class_of
+from mixprec.models.discover import class_of, map_of
 from mixprec.models.experts import Experts, unstack
 from mixprec.models.head import Head
+from mixprec.models.labels import select
 from mixprec.models.model import Model
 from mixprec.models.weights import blocks_of, body_of, map_in, module_of, norm_of, through, weight_of
 from mixprec.walk.blocks import block_inputs
@@ -192,6 +195,73 @@ def test_experts_as_modules_compute_what_the_stack_did(architecture: str) -> Non
         # gpt-oss joins gate and up column by column, and products of strided matrices round otherwise.
         torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=0, atol=1e-6)
         assert any(isinstance(module, Experts) for module in model.modules())
+
+
+#: model_type -> its configuration, and what is said of the model.
+_REFUSED: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    # Experts in stacks that transformers' decorator doesn't know.
+    "llama4_text": (
+        {**SHAPE, "vocab_size": 384, "intermediate_size_mlp": 48, "num_local_experts": 4},
+        r"Llama4ForCausalLM has \d+% of its blocks' weights in feed_forward\.experts\.gate_up_proj, .*only linear",
+    ),
+    "dbrx": (
+        {
+            "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 256, "vocab_size": 384,
+            "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
+            "ffn_config": {"ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
+        },
+        r"DbrxForCausalLM has \d+% of its blocks' weights in ffn\.experts\.mlp\.w1",
+    ),
+    # One block of attention, called from several places.
+    "zamba2": (
+        {
+            "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "vocab_size": 384, "num_mem_blocks": 1,
+            "layer_types": ["mamba", "hybrid", "mamba", "hybrid"], "n_mamba_heads": 4, "mamba_headdim": 16,
+            "mamba_d_state": 8, "mamba_ngroups": 1, "chunk_size": 8, "adapter_rank": 4, "num_attention_heads": 4,
+            "attention_hidden_size": 64, "attention_head_dim": 16,
+        },
+        r"one matrix in model\.layers\.1\.\S+ and in model\.layers\.3\.\S+; blocks that share weights",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", _REFUSED)
+def test_what_would_be_compressed_in_part_or_twice_is_refused(architecture: str) -> None:
+    keys, said = _REFUSED[architecture]
+    config = AutoConfig.for_model(architecture, **keys)
+    with pytest.raises(UserError, match=said):
+        map_of(config, "here")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "routers"), [("zaya", "mlp.gate.down_proj"), ("hunyuan_v1_moe", "mlp.gate.wg")]
+)
+def test_routers_of_several_modules_stay_as_they_are(architecture: str, routers: str) -> None:
+    keys = {**SHAPE, "vocab_size": 384, "num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
+    config = AutoConfig.for_model(architecture, **keys)
+    found = map_of(config, "here")
+    assert found.experts
+    assert f"model.layers.0.{routers}.weight" in found.other
+    assert not [linear.address for linear in found.linears if ".gate." in linear.address]
+
+
+def test_a_gate_of_attention_is_not_the_mlp_s() -> None:
+    keys = {**SHAPE, "vocab_size": 384, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    found = map_of(AutoConfig.for_model("afmoe", **keys), "here")
+    labels = [linear.label for linear in found.linears]
+    assert len(set(labels)) == len(labels)
+    assert [each.address for each in select(found.linears, "1_attn_gate")] == ["model.layers.0.self_attn.gate_proj"]
+    assert [each.address for each in select(found.linears, "1_gate")] == ["model.layers.0.mlp.gate_proj"]
+    assert "model.layers.0.self_attn.gate_proj" in [each.address for each in select(found.linears, "1_attn")]
+
+
+def test_files_whose_tensors_transformers_joins_are_refused(tmp_path: Path) -> None:
+    keys = {**SHAPE, "vocab_size": 384, "layer_types": ["linear_attention", "full_attention"]}
+    config = AutoConfig.for_model("olmo_hybrid", **keys)
+    kind = class_of(config)
+    assert kind is not None
+    with pytest.raises(UserError, match=r"k_conv1d\.weight: transformers makes \S+conv1d\.weight of it and others"):
+        saved(tmp_path / "model", kind._from_config(config)).load()
 
 
 def test_logits_that_are_made_in_another_way_are_refused(tmp_path: Path) -> None:
