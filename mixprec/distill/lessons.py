@@ -101,8 +101,8 @@ def draw(traces: Sequence[Trace], encoder: Encoder, options: DistillOptions, lim
         held.add(prompts.pop())
     if not prompts:
         raise UserError(
-            f"distill: of {len(traces)} traces {len(kept)} can be used, on {len(amounts)} prompts, and none are left to "
-            f"train on beside {options.validation} for validation; give more traces, or a lower --validation"
+            f"distill: of {len(traces)} traces {len(kept)} can be used, on {len(amounts)} prompts, and beside "
+            f"{options.validation} for validation none are left to train on; give more traces, or a lower --validation"
         )
     training, validation = (tuple(one for one in kept if (one.prompt in held) is side) for side in (False, True))
     return Lessons(training, validation, counts)
@@ -111,9 +111,9 @@ def draw(traces: Sequence[Trace], encoder: Encoder, options: DistillOptions, lim
 def _lesson(trace: Trace, encoder: Encoder, chat_template: bool, counts: Counter[str]) -> Lesson:
     """Prompt and output as one text, as all else here reads traces, and the end of text that a student has to learn."""
     prompt = templated(encoder, trace.prompt) if chat_template else trace.prompt
-    found = encoder(prompt + trace.output)
-    labels = [token if start >= len(prompt) and end > start else IGNORED for token, (start, end) in zip(*found)]
-    counts["straddling"] += sum(start < len(prompt) < end for start, end in found.offsets)
+    found, begin = encoder(prompt + trace.output), len(prompt)
+    labels = [id if begin <= start < end else IGNORED for id, (start, end) in zip(*found, strict=True)]
+    counts["straddling"] += sum(start < begin < end for start, end in found.offsets)
     tokens, end = list(found.ids), encoder.eos
     if end is None:
         raise UserError(

@@ -27,9 +27,7 @@ class DistillOptions(BaseModel):
     warm_up: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises")
     decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     lora: int = Field(0, ge=0, description="rank of adapters on all linear modules; 0: all weights are trained")
-    lora_alpha: float | None = Field(
-        None, gt=0, description="adapters are scaled by alpha / rank; default twice the rank"
-    )
+    lora_alpha: float | None = Field(None, gt=0, description="adapters count alpha / rank; default twice the rank")
     recompute: bool = Field(False, description="compute activations twice in place of keeping them")
     checks: int = Field(2, ge=1, description="how often an epoch is measured on the validation traces")
     patience: int = Field(3, ge=1, description="measurements without a gain after which it ends")

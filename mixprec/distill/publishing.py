@@ -42,7 +42,7 @@ def write(
     told: Mapping[str, Any],
     base_model: str | None,
 ) -> None:
-    """Write the checkpoint ``opened`` of ``student`` with other ``tensors`` into ``out``; ``told``: for mixprec.json."""
+    """Write the checkpoint ``opened`` of ``student`` with other ``tensors``; ``told``: for mixprec.json."""
     plan = plan_of(opened).model_copy(update={"model": student.id})
     with publish.atomic_path(out) as folder, publish.scratch(blocks_folder(out) / "weights") as scratch:
         folder.mkdir()
@@ -72,18 +72,15 @@ def _card(student: Model, source: Path, told: Mapping[str, Any], base_model: str
     what = f"[{markdown(base)}](https://huggingface.co/{base})" if base else "A model that is not named on the hub"
     learned = f"the predictions of {markdown(told['teacher']['model'])}" if told["teacher"] else "their text"
     how = f"adapters of rank {told['options']['lora']}" if told["options"]["lora"] else "all weights"
-    return (
-        "\n\n".join(
-            [
-                f"---\n{str(ModelCardData(**keys).to_yaml()).rstrip()}\n---",
-                f"# {markdown(base.rpartition('/')[2] if base else Path(student.id).stem)}, distilled",
-                f"{what}, trained by mixprec on {counts['training_traces']:,} reasoning traces ({how}): it learned "
-                f"{learned}, in {course['kept_step']} steps. {course['objective']} on {counts['validation_traces']} traces "
-                f"that were held out: {course['before']:.4f} before, {course['written']:.4f} after, in nats per token.",
-                f"![losses]({CURVES}/losses.png)",
-                "The base's licence and terms, and those of the traces' teacher, hold for this copy too. `mixprec.json` says "
-                "what it was made from.",
-            ]
-        )
-        + "\n"
-    )
+    name = base.rpartition("/")[2] if base else Path(student.id).stem
+    parts = [
+        f"---\n{str(ModelCardData(**keys).to_yaml()).rstrip()}\n---",
+        f"# {markdown(name)}, distilled",
+        f"{what}, trained by mixprec on {counts['training_traces']:,} reasoning traces ({how}): it learned {learned}, "
+        f"in {course['kept_step']} steps. Loss on {counts['validation_traces']} traces that were held out, "
+        f"{course['objective']} in nats per token: {course['before']:.4f} before, {course['written']:.4f} after.",
+        f"![losses]({CURVES}/losses.png)",
+        "The base's licence and terms, and those of the traces' teacher, hold for this copy too. `mixprec.json` says "
+        "what it was made from.",
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -79,7 +79,7 @@ def distill(
     described = {
         "rules": RULES,
         "student": student.origin | {"identity": student.identity},
-        "teacher": teacher and teacher.origin | {"identity": teacher.identity},
+        "teacher": None if teacher is None else teacher.origin | {"identity": teacher.identity},
         "lessons": drawn.digest,
         "options": options.model_dump(),
         "learning_rate": options.learning_rate,
@@ -110,7 +110,8 @@ def _made(
     loaded = student.load()
     loaded.model.requires_grad_(True)
     try:
-        training = Training(loaded, teacher and teacher.load(), drawn, options, folder, student.device)
+        teaching = None if teacher is None else teacher.load()
+        training = Training(loaded, teaching, drawn, options, folder, student.device)
         _say(drawn, options, training.rows)
         with bar("distill", training.course.steps, "steps") as advance:
             course = training.run(advance)
@@ -146,8 +147,8 @@ def _check(student: Model, out: Path, options: DistillOptions, base_model: str |
     opened = student.original
     if names_of(opened.shapes) is not None:
         raise UserError(
-            f"model.id: {student.id}: its checkpoint stacks or renames tensors, as mixtures of experts do; such students "
-            "are not trained here. Give a dense student"
+            f"model.id: {student.id}: its checkpoint stacks or renames tensors, as mixtures of experts do; such "
+            "students are not trained here. Give a dense student"
         )
     modelcard.base_model(student.id, opened.path, base_model)
     check_target(out, opened.path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,8 @@ TEXT, PREDICTIONS = "cross-entropy", "KL(teacher ‖ student)"
 class _Trainer(trl.SFTTrainer):  # type: ignore[misc]
     """``lessons``: for validation. ``teacher``: whose predictions are learned, else the text is."""
 
+    control: Any
+
     def __init__(
         self, student: LoadedModel, teacher: LoadedModel | None, lessons: Sequence[Lesson], **options: Any
     ) -> None:
@@ -50,9 +53,10 @@ class _Trainer(trl.SFTTrainer):  # type: ignore[misc]
         if teacher is not None:
             # Runtimes pad embeddings, so that models of one tokenizer may differ in rows that no token has.
             theirs = Head.of(teacher.model)
-            words = min(head.projection.weight.shape[0] for head in (theirs, Head.of(student.model)))
+            both = (theirs, Head.of(student.model))
+            words = min(int(head.projection.get_parameter("weight").shape[0]) for head in both)
             self._teacher, self._teachers = teacher.model, _first(theirs, words)
-            self._head = _first(Head.of(student.model), words)
+            self._head = _first(both[1], words)
             self._words = words
         super().__init__(student.model, **options)
 
@@ -302,13 +306,14 @@ def _arguments(options: DistillOptions, folder: Path, device: str, longest: int)
 @contextmanager
 def _settled() -> Iterator[None]:
     """The libraries' own bars and notices stay away, and their seeds don't outlive their work."""
-    bars, states = datasets.is_progress_bar_enabled(), (random.getstate(), np.random.get_state())
+    bars, states = datasets.is_progress_bar_enabled(), (random.getstate(), np.random.get_state())  # noqa: NPY002
     datasets.disable_progress_bars()
     try:
-        with upstream.quiet(), torch.random.fork_rng():
+        with upstream.quiet(), torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # keys that TRL itself still sets
             yield
     finally:
         if bars:
             datasets.enable_progress_bars()
         random.setstate(states[0])
-        np.random.set_state(states[1])
+        np.random.set_state(states[1])  # noqa: NPY002
