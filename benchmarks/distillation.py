@@ -1,13 +1,14 @@
 """Distillation of SmolLM2-135M on procedural traces, and what it does to importance.
 
-python benchmarks/distillation.py [--quick] [--work FOLDER] --json OUT
+python benchmarks/distillation.py [--traces N] [--work FOLDER] --json OUT
 
 The teacher is the procedure of ``mixprec make-traces``; the student learns its text, all weights in float32 (TRL's
 SFTTrainer through ``mixprec distill``). Importance of the base and of the distilled model is computed on other traces
-of the same procedure, which neither training nor validation saw; problems are of the same kinds. A shift is relative
-importance of the distilled model minus that of the base (arXiv 2504.02010, section 4.3 and appendix K). Intervals
-(95%, ``_ci``) are of 1,000 bootstrap resamples of the traces, the same for both models: they say nothing of other
-trainings. Everything lies in the work folder, so that a run that was stopped goes on.
+of the same procedure, which neither training nor validation saw; problems are of the same two kinds, equations and
+remainders, whose traces are the shortest. A shift is relative importance of the distilled model minus that of the
+base (arXiv 2504.02010, section 4.3 and appendix K). Intervals (95%, ``_ci``) are of 1,000 bootstrap resamples of the
+traces, the same for both models: they say nothing of other trainings. Everything lies in the work folder, so that a
+run that was stopped goes on.
 
 Keys of OUT
     train_tokens_per_second   tokens that went through training steps, per second of the clock, one thread
@@ -45,23 +46,24 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDENT = "smollm2-135m-instruct"
+KINDS = ("equations", "remainders")
 RESAMPLES = 1000
 LAST = "last_up"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the traces")
+    parser.add_argument("--traces", type=int, default=56, help="traces to train on, eight of which are held out")
+    parser.add_argument("--measured", type=int, default=22, help="other traces, which importance is of")
     parser.add_argument("--work", default="runs/benchmark_distillation", help="checkpoint and statistics, kept")
     parser.add_argument("--json", required=True, help="where the figures go")
     arguments = parser.parse_args()
     from mixprec.core import progress
 
     progress.speak()
-    work = Path(arguments.work) / ("quick" if arguments.quick else "full")
-    training, measured = (22, 11) if arguments.quick else (143, 33)
-    figures = distilled(work, training)
-    machine.write(arguments.json, __file__, figures | shifted(work, measured))
+    work = Path(arguments.work) / f"{arguments.traces}_{arguments.measured}"
+    figures = distilled(work, arguments.traces)
+    machine.write(arguments.json, __file__, figures | shifted(work, arguments.measured))
 
 
 def distilled(work: Path, count: int) -> dict[str, Any]:
@@ -69,10 +71,8 @@ def distilled(work: Path, count: int) -> dict[str, Any]:
     import mixprec as mp
 
     traces = work / "training.jsonl"
-    mp.make_traces(traces, count=count, seed=0)
-    options = mp.DistillOptions(
-        validation=11, epochs=1, batch=4, rate=1e-4, checks=3, dtype="float32", chat_template=False
-    )
+    mp.make_traces(traces, count=count, seed=0, kinds=KINDS)
+    options = mp.DistillOptions(validation=8, epochs=1, batch=4, rate=2e-4, checks=2, dtype="float32")
     made = mp.distill(STUDENT, traces, work / "distilled", options=options)
     speed = work / "speed.json"  # a clock's figure is no part of a checkpoint
     if made.speed is not None:
@@ -108,20 +108,13 @@ def losses(course: dict[str, Any]) -> str:
 
 def shifted(work: Path, count: int) -> dict[str, Any]:
     """Importance of base and distilled on the same traces, and the shift between them."""
-    import mixprec as mp
     from mixprec.importance import artifact
     from mixprec.importance import shift as shifts
     from mixprec.report.rankings import movers_table
     from mixprec.report.shift import write_shift
     from mixprec.report.tables import to_markdown
 
-    traces = work / "measured.jsonl"
-    mp.make_traces(traces, count=count, seed=1)
-    spans = mp.annotate(traces)
-    folders = {"distilled": work / "importance_distilled", "base": work / "importance_base"}
-    for name, folder in folders.items():
-        model = STUDENT if name == "base" else work / "distilled"
-        mp.attribute(model, spans, out=folder, resamples=RESAMPLES).heatmap().save(folder / "importance")
+    folders = {name: attributed(work, name, count) for name in ("base", "distilled")}
     found = {name: artifact.load(folder / "importance.json") for name, folder in folders.items()}
     made = shifts.shift(found["distilled"], found["base"], ("distilled", "base"))
     for kind in ("decreases", "net"):  # what the distilled model has more of; section 4.3 draws the first
@@ -138,6 +131,17 @@ def shifted(work: Path, count: int) -> dict[str, Any]:
         "most_important": top(found["distilled"]),
         "most_important_base": top(found["base"]),
     }
+
+
+def attributed(work: Path, name: str, count: int) -> Path:
+    """The folder of the importance of the base or of the distilled model."""
+    import mixprec as mp
+
+    traces, folder = work / "measured.jsonl", work / f"importance_{name}"
+    mp.make_traces(traces, count=count, seed=1, kinds=KINDS)
+    model = STUDENT if name == "base" else work / "distilled"
+    mp.attribute(model, mp.annotate(traces), out=folder, resamples=RESAMPLES).heatmap().save(folder / "importance")
+    return folder
 
 
 def last(found: dict[str, Any], behaviour: str) -> dict[str, Any]:

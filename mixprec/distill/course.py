@@ -31,9 +31,10 @@ class Course:
 
     @property
     def told(self) -> dict[str, Any]:
-        """JSON of it."""
+        """JSON of it, as it is read back."""
         step, after = self.best
-        return {"before": self.before, "after": after, "kept_step": step, **vars(self)}
+        curves = {name: [list(point) for point in getattr(self, name)] for name in ("validation", "training")}
+        return {"before": self.before, "after": after, "kept_step": step, **vars(self), **curves}
 
 
 @dataclass
