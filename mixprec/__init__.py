@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mixprec.api.annotating import Judge as Judge
     from mixprec.api.annotating import annotate as annotate
     from mixprec.api.calibrating import calibrate as calibrate
+    from mixprec.api.distilling import distill as distill
     from mixprec.api.importing import import_traces as import_traces
     from mixprec.api.judge import bench as bench
     from mixprec.api.judge import evaluate as evaluate
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from mixprec.compress.options import SolveOptions as SolveOptions
     from mixprec.core.errors import UserError as UserError
     from mixprec.core.progress import Step as Step
+    from mixprec.distill.options import DistillOptions as DistillOptions
     from mixprec.evaluate.engines.openai import Server as Server
     from mixprec.models.model import Model as Model
     from mixprec.recipe.schema import Recipe as Recipe
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from mixprec.results.benchmarks import BenchResult as BenchResult
     from mixprec.results.calibration import Calibration as Calibration
     from mixprec.results.checkpoint import Checkpoint as Checkpoint
+    from mixprec.results.distilled import Distilled as Distilled
     from mixprec.results.evaluation import Evaluation as Evaluation
     from mixprec.results.importance import Importance as Importance
     from mixprec.results.plan import Plan as Plan
@@ -69,6 +72,8 @@ _PUBLIC: Final = {
     "Budget": "mixprec.api.spend",
     "Calibration": "mixprec.results.calibration",
     "Checkpoint": "mixprec.results.checkpoint",
+    "DistillOptions": "mixprec.distill.options",
+    "Distilled": "mixprec.results.distilled",
     "Evaluation": "mixprec.results.evaluation",
     "Importance": "mixprec.results.importance",
     "Imported": "mixprec.results.spans",
@@ -94,6 +99,7 @@ _PUBLIC: Final = {
     "bench": "mixprec.api.judge",
     "calibrate": "mixprec.api.calibrating",
     "compress": "mixprec.api.make",
+    "distill": "mixprec.api.distilling",
     "evaluate": "mixprec.api.judge",
     "import_traces": "mixprec.api.importing",
     "make_traces": "mixprec.api.procedural",

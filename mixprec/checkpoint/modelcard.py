@@ -80,7 +80,7 @@ def model_card(
     """
     account = bits.account(plan, inventory)
     base = base_model(plan.model, source, told.base_model)
-    licence = _licence(plan.model, source)
+    terms = licence(plan.model, source)
     name = f"{base.rpartition('/')[2] if base else Path(plan.model).stem} {_short(plan, account)}"
     sections = [
         f"# {markdown(name)}",
@@ -90,10 +90,10 @@ def model_card(
         _calibration(told.calibration),
         told.evaluation and f"## Evaluation\n\n{told.evaluation.rstrip()}",
         _reproduction(told.recipe),
-        _licence_note(licence),
+        _licence_note(terms),
         _sources(plan),
     ]
-    head = _front(plan, format, base, licence, name, told.scores)
+    head = _front(plan, format, base, terms, name, told.scores)
     return f"---\n{head}\n---\n\n" + "\n\n".join(part.rstrip() for part in sections if part) + "\n"
 
 
@@ -117,7 +117,8 @@ def base_model(model: str, source: Path, given: str | None = None) -> str | None
     return first if quantized and isinstance(first, str) and is_hub_id(first) else None
 
 
-def _licence(model: str, source: Path) -> dict[str, str]:
+def licence(model: str, source: Path) -> dict[str, str]:
+    """What a card says of the licence of ``model``, whose folder is ``source``."""
     return {"license": BUNDLED_LICENCE} if model == BUNDLED else licence_of(source)
 
 

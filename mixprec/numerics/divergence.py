@@ -61,8 +61,13 @@ def log_probabilities(states: Tensor, head: Head) -> Iterator[tuple[slice, Tenso
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) (n,) float64, in nats, of log-probabilities (n, words)."""
     # Rounding can make a KL of (nearly) equal distributions slightly negative.
+    return relative_entropy(log_p, log_q).double().clamp(min=0)
+
+
+def relative_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) (n,) as a loss: in the type of the log-probabilities (n, words), with gradients."""
     found: Tensor = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
-    return found.double().clamp(min=0)
+    return found
 
 
 def likelihood(logs: Tensor, targets: Tensor) -> Tensor:

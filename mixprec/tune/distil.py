@@ -156,7 +156,7 @@ class Distillation:
             with torch.no_grad():
                 log_p = self._teacher.head(original[where]).float().log_softmax(-1)
             log_q = self._head(cut[where]).float().log_softmax(-1)
-            part = (torch.linalg.vecdot(log_p.exp(), log_p - log_q) * counts[where]).sum()
+            part = (divergence.relative_entropy(log_p, log_q) * counts[where]).sum()
             part.backward()
             found += float(part.detach())
         hidden.backward(cut.grad)
