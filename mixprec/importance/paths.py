@@ -101,10 +101,13 @@ def _own_tokens(model: Any, count: int) -> Iterator[None]:
     """Linear modules inside work on the pass's ``count`` tokens: some attention multiplies keys out of the cache anew,
     and what those of earlier tokens receive is not the span's.
 
-    Raises UserError for one that works on others.
+    Raises UserError for one that works on others, and for one that has no gradient: it chooses what attention looks at,
+    and what is chosen of equals differs from pass to pass.
     """
+    met: dict[str, bool] = {}
 
     def look(name: str, output: Tensor) -> None:
+        met[name] = met.get(name, False) or output.requires_grad
         if output.requires_grad and output.shape[:-1].numel() != count:
             raise UserError(f"{model.config.model_type}: {name} works on something else than the tokens of a pass")
 
@@ -114,3 +117,9 @@ def _own_tokens(model: Any, count: int) -> Iterator[None]:
                 hook = module.register_forward_hook(lambda _module, _inputs, output, name=name: look(name, output))
                 stack.callback(hook.remove)
         yield
+    choosing = [name for name, moves in met.items() if not moves]
+    if choosing:
+        raise UserError(
+            f"{model.config.model_type}: {choosing[0]} chooses the keys that attention looks at and has no gradient; "
+            "such models can't be attributed exactly; rank modules by mixprec sensitivity instead"
+        )

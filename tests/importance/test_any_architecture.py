@@ -13,6 +13,7 @@ import torch
 from reference import attributed, layout_of, relative_error, swept
 from tiny import tokenizer, write_traces
 from torch import nn
+from transformers import AutoConfig
 from unmodified import Wide, full_backpropagation, model_in_float64, outputs_of
 
 from mixprec.core.errors import UserError
@@ -21,6 +22,7 @@ from mixprec.importance.attribute import attribute
 from mixprec.importance.engine import Job, Layout
 from mixprec.importance.paths import path_of
 from mixprec.importance.windows import Window
+from mixprec.models.discover import class_of
 from mixprec.models.experts import unstack
 from mixprec.models.model import Model
 from mixprec.traces import spans, store
@@ -181,3 +183,19 @@ def test_arguments_of_attention_that_are_not_known_are_never_dropped() -> None:
     for strange in ({"s_aux": torch.ones(2)}, {"new_thing": 1.0}, {"dropout": 0.1}):
         with pytest.raises(NotPacked):
             _attention(module, query, query, query, None, trace_state=state, **strange)  # type: ignore[arg-type]
+
+
+def test_attention_that_chooses_its_keys_is_refused() -> None:
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16,
+             "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}  # fmt: skip
+    experts = {"moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2,
+               "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1}  # fmt: skip
+    index = {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 8}
+    shape = {"vocab_size": 384, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    config = AutoConfig.for_model("deepseek_v32", **shape, **heads, **experts, **index)
+    kind = class_of(config)
+    assert kind is not None
+    model = kind._from_config(config).eval().requires_grad_(False)
+    unstack(model)
+    with pytest.raises(UserError, match=r"deepseek_v32: \S+indexer\S+ chooses the keys that attention looks at"):
+        path_of(Live(model))

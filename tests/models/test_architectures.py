@@ -257,7 +257,7 @@ def test_a_gate_of_attention_is_not_the_mlp_s() -> None:
 
 def test_files_whose_tensors_transformers_joins_are_refused(tmp_path: Path) -> None:
     keys = {**SHAPE, "vocab_size": 384, "layer_types": ["linear_attention", "full_attention"]}
-    config = AutoConfig.for_model("olmo_hybrid", **keys)
+    config = AutoConfig.for_model("olmo_hybrid", pad_token_id=0, **keys)
     kind = class_of(config)
     assert kind is not None
     with pytest.raises(UserError, match=r"k_conv1d\.weight: transformers makes \S+conv1d\.weight of it and others"):
