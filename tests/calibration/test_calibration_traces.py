@@ -197,7 +197,7 @@ def test_traces_without_annotation(tmp_path: Path, load: Any) -> None:
     output = "Six apples. Wait, that is not right, let me check again. There are four pears and two apples."
     source = write(tmp_path / "bare.jsonl", output)
     assert load(traces=source, samples=1, tokens=8).weights is None
-    with pytest.raises(UserError, match=r"trace '0' has no annotation; .*\(annotator: cues\)"):
+    with pytest.raises(UserError, match=r"trace '0' has no annotation; .*\(annotator: classifier\)"):
         load(traces=source, samples=1, tokens=8, behaviours={"backtracking": 2})
     length = len(WORDS("P0." + output)["input_ids"])
     found = load(traces=source, samples=1, tokens=length, pack=False, behaviours={"backtracking": 2}, annotator="cues")

@@ -17,7 +17,7 @@ from mixprec.numerics.tunable import TUNABLE, Number, as_it_is
 
 ROWS = 6
 #: Their scales are spread over a block's bytes, and stay.
-FIXED = {"iq1_m"}
+FIXED = {"iq1_m", "mxfp4"}
 
 
 def grid(format: Format, columns: int, dtype: torch.dtype = torch.bfloat16) -> AnyQuantized:
