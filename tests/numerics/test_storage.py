@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mixprec.numerics.codebook import CodebookQuantized
-from mixprec.numerics.formats import Drop, (
+from mixprec.numerics.formats import (
     GGML,
     KEEP,
     WHOLE_ROW,
     AffineFormat,
     AnyFormat,
     CodebookFormat,
+    Drop,
     Format,
     GgmlFormat,
     Keep,
