@@ -103,7 +103,7 @@ def _solved(weight: Tensor, inputs: Tensor, options: SolveOptions) -> tuple[Tens
         grid = grids[group.start]
         code = encode(work[:, [column]], grid, whole)
         made[:, column] = dequantize(Quantized(code, grid), whole, work.dtype)[:, 0]
-        steps[:, column] = grid.scales[:, 0].double()
+        steps[:, column] = grid.scales[:, 0].double().abs()
         rest, error = order[step + 1 :], work[:, column] - made[:, column]
         work[:, rest] -= torch.outer(error, inverses[step][column, rest]) / inverses[step][column, column]
     return made, steps

@@ -19,7 +19,6 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return architectures_figures
 
 
-@pytest.mark.skip(reason="the loop in architectures_gptq.py does not know scales below zero yet")
 def test_figures_of_experts(figures: ModuleType) -> None:
     row = figures.row("mixtral", quick=True)
     assert row["attribution"] == "packed" and row["attribution_rel_error"] < 1e-9
