@@ -39,6 +39,29 @@ Keys of OUT
     importance_spearman_adding_knowledge  of this behaviour alone
     importance_traces         traces of that
     importance_max_tokens     where they were cut
+    recall_backtracking_ci  95% interval over traces
+    recall_uncertainty_estimation_ci  95% interval over traces
+    recall_example_testing_ci  95% interval over traces
+    recall_adding_knowledge_ci  95% interval over traces
+    recall_initializing_ci  95% interval over traces
+    recall_deduction_ci  95% interval over traces
+    precision_backtracking_ci  95% interval over traces
+    precision_uncertainty_estimation_ci  95% interval over traces
+    precision_example_testing_ci  95% interval over traces
+    precision_adding_knowledge_ci  95% interval over traces
+    precision_initializing_ci  95% interval over traces
+    precision_deduction_ci  95% interval over traces
+    f1_backtracking_ci  95% interval over traces
+    f1_uncertainty_estimation_ci  95% interval over traces
+    f1_example_testing_ci  95% interval over traces
+    f1_adding_knowledge_ci  95% interval over traces
+    f1_initializing_ci  95% interval over traces
+    f1_deduction_ci  95% interval over traces
+    importance_spearman_ci  95% interval over traces
+    importance_spearman_backtracking_ci  95% interval over traces
+    importance_spearman_uncertainty_estimation_ci  95% interval over traces
+    importance_spearman_example_testing_ci  95% interval over traces
+    importance_spearman_adding_knowledge_ci  95% interval over traces
     cues                      (a part) the same figures for cue phrases
 """
 
