@@ -333,7 +333,6 @@ def test_the_same_is_never_asked_twice(judge: tuple[Fake, str], traces: Path, tm
     assert annotate(url, traces).traces == first.traces and len(state.bodies) == 12  # all of it lies in one file
 
 
-@pytest.mark.slow
 def test_ctrl_c_leaves_what_the_same_command_goes_on_from(judge: tuple[Fake, str], tmp_path: Path) -> None:
     state, url = judge
     path = write(tmp_path / "t.jsonl", *(trace(f"There are {n}. Wait, that is wrong.", str(n)) for n in range(8)))
