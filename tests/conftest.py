@@ -19,7 +19,11 @@ from mixprec.models.load import LoadedModel
 from mixprec.models.locate import BUNDLED
 from mixprec.models.model import Model
 
-torch.manual_seed(0)
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same numbers whichever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

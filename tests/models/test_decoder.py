@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import architectures
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from tiny import SHAPE, build
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mixprec.core.errors import UserError
+from mixprec.importance import attention
 from mixprec.models.arch import FAMILIES
 from mixprec.models.config import load_config
 from mixprec.models.decoder import Decoder, Norm, Rows
@@ -93,6 +95,16 @@ def test_what_a_table_says_is_what_is_seen_of_the_model(architecture: str) -> No
         table.blocks_path, table.around, table.norm, table.head
     )  # fmt: skip
     assert all(names.of(name) == name for name in table.shapes) and not names.stacks
+
+
+@pytest.mark.parametrize("implementation", [attention.IMPLEMENTATION, "eager"])
+def test_how_a_running_model_attends_changes_no_map(implementation: str) -> None:
+    """Importance lets models use an attention of its own, which computes no shapes."""
+    model = architectures.model_of("smollm3")
+    plain, _ = discovered(model.config, "here")
+    with attention.using(model, implementation):
+        assert discovered(model.config, "here")[0] == plain
+    assert plain.groups[0].source is not None and len(plain.groups[0]) == 3
 
 
 @families

@@ -102,7 +102,7 @@ def test_the_error_that_is_told_is_that_of_what_is_stored(
         for name in ("plain", "tuned")
     )
     assert ratio == pytest.approx(float(tuned / plain), rel=1e-3)
-    assert ratio < 1 or method in ("gptaq", "ggml")  # with so few tokens nothing that holds for others is left to gain
+    assert ratio < 1 or method != "rtn"  # with so few tokens little that holds for others is left to gain for solvers
 
 
 def test_without_steps_all_stays_as_it_was_solved(made: Callable[..., Any], tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_gradients_that_are_not_finite_end_a_block(
         return right(self, *arguments) * (float("nan") if calls[0] > 7 * 9 else 1)
 
     monkeypatch.setattr(blocks._Course, "_gradient", broken)
-    reports = made("tuned", options=OPTIONS.model_copy(update={"checks": 24}))
+    reports = made("tuned", "rtn", options=OPTIONS.model_copy(update={"checks": 24}))
     assert told[0].startswith("block 1: gradients are NaN or infinite at step 10 of tuning")
     first = {report.tuned for address, report in reports.items() if ".0." in address}
     assert len(first) == 1
