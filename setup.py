@@ -14,9 +14,10 @@ class BuildWithRecipes(build_py):
         if self.editable_mode:
             return
         target = Path(self.build_lib, "mixprec", "recipes")
-        self.mkpath(str(target))
-        for recipe in sorted(Path("recipes").glob("*.yaml")):
-            self.copy_file(str(recipe), str(target / recipe.name))
+        for recipe in sorted(Path("recipes").rglob("*.yaml")):
+            to = target / recipe.relative_to("recipes")
+            self.mkpath(str(to.parent))
+            self.copy_file(str(recipe), str(to))
 
 
 setup(cmdclass={"build_py": BuildWithRecipes})

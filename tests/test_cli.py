@@ -201,9 +201,9 @@ def test_recipes_that_come_along(mix: Cli, tmp_path: Path) -> None:
     shown = good(mix("ls"))
     known = recipe.catalogue()
     assert all(name in shown for name in known)
-    assert good(mix("validate", "quickstart", "selective_32_up")).count("valid") == 2
-    good(mix("cp", "selective_32_up", "deep/mine.yaml"))
-    assert (tmp_path / "deep" / "mine.yaml").read_bytes() == known["selective_32_up"].read_bytes()
+    assert good(mix("validate", "quickstart", "table3_llama_8b")).count("valid") == 2
+    good(mix("cp", "table3_llama_8b", "deep/mine.yaml"))
+    assert (tmp_path / "deep" / "mine.yaml").read_bytes() == known["paper/table3_llama_8b"].read_bytes()
     again = mix("cp", "quickstart", "deep/mine.yaml")
     assert (again.code, "is there already" in again.errors) == (2, True)
     assert "only_32_up" in good(mix("explain", "deep/mine.yaml"))

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 import typer.main
 import update_pipelines
+import update_recipes
 import yaml
 from pydantic import BaseModel
 
@@ -26,7 +27,7 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/**/*.md", "recipes/*.md", "benchmarks/*.md", "mixprec/**/*.md")
     for path in ROOT.glob(pattern)
 )
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 VERBS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -167,15 +168,29 @@ def test_no_page_knows_this_machine(page: Path) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_a_recipe_begins_with_its_command(recipe: Path) -> None:
     first = recipe.read_text(encoding="utf-8").splitlines()[0]
-    assert re.fullmatch(rf"# mixprec run recipes/{recipe.name}( --data FOLDER)?", first)
+    where = recipe.relative_to(ROOT).as_posix()
+    assert re.fullmatch(rf"# mixprec run {where}( --data FOLDER)?", first)
     check_command(shlex.split(first.removeprefix("# mixprec ")))
     uses_data = "data:" in re.sub(r"^#.*$", "", recipe.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert uses_data == first.endswith("--data FOLDER")
 
 
-def test_the_catalogue_lists_the_recipes() -> None:
-    text = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
-    assert sorted(re.findall(r"^\| \[([^]]+\.yaml)\]", text, flags=re.MULTILINE)) == [path.name for path in RECIPES]
+def test_the_catalogue_is_that_of_the_recipes() -> None:
+    page = update_recipes.PAGE.read_text(encoding="utf-8")
+    assert page == update_recipes.page(), "run python scripts/update_recipes.py"
+    assert re.findall(r"\]\(([^)]+\.yaml)\)", page) == [
+        path.relative_to(ROOT / "recipes").as_posix() for path in recipes.catalogue().values()
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.catalogue() if name.startswith("paper/")])
+def test_what_a_row_of_the_paper_takes_is_counted(name: str) -> None:
+    chosen = recipes.load(recipes.catalogue()[name])
+    assert re.match(r"Table|Figure", chosen.about.paper) and chosen.about.needs and chosen.about.takes
+    counted = re.search(r"([\d,]+) outputs", chosen.about.takes)
+    if counted and chosen.evaluate:
+        outputs = sum(chosen.evaluate.outputs().values()) * len(chosen.all_variants)
+        assert int(counted[1].replace(",", "")) == outputs
 
 
 def test_the_readme_has_its_markers_and_a_small_picture() -> None:

@@ -72,8 +72,8 @@ LIGHT = {"numpy", "huggingface_hub", "gguf", "tokenizers"}
     "arguments",
     [
         ["validate", "quickstart"],
-        ["validate", "selective_32_up"],
-        ["check", "selective_32_up", "--runtime", "transformers"],
+        ["validate", "table3_llama_8b"],
+        ["check", "table3_llama_8b", "--runtime", "transformers"],
         ["annotate", "bundled:attribution", "--out", "{folder}/spans.jsonl"],
         ["ls"],
         ["inspect", BUNDLED],

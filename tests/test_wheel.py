@@ -67,4 +67,4 @@ def test_recipes_are_listed_copied_and_validated_by_name(installed: Path, tmp_pa
     mix("cp", "quickstart", "mine.yaml")
     assert (tmp_path / "mine.yaml").read_bytes() == (ROOT / "recipes" / "quickstart.yaml").read_bytes()
     # One whose model is known without weights.
-    assert "selective_32_up.yaml: valid" in mix("validate", "selective_32_up")
+    assert "table3_llama_8b.yaml: valid" in mix("validate", "table3_llama_8b")

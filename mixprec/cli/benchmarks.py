@@ -193,9 +193,9 @@ def _counter(name: str) -> Callable[[str], int]:
 
 @app.command(
     epilog=epilog(
-        "mixprec tables runs/protect_last_mlp --table 4",
+        "mixprec tables runs/table4_llama_8b --table 4",
         "mixprec tables results/original results/awq_w3 --table 1 --format latex --out table.tex",
-        "mixprec tables runs/selective_32_up --table 3 --format csv",
+        "mixprec tables runs/table3_llama_8b --table 3 --format csv",
     )
 )
 def tables(

@@ -42,7 +42,7 @@ ToHub = Annotated[str | None, typer.Option("--push-to-hub", metavar="OWNER/NAME"
 @app.command(
     epilog=epilog(
         "mixprec check plan.json --runtime vllm --format compressed-tensors",
-        "mixprec check recipes/selective_32_up.yaml --runtime vllm --device cpu",
+        "mixprec check recipes/paper/table3_llama_8b.yaml --runtime vllm --device cpu",
         "mixprec check plan.json --runtime vllm --version 0.31 --format gptq --out loads.json",
     )
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Column, Table
+from rich.padding import Padding
+from rich.text import Text
 
 from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scores_in
 from mixprec.core.errors import UserError, within
@@ -54,7 +55,7 @@ def _print_run(found: RunResult) -> None:
 
 @app.command(
     epilog=epilog(
-        "mixprec plan recipes/protect_last_mlp.yaml --out plan.json",
+        "mixprec plan recipes/paper/table4_llama_8b.yaml --out plan.json",
         "mixprec plan quickstart --variant only_least_important --importance importance.json",
         "mixprec plan recipes/budget_smollm2.yaml --variant ours --scores fisher.json --out plan.json",
     )
@@ -107,7 +108,7 @@ def plan(
 @app.command(
     epilog=epilog(
         "mixprec explain quickstart",
-        "mixprec explain recipes/selective_32_up.yaml",
+        "mixprec explain recipes/paper/table3_llama_8b.yaml",
         "mixprec explain --attribution deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
     )
 )
@@ -184,12 +185,12 @@ def list_recipes() -> None:
     """List the recipes that come with mixprec, and the runs in this folder."""
     from mixprec import recipe as recipes
 
-    # Names are typed again, so they are whole at any width.
-    table = Table(Column("recipe", no_wrap=True), Column("model", overflow="fold"), "what it does")
     for name, path in recipes.catalogue().items():
         chosen = recipes.load(path)
-        table.add_row(name, chosen.model.id, chosen.title)
-    out.print(table)
+        out.print(Text.assemble((name, "bold"), "  ", chosen.title))
+        for what in ("paper", "needs", "takes"):
+            if said := getattr(chosen.about, what):
+                out.print(Padding(Text.assemble((f"{what}: ", "dim"), said), (0, 0, 0, 4)))
     finished = sorted(Path("runs").glob("*/summary.json"))
     for path in finished:
         out.print(f"run: {path.parent}  (report.html)")

@@ -92,15 +92,17 @@ def in_data(source: str) -> bool:
 
 
 def catalogue() -> dict[str, Path]:
-    """Recipes that come with mixprec, by name: a wheel has them in the package (setup.py), a checkout beside it."""
+    """Recipes that come with mixprec, by name, ``quickstart`` or ``paper/table1_llama_8b``: a wheel has them in the
+    package (setup.py), a checkout beside it."""
     package = Path(__file__).parents[1]
     installed = package / "recipes"
     folder = installed if installed.is_dir() else package.parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    found = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.relative_to(folder).parts), path))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
 
 
 def find(name: str) -> Path:
-    """A recipe's file, by path or by its name in the catalogue.
+    """A recipe's file, by path or by its name in the catalogue, with or without its folder.
 
     Raises UserError where there is none.
     """
@@ -108,7 +110,8 @@ def find(name: str) -> Path:
     if path.is_file():
         return path
     known = catalogue()
-    stem = path.stem if path.suffix == ".yaml" else name
-    if stem in known and len(path.parts) <= 2:
-        return known[stem]
+    wanted = name.removesuffix(".yaml").removeprefix("recipes/")
+    for each, where in known.items():
+        if wanted in (each, where.stem):
+            return where
     raise UserError(f"{name}: no such recipe; there are {', '.join(known)}, or give a path")

@@ -29,10 +29,19 @@ from mixprec.tune.blockoptions import TuneBlocks
 from mixprec.tune.options import TuneSpec
 
 
+class About(Part):
+    """What ``mixprec ls`` and recipes/README.md say of a recipe; nothing is computed from it."""
+
+    paper: str = Field("", description="tables and figures of arXiv 2504.02010 that it makes")
+    needs: str = Field("", description="what has to be there")
+    takes: str = Field("", description="time, memory, disk")
+
+
 class Recipe(Part):
     """One experiment."""
 
     title: str = ""
+    about: About = About()
     data: str | None = Field(None, description="data folder; --data and MIXPREC_DATA go before it")
     model: ModelSpec
     traces: TracesSpec | None = None

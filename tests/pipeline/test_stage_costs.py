@@ -118,7 +118,7 @@ def test_a_gpu_has_no_known_time(parts: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
-@pytest.mark.parametrize("name", ["quickstart", "budget_smollm2", "ablation_smollm2", "selective_32_up"])
+@pytest.mark.parametrize("name", ["quickstart", "budget_smollm2", "ablation_smollm2", "table3_llama_8b"])
 def test_the_page_fits_the_terminal(name: str, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     result = CliRunner().invoke(cli.app, ["explain", name], catch_exceptions=False)

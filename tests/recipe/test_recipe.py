@@ -169,7 +169,7 @@ def test_data_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_catalogue() -> None:
     known = recipe.catalogue()
-    assert {"quickstart", "selective_32_up", "protect_last_mlp", "r1_traces_smollm2"} <= set(known)
+    assert {"quickstart", "paper/table3_llama_8b", "paper/table4_llama_8b", "r1_traces_smollm2"} <= set(known)
     for name, path in known.items():
         assert recipe.load(path).title
         # A recipe's first line is the command that runs it.

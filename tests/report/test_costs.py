@@ -44,7 +44,7 @@ def test_explain_shows_what_importance_costs(
     mix("explain", "quickstart")
     shown = capsys.readouterr().out
     assert "Attribution of smollm2-135m-instruct" in shown and "538 MB" in shown
-    mix("explain", "selective_32_up")
+    mix("explain", "table3_llama_8b")
     assert "Attribution" not in capsys.readouterr().out
     mix("explain", "--attribution", PAPERS[0])
     shown = capsys.readouterr().out
