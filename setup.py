@@ -14,7 +14,7 @@ class BuildWithRecipes(build_py):
         if self.editable_mode:
             return
         target = Path(self.build_lib, "mixprec", "recipes")
-        for recipe in sorted(Path("recipes").rglob("*.yaml")):
+        for recipe in sorted([*Path("recipes").rglob("*.yaml"), *Path("recipes").glob("*.json")]):
             to = target / recipe.relative_to("recipes")
             self.mkpath(str(to.parent))
             self.copy_file(str(recipe), str(to))

@@ -203,7 +203,7 @@ def test_recipes_that_come_along(mix: Cli, tmp_path: Path) -> None:
     assert all(name in shown for name in known)
     assert good(mix("validate", "quickstart", "table3_llama_8b")).count("valid") == 2
     good(mix("cp", "table3_llama_8b", "deep/mine.yaml"))
-    assert (tmp_path / "deep" / "mine.yaml").read_bytes() == known["paper/table3_llama_8b"].read_bytes()
+    assert recipe.load(tmp_path / "deep" / "mine.yaml") == recipe.load(known["paper/table3_llama_8b"])
     again = mix("cp", "quickstart", "deep/mine.yaml")
     assert (again.code, "is there already" in again.errors) == (2, True)
     assert "only_32_up" in good(mix("explain", "deep/mine.yaml"))

@@ -20,7 +20,17 @@ from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    Tag,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from mixprec.traces import annotators
 from mixprec.traces.annotate import Rule
@@ -176,6 +186,17 @@ class CalibrationSpec(Strict):
     def counts(self) -> list[int]:
         """Samples that each source gives."""
         return apportion(self.samples, [source.share for source in self.sources])
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Either form: ``sources``, or one source's keys beside the others."""
+        long = handler.resolve_ref_schema(handler(core))
+        own = {name: each for name, each in long["properties"].items() if name != "sources"}
+        forms = [dict(long)]
+        for kind in _KINDS.values():
+            one = handler.resolve_ref_schema(handler(kind.__pydantic_core_schema__))
+            forms.append({**one, "properties": one["properties"] | own, "title": f"{kind.__name__} alone"})
+        return {"anyOf": forms, "description": long.get("description", "")}
 
     @model_validator(mode="before")
     @classmethod

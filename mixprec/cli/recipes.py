@@ -204,12 +204,32 @@ def cp(
     """Copy a recipe, to change it."""
     from mixprec import recipe as recipes
     from mixprec.core import artifacts
+    from mixprec.recipe import jsonschema
 
     source = recipes.find(recipe)
     if to.exists():
         raise UserError(f"{to}: is there already; choose another name")
-    artifacts.write_text(to, artifacts.read_text(source))
+    known = next(iter(recipes.catalogue().values())).parent / jsonschema.FILE
+    artifacts.write_text(to, jsonschema.pointing_to(artifacts.read_text(source), known))
     out.print(f"{to}: run it with: mixprec run {to}")
+
+
+@app.command(epilog=epilog("mixprec schema --out recipe.schema.json"))
+def schema(
+    to: Annotated[Path | None, typer.Option("--out", help="Where it goes; default: the terminal.")] = None,
+) -> None:
+    """Write the JSON Schema of recipes: editors complete and check keys by it."""
+    import json
+
+    from mixprec.core import artifacts
+    from mixprec.recipe import jsonschema
+
+    text = json.dumps(jsonschema.schema(), indent=1, ensure_ascii=False) + "\n"
+    if to:
+        artifacts.write_text(to, text)
+        out.print(str(to), soft_wrap=True)
+    else:
+        sys.stdout.write(text)
 
 
 @app.command(epilog=epilog("mixprec report runs/quickstart"))

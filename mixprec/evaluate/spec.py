@@ -52,9 +52,9 @@ def _named(value: Any) -> Any:
 class ProtocolSpec(_Part):
     """Benchmarks and how they are run; the paper's protocol by default (arXiv 2504.02010, Appendix D)."""
 
-    benchmarks: tuple[Annotated[BenchmarkSpec, BeforeValidator(_named)], ...] = Field(
-        (), description="names, or mappings with name, source and revision"
-    )
+    benchmarks: tuple[
+        Annotated[BenchmarkSpec, BeforeValidator(_named, json_schema_input_type=BenchmarkName | BenchmarkSpec)], ...
+    ] = Field((), description="names, or mappings with name, source and revision")
     engine: EngineSpec = EngineSpec()
     prompts: Literal["paper", "chat"] = Field("paper", description="the paper's prompts, or the model's chat template")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="one pass over the benchmarks for each")

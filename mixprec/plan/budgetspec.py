@@ -59,7 +59,7 @@ class BudgetSpec(Strict):
     file_bytes: int | None = Field(None, gt=0, description="bytes of the files in the recipe's checkpoint.format")
     sparsity: float | None = Field(None, gt=0, lt=1, description="share of the linears' weights that become zero")
     candidates: tuple[ChoiceText, ...] = Field(min_length=2, description="formats and sparsities to choose from")
-    scores: Annotated[tuple[str, ...], BeforeValidator(_sources)] = Field(
+    scores: Annotated[tuple[str, ...], BeforeValidator(_sources, json_schema_input_type=str | list[str])] = Field(
         (SENSITIVITY,), description="sensitivity or importance, made by the recipe's parts of these names, or tables"
     )
     weights: dict[str, float] = Field({}, description="target of the scores -> weight in the sum; default: all")

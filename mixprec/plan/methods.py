@@ -144,7 +144,7 @@ def _known(name: Any) -> str:
 
 
 #: A method's name in a plan or a recipe.
-Method = Annotated[str, BeforeValidator(_known)]
+Method = Annotated[str, BeforeValidator(_known, json_schema_input_type=Literal[tuple(METHODS)])]
 
 
 def method_for(kind: type, default: Method) -> Method:

@@ -39,7 +39,7 @@ def _selectors(value: Any) -> tuple[str, ...]:
 
 
 #: One selector (see labels.select) or several, whose modules are joined.
-Selectors = Annotated[tuple[str, ...], BeforeValidator(_selectors)]
+Selectors = Annotated[tuple[str, ...], BeforeValidator(_selectors, json_schema_input_type=str | list[str])]
 
 
 class RandomMatch(Strict):

@@ -38,7 +38,9 @@ from mixprec.plan.methods import METHODS, Method, pruners
 _LOOKED_AT = 2_000
 
 
-def _parsed(parse: Callable[[str], Any], *kinds: type) -> BeforeValidator:
+def _parsed(parse: Callable[[str], Any], *kinds: type, written: Any = str) -> BeforeValidator:
+    """``written``: what it is in YAML or JSON, for the schema."""
+
     def validate(value: Any) -> Any:
         if value is None or isinstance(value, kinds):
             return value
@@ -47,7 +49,7 @@ def _parsed(parse: Callable[[str], Any], *kinds: type) -> BeforeValidator:
         except UserError as problem:
             raise ValueError(str(problem)) from None  # pydantic collects ValueErrors, to report all at once
 
-    return BeforeValidator(validate)
+    return BeforeValidator(validate, json_schema_input_type=written)
 
 
 #: Formats and sparsities in YAML or JSON: their text there, the values in Python.
@@ -57,7 +59,9 @@ FormatText = Annotated[
     PlainSerializer(str, return_type=str),
 ]
 GgmlText = Annotated[GgmlFormat, _parsed(parse_ggml, GgmlFormat), PlainSerializer(str, return_type=str)]
-SparsityText = Annotated[Sparsity, _parsed(parse_sparsity, Sparsity), PlainSerializer(str, return_type=str)]
+SparsityText = Annotated[
+    Sparsity, _parsed(parse_sparsity, Sparsity, written=str | float), PlainSerializer(str, return_type=str)
+]
 
 
 #: What lies outside the blocks, by the words of rules.

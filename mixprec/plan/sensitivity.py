@@ -82,7 +82,9 @@ def _choice(value: object) -> Choice:
 
 
 #: A choice in YAML or JSON: its text there, the value in Python.
-ChoiceText = Annotated[Choice, BeforeValidator(_choice), PlainSerializer(str, return_type=str)]
+ChoiceText = Annotated[
+    Choice, BeforeValidator(_choice, json_schema_input_type=str | float), PlainSerializer(str, return_type=str)
+]
 
 
 class Sensitivity(Strict):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.checkpoint.names import FormatName, check_format
@@ -128,6 +128,10 @@ class CompressSpec(SolveOptions):
         return SolveOptions.model_validate(self.model_dump(include=set(SolveOptions.model_fields)))
 
 
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) else value  # YAML reads 0.32 as a number
+
+
 class CheckpointSpec(Part):
     """What is written for each variant, and which runtime has to load it."""
 
@@ -137,15 +141,12 @@ class CheckpointSpec(Part):
     )
     head: GgmlText | None = Field(None, description="gguf: of an output head of its own; the same as a rule for head")
     runtime: RuntimeName | None = Field(None, description="checked before any work: it has to load the checkpoint")
-    version: str | None = Field(None, description="of the runtime; default: the newest that is known")
+    version: Annotated[str, BeforeValidator(_text, json_schema_input_type=str | float)] | None = Field(
+        None, description="of the runtime; default: the newest that is known"
+    )
     device: DeviceName | None = Field(
         None, description="where it runs: cpu, apple, or a generation of GPUs; default: ampere, apple for mlx"
     )
-
-    @field_validator("version", mode="before")
-    @classmethod
-    def _text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int | float) else value  # YAML reads 0.32 as a number
 
     @property
     def written(self) -> CheckpointFormat:
