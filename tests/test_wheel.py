@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 
 def call(*arguments: object, **options: object) -> str:
@@ -47,7 +47,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_all_files_of_the_package_and_all_recipes_are_there(installed: Path) -> None:
     wanted = {path.relative_to(ROOT) for path in (ROOT / "mixprec").rglob("*") if path.is_file()}
     wanted = {path for path in wanted if "__pycache__" not in path.parts}
-    wanted |= {Path("mixprec", "recipes", path.name) for path in RECIPES}
+    wanted |= {Path("mixprec", path.relative_to(ROOT)) for path in [*RECIPES, ROOT / "recipes" / "recipe.schema.json"]}
     there = {path.relative_to(installed) for path in (installed / "mixprec").rglob("*") if path.is_file()}
     assert {path for path in there if "__pycache__" not in path.parts} == wanted
     assert [path.name for path in installed.glob("*.dist-info/licenses/*")] == ["LICENSE"]
@@ -65,6 +65,9 @@ def test_recipes_are_listed_copied_and_validated_by_name(installed: Path, tmp_pa
     listed = mix("ls")
     assert [path.stem for path in RECIPES if path.stem not in listed] == []
     mix("cp", "quickstart", "mine.yaml")
-    assert (tmp_path / "mine.yaml").read_bytes() == (ROOT / "recipes" / "quickstart.yaml").read_bytes()
+    mine = (tmp_path / "mine.yaml").read_text(encoding="utf-8").splitlines()
+    right = (ROOT / "recipes" / "quickstart.yaml").read_text(encoding="utf-8").splitlines()
+    assert (mine[0], mine[2:]) == (right[0], right[2:])
+    assert Path(mine[1].partition("=")[2]).is_file()
     # One whose model is known without weights.
     assert "table3_llama_8b.yaml: valid" in mix("validate", "table3_llama_8b")
