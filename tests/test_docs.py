@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import typer.main
+import update_cli
 import update_pipelines
 import update_recipes
 import yaml
@@ -90,6 +93,27 @@ def test_figures_of_pipelines_are_those_that_were_measured() -> None:
         "run scripts/update_pipelines.py"
     )
     assert update_pipelines.measured({"a": 0.5, "a_ci": [0.25, 0.75]}, "a") == "0.50 [0.25, 0.75]"
+
+
+def test_the_page_of_verbs_is_that_of_the_command_line() -> None:
+    assert update_cli.PAGE.read_text(encoding="utf-8") == update_cli.page(), "run python scripts/update_cli.py"
+    assert re.findall(r"^## (.+)$", update_cli.page(), flags=re.MULTILINE) == list(VERBS)
+
+
+def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path) -> None:
+    """In mkdocs' strict mode: every page in the navigation, every link and every heading that one names is there."""
+    pytest.importorskip("material", reason="pip install 'mixprec[docs]'")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert 'href="quantize.html"' in first and (tmp_path / "site" / "recipes" / "quickstart.yaml").is_file()
+    assert not re.search(r'(src|href)="https?://[^"]*\.(js|css|woff2?)"', first)  # nothing is asked of other servers
 
 
 def test_every_key_of_a_recipe_is_explained() -> None:

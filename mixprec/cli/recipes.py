@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     epilog=epilog(
         "mixprec run quickstart",
         "mixprec run recipes/r1_traces_smollm2.yaml --data ../shared/data",
-        "mixprec run quickstart --set model.dtype=bfloat16 --out /tmp/bf16",
+        "mixprec run quickstart --set model.dtype=bfloat16 --out runs/bf16",
     )
 )
 def run(
