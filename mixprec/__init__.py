@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from mixprec.results.distilled import Distilled as Distilled
     from mixprec.results.evaluation import Evaluation as Evaluation
     from mixprec.results.importance import Importance as Importance
+    from mixprec.results.likelihood import LikelihoodResult as LikelihoodResult
     from mixprec.results.plan import Plan as Plan
     from mixprec.results.run import RunResult as RunResult
     from mixprec.results.scores import Scores as Scores
@@ -69,6 +70,7 @@ __version__ = VERSION
 _PUBLIC: Final = {
     "Agreement": "mixprec.results.agreement",
     "BenchResult": "mixprec.results.benchmarks",
+    "LikelihoodResult": "mixprec.results.likelihood",
     "Budget": "mixprec.api.spend",
     "Calibration": "mixprec.results.calibration",
     "Checkpoint": "mixprec.results.checkpoint",

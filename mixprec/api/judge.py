@@ -21,6 +21,7 @@ from mixprec.evaluate.engines import templates
 from mixprec.evaluate.engines.base import Engine
 from mixprec.evaluate.engines.make import make
 from mixprec.evaluate.engines.openai import OpenAIEngine, Server
+from mixprec.evaluate.likelihood import run as likelihoods
 from mixprec.evaluate.passages import Material, gather
 from mixprec.evaluate.reference import KEPT
 from mixprec.evaluate.scoring import RULES
@@ -30,6 +31,7 @@ from mixprec.recipe import EvaluateSpec
 from mixprec.results.benchmarks import BenchResult
 from mixprec.results.checkpoint import Checkpoint
 from mixprec.results.evaluation import Evaluation
+from mixprec.results.likelihood import LikelihoodResult
 from mixprec.results.spans import Spans
 
 
@@ -118,10 +120,10 @@ def bench(
     files: str | Path | None = None,
     data: str | Path | None = None,
     labels: Mapping[str, str] | None = None,
-    baseline: BenchResult | str | Path | None = None,
+    baseline: BenchResult | LikelihoodResult | str | Path | None = None,
     progress: OnStep | None = None,
     **protocol: Any,
-) -> BenchResult:
+) -> BenchResult | LikelihoodResult:
     """Ask a model the reasoning benchmarks: scores with intervals, and what went wrong in the outputs.
 
     ``model``: a model, or a ``Server`` with OpenAI's protocol. ``out``: a folder of generations and benchmarks.json;
@@ -129,7 +131,8 @@ def bench(
     names, or mappings with name, source and embedder. ``files``: folder with aime_2024.jsonl and so on, by default the
     hub; ``data``: folder of data: sources. ``labels``: for tables. ``baseline``: a result to compare with, question by
     question. ``protocol``: seeds, limit, max_new_tokens, temperature, top_p, prompts, engine, think_tags, as in
-    ``evaluate`` of a recipe (docs/recipes.md); by default the paper's.
+    ``evaluate`` of a recipe (docs/recipes.md); by default the paper's. With ``protocol="likelihood"`` nothing is
+    generated: it gives how likely the model finds each answer behind ``stub`` (and ``after`` a thinking).
 
     Raises UserError for unknown benchmarks, a server that stays away, a baseline that other rules scored.
     """
@@ -137,6 +140,10 @@ def bench(
     if not asked:
         raise UserError(f"mixprec bench: benchmarks: none is named; give some of {', '.join(BENCHMARKS)}")
     spec = checked(ProtocolSpec, "bench", benchmarks=asked, **protocol)
+    if spec.protocol == "likelihood":
+        return _likelihood(model, Path(out), spec, None if data is None else Path(data), labels, baseline, progress)
+    if isinstance(baseline, LikelihoodResult):
+        raise UserError("mixprec bench: baseline: likelihoods don't compare with outputs; give protocol='likelihood'")
     base = None if baseline is None else comparable(baseline)
     folder, device = Path(out), "cpu"
     if isinstance(model, Server):
@@ -152,6 +159,33 @@ def bench(
         found = running.run(engine, questions, spec, identity, folder, "bench")
         result = BenchResult({"labels": {"model": name.rpartition("/")[2], **(labels or {})}, **found}, base)
         result.save(folder / "benchmarks.json")
+    return result
+
+
+def _likelihood(
+    model: Checkpoint | AnyModel | Server,
+    folder: Path,
+    spec: ProtocolSpec,
+    data: Path | None,
+    labels: Mapping[str, str] | None,
+    baseline: BenchResult | LikelihoodResult | str | Path | None,
+    progress: OnStep | None,
+) -> LikelihoodResult:
+    """``bench`` by likelihood. Raises UserError for a server, which gives no logits of texts that it is sent."""
+    if isinstance(model, Server) or isinstance(baseline, BenchResult):
+        what = "a server gives no logits of a text" if isinstance(model, Server) else "the baseline holds outputs"
+        raise UserError(f"mixprec bench: likelihood: {what}; give a model, and as a baseline a likelihood.json")
+    base = LikelihoodResult.load(baseline) if isinstance(baseline, str | Path) else baseline
+    local = checkpoint_of(model)
+    if spec.prompts == "chat":
+        templates.require(local, "--prompts chat", "give --prompts paper, and prompts go in as they are")
+    identity = artifacts.fingerprint(local.identity, local.dtype)
+    with telling(progress), locks.folder(folder):
+        questions = running.load_questions(spec, data, folder, local.device)
+        found = likelihoods.run(local.load, questions, spec, identity, folder, "likelihood")
+        named = {"labels": {"model": local.id.rpartition("/")[2], **(labels or {})}, **found}
+        result = LikelihoodResult(named, base)
+        result.save(folder / "likelihood.json")
     return result
 
 

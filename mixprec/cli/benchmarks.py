@@ -27,6 +27,7 @@ Files = Annotated[Path | None, typer.Option(help="Folder with aime_2024.jsonl â€
         "mixprec bench ./checkpoint --benchmark folio --seed 0 --baseline results/original/benchmarks.json --out r/awq",
         "mixprec bench r1-8b --url http://localhost:8000/v1 --concurrency 32 --out results/served",
         "mixprec bench smollm2-135m-instruct --files data/benchmarks --limit 2 --max-new-tokens 64 --out results/try",
+        "mixprec bench smollm2-135m-instruct --files data/benchmarks --protocol likelihood --out results/likely",
     )
 )
 @alone
@@ -43,6 +44,13 @@ def bench(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests to the server at once.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for an answer of the server.")] = 3600,
     retries: Annotated[int, typer.Option(min=0, help="Times that a failed request is sent again.")] = 6,
+    protocol: Annotated[
+        str, typer.Option(help="generate: outputs are scored; likelihood: that of each answer, nothing is generated.")
+    ] = "generate",
+    stub: Annotated[str | None, typer.Option(help="likelihood: the text in front of the answer.")] = None,
+    after: Annotated[
+        Path | None, typer.Option(help="likelihood: folder of bench's outputs, to take over what they think.")
+    ] = None,
     prompts: Annotated[str, typer.Option(help="paper: the paper's text; chat: the model's template.")] = "paper",
     seed: Annotated[
         list[int] | None, typer.Option(help="One pass with this seed; several times. Default: 0 1 2.")
@@ -82,6 +90,9 @@ def bench(
         labels=pairs("--label", label or (), "compression='4-bit AWQ'"),
         baseline=baseline,
         engine={"kind": engine, "batch": batch},
+        protocol=protocol,
+        stub=stub,
+        after=None if after is None else str(after),
         prompts=prompts,
         seeds=tuple(seed or (0, 1, 2)),
         max_new_tokens=max_new_tokens,
@@ -90,7 +101,7 @@ def bench(
         limit=limit,
         think_tags=tuple(think_tags or ()),
     )
-    out.print(str(to / "benchmarks.json"), soft_wrap=True)
+    out.print(str(to / ("likelihood.json" if protocol == "likelihood" else "benchmarks.json")), soft_wrap=True)
     out.print(result)
 
 

@@ -96,11 +96,17 @@ def _print_outputs(chosen: Recipe) -> None:
     """What the benchmarks ask for: outputs, and at most so many tokens."""
     spec = chosen.evaluate
     assert spec is not None
+    outputs = spec.outputs()
+    if spec.protocol == "likelihood":
+        out.print(
+            f"Likelihood of the answers to {sum(outputs.values()):,} questions ({', '.join(outputs)})"
+            f"{' behind the thinking of ' + spec.after if spec.after else ''}: nothing is generated."
+        )
+        return
     variants = len(chosen.all_variants)
     table = Table(title="Benchmarks", box=box.SIMPLE_HEAD)
     for column in ("benchmark", "questions", "passes", "outputs", "tokens at most"):
         table.add_column(column, justify="left" if column == "benchmark" else "right")
-    outputs = spec.outputs()
     for name, count in outputs.items():
         passes = len(spec.seeds)
         most = count * spec.max_new_tokens * variants

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Sampling
@@ -49,12 +49,23 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+#: Keys that say nothing of what is generated.
+OF_LIKELIHOOD = ("protocol", "stub", "after")
+
+
 class ProtocolSpec(_Part):
     """Benchmarks and how they are run; the paper's protocol by default (arXiv 2504.02010, Appendix D)."""
 
     benchmarks: tuple[
         Annotated[BenchmarkSpec, BeforeValidator(_named, json_schema_input_type=BenchmarkName | BenchmarkSpec)], ...
     ] = Field((), description="names, or mappings with name, source and revision")
+    protocol: Literal["generate", "likelihood"] = Field(
+        "generate", description="generate: outputs are scored, as in the paper; likelihood: that of each answer"
+    )
+    stub: str | None = Field(None, min_length=1, description="likelihood: what stands in front of the answer")
+    after: str | None = Field(
+        None, description="likelihood: folder of mixprec bench's outputs, whose thinking is taken"
+    )
     engine: EngineSpec = EngineSpec()
     prompts: Literal["paper", "chat"] = Field("paper", description="the paper's prompts, or the model's chat template")
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="one pass over the benchmarks for each")
@@ -72,6 +83,14 @@ class ProtocolSpec(_Part):
         if twice:
             raise ValueError(f"benchmarks: {twice} stands twice")
         return value
+
+    @model_validator(mode="after")
+    def _one_protocol(self) -> ProtocolSpec:
+        if self.protocol == "generate" and self.after is not None:
+            raise ValueError("after belongs to protocol: likelihood")
+        if self.protocol == "likelihood" and self.engine.kind != "transformers":
+            raise ValueError(f"protocol: likelihood needs engine transformers, not {self.engine.kind}")
+        return self
 
     @field_validator("seeds")
     @classmethod
@@ -100,8 +119,6 @@ class ProtocolSpec(_Part):
         return Sampling(self.max_new_tokens, self.temperature, self.top_p)
 
     def outputs(self) -> dict[str, int]:
-        """Benchmark -> outputs of one model: questions times seeds."""
-        return {
-            each.name: min(SIZES[each.name], self.limit or SIZES[each.name]) * len(self.seeds)
-            for each in self.benchmarks
-        }
+        """Benchmark -> outputs of one model: questions times seeds; of likelihoods, questions."""
+        passes = 1 if self.protocol == "likelihood" else len(self.seeds)
+        return {each.name: min(SIZES[each.name], self.limit or SIZES[each.name]) * passes for each in self.benchmarks}

@@ -11,8 +11,9 @@ from mixprec.core.stages import Stages
 from mixprec.evaluate import bench
 from mixprec.evaluate.benchmarks import digest
 from mixprec.evaluate.engines.make import make
+from mixprec.evaluate.likelihood import run as likelihoods
 from mixprec.evaluate.scoring import RULES
-from mixprec.evaluate.spec import ProtocolSpec
+from mixprec.evaluate.spec import OF_LIKELIHOOD, ProtocolSpec
 from mixprec.models.decoder import Decoder
 from mixprec.models.labels import select
 from mixprec.models.model import Model
@@ -30,6 +31,31 @@ class Benchmarks:
         self.stages = stages
         self.questions = bench.load_questions(protocol, data, stages.run / "evaluation", model.device)
 
+    def row(self, name: str, model: Model, stamp: str, folder: Path, labels: Mapping[str, Any]) -> dict[str, Any]:
+        """What a variant's row of the summary says of benchmarks; arguments as of ``evaluate``."""
+        if self.protocol.protocol == "likelihood":
+            return {"likelihood": likelihoods.brief(self.likelihood(name, model, stamp, folder, labels))}
+        return {"benchmarks": bench.brief(self.evaluate(name, model, stamp, folder, labels))}
+
+    def likelihood(
+        self, name: str, model: Model, stamp: str, folder: Path, labels: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Measure a variant's answers into ``folder``/likelihood.json; ``stamp``: fingerprint of its checkpoint."""
+        asked, path = self.protocol, folder / "likelihood.json"
+        identity = artifacts.fingerprint(stamp, self.model.dtype)
+        rows = {key: digest(found) for key, found in self.questions.items()}
+        after = [] if asked.after is None else [likelihoods.origin_of(asked, key) for key in self.questions]
+        inputs = [identity, rows, asked.prompts, asked.stub, asked.limit, after, dict(labels)]
+
+        def run() -> None:
+            where = folder / "likelihood" / artifacts.fingerprint(*inputs[:4], after)[:12]
+            found = likelihoods.run(model.load, self.questions, asked, identity, where, f"likelihood {name}")
+            model.release()
+            artifacts.write_json(path, {"labels": {"variant": name, **labels}, **found})
+
+        self.stages.do(f"likelihood/{name}", likelihoods.RULES, inputs, [path], run)
+        return artifacts.read_versioned(path)
+
     def evaluate(self, name: str, model: Model, stamp: str, folder: Path, labels: Mapping[str, Any]) -> dict[str, Any]:
         """Run a variant's benchmarks into ``folder``/benchmarks.json; ``stamp``: fingerprint of its checkpoint.
 
@@ -39,7 +65,7 @@ class Benchmarks:
         identity = artifacts.fingerprint(stamp, self.model.dtype)
         rows = {key: digest(found) for key, found in self.questions.items()}
         made_from = artifacts.fingerprint(
-            identity, rows, self.protocol.model_dump(exclude={"seeds", "limit", "engine", "think_tags"})
+            identity, rows, self.protocol.model_dump(exclude={"seeds", "limit", "engine", "think_tags", *OF_LIKELIHOOD})
         )
 
         def run() -> None:

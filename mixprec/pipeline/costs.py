@@ -59,6 +59,10 @@ _GUIDED_TOGETHER = 8
 _LOGIT_TOKENS = 1024
 
 
+#: Tokens of a benchmark's question on average, its answers included.
+_QUESTION = 300
+
+
 class Stage(NamedTuple):
     """``work``: what is done, in words. ``seconds`` of one core; None where that isn't known (a GPU, another engine).
     ``memory``: bytes; ``disk``: bytes that stay there; ``traffic``: those that are read and written."""
@@ -391,6 +395,12 @@ class _Reckoning:
         if spec is None or not spec.benchmarks or not self.chosen.all_variants:
             return
         outputs, variants = sum(spec.outputs().values()), len(self.chosen.all_variants)
+        if spec.protocol == "likelihood":
+            tokens = outputs * _QUESTION
+            seen = Used("evaluate", "", outputs, tokens, tokens * _QUESTION, _QUESTION, False)
+            work = f"{outputs * variants:,} questions"
+            yield Stage("likelihood", work, variants * self._forward(seen) / self.rate, _PYTHON_BYTES + self.weights)
+            return
         tokens = outputs * spec.max_new_tokens * variants
         batch = spec.engine.batch
         seconds = tokens * self.shape.parameters * (_STEP_SECONDS / batch + _ROW_SECONDS)

@@ -110,7 +110,7 @@ class Run(Context):
             return None
         if spec.prompts == "chat":
             templates.require(self.model, "evaluate.prompts: chat", "write prompts: paper in evaluate")
-        return Benchmarks(spec.protocol, self.model, self.stages, self.data)
+        return Benchmarks(spec.asking, self.model, self.stages, self.data)
 
     def _check(self, plans: dict[str, Plan]) -> None:
         """Raises UserError for plans that their checkpoint, its runtime or another quantizer can't hold."""

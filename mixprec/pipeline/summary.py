@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mixprec.core import artifacts
 from mixprec.evaluate import bench, metrics
+from mixprec.evaluate.likelihood import run as likelihoods
 from mixprec.importance import artifact
 from mixprec.pipeline.benchmarks import Benchmarks, baseline_of
 from mixprec.pipeline.context import Context
@@ -29,21 +30,35 @@ def summary(
         "evaluation": evaluator.described if evaluator else None,
         "variants": rows,
         "differences": _differences(run, list(rows)) if evaluator else {},
-        "benchmarks": _benchmarks(run, rows) if benchmarks else None,
+        **_asked(run, rows, benchmarks),
         "pages": {name: name for name in ("sensitivity", "ablation") if getattr(run.recipe, name) is not None},
         "behaviours": artifact.top_modules(importance) if importance else {},
     }
 
 
-def _benchmarks(run: Context, rows: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(run: Context, rows: Mapping[str, Any], benchmarks: Benchmarks | None) -> dict[str, Any]:
+    """What there is of benchmarks, by the protocol: what was generated, or how likely answers are."""
+    if benchmarks is None:
+        return {"benchmarks": None}
+    if benchmarks.protocol.protocol == "likelihood":
+        return {"benchmarks": None, "likelihood": _compared(run, rows, "likelihood", likelihoods.differences)}
+    return {"benchmarks": _compared(run, rows, "benchmarks", bench.differences)}
+
+
+def _compared(
+    run: Context,
+    rows: Mapping[str, Any],
+    what: str,
+    differences: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]],
+) -> dict[str, Any]:
     """The protocol, and every variant's paired differences to the baseline: the first variant that keeps all."""
     baseline = baseline_of({name: row["modules_quantized"] for name, row in rows.items()})
-    results = {name: artifacts.read_json(run.out / "variants" / name / "benchmarks.json") for name in rows}
+    results = {name: artifacts.read_json(run.out / "variants" / name / f"{what}.json") for name in rows}
     return {
         "protocol": results[baseline]["protocol"],
         "baseline": baseline,
         "differences": {
-            name: bench.differences(results[baseline], found) for name, found in results.items() if name != baseline
+            name: differences(results[baseline], found) for name, found in results.items() if name != baseline
         },
     }
 

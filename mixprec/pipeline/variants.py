@@ -17,7 +17,6 @@ from mixprec.contrib.peers import engine
 from mixprec.contrib.peers.engine import Peer
 from mixprec.core import artifacts, publish
 from mixprec.core.progress import bar
-from mixprec.evaluate import bench
 from mixprec.models import locate
 from mixprec.models.model import Model
 from mixprec.pipeline.benchmarks import Benchmarks, labels_of
@@ -44,7 +43,7 @@ def variant(
         row |= evaluator.evaluate(name, model, stamp, folder / "result.json")
     if benchmarks:
         labels = labels_of(plan, run.model.decoder, row["description"])
-        row["benchmarks"] = bench.brief(benchmarks.evaluate(name, model, stamp, folder, labels))
+        row |= benchmarks.row(name, model, stamp, folder, labels)
     return row
 
 

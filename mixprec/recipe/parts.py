@@ -194,7 +194,7 @@ class EvaluateSpec(ProtocolSpec):
         return self
 
     @property
-    def protocol(self) -> ProtocolSpec:
+    def asking(self) -> ProtocolSpec:
         """The benchmarks' part alone."""
         return ProtocolSpec.model_validate(self.model_dump(include=set(ProtocolSpec.model_fields)))
 

@@ -117,8 +117,40 @@ class _Difference(Shape):
     ci: Pair | None = None
 
 
+class _Likely(Shape):
+    title: str
+    rows: str | None = None
+    accuracy: _Counted | None = None
+    share: _Counted | None = None
+    gold_nll: _Counted
+    chance: Number | None = None
+    majority: Number | None = None
+    within_chance: bool | None = None
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> _Likely:
+        closed = (self.accuracy, self.share, self.chance, self.majority, self.within_chance)
+        if len({part is None for part in closed}) > 1:
+            raise ValueError("accuracy, share, chance, majority and within_chance are all there, or none is")
+        return self
+
+
+class Likelihood(Shape):
+    """likelihood.json."""
+
+    labels: dict[str, str] = Field(default_factory=dict)
+    rules: Count
+    benchmarks: dict[str, _Likely]
+
+
 class _AllBenchmarks(Shape):
     protocol: _Protocol | None = None
+    baseline: str = ""
+    differences: dict[str, dict[str, dict[str, _Difference]]] | None = None
+
+
+class _AllLikelihoods(Shape):
+    protocol: dict[str, Any] | None = None
     baseline: str = ""
     differences: dict[str, dict[str, dict[str, _Difference]]] | None = None
 
@@ -186,6 +218,7 @@ class _Variant(_Measured):
     text: _Measured | None = None
     behaviours: dict[str, _Measured | None] | None = None
     benchmarks: dict[str, _Result | _Score] | None = None
+    likelihood: dict[str, _Likely] | None = None
 
 
 class _Evaluation(Shape):
@@ -264,6 +297,7 @@ class Summary(Shape):
     variants: dict[str, _Variant] | None = None
     differences: dict[str, dict[str, _Difference]] | None = None
     benchmarks: _AllBenchmarks | None = None
+    likelihood: _AllLikelihoods | None = None
     behaviours: dict[str, _Behaviour] | None = None
     provenance: dict[str, Any] | None = None
     # Folders in the run: a page links to them.
@@ -281,6 +315,11 @@ def read_summary(path: Path) -> dict[str, Any]:
 def read_benchmarks(path: Path) -> dict[str, Any]:
     """Read benchmarks.json; raises as ``read_summary``."""
     return check(artifacts.read_versioned(path), path, Benchmarks)
+
+
+def read_likelihood(path: Path) -> dict[str, Any]:
+    """Read likelihood.json; raises as ``read_summary``."""
+    return check(artifacts.read_versioned(path), path, Likelihood)
 
 
 def read_fidelity(path: Path) -> dict[str, Any]:

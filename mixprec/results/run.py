@@ -10,6 +10,7 @@ from typing import Any
 from mixprec.core.arguments import typed
 from mixprec.report.benchmarks import overview, results_of
 from mixprec.report.compare import verdict
+from mixprec.report.likelihood import guesses, likelihood_table, likelihoods_of
 from mixprec.report.shapes import read_summary
 from mixprec.report.tables import Table, top_modules_table, variant_table
 from mixprec.results.base import Result
@@ -50,12 +51,15 @@ class RunResult(Result):
         shown = {
             "Variants": variant_table(self.summary, brief=True),
             "Benchmarks": overview(results_of(self.summary), moved, brief=True),
+            "Likelihood of answers": likelihood_table(
+                likelihoods_of(self.summary), (self.summary.get("likelihood") or {}).get("differences")
+            ),
             "Most important modules": top_modules_table(self.summary),
         }
         return {title: table for title, table in shown.items() if table.rows}
 
     def notes(self) -> list[str]:
-        return [f"• {sentence}" for sentence in verdict(self.summary)]
+        return [f"• {sentence}" for sentence in (*verdict(self.summary), *guesses(likelihoods_of(self.summary)))]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per variant."""

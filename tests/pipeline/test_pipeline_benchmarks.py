@@ -164,7 +164,7 @@ def test_sizes(count: int, text: str) -> None:
 
 
 def test_explain_tells_tokens_before_anything_is_run() -> None:
-    text = CliRunner().invoke(app, ["explain", "protect_last_mlp"]).output
+    text = CliRunner().invoke(app, ["explain", "table4_llama_8b"]).output
     rows = {line.split()[0]: line.split() for line in text.splitlines() if line.split()}
     assert rows["folio"][1:] == ["203", "3", "609", f"{609 * 32768 * 3:,}"]
     assert rows["all"][-1] == f"{(90 + 609 + 750 + 300) * 32768 * 3:,}"
