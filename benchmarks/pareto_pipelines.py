@@ -14,8 +14,8 @@ UNIFORM = {"3.25": "w3g64", "3.5": "w3g32", "4.0": "w3g16"}
 #: iq4_nl and q8_0 where rows are no multiples of 256. Nothing with a minimum for 32 weights: SmolLM2's linears come
 #: from Q4_1, which q4_1, q4_k, q5_1 and q5_k would find again.
 WHOLE = ("q3_k", "iq4_nl", "w4g32", "w5g32", "q6_k", "w8g32")
-#: What our plans of the blocks choose from. Groups of 128 don't divide SmolLM2's rows of 576, and none of these finds the
-#: grid that its weights come from (4 bits, 32 weights, a minimum).
+#: What our plans of the blocks choose from. Groups of 128 don't divide SmolLM2's rows of 576, and none of these finds
+#: the grid that its weights come from (4 bits, 32 weights, a minimum).
 CANDIDATES = ("w2g64", "w3g64", "w4g64", "w5g64", "w6g64", "w8g64")
 #: llama.cpp's mixtures; sizes of files.
 MIXTURES = ("q3_k_s", "q3_k_m", "iq3_s", "iq4_xs", "q4_k_m")
