@@ -11,8 +11,14 @@ from mixprec.evaluate.engines.base import Sampling
 from mixprec.traces import thinking
 
 #: Benchmarks by name; ``mixprec.evaluate.benchmarks`` has them. With their sizes, for ``mixprec explain``.
-SIZES = {"aime_2024": 30, "folio": 203, "temporal_sequences": 250, "musique": 100, "musique_rag": 100}
-BenchmarkName = Literal["aime_2024", "folio", "temporal_sequences", "musique", "musique_rag"]
+SIZES = {
+    "aime_2024": 30, "folio": 203, "temporal_sequences": 250, "musique": 100, "musique_rag": 100, "aime_2025": 30,
+    "aime_120": 120, "math_500": 500, "gpqa_diamond": 198,
+}  # fmt: skip
+BenchmarkName = Literal[
+    "aime_2024", "folio", "temporal_sequences", "musique", "musique_rag", "aime_2025", "aime_120", "math_500",
+    "gpqa_diamond",
+]  # fmt: skip
 
 
 #: What finds the passages of musique_rag, and how many (the paper's Appendix L).
@@ -26,7 +32,7 @@ class _Part(BaseModel):
 class BenchmarkSpec(_Part):
     """One benchmark, from the hub or a file."""
 
-    name: BenchmarkName = Field(description="aime_2024, folio, temporal_sequences, musique or musique_rag")
+    name: BenchmarkName = Field(description="of a benchmark")
     source: str | None = Field(None, description="JSONL with the hub's columns (path or data:PATH), or hub:OWNER/NAME")
     revision: str | None = Field(None, description="commit of the hub's dataset")
     embedder: str = Field(EMBEDDER, min_length=1, description="musique_rag: embedding model, a hub id or a folder")

@@ -85,9 +85,9 @@ def _score(found: _Row) -> Cell:
 def _scores(row: _Row) -> Iterator[EvalResult]:
     """What the hub lists of a model's benchmarks, in percent; of the paper's questions alone."""
     for name, entry in (row.get("benchmarks") or {}).items():
-        if not entry.get("paper_questions"):
-            continue
         hub = find(name).hub
+        if not entry.get("paper_questions") or hub is None:
+            continue
         for metric, its_name in _HUB_METRICS.items():
             if isinstance(entry.get(metric), Mapping):
                 yield EvalResult(

@@ -195,3 +195,37 @@ def test_a_pinned_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [question.id for question in benchmarks.load("folio", revision="1" * 40)] == ["7"]
     with pytest.raises(UserError, match=r"folio: yale-nlp/FOLIO.*: revision 222222222222… could not be fetched"):
         benchmarks.load("folio", revision="2" * 40)
+
+
+LATER: dict[str, dict[str, Any]] = {
+    "aime_2025": {"id": 3, "problem": "Find 070.", "answer": "070"},
+    "aime_120": {"problem": "Find 7.", "answer": 7},
+    "math_500": {"problem": "Halve one.", "answer": r"\frac{1}{2}", "unique_id": "test/1.json"},
+    "gpqa_diamond": {
+        "Question": "Which?\n", "Correct Answer": "right", "Incorrect Answer 1": "a", "Incorrect Answer 2": "b",
+        "Incorrect Answer 3": "c", "Record ID": "rec1",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_benchmarks_of_later_papers(name: str, tmp_path: Path) -> None:
+    (question,) = benchmarks.load(name, write(tmp_path / "rows.jsonl", LATER[name]))
+    expected = {"aime_2025": ("3", "70"), "aime_120": ("aime_120_0", "7"), "math_500": ("test/1.json", r"\frac{1}{2}")}
+    if name != "gpqa_diamond":
+        assert (question.id, question.answer) == expected[name]
+        assert question.prompt == question.message + "\n<think>\n"
+    else:
+        assert question.extra["options"][question.answer] == "right" and sorted(question.extra["options"]) == [*"ABCD"]
+        assert f"({question.answer}) right" in question.message
+    assert not benchmarks.is_papers([question])
+    with pytest.raises(UserError, match="give a file as source" if name == "aime_120" else "as revision, or a file"):
+        benchmarks.load(name)
+
+
+def test_the_order_of_gpqas_options_is_that_of_the_question_alone(tmp_path: Path) -> None:
+    rows = [LATER["gpqa_diamond"] | {"Record ID": f"rec{number}"} for number in range(40)]
+    found = benchmarks.load("gpqa_diamond", write(tmp_path / "a.jsonl", *rows))
+    again = benchmarks.load("gpqa_diamond", write(tmp_path / "b.jsonl", *reversed(rows)))
+    assert {each.answer for each in found} == {*"ABCD"}
+    assert {each.id: each.message for each in found} == {each.id: each.message for each in again}

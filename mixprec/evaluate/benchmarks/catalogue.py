@@ -12,6 +12,7 @@ from mixprec.core import artifacts, hub
 from mixprec.core.errors import UserError
 from mixprec.evaluate.benchmarks import questions
 from mixprec.evaluate.benchmarks.schema import Benchmark, HubOrigin, Question, Row
+from mixprec.evaluate.scoring import expressions
 
 _AIME = Benchmark(
     name="aime_2024",
@@ -60,8 +61,48 @@ _MUSIQUE = Benchmark(
 #: The same questions; the passages are put in front afterwards (``retrieval.with_nearest``).
 _MUSIQUE_RAG = dataclasses.replace(_MUSIQUE, name="musique_rag", title="MuSiQue (RAG)")
 
-#: Every benchmark by its name, in the order of the paper's tables.
-BENCHMARKS: dict[str, Benchmark] = {each.name: each for each in (_AIME, _FOLIO, _TEMPORAL, _MUSIQUE, _MUSIQUE_RAG)}
+_AIME_2025 = Benchmark(
+    name="aime_2025",
+    title="AIME 2025",
+    metric="accuracy",
+    rows=30,
+    digest="",
+    file="aime_2025.jsonl",
+    columns=("problem", "answer"),
+    hub=HubOrigin("yentinglin/aime_2025", "train"),
+    parse=questions.competition,
+)
+#: Problems of several years, as arXiv 2504.04823 has them.
+_AIME_120 = dataclasses.replace(
+    _AIME_2025, name="aime_120", title="AIME-120", rows=120, file="aime_120.jsonl", hub=None
+)
+_MATH = Benchmark(
+    name="math_500",
+    title="MATH-500",
+    metric="accuracy",
+    rows=500,
+    digest="",
+    file="math_500.jsonl",
+    columns=("problem", "answer"),
+    hub=HubOrigin("HuggingFaceH4/MATH-500", "test"),
+    parse=questions.math,
+)
+_GPQA = Benchmark(
+    name="gpqa_diamond",
+    title="GPQA Diamond",
+    metric="accuracy",
+    rows=198,
+    digest="",
+    file="gpqa_diamond.jsonl",
+    columns=("Question", *questions.GPQA_OPTIONS),
+    hub=HubOrigin("Idavidrein/gpqa", "train", name="gpqa_diamond", gated=True),
+    parse=questions.gpqa,
+)
+
+#: Every benchmark by its name: those of the paper in the order of its tables, then others.
+BENCHMARKS: dict[str, Benchmark] = {
+    each.name: each for each in (_AIME, _FOLIO, _TEMPORAL, _MUSIQUE, _MUSIQUE_RAG, _AIME_2025, _AIME_120, _MATH, _GPQA)
+}
 
 
 def find(name: str) -> Benchmark:
@@ -80,11 +121,17 @@ def read(name: str, source: str | None, revision: str | None) -> list[Question]:
     whose content is not the paper's where no ``revision`` pins it.
     """
     benchmark = find(name)
+    if name == "math_500":
+        expressions.require()
     if source is not None and not source.startswith("hub:"):
         path = Path(source).expanduser()
         if revision is not None:
             raise UserError(f"benchmarks: {name}: a file has no revision; leave it out, or the source {source}")
         return parse(benchmark, artifacts.read_jsonl(path), str(path))
+    if benchmark.hub is None:
+        raise UserError(f"benchmarks: {name}: the hub has no dataset of it; give a file as source")
+    if revision is None and not benchmark.digest:
+        raise UserError(f"benchmarks: {name}: give the commit of the hub's dataset as revision, or a file as source")
     dataset = source.removeprefix("hub:") if source else benchmark.hub.dataset
     found = parse(benchmark, _hub_rows(benchmark, dataset, revision), f"{dataset} ({benchmark.hub.split})")
     if revision is None and digest(found) != benchmark.digest:
@@ -134,6 +181,7 @@ def _check_columns(benchmark: Benchmark, values: Mapping[str, Any], where: str) 
 
 def _hub_rows(benchmark: Benchmark, dataset: str, revision: str | None) -> list[Mapping[str, Any]]:
     origin = benchmark.hub
+    assert origin is not None
     gate = " (its terms must be accepted on the hub first: hf auth login)" if origin.gated else ""
     data = hub.load_dataset(
         dataset,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,9 @@ _TEMPORAL = (
     "Finally give the index (the letter) of the actual correct answer.\n{input}"
 )
 _MUSIQUE = "{question} Final answer of this question should be in as fewer number of words as possible."
+_GPQA = "{question}\n\n{options}\n\nFinally give the index (the letter) of the actual correct answer."
+#: The right answer first.
+GPQA_OPTIONS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 _RAG = "Answer the question with the help of the passages below.\n\n{passages}\n\nQuestion: {message}"
 
 _TRUTHS = ("True", "False", "Uncertain")
@@ -38,6 +42,40 @@ def aime(row: Row) -> Question:
     if not re.fullmatch(r"[0-9]{1,3}", digits):
         raise row.refuse("Answer", gold, "an integer from 0 to 999")
     return _question(row, row.text("ID"), "integer", problem, str(int(digits)), THINK_ON_A_LINE)
+
+
+def competition(row: Row) -> Question:
+    """AIME of other years: ``problem`` and ``answer``, an integer from 0 to 999; ``id`` where rows have one."""
+    gold = str(row.value("answer", int, str)).strip()
+    if not re.fullmatch(r"[0-9]{1,3}", gold):
+        raise row.refuse("answer", gold, "an integer from 0 to 999")
+    return _question(row, _own_id(row, "id"), "integer", row.text("problem"), str(int(gold)), THINK_ON_A_LINE)
+
+
+def math(row: Row) -> Question:
+    """MATH: the problem as it is; an expression in LaTeX."""
+    return _question(
+        row, _own_id(row, "unique_id"), "expression", row.text("problem"), row.text("answer").strip(), THINK_ON_A_LINE
+    )
+
+
+def gpqa(row: Row) -> Question:
+    """GPQA: a question and four options, in an order drawn by its id, since rows have the right one first."""
+    answers = [row.text(column) for column in GPQA_OPTIONS]
+    identifier = _own_id(row, "Record ID")
+    order = random.Random(f"gpqa/{identifier}").sample(range(len(answers)), len(answers))
+    options = {letter: answers[number].strip() for letter, number in zip("ABCD", order, strict=True)}
+    shown = "\n".join(f"({letter}) {text}" for letter, text in options.items())
+    message = _GPQA.format(question=row.text("Question").strip(), options=shown)
+    letter = "ABCD"[order.index(0)]
+    return _question(row, identifier, "letter", message, letter, THINK_ON_A_LINE, extra={"options": options})
+
+
+def _own_id(row: Row, column: str) -> str:
+    """A row's id in a column that files may lack; else its number."""
+    found = row.values.get(column)
+    known = isinstance(found, int | str) and not isinstance(found, bool)
+    return str(found) if known else f"{row.benchmark}_{row.number}"
 
 
 def folio(row: Row) -> Question:

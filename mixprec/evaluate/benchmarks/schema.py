@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from mixprec.core.errors import UserError
 
-#: How an answer is scored: an integer, one of three truth values, the letter of an option, or a few words.
-Kind = Literal["integer", "truth", "letter", "words"]
+#: How an answer is scored: an integer, one of three truth values, the letter of an option, a few words, or an
+#: expression that equals the right one.
+Kind = Literal["integer", "truth", "letter", "words", "expression"]
 
 #: What opens the model's thinking; the paper's prompts end with it, without any chat template.
 THINK = "<think>\n"
@@ -85,6 +86,7 @@ class Benchmark:
     """A benchmark: where its rows lie, which columns they have, and how one becomes a question.
 
     ``rows`` and ``digest`` are those of the paper's version (``catalogue.digest``), ``file`` its usual name on disk.
+    No digest: the paper has no such benchmark, and a commit of the hub has to be named. No hub: it comes from a file.
     """
 
     name: str
@@ -94,5 +96,5 @@ class Benchmark:
     digest: str
     file: str
     columns: tuple[str, ...]
-    hub: HubOrigin
+    hub: HubOrigin | None
     parse: Callable[[Row], Question]

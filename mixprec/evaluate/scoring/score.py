@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from mixprec.evaluate.benchmarks.schema import Kind, Question
-from mixprec.evaluate.scoring import integers, letters, overlap, truths, words
+from mixprec.evaluate.scoring import expressions, integers, letters, overlap, truths, words
 from mixprec.evaluate.scoring.sections import Sections, split
 from mixprec.evaluate.scoring.text import boxed
 from mixprec.evaluate.scoring.verdict import Candidate, Place, Verdict
@@ -19,7 +19,13 @@ class _Reader(Protocol):
     def weak(self, text: str, question: Question) -> Candidate | None: ...
 
 
-_READERS: dict[Kind, _Reader] = {"integer": integers, "truth": truths, "letter": letters, "words": words}
+_READERS: dict[Kind, _Reader] = {
+    "integer": integers,
+    "truth": truths,
+    "letter": letters,
+    "words": words,
+    "expression": expressions,
+}
 
 
 def score(
@@ -73,6 +79,8 @@ def compare(question: Question, found: Candidate, place: Place) -> Verdict:
     golds = (question.answer, *question.aliases)
     if question.kind == "words":
         em, f1 = overlap.exact_match(found.answer, golds), overlap.f1(found.answer, golds)
+    elif question.kind == "expression":
+        em = f1 = float(expressions.equal(found.answer, question.answer))
     else:
         em = f1 = float(found.answer in golds)
     return Verdict("correct" if em else "wrong", found.answer, em, f1, place, found.why)
