@@ -18,10 +18,14 @@ from mixprec.traces.spans import AnnotatedTrace, TokenSpan, token_spans
 
 
 class Passage(NamedTuple):
-    """Tokens (T,) that go through the model at once, and the spans among them."""
+    """Tokens (T,) that go through the model at once, and the spans among them.
+
+    ``offsets``: of a trace's tokens, the characters [start, end) of its text that each stands for.
+    """
 
     tokens: Tensor
     spans: tuple[TokenSpan, ...] = ()
+    offsets: Sequence[tuple[int, int]] = ()
 
 
 class Material(NamedTuple):
@@ -71,7 +75,7 @@ def from_traces(traces: Sequence[AnnotatedTrace], encoder: Encoder, limit: int) 
         skipped.update(trace.skipped)
         skipped.update(missed)
         skipped["cut_traces"] += int(len(ids) > limit)
-        passages.append(Passage(torch.tensor(ids[:limit]), tuple(spans)))
+        passages.append(Passage(torch.tensor(ids[:limit]), tuple(spans), offsets[:limit]))
     return passages, +skipped
 
 

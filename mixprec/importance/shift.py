@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
+from mixprec.core.shapes import Count, Number, Shape, check
 from mixprec.importance import artifact
 from mixprec.models.labels import select
 
@@ -54,6 +57,49 @@ def shift(
         "skipped": skipped,
         "between": {"first": between_behaviours(first), "second": between_behaviours(second)},
     }
+
+
+class _Labelled(Shape):
+    address: str
+    label: str
+    layer: Annotated[int, Field(ge=0, le=1000)] | None
+    kind: str
+
+
+class _Side(Shape):
+    name: str
+    preset: str | None = None
+
+
+class _Moved(Shape):
+    relative: Annotated[list[list[Number]], Field(min_length=2, max_length=2)]
+    decreases: list[Number]
+    increases: list[Number]
+    net: list[Number]
+    moved: Number
+    spearman: Number | None
+    top10_overlap: Count | None
+
+
+class _Shift(Shape):
+    first: _Side
+    second: _Side
+    modules: list[_Labelled]
+    behaviours: dict[str, _Moved]
+    skipped: dict[str, str]
+
+    @model_validator(mode="after")
+    def _of_every_module(self) -> _Shift:
+        for name, entry in self.behaviours.items():
+            lists = (*entry.relative, entry.decreases, entry.increases, entry.net)
+            if any(len(each) != len(self.modules) for each in lists):
+                raise ValueError(f"behaviours: {name}: not one value for each module")
+        return self
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read shift.json. Raises UserError where it is missing, broken, of another schema version or shape."""
+    return check(artifacts.read_versioned(path), path, _Shift)
 
 
 def _check_modules(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> None:

@@ -3,7 +3,7 @@
 Run folder::
 
     recipe.yaml  spans.jsonl  importance/  sensitivity/  ablation/  evaluation/{spans.jsonl,reference.safetensors}
-    variants/<name>/{plan.json,quality.json,checkpoint/,result.json,benchmarks.json}
+    variants/<name>/{plan.json,layout.json,quality.json,checkpoint/,result.json,tokens.json,benchmarks.json}
     summary.json  report.html  *.png
 """
 

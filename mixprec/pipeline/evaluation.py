@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mixprec.evaluate.passages import Material, gather, total_tokens
 from mixprec.models.encoding import Encoder
 from mixprec.models.head import Head
 from mixprec.models.model import Model
+from mixprec.pipeline import shown
 from mixprec.pipeline.context import Context
 from mixprec.traces.spans import AnnotatedTrace
 
@@ -40,11 +42,13 @@ class Evaluator:
         self.material, stamp = material(run, run.model.encoder, run.model.context)
         self.all = self.material.all
         parts = {"traces": self.material.on_traces, "text": self.material.on_text}
-        self.described = {
+        self.described: dict[str, Any] = {
             **{name: {"passages": len(found), "tokens": total_tokens(found)} for name, found in parts.items()},
             "skipped": dict(sorted(self.material.skipped.items())),
         }
         texts = artifacts.fingerprint([passage.tokens.tolist() for passage in self.all])
+        # By these two a report knows whether the numbers of two runs can be compared.
+        self.described |= {"texts": artifacts.fingerprint(stamp, texts), "rules": RULES}
         self.stamp = artifacts.fingerprint(run.computing, stamp, texts)
         self.path = run.out / "evaluation" / "reference.safetensors"
         run.stages.do("reference", RULES, self.stamp, [self.path], self._make_reference)
@@ -80,8 +84,11 @@ class Evaluator:
                 hidden = fidelity.hidden_states(loaded, self.all, f"evaluate {name}")
                 found = fidelity.compare(self.all, hidden, Head.of(loaded.model), self.reference, self.head)
             artifacts.write_json(path, metrics.evaluate_all(self.material, found, notes))
+            traces = self.material.on_traces
+            artifacts.write_text(single, json.dumps(shown.tokens(traces, found[: len(traces)])) + "\n")
 
-        self.run.stages.do(f"evaluate/{name}", RULES, [self.stamp, stamp], [path], make)
+        single = path.with_name("tokens.json")
+        self.run.stages.do(f"evaluate/{name}", RULES, [self.stamp, stamp], [path, single], make)
         result = artifacts.read_json(path)
         main = result["traces"] or result["text"]
         return {**main, "text": result["text"], "behaviours": result["behaviours"]}

@@ -19,11 +19,13 @@ from mixprec.core import artifacts, publish
 from mixprec.core.progress import bar
 from mixprec.models import locate
 from mixprec.models.model import Model
+from mixprec.pipeline import shown
 from mixprec.pipeline.benchmarks import Benchmarks, labels_of
 from mixprec.pipeline.context import Context
 from mixprec.pipeline.evaluation import Evaluator
 from mixprec.plan import bits
 from mixprec.plan.methods import needing_inputs, using_inputs
+from mixprec.plan.rules import is_control
 from mixprec.plan.schema import Plan, save_plan
 from mixprec.tune.blocks import BlockTuner
 from mixprec.tune.options import TuneSpec
@@ -36,6 +38,7 @@ def variant(
     """Compress and evaluate one variant; returns its row of the summary."""
     folder = run.out / "variants" / name
     save_plan(folder / "plan.json", plan)
+    artifacts.write_json(folder / "layout.json", shown.layout(plan, run.model.decoder))
     stamp = _compressed(run, name, plan, folder)
     model = run.at(folder / "checkpoint") if plan.changed else run.model
     row = _described(run, name, plan, model)
@@ -163,6 +166,7 @@ def _described(run: Context, name: str, plan: Plan, model: Model) -> dict[str, A
     return tuned | {
         "description": variant.description,
         "engine": run.recipe.engine_of(variant),
+        "control": is_control(variant.plan),
         "methods": sorted(plan.methods),
         "modules_quantized": len(plan.changed),
         "code_bits": account.code_bits,

@@ -185,6 +185,13 @@ def needs_importance(spec: PlanSpec) -> bool:
     return any(isinstance(rule.match, _Ranked) for rule in spec.rules)
 
 
+def is_control(spec: PlanSpec) -> bool:
+    """Whether a plan is there for others to beat: a random draw, or a budget that is spent without the scores."""
+    if spec.budget is not None:
+        return spec.budget.allocation != "optimal"
+    return any(isinstance(rule.match, RandomMatch) for rule in spec.rules)
+
+
 def tables_wanted(spec: PlanSpec) -> tuple[str, ...]:
     """Tables that a budget is spent by: paths, or ``sensitivity`` for the recipe's own; empty where none are needed."""
     budget = spec.budget

@@ -8,8 +8,9 @@ from typing import Any
 
 from mixprec.core import artifacts
 from mixprec.report.formatting import integer, words
-from mixprec.report.html import data_uri, render_page
-from mixprec.report.style import render, save_figure
+from mixprec.report.pagecharts import scatter_points
+from mixprec.report.style import save_figure
+from mixprec.report.templates import render_page
 from mixprec.report.validity import cells_table, reading, scatter, validity_table
 
 
@@ -25,12 +26,10 @@ def write_ablation(result: Mapping[str, Any], out: Path) -> list[Path]:
 
 def render_ablation(result: Mapping[str, Any]) -> str:
     """The page as text: scatter plot, the rankings' validity, the cells."""
-    figure = scatter(result)
     return render_page(
         "ablation.html.j2",
         result=result,
-        heatmap=None,
-        figure=data_uri(render(figure, "png", dpi=120), "image/png") if figure else None,
+        plots=scatter_points(result),
         reading=reading(result),
         validity=validity_table(result, ("kl",)),
         others=validity_table(result, ("disagreement", "nll_increase")),

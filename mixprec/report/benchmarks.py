@@ -9,6 +9,8 @@ from mixprec.report.formatting import ABSENT, integer, percent
 from mixprec.report.tables import Cell, Column, Table
 
 METRICS = {"accuracy": "accuracy", "em": "EM", "f1": "F1"}
+#: Of the outputs, those that count as the shortest and the longest.
+_SHARE = "0.3"
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -110,6 +112,20 @@ def results_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Variant -> benchmark -> entry, of the variants that were run on benchmarks."""
     variants = (summary.get("variants") or {}).items()
     return {name: variant["benchmarks"] for name, variant in variants if variant.get("benchmarks")}
+
+
+def short_and_long(summary: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Title -> variant -> scores of its shortest and longest outputs; benchmarks with too few questions left out."""
+    panels: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for variant, found in results_of(summary).items():
+        for name, entry in found.items():
+            if name == "average":
+                continue
+            metric, values = next(iter(entry["compute"]["shares"][_SHARE].items()))
+            if values["n"]:
+                title = entry["title"] + ("" if metric == "accuracy" else f" {METRICS[metric]}")
+                panels.setdefault(title, {})[variant] = values
+    return panels
 
 
 def protocol_line(benchmarks: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""Charts of the variants: mean KL to the original with its 95% interval, overall and per behaviour."""
+"""A still chart of the variants: mean KL to the original with its 95% interval."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -12,7 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from mixprec.report.compare import compressed, probes
-from mixprec.report.formatting import bits, plural, significant, words
+from mixprec.report.formatting import bits, significant
 from mixprec.report.style import LIGHT, Theme, rc
 
 Entries = Mapping[str, Mapping[str, Any]]
@@ -20,7 +20,7 @@ Entries = Mapping[str, Mapping[str, Any]]
 _LONGEST_NAME = 36
 _ROW = 0.34  # height of a variant, inches
 # Ratio of an axis' ends from which labels other than powers of ten would run into each other.
-_WIDE, _SMALL = 60, 12
+_WIDE = 60
 
 
 def variants_figure(summary: Mapping[str, Any], theme: Theme = LIGHT) -> Figure | None:
@@ -30,7 +30,7 @@ def variants_figure(summary: Mapping[str, Any], theme: Theme = LIGHT) -> Figure 
     group has an axis of its own. Variants without damage (a log axis has no 0) and unmeasured ones are named
     below.
     """
-    groups = _groups(summary)
+    groups = groups_of(summary)
     if not groups:
         return None
     rows = sum(map(len, groups.values()))
@@ -42,56 +42,17 @@ def variants_figure(summary: Mapping[str, Any], theme: Theme = LIGHT) -> Figure 
             len(groups), 1, squeeze=False, height_ratios=[len(entries) + 0.6 for entries in groups.values()]
         )[:, 0]
         for ax, (title, entries) in zip(axes, groups.items(), strict=True):
-            _points(ax, entries, _limits([entries]), theme, _WIDE)
+            _points(ax, entries, _limits([entries]), theme)
             _names(ax, list(entries))
             ax.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
             _effective_bits(ax, entries, theme)
-        figure.supxlabel(
-            "mean KL to the original, nats per token (log scale)" + _left_out(summary, groups),
-            fontsize=9.5,
-            color=theme.muted,
-        )
+        label = "mean KL to the original, nats per token (log scale)"
+        missing = left_out(summary, [name for entries in groups.values() for name in entries])
+        figure.supxlabel(f"{label}\n{missing}" if missing else label, fontsize=9.5, color=theme.muted)
     return figure
 
 
-def behaviours_figure(summary: Mapping[str, Any], theme: Theme = LIGHT) -> Figure | None:
-    """The same per behaviour, small multiples that share their axes; None where unmeasured."""
-    variants: Entries = summary.get("variants") or {}
-    names = dict.fromkeys(name for variant in variants.values() for name in variant.get("behaviours") or {})
-    panels = {name: _groups(summary, name) for name in names}
-    panels = {name: groups for name, groups in panels.items() if groups}
-    titles = list(dict.fromkeys(title for groups in panels.values() for title in groups))
-    if not panels:
-        return None
-    rows = {title: _union(groups.get(title, {}) for groups in panels.values()) for title in titles}
-    with mpl.rc_context(rc(theme)):
-        height = _ROW * sum(map(len, rows.values())) + 0.7 * len(rows) + 0.9
-        figure = Figure(figsize=(11.5, height), layout=ConstrainedLayoutEngine(h_pad=0.1))
-        axes = figure.subplots(
-            len(rows),
-            len(panels),
-            sharey="row",
-            squeeze=False,
-            height_ratios=[len(r) + 0.6 for r in rows.values()],
-        )
-        for line, (title, shown) in zip(axes, rows.items(), strict=True):
-            limits = _limits(groups[title] for groups in panels.values() if title in groups)
-            for ax, groups in zip(line, panels.values(), strict=True):
-                found = groups.get(title, {})
-                _points(ax, {name: found.get(name, {}) for name in shown}, limits, theme, _SMALL)
-            _names(line[0], shown)
-            line[0].set_title(title, loc="left", fontsize=9, color=theme.muted)
-        for ax, name in zip(axes[0], panels, strict=True):
-            _panel_title(ax, name, variants, theme)
-        figure.supxlabel(
-            "mean KL to the original over the behaviour's spans, nats per token (log scale)",
-            fontsize=9.5,
-            color=theme.muted,
-        )
-    return figure
-
-
-def _groups(summary: Mapping[str, Any], behaviour: str | None = None) -> dict[str, Entries]:
+def groups_of(summary: Mapping[str, Any], behaviour: str | None = None) -> dict[str, Entries]:
     """Variants with damage to draw, those that compress the whole model before the probes."""
     split = {"whole model compressed": compressed(summary), "only a few modules quantized": probes(summary)}
     groups: dict[str, Entries] = {}
@@ -110,10 +71,6 @@ def _positive(entry: Mapping[str, Any]) -> bool:
     return (entry.get("kl_mean") or 0) > 0
 
 
-def _union(panels: Iterable[Entries]) -> list[str]:
-    return list(dict.fromkeys(name for entries in panels for name in entries))
-
-
 def _limits(panels: Iterable[Entries]) -> tuple[float, float]:
     """Axis limits around all points and intervals, rounded outwards."""
     entries = [entry for panel in panels for entry in panel.values()]
@@ -125,19 +82,17 @@ def _limits(panels: Iterable[Entries]) -> tuple[float, float]:
     return max(s for s in steps if s < low), min(s for s in steps if s > max(points + bounds))
 
 
-def _points(ax: Axes, entries: Entries, limits: tuple[float, float], theme: Theme, crowded: float) -> None:
-    """One row per entry: the point, and its interval with capped ends; ``crowded`` as for ``_locator``."""
+def _points(ax: Axes, entries: Entries, limits: tuple[float, float], theme: Theme) -> None:
+    """One row per entry: the point, and its interval with capped ends."""
     for row, entry in enumerate(entries.values()):
         ax.axhline(row, color=theme.line, linewidth=0.7, zorder=0)
-        if not _positive(entry):
-            continue
         if entry.get("kl_mean_ci"):
             low, high = entry["kl_mean_ci"]
             ax.plot([max(low, limits[0]), high], [row, row], "|-", color=theme.accent, linewidth=1.6, markersize=8)
         ax.plot(entry["kl_mean"], row, "o", markersize=6, color=theme.accent)
     ax.set_xscale("log")
     ax.set_xlim(limits)
-    ax.xaxis.set_major_locator(_locator(limits[1] / limits[0], crowded))
+    ax.xaxis.set_major_locator(_locator(limits[1] / limits[0]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
@@ -147,14 +102,11 @@ def _points(ax: Axes, entries: Entries, limits: tuple[float, float], theme: Them
     ax.set_axisbelow(True)
 
 
-def _locator(ratio: float, crowded: float) -> Locator:
-    """Round ticks for an axis whose right end is ``ratio`` times its left.
-
-    From a ratio of ``crowded`` on, only powers of ten.
-    """
+def _locator(ratio: float) -> Locator:
+    """Round ticks for an axis whose right end is ``ratio`` times its left; of a wide one only powers of ten."""
     if ratio < 5:
         return MaxNLocator(4, steps=[1, 2, 2.5, 5, 10])
-    return LogLocator(subs=(1, 2, 5) if ratio < crowded else (1,), numticks=8)
+    return LogLocator(subs=(1, 2, 5) if ratio < _WIDE else (1,), numticks=8)
 
 
 def _names(ax: Axes, names: list[str]) -> None:
@@ -180,20 +132,11 @@ def _effective_bits(ax: Axes, entries: Entries, theme: Theme) -> None:
         )
 
 
-def _panel_title(ax: Axes, behaviour: str, variants: Entries, theme: Theme) -> None:
-    found = ((variant.get("behaviours") or {}).get(behaviour) or {} for variant in variants.values())
-    tokens = next((entry["tokens"] for entry in found if entry.get("tokens")), None)
-    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    ax.annotate(words(behaviour), (0, 1), xytext=(0, 36), fontsize=10, fontweight="bold", **place)
-    if tokens:
-        ax.annotate(plural(tokens, "token"), (0, 1), xytext=(0, 22), fontsize=8.5, color=theme.muted, **place)
-
-
-def _left_out(summary: Mapping[str, Any], groups: Mapping[str, Entries]) -> str:
-    shown = {name for entries in groups.values() for name in entries}
-    rest = {name: variant for name, variant in summary["variants"].items() if name not in shown}
+def left_out(summary: Mapping[str, Any], shown: Container[str]) -> str:
+    """Which variants a chart of damage has no place for, and why; empty where it shows all."""
+    rest = {name: variant for name, variant in (summary.get("variants") or {}).items() if name not in shown}
     none = [name for name, variant in rest.items() if variant.get("kl_mean") == 0]
     missing = [name for name, variant in rest.items() if variant.get("kl_mean") is None]
     notes = [f"KL is 0 for {', '.join(none)}"] if none else []
     notes += [f"not measured: {', '.join(missing)}"] if missing else []
-    return f"\n{'; '.join(notes)}" if notes else ""
+    return "; ".join(notes)

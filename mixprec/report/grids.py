@@ -1,4 +1,4 @@
-"""Values of modules as layer-by-kind grids: what the still and the interactive heatmap are drawn from."""
+"""Values of modules as layer-by-kind grids: what the heatmaps of pictures and of pages are drawn from."""
 
 from __future__ import annotations
 
@@ -28,8 +28,13 @@ class Measure(NamedTuple):
     signed: bool = False
 
     @property
+    def scale(self) -> str:
+        """What the scale is called."""
+        return f"{self.name} (square-root scale)"
+
+    @property
     def colours(self) -> str:
-        """A colour map that both drawing libraries know by this name: perceptually uniform, or diverging."""
+        """Name of the colour map: perceptually uniform, or diverging."""
         return "PuOr" if self.signed else "viridis"
 
 
@@ -166,7 +171,7 @@ def arrange(measure: Measure, modules: Sequence[Mapping[str, Any]], columns: Ite
     panels = []
     for behaviour, counts, values, lines in columns:
         top, ranks, known = None, np.zeros(len(modules), int), np.full(len(modules), np.nan)
-        texts = ["<br>".join(line) for line in lines] or ["not measured"] * len(modules)
+        texts = ["\n".join(line) for line in lines] or ["not measured"] * len(modules)
         if values is not None:
             ranks, known = artifact.ranks(values), values
             best = int(ranks.argmin())

@@ -1,34 +1,36 @@
-"""The report: one HTML file that needs no network, and the same pictures as files beside it."""
+"""The report: one HTML file that needs no network, and pictures as files beside it.
+
+A page's data are worked out here and in the files that this one imports; each section has a template of its own in
+``sections/``, each behaviour of the page a script in ``scripts/``.
+"""
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
 from matplotlib.figure import Figure
-from plotly.offline import get_plotlyjs
 
 from mixprec.core import artifacts, publish
-from mixprec.core.escaping import visible
-from mixprec.importance import artifact
+from mixprec.report import origin, pagecharts, tokens
 from mixprec.report.benchmarks import at_k_table, overview, protocol_line, results_of
-from mixprec.report.charts import behaviours_figure, variants_figure
+from mixprec.report.cells import cell_map
+from mixprec.report.charts import variants_figure
 from mixprec.report.compare import verdict
-from mixprec.report.compute import compute_figure
-from mixprec.report.formatting import integer, percent, plural, scorer, significant, words
-from mixprec.report.grids import OUTLINE, Grids, importance_grids, summary_line
-from mixprec.report.heatmap import interactive_heatmap, still_heatmap
+from mixprec.report.folder import RunFolder, read_run
+from mixprec.report.formatting import integer, plural, words
+from mixprec.report.grids import importance_grids, shift_grids
+from mixprec.report.heatmap import still_heatmap
+from mixprec.report.layouts import plan_map
+from mixprec.report.outputs import shown
 from mixprec.report.quality import quality_table
-from mixprec.report.rankings import preset_table, stability_table
-from mixprec.report.shapes import read_ablation, read_summary
-from mixprec.report.style import DARK, LIGHT, Theme, render, save_figure
+from mixprec.report.rankings import agreement_table, movers_table, preset_table, stability_table
+from mixprec.report.style import save_figure
 from mixprec.report.tables import Cell, Column, Table, behaviour_table, top_modules_table, variant_table
-from mixprec.report.validity import cells_table, ranking_table, reading, scatter
+from mixprec.report.templates import render_page, script_json
+from mixprec.report.validity import cells_table, ranking_table, reading
 
 #: What a page may ask of an importance artifact that doesn't say.
 _IMPORTANCE = {"preset": "", "compared_preset": "", "cut_traces": 0, "resamples": 0}
@@ -37,52 +39,47 @@ _IMPORTANCE = {"preset": "", "compared_preset": "", "cut_traces": 0, "resamples"
 def write_report(run: Path) -> Path:
     """Write report.html, importance.png and .svg, and variants.png into a run's folder; gives the page.
 
-    Reads summary.json, importance/importance.json and recipe.yaml where they are, and the ablation that summary.json
-    names. The same inputs give the same bytes. A picture that this run has no numbers for is removed: none of an
-    earlier run stays.
+    Reads what ``folder.read_run`` reads. The same inputs give the same bytes. A picture that this run has no numbers
+    for is removed: none of an earlier run stays.
 
     Raises UserError where an input is missing, broken or of another schema version, or the disk is full.
     """
-    summary = read_summary(run / "summary.json")
-    importance_path = run / "importance" / "importance.json"
-    importance = artifact.load(importance_path) if importance_path.exists() else None
-    recipe_path = run / "recipe.yaml"
-    recipe = artifacts.read_text(recipe_path) if recipe_path.exists() else None
-
-    pages: Mapping[str, str] = summary.get("pages") or {}
-    ablation = read_ablation(run / pages["ablation"] / "ablation.json") if "ablation" in pages else None
-
-    still = still_heatmap(importance_grids(importance)) if importance else None
+    found = read_run(run)
+    still = still_heatmap(importance_grids(found.importance)) if found.importance else None
     _save_or_remove(run / "importance", still, ("png", "svg"))
-    _save_or_remove(run / "variants", variants_figure(summary), ("png",))
+    _save_or_remove(run / "variants", variants_figure(found.summary), ("png",))
     page = run / "report.html"
-    artifacts.write_text(page, render_report(summary, importance, recipe, ablation))
+    artifacts.write_text(page, render_report(found))
     return page
 
 
-def render_report(
-    summary: Mapping[str, Any],
-    importance: Mapping[str, Any] | None = None,
-    recipe: str | None = None,
-    ablation: Mapping[str, Any] | None = None,
-) -> str:
-    """The page as text, from a loaded summary, importance artifact, recipe YAML and ablation; parts may be absent."""
+def render_report(run: RunFolder) -> str:
+    """The page as text; parts that the run doesn't have are left out."""
+    summary, importance = run.summary, run.importance
     benchmarks, results = summary.get("benchmarks") or {}, results_of(summary)
     return render_page(
         "template.html.j2",
         summary={"title": "", "recipe": "", "model": ""} | dict(summary),
         verdict=verdict(summary),
-        heatmap=heatmap_parts(importance_grids(importance)) if importance else None,
+        heatmap=cell_map(importance_grids(importance)) if importance else None,
         importance=_IMPORTANCE | dict(importance) if importance else None,
         tops=top_modules_table(summary),
         variants=variant_table(summary),
         behaviours=behaviour_table(summary),
+        damage=pagecharts.damage_rows(summary),
+        by_behaviour=pagecharts.behaviour_rows(summary),
+        pareto=pagecharts.pareto_points(pagecharts.whole(summary)),
+        plans=plan_map(run.layouts),
+        without_layout=[name for name in summary.get("variants") or {} if name not in run.layouts],
         quality=quality_table(summary),
         scores=overview(results, benchmarks.get("differences")),
         at_k=at_k_table(results),
         protocol=protocol_line(benchmarks),
         baseline=benchmarks.get("baseline", ""),
-        compute=_both_themes(compute_figure, summary),
+        compute=pagecharts.compute_rows(summary),
+        outputs=shown(run.outputs, benchmarks.get("baseline", "")),
+        viewer=_viewer(run),
+        shift=_shift(run.shift) if run.shift else None,
         presets=preset_table(importance or {}),
         stability=stability_table(importance or {}),
         spans=_spans_table(importance or {}),
@@ -90,18 +87,12 @@ def render_report(
         skipped=_counted(importance),
         skipped_held_out=_counted(summary.get("evaluation")),
         options=flatten((importance or {}).get("options") or {}),
-        charts=[
-            (alt, drawn)
-            for alt, figure in (
-                ("Mean KL of each variant with its 95% interval", variants_figure),
-                ("Mean KL of each variant over each behaviour's spans", behaviours_figure),
-            )
-            if (drawn := _both_themes(figure, summary))
-        ],
-        ablation=_ablation(ablation) if ablation else None,
+        ablation=_ablation(run.ablation) if run.ablation else None,
         pages={name: f"{folder}/{name}.html" for name, folder in (summary.get("pages") or {}).items()},
+        origin=origin.in_words(run),
+        command=origin.command(run),
         provenance=flatten(summary.get("provenance") or {}),
-        recipe=recipe,
+        recipe=run.recipe,
     )
 
 
@@ -112,29 +103,25 @@ def _ablation(result: Mapping[str, Any]) -> dict[str, Any]:
         "cells": cells_table(result),
         "ranking": ranking_table(result),
         "reading": reading(result),
-        "figure": _both_themes(scatter, result),
+        "plots": pagecharts.scatter_points(result),
     }
 
 
-def render_page(template: str, **values: Any) -> str:
-    """A page of this package's templates, with the filters and colours that all of them use."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mixprec.report", ""),
-        autoescape=True,
-        finalize=_visible,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "words": words, "plural": plural, "integer": integer, "percent": percent, "significant": significant,
-        "scorer": scorer,
-    }  # fmt: skip
-    return environment.get_template(template).render(light=LIGHT, dark=DARK, outline=OUTLINE, **values)
+def _shift(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "first": found["first"]["name"],
+        "second": found["second"]["name"],
+        "heatmap": cell_map(shift_grids(found, "net")),
+        "movers": movers_table(found, "net"),
+        "agreement": agreement_table(found),
+    }
 
 
-def _visible(value: Any) -> Any:
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+def _viewer(run: RunFolder) -> dict[str, Any] | None:
+    found = tokens.viewer(run)
+    if found is None:
+        return None
+    return found._asdict() | {"data": script_json(json.dumps(found.data, ensure_ascii=False))}
 
 
 def _measured_on(summary: Mapping[str, Any]) -> list[str]:
@@ -160,35 +147,6 @@ def _save_or_remove(stem: Path, figure: Figure | None, kinds: tuple[str, ...]) -
         return
     for kind in kinds:
         publish.remove(stem.with_name(f"{stem.name}.{kind}"))
-
-
-def heatmap_parts(grids: Grids) -> dict[str, Any]:
-    """What a page needs to draw the heatmaps, for wide and narrow screens, and without scripts."""
-    return {
-        "wide": script_json(interactive_heatmap(grids).to_json()),
-        "narrow": script_json(interactive_heatmap(grids, columns=1).to_json()),
-        "plotly": Markup(get_plotlyjs()),
-        "still": data_uri(render(still_heatmap(grids), "png", dpi=120), "image/png"),
-        "alt": summary_line(grids),
-    }
-
-
-def script_json(text: str) -> Markup:
-    """JSON that can stand inside a script element: no text in it can end the element."""
-    safe = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    return Markup(safe)  # HTML entities would not be decoded in a script
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Bytes as an address that holds them."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _both_themes(
-    figure: Callable[[Mapping[str, Any], Theme], Figure | None], summary: Mapping[str, Any]
-) -> dict[str, str]:
-    drawn = {"light": figure(summary, LIGHT), "dark": figure(summary, DARK)}
-    return {name: data_uri(render(each, "svg"), "image/svg+xml") for name, each in drawn.items() if each}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

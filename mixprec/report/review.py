@@ -10,7 +10,7 @@ from typing import Any
 from mixprec.core import artifacts
 from mixprec.core.version import VERSION
 from mixprec.report.formatting import words
-from mixprec.report.html import render_page, script_json
+from mixprec.report.templates import render_page, script_json
 from mixprec.traces.spans import ALL_BEHAVIOURS, AnnotatedTrace, CharSpan
 from mixprec.traces.store import local_id
 
@@ -51,7 +51,6 @@ def render_review(traces: Sequence[AnnotatedTrace], name: str, kl: TokenKL | Non
         spans=sum(len(each.spans) for each in traces),
         behaviours=[(each, words(each), COLOURS[each], number) for number, each in enumerate(ALL_BEHAVIOURS, 1)],
         data=script_json(json.dumps(data, ensure_ascii=False, sort_keys=True)),
-        heatmap=None,
     )
 
 

@@ -10,12 +10,13 @@ import numpy as np
 from mixprec.core import artifacts
 from mixprec.models.labels import label_of, parse_address
 from mixprec.plan.sensitivity import ALL, NATS, Sensitivity
+from mixprec.report.cells import cell_map
 from mixprec.report.formatting import integer, percent, significant, words
 from mixprec.report.grids import Grids, Measure, Values, arrange
 from mixprec.report.heatmap import still_heatmap
-from mixprec.report.html import heatmap_parts, render_page
 from mixprec.report.style import save_figure
 from mixprec.report.tables import Cell, Column, Table
+from mixprec.report.templates import render_page
 
 #: Modules that are listed.
 _TOP = 10
@@ -38,7 +39,7 @@ def render_sensitivity(tables: Mapping[str, Sensitivity]) -> str:
         "sensitivity.html.j2",
         table=first,
         unit="nats of KL per token" if first.scorer in NATS else "the scorer's own unit",
-        heatmap=heatmap_parts(damage_grids(first)),
+        heatmap=cell_map(damage_grids(first)),
         tops={words(target): table_of_damage(table) for target, table in tables.items()},
         settings={key: value for key, value in first.settings.items() if not isinstance(value, dict)},
     )

@@ -8,11 +8,12 @@ from typing import Any
 
 from mixprec.core import artifacts
 from mixprec.importance.shift import Kind
+from mixprec.report.cells import cell_map
 from mixprec.report.grids import shift_grids
 from mixprec.report.heatmap import still_heatmap
-from mixprec.report.html import heatmap_parts, render_page
 from mixprec.report.rankings import agreement_table, between_table, movers_table
 from mixprec.report.style import save_figure
+from mixprec.report.templates import render_page
 
 
 def write_shift(shift: Mapping[str, Any], kind: Kind, out: Path) -> list[Path]:
@@ -32,7 +33,7 @@ def render_shift(shift: Mapping[str, Any], kind: Kind) -> str:
         "shift.html.j2",
         shift=shift,
         kind=kind,
-        heatmap=heatmap_parts(shift_grids(shift, kind)),
+        heatmap=cell_map(shift_grids(shift, kind)),
         movers=movers_table(shift, kind),
         agreement=agreement_table(shift),
         between=between_table(shift),

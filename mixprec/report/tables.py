@@ -22,11 +22,15 @@ from mixprec.report.formatting import (
 
 
 class Cell(NamedTuple):
-    """Text, a smaller note to it (an interval, a share), and whether it stands out."""
+    """Text, a smaller note to it (an interval, a share), and whether it stands out.
+
+    ``value``: what it is sorted by where its text doesn't say, as with sizes in different units.
+    """
 
     text: str
     note: str = ""
     strong: bool = False
+    value: float | None = None
 
 
 class Column(NamedTuple):
@@ -117,7 +121,7 @@ def _head(name: str, variant: Mapping[str, Any], brief: bool) -> list[Cell]:
     note = "" if size(on_disk) in (ABSENT, size(variant.get("bytes"))) else f"disk {size(on_disk)}"
     sizes = [
         Cell(bits(variant.get("effective_bits"))),
-        Cell(size(variant.get("bytes")), "" if brief else note),
+        Cell(size(variant.get("bytes")), "" if brief else note, value=variant.get("bytes")),
     ]
     if brief:
         return [Cell(name), *sizes]

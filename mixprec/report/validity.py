@@ -106,15 +106,22 @@ def cells_table(result: Mapping[str, Any], listed: int = 10) -> Table:
     return Table(columns, rows)
 
 
-def scatter(result: Mapping[str, Any], theme: Theme = LIGHT) -> Figure | None:
-    """Predicted against measured KL on log axes, a panel per scorer, a point per module and format; None without."""
+def panels_of(result: Mapping[str, Any]) -> dict[str, list[tuple[str, float, float]]]:
+    """Scorer -> (cell, predicted, measured KL) of cells that have both above 0; those of more than two cells."""
     measured = {f"{row['name']}, {row['format']}": row["kl"]["all"]["mean"] for row in result["cells"]}
     panels = {
-        name: [(score, measured[cell]) for cell, score in scores.items() if score and measured.get(cell)]
+        name: [(cell, score, measured[cell]) for cell, score in scores.items() if score and measured.get(cell)]
         for name, scores in result["scores"].items()
         if name.endswith(", all") and not name.startswith("measured")
     }
-    panels = {name: points for name, points in panels.items() if len(points) > 2}
+    # A log axis has no place for what is not above 0.
+    panels = {name: [each for each in cells if min(each[1:]) > 0] for name, cells in panels.items()}
+    return {name: cells for name, cells in panels.items() if len(cells) > 2}
+
+
+def scatter(result: Mapping[str, Any], theme: Theme = LIGHT) -> Figure | None:
+    """Predicted against measured KL on log axes, a panel per scorer, a point per module and format; None without."""
+    panels = panels_of(result)
     if not panels:
         return None
     columns = min(4, len(panels))
@@ -123,7 +130,7 @@ def scatter(result: Mapping[str, Any], theme: Theme = LIGHT) -> Figure | None:
         figure = Figure(figsize=(3.2 * columns + 0.6, 2.8 * lines + 0.8), layout=ConstrainedLayoutEngine(h_pad=0.1))
         for number, (name, points) in enumerate(panels.items(), 1):
             ax = figure.add_subplot(lines, columns, number)
-            predicted, seen = zip(*points, strict=True)
+            _, predicted, seen = zip(*points, strict=True)
             ax.scatter(predicted, seen, s=9, color=theme.accent, alpha=0.7, linewidths=0)
             ax.set(xscale="log", yscale="log")
             for axis in (ax.xaxis, ax.yaxis):

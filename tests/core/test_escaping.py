@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 
 from mixprec.core.escaping import csv_cell, markdown, markdown_block, markdown_code, one_line, visible
 from mixprec.core.progress import PlainConsole, bar
+from mixprec.report.folder import RunFolder
 from mixprec.report.html import render_report
 from mixprec.report.render import to_csv, to_html, to_latex
 from mixprec.report.tables import Cell, Column, Table, to_markdown
@@ -126,7 +127,8 @@ def test_tables_hold_what_is_hostile() -> None:
 
 def test_pages_show_controls_and_run_nothing() -> None:
     title = "\x1b</title></script><script>alert(1)</script>\u202e"
-    page = render_report({"schema_version": 1, "title": title, "recipe": title, "model": title}, recipe=title)
+    summary = {"schema_version": 1, "title": title, "recipe": title, "model": title}
+    page = render_report(RunFolder("run", summary, recipe=title))
     assert "<script>alert" not in page
     assert not set(page) & {"\x1b", "\u202e"}
     assert "\\x1b&lt;/title&gt;" in page

@@ -99,6 +99,7 @@ def test_the_run_folder(finished: Path) -> None:
         "evaluation/spans.jsonl", "evaluation/reference.safetensors",
         "variants/uniform/checkpoint/config.json", "variants/uniform/checkpoint/model.safetensors",
         "variants/uniform/quality.json", "variants/uniform/plan.json", "variants/uniform/result.json",
+        "variants/uniform/layout.json", "variants/uniform/tokens.json",
     }  # fmt: skip
     assert not [name for name in names if name.startswith("variants/original/checkpoint")]
     assert not [name for name in names if ".partial" in name]
@@ -177,7 +178,7 @@ def test_a_second_run_does_nothing(copied: Path, recipe_file: Path, made: list[s
     assert made == []
     assert tree(copied) == bytes_before  # report and pictures too: drawn again, the same
     rewritten = {name for name, stamp in times(copied).items() if times_before[name] != stamp}
-    plans = {f"variants/{name}/plan.json" for name in ("original", "uniform", "least")}
+    plans = {f"variants/{name}/{file}.json" for name in ("original", "uniform", "least") for file in ("plan", "layout")}
     cards = {f"variants/{name}/checkpoint/README.md" for name in ("uniform", "least")}
     assert rewritten <= REPORT | plans | cards | {"recipe.yaml", "summary.json"}
 
@@ -349,7 +350,7 @@ def test_a_variant_that_keeps_everything_now_loses_its_old_checkpoint(copied: Pa
     summary = run(recipe_file, copied, "variants.uniform.plan.default=keep")
     assert summary["variants"]["uniform"]["kl_mean"] == 0
     folder = copied / "variants" / "uniform"
-    assert sorted(path.name for path in folder.iterdir()) == ["plan.json", "result.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["layout.json", "plan.json", "result.json", "tokens.json"]
 
 
 # Recipes with fewer parts, and bad input

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+
+from mixprec.evaluate.engines.base import Finish
+from mixprec.evaluate.generations import Key, Record
+from mixprec.report.folder import RunFolder
+from mixprec.report.outputs import Outputs
+from mixprec.traces.spans import AnnotatedTrace, CharSpan
+from mixprec.traces.store import Trace
 
 BEHAVIOURS = ("backtracking", "uncertainty_estimation", "example_testing", "adding_knowledge")
 KINDS = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj"}
@@ -146,6 +155,82 @@ def build_summary() -> dict[str, Any]:
             "seed": 0,
         },
     }
+
+
+def build_layout(layers: int = 30, experts: int = 1, bits: float = 3.25) -> dict[str, Any]:
+    """layout.json: embedding and head kept, everything else in one format but the last up."""
+    cells = [{"layer": 0, "kind": "embedding", "weights": 10**7, "bits": 16.0, "formats": {"keep": 1}}]
+    for layer, kind in itertools.product(range(1, layers + 1), KINDS):
+        count = experts if kind in ("gate", "up", "down") else 1
+        kept = (layer, kind) == (layers, "up")
+        formats = {"keep": 1} if kept else {f"w{bits:.0f}g64": count}
+        if experts > 1 and kind == "down":
+            formats = {"w2g64": experts - 8, "w4g64": 8}
+        cells.append(
+            {"layer": layer, "kind": kind, "weights": 10**6, "bits": 16.0 if kept else bits, "formats": formats}
+        )
+    cells.append({"layer": 0, "kind": "head", "weights": 10**7, "bits": 16.0, "formats": {"keep": 1}})
+    return {"schema_version": 1, "layers": layers, "tied": False, "cells": cells}
+
+
+TRACE = "How many 🍐?\nOkay 🙂. Wait, no. I recall five."
+
+
+def build_held_out(count: int = 2) -> tuple[AnnotatedTrace, ...]:
+    """Traces with a character of two UTF-16 units in front of their spans."""
+    prompt = TRACE.index("Okay")
+    at = TRACE.index("Wait")
+    spans = [CharSpan("backtracking", at, at + 9), CharSpan("adding_knowledge", at + 10, len(TRACE))]
+    return tuple(
+        AnnotatedTrace(Trace(f"trace {number}", "toy", TRACE[:prompt], TRACE[prompt:]), spans)
+        for number in range(1, count + 1)
+    )
+
+
+def build_tokens(factor: float = 1.0, count: int = 2) -> dict[str, Any]:
+    """tokens.json: words as tokens; the KL of each is its place, from 0.1 on, times ``factor``."""
+    places = [(found.start(), found.end()) for found in re.finditer(r"\s*\S+", TRACE)][1:]
+    row = [(start, end, round(factor * number / 10, 4)) for number, (start, end) in enumerate(places, 1)]
+    return {"schema_version": 1, "of": count, "traces": [{"tokens": row, "of": len(row)} for _ in range(count)]}
+
+
+def build_outputs(text: str, finish: Finish, outcome: str) -> Outputs:
+    """Five questions of a benchmark, with the same output each."""
+    keys = [("folio", Key(f"q{number}", 0)) for number in range(5)]
+    records = {key: Record(text, finish, 17, 30) for key in keys}
+    return Outputs(records, dict.fromkeys(keys, outcome), {"folio": "FOLIO"})
+
+
+def build_run(layers: int = 30, experts: int = 1) -> RunFolder:
+    """A run with all that a report can show."""
+    summary = build_summary()
+    summary["benchmarks"] = {"baseline": "bf16"}
+    summary["variants"]["w3_random"]["control"] = True
+    summary["variants"]["w3_peer"] = summary["variants"]["w3"] | {"engine": "gptqmodel", "kl_mean": 1.6}
+    quantized = [name for name in summary["variants"] if name != "bf16"]
+    return RunFolder(
+        "quickstart",
+        summary,
+        build_importance(layers),
+        "# mixprec run recipes/quickstart.yaml\nmodel: {id: <bundled> & more}\n",
+        layouts={name: build_layout(layers, experts) for name in quantized},
+        token_kl={"bf16": build_tokens(0), "w3": build_tokens(), "w3_last_mlp": build_tokens(0.5)},
+        held_out=build_held_out(),
+        outputs={
+            "bf16": build_outputs("True, since all of them are.", "stop", "correct"),
+            "w3": build_outputs("Well. " + "So it is what it is, they say. " * 200, "length", "none"),
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., RunFolder]:
+    return build_run
+
+
+@pytest.fixture(scope="session")
+def make_outputs() -> Callable[..., Outputs]:
+    return build_outputs
 
 
 @pytest.fixture(scope="session")

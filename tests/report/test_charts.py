@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mixprec.report.charts import behaviours_figure, variants_figure
+from mixprec.report.charts import variants_figure
 from mixprec.report.style import render
 
 
@@ -32,14 +32,6 @@ def test_variants_lie_on_log_axes_with_their_intervals(summary: dict[str, Any]) 
     assert "KL is 0 for bf16" in figure.get_supxlabel()
 
 
-def test_behaviours_share_the_axes_of_their_row(summary: dict[str, Any]) -> None:
-    figure = behaviours_figure(summary)
-    assert figure is not None and len(figure.axes) == 8
-    assert len({ax.get_xlim() for ax in figure.axes[:4]}) == len({ax.get_xlim() for ax in figure.axes[4:]}) == 1
-    texts = [text.get_text() for ax in figure.axes[:4] for text in ax.texts]
-    assert texts[:2] == ["Backtracking", "2,100 tokens"]
-
-
 def test_unmeasured_variants_are_named(summary: dict[str, Any]) -> None:
     summary["variants"]["w3_random"]["kl_mean"] = None
     figure = variants_figure(summary)
@@ -49,24 +41,19 @@ def test_unmeasured_variants_are_named(summary: dict[str, Any]) -> None:
 def test_nothing_measured_nothing_drawn(summary: dict[str, Any]) -> None:
     for variant in summary["variants"].values():
         variant |= {"kl_mean": None, "behaviours": {}}
-    assert variants_figure(summary) is behaviours_figure(summary) is variants_figure({}) is None
+    assert variants_figure(summary) is variants_figure({}) is None
 
 
 @pytest.mark.filterwarnings("error")
 def test_hostile_names_and_wide_intervals_draw(summary: dict[str, Any], make_variant: Any) -> None:
     hostile = make_variant("", 3.3, 205, 1e-3, 9, spread=1.0)  # the interval reaches 0
     summary["variants"]["$\\frac{x$ <script>--> & \n" + "n" * 80] = hostile
-    for build in (variants_figure, behaviours_figure):
-        figure = build(summary)
-        assert figure is not None
-        first, second = render(figure, "svg"), render(build(summary), "svg")  # type: ignore[arg-type]
-        assert first == second and b"<script>" not in first
+    figures = [variants_figure(summary), variants_figure(summary)]
+    first, second = (render(figure, "svg") for figure in figures if figure is not None)
+    assert first == second and b"<script>" not in first
 
 
 def test_one_variant_alone_draws(summary: dict[str, Any]) -> None:
-    summary["variants"]["w3"]["behaviours"] = {"backtracking": None}
-    assert behaviours_figure(summary | {"variants": {"w3": summary["variants"]["w3"]}}) is None
     summary["variants"] = {"w3": summary["variants"]["w3"] | {"kl_mean_ci": None, "behaviours": {}}}
     figure = variants_figure(summary)
     assert figure is not None and len(figure.axes) == 1
-    assert behaviours_figure(summary) is None

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from matplotlib.collections import QuadMesh
 
 from mixprec.core.errors import UserError
 from mixprec.importance.shift import KINDS, Kind, shift
+from mixprec.report.cells import CellPanel, cell_map
 from mixprec.report.formatting import significant
 from mixprec.report.grids import Grids, Measure, importance_grids, layer_ticks, scale_ticks, shift_grids
-from mixprec.report.heatmap import interactive_heatmap, still_heatmap
+from mixprec.report.heatmap import still_heatmap
 from mixprec.report.style import render, save_figure
 
 Make = Callable[..., dict[str, Any]]
@@ -73,32 +73,37 @@ def test_files_have_the_same_bytes_every_time(importance: dict[str, Any], tmp_pa
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["importance.png", "importance.svg"]
 
 
+def hover(panel: CellPanel, label: str) -> str:
+    """What hovering over a module's cell tells behind its label."""
+    (found,) = [cell.tip for cell in panel.cells if cell.tip.startswith(f"{label}\n")]
+    return found.removeprefix(f"{label}\n")
+
+
 def test_hovering_tells_label_score_share_and_rank(importance: dict[str, Any]) -> None:
-    figure = interactive_heatmap(importance_grids(importance))
-    assert len(figure.data) == 4 and {trace.coloraxis for trace in figure.data} == {"coloraxis"}
+    drawn = cell_map(importance_grids(importance))
     scores = importance["behaviours"]["backtracking"]["scores"]
-    hover = figure.data[0].text[5][29]
     low, high = (significant(factor * max(scores)) for factor in (0.8, 1.3))
-    assert hover.startswith(f"<b>30_up</b><br>importance {significant(max(scores))} [{low}, {high}]<br>")
-    assert f"{100 * max(scores) / sum(scores):.2f}% of all" in hover and hover.endswith("rank 1 of 210, from 1 to 3")
+    text = hover(drawn.panels[0], "30_up")
+    assert text.startswith(f"importance {significant(max(scores))} [{low}, {high}]\n")
+    assert f"{100 * max(scores) / sum(scores):.2f}% of all" in text and text.endswith("rank 1 of 210, from 1 to 3")
+    assert (drawn.panels[0].top, drawn.panels[0].outlined) == ("30_up", (29, 5))
     for key in ("intervals", "rank_intervals"):
         importance["behaviours"]["backtracking"][key] = None
-    hover = interactive_heatmap(importance_grids(importance)).data[0].text[5][29]
-    assert "[" not in hover and hover.endswith("rank 1 of 210")
-    figure = interactive_heatmap(importance_grids(importance))
-    assert figure.data[0].z[5][29] ** 2 == pytest.approx(max(scores))
-    texts = [annotation.text for annotation in figure.layout.annotations]
-    assert "<b>30_up ▾</b>" in texts and "<b>▾ 3_down</b>" in texts
-    assert figure.to_json() == interactive_heatmap(importance_grids(importance)).to_json()
+    text = hover(cell_map(importance_grids(importance)).panels[0], "30_up")
+    assert "[" not in text and text.endswith("rank 1 of 210")
+    assert drawn == cell_map(importance_grids(importance))._replace(panels=drawn.panels)
 
 
-def test_many_layers_stack_and_columns_can_be_chosen(make_importance: Make) -> None:
-    def columns(figure: Any) -> int:
-        return len({tuple(axis.domain) for axis in figure.select_xaxes()})
-
-    assert columns(interactive_heatmap(importance_grids(make_importance(80)))) == 1
-    assert columns(interactive_heatmap(importance_grids(make_importance(30)))) == 2
-    assert columns(interactive_heatmap(importance_grids(make_importance(30)), columns=1)) == 1
+def test_colours_grow_along_the_scale(importance: dict[str, Any]) -> None:
+    drawn = cell_map(importance_grids(importance))
+    bar = [colour for colour, _ in drawn.bar]
+    highest = max(max(entry["scores"]) for entry in importance["behaviours"].values())
+    for panel, entry in zip(drawn.panels, importance["behaviours"].values(), strict=True):
+        for module, score in zip(importance["modules"], entry["scores"], strict=True):
+            if score == highest:
+                cell = next(each for each in panel.cells if each.tip.startswith(module["label"] + "\n"))
+                assert cell.colour == bar[-1]
+    assert [at for at, _ in drawn.bar_ticks] == sorted(at for at, _ in drawn.bar_ticks)
 
 
 def test_a_behaviour_without_spans_stays_empty(importance: dict[str, Any]) -> None:
@@ -108,7 +113,7 @@ def test_a_behaviour_without_spans_stays_empty(importance: dict[str, Any]) -> No
     assert [panel.top is None for panel in grids.panels] == [True, False, True, False]
     assert grids.panels[0].counts == "no spans"
     assert render(still_heatmap(importance_grids(importance)), "png", dpi=40)
-    json.loads(interactive_heatmap(importance_grids(importance)).to_json())
+    assert {cell.colour for cell in cell_map(grids).panels[0].cells} == {""}
 
 
 @pytest.mark.filterwarnings("error")
@@ -116,7 +121,7 @@ def test_a_behaviour_without_spans_stays_empty(importance: dict[str, Any]) -> No
 def test_any_number_of_behaviours_draws(importance: dict[str, Any], behaviours: int) -> None:
     importance["behaviours"] = dict(list(importance["behaviours"].items())[:behaviours])
     assert render(still_heatmap(importance_grids(importance)), "svg")
-    assert len(interactive_heatmap(importance_grids(importance)).data) == behaviours
+    assert len(cell_map(importance_grids(importance)).panels) == behaviours
 
 
 def test_scores_that_do_not_match_the_modules_are_refused(importance: dict[str, Any]) -> None:
@@ -157,18 +162,18 @@ def test_modules_without_a_layer_have_a_cell_of_their_own(importance: dict[str, 
 def test_a_shift_is_drawn_with_its_own_signs(make_importance: Make, kind: Kind) -> None:
     made = shift(make_importance(30), make_importance(30, seed=1))
     grids = shift_grids(made, kind)
-    figure, still = interactive_heatmap(grids), still_heatmap(grids)
+    drawn, still = cell_map(grids), still_heatmap(grids)
     meshes = [next(c for c in ax.collections if isinstance(c, QuadMesh)) for ax in still.axes[:4]]
     highest = max(max(abs(value) for value in entry[kind]) for entry in made["behaviours"].values())
     lowest = -highest if kind == "net" else 0
     assert {mesh.get_clim() for mesh in meshes} == {(lowest, highest)}
-    axis = figure.layout.coloraxis
-    assert (axis.cmin, axis.cmax) == pytest.approx((-(highest**0.5) if lowest else 0, highest**0.5))
-    for trace, mesh, panel, entry in zip(figure.data, meshes, grids.panels, made["behaviours"].values(), strict=True):
+    bar = [colour for colour, _ in drawn.bar]
+    for shown, mesh, panel, entry in zip(drawn.panels, meshes, grids.panels, made["behaviours"].values(), strict=True):
         values = np.array(entry[kind]).reshape(30, 7).T * (-1 if kind == "increases" else 1)
         assert np.array_equal(panel.values, values) and np.allclose(mesh.get_array(), values)
-        drawn = np.array(trace.z, dtype=float)
-        assert np.allclose(np.sign(drawn) * drawn**2, values)
+        colours = {(cell.row, cell.x): cell.colour for cell in shown.cells}
+        if values.max() == highest:
+            assert colours[np.unravel_index(values.argmax(), values.shape)] == bar[-1]
         assert panel.top is not None and values[panel.top.row, panel.top.layer - 1] == values.max()
 
 
@@ -178,10 +183,8 @@ def test_hovering_over_a_shift_tells_shares_and_ranks(make_importance: Make) -> 
     scores[scores.index(max(scores))] = 0.0
     before = one["behaviours"]["backtracking"]["scores"]
     share = 100 * max(before) / sum(before)
-    text = interactive_heatmap(shift_grids(shift(one, other), "decreases")).data[0].text[5][7]
-    assert text == (
-        f"<b>8_up</b><br>relative importance {share:.2f}% → 0.00%<br>lost {significant(share)} points<br>rank 1 → 56"
-    )
+    text = hover(cell_map(shift_grids(shift(one, other), "decreases")).panels[0], "8_up")
+    assert text == f"relative importance {share:.2f}% → 0.00%\nlost {significant(share)} points\nrank 1 → 56"
 
 
 def test_a_behaviour_that_one_side_lacks_stays_empty(make_importance: Make) -> None:

@@ -13,8 +13,9 @@ import pytest
 from mixprec.core.errors import UserError
 from mixprec.report import paper
 from mixprec.report.benchmarks import overview
-from mixprec.report.compute import compute_figure
+from mixprec.report.folder import RunFolder
 from mixprec.report.html import render_report
+from mixprec.report.pagecharts import compute_rows
 from mixprec.report.render import FORMATS, to_csv, to_html, to_latex
 from mixprec.report.tables import Cell, Column, Table
 
@@ -216,9 +217,10 @@ def test_overview_hides_nothing() -> None:
 
 
 def test_the_report_has_the_benchmarks() -> None:
-    page = render_report(summary())
+    page = render_report(RunFolder("run", summary()))
     assert "Reasoning benchmarks" in page and "at most 32,768 new tokens, seeds 0, 1" in page
     assert "the first 4 questions" in page and "not measured" not in page
-    assert compute_figure(summary()) is not None
-    assert compute_figure({"variants": {}}) is None
-    assert "Reasoning benchmarks" not in render_report({"schema_version": 1, "variants": {}})
+    (group, *_) = compute_rows(summary())
+    assert {len(row.bars) for row in group.rows} == {2} and all(row.bars[1].hollow for row in group.rows)
+    assert compute_rows({"variants": {}}) == []
+    assert "Reasoning benchmarks" not in render_report(RunFolder("run", {"schema_version": 1, "variants": {}}))

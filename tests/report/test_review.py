@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from browser import needs_browser, visit
 from test_html import HOSTILE, Page
 
 import mixprec as mp
@@ -20,7 +18,6 @@ from mixprec.traces import spans
 from mixprec.traces.spans import AnnotatedTrace, CharSpan
 from mixprec.traces.store import Trace
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OUTPUT = "Okay 🙂. Wait, no. I recall five."
 
 
@@ -55,35 +52,24 @@ def test_hostile_texts_stay_texts() -> None:
 
 def rows_after(page: str, keys: str, tmp_path: Path, script: str = "") -> tuple[list[dict[str, Any]], str, str]:
     """Press keys in a real browser, save; gives the saved file's rows, its text, and what the page tells."""
-    assert BROWSER is not None
-    probe = f"""<script>(async () => {{
-      const kept = [], make = URL.createObjectURL;
-      URL.createObjectURL = (blob) => {{ kept.push(blob); return make(blob); }};
-      HTMLAnchorElement.prototype.click = function () {{ kept.push(this.download); }};
-      {script}
-      for (const key of {json.dumps(keys.split())})
-        document.body.dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true, cancelable: true }}));
-      const told = document.getElementById("told").textContent;
-      document.getElementById("save").click();
-      const found = document.createElement("pre");
-      found.id = "found";
-      found.textContent = JSON.stringify([await kept[0].text(), kept[1], told]);
-      document.body.append(found);
-    }})()</script>"""
-    file = tmp_path / "page.html"
-    file.write_text(page.replace("</body>", probe + "</body>"), encoding="utf-8")
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", "--dump-dom"]
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    done = subprocess.run([BROWSER, *options, profile, file.as_uri()], capture_output=True, timeout=120, check=True)
-    shown = re.search(r'<pre id="found">(.*?)</pre>', done.stdout.decode("utf-8"), re.DOTALL)
-    assert shown, done.stderr.decode()[-2000:]
-    text, name, told = json.loads(html.unescape(shown[1]))
+    text, name, told = visit(
+        page,
+        tmp_path,
+        f"""
+          const kept = [], make = URL.createObjectURL;
+          URL.createObjectURL = (blob) => {{ kept.push(blob); return make(blob); }};
+          HTMLAnchorElement.prototype.click = function () {{ kept.push(this.download); }};
+          {script}
+          for (const key of {json.dumps(keys.split())})
+            document.body.dispatchEvent(new KeyboardEvent("keydown", {{ key, bubbles: true, cancelable: true }}));
+          const told = document.getElementById("told").textContent;
+          document.getElementById("save").click();
+          return [await kept[0].text(), kept[1], told];
+        """,
+    )
     (tmp_path / name).write_text(text, encoding="utf-8", newline="")
     spans.load_spans(tmp_path / name)  # mixprec reads it
     return [json.loads(line) for line in text.splitlines()], name, told
-
-
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
 
 @needs_browser

@@ -20,7 +20,7 @@ def test_cells_are_formatted(summary: dict[str, Any]) -> None:
     row = cells(variant_table(summary), "w3")
     assert row["variant"].note.startswith("every linear in 3 bits")
     assert (row["code bits"].text, row["effective bits"].text) == ("3.00", "3.25")
-    assert row["size"] == Cell("99.8 MB", "disk 269 MB")
+    assert row["size"] == Cell("99.8 MB", "disk 269 MB", value=summary["variants"]["w3"]["bytes"])
     assert row["held-out traces KL mean"] == Cell("1.72", "[1.63, 1.81]")
     assert row["held-out traces top-1 agreement"].text == "60.6%"
     assert row["text perplexity"].text == "83.86"

@@ -1,0 +1,71 @@
+"""Where a run's numbers come from, in words, and the command that makes them again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from mixprec.report.folder import RunFolder
+from mixprec.report.formatting import integer, plural
+
+#: A recipe that takes files of the folder that --data names.
+_DATA = re.compile(r"[\s\"'\[{,]data:\w")
+
+
+def command(run: RunFolder) -> str:
+    """What repeats the run from its own recipe; empty where the recipe is not there."""
+    if run.recipe is None:
+        return ""
+    lines = [line for line in run.recipe.splitlines() if not line.lstrip().startswith("#")]
+    parts = ["mixprec", "run", f"{run.name}/recipe.yaml", "--out", f"{run.name}_again"]
+    told = " ".join(map(shlex.quote, parts))
+    return f"{told} --data FOLDER" if _DATA.search("\n".join(lines)) else told
+
+
+def in_words(run: RunFolder) -> list[str]:
+    """Sentences on the program, the model, what was measured on, and the scores."""
+    found = run.summary.get("provenance") or {}
+    return [each for each in (_program(found), _model(run.summary, found), _texts(run), _scores(run)) if each]
+
+
+def _program(found: Mapping[str, Any]) -> str:
+    if not found.get("mixprec"):
+        return ""
+    revision = f" (git revision {str(found['git_revision'])[:12]})" if found.get("git_revision") else ""
+    packages = ", ".join(f"{name} {version}" for name, version in (found.get("packages") or {}).items())
+    return f"Made by mixprec {found['mixprec']}{revision}" + (f" with {packages}." if packages else ".")
+
+
+def _model(summary: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    name, commit = summary.get("model"), found.get("commit") or found.get("revision")
+    if not name:
+        return ""
+    identity = found.get("model")
+    identity = identity.get("sha256") if isinstance(identity, Mapping) else identity
+    told = f"The model is {name}" + (f" at commit {commit}" if commit else "")
+    return told + (f"; the fingerprint of its files begins with {str(identity)[:12]}." if identity else ".")
+
+
+def _texts(run: RunFolder) -> str:
+    evaluation = run.summary.get("evaluation") or {}
+    names = {"traces": "held-out trace", "text": "passage"}
+    parts = [
+        f"{plural(part['passages'], names[name])} ({integer(part['tokens'])} tokens)"
+        for name in names
+        if (part := evaluation.get(name) or {}).get("tokens") and part.get("passages")
+    ]
+    if not parts:
+        return ""
+    digest = f", whose fingerprint begins with {evaluation['texts'][:12]}" if evaluation.get("texts") else ""
+    return f"Every variant was compared with the original, token by token, on {' and '.join(parts)}{digest}."
+
+
+def _scores(run: RunFolder) -> str:
+    if not run.importance:
+        return ""
+    traces = run.importance.get("traces") or 0
+    preset = run.importance.get("preset")
+    rules = f", by the rules of {preset}" if preset else ""
+    return f"Importance is from {plural(traces, 'annotated trace')}{rules}."
