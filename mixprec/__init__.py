@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mixprec.api.make import quantize_ as quantize_
     from mixprec.api.procedural import make_traces as make_traces
     from mixprec.api.review import review as review
+    from mixprec.api.runs import compare_runs as compare_runs
     from mixprec.api.runs import quantize as quantize
     from mixprec.api.runs import quantize_recipe as quantize_recipe
     from mixprec.api.runs import report as report
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from mixprec.results.benchmarks import BenchResult as BenchResult
     from mixprec.results.calibration import Calibration as Calibration
     from mixprec.results.checkpoint import Checkpoint as Checkpoint
+    from mixprec.results.comparison import Comparison as Comparison
     from mixprec.results.distilled import Distilled as Distilled
     from mixprec.results.evaluation import Evaluation as Evaluation
     from mixprec.results.importance import Importance as Importance
@@ -74,6 +76,7 @@ _PUBLIC: Final = {
     "Budget": "mixprec.api.spend",
     "Calibration": "mixprec.results.calibration",
     "Checkpoint": "mixprec.results.checkpoint",
+    "Comparison": "mixprec.results.comparison",
     "DistillOptions": "mixprec.distill.options",
     "Distilled": "mixprec.results.distilled",
     "Evaluation": "mixprec.results.evaluation",
@@ -100,6 +103,7 @@ _PUBLIC: Final = {
     "attribute": "mixprec.api.look",
     "bench": "mixprec.api.judge",
     "calibrate": "mixprec.api.calibrating",
+    "compare_runs": "mixprec.api.runs",
     "compress": "mixprec.api.make",
     "distill": "mixprec.api.distilling",
     "evaluate": "mixprec.api.judge",

@@ -1,4 +1,4 @@
-"""Recipes: run, report."""
+"""Recipes: run, report, and several runs compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from mixprec.core.parsing import dump_yaml
 from mixprec.core.progress import OnStep, telling
 from mixprec.pipeline.quantize import Job, recipe_of, text_of
 from mixprec.recipe import Recipe
-from mixprec.report.html import write_report
+from mixprec.report.html import write_comparison, write_report
+from mixprec.results.comparison import Comparison
 from mixprec.results.run import RunResult
 
 
@@ -65,6 +66,17 @@ def report(folder: str | Path) -> RunResult:
     with locks.folder(folder):
         write_report(folder)
     return RunResult.load(folder)
+
+
+@typed()
+def compare_runs(folders: Sequence[str | Path], out: str | Path = "compare.html") -> Comparison:
+    """Write one page of several runs, to ``out``: their variants in one table, on one plot, with paired differences.
+
+    Runs that were measured on other texts or by other rules than most are named (``left_out``) and not shown.
+
+    Raises UserError where fewer than two can be compared.
+    """
+    return Comparison.of(write_comparison([Path(each) for each in folders], Path(out)), Path(out))
 
 
 @typed()

@@ -232,11 +232,29 @@ def schema(
         sys.stdout.write(text)
 
 
-@app.command(epilog=epilog("mixprec report runs/quickstart"))
+@app.command(epilog=epilog("mixprec report runs/quickstart", "mixprec report runs/gptq runs/awq --compare"))
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    compare: Annotated[bool, typer.Option("--compare", help="One page of all runs instead of a page each.")] = False,
+    to: Annotated[Path | None, typer.Option("--out", help="With --compare: the page; default: compare.html.")] = None,
 ) -> None:
-    """Write a run's report.html and pictures again, and print its table."""
+    """Write a run's report.html and pictures again, and print its table; of several runs one page with --compare.
+
+    Runs that can't be compared with the others, as they were measured on other texts or by other rules, are named and
+    left out.
+    """
+    from mixprec.api.runs import compare_runs
     from mixprec.api.runs import report as function
 
-    _print_run(function(folder))
+    if not compare:
+        if to is not None:
+            raise UserError("--out: goes with --compare; a run's own report is report.html in its folder")
+        for folder in folders:
+            _print_run(function(folder))
+        return
+    found = compare_runs(folders, to or Path("compare.html"))
+    out.print(found)
+    for what, why in found.left_out.items():
+        out.print(f"left out: {what}: {why}", soft_wrap=True, markup=False)
+    out.print()
+    out.print(str(found.page), style="bold", soft_wrap=True)

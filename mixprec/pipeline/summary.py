@@ -56,6 +56,7 @@ def _compared(
     results = {name: artifacts.read_json(run.out / "variants" / name / f"{what}.json") for name in rows}
     return {
         "protocol": results[baseline]["protocol"],
+        "scoring_rules": results[baseline]["scoring_rules"],
         "baseline": baseline,
         "differences": {
             name: differences(results[baseline], found) for name, found in results.items() if name != baseline

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -50,6 +50,15 @@ class _Tokens(Shape):
         return self
 
 
+class _Passage(Shape):
+    tokens: Annotated[int, Field(ge=1)]
+    kl_sum: Number
+
+
+class _Passages(Shape):
+    kl_by_passage: Annotated[list[_Passage], Field(min_length=1)]
+
+
 class _TokenKL(Shape):
     of: Count
     traces: list[_Tokens]
@@ -58,7 +67,8 @@ class _TokenKL(Shape):
 class RunFolder(NamedTuple):
     """A finished run. ``layouts``, ``token_kl``, ``outputs``: variant -> layout.json, tokens.json, what it generated.
 
-    ``held_out``: the traces that it was evaluated on; ``shift``: where the run's importance is compared with another's.
+    ``held_out``: the traces that it was evaluated on; ``shift``: where the run's importance is compared with another's;
+    ``passages``: variant -> tokens and summed KL of each passage.
     """
 
     name: str
@@ -71,6 +81,7 @@ class RunFolder(NamedTuple):
     held_out: tuple[AnnotatedTrace, ...] = ()
     outputs: Mapping[str, Outputs] = {}
     shift: Mapping[str, Any] | None = None
+    passages: Mapping[str, Sequence[Mapping[str, Any]]] = {}
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -102,6 +113,9 @@ def read_run(folder: Path) -> RunFolder:
         held_out=tuple(load_spans(held_out)) if token_kl and held_out.exists() else (),
         outputs={name: read_outputs(path) for name, path in variants.items() if (path / "benchmarks.json").exists()},
         shift=_shift(folder),
+        passages={
+            name: found["kl_by_passage"] for name, found in _read_all(variants, "result.json", _Passages).items()
+        },
     )
 
 

@@ -7,7 +7,7 @@ A page's data are worked out here and in the files that this one imports; each s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from mixprec.report.benchmarks import at_k_table, overview, protocol_line, resul
 from mixprec.report.cells import cell_map
 from mixprec.report.charts import variants_figure
 from mixprec.report.compare import verdict
+from mixprec.report.comparison import Compared, compare
 from mixprec.report.folder import RunFolder, read_run
-from mixprec.report.formatting import integer, plural, words
+from mixprec.report.formatting import ABSENT, integer, plural, words
 from mixprec.report.grids import importance_grids, shift_grids
 from mixprec.report.heatmap import still_heatmap
 from mixprec.report.layouts import plan_map
@@ -53,14 +54,30 @@ def write_report(run: Path) -> Path:
     return page
 
 
-def render_report(run: RunFolder) -> str:
-    """The page as text; parts that the run doesn't have are left out."""
+def write_comparison(folders: Sequence[Path], page: Path) -> Compared:
+    """Write the page of several runs.
+
+    Raises UserError as ``comparison.compare``, and where it can't be written.
+    """
+    found = compare(folders)
+    artifacts.write_text(page, render_comparison(found))
+    return found
+
+
+def render_comparison(found: Compared) -> str:
+    """The page of several runs as text."""
+    return render_report(found.run, found)
+
+
+def render_report(run: RunFolder, compared: Compared | None = None) -> str:
+    """The page as text; parts that the run doesn't have are left out. ``compared``: what ``run`` is put together of."""
     summary, importance = run.summary, run.importance
     benchmarks, results = summary.get("benchmarks") or {}, results_of(summary)
     return render_page(
         "template.html.j2",
         summary={"title": "", "recipe": "", "model": ""} | dict(summary),
-        verdict=verdict(summary),
+        compared=_compared(compared) if compared else None,
+        verdict=verdict(summary) if compared is None or compared.one_model else [],
         heatmap=cell_map(importance_grids(importance)) if importance else None,
         importance=_IMPORTANCE | dict(importance) if importance else None,
         tops=top_modules_table(summary),
@@ -89,11 +106,33 @@ def render_report(run: RunFolder) -> str:
         options=flatten((importance or {}).get("options") or {}),
         ablation=_ablation(run.ablation) if run.ablation else None,
         pages={name: f"{folder}/{name}.html" for name, folder in (summary.get("pages") or {}).items()},
-        origin=origin.in_words(run),
+        origin=origin.in_words(run) if compared is None else [],
         command=origin.command(run),
         provenance=flatten(summary.get("provenance") or {}),
         recipe=run.recipe,
     )
+
+
+def _compared(found: Compared) -> dict[str, Any]:
+    """The runs of a comparison in a table, their origins in words, and what can't be compared."""
+    columns = ("run", "what it asks", "model", "variants", "mixprec")
+    rows = [
+        [
+            Cell(name),
+            Cell(run.summary.get("title") or run.summary.get("recipe") or ABSENT),
+            Cell(run.summary.get("model") or ABSENT),
+            Cell(integer(len(run.summary.get("variants") or {}))),
+            Cell((run.summary.get("provenance") or {}).get("mixprec") or ABSENT),
+        ]
+        for name, run in found.runs.items()
+    ]
+    return {
+        "runs": Table([Column(title, numeric=title == "variants") for title in columns], rows),
+        "origins": {name: origin.in_words(run) for name, run in found.runs.items()},
+        "commands": [told for name, run in found.runs.items() if (told := origin.command(run))],
+        "left_out": found.left_out,
+        "one_model": found.one_model,
+    }
 
 
 def _ablation(result: Mapping[str, Any]) -> dict[str, Any]:

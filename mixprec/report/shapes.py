@@ -145,6 +145,7 @@ class Likelihood(Shape):
 
 class _AllBenchmarks(Shape):
     protocol: _Protocol | None = None
+    scoring_rules: Count | None = None
     baseline: str = ""
     differences: dict[str, dict[str, dict[str, _Difference]]] | None = None
 
@@ -207,6 +208,7 @@ class _Course(Shape):
 class _Variant(_Measured):
     description: str | None = None
     engine: str | None = None
+    control: bool | None = None
     methods: list[str] | None = None
     modules_quantized: Count | None = None
     code_bits: Number | None = None
@@ -225,6 +227,8 @@ class _Evaluation(Shape):
     traces: _Measured | None = None
     text: _Measured | None = None
     skipped: dict[str, Count] | None = None
+    texts: str | None = None
+    rules: Count | None = None
 
 
 class _Module(Shape):
