@@ -20,7 +20,7 @@ from mixprec.report.heatmap import stretch
 _NARROWEST = 7
 #: Colours of the bar that explains the scale.
 _STEPS = 12
-#: Left of the cells, in pixels: the names of the kinds.
+#: Left of the cells, in pixels: the names of the kinds, which may be long.
 MARGIN = 76
 
 

@@ -67,5 +67,5 @@ def _scores(run: RunFolder) -> str:
         return ""
     traces = run.importance.get("traces") or 0
     preset = run.importance.get("preset")
-    rules = f", by the rules of {preset}" if preset else ""
+    rules = f", by the rules of the preset {preset}" if preset else ""
     return f"Importance is from {plural(traces, 'annotated trace')}{rules}."

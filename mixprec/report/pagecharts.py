@@ -25,34 +25,45 @@ KINDS = {
 }
 
 
-def damage_rows(summary: Mapping[str, Any], behaviour: str | None = None) -> list[Rows]:
+def damage_rows(summary: Mapping[str, Any]) -> list[Rows]:
     """Mean KL of each variant with its interval; those that compress the whole model apart from probes, which lie
     orders of magnitude below. No group: nothing was measured."""
-    found = []
-    for title, entries in groups_of(summary, behaviour).items():
-        scale = _around(entries.values())
-        rows = []
-        for name, entry in entries.items():
-            variant = summary["variants"][name]
-            note = f"{bits(variant.get('effective_bits'))} bits" if behaviour is None else ""
-            rows.append(Row(name, [_bar(scale, name, entry, variant)], note))
-        found.append(Rows(title, rows, scale.ticks, _LABEL))
-    if found and behaviour is None:
+    found = [
+        _rows(summary, title, entries, _around(entries.values()))._replace(label=_LABEL)
+        for title, entries in groups_of(summary).items()
+    ]
+    if found:
         missing = left_out(summary, {row.name for group in found for row in group.rows})
         found[-1] = found[-1]._replace(note=missing)
     return found
 
 
 def behaviour_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, list[Rows]]]:
-    """(behaviour, how many tokens, its damage), of those that were measured."""
+    """(behaviour, how many tokens, its damage), of those that were measured; groups of one title share an axis."""
     variants = summary.get("variants") or {}
+    names = dict.fromkeys(name for variant in variants.values() for name in variant.get("behaviours") or {})
+    known = {name: groups for name in names if (groups := groups_of(summary, name))}
+    every: dict[str, list[Mapping[str, Any]]] = {}
+    for groups in known.values():
+        for title, entries in groups.items():
+            every.setdefault(title, []).extend(entries.values())
+    scales = {title: _around(entries) for title, entries in every.items()}
     found = []
-    for name in dict.fromkeys(name for variant in variants.values() for name in variant.get("behaviours") or {}):
-        if groups := damage_rows(summary, name):
-            entries = ((variant.get("behaviours") or {}).get(name) or {} for variant in variants.values())
-            tokens = next((entry["tokens"] for entry in entries if entry.get("tokens")), None)
-            found.append((words(name), "" if tokens is None else plural(tokens, "token"), groups))
+    for name, groups in known.items():
+        measured = (entry.get("tokens") for entries in groups.values() for entry in entries.values())
+        tokens = next(filter(None, measured), 0)
+        drawn = [_rows(summary, title, entries, scales[title]) for title, entries in groups.items()]
+        found.append((words(name), plural(tokens, "token") if tokens else "", drawn))
     return found
+
+
+def _rows(summary: Mapping[str, Any], title: str, entries: Mapping[str, Mapping[str, Any]], scale: Axis) -> Rows:
+    rows = []
+    for name, entry in entries.items():
+        variant = summary["variants"][name]
+        note = f"{bits(variant.get('effective_bits'))} bits" if entry is variant else ""
+        rows.append(Row(name, [_bar(scale, name, entry, variant)], note))
+    return Rows(title, rows, scale.ticks)
 
 
 def _around(entries: Iterable[Mapping[str, Any]]) -> Axis:

@@ -10,6 +10,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 #: Ratio of an axis' ends from which it is labelled at powers of ten alone.
 _WIDE = 60
+#: Labels of a logarithmic axis, at most, where these are powers of ten.
+_TICKS = 5
 
 
 class Tick(NamedTuple):
@@ -42,9 +44,15 @@ class Axis(NamedTuple):
             values = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
         else:
             subs = (1, 2, 5) if self.high / self.low < _WIDE else (1,)
-            values = LogLocator(subs=subs, numticks=7).tick_values(self.low, self.high)
+            values = LogLocator(subs=subs, numticks=_TICKS).tick_values(self.low, self.high)
         inside = (float(value) for value in values if self.low <= value <= self.high)
-        return [Tick(self.at(value), f"{value:.3g}") for value in inside]
+        return [Tick(self.at(value), _text(value)) for value in inside]
+
+
+def _text(value: float) -> str:
+    """A round value, short: 0.25, 1e4."""
+    mantissa, _, power = f"{value:.3g}".partition("e")
+    return f"{mantissa}e{int(power)}" if power else mantissa
 
 
 def axis(values: Iterable[float], log: bool = False) -> Axis:

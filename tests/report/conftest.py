@@ -182,7 +182,7 @@ def build_held_out(count: int = 2) -> tuple[AnnotatedTrace, ...]:
     at = TRACE.index("Wait")
     spans = [CharSpan("backtracking", at, at + 9), CharSpan("adding_knowledge", at + 10, len(TRACE))]
     return tuple(
-        AnnotatedTrace(Trace(f"trace {number}", "toy", TRACE[:prompt], TRACE[prompt:]), spans)
+        AnnotatedTrace(Trace(f"trace {number}", "", TRACE[:prompt], TRACE[prompt:]), spans)
         for number in range(1, count + 1)
     )
 
