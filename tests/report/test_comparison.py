@@ -133,3 +133,47 @@ def test_the_page_works_in_a_browser(write: Callable[..., Path], tmp_path: Path)
     page = render_comparison(compare([write("one"), write("two", kl=2.0)]))
     points = 'return document.querySelectorAll("#pareto ~ .card svg.chart .t").length'
     assert visit(page, tmp_path, points) == 6
+
+
+def test_importance_that_moved_from_one_run_to_the_other_is_shown(
+    write: Callable[..., Path], make_importance: Callable[..., dict[str, Any]]
+) -> None:
+    folders = [write("one"), write("two"), write("small")]
+    for folder, layers, seed in zip(folders, (8, 8, 4), (0, 1, 0), strict=True):
+        (folder / "importance").mkdir()
+        (folder / "importance" / "importance.json").write_text(json.dumps(make_importance(layers, seed)))
+    found = compare(folders[:2])
+    assert found.run.shift is not None and found.run.importance is None and found.left_out == []
+    text = Page(render_comparison(found)).all_text()
+    assert "Where importance moved" in text and "from one to two" in text
+    found = compare([folders[0], folders[2]])
+    assert found.run.shift is None and "importance of different modules" in dict(found.left_out)["small, importance"]
+
+
+def test_benchmarks_are_compared_where_questions_and_rules_are_the_same(write: Callable[..., Path]) -> None:
+    def scored(rules: int | None) -> Change:
+        def change(summary: dict[str, Any]) -> None:
+            summary["benchmarks"] = {"protocol": PROTOCOL} | ({} if rules is None else {"scoring_rules": rules})
+            summary["variants"]["w3"]["benchmarks"] = {"folio": ENTRY}
+
+        return change
+
+    found = compare(
+        [write("one", scored(3)), write("two", scored(3)), write("other", scored(2)), write("old", scored(None))]
+    )
+    assert len(found.runs) == 4  # their fidelity can be compared
+    why = dict(found.left_out)
+    assert set(why) == {"other, benchmarks", "old, benchmarks"} and "by which rules" in why["old, benchmarks"]
+    shown = {name for name, variant in found.run.summary["variants"].items() if variant.get("benchmarks")}
+    assert shown == {"w3 (one)", "w3 (two)"}
+    text = Page(render_comparison(found)).all_text()
+    assert "Reasoning benchmarks" in text and "differences to" not in text
+
+
+PROTOCOL = {"seeds": [0], "prompts": "paper", "limit": None, "max_new_tokens": 64, "temperature": 0.6, "top_p": 0.95}
+ENTRY: dict[str, Any] = {
+    "title": "FOLIO", "rows": "r", "paper_questions": True, "accuracy": {"mean": 0.5, "se": 0.1, "n": 4, "seeds": 1},
+    "at_k": {}, "outcomes": {"none": 0}, "compute": {"shares": {"0.3": {"accuracy": {"n": 0} | dict.fromkeys(
+        ("short", "long", "ratio", "short_ci", "long_ci"))}}},
+    "diagnosis": {"n": 4, "cut": 1, "collapsed": 0, "thinking": {"open": 0}, "gibberish": None, "tokens": None},
+}  # fmt: skip

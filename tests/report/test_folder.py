@@ -11,10 +11,12 @@ import pytest
 from test_html import Page
 
 from mixprec.core.errors import UserError
+from mixprec.importance.shift import shift
 from mixprec.report import origin
 from mixprec.report.folder import RunFolder, read_run
 from mixprec.report.html import render_report, write_report
 from mixprec.report.outputs import CHARACTERS, read_outputs, shown
+from mixprec.report.shift import write_shift
 from mixprec.report.tokens import viewer
 from mixprec.traces.spans import save_spans
 
@@ -187,3 +189,12 @@ def test_provenance_reads_as_sentences(make_run: Make) -> None:
     assert told[2].startswith("Every variant was compared with the original, token by token, on 8 held-out traces")
     assert told[3] == "Importance is from 24 annotated traces, by the rules of the preset paper."
     assert origin.in_words(RunFolder("r", {"schema_version": 1})) == []
+
+
+def test_a_shift_in_the_runs_folder_is_shown(folder: Path, make_importance: Callable[..., dict[str, Any]]) -> None:
+    made = shift(make_importance(8), make_importance(8, seed=1), ("original", "w3"))
+    write_shift(made, "net", folder / "shift")
+    assert "net change from original to w3" in Page(write_report(folder).read_text()).all_text()
+    change(folder / "shift" / "shift.json", lambda found: found["behaviours"]["backtracking"]["net"].pop())
+    with pytest.raises(UserError, match=r"shift\.json.*not one value for each module"):
+        write_report(folder)
