@@ -20,6 +20,12 @@ def page(make_run: Make) -> str:
     return render_report(make_run())
 
 
+@pytest.fixture(scope="module")
+def large(make_run: Make) -> str:
+    """The page of a mixture of 80 layers and 128 experts."""
+    return render_report(make_run(layers=80, experts=128))
+
+
 #: Of a page, in JavaScript: the tooltip's text after an event at an element, and the texts of a table's column.
 HELPERS = """
   const tip = document.getElementById("tip");
@@ -133,8 +139,7 @@ def test_the_trace_viewer_colours_characters_and_tells_kl(page: str, tmp_path: P
 
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_is_clipped_and_a_large_model_stays_light(make_run: Make, width: int, tmp_path: Path) -> None:
-    page = render_report(make_run(layers=80, experts=128))
+def test_nothing_is_clipped_and_a_large_model_stays_light(large: str, width: int, tmp_path: Path) -> None:
     script = """
       const room = document.documentElement.clientWidth;
       const names = [...section("variants").querySelectorAll("table.sortable tbody td:first-child")];
@@ -144,13 +149,13 @@ def test_nothing_is_clipped_and_a_large_model_stays_light(make_run: Make, width:
       const wide = document.documentElement.scrollWidth, display = getComputedStyle(names[0].parentElement).display;
       return { room, wide, clipped: names.filter(beyond).length, table, cell, display };
     """
-    found: dict[str, Any] = visit(page, tmp_path, HELPERS + script, width)
+    found: dict[str, Any] = visit(large, tmp_path, HELPERS + script, width)
     assert found["room"] == width and found["wide"] == width and found["clipped"] == 0 and found["table"] <= width
     assert found["cell"] > 5  # pixels
     assert found["display"] == ("block" if width == 390 else "table-row")
-    assert len(page.encode()) < 2_000_000
+    assert len(large.encode()) < 2_000_000
 
 
 @needs_browser
-def test_a_large_page_is_drawn_within_two_seconds(make_run: Make, tmp_path: Path) -> None:
-    assert seconds_to_draw(render_report(make_run(layers=80, experts=128)), tmp_path) < 2
+def test_a_large_page_is_drawn_within_two_seconds(large: str, tmp_path: Path) -> None:
+    assert seconds_to_draw(large, tmp_path) < 2
