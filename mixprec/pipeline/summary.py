@@ -41,22 +41,26 @@ def _asked(run: Context, rows: Mapping[str, Any], benchmarks: Benchmarks | None)
     if benchmarks is None:
         return {"benchmarks": None}
     if benchmarks.protocol.protocol == "likelihood":
-        return {"benchmarks": None, "likelihood": _compared(run, rows, "likelihood", likelihoods.differences)}
-    return {"benchmarks": _compared(run, rows, "benchmarks", bench.differences)}
+        return {"benchmarks": None, "likelihood": _compared(run, rows, "likelihood", "rules", likelihoods.differences)}
+    return {"benchmarks": _compared(run, rows, "benchmarks", "scoring_rules", bench.differences)}
 
 
 def _compared(
     run: Context,
     rows: Mapping[str, Any],
     what: str,
+    rules: str,
     differences: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:
-    """The protocol, and every variant's paired differences to the baseline: the first variant that keeps all."""
+    """The protocol, and every variant's paired differences to the baseline: the first variant that keeps all.
+
+    ``what``: whose results, which say under ``rules`` by which version of the rules they were scored.
+    """
     baseline = baseline_of({name: row["modules_quantized"] for name, row in rows.items()})
     results = {name: artifacts.read_json(run.out / "variants" / name / f"{what}.json") for name in rows}
     return {
         "protocol": results[baseline]["protocol"],
-        "scoring_rules": results[baseline]["scoring_rules"],
+        "scoring_rules": results[baseline][rules],
         "baseline": baseline,
         "differences": {
             name: differences(results[baseline], found) for name, found in results.items() if name != baseline

@@ -14,6 +14,9 @@ from mixprec.importance import shift as shifts
 from mixprec.report.folder import RunFolder, read_run
 from mixprec.report.formatting import plural
 
+#: What a model was asked, in a summary and in each of its variants.
+_ASKED = ("benchmarks", "likelihood")
+
 
 class Compared(NamedTuple):
     """``run``: all variants of ``runs`` together, each named with its run. ``left_out``: (what, why not)."""
@@ -45,8 +48,12 @@ def compare(folders: Sequence[Path]) -> Compared:
     if len(kept) < 2:
         told = "; ".join(f"{name}: {why}" for name, why in left_out) or "only one run was given"
         raise UserError(f"mixprec report --compare: fewer than two runs can be compared ({told})")
-    scored, others = _alike({name: run for name, run in kept.items() if run.summary.get("benchmarks")}, _scored_by)
-    left_out += [(f"{name}, benchmarks", why) for name, why in others]
+    scored = {}
+    for what in _ASKED:
+        scored[what], others = _alike(
+            {name: run for name, run in kept.items() if run.summary.get(what)}, _scored_by(what)
+        )
+        left_out += [(f"{name}, {what}", why) for name, why in others]
     importances = {name: run.importance for name, run in kept.items() if run.importance}
     moved, others = _shift(importances)
     left_out += others
@@ -80,20 +87,19 @@ def _measured_on(run: RunFolder) -> tuple[Hashable, str]:
     return (texts, rules), f"measured on other texts, or by other rules (texts {str(texts)[:8]}, rules {rules})"
 
 
-def _scored_by(run: RunFolder) -> tuple[Hashable, str]:
-    benchmarks = run.summary["benchmarks"]
-    rules, protocol = benchmarks.get("scoring_rules"), benchmarks.get("protocol") or {}
-    if rules is None:
-        return None, "don't say by which rules they were scored; run its recipe again, which keeps what is done"
-    rows = sorted(
-        {
-            (name, entry["rows"])
-            for variant in _variants(run).values()
-            for name, entry in (variant.get("benchmarks") or {}).items()
-            if "rows" in entry
-        }
-    )
-    return artifacts.fingerprint(rules, protocol, rows), "other questions, another protocol or other rules of scoring"
+def _scored_by(what: str) -> Callable[[RunFolder], tuple[Hashable, str]]:
+    """How a run's ``what``, benchmarks or likelihood, came about: rules, protocol and questions."""
+
+    def key(run: RunFolder) -> tuple[Hashable, str]:
+        asked = run.summary[what]
+        rules, protocol = asked.get("scoring_rules"), asked.get("protocol") or {}
+        if rules is None:
+            return None, "not said by which rules they were scored; run the recipe again, which keeps what is done"
+        entries = (each for variant in _variants(run).values() for each in (variant.get(what) or {}).items())
+        rows = sorted({(name, str(entry["rows"])) for name, entry in entries if "rows" in entry})
+        return artifacts.fingerprint(rules, protocol, rows), "other questions, another protocol or other scoring rules"
+
+    return key
 
 
 def _alike(
@@ -127,7 +133,7 @@ def _scores(importance: Mapping[str, Any]) -> dict[str, Any]:
 
 def _merged(
     kept: Mapping[str, RunFolder],
-    scored: Mapping[str, RunFolder],
+    scored: Mapping[str, Mapping[str, RunFolder]],
     importances: Mapping[str, Mapping[str, Any]],
     moved: Mapping[str, Any] | None,
 ) -> RunFolder:
@@ -136,21 +142,22 @@ def _merged(
     for run_name, run in kept.items():
         for name, variant in _variants(run).items():
             label = f"{name} ({run_name})"
-            hidden = {} if run_name in scored else {"benchmarks": None}
+            hidden = {what: None for what in _ASKED if run_name not in scored[what]}
             variants[label] = {**variant, **hidden}
             if name in run.layouts:
                 layouts[label] = run.layouts[name]
             if name in run.token_kl:
                 token_kl[label] = run.token_kl[name]
     models = list(dict.fromkeys(str(run.summary.get("model") or "") for run in kept.values()))
-    benchmarks = next((run.summary["benchmarks"] for run in scored.values()), None)
+    # Without the differences to a run's own baseline, which is another variant in each.
+    asked = {what: next((run.summary[what].get("protocol") for run in scored[what].values()), None) for what in _ASKED}
     summary = {
         "title": f"{plural(len(kept), 'run')} compared: {', '.join(kept)}",
         "model": ", ".join(models),
         "variants": variants,
         "evaluation": first.summary["evaluation"],
         "differences": _differences(kept),
-        "benchmarks": {"protocol": benchmarks.get("protocol")} if benchmarks else None,
+        **{what: None if protocol is None else {"protocol": protocol} for what, protocol in asked.items()},
     }
     return RunFolder(
         "compared",

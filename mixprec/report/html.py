@@ -25,6 +25,7 @@ from mixprec.report.formatting import ABSENT, integer, plural, words
 from mixprec.report.grids import importance_grids, shift_grids
 from mixprec.report.heatmap import still_heatmap
 from mixprec.report.layouts import plan_map
+from mixprec.report.likelihood import NOTE, guesses, likelihood_table, likelihoods_of
 from mixprec.report.outputs import shown
 from mixprec.report.quality import quality_table
 from mixprec.report.rankings import agreement_table, movers_table, preset_table, stability_table
@@ -73,6 +74,7 @@ def render_report(run: RunFolder, compared: Compared | None = None) -> str:
     """The page as text; parts that the run doesn't have are left out. ``compared``: what ``run`` is put together of."""
     summary, importance = run.summary, run.importance
     benchmarks, results = summary.get("benchmarks") or {}, results_of(summary)
+    likely = likelihoods_of(summary)
     return render_page(
         "template.html.j2",
         summary={"title": "", "recipe": "", "model": ""} | dict(summary),
@@ -91,6 +93,9 @@ def render_report(run: RunFolder, compared: Compared | None = None) -> str:
         quality=quality_table(summary),
         scores=overview(results, benchmarks.get("differences")),
         at_k=at_k_table(results),
+        likelihood=likelihood_table(likely, (summary.get("likelihood") or {}).get("differences")),
+        likelihood_note=NOTE,
+        guesses=guesses(likely),
         protocol=protocol_line(benchmarks),
         baseline=benchmarks.get("baseline", ""),
         compute=pagecharts.compute_rows(summary),

@@ -152,6 +152,7 @@ class _AllBenchmarks(Shape):
 
 class _AllLikelihoods(Shape):
     protocol: dict[str, Any] | None = None
+    scoring_rules: Count | None = None
     baseline: str = ""
     differences: dict[str, dict[str, dict[str, _Difference]]] | None = None
 

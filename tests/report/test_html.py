@@ -191,3 +191,13 @@ def test_a_missing_or_foreign_summary_is_the_users_error(tmp_path: Path) -> None
 def test_provenance_flattens_to_dotted_keys() -> None:
     tree = {"git_revision": None, "packages": {"torch": "2.13.0"}, "seeds": [0, 1], "n": 3, "on": True}
     assert flatten(tree) == {"packages.torch": "2.13.0", "seeds": "[0, 1]", "n": "3", "on": "true"}
+
+
+def test_likelihoods_say_what_they_are_and_which_are_within_chance(summary: dict[str, Any]) -> None:
+    score = {"mean": 0.4, "se": 0.1, "ci": [0.2, 0.6], "n": 20, "seeds": 1}
+    closed = {"accuracy": score, "share": score, "chance": 0.33, "majority": 0.4, "within_chance": True}
+    entry = {"title": "FOLIO", "rows": "r", "gold_nll": score | {"mean": 1.25}, **closed}
+    summary["variants"]["w3"]["likelihood"] = {"folio": entry}
+    text = Page(render_report(RunFolder("run", summary))).all_text()
+    assert "Likelihood of answers" in text and "not the paper's protocol" in text
+    assert "w3: FOLIO: 40.0% is within chance (33.0% by guessing" in text and "1.25" in text
