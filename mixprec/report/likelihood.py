@@ -43,14 +43,17 @@ def likelihoods_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def guesses(variants: Mapping[str, Any]) -> list[str]:
-    """A sentence for each score that is within what guessing reaches."""
+    """A sentence for each benchmark on which scores are within what guessing reaches."""
+    by_title: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for variant, found in variants.items():
+        for entry in found.values():
+            if entry.get("within_chance"):
+                by_title.setdefault(entry["title"], []).append((variant, entry))
     return [
-        f"{variant}: {entry['title']}: {percent(entry['accuracy']['mean'])} is within chance "
-        f"({percent(entry['chance'])} by guessing, {percent(entry['majority'])} by the most frequent answer); "
-        "compare gold NLL and KL in its place"
-        for variant, found in variants.items()
-        for entry in found.values()
-        if entry.get("within_chance")
+        f"{title}: the accuracy of {', '.join(name for name, _ in within)} is within chance "
+        f"({percent(within[0][1]['chance'])} by guessing, {percent(within[0][1]['majority'])} by the most frequent "
+        "answer); compare gold NLL and KL in its place"
+        for title, within in by_title.items()
     ]
 
 
