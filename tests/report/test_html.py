@@ -200,4 +200,4 @@ def test_likelihoods_say_what_they_are_and_which_are_within_chance(summary: dict
     summary["variants"]["w3"]["likelihood"] = {"folio": entry}
     text = Page(render_report(RunFolder("run", summary))).all_text()
     assert "Likelihood of answers" in text and "not the paper's protocol" in text
-    assert "w3: FOLIO: 40.0% is within chance (33.0% by guessing" in text and "1.25" in text
+    assert "FOLIO: the accuracy of w3 is within chance (33.0% by guessing" in text and "1.25" in text
