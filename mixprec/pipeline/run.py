@@ -13,10 +13,10 @@ from mixprec.pipeline.benchmarks import Benchmarks
 from mixprec.pipeline.cards import write_cards
 from mixprec.pipeline.checks import Checked, checked
 from mixprec.pipeline.context import Context
-from mixprec.pipeline.costs import candidate_bytes
 from mixprec.pipeline.evaluation import Evaluator
 from mixprec.pipeline.importance import importance
 from mixprec.pipeline.plans import plan_of
+from mixprec.pipeline.reckoning import candidate_bytes
 from mixprec.pipeline.summary import summary
 from mixprec.pipeline.variants import peer_of, variant
 from mixprec.plan.schema import Plan

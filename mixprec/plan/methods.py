@@ -30,7 +30,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Pace:
-    """What solving a linear takes, for estimates (pipeline/costs.py).
+    """What solving a linear takes, for estimates (pipeline/reckoning.py).
 
     ``columns``: how often it goes through the columns one by one; ``products``: products of the weight with a matrix
     (in, in); ``weight``: seconds for each weight besides.

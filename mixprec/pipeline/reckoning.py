@@ -1,0 +1,137 @@
+"""What the parts of stages take: passes, solves, measurements, and what is in memory meanwhile.
+
+Times are operations over rates. The rates are those of one core of a 2-core AMD EPYC with float32 and bfloat16 products
+in hardware, where the recipes' own times (recipes/README.md) were taken; the estimates stay within a factor of two of
+these. Other processors differ by more. Memory is weights, states and logits, without an allocator's waste.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from mixprec.importance.cost import Shape
+from mixprec.models.decoder import Decoder, Linear
+from mixprec.pipeline import traffic
+from mixprec.pipeline.checks import Checked
+from mixprec.pipeline.traffic import Traffic
+from mixprec.pipeline.usage import Used, used
+from mixprec.plan import bits
+from mixprec.plan.methods import METHODS, guidable, needing_inputs, using_inputs
+from mixprec.plan.schema import Plan
+from mixprec.recipe import Recipe
+from mixprec.tune.blockoptions import TuneBlocks
+from mixprec.walk.options import numbers_inside
+
+#: Operations a second of matrix products.
+RATES = {"float32": 1.0e11, "bfloat16": 1.9e11, "float16": 1.0e11, "auto": 1.0e11}
+#: ``auto`` may be either: the one that takes more.
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
+#: Python with its libraries.
+PYTHON_BYTES = 600_000_000
+#: Seconds of a solve that goes column by column: for each column, and for each weight.
+_COLUMN_SECONDS, _COLUMN_WEIGHT_SECONDS = 1.2e-4, 1.2e-7
+#: Products with the Hessian that a round of descent takes.
+_ROUND_PRODUCTS = 5
+#: Forward passes that a step of tuning takes: one, two back, and rounding.
+_STEP_PASSES = 4
+#: Tokens whose logits are in memory at once, in float32, with those of the original beside them.
+_LOGIT_TOKENS = 1024
+
+
+def candidate_bytes(chosen: Recipe, inventory: Decoder) -> int:
+    """What all modules take in all formats that are solved for, as codes and grids."""
+    formats = [treatment.format for treatment in chosen.candidates().values()]
+    modules = (*inventory.linears, *scored_outside(chosen, inventory))
+    return sum(bits.storage(module, format).bytes for format in formats for module in modules)
+
+
+def scored_outside(chosen: Recipe, inventory: Decoder) -> list[Linear]:
+    """The matrices outside the blocks that are scored."""
+    names = chosen.sensitivity.outside if chosen.sensitivity is not None else ()
+    return list(dict.fromkeys(inventory.outside_named[name] for name in names))
+
+
+class Reckoning:
+    """What parts of a recipe's stages take."""
+
+    def __init__(self, chosen: Recipe, found: Checked, shape: Shape, inventory: Decoder) -> None:
+        self.chosen, self.found, self.shape, self.inventory = chosen, found, shape, inventory
+        self.used: dict[str, Used] = {each.key: each for each in used(chosen, found)}
+        self.item, self.rate = BYTES[chosen.model.dtype], RATES[chosen.model.dtype]
+        self.weights = shape.parameters * self.item
+        folder = None if found.model is None else found.model.here
+        self.stored = traffic.stored(found.config, inventory, folder)
+        self.logits = _LOGIT_TOKENS * shape.vocabulary * 8
+
+    def forward(self, used: Used) -> float:
+        """Operations of a pass through the blocks."""
+        return self.shape.forward(used.tokens, used.squares)
+
+    @property
+    def outside(self) -> list[Linear]:
+        return scored_outside(self.chosen, self.inventory)
+
+    @cached_property
+    def candidate_bytes(self) -> int:
+        return candidate_bytes(self.chosen, self.inventory)
+
+    def choosing(self, sweeps: float = 1.0) -> Traffic:
+        """Of passes over the model and all candidates."""
+        return self.stored.sweeps(sweeps) + Traffic(round(sweeps * self.candidate_bytes))
+
+    def gather(self, states: int = 2) -> float:
+        """Seconds of calibration passes and of the inputs' second moments."""
+        tokens = self.used.get("compress.calibration")
+        if tokens is None:
+            return 0.0
+        moments = sum(2 * group[0].in_features ** 2 * tokens.tokens for group in self.inventory.groups)
+        return (states * self.forward(tokens) + moments) / self.rate
+
+    def solve(self, module: Linear, method: str) -> float:
+        """Seconds of one solve, and of the second moments that it has for itself."""
+        pace, spec, tokens = METHODS[method].pace, self.chosen.compress.guided, self.used.get("compress.calibration")
+        own = spec.groups if spec and guidable([method]) else 0
+        moments = own * 2 * module.in_features**2 * (tokens.tokens if tokens else 0) / self.rate
+        loops = module.in_features * max(own, 1) * _COLUMN_SECONDS
+        columns = loops + module.weights * _COLUMN_WEIGHT_SECONDS
+        product = module.weights * module.in_features / self.rate
+        rounds = self.chosen.compress.descent if METHODS[method].descends else 0
+        solved = pace.columns * columns + pace.products * product + pace.weight * module.weights
+        return moments + solved + rounds * (columns + _ROUND_PRODUCTS * 2 * product)
+
+    def block_memory(self) -> int:
+        """A block at a time: its weights, the second moments, the calibration's states and what they leave inside."""
+        tokens = self.used.get("compress.calibration")
+        count, limit = (tokens.tokens if tokens else 0) * self.item, int(self.chosen.compress.memory_gb * 1e9)
+        states = min(2 * count * self.shape.hidden, limit) + min(count * numbers_inside(self.inventory.sizes), limit)
+        block = self.shape.linear // self.shape.layers * 4 * 3 + 4 * self.inventory.widest_input**2 * 3
+        outside = sum(self.inventory.other.values()) * self.item
+        return PYTHON_BYTES + outside + block + states
+
+    def measure(self, cells: int, passages: Used, stride: int) -> float:
+        """Seconds of restarts, half-way up on average, with the head on every so many-th token."""
+        head = 3 * self.shape.head * passages.tokens / stride
+        return cells * (self.forward(passages) / 2 + head) / self.rate
+
+    def whole_memory(self, passages: Used, models: int = 1) -> int:
+        """A model, the states before each of its blocks, and logits."""
+        states = self.shape.layers * passages.tokens * self.shape.hidden * self.item
+        return PYTHON_BYTES + models * self.weights + states + self.logits
+
+    def compression(self, plan: Plan | None, method: str, tuned: TuneBlocks | None) -> float:
+        methods = {method} if plan is None else plan.methods  # without a plan like one that changes all modules
+        looks = needing_inputs(methods) if self.chosen.compress.calibration is None else using_inputs(methods)
+        passes = 3 if tuned or any(METHODS[name].needs.original_states for name in methods) else 2
+        chosen = {module.address: method for module in self.inventory.linears}
+        if plan is not None:
+            chosen = {address: plan.treatments[address].method for address in plan.changed}
+        solves = sum(self.solve(module, chosen[module.address]) for module in self.inventory.planned(chosen))
+        return (self.gather(passes) if looks or tuned else 0.0) + solves + self.steps(tuned)
+
+    def steps(self, options: TuneBlocks | None) -> float:
+        """Seconds of tuning blocks."""
+        tokens = self.used.get("compress.calibration")
+        if options is None or tokens is None:
+            return 0.0
+        seen = options.steps * options.batch / tokens.items
+        return _STEP_PASSES * seen * self.forward(tokens) / RATES[options.dtype]
