@@ -10,7 +10,7 @@ import torch
 from tiny import SHAPE as SIZES
 from transformers import AutoConfig, PretrainedConfig
 
-from mixprec.models.discover import class_of
+from mixprec.models.discover.building import class_of
 
 _SHAPE: Final[Mapping[str, Any]] = {
     **SIZES,

@@ -147,8 +147,8 @@ def _refusals(
         for group in _fused(plan, inventory):
             found = list(dict.fromkeys(str(_scheme(module, plan)) for module in group))
             if len(found) > 1:
-                names = _named(group)
-                reason = f"{names} are one matrix there, and have {' and '.join(found)}; give them one format"
+                names = _named(group, inventory.stopped)
+                reason = f"{names}, and have {' and '.join(found)}; give them one format"
                 for module in group:
                     refused.setdefault(module.address, reason)
     if loads.uniform:
@@ -159,16 +159,19 @@ def _refusals(
 
 
 def _fused(plan: Plan, inventory: Decoder) -> list[tuple[Linear, ...]]:
-    """Linears that are one matrix there, without dropped ones."""
-    groups = (tuple(each for each in group if each.address not in plan.dropped) for group in inventory.fused)
+    """Linears that are one matrix there, without dropped ones; where that isn't known, all of a block may be."""
+    known = [block.linears for block in inventory.blocks] if inventory.stopped else inventory.fused
+    groups = (tuple(each for each in group if each.address not in plan.dropped) for group in known)
     return [group for group in groups if group]
 
 
-def _named(fused: Sequence[Linear]) -> str:
-    """What runtimes make one matrix of, in words."""
+def _named(fused: Sequence[Linear], stopped: str) -> str:
+    """What runtimes make one matrix of, or may, in words."""
+    if stopped:
+        return f"layer {fused[0].layer}'s modules may be one matrix there, which is not known ({stopped})"
     if fused[0].expert is not None:
-        return f"layer {fused[0].layer}'s experts"
-    return "/".join(module.kind for module in fused)
+        return f"layer {fused[0].layer}'s experts are one matrix there"
+    return f"{'/'.join(module.kind for module in fused)} are one matrix there"
 
 
 def _refusal(module: Linear, format: GridFormat, loads: Loader) -> str | None:

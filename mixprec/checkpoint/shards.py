@@ -190,8 +190,9 @@ def described(job: Finish, said: Mapping[str, Any]) -> dict[str, Any]:
     for key in KEYS:
         made.pop(key, None)
     made |= said
-    if made.get("tie_word_embeddings", type(job.config)().tie_word_embeddings) != job.config.tie_word_embeddings:
-        made["tie_word_embeddings"] = job.config.tie_word_embeddings
+    tied = bool(getattr(job.config, "tie_word_embeddings", False))  # some multimodal models have no such key
+    if made.get("tie_word_embeddings", getattr(type(job.config)(), "tie_word_embeddings", False)) != tied:
+        made["tie_word_embeddings"] = tied
     return made
 
 

@@ -191,8 +191,9 @@ def _weight_of(block: nn.Module, name: str) -> Tensor:
 def _source(group: Group) -> Norm | Rows | Nowhere:
     if group.source is None:
         named = ", ".join(linear.address for linear in group)
+        told = f" ({group.stopped})" if group.stopped else ""
         raise UserError(
-            f"{named}: nothing is known that a scale on its inputs folds into; choose another method than awq"
+            f"{named}: nothing is known that a scale on its inputs folds into{told}; choose another method than awq"
         )
     return group.source
 

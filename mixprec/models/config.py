@@ -10,7 +10,7 @@ from transformers import AutoConfig, PretrainedConfig
 from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line, quiet
-from mixprec.models.discover import empty
+from mixprec.models.discover.building import empty
 from mixprec.models.gguf import convert
 from mixprec.models.locate import cached, commit, resolve, unconverted
 from mixprec.models.shapes import known_shapes

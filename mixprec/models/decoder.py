@@ -94,13 +94,15 @@ class Group:
 
     ``source``: where a scale on that tensor folds; None: nowhere that is known. ``fused``: full name of the one matrix
     that runtimes make of them; None where they don't. ``routed``: path within the block of the experts that they belong
-    to, whose tokens a router chooses.
+    to, whose tokens a router chooses. ``stopped``: why it is not known which other linears receive the tensor, where
+    it isn't.
     """
 
     linears: tuple[Linear, ...]
     source: Norm | Rows | Nowhere | None = None
     fused: str | None = None
     routed: str | None = None
+    stopped: str = ""
 
     def __iter__(self) -> Iterator[Linear]:
         return iter(self.linears)
@@ -184,6 +186,11 @@ class Decoder:
     def groups(self) -> tuple[Group, ...]:
         """Linears that share their input, block by block."""
         return tuple(group for block in self.blocks for group in block.groups)
+
+    @cached_property
+    def stopped(self) -> str:
+        """Why it is not known which linears share an input, where it isn't for all of them."""
+        return next((group.stopped for group in self.groups if group.stopped), "")
 
     @cached_property
     def fused(self) -> tuple[tuple[Linear, ...], ...]:

@@ -40,7 +40,7 @@ _EXPERT: Final = re.compile(r"(?:^|\.)experts\.(\d+)\.")
 _SHARED: Final = re.compile(r"(?:^|\.)shared_(?:expert|experts|mlp)\.")
 _ATTENTION: Final = re.compile(r"attn|attention")
 _MLP: Final = re.compile(r"mlp|feed_forward|ffn|moe|experts")
-_LABEL: Final = re.compile(r"(?P<layer>\d+|last|\*)_(?P<kind>[A-Za-z0-9_]+|\*)(?:\.e(?P<expert>\d+|\*))?")
+_LABEL: Final = re.compile(r"(?P<layer>\d+|last|\*)_(?P<kind>[A-Za-z0-9_.]+?|\*)(?:\.e(?P<expert>\d+|\*))?")
 
 
 class Named(Protocol):
@@ -145,13 +145,14 @@ def select(
     if selector in outside:
         return [outside[selector]]
     label = _LABEL.fullmatch(f"*_{selector}" if selector in ("experts", "shared") else selector)
+    found: list[_Named] = []
     if label:
         last = max(module.layer for module in modules)
         layer = label["layer"]
         layers = set(range(1, last + 1)) if layer == "*" else {last if layer == "last" else int(layer)}
         inside = [module for module in modules if module.layer in layers]
         found = [module for module in inside if _is_meant(place_of(module.address), label["kind"], label["expert"])]
-    else:
+    if not found:  # *_proj.weight may be either: kinds of modules that no name is known of have dots
         found = [module for module in modules if fnmatch.fnmatchcase(module.address, selector)]
     if not found:
         more = f", and {', '.join(name for name in outside if '.' not in name)}" if outside else ""

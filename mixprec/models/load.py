@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -15,7 +14,7 @@ from mixprec.checkpoint.reader import Checkpoint
 from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line, quiet
 from mixprec.models import tensors
-from mixprec.models.discover import class_of, empty
+from mixprec.models.discover.building import class_of, empty, without_weights
 from mixprec.models.encoding import Encoder
 from mixprec.models.experts import unstack
 from mixprec.models.head import Head
@@ -78,7 +77,7 @@ def _loaded(config: PretrainedConfig, opened: Checkpoint, dtype: torch.dtype, de
 
 def _filled(config: PretrainedConfig, opened: Checkpoint, dtype: torch.dtype) -> Any:
     """The model with what is unpacked, whose experts transformers doesn't know one by one."""
-    with init_empty_weights(include_buffers=False):
+    with without_weights():
         model = empty(config, dtype)
     state, decoder = opened.state(dtype), opened.inventory
     if decoder.tied:

@@ -28,7 +28,7 @@ def decoder_of(config: PretrainedConfig | Mapping[str, Any], where: str | None =
     check_architecture(config, where)
     if reader(config)("model_type") in FAMILIES:
         return _by_table(config)
-    from mixprec.models.discover import map_of  # brings torch and transformers
+    from mixprec.models.discover.maps import map_of  # brings torch and transformers
 
     return map_of(config, where)
 
@@ -37,7 +37,7 @@ def names_of(config: PretrainedConfig | Mapping[str, Any], where: str = "model")
     """How names of tensors in checkpoints become those of the model; None where they are the same."""
     if reader(config)("model_type") in FAMILIES:
         return None
-    from mixprec.models.discover import renaming_of  # brings torch and transformers
+    from mixprec.models.discover.maps import renaming_of  # brings torch and transformers
 
     return renaming_of(config, where)
 

@@ -60,11 +60,20 @@ def reader(config: PretrainedConfig | Mapping[str, Any], where: str = "model") -
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is not None:
         return lambda key: values.get(key, family.defaults.get(key))
-    from mixprec.models.discover import as_config  # brings torch and transformers
+    from mixprec.models.discover.building import as_config  # brings torch and transformers
 
     made = as_config(config, where)
     text = made.get_text_config(decoder=True)
-    return lambda key: getattr(made, key, getattr(text, key, None))
+    return lambda key: value_of(made, key, value_of(text, key))
+
+
+def value_of(config: PretrainedConfig, key: str, otherwise: Any = None) -> Any:
+    """What an object of transformers says; of keys whose values differ from layer to layer the largest."""
+    try:
+        return getattr(config, key, otherwise)
+    except RuntimeError:  # transformers' own, for a key of which there is no one value
+        values = [getattr(layer, key, None) for layer in config.per_layer_config]
+        return max((value for value in values if value is not None), default=otherwise)
 
 
 def sizes_of(config: PretrainedConfig | Mapping[str, Any]) -> Sizes:

@@ -22,7 +22,7 @@ from mixprec.importance.attribute import attribute
 from mixprec.importance.engine import Job, Layout
 from mixprec.importance.paths import path_of
 from mixprec.importance.windows import Window
-from mixprec.models.discover import class_of
+from mixprec.models.discover.building import class_of
 from mixprec.models.experts import unstack
 from mixprec.models.model import Model
 from mixprec.traces import spans, store

@@ -18,7 +18,8 @@ import mixprec as mp
 from mixprec.calibration.data import Calibration
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Linear, Norm, Nowhere, Rows
-from mixprec.models.discover import class_of, map_of
+from mixprec.models.discover.building import class_of
+from mixprec.models.discover.maps import map_of
 from mixprec.models.experts import Experts, unstack
 from mixprec.models.head import Head
 from mixprec.models.labels import select

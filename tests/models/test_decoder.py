@@ -21,7 +21,7 @@ from mixprec.importance import attention
 from mixprec.models.arch import FAMILIES
 from mixprec.models.config import load_config
 from mixprec.models.decoder import Decoder, Norm, Rows
-from mixprec.models.discover import discovered
+from mixprec.models.discover.maps import discovered
 from mixprec.models.maps import decoder_of
 from mixprec.models.weights import blocks_of, linears_of, module_of, weight_of
 

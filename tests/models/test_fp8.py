@@ -13,7 +13,7 @@ from tiny import tokenizer
 
 import mixprec as mp
 from mixprec.core.errors import UserError
-from mixprec.models.discover import class_of
+from mixprec.models.discover.building import class_of
 from mixprec.models.model import Model
 
 IDS = torch.arange(3, 27)[None]

@@ -59,7 +59,7 @@ class GgufFile:
 
     def _shapes(self) -> Any:
         if mixtures.is_mixture(self.reader):
-            from mixprec.models.discover import as_config  # brings torch and transformers
+            from mixprec.models.discover.building import as_config  # brings torch and transformers
 
             return as_config(described(self.path, self.reader), str(self.path))
         return SimpleNamespace(

@@ -1,4 +1,4 @@
-"""The families of decoders as tables, whose maps need no torch; all others are discovered (models/discover.py)."""
+"""The families of decoders as tables, whose maps need no torch; all others are discovered (models/discover/)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import numpy as np
 from transformers import AutoConfig, PretrainedConfig
 
 from mixprec.core.errors import UserError
-from mixprec.models.discover import as_config
+from mixprec.models.discover.building import as_config
 from mixprec.models.gguf import metadata, mixtures, parts
 from mixprec.models.gguf.complete import described
 from mixprec.models.gguf.names import ROPE_TENSOR
