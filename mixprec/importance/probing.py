@@ -27,9 +27,11 @@ from mixprec.importance.attention import (
     using,
 )
 from mixprec.importance.windows import Window, pack
-from mixprec.models.discover import empty
+from mixprec.models.discover.building import empty
+from mixprec.models.sizes import value_of
 from mixprec.models.weights import blocks_of, body_of, map_in, through
-from mixprec.walk.blocks import BlockInputs, Blocks, Live, block_inputs
+from mixprec.walk.blocks import Blocks, Live, block_inputs
+from mixprec.walk.recording import BlockInputs
 
 #: How far two ways to compute the same may differ, of the largest value: rounding is far below, a mistake far above.
 ALIKE: Final = 2e-5
@@ -135,7 +137,7 @@ def _check_masks(config: PretrainedConfig) -> tuple[Any, set[nn.Module]]:
 
 def _far(config: PretrainedConfig) -> int:
     text = config.get_text_config(decoder=True)
-    return min(_FAR, int(getattr(text, "max_position_embeddings", None) or _FAR) - 1)
+    return min(_FAR, int(value_of(text, "max_position_embeddings") or _FAR) - 1)
 
 
 def _reach(sees: Any, far: int) -> int | None:

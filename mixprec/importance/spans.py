@@ -162,7 +162,7 @@ def leaves(model: Any) -> Iterator[list[Tensor]]:
 
     def root(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         found.append(output.detach().requires_grad_())
-        return found[-1]
+        return found[-1].clone()  # some models multiply it in place
 
     handle = model.get_input_embeddings().register_forward_hook(root)
     try:

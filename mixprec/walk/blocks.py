@@ -6,15 +6,13 @@ say what its blocks are given with ``block_inputs``, and goes through ``Blocks.b
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, get_args
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from mixprec.checkpoint.reader import Checkpoint
@@ -22,10 +20,12 @@ from mixprec.core import artifacts
 from mixprec.core.errors import UserError
 from mixprec.core.upstream import first_line
 from mixprec.models.decoder import Decoder
-from mixprec.models.discover import empty
+from mixprec.models.discover.building import empty, without_weights
 from mixprec.models.source import Source
 from mixprec.models.tensors import check_computable, check_finite, take
 from mixprec.models.weights import blocks_of, body_of, map_in
+from mixprec.walk.recording import BlockInputs, recorded
+from mixprec.walk.whole import check_walked
 
 #: What lies outside the blocks.
 Outside = Literal["embedding", "norm", "head"]
@@ -63,10 +63,25 @@ class Blocks:
         """A block with its ``weights``, by default as ``read``; they go at the end."""
         block = blocks_of(self.model)[index]
         put(block, self.read(index) if weights is None else weights)
+        _move_tables(block, self.device)
         try:
             yield block
         finally:
-            block.to("meta")
+            _empty(block)
+
+
+def _move_tables(block: nn.Module, device: str) -> None:
+    """Put what a block holds besides its weights, such as masks and angles, to where it works."""
+    for module in block.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module._buffers[name] = buffer.to(device)
+
+
+def _empty(block: nn.Module) -> None:
+    """Let a block's weights go; tables that no file holds stay."""
+    for module in block.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,7 @@ def open_blocks(opened: Checkpoint, dtype: torch.dtype, device: str, outside: Se
     """The model of a checkpoint (``Model.open_blocks``); of its weights only those ``outside`` the blocks are read,
     which stay in memory."""
     config, source = opened.shapes, opened.source
-    with init_empty_weights(include_buffers=False):
+    with without_weights():
         model = empty(config, dtype)
     blocks = Blocks(model, source, device)
     decoder = blocks.decoder
@@ -100,21 +115,27 @@ def open_blocks(opened: Checkpoint, dtype: torch.dtype, device: str, outside: Se
         if any(True for _ in module.parameters()):
             put(module, read(module, f"{name}.", source, device))
         module.to(device)
+    own = [name for name, _ in body_of(model).named_parameters(recurse=False)]
+    put(body_of(model), read(body_of(model), f"{decoder.body}.", source, device, own), whole=False)
     for part in outside:
-        if part == "head" and decoder.tied:
-            model.get_output_embeddings().weight = model.get_input_embeddings().weight
-        else:
-            module = model.get_submodule(names[part])
-            put(module, read(module, f"{names[part]}.", source, device))
+        module = model.get_submodule(names[part])
+        tied = part == "head" and decoder.tied
+        beside = [name for name in module.state_dict() if name != "weight"] if tied else None
+        put(module, read(module, f"{names[part]}.", source, device, beside), whole=not tied)
+        if tied:
+            module.weight = model.get_input_embeddings().weight
     return blocks
 
 
-def read(module: nn.Module, prefix: str, source: Source, device: str) -> dict[str, Tensor]:
-    """A module's weights, whose names in the checkpoint begin with ``prefix``, in the module's own types.
+def read(
+    module: nn.Module, prefix: str, source: Source, device: str, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """A module's weights, whose names in the checkpoint begin with ``prefix``, in the module's own types; those with
+    the ``names`` within the module, or all.
 
     Raises UserError for types that can't be computed with, and values that are NaN or infinite.
     """
-    wanted = module.state_dict()
+    wanted = {name: empty for name, empty in module.state_dict().items() if names is None or name in names}
     tensors: dict[str, Tensor] = {}
     for shard in sorted({source.tensors[prefix + name].shard for name in wanted}):
         with artifacts.open_tensors(source.folder / shard) as file:
@@ -128,70 +149,21 @@ def read(module: nn.Module, prefix: str, source: Source, device: str) -> dict[st
     return tensors
 
 
-def put(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Make ``weights`` the parameters of a module."""
-    module.load_state_dict(weights, assign=True)
+def put(module: nn.Module, weights: dict[str, Tensor], *, whole: bool = True) -> None:
+    """Make ``weights`` the parameters of a module: all of them, unless it is not to be the ``whole``."""
+    module.load_state_dict(weights, assign=True, strict=whole)
     module.requires_grad_(False)
 
 
-class BlockInputs(NamedTuple):
-    """``hidden`` (batch, tokens, hidden) enters the first block; ``contexts``: each block's other arguments."""
-
-    hidden: Tensor
-    contexts: list[dict[str, Any]]
-
-
 def block_inputs(model: Any, tokens: Tensor, **arguments: Any) -> BlockInputs:
-    """What the model hands its blocks for ``tokens`` (batch, tokens): rotary embeddings, masks, ``arguments``."""
-    device = model.get_input_embeddings().weight.device
-    with _recording(model) as recorders:
-        try:
-            body_of(model)(input_ids=tokens.to(device), use_cache=False, **arguments)
-        except (ValueError, TypeError, IndexError) as problem:
-            raise UserError(
-                f"model.id: {type(model).__name__} calls its blocks in a way that is not known here "
-                f"({first_line(problem)})"
-            ) from None
-    return BlockInputs(recorders[0].hidden, [recorder.context for recorder in recorders])
+    """What the model hands its blocks for ``tokens`` (batch, tokens): rotary embeddings, masks, ``arguments``.
 
-
-class _Recorder(nn.Module):
-    """Stands in for a block and notes what the model hands it: hidden states, rotary embeddings, masks.
-
-    Some models ask their blocks which kind they are: it has their attributes.
+    Raises UserError for a model whose blocks, taken one by one, don't give what it computes.
     """
-
-    hidden: Tensor
-    context: dict[str, Any]
-
-    def __init__(self, block: nn.Module, parts: int) -> None:
-        """``parts``: of what the block returns, hidden states first; 0: those alone."""
-        super().__init__()
-        self._parts = parts
-        self.__dict__["_block"] = block
-        signature = inspect.signature(block.forward)
-        kinds = signature.parameters.items()
-        self.__dict__["_signature"] = signature
-        self.__dict__["_rest"] = next((name for name, each in kinds if each.kind == each.VAR_KEYWORD), "")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_block"], name)
-
-    def forward(self, *arguments: Any, **named: Any) -> Any:
-        given = self._signature.bind(*arguments, **named).arguments
-        (_, hidden), *others = given.items()
-        context = dict(others)
-        self.hidden, self.context = hidden, context | context.pop(self._rest, {})
-        return (hidden, *[None] * (self._parts - 1)) if self._parts else hidden
-
-
-@contextmanager
-def _recording(model: Any) -> Iterator[list[_Recorder]]:
-    """Put recorders into the place of the blocks."""
-    blocks, where = blocks_of(model), map_in(model).blocks_path
-    recorders = [_Recorder(block, map_in(model).parts) for block in blocks]
-    model.set_submodule(where, nn.ModuleList(recorders))
+    check_walked(model)
     try:
-        yield recorders
-    finally:
-        model.set_submodule(where, blocks)
+        return recorded(model, tokens, **arguments)
+    except (ValueError, TypeError, IndexError) as problem:
+        raise UserError(
+            f"model.id: {type(model).__name__} calls its blocks in a way that is not known here ({first_line(problem)})"
+        ) from None

@@ -24,7 +24,6 @@ class Contexts:
         self._by_count: dict[int, list[dict[str, Any]]] = {}
         self._multiplied = False
         self._shared = blocks.block_inputs(model, tokens[:1]).contexts
-        _check(model, self._shared)
         if len(tokens) == 1:
             return
         if not _equal(self._shared, blocks.block_inputs(model, tokens[1:2]).contexts):
@@ -54,17 +53,6 @@ class Contexts:
                 "tuned block by block, leave out tune_blocks"
             )
         return self.of(index, 0, count)
-
-
-def _check(model: Any, contexts: Sequence[dict[str, Any]]) -> None:
-    """Blocks hand nothing to one another but hidden states."""
-    text = model.config.get_text_config(decoder=True)
-    kept = [name for context in contexts for name, value in context.items() if isinstance(value, dict | list)]
-    if kept and getattr(text, "num_kv_shared_layers", None) != 0:
-        raise UserError(
-            f"model.id: {type(model).__name__}: its blocks hand {kept[0]} to one another besides hidden states; such "
-            "models are not taken block by block"
-        )
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
