@@ -21,8 +21,8 @@ decoder that `AutoModelForCausalLM` builds is discovered. Mixtures of experts ma
 [dropped](compression.md#dropping-experts) (`tests/compress/test_dropping.py`). AWQ wants to know where scales fold
 ([yes](compression.md#awq-and-protected-modules): `tests/compress/test_folding_anywhere.py`); others it refuses by name.
 
-Calibration and sensitivity take blocks one by one. Of every architecture that is discovered it is tried once, without its
-weights, whether that gives what the whole model computes; where blocks hand something to one another besides hidden
+Calibration and sensitivity take blocks one by one. Of every architecture that is discovered it is tried once, without
+its weights, whether that gives what the whole model computes; where blocks hand something to one another besides hidden
 states, such as Zaya's routers or keys that Gemma 4's blocks share, the model is refused by name, and RTN is what
 compresses it (`tests/walk/test_whole.py`).
 

@@ -109,7 +109,10 @@ def _own_tokens(model: Any, count: int) -> Iterator[None]:
     def look(name: str, output: Tensor) -> None:
         met[name] = met.get(name, False) or output.requires_grad
         if output.requires_grad and output.shape[:-1].numel() != count:
-            raise UserError(f"{model.config.model_type}: {name} works on something else than the tokens of a pass")
+            raise UserError(
+                f"{model.config.model_type}: {name} works on something else than the tokens of a pass; such models "
+                "can't be attributed exactly; choose modules by rules that need no importance"
+            )
 
     with ExitStack() as stack:
         for name, module in linears_of(model).items():

@@ -32,6 +32,7 @@ from mixprec.models.sizes import value_of
 from mixprec.models.weights import blocks_of, body_of, map_in, through
 from mixprec.walk.blocks import Blocks, Live, block_inputs
 from mixprec.walk.recording import BlockInputs
+from mixprec.walk.whole import kept_together
 
 #: How far two ways to compute the same may differ, of the largest value: rounding is far below, a mistake far above.
 ALIKE: Final = 2e-5
@@ -160,6 +161,9 @@ def _reach(sees: Any, far: int) -> int | None:
 def _check_blocks(opened: Blocks | Live) -> None:
     """Raises NotPacked where a block computes something else with this attention in the place of its own."""
     model, tokens = opened.model, probe_tokens(opened.model)
+    together = kept_together(model)
+    if together is not None:
+        raise NotPacked(f"its blocks can't be taken one by one: {together}")
     device = model.get_input_embeddings().weight.device
     (batch,) = pack(_WINDOWS, 1000)
     chunks = (torch.arange(_CHUNK), torch.arange(_CHUNK, _TOKENS))

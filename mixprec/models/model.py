@@ -49,6 +49,7 @@ class Model:
     ) -> None:
         self.id, self.revision, self.dtype, self.device = str(id), revision, dtype, device
         self._loaded: LoadedModel | None = None
+        self._told = False
         self._seen: dict[str, seals.State] = {}
 
     def __repr__(self) -> str:
@@ -229,11 +230,17 @@ class Model:
                 devices.check_device(self.device)
                 opened = self._computable()
                 console.print(f"loading {self.id}", soft_wrap=True)
-                for note in opened.notes:
-                    console.print(f"{self.folder}: {note}")
+                self._tell(opened)
                 self._loaded = load_whole(self.id, opened, self.encoder, chosen, self.device)
             self.check_unchanged()
             return self._loaded
+
+    def _tell(self, opened: Checkpoint) -> None:
+        """Say once how its weights are read that aren't as they are stored, and what of its files is not read."""
+        if not self._told:
+            for note in opened.notes:
+                console.print(f"{self.folder}: {note}", soft_wrap=True)
+        self._told = True
 
     def release(self) -> None:
         """Let the whole model go; ``load`` reads it again."""
@@ -254,4 +261,6 @@ class Model:
             )
         devices.check_device(self.device)
         chosen = devices.dtype_of(self.dtype)
-        return open_blocks(self.original, chosen, self.device, outside)
+        original = self.original
+        self._tell(original)
+        return open_blocks(original, chosen, self.device, outside)

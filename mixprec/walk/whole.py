@@ -33,22 +33,29 @@ _ALIKE: Final = 1e-5
 
 #: Structure -> why its blocks can't be taken one by one, in words; None where they can.
 _reasons: dict[str, str | None] = {}
-_checked: weakref.WeakSet[Any] = weakref.WeakSet()
+_walked: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def check_walked(model: Any) -> None:
     """Raises UserError for a model whose blocks, taken one by one, don't give what it computes."""
-    if model in _checked or model.config.model_type in FAMILIES:
-        return
+    reason = kept_together(model)
+    if reason is not None:
+        raise UserError(
+            f"model.id: {type(model).__name__} ({model.config.model_type}): its blocks, taken one by one, don't give "
+            f"what the whole model computes: {reason}; compress it by rtn, which needs no calibration"
+        )
+
+
+def kept_together(model: Any) -> str | None:
+    """``why_not_walked`` of a model, whose structure is tried once; of families with tables it is known."""
+    if model in _walked or model.config.model_type in FAMILIES:
+        return None
     key = structure_of(model.config)
     if key not in _reasons:
         _reasons[key] = why_not_walked(model.config)
-    if _reasons[key] is not None:
-        raise UserError(
-            f"model.id: {type(model).__name__} ({model.config.model_type}): its blocks, taken one by one, don't give "
-            f"what the whole model computes: {_reasons[key]}; compress it by rtn, which needs no calibration"
-        )
-    _checked.add(model)
+    if _reasons[key] is None:
+        _walked.add(model)
+    return _reasons[key]
 
 
 def why_not_walked(config: PretrainedConfig) -> str | None:

@@ -82,3 +82,12 @@ def test_scales_of_other_blocks_are_refused(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"weight_scale_inv has the shape \(2, 4\); blocks of 128 x 128 want \(1, 1\)"):
         Model(folder).load()
+
+
+def test_it_is_said_once_wherever_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("mixprec.models.model.console.print", lambda *lines, **_: said.extend(map(str, lines)))
+    model = Model(in_fp8(tmp_path / "fp8", "qwen3_moe")[0])
+    mp.compress(model, mp.plan(model, "w4g16", method="rtn"), tmp_path / "out")
+    model.load()
+    assert len([line for line in said if "8-bit floats are read as bfloat16" in line]) == 1
