@@ -63,6 +63,12 @@ def test_what_blocks_hand_to_one_another_is_named(architecture: str, tmp_path: P
     assert Model(tmp_path / "rtn").load().linears
 
 
+def test_a_norm_that_is_not_behind_the_blocks_is_seen() -> None:
+    """TrOCR's last norm is in front of them; with weights of 1 it would change nothing of what they leave."""
+    keys = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48, "vocab_size": 384}
+    assert "not followed by the norm alone" in str(why_not_walked(AutoConfig.for_model("trocr", **keys)))
+
+
 def test_what_is_done_between_blocks_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what the last of them leaves, and what is done beside the norm behind them."""
     from transformers.models.smollm3 import modeling_smollm3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -34,20 +34,21 @@ def check_own(model: nn.Module, blocks: Iterable[Block], where: str) -> None:
             )
 
 
-def check_around(body: nn.Module, blocks: nn.Module, known: Iterable[Block], where: str) -> None:
-    """Raises UserError where the larger part of a decoder's linear modules lies beside its blocks, which then aren't
-    all that repeats: that part would stay as it is, whatever a plan says."""
-    within = {id(module) for module in blocks.modules()}
+def check_around(body: nn.Module, blocks: nn.Module, known: Sequence[Block], where: str) -> None:
+    """Raises UserError where the larger part of a decoder's linear modules repeats beside its blocks, as in models that
+    list attention and MLPs apart: that part would stay as it is, whatever a plan says."""
     beside = {
-        name: module.weight.numel()
-        for name, module in body.named_modules()
-        if isinstance(module, nn.Linear) and id(module) not in within
+        f"{name}.{inside}": module.weight.numel()
+        for name, listed in body.named_children()
+        if isinstance(listed, nn.ModuleList) and listed is not blocks and len(listed) == len(known)
+        for inside, module in listed.named_modules()
+        if isinstance(module, nn.Linear)
     }
     linears = sum(linear.weights for block in known for linear in block.linears)
     whole = sum(beside.values())
     if whole > linears:
         raise UserError(
-            f"{where} has {whole / (whole + linears):.0%} of its decoder's linear modules beside what its blocks are "
+            f"{where} has {whole / (whole + linears):.0%} of its repeated linear modules beside what its blocks are "
             f"taken for, such as {next(iter(beside))}; it is no decoder of blocks that is understood here"
         )
 
