@@ -287,7 +287,7 @@ class _Stages(Reckoning):
             tokens = outputs * _QUESTION
             seen = Used("evaluate", "", outputs, tokens, tokens * _QUESTION, _QUESTION, False)
             work = f"{outputs * variants:,} questions"
-            yield Stage("likelihood", work, variants * self._forward(seen) / self.rate, _PYTHON_BYTES + self.weights)
+            yield Stage("likelihood", work, variants * self.forward(seen) / self.rate, PYTHON_BYTES + self.weights)
             return
         tokens = outputs * spec.max_new_tokens * variants
         batch = spec.engine.batch
