@@ -195,12 +195,15 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
     from safetensors.torch import save_file  # with torch, which whoever only reads and writes JSON doesn't need
 
     stored = {key: json.dumps(value, ensure_ascii=False) for key, value in (metadata or {}).items()}
-    with publish.atomic_path(path) as temporary:
+    # safetensors writes to a temporary name of its own, which a kill leaves: in a folder that the next attempt removes.
+    with publish.atomic_path(path) as temporary, publish.scratch(path) as folder:
+        folder.mkdir()
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()},
-            temporary,
+            folder / "tensors",
             metadata=stored | {seals.KEY: seals.BLANK},
         )
+        (folder / "tensors").rename(temporary)
         with temporary.open("rb+") as file:
             headers.sort_metadata(file)
         seals.seal_tensors(temporary)
