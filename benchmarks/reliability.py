@@ -24,6 +24,7 @@ Keys of OUT (null: not measured)
     fuzz_cases             made-up files, texts and answers that readers were given
     fuzz_failures          of these, those that ended in a traceback or took more than their time or memory
     fuzz_targets           reader -> cases
+    corruptions            what became of them -> how many
     overhead               CPU time of a run of SmolLM2-135M over the same without hashing what it writes and reads
     memory_prediction_error    largest relative difference of a stage's peak memory to what `mixprec explain` says of it
     memory_peaks           stage -> measured peak over predicted, SmolLM2-135M
@@ -54,7 +55,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT / "tests"))
 
 #: Part -> the file that measures it.
-PARTS = {"kills": "reliability_kills"}
+PARTS = {"kills": "reliability_kills", "corruption": "reliability_corruption"}
 KEYS = (
     "kills", "resumed_identical", "corruptions_tried", "corruptions_detected", "fuzz_cases", "fuzz_failures",
     "overhead", "memory_prediction_error", "scaling_2proc_compress", "ray_results_equal",
