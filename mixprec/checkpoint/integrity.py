@@ -75,7 +75,7 @@ def verify(folder: Path) -> bool:
     if known is None:
         return False
     for name, entry in known.items():
-        path = folder / name
+        path = publish.within(folder, name)
         remedy = "make the checkpoint again, or fetch it again"
         if not path.is_file():
             raise UserError(f"{path}: missing, {CARD} lists it; {remedy}")

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from faults.smithy import Fault, Outcome, Smithy
 from faults.stages import Stage
+from mixprec.core import events
 
 #: A file that grows line by line is a beginning of itself while the work goes on.
 _GROWING = ".jsonl"
@@ -67,10 +68,11 @@ class Bench(NamedTuple):
 
     @property
     def files(self) -> dict[str, bytes]:
-        """Path -> content of all that is there; links and empty folders too."""
+        """Path -> content of all that is there, empty folders too, but for the log, which has times in it."""
         found = sorted(self.root.rglob("*"))
         empty = {f"{path.relative_to(self.root)}/": b"" for path in found if path.is_dir() and not any(path.iterdir())}
-        return empty | {str(path.relative_to(self.root)): path.read_bytes() for path in found if path.is_file()}
+        files = {str(path.relative_to(self.root)): path.read_bytes() for path in found if path.is_file()}
+        return empty | {name: content for name, content in files.items() if Path(name).name != events.NAME}
 
     def whole(self, stage: Stage) -> Whole:
         """The stage without a fault, twice. Raises AssertionError where it fails, or writes other bytes again."""
