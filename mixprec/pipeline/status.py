@@ -68,8 +68,7 @@ def _stages(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, float | None], st
         if row.get("state") == "begun":
             running, begun = row["name"], row["time"]
         else:
-            seconds = row.get("seconds")
-            done[row["name"]] = float(seconds) if isinstance(seconds, int | float) else None
+            done[row["name"]] = _number(row.get("seconds"))
             running = None if running == row["name"] else running
     return done, running, begun
 
@@ -77,7 +76,13 @@ def _stages(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, float | None], st
 def _expected(begin: dict[str, Any]) -> dict[str, float | None]:
     listed = begin.get("stages")
     pairs = [each for each in listed if isinstance(each, list) and len(each) == 2] if isinstance(listed, list) else []
-    return {str(name): float(each) if isinstance(each, int | float) else None for name, each in pairs}
+    return {str(name): _number(each) for name, each in pairs}
+
+
+def _number(value: Any) -> float | None:
+    """Seconds, or a count; None for what is neither."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15
+    return float(value) if known else None
 
 
 def _seconds(since: str, now: datetime) -> float:
@@ -106,7 +111,8 @@ def _left(
     rest = pace * sum(guess for guess in guesses if guess is not None)
     if running is None:
         return rest
-    share = step["done"] / step["total"] if step and step.get("total") and step.get("done") else 0.0
+    steps, total = (_number((step or {}).get(key)) for key in ("done", "total"))
+    share = min(steps / total, 1.0) if steps and total else 0.0
     if share:
         return rest + spent * (1 - share) / share
     guess = expected.get(running)
