@@ -55,7 +55,12 @@ _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT / "tests"))
 
 #: Part -> the file that measures it.
-PARTS = {"kills": "reliability_kills", "corruption": "reliability_corruption", "fuzzing": "reliability_fuzzing"}
+PARTS = {
+    "kills": "reliability_kills",
+    "corruption": "reliability_corruption",
+    "fuzzing": "reliability_fuzzing",
+    "memory": "reliability_memory",
+}
 KEYS = (
     "kills", "resumed_identical", "corruptions_tried", "corruptions_detected", "fuzz_cases", "fuzz_failures",
     "overhead", "memory_prediction_error", "scaling_2proc_compress", "ray_results_equal",

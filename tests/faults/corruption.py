@@ -234,7 +234,7 @@ class Gauge:
         """What became of a case: one of GOOD, or what is wrong."""
         each = case.artifact
         whole, expected = self._wholes[each.name]
-        told = io.StringIO()
+        told, quiet = io.StringIO(), progress.console.quiet
         try:
             self._write(each.path, case.content)
             progress.console.quiet = False  # notices go to standard error, as on the command line
@@ -246,6 +246,7 @@ class Gauge:
         except Exception as problem:
             return f"{type(problem).__name__}: {problem}"
         finally:
+            progress.console.quiet = quiet
             self._write(each.path, whole)
         if found == expected:
             return "same"

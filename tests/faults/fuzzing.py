@@ -16,7 +16,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from faults import corruption
 from mixprec.checkpoint.integrity import card_of
-from mixprec.core import artifacts, seals
+from mixprec.core import artifacts, progress, seals
 from mixprec.core.errors import UserError
 from mixprec.evaluate import diagnosis, outputs
 from mixprec.evaluate.benchmarks.schema import Question
@@ -74,6 +74,7 @@ class Fault(NamedTuple):
 def targets(folder: Path) -> list[Target]:
     """All readers; ``folder``: where their files are made, and a case is written for those that read files."""
     made, decoder = _made(folder / "seeds")
+    progress.console.quiet = True  # what is said of a case is not looked at
 
     def seeds(name: str) -> list[bytes]:
         kind, _, file = name.partition(":")
@@ -186,10 +187,8 @@ def _config(path: Path) -> None:
 
 def _answer(content: bytes) -> None:
     request = Request("a", "prompt", 0, False, (), {})
-    try:
+    with suppress(ValueError):  # the server is asked again, and it is told
         completion.read(content, request, True)
-    except ValueError:  # asked again, and told
-        pass
 
 
 _ASKED = "Okay, six apples. Wait, two are gone. I recall that a pear is no apple. So four are left."
