@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from mixprec.core import artifacts, publish
+from mixprec.core import artifacts, publish, seals
 from mixprec.core.errors import UserError
 from mixprec.core.shapes import Count, Shape, check
 from mixprec.models.modelfiles import CARD, README
@@ -75,7 +75,7 @@ def verify(folder: Path) -> bool:
     if known is None:
         return False
     for name, entry in known.items():
-        path = folder / name
+        path = publish.within(folder, name)
         remedy = "make the checkpoint again, or fetch it again"
         if not path.is_file():
             raise UserError(f"{path}: missing, {CARD} lists it; {remedy}")
@@ -88,4 +88,4 @@ def verify(folder: Path) -> bool:
 
 def seal(folder: Path, card: Mapping[str, Any]) -> None:
     """Write mixprec.json, last of all: ``card`` and the checksums of what is there."""
-    publish.write_json(folder / CARD, {**card, "files": digests(folder)})
+    publish.write_json(folder / CARD, seals.sealed({**card, "files": digests(folder)}))

@@ -19,7 +19,7 @@ from mixprec.core.version import VERSION
 # Importing them registers their verbs, in the order of --help.
 # isort: off
 from mixprec.cli import quantize, recipes, tracing, annotating, importance, sensitivity, allocation  # noqa: F401
-from mixprec.cli import compression, tuning, distilling, checkpoints, benchmarks, export  # noqa: F401
+from mixprec.cli import compression, tuning, distilling, checkpoints, benchmarks, export, watching  # noqa: F401
 # isort: on
 
 #: Verbs that share their work under ``accelerate launch``.

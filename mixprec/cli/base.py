@@ -105,7 +105,7 @@ def model_in(plan: Path) -> str:
     """The model that a plan.json is for. Raises UserError for other files."""
     from mixprec.core import artifacts
 
-    data = artifacts.read_json(plan)
+    data = artifacts.parse_json(artifacts.read_text(plan), plan)  # whether it was edited is said where it is read whole
     if not isinstance(data, dict) or not isinstance(data.get("model"), str):
         raise UserError(f"{plan}: key 'model' is missing; is this a plan.json, from 'mixprec plan'?")
     return str(data["model"])

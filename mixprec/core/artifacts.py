@@ -27,7 +27,9 @@ from mixprec.core.version import VERSION
 if TYPE_CHECKING:
     import torch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = seals.SCHEMA_VERSION
+#: In the first row of a file that was written at once: how many rows it had.
+ROWS = "mixprec_rows"
 _PROVENANCE_PACKAGES = ("torch", "transformers", "safetensors", "numpy")
 
 
@@ -49,6 +51,19 @@ def read_json(path: Path, *, finite: bool = True) -> Any:
     Raises UserError where the file is missing, is no JSON that ``parsing.parse_json`` reads, or not what was sealed.
     """
     return seals.opened(parse_json(read_text(path), path, finite=finite), path)
+
+
+def read_edited(path: Path) -> Any:
+    """Read JSON that people edit: as ``read_json``, but what was changed since it was written is said and used.
+
+    Raises UserError where the file is missing, no JSON, or of another version.
+    """
+    data = parse_json(read_text(path), path)
+    try:
+        return seals.opened(data, path)
+    except seals.Broken:
+        console.print(f"{path}: was edited or damaged since mixprec wrote it; it is used as it stands", soft_wrap=True)
+        return seals.content(data)
 
 
 def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:
@@ -104,8 +119,11 @@ def read_text(path: Path) -> str:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object per line, each with its seal, atomically."""
-    write_text(path, "".join(_line(row) + "\n" for row in rows))
+    """Write one JSON object per line, each with its seal, atomically; the first says how many there are."""
+    listed = [dict(row) for row in rows]
+    if listed:
+        listed[0][ROWS] = len(listed)
+    write_text(path, "".join(_line(row) + "\n" for row in listed))
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -157,6 +175,7 @@ def mend_lines(path: Path, begins: bytes) -> None:
 
 def read_jsonl(path: Path, *, sealed: bool = False) -> list[dict[str, Any]]:
     """Read one JSON object per line; blank lines are passed over. ``sealed``: rows keep their seals for the caller.
+    Rows that were cut off or added since the file was written are said.
 
     Raises UserError naming file and line where a line is no JSON object, or not what was sealed.
     """
@@ -172,6 +191,9 @@ def read_jsonl(path: Path, *, sealed: bool = False) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
         rows.append(row if sealed else seals.opened(row, f"{path}:{number}"))
+    known = rows[0].pop(ROWS, None) if rows and not sealed else None
+    if known not in (None, len(rows)):
+        console.print(f"{path}: has {len(rows)} rows of the {known} that were written", soft_wrap=True)
     return rows
 
 
@@ -195,12 +217,15 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
     from safetensors.torch import save_file  # with torch, which whoever only reads and writes JSON doesn't need
 
     stored = {key: json.dumps(value, ensure_ascii=False) for key, value in (metadata or {}).items()}
-    with publish.atomic_path(path) as temporary:
+    # safetensors writes to a temporary name of its own, which a kill leaves: in a folder that the next attempt removes.
+    with publish.atomic_path(path) as temporary, publish.scratch(path) as folder:
+        folder.mkdir()
         save_file(
             {name: tensor.contiguous() for name, tensor in tensors.items()},
-            temporary,
-            metadata=stored | {seals.KEY: seals.BLANK},
+            folder / "tensors",
+            metadata=stored | seals.blank(),
         )
+        (folder / "tensors").rename(temporary)
         with temporary.open("rb+") as file:
             headers.sort_metadata(file)
         seals.seal_tensors(temporary)
@@ -252,7 +277,7 @@ def is_made(path: Path, stamp: str) -> bool:
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read a whole safetensors file: tensors and metadata (JSON strings decoded)."""
     with open_tensors(path) as file:
-        stored = {key: value for key, value in (file.metadata() or {}).items() if key != seals.KEY}
+        stored = seals.content(file.metadata() or {})
         metadata = {key: parse_json(value, f"{path}: {key}") for key, value in stored.items()}
         return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (no mapping)
 

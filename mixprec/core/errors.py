@@ -88,8 +88,9 @@ _FILE_PROBLEMS = {
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
     errno.ENFILE: "too many files are open on this machine; run the same command again later",
 }
-#: numpy counts what it could write and keeps no error number; safetensors has the number in its text.
-_NUMPY, _SAFETENSORS = " requested and ", re.compile(r"\(os error ([0-9]+)\)")
+#: numpy counts what it could write and keeps no error number, torch.save neither; safetensors has it in its text.
+_UNNUMBERED = (" requested and ", "unexpected pos", "iostream error")
+_SAFETENSORS = re.compile(r"\(os error ([0-9]+)\)")
 
 
 def from_disk(problem: BaseException, path: Path | None = None, place: str = "--out") -> UserError | None:
@@ -101,7 +102,7 @@ def from_disk(problem: BaseException, path: Path | None = None, place: str = "--
     text = "" if isinstance(problem, UserError) else str(problem)
     known = _SAFETENSORS.search(text)
     number = problem.errno if isinstance(problem, OSError) else int(known[1]) if known else None
-    if number is None and _NUMPY in text:
+    if number is None and any(each in text for each in _UNNUMBERED):
         number = errno.ENOSPC
     if number not in _FILE_PROBLEMS:
         return None

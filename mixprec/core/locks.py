@@ -52,6 +52,20 @@ def folder(path: Path, *, shared: bool = False) -> Iterator[None]:
                 path.rmdir()
 
 
+def at_work(path: Path) -> str | None:
+    """Who is at work in a run's folder, None where nobody is, or its file system has no locks."""
+    try:
+        descriptor = os.open(path / ".lock", os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return None
+    try:
+        return None if lock_descriptor(descriptor, blocking=False) else _read(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def target(path: Path, *beside: Path) -> Iterator[None]:
     """Be alone with a file, or a folder that is replaced as a whole; ``beside``: what else is written for it.

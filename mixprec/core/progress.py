@@ -30,7 +30,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from mixprec.core import processes
+from mixprec.core import events, processes
 from mixprec.core.escaping import visible
 
 
@@ -48,6 +48,8 @@ class _Notices(PlainConsole):
     """Standard error after ``speak``; before it, notices go to the logger."""
 
     def print(self, *objects: Any, **options: Any) -> None:
+        if objects and all(isinstance(each, str) for each in objects):  # not the bars, which print themselves
+            events.tell("notice", text=" ".join(objects))
         if self.quiet and processes.is_main():
             _log.info(" ".join(map(str, objects)))
         super().print(*objects, **options)
@@ -108,8 +110,20 @@ def _counting(listener: OnStep, what: str, total: int, unit: str, done: int = 0)
 def bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """A bar of ``total`` units; yields the function that moves it on: ``advance(n)``.
 
-    On a terminal that can't redraw (a log file) one line is printed at the end.
+    On a terminal that can't redraw (a log file) one line is printed at the end. The run's log hears of it too.
     """
+    steps = events.Steps(description, total, unit)
+    with _bar(description, total, unit) as advance:
+
+        def both(more: int) -> None:
+            steps.advance(more)
+            advance(more)
+
+        yield both
+
+
+@contextmanager
+def _bar(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     if (listener := _listener.get()) is not None:
         yield _counting(listener, description, total, unit)
         return
@@ -220,9 +234,23 @@ def generating(description: str, total: int, limit: int, known: Sequence[int | N
     ``limit``: most tokens of an output; ``known``: lengths of the outputs that are there, None where nobody counted.
     """
     seen = Generating(total - len(known), limit, [count for count in known if count is not None])
+    steps = events.Steps(description, total, "outputs", len(known))
+    with _generating(seen, description, total, known):
+        shown = seen.on_output
+
+        def both(more: int) -> None:
+            steps.advance(more)
+            shown(more)
+
+        seen.on_output = both
+        yield seen
+
+
+@contextmanager
+def _generating(seen: Generating, description: str, total: int, known: Sequence[int | None]) -> Iterator[None]:
     if (listener := _listener.get()) is not None:
         seen.on_output = _counting(listener, description, total, "outputs", len(known))
-        yield seen
+        yield
         return
     description = visible(description)
     name = description if len(description) <= _NAME else description[: _NAME - 1] + "…"
@@ -242,4 +270,4 @@ def generating(description: str, total: int, limit: int, known: Sequence[int | N
     ) as progress:
         task = progress.add_task(name, total=total, completed=len(known))
         seen.on_output = lambda done: progress.advance(task, done)
-        yield seen
+        yield

@@ -198,6 +198,17 @@ def remove(path: Path) -> None:
     shutil.rmtree(path)
 
 
+def within(folder: Path, name: str) -> Path:
+    """The path of a ``name`` that a record in ``folder`` has.
+
+    Raises UserError where it leads out of the folder.
+    """
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
+        raise UserError(f"{folder}: the name {name!r} in its record leads out of the folder; nothing there is read")
+    return folder / name
+
+
 def share(path: Path) -> None:
     """Give a file the permissions that ``open`` would: safetensors lets nobody but the owner read its files."""
     mask = os.umask(0)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixprec.core import artifacts, processes, publish
+from mixprec.core import artifacts, events, processes, publish
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
 
@@ -33,8 +33,11 @@ class Stages:
                     "run: give --out on storage that they share"
                 )
             publish.remove(marker)
-            make()
+            with events.stage(name):
+                make()
             artifacts.write_json(marker, {"fingerprint": stamp, "outputs": self._digests(outputs)})
+        else:
+            events.tell("stage", name=name, state="kept")
         return stamp
 
     def _is_done(self, marker: Path, stamp: str, outputs: Sequence[Path]) -> bool:

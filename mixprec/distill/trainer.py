@@ -24,7 +24,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mixprec.core import devices, processes, publish, upstream
-from mixprec.core.errors import UserError
+from mixprec.core.errors import UserError, from_disk
 from mixprec.distill.course import Clock, Course
 from mixprec.distill.lessons import IGNORED, Lesson, Lessons
 from mixprec.distill.options import DistillOptions
@@ -189,11 +189,17 @@ class Training:
         self.course.steps = self._per_epoch * options.epochs
 
     def run(self, advance: Callable[[int], None]) -> Course:
-        """All steps, or those up to the end of patience; the student ends with its best weights, adapters within."""
+        """All steps, or those up to the end of patience; the student ends with its best weights, adapters within.
+
+        Raises UserError where the disk is full.
+        """
         before = self._trainer.measured()
         self._trainer.add_callback(_Watch(advance, self._is_check, self.clock))
-        with _settled():
-            self._trainer.train(resume_from_checkpoint=self._last())
+        try:
+            with _settled():
+                self._trainer.train(resume_from_checkpoint=self._last())
+        except RuntimeError as problem:  # torch.save says nothing else of a full disk
+            raise (from_disk(problem, self._folder) or problem) from None
         history = self._trainer.state.log_history
         self.course.validation = [(0, before), *_curve(history, "eval_loss")]
         self.course.training = _curve(history, "loss")

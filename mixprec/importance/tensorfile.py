@@ -70,7 +70,7 @@ def create(path: Path, shapes: Mapping[str, Shape], metadata: Mapping[str, Any])
     names = sorted(shapes, key=lambda name: (-shapes[name].dtype.itemsize, name))
     stored = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
     entries = {name: headers.Entry(headers.type_name(shapes[name].dtype), shapes[name].sizes) for name in names}
-    header = headers.made(entries, stored | {seals.KEY: seals.BLANK})
+    header = headers.made(entries, stored | seals.blank())
     with publish.atomic_path(path) as temporary:
         with temporary.open("w+b") as file:
             file.write(header.text)

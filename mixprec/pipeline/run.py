@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mixprec.checkpoint.target import check_space
-from mixprec.core import artifacts, locks, publish
+from mixprec.core import artifacts, events, locks, publish
 from mixprec.evaluate.engines import templates
 from mixprec.pipeline import damage, loadable
 from mixprec.pipeline.benchmarks import Benchmarks
@@ -14,6 +14,7 @@ from mixprec.pipeline.cards import write_cards
 from mixprec.pipeline.checks import Checked, checked
 from mixprec.pipeline.context import Context
 from mixprec.pipeline.evaluation import Evaluator
+from mixprec.pipeline.expected import expected
 from mixprec.pipeline.importance import importance
 from mixprec.pipeline.plans import plan_of
 from mixprec.pipeline.reckoning import candidate_bytes
@@ -27,6 +28,7 @@ class Run(Context):
     """One recipe's run in one folder."""
 
     _checked = False
+    _expected: Sequence[tuple[str, float | None]] = ()
 
     def check(self, where: str = "", known: Sequence[str] = ()) -> None:
         """Everything that can be wrong is looked at before any work.
@@ -47,7 +49,7 @@ class Run(Context):
         with found.trying():
             check_space(self.out, self._space(found))
         found.require(where)
-        self._checked = True
+        self._checked, self._expected = True, expected(self.recipe, found)
 
     def _space(self, found: Checked) -> int:
         """Bytes that checkpoints and candidates will take which are not there yet, as far as it is known."""
@@ -72,7 +74,8 @@ class Run(Context):
         with locks.folder(self.out):
             for name in self.recipe.all_variants:
                 publish.refuse_links(self.out / "variants" / name / "checkpoint")
-            return self._run()
+            with events.logged(self.out, recipe=self.name, stages=self._expected):
+                return self._run()
 
     def _run(self) -> dict[str, Any]:
         self.tell_moved()
@@ -81,7 +84,8 @@ class Run(Context):
         found, stamp = importance(self)
         scored = damage.score(self, found, stamp)
         if self.recipe.ablation is not None:
-            damage.ablate(self, self.out / "ablation", found)
+            with events.stage("ablation"):
+                damage.ablate(self, self.out / "ablation", found)
         plans = {name: plan_of(self, name, each.plan, found, scored) for name, each in self.recipe.all_variants.items()}
         self._check(plans)
         spec = self.recipe.evaluate

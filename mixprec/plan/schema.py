@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
 
-from mixprec.core import artifacts
+from mixprec.core import artifacts, seals
 from mixprec.core.errors import UserError, from_pydantic
 from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import (
@@ -187,14 +187,18 @@ class Plan(Strict):
 
 
 def dumps(plan: Plan) -> str:
-    """The text of plan.json: JSON with one line per module, so that plans diff and edit well."""
+    """The text of plan.json: JSON with one line per module, so that plans diff and edit well; its seal is the last
+    line."""
     data = plan.model_dump(mode="json")
-    lines = [
-        f"    {_json(address)}: {_json({key: value for key, value in module.items() if value not in ('', None)})}"
-        for address, module in data.pop("modules").items()
-    ]
-    head = [f"  {_json(key)}: {_json(value)}," for key, value in data.items()]
-    return "\n".join(["{", *head, '  "modules": {', ",\n".join(lines), "  }", "}"]) + "\n"
+    data["modules"] = {
+        address: {key: value for key, value in module.items() if value not in ("", None)}
+        for address, module in data["modules"].items()
+    }
+    whole = seals.sealed(data)
+    modules = [f"    {_json(address)}: {_json(module)}" for address, module in whole.pop("modules").items()]
+    lines = [f"  {_json(key)}: {_json(value)}" for key, value in whole.items()]
+    lines.insert(-2, "\n".join(['  "modules": {', ",\n".join(modules), "  }"]))
+    return "\n".join(["{", ",\n".join(lines), "}"]) + "\n"
 
 
 def _json(value: Any) -> str:
@@ -207,12 +211,12 @@ def save_plan(path: Path, plan: Plan) -> None:
 
 
 def load_plan(path: Path, inventory: Decoder) -> Plan:
-    """Read plan.json, made for the model of ``inventory``.
+    """Read plan.json, made for the model of ``inventory``; that it was edited is said.
 
     Raises UserError naming the file and all wrong keys, formats and modules at once.
     """
     try:
-        plan = Plan.model_validate(artifacts.read_json(path))
+        plan = Plan.model_validate(artifacts.read_edited(path))
     except ValidationError as problem:
         raise from_pydantic(problem, str(path), Plan) from None
     check_modules(plan, inventory, str(path))

@@ -299,7 +299,7 @@ class Summary(Shape):
     title: str = ""
     model: str = ""
     evaluation: _Evaluation | None = None
-    variants: dict[str, _Variant] | None = None
+    variants: dict[str, _Variant]  # no other artifact has them
     differences: dict[str, dict[str, _Difference]] | None = None
     benchmarks: _AllBenchmarks | None = None
     likelihood: _AllLikelihoods | None = None

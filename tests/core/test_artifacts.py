@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mixprec.core import artifacts, locks, publish
-from mixprec.core.errors import UserError
+from mixprec.core.errors import UserError, from_disk
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -269,6 +269,33 @@ def test_numpy_says_in_its_own_words_that_a_disk_is_full(tmp_path: Path) -> None
         full.open("wb") as file,
     ):
         np.zeros(1_000_000).tofile(file)
+
+
+def test_torch_says_in_its_own_words_that_a_disk_is_full(tmp_path: Path) -> None:
+    if not Path("/dev/full").is_char_device():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(RuntimeError) as told:
+        torch.save({"x": torch.zeros(100_000)}, "/dev/full")
+    assert "states: the disk is full" in str(from_disk(told.value, tmp_path / "states"))
+    assert from_disk(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), tmp_path) is None
+
+
+def test_what_safetensors_leaves_when_it_is_killed_goes(tmp_path: Path) -> None:
+    path, left = tmp_path / "a.safetensors", []
+
+    def killed(*_: object, **__: object) -> None:
+        folder = next(each for each in tmp_path.iterdir() if each.is_dir())
+        (folder / ".tmpX1y2z3").write_bytes(b"half")
+        # As a process that is gone has left it.
+        left.append(folder.rename(folder.with_name(folder.name.replace(f"-{os.getpid()}-", "-4194305-"))))
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("safetensors.torch.save_file", killed)
+        artifacts.save_tensors(path, {"x": torch.ones(2)})
+    assert [each.exists() for each in left] == [True]
+    artifacts.save_tensors(path, {"x": torch.ones(2)})
+    assert [each.name for each in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 @same_folder

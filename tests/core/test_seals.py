@@ -64,10 +64,9 @@ def test_layout_is_no_content_and_without_its_seal_a_file_is_read_as_it_is(tmp_p
     assert artifacts.read_json(path) == {"a": 0.5, "b": "ü"}
     data["a"] = 0.6
     path.write_text(json.dumps(data))
-    with pytest.raises(UserError, match=r"a\.json: was edited or damaged .* remove mixprec_sha256 from it to use it"):
+    with pytest.raises(UserError, match=r"a\.json: was edited or damaged .* remove mixprec_sha256 and mixprec_schema"):
         artifacts.read_json(path)
-    del data[seals.KEY]
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(seals.content(data)))
     assert artifacts.read_json(path) == {"a": 0.6, "b": "ü"}
 
 

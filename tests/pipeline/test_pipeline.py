@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mixprec import pipeline, recipe
+from mixprec.core import events
 from mixprec.core.errors import UserError
 from mixprec.core.stages import Stages
 from mixprec.importance import statistics
@@ -36,12 +37,17 @@ def run(path: Path, out: Path, *overrides: str) -> dict[str, Any]:
     return pipeline.Run(recipe.load(path, overrides), path.read_text(), path.stem, out, None).run()
 
 
+def files(folder: Path) -> list[Path]:
+    """All but the log, the one file with times in it."""
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != events.NAME]
+
+
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files(folder)}
 
 
 def times(folder: Path) -> dict[str, int]:
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files(folder)}
 
 
 @pytest.fixture(scope="module")

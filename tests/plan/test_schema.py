@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mixprec.core import seals
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder
 from mixprec.numerics.formats import KEEP, Format
@@ -42,7 +43,23 @@ def test_each_module_is_one_line(plan: Plan, tiny: Decoder) -> None:
     for module in tiny.linears:
         assert len([line for line in text.splitlines() if f'"{module.address}"' in line]) == 1
     assert '    "model.layers.1.mlp.up_proj": {"format": "keep", "why": "rules[0]: last_up"},\n' in text
-    assert json.loads(text) == plan.model_dump(mode="json", exclude_none=True)
+    assert seals.opened(json.loads(text), "text") == plan.model_dump(mode="json", exclude_none=True)
+
+
+def test_an_edit_is_said_and_used(
+    tmp_path: Path, plan: Plan, tiny: Decoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "plan.json"
+    save_plan(path, plan)
+    assert load_plan(path, tiny) == plan and not capsys.readouterr().err
+    path.write_text(path.read_text().replace('"w3g64"', '"w4g64"', 1))
+    assert load_plan(path, tiny) != plan
+    assert "plan.json: was edited or damaged since mixprec wrote it; it is used" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    path.write_text(path.read_text().replace('"mixprec_schema": 1', '"mixprec_schema": 2'))
+    with pytest.raises(UserError, match=r"plan\.json: was written by a later mixprec"):
+        load_plan(path, tiny)
 
 
 def test_why_may_be_left_out(tmp_path: Path, plan: Plan, tiny: Decoder) -> None:

@@ -13,6 +13,7 @@ from browser import needs_browser, visit
 from test_html import HOSTILE, Page
 
 import mixprec as mp
+from mixprec.core import artifacts
 from mixprec.report.review import render_review
 from mixprec.traces import spans
 from mixprec.traces.spans import AnnotatedTrace, CharSpan
@@ -77,8 +78,7 @@ def test_without_a_change_the_file_stays_as_it_was(tmp_path: Path) -> None:
     spans.save_spans(tmp_path / "spans.jsonl", traces())
     rows, name, _ = rows_after(render_review(traces(), "spans.jsonl"), "j k Escape", tmp_path)
     assert name == "spans.reviewed.jsonl"
-    ours = [json.loads(line) for line in (tmp_path / "spans.jsonl").read_text().splitlines()]
-    assert rows == [{key: value for key, value in row.items() if key != "mixprec_sha256"} for row in ours]
+    assert rows == artifacts.read_jsonl(tmp_path / "spans.jsonl")
     assert spans.load_spans(tmp_path / name) == spans.load_spans(tmp_path / "spans.jsonl")
 
 

@@ -27,7 +27,7 @@ def config_in(path: Path, reader: Any) -> PretrainedConfig:
     """
     if mixtures.is_mixture(reader):  # transformers knows some of them, and not all of what they say
         return as_config(described(path, reader), str(path))
-    config = AutoConfig.from_pretrained(path.parent, gguf_file=parts.files_of(path)[0].name)
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=parts.files_of(path)[0].name, trust_remote_code=False)
     check_architecture(config, str(path))
     metadata.complete(config, reader)
     return config

@@ -60,11 +60,12 @@ def convert(path: Path, first: Path, target: Path, checksums: str) -> None:
     with writing as folder, quiet(), redirect_stderr(io.StringIO()), parts.one_reader():
         try:
             reader, config = _checked(path, first)
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, **source, trust_remote_code=False)
             tokenizer_in.complete(tokenizer, reader, path)
             model = AutoModelForCausalLM.from_pretrained(
                 path.parent,
                 **source,
+                trust_remote_code=False,
                 config=config,
                 quantization_config=GgufConfig(dequantize=True),
                 dtype=torch.float16,

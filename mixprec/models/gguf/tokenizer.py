@@ -59,7 +59,9 @@ def save(tokenizer: Any, folder: Path, path: Path) -> None:
     Raises UserError where transformers makes other tokens when it reads it back, as the kind that its architecture has.
     """
     tokenizer.save_pretrained(folder)
-    before, after = (_tokens(each) for each in (tokenizer, AutoTokenizer.from_pretrained(folder)))
+    before, after = (
+        _tokens(each) for each in (tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    )
     if before is None or before != after:
         raise UserError(
             f"{path}: its tokenizer is of another kind than transformers has for this architecture, and would make "

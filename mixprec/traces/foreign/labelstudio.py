@@ -120,7 +120,7 @@ def _is_region(value: Any) -> bool:
 def _regions(result: Sequence[Any], where: str) -> Iterator[_Region]:
     for each in result:
         kind = each.get("type") if isinstance(each, dict) else None
-        if kind in _NO_SPANS:
+        if isinstance(kind, str) and kind in _NO_SPANS:
             continue
         if not isinstance(each, dict) or not isinstance(each.get("value"), dict):
             raise UserError(f"{where}: a region of type {kind!r} without a value; export the project again, as JSON")

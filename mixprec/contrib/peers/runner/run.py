@@ -130,7 +130,9 @@ def load_model(job: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, job.get("dtype", "float32"))
-    return AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype, local_files_only=True).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        job["model"], dtype=dtype, local_files_only=True, trust_remote_code=False
+    ).eval()
 
 
 def write_dense(source: Path, out: Path, weights: dict[str, Any], files: list[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 
 def load(job: dict[str, Any]) -> dict[str, Any]:
-    tokenizer = AutoTokenizer.from_pretrained(job["model"], local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(job["model"], local_files_only=True, trust_remote_code=False)
     model = load_model(job)
     # What is not rounded stays as it was: with ``amp`` the whole model becomes bfloat16.
     return {"model": model, "tokenizer": tokenizer, "original": model.state_dict()}

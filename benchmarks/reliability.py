@@ -1,0 +1,118 @@
+"""Whether work is lost: kills, full disks, damaged files, strange files, and what hashing and memory cost
+
+    python benchmarks/reliability.py [--quick] [--only PART …] [--work FOLDER] --json OUT
+
+Stages run on a tiny model in a process that faults strike (tests/faults). A case is a stage that is hit once and then
+started again: it has to end with the bytes of one that was not hit, and nothing half-done may have a final name before.
+Cases that are done stay in the work folder for as long as mixprec's code is the same, so a benchmark that was stopped
+goes on. Parts: kills, corruption, fuzzing, memory. Distillation is among the stages where TRL is installed.
+
+Keys of OUT (null: not measured)
+    kills                  stages killed by SIGKILL: at calls that change a file, spread evenly over all calls of all
+                           stages, and at random moments
+    resumed_identical      of these, those that ended with the same bytes when they were started again
+    kills_at_calls         of the kills, those at a call; a write that is hit is done by half
+    signals                stages that SIGTERM or SIGINT stopped at random moments
+    signals_identical      of these, those that ended with exit code 130 (or were done), and with the same bytes later
+    full_disks             stages whose disk was full from one of their calls on
+    full_disks_identical   of these, those that said so in one sentence, and ended with the same bytes later
+    stages                 the stages
+    calls                  calls of all stages that change something on the disk
+    corruptions_tried      artifacts damaged: a bit flipped, cut, of another version, or another file
+    corruptions_detected   of these, those that were refused with the file's name, or whose content was the same
+    corruptions_refused    of these, those that were refused
+    fuzz_cases             made-up files, texts and answers that readers were given
+    fuzz_failures          of these, those that ended in a traceback or took more than their time or memory
+    fuzz_targets           reader -> cases
+    corruptions            what became of them -> how many
+    overhead               CPU time of a run of SmolLM2-135M over the same without hashing what it writes and reads
+    memory_prediction_error    largest relative difference of a stage's peak memory to what `mixprec explain` says of it
+    memory_peaks           stage -> measured peak over predicted, SmolLM2-135M
+    scaling_2proc_compress     speed of compression by two processes over that by one
+    ray_results_equal      whether variants that ran on a Ray cluster are those that ran one after another
+    failures               case -> what was wrong
+    quick                  whether --quick was given: a few cases of each kind
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import machine
+
+from mixprec.core import environment
+
+environment.settle()  # before torch is imported
+
+_ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT / "tests"))
+
+#: Part -> the file that measures it.
+PARTS = {
+    "kills": "reliability_kills",
+    "corruption": "reliability_corruption",
+    "fuzzing": "reliability_fuzzing",
+    "memory": "reliability_memory",
+}
+KEYS = (
+    "kills", "resumed_identical", "corruptions_tried", "corruptions_detected", "fuzz_cases", "fuzz_failures",
+    "overhead", "memory_prediction_error", "scaling_2proc_compress", "ray_results_equal",
+)  # fmt: skip
+
+
+def code_stamp() -> str:
+    """A digest of mixprec's code: what was measured holds for it alone."""
+    files = sorted((_ROOT / "mixprec").rglob("*.py")) + sorted((_ROOT / "tests" / "faults").glob("*"))
+    digest = hashlib.sha256()
+    for path in files:
+        if path.is_file():
+            digest.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+class Rows:
+    """What was measured before, of this code; a row for each case."""
+
+    def __init__(self, path: Path, stamp: str) -> None:
+        from mixprec.core import artifacts
+
+        self._path, self._stamp = path, stamp
+        self.done = {row["case"]: row for row in artifacts.rows_left(path, stamp)}
+
+    def each(self, names: Iterable[str], measure: Callable[[str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """A row for each name: the one that is there, or a new one."""
+        from mixprec.core import artifacts
+
+        for name in names:
+            if name not in self.done:
+                row = {"stamp": self._stamp, "case": name, **measure(name)}
+                artifacts.append_row(self._path, row)
+                self.done[name] = row
+            yield self.done[name]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "mixprec-reliability")
+    parser.add_argument("--json", required=True)
+    chosen = parser.parse_args()
+    stamp, found, failures = code_stamp(), dict[str, Any].fromkeys(KEYS), dict[str, str]()
+    for part in chosen.only:
+        rows = Rows(chosen.work / f"{part}.jsonl", stamp)
+        figures, wrong = importlib.import_module(PARTS[part]).measure(chosen.work / part, rows, chosen.quick)
+        found |= figures
+        failures |= wrong
+    machine.write(chosen.json, __file__, {**found, "failures": failures, "quick": chosen.quick}, [chosen.work])
+
+
+if __name__ == "__main__":
+    main()
