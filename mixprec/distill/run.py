@@ -31,6 +31,22 @@ _STAMP: Final = "stamp.json"
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What is known before any work: the student and its teacher as they are computed, and what is learned from.
+    ``described``: all that the result depends on."""
+
+    student: Model
+    teacher: Model | None
+    lessons: Lessons
+    described: dict[str, Any]
+
+    @property
+    def stamp(self) -> str:
+        """The fingerprint of the result."""
+        return artifacts.fingerprint(self.described)
+
+
+@dataclass(frozen=True)
 class Distilled:
     """``told``: what mixprec.json says of it. ``speed``: training tokens per second of this call on this process; None
     where no step was left to make."""
@@ -65,8 +81,27 @@ def distill(
     the chat template that is asked for, a teacher of another tokenizer, traces that are too long, a target that
     mixprec did not make, and where nothing was gained: then nothing is written.
     """
-    require()
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
+    ready = prepare(student, traces, out, options, teacher=teacher, base_model=base_model)
+    work = blocks_folder(out)
+    with locks.target(out, work) if processes.is_main() else nullcontext():
+        if processes.agree(_is_made(out, ready.stamp)):
+            console.print(f"{out}: is made already", soft_wrap=True)
+            return Distilled(out, card_of(out)["distillation"])
+        return _made(ready, options, out, base_model)
+
+
+def prepare(
+    student: Model,
+    traces: str,
+    out: Path,
+    options: DistillOptions = DistillOptions(),
+    *,
+    teacher: Model | None = None,
+    base_model: str | None = None,
+) -> Prepared:
+    """All that can be looked at before training. Raises UserError as ``distill`` does, but for what training shows."""
+    require()
     device = _device(student)
     student = student.computed(dtype="float32", device=device)  # steps are too small for 16 bits
     _check(student, out, options, base_model)
@@ -85,28 +120,15 @@ def distill(
         "learning_rate": options.learning_rate,
         "packages": versions,
     }
-    stamp = artifacts.fingerprint(described)
-    work = blocks_folder(out)
-    with locks.target(out, work) if processes.is_main() else nullcontext():
-        if processes.agree(_is_made(out, stamp)):
-            console.print(f"{out}: is made already", soft_wrap=True)
-            return Distilled(out, card_of(out)["distillation"])
-        return _made(student, teacher, drawn, options, out, described | {"stamp": stamp}, base_model)
+    return Prepared(student, teacher, drawn, described)
 
 
-def _made(
-    student: Model,
-    teacher: Model | None,
-    drawn: Lessons,
-    options: DistillOptions,
-    out: Path,
-    described: dict[str, Any],
-    base_model: str | None,
-) -> Distilled:
+def _made(ready: Prepared, options: DistillOptions, out: Path, base_model: str | None) -> Distilled:
     from mixprec.distill.trainer import Training  # it brings TRL
 
+    student, teacher, drawn = ready.student, ready.teacher, ready.lessons
     opened, work = student.original, blocks_folder(out)
-    folder = _folder(work, described["stamp"])
+    folder = _folder(work, ready.stamp)
     loaded = student.load()
     loaded.model.requires_grad_(True)
     try:
@@ -125,7 +147,7 @@ def _made(
         tensors = training.written(publishing.dtypes(opened))
     finally:
         student.release()  # its weights are no longer its own
-    said = described | {"rows": training.rows, "counts": drawn.told, "course": course.told}
+    said = ready.described | {"stamp": ready.stamp, "rows": training.rows, "counts": drawn.told, "course": course.told}
     if processes.is_main():
         publishing.write(student, opened, tensors, out, said, base_model)
         publish.remove(work)

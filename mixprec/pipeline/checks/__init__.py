@@ -139,6 +139,11 @@ def _check_machine(chosen: Recipe, found: Findings) -> None:
 
             if reason := client.missing(engine):
                 found.lacking.append(f"engine: {reason}")
+    if chosen.distill is not None:
+        from mixprec.distill import run as distilling  # it needs torch
+
+        with found.lacks():
+            distilling.require()
     spec = chosen.evaluate
     if spec is None or not spec.benchmarks or not chosen.all_variants:
         return
