@@ -8,7 +8,8 @@ from typing import Any
 
 from mixprec import recipe
 from mixprec.calibration.data import Calibration
-from mixprec.compress import spectra
+from mixprec.compress import spectra, updates
+from mixprec.compress.options import SolveOptions, UpdatesFile
 from mixprec.core import artifacts, hub
 from mixprec.core.progress import bar, console
 from mixprec.core.stages import Stages
@@ -111,6 +112,22 @@ class Context:
     def computing(self) -> list[str]:
         """What numbers of the run's model depend on."""
         return computing(self.model)
+
+    @cached_property
+    def options(self) -> SolveOptions:
+        """The settings of the methods, with what fine-tuning changed where the recipe names the model's base."""
+        found, spec = self.recipe.compress.options, self.recipe.compress.fine_tuned_from
+        if spec is None:
+            return found
+        path, base = self.out / "updates.safetensors", spec.as_model()
+
+        def make() -> None:
+            with bar("updates", 3 * len(self.model.decoder.linears), "modules") as advance:
+                updates.make(base, self.model, path, advance)
+
+        self.stages.do("updates", updates.RULES, [self.model.identity, base.identity], [path], make)
+        file = UpdatesFile(path=str(path), sha256=artifacts.sha256_file(path))
+        return found.model_copy(update={"updates": file})
 
     @cached_property
     def alphas(self) -> dict[str, float]:

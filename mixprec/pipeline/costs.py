@@ -72,6 +72,7 @@ class _Stages(Reckoning):
             yield written
         if self.chosen.importance is not None and "traces" in self.used:
             yield self._importance(self.used["traces"])
+        yield from owncosts.updating(self.chosen, self.shape, self.stored)
         yield from self._guidance()
         solved = self._solved()
         if solved:

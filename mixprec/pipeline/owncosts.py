@@ -1,4 +1,4 @@
-"""What the stages of models' own traces take: a student that learns, what models write, shifts of importance."""
+"""What stages around a model take: a student that learns, what models write, a base to compare with, shifts."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ _RATE = 0.6e11
 #: Bytes of a weight in training: itself, its gradient, AdamW's two moments; and of a state on the disk.
 _TRAINED_BYTES, _STATE_BYTES = 16, 12
 _PYTHON_BYTES = 900_000_000
+#: Seconds for each weight that is compared with its base's.
+_UPDATE_SECONDS = 2.0e-7
 
 
 def learning(chosen: Recipe, used: Mapping[str, Used], shape: Shape, stored: Stored) -> Iterator[Stage]:
@@ -52,6 +54,13 @@ def writing(chosen: Recipe, used: Mapping[str, Used], shape: Shape, stored: Stor
     memory = _PYTHON_BYTES + shape.parameters * item + cache
     work = f"{traces.items:,} prompts, at most {tokens:,} tokens"
     return Stage("generate", work, seconds, memory, tokens * 5, stored.sweeps(written=tokens * 5))
+
+
+def updating(chosen: Recipe, shape: Shape, stored: Stored) -> Iterator[Stage]:
+    """The comparison with the model's base: both read three times, one module in memory at a time."""
+    if chosen.compress.fine_tuned_from is not None:
+        seconds, each = _UPDATE_SECONDS * shape.linear, Traffic(6 * stored.blocks)
+        yield Stage("updates", "the model and its base", seconds, _PYTHON_BYTES, 0, each)
 
 
 def compared(chosen: Recipe, plans: Mapping[str, Plan | None]) -> list[str]:

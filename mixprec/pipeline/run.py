@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mixprec.checkpoint.target import check_space
+from mixprec.compress import updates
 from mixprec.core import artifacts, locks, publish
 from mixprec.evaluate.engines import templates
 from mixprec.pipeline import damage, loadable, own
@@ -41,6 +42,9 @@ class Run(Context):
         found.require(where, here=True)
         with found.trying():
             own.prepared(self)
+        if self.recipe.compress.fine_tuned_from is not None:
+            with found.trying("compress"):
+                updates.check(self.recipe.compress.fine_tuned_from.as_model(), self.model)
         if not calibrates_on_own(self.recipe):
             self._read_calibration(found)
         with found.trying():
