@@ -13,6 +13,7 @@ from typing import Any, get_args
 import pytest
 import typer.main
 import update_cli
+import update_distillation
 import update_pipelines
 import update_recipes
 import yaml
@@ -114,6 +115,11 @@ def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path) -> None:
     first = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     assert 'href="quantize.html"' in first and (tmp_path / "site" / "recipes" / "quickstart.yaml").is_file()
     assert not re.search(r'<(script|link)[^>]*(src|href)="https?://', first)  # nothing is asked of other servers
+
+
+def test_figures_of_distillation_are_those_that_were_measured() -> None:
+    page = update_distillation.PAGE.read_text(encoding="utf-8")
+    assert page == update_distillation.page(), "run scripts/update_distillation.py"
 
 
 def test_every_key_of_a_recipe_is_explained() -> None:

@@ -32,12 +32,15 @@ _STAMP: Final = "stamp.json"
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known before any work: the student and its teacher as they are computed, and what is learned from.
-    ``described``: all that the result depends on."""
+    """What is known before any work: the student and its teacher as they are computed, what is learned from, and where
+    the result goes. ``described``: all that it depends on."""
 
     student: Model
     teacher: Model | None
     lessons: Lessons
+    options: DistillOptions
+    out: Path
+    base_model: str | None
     described: dict[str, Any]
 
     @property
@@ -63,32 +66,18 @@ def require() -> None:
         raise UserError(f"distill: {', '.join(missing)} not installed; run: {INSTALL}")
 
 
-def distill(
-    student: Model,
-    traces: str,
-    out: Path,
-    options: DistillOptions = DistillOptions(),
-    *,
-    teacher: Model | None = None,
-    base_model: str | None = None,
-) -> Distilled:
-    """Train ``student`` on the ``traces`` of a teacher and write the checkpoint ``out``; a killed call goes on.
+def distill(ready: Prepared) -> Distilled:
+    """Train a student and write its checkpoint; a killed call goes on.
 
-    With a ``teacher`` of the same tokenizer its predictions are learned (KL), else the traces' text is. What is kept is
-    the best on the validation traces. ``base_model``: the student's id on the hub, for the card.
-
-    Raises UserError where a package is missing, for a student that is quantized or a mixture of experts, one without
-    the chat template that is asked for, a teacher of another tokenizer, traces that are too long, a target that
-    mixprec did not make, and where nothing was gained: then nothing is written.
+    What is kept is the best on the validation traces. Raises UserError where nothing was gained: then nothing is
+    written.
     """
-    out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
-    ready = prepare(student, traces, out, options, teacher=teacher, base_model=base_model)
-    work = blocks_folder(out)
+    out, work = ready.out, blocks_folder(ready.out)
     with locks.target(out, work) if processes.is_main() else nullcontext():
         if processes.agree(_is_made(out, ready.stamp)):
             console.print(f"{out}: is made already", soft_wrap=True)
             return Distilled(out, card_of(out)["distillation"])
-        return _made(ready, options, out, base_model)
+        return _made(ready)
 
 
 def prepare(
@@ -100,7 +89,16 @@ def prepare(
     teacher: Model | None = None,
     base_model: str | None = None,
 ) -> Prepared:
-    """All that can be looked at before training. Raises UserError as ``distill`` does, but for what training shows."""
+    """All that can be looked at before ``student`` is trained on the ``traces`` of a teacher into the checkpoint
+    ``out``: with a ``teacher`` of the same tokenizer its predictions will be learned (KL), else the traces' text.
+
+    ``base_model``: the student's id on the hub, for the card.
+
+    Raises UserError where a package is missing, for a student that is quantized or a mixture of experts, one without
+    the chat template that is asked for, a teacher of another tokenizer, traces that are too long, and a target that
+    mixprec did not make.
+    """
+    out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
     require()
     device = _device(student)
     student = student.computed(dtype="float32", device=device)  # steps are too small for 16 bits
@@ -120,13 +118,14 @@ def prepare(
         "learning_rate": options.learning_rate,
         "packages": versions,
     }
-    return Prepared(student, teacher, drawn, described)
+    return Prepared(student, teacher, drawn, options, out, base_model, described)
 
 
-def _made(ready: Prepared, options: DistillOptions, out: Path, base_model: str | None) -> Distilled:
+def _made(ready: Prepared) -> Distilled:
     from mixprec.distill.trainer import Training  # it brings TRL
 
     student, teacher, drawn = ready.student, ready.teacher, ready.lessons
+    options, out = ready.options, ready.out
     opened, work = student.original, blocks_folder(out)
     folder = _folder(work, ready.stamp)
     loaded = student.load()
@@ -149,7 +148,7 @@ def _made(ready: Prepared, options: DistillOptions, out: Path, base_model: str |
         student.release()  # its weights are no longer its own
     said = ready.described | {"stamp": ready.stamp, "rows": training.rows, "counts": drawn.told, "course": course.told}
     if processes.is_main():
-        publishing.write(student, opened, tensors, out, said, base_model)
+        publishing.write(student, opened, tensors, out, said, ready.base_model)
         publish.remove(work)
     processes.wait()
     return Distilled(out, said, training.clock.speed)

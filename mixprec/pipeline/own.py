@@ -19,7 +19,7 @@ from mixprec.pipeline.annotating import NoSpans
 from mixprec.pipeline.context import Context, computing
 from mixprec.pipeline.importance import attributed
 from mixprec.plan.schema import Plan
-from mixprec.recipe import DistillSpec, GenerateSpec, ShiftSpec
+from mixprec.recipe import GenerateSpec, ShiftSpec
 from mixprec.report.shift import write_shift
 from mixprec.traces import RULES, store
 from mixprec.traces.prompts import Prompt, by_id
@@ -31,36 +31,23 @@ BASE = "base"
 def prepared(run: Context) -> distilling.Prepared | None:
     """What the recipe's model will learn from. Raises UserError as distill does, before any work."""
     spec = run.recipe.distill
-    return None if spec is None else distilling.prepare(**_learning(run, spec))
-
-
-def _learning(run: Context, spec: DistillSpec) -> dict[str, Any]:
-    teacher = spec.teacher and Model(spec.teacher.id, revision=spec.teacher.revision, device=run.model.device)
-    return {
-        "student": run.base,
-        "traces": run.locate(spec.traces),
-        "out": run.out / "distilled",
-        "options": spec.options,
-        "teacher": teacher,
-        "base_model": run.recipe.model.base_model,
-    }
+    if spec is None:
+        return None
+    asked = spec.teacher
+    teacher = None if asked is None else Model(asked.id, revision=asked.revision, device=run.model.device)
+    traces, hub = run.locate(spec.traces), run.recipe.model.base_model
+    return distilling.prepare(run.base, traces, run.out / "distilled", spec.options, teacher=teacher, base_model=hub)
 
 
 def learn(run: Context) -> str | None:
     """The recipe's ``distill``, once: from here on what the student became is the run's model. Gives the stage's
     fingerprint."""
-    ready = prepared(run)
-    if ready is None or run.recipe.distill is None:
+    ready, out = prepared(run), run.out / "distilled"
+    if ready is None:
         return None
-    arguments = _learning(run, run.recipe.distill)
-    stamp = run.stages.do(
-        "distill",
-        DISTILL_RULES,
-        [ready.stamp, run.base.device],
-        [arguments["out"]],
-        lambda: distilling.distill(**arguments),
-    )
-    run.model = run.at(arguments["out"])
+    inputs = [ready.stamp, run.base.device]
+    stamp = run.stages.do("distill", DISTILL_RULES, inputs, [out], lambda: distilling.distill(ready))
+    run.model = run.at(out)
     return stamp
 
 
