@@ -40,6 +40,8 @@ _GUIDED_TOGETHER = 8
 
 #: Tokens of a benchmark's question on average, its answers included.
 _QUESTION = 300
+
+
 @conversion.without_converting()
 def stages(chosen: Recipe, found: Checked) -> list[Stage]:
     """The recipe's stages in their order, each as if none were done."""
