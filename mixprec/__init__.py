@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mixprec.api.spend import plan as plan
     from mixprec.api.spend import sensitivity as sensitivity
     from mixprec.api.tuning import tune as tune
+    from mixprec.api.updates import updates as updates
     from mixprec.compress.options import SolveOptions as SolveOptions
     from mixprec.core.errors import UserError as UserError
     from mixprec.core.progress import Step as Step
@@ -120,6 +121,7 @@ _PUBLIC: Final = {
     "sensitivity": "mixprec.api.spend",
     "traces": "mixprec.api.look",
     "tune": "mixprec.api.tuning",
+    "updates": "mixprec.api.updates",
 }
 
 

@@ -39,6 +39,7 @@ from mixprec.evaluate.benchmarks.schema import Kind, Question
 from mixprec.evaluate.scoring import score
 from mixprec.models import locate
 from mixprec.models.model import Model
+from mixprec.numerics import updates
 from mixprec.numerics.formats import Format
 from mixprec.numerics.groupwise import dequantize, quantize
 from mixprec.numerics.statistics import InputSums
@@ -59,6 +60,7 @@ STAGES: Mapping[str, tuple[str, float]] = {
     "sensitivity": ("mixprec.sensitivity", 5e-3),
     "spectra": ("mixprec.compress.spectra", 1e-3),
     "tune": ("mixprec.tune", 1e-3),
+    "updates": ("mixprec.compress.updates", 1e-5),
 }
 #: Of the weights that methods make so many may be others.
 FLIPPED = 0.02
@@ -105,6 +107,7 @@ def all_values(folder: Path) -> dict[str, Values]:
         "sensitivity": _tables(out / "sensitivity"),
         "spectra": {"alphas": _rounded(spectra.alphas(Model(str(model))).values())},
         "tune": {"rounding": _rounding()},
+        "updates": {"channels": _updated()},
     }
 
 
@@ -166,6 +169,13 @@ def _rounding() -> list[float]:
     for number in range(5):
         moving.step(moving.weight(torch.float32), pattern(8, 32, seed=4.0 + number), move=0.05, rate=0.01)
     return _rounded(moving.weight(torch.float32).flatten().tolist())
+
+
+def _updated() -> list[float]:
+    """Importance of channels by updates of which every third is zero."""
+    moved = pattern(7, 9, seed=0.5).abs() * (torch.arange(63).reshape(7, 9) % 3 > 0)
+    of = updates.extent(lambda: [moved])
+    return _rounded(updates.importance([updates.channel_sums(moved, of)]).tolist())
 
 
 def _annotated(path: Path) -> Values:

@@ -12,7 +12,9 @@ from typing import Any, get_args
 
 import pytest
 import typer.main
+import update_calibration
 import update_cli
+import update_distillation
 import update_pipelines
 import update_recipes
 import yaml
@@ -114,6 +116,11 @@ def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path) -> None:
     first = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     assert 'href="quantize.html"' in first and (tmp_path / "site" / "recipes" / "quickstart.yaml").is_file()
     assert not re.search(r'<(script|link)[^>]*(src|href)="https?://', first)  # nothing is asked of other servers
+
+
+def test_figures_of_distillation_and_calibration_are_those_that_were_measured() -> None:
+    for script in (update_distillation, update_calibration):
+        assert script.PAGE.read_text(encoding="utf-8") == script.page(), f"run scripts/{script.__name__}.py"
 
 
 def test_every_key_of_a_recipe_is_explained() -> None:

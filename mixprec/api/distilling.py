@@ -34,7 +34,7 @@ def distill(
     then nothing is written.
     """
     with telling(progress):
-        made = run.distill(
+        ready = run.prepare(
             model_of(student),
             str(traces),
             Path(out),
@@ -42,4 +42,5 @@ def distill(
             teacher=None if teacher is None else model_of(teacher),
             base_model=base_model,
         )
+        made = run.distill(ready)
     return Distilled(made.folder, made.told, made.speed)

@@ -12,7 +12,7 @@ from mixprec.cli.base import out
 if TYPE_CHECKING:
     from mixprec.models.model import Model
     from mixprec.pipeline.checks import Checked
-    from mixprec.pipeline.costs import Stage
+    from mixprec.pipeline.stage import Stage
     from mixprec.recipe import Recipe
 
 

@@ -52,6 +52,9 @@ def sensitivity(
     base: Annotated[str | None, typer.Option(help="With --at: the format that all modules are in there.")] = None,
     behaviour: Annotated[list[str] | None, typer.Option(help="A table for its spans in --traces too.")] = None,
     importance: Annotated[Path | None, typer.Option(help="importance.json, for the scorer importance.")] = None,
+    fine_tuned_from: Annotated[
+        str | None, typer.Option(help="The model's base, for the scorer updates; --method awq scales by it too.")
+    ] = None,
     outside: Annotated[list[str] | None, typer.Option(help="embedding or head: scored too, by measurement.")] = None,
     model: ModelId = "smollm2-135m-instruct",
     text: Annotated[str | None, typer.Option(help="Calibration: a text file.")] = None,
@@ -66,6 +69,8 @@ def sensitivity(
     """Predict, or measure, what each module costs in each format; writes a table per scorer and target."""
     from mixprec.api.annotating import annotate
     from mixprec.api.spend import sensitivity as function
+    from mixprec.api.updates import updates
+    from mixprec.compress.options import SolveOptions
     from mixprec.models.model import Model
     from mixprec.report.sensitivity import write_sensitivity
     from mixprec.results.importance import Importance
@@ -87,6 +92,11 @@ def sensitivity(
         opened = Model(model, revision=revision, dtype=dtype, device=processes.join(device))
         calibration = calibrated(opened, text=text, traces=traces, samples=samples, tokens=tokens)
         spans = annotate(traces) if traces and behaviour else None
+        options = None
+        if fine_tuned_from is not None:
+            with processes.main_first():
+                made = updates(fine_tuned_from, opened, to / "updates.safetensors")
+            options = SolveOptions(updates=made)
         scores = function(
             opened,
             calibration,
@@ -99,6 +109,7 @@ def sensitivity(
             behaviours=behaviour or (),
             traces=spans,
             importance=known,
+            options=options,
             outside=outside or (),
             out=to,
         )

@@ -104,6 +104,7 @@ def search_scale(
     clipped: Sequence[bool] | None = None,
     scale_dtype: torch.dtype | None = None,
     screened_rows: int = _SCREENED_ROWS,
+    channels: Tensor | None = None,
 ) -> Scale:
     """The best of ``grid`` ratios 0, 1/grid, … of each family for linears that share their input, or no scaling.
 
@@ -114,10 +115,15 @@ def search_scale(
     default all; in the search by SKETCH, where columns weigh as the diagonal of H. The grids of others span their
     groups. ``scale_dtype``: of the grids' scales, by default scale_dtype_of the weights. ``screened_rows``: all
     candidates are compared on about so many rows, drawn at random, and the best few and no scaling on all rows.
+    ``channels`` (in,): importance of the input channels, whose powers are scales in the place of E|x|'s; weights'
+    magnitudes have no part then (QuantLRM, arXiv 2602.02581). The loss stays that of the outputs.
 
     Raises ValueError where shapes don't fit.
     """
     _check(weights, formats, statistics, tie)
+    magnitude = statistics.mean_abs.float()
+    if channels is not None:
+        magnitude, families = channels.to(magnitude), ("inputs",)
     allowed = freedom or ("powers_up" if KEEP in formats else "free")
     searches = [SKETCH if clip else None for clip in clipped or [True] * len(weights)]
     rounded = [
@@ -131,7 +137,7 @@ def search_scale(
     best, least = _Candidate("inputs", 0.0, ones, ones), before
     if allowed == "fixed" or not rounded:
         return Scale(ones, ones, best.family, best.ratio, before, before)
-    candidates = _distinct(_candidates(rounded, statistics.mean_abs.float(), grid, families, allowed, tie), best)
+    candidates = _distinct(_candidates(rounded, magnitude, grid, families, allowed, tie), best)
     if sum(len(each.weight) for each in rounded) > screened_rows:
         sample = _sample(rounded, screened_rows)
         candidates = sorted(candidates, key=lambda candidate: judge.loss(sample, candidate.scale))[:_FINALISTS]
@@ -296,8 +302,10 @@ def _scale(sharing: Sharing) -> Scaled:
         tie=sharing.tie,
         scale_dtype=sharing.scale_dtype,
         clipped=[sharing.options.clips(kind) for kind in sharing.kinds],
+        channels=sharing.channels,
     )
-    return Scaled(found.scale, summarise(sharing.statistics.mean_abs.pow(found.ratio)).mean)
+    magnitude = sharing.statistics.mean_abs if sharing.channels is None else sharing.channels
+    return Scaled(found.scale, summarise(magnitude.pow(found.ratio)).mean)
 
 
 SOLVER = Solver(_solve, _scale)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.calibration.data import Calibration
-from mixprec.compress import RULES
+from mixprec.compress import RULES, updates
 from mixprec.compress.blockfile import LAYOUT, BlockFile, file_of
 from mixprec.compress.candidatefiles import Candidates
 from mixprec.compress.experts import Routed, sent_to
@@ -64,6 +64,8 @@ def make(
 
     Raises UserError for inputs that are NaN or infinite and weights that a format can't hold.
     """
+    if options.updates is not None:
+        updates.require(options.updates, identity, inventory)
     stamp = artifacts.fingerprint(
         RULES,
         identity,

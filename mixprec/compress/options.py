@@ -36,6 +36,15 @@ class ExpertOptions(BaseModel):
     least: int = Field(128, ge=1, description="tokens below which an expert counts as starved")
 
 
+class UpdatesFile(BaseModel):
+    """Importance of input channels from what fine-tuning changed; ``sha256`` alone is in stamps and cards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(exclude=True, description="what mixprec.updates wrote")
+    sha256: str = Field(description="of the file")
+
+
 class SolveOptions(BaseModel):
     """Settings of the methods; what none of a plan's methods uses has no effect."""
 
@@ -57,6 +66,10 @@ class SolveOptions(BaseModel):
         None, description="gptq, gptaq, sparsegpt: weigh tokens by a loss's gradients at each linear's outputs"
     )
 
+    updates: UpdatesFile | None = Field(
+        None, description="awq: scales from channels' importance by fine-tuning updates, not from inputs' sizes"
+    )
+
     def clips(self, kind: str) -> bool:
         """Whether AWQ clips modules of ``kind``. Released AWQ leaves q and k out."""
         return self.clip is True or (self.clip == "released" and kind not in COMPARED)
@@ -65,7 +78,7 @@ class SolveOptions(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_what_is_new(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Cards and stamps of what has no guidance, settings of experts or descent stay as they were before these."""
+        """Cards and stamps of what has none of these stay as they were before there were any."""
         found: dict[str, Any] = handler(self)
         if found.get("guided") is None:
             found.pop("guided", None)
@@ -73,4 +86,6 @@ class SolveOptions(BaseModel):
             found.pop("experts", None)
         if not self.descent:
             found.pop("descent", None)
+        if self.updates is None:
+            found.pop("updates", None)
         return found

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mixprec.compress import folding
+from mixprec.compress import folding, updates
 from mixprec.compress.methods import SOLVERS, solve
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.solving import GroupInputs, Scaled, Sharing, Solved
@@ -66,6 +66,7 @@ def prepare_block(
                     tie=folding.tie(group, seen.hessian.device),
                     scale_dtype=scale_dtype_of(stored[group[0].parameter]),
                     options=options,
+                    channels=updates.shared(options.updates, group),
                 )
             )
             found.append((group, scaled))
@@ -106,6 +107,7 @@ def solve_alone(
             tie=folding.tie(group, statistics.hessian.device),
             scale_dtype=scale_dtype_of(next(iter(weights.values())).dtype),
             options=options,
+            channels=updates.shared(options.updates, group),
         )
     ).scale
     scaled = {address: (weight.float() * by).to(weight.dtype) for address, weight in weights.items()}

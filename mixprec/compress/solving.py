@@ -120,7 +120,8 @@ class Sharing(NamedTuple):
     """Linears that share their input, not solved yet. ``weights`` (out_i, in), ``formats`` and ``kinds``: one for each.
 
     ``statistics``: of the input; ``freedom`` and ``tie``: which scales of it can be folded (compress.folding);
-    ``scale_dtype``: of the grids' scales.
+    ``scale_dtype``: of the grids' scales. ``channels`` (in,): importance of the input channels, where it is known from
+    elsewhere.
     """
 
     weights: Sequence[Tensor]
@@ -131,6 +132,7 @@ class Sharing(NamedTuple):
     tie: Tensor | None
     scale_dtype: torch.dtype
     options: SolveOptions
+    channels: Tensor | None = None
 
 
 class Scaled(NamedTuple):

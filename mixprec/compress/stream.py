@@ -23,7 +23,7 @@ from mixprec.checkpoint.dense import DENSE
 from mixprec.checkpoint.integrity import card_of, verify
 from mixprec.checkpoint.publish import complete
 from mixprec.checkpoint.target import CompressedModule, blocks_folder, check_space, check_target
-from mixprec.compress import RULES, guided
+from mixprec.compress import RULES, guided, updates
 from mixprec.compress.blockfile import LAYOUT, opened
 from mixprec.compress.coverage import warn
 from mixprec.compress.ggml import check_possible
@@ -178,6 +178,8 @@ def check_job(job: Job, out: Path, format: CheckpointFormat, base_model: str | N
             f"{needs} and needs calibration data; give compress.calibration in a recipe, --text or --traces on the "
             "command line"
         )
+    if job.options.updates is not None:
+        updates.require(job.options.updates, model.identity, inventory)
     check_possible((plan.formats[address] for address in plan.changed), calibration is not None)
     if job.seen:
         check_dtype(source, inventory.planned(plan.modules), model.dtype)

@@ -31,6 +31,25 @@ _STAMP: Final = "stamp.json"
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What is known before any work: the student and its teacher as they are computed, what is learned from, and where
+    the result goes. ``described``: all that it depends on."""
+
+    student: Model
+    teacher: Model | None
+    lessons: Lessons
+    options: DistillOptions
+    out: Path
+    base_model: str | None
+    described: dict[str, Any]
+
+    @property
+    def stamp(self) -> str:
+        """The fingerprint of the result."""
+        return artifacts.fingerprint(self.described)
+
+
+@dataclass(frozen=True)
 class Distilled:
     """``told``: what mixprec.json says of it. ``speed``: training tokens per second of this call on this process; None
     where no step was left to make."""
@@ -47,7 +66,21 @@ def require() -> None:
         raise UserError(f"distill: {', '.join(missing)} not installed; run: {INSTALL}")
 
 
-def distill(
+def distill(ready: Prepared) -> Distilled:
+    """Train a student and write its checkpoint; a killed call goes on.
+
+    What is kept is the best on the validation traces. Raises UserError where nothing was gained: then nothing is
+    written.
+    """
+    out, work = ready.out, blocks_folder(ready.out)
+    with locks.target(out, work) if processes.is_main() else nullcontext():
+        if processes.agree(_is_made(out, ready.stamp)):
+            console.print(f"{out}: is made already", soft_wrap=True)
+            return Distilled(out, card_of(out)["distillation"])
+        return _made(ready)
+
+
+def prepare(
     student: Model,
     traces: str,
     out: Path,
@@ -55,18 +88,18 @@ def distill(
     *,
     teacher: Model | None = None,
     base_model: str | None = None,
-) -> Distilled:
-    """Train ``student`` on the ``traces`` of a teacher and write the checkpoint ``out``; a killed call goes on.
+) -> Prepared:
+    """All that can be looked at before ``student`` is trained on the ``traces`` of a teacher into the checkpoint
+    ``out``: with a ``teacher`` of the same tokenizer its predictions will be learned (KL), else the traces' text.
 
-    With a ``teacher`` of the same tokenizer its predictions are learned (KL), else the traces' text is. What is kept is
-    the best on the validation traces. ``base_model``: the student's id on the hub, for the card.
+    ``base_model``: the student's id on the hub, for the card.
 
     Raises UserError where a package is missing, for a student that is quantized or a mixture of experts, one without
-    the chat template that is asked for, a teacher of another tokenizer, traces that are too long, a target that
-    mixprec did not make, and where nothing was gained: then nothing is written.
+    the chat template that is asked for, a teacher of another tokenizer, traces that are too long, and a target that
+    mixprec did not make.
     """
-    require()
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
+    require()
     device = _device(student)
     student = student.computed(dtype="float32", device=device)  # steps are too small for 16 bits
     _check(student, out, options, base_model)
@@ -85,28 +118,16 @@ def distill(
         "learning_rate": options.learning_rate,
         "packages": versions,
     }
-    stamp = artifacts.fingerprint(described)
-    work = blocks_folder(out)
-    with locks.target(out, work) if processes.is_main() else nullcontext():
-        if processes.agree(_is_made(out, stamp)):
-            console.print(f"{out}: is made already", soft_wrap=True)
-            return Distilled(out, card_of(out)["distillation"])
-        return _made(student, teacher, drawn, options, out, described | {"stamp": stamp}, base_model)
+    return Prepared(student, teacher, drawn, options, out, base_model, described)
 
 
-def _made(
-    student: Model,
-    teacher: Model | None,
-    drawn: Lessons,
-    options: DistillOptions,
-    out: Path,
-    described: dict[str, Any],
-    base_model: str | None,
-) -> Distilled:
+def _made(ready: Prepared) -> Distilled:
     from mixprec.distill.trainer import Training  # it brings TRL
 
+    student, teacher, drawn = ready.student, ready.teacher, ready.lessons
+    options, out = ready.options, ready.out
     opened, work = student.original, blocks_folder(out)
-    folder = _folder(work, described["stamp"])
+    folder = _folder(work, ready.stamp)
     loaded = student.load()
     loaded.model.requires_grad_(True)
     try:
@@ -125,9 +146,9 @@ def _made(
         tensors = training.written(publishing.dtypes(opened))
     finally:
         student.release()  # its weights are no longer its own
-    said = described | {"rows": training.rows, "counts": drawn.told, "course": course.told}
+    said = ready.described | {"stamp": ready.stamp, "rows": training.rows, "counts": drawn.told, "course": course.told}
     if processes.is_main():
-        publishing.write(student, opened, tensors, out, said, base_model)
+        publishing.write(student, opened, tensors, out, said, ready.base_model)
         publish.remove(work)
     processes.wait()
     return Distilled(out, said, training.clock.speed)

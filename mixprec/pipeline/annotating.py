@@ -15,6 +15,10 @@ from mixprec.traces.judge import prompts
 from mixprec.traces.judge.spec import JudgeSpec
 
 
+class NoSpans(UserError):
+    """Traces hold no span of a behaviour that is scored."""
+
+
 def annotate_traces(spec: TracesSpec, source: str, answers: Path | None = None) -> list[spans.AnnotatedTrace]:
     """The spans of traces from ``source``, with a bar: ``find_spans``, or a judge's, whose ``answers`` are kept there.
 
@@ -54,7 +58,7 @@ def _checked(
 ) -> list[spans.AnnotatedTrace]:
     summary = spans.summarise(found)
     if not any(summary.spans[behaviour] for behaviour in store.BEHAVIOURS):
-        raise UserError(
+        raise NoSpans(
             f"{source}: no trace has a span of {', '.join(store.BEHAVIOURS)}; skipped segments: "
             f"{summary.skipped or 'none'}; {remedy}"
         )

@@ -8,7 +8,8 @@ from typing import Any
 
 from mixprec import recipe
 from mixprec.calibration.data import Calibration
-from mixprec.compress import spectra
+from mixprec.compress import spectra, updates
+from mixprec.compress.options import SolveOptions, UpdatesFile
 from mixprec.core import artifacts, hub
 from mixprec.core.progress import bar, console
 from mixprec.core.stages import Stages
@@ -16,10 +17,15 @@ from mixprec.models.model import Model
 from mixprec.pipeline.annotating import annotate_traces, answers_beside, judged_by
 from mixprec.pipeline.calibrating import calibrate, lessons
 from mixprec.plan.methods import solving
-from mixprec.recipe import Recipe, TracesSpec
+from mixprec.recipe import OWN, Recipe, TracesSpec
 from mixprec.traces import RULES, annotators, spans, store
 from mixprec.tune.options import TuneSpec
 from mixprec.tune.tuning import Lessons
+
+
+def computing(model: Model) -> list[str]:
+    """What numbers that a model computes depend on."""
+    return [model.identity, model.dtype, model.device]
 
 
 class Context:
@@ -28,7 +34,9 @@ class Context:
     def __init__(self, chosen: Recipe, text: str, name: str, out: Path, data: Path | None) -> None:
         hub.forget()
         self.recipe = chosen
-        self.model = chosen.model.as_model()
+        #: As the recipe names it; where it learns first, ``model`` is then what it became.
+        self.base = chosen.model.as_model()
+        self.model = self.base
         self.text = text
         self.name = name
         self.out = out
@@ -57,12 +65,12 @@ class Context:
         if spec is None:
             return None
         solves = bool(solving(self.recipe.methods))
-        found = calibrate(spec, self.model, lambda source: recipe.locate(source, self.data), solves)
+        found = calibrate(spec, self.model, self.locate, solves)
         for warning in found.warnings:
             console.print(warning)
         known = {source["sha256"] for source in found.described["sources"] if "sha256" in source}
         for source in self._evaluated():
-            path = Path(recipe.locate(source, self.data)).expanduser()
+            path = Path(self.locate(source)).expanduser()
             if path.is_file() and artifacts.sha256_file(path) in known:
                 console.print(f"calibration: {source} is also what is evaluated on; the numbers there are flattered")
         return found
@@ -73,7 +81,7 @@ class Context:
         if key not in self._lessons:
             solved = self.recipe.compress.calibration or spec.calibration
             assert solved is not None  # the recipe is checked for it
-            self._lessons[key] = lessons(spec, solved, self.model, lambda source: recipe.locate(source, self.data))
+            self._lessons[key] = lessons(spec, solved, self.model, self.locate)
         return self._lessons[key]
 
     def _evaluated(self) -> list[str]:
@@ -81,6 +89,15 @@ class Context:
         spec = self.recipe.evaluate
         sources = [] if spec is None else [spec.text, spec.traces.source if spec.traces else None]
         return [source for source in sources if source is not None and not source.startswith("bundled:")]
+
+    def locate(self, source: str) -> str:
+        """A source with ``data:`` replaced by the data folder, and the model's own traces by their file."""
+        return str(self.own_traces) if source == OWN else recipe.locate(source, self.data)
+
+    @property
+    def own_traces(self) -> Path:
+        """Where the recipe's ``generate`` puts what the model writes."""
+        return self.out / "traces.jsonl"
 
     @property
     def guidance(self) -> Path:
@@ -93,8 +110,24 @@ class Context:
 
     @property
     def computing(self) -> list[str]:
-        """What else numbers depend on."""
-        return [self.model.identity, self.model.dtype, self.model.device]
+        """What numbers of the run's model depend on."""
+        return computing(self.model)
+
+    @cached_property
+    def options(self) -> SolveOptions:
+        """The settings of the methods, with what fine-tuning changed where the recipe names the model's base."""
+        found, spec = self.recipe.compress.options, self.recipe.compress.fine_tuned_from
+        if spec is None:
+            return found
+        path, base = self.out / "updates.safetensors", spec.as_model()
+
+        def make() -> None:
+            with bar("updates", 3 * len(self.model.decoder.linears), "modules") as advance:
+                updates.make(base, self.model, path, advance)
+
+        self.stages.do("updates", updates.RULES, [self.model.identity, base.identity], [path], make)
+        file = UpdatesFile(path=str(path), sha256=artifacts.sha256_file(path))
+        return found.model_copy(update={"updates": file})
 
     @cached_property
     def alphas(self) -> dict[str, float]:
@@ -109,9 +142,14 @@ class Context:
         self.stages.do("spectra", spectra.RULES, [self.model.identity], [path], make)
         return artifacts.read_object(path)
 
-    def annotate(self, spec: TracesSpec, target: Path, name: str) -> tuple[list[spans.AnnotatedTrace], str]:
-        """Spans of annotated traces, and the stage's fingerprint. A judge's answers lie beside the spans."""
-        source = recipe.locate(spec.source, self.data)
+    def annotate(
+        self, spec: TracesSpec, target: Path, name: str, traces: Path | None = None
+    ) -> tuple[list[spans.AnnotatedTrace], str]:
+        """Spans of annotated traces, and the stage's fingerprint. A judge's answers lie beside the spans.
+
+        ``traces``: a file in the place of the recipe's source. Raises UserError as annotate_traces does.
+        """
+        source = self.locate(spec.source) if traces is None else str(traces)
         path = store.locate(source)
         said = spec.model_dump(exclude={"source", "judge", "train"})
         inputs: list[Any] = [artifacts.sha256_file(path), said, *annotators.decided_by(spec.annotator, spec.train)]

@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from mixprec.importance.cost import Corpus, Shape, generic_flops, generic_memory, our_flops, our_memory
 from mixprec.importance.probing import why_not_by_shapes
 from mixprec.models import conversion
 from mixprec.numerics.formats import Drop
-from mixprec.pipeline import traffic
+from mixprec.pipeline import owncosts, traffic
 from mixprec.pipeline.checks import Checked
 from mixprec.pipeline.reckoning import BYTES, PYTHON_BYTES, RATES, Reckoning
+from mixprec.pipeline.stage import Stage, decoding
 from mixprec.pipeline.traffic import Traffic
 from mixprec.pipeline.usage import Used
 from mixprec.plan.methods import Pace, guidable
@@ -34,26 +34,12 @@ _AROUND_SECONDS = 25.0
 _TUNED_BYTES = 24
 #: Bytes of a checkpoint that are read, written and hashed in a second.
 _DISK_RATE = 4.0e8
-#: Seconds of a step of decoding for each parameter, and for each parameter and row.
-_STEP_SECONDS, _ROW_SECONDS = 8.0e-10, 1.2e-10
 #: Samples that guidance takes through the model at once.
 _GUIDED_TOGETHER = 8
 
 
 #: Tokens of a benchmark's question on average, its answers included.
 _QUESTION = 300
-
-
-class Stage(NamedTuple):
-    """``work``: what is done, in words. ``seconds`` of one core; None where that isn't known (a GPU, another engine).
-    ``memory``: bytes; ``disk``: bytes that stay there; ``traffic``: those that are read and written."""
-
-    name: str
-    work: str
-    seconds: float | None
-    memory: int
-    disk: int = 0
-    traffic: Traffic = Traffic()
 
 
 @conversion.without_converting()
@@ -82,8 +68,13 @@ class _Stages(Reckoning):
     """The stages of a recipe, in their order."""
 
     def all(self) -> Iterator[Stage]:
+        yield from owncosts.learning(self.chosen, self.used, self.shape, self.stored)
+        written = owncosts.writing(self.chosen, self.used, self.shape, self.stored, self.item)
+        if written is not None:
+            yield written
         if self.chosen.importance is not None and "traces" in self.used:
             yield self._importance(self.used["traces"])
+        yield from owncosts.updating(self.chosen, self.shape, self.stored)
         yield from self._guidance()
         solved = self._solved()
         if solved:
@@ -97,6 +88,16 @@ class _Stages(Reckoning):
         if self._evaluated and self.chosen.all_variants:
             yield self._evaluation()
         yield from self._benchmarks()
+        yield from self._shifts(written)
+
+    def _shifts(self, written: Stage | None) -> Iterator[Stage]:
+        """Each model's own traces, and their importance."""
+        if self.chosen.shift is None or "traces" not in self.used:
+            return
+        for name in owncosts.compared(self.chosen, self.found.plans):
+            scored = self._importance(self.used["traces"])
+            parts = [scored] if written is None or self.chosen.shift.traces == "same" else [written, scored]
+            yield owncosts.joined(f"shift {name}", parts)
 
     @property
     def _evaluated(self) -> list[Used]:
@@ -139,7 +140,7 @@ class _Stages(Reckoning):
         work_done = our_flops(self.shape, corpus) if packed else generic_flops(self.shape, corpus, "cached")
         held = memory.total - (memory.weights if spec.stream else 0)
         sums = (1 + 4 * len(spec.presets)) * self.shape.outputs * 4
-        what = plural(spans, "span") if spans else "a judge's spans"  # no more is known of those
+        what = plural(spans, "span") if spans else "spans that are found then"
         work = f"{what} in {plural(traces.items, 'trace')} of {traces.tokens:,} tokens"
         passes = (
             2 * math.ceil(traces.items * (memory.total - memory.weights) / (spec.sweep_gb * 1e9)) if spec.stream else 1
@@ -291,7 +292,7 @@ class _Stages(Reckoning):
             return
         tokens = outputs * spec.max_new_tokens * variants
         batch = spec.engine.batch
-        seconds = tokens * self.shape.parameters * (_STEP_SECONDS / batch + _ROW_SECONDS)
+        seconds = decoding(tokens, self.shape.parameters, batch)
         work = f"{outputs * variants:,} outputs, at most {tokens:,} tokens"
         files = self.stored.sweeps() + Traffic(self._all_written, tokens * 5)
         if spec.engine.kind != "transformers":

@@ -29,7 +29,7 @@ def subject(run: Context, folder: Path, importance: dict[str, Any] | None = None
         compressing.method,
         run.calibration,
         folder,
-        options=compressing.options,
+        options=run.options,
         traces=traces,
         importance=importance,
         memory_gb=compressing.memory_gb,

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from mixprec import recipe
 from mixprec.core import artifacts
 from mixprec.evaluate import RULES, fidelity, metrics
 from mixprec.evaluate.passages import Material, gather, total_tokens
@@ -28,7 +27,7 @@ def material(run: Context, encoder: Encoder, context: int) -> tuple[Material, st
     traces: list[AnnotatedTrace] = []
     if spec.traces:
         traces, stamp = run.annotate(spec.traces, run.out / "evaluation" / "spans.jsonl", "annotate/evaluation")
-    text = recipe.locate(spec.text, run.data) if spec.text else None
+    text = run.locate(spec.text) if spec.text else None
     limits = spec.model_dump(include={"max_tokens", "text_tokens", "text_passages"})
     return gather(traces, text, encoder, context, **limits), stamp
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mixprec.core import artifacts
@@ -9,8 +10,9 @@ from mixprec.importance import RULES, artifact, streaming
 from mixprec.importance.attribute import attribute
 from mixprec.models.load import LoadedModel
 from mixprec.models.model import Model
-from mixprec.pipeline.context import Context
+from mixprec.pipeline.context import Context, computing
 from mixprec.recipe import ImportanceSpec
+from mixprec.traces.spans import AnnotatedTrace
 
 
 def importance(run: Context) -> tuple[dict[str, Any] | None, str | None]:
@@ -19,26 +21,38 @@ def importance(run: Context) -> tuple[dict[str, Any] | None, str | None]:
     if spec is None or traces_spec is None:
         return None, None
     traces, stamp = run.annotate(traces_spec, run.out / "spans.jsonl", "annotate")
-    folder = run.out / "importance"
+    return attributed(run, spec, run.model, traces, stamp, run.out / "importance", "attribute")
+
+
+def attributed(
+    run: Context,
+    spec: ImportanceSpec,
+    model: Model,
+    traces: list[AnnotatedTrace],
+    stamp: str,
+    folder: Path,
+    name: str,
+) -> tuple[dict[str, Any], str]:
+    """importance.json of ``model`` on ``traces``, whose fingerprint is ``stamp``, and that of the stage ``name``."""
     compared = [folder / f"importance_{preset}.json" for preset in spec.presets[1:]]
     beyond = [folder / "importance_beyond.json"] if spec.beyond_linear else []
-    stamp = run.stages.do(
-        "attribute",
+    made = run.stages.do(
+        name,
         RULES,
-        [run.computing, stamp, spec.model_dump(exclude={"stream", "sweep_gb"})],  # how, not what
+        [computing(model), stamp, spec.model_dump(exclude={"stream", "sweep_gb"})],  # how, not what
         [folder / "importance.json", folder / "steering.safetensors", *compared, *beyond],
         lambda: attribute(
-            _opened(run.model, spec),
+            _opened(model, spec),
             traces,
             folder,
             presets=spec.presets,
-            identity=artifacts.fingerprint(run.computing),
+            identity=artifacts.fingerprint(computing(model)),
             max_tokens=spec.max_tokens,
             resamples=spec.resamples,
             beyond_linear=spec.beyond_linear,
         ),
     )
-    return artifact.load(folder / "importance.json"), stamp
+    return artifact.load(folder / "importance.json"), made
 
 
 def _opened(model: Model, spec: ImportanceSpec) -> LoadedModel:

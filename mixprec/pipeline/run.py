@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mixprec.checkpoint.target import check_space
+from mixprec.compress import updates
 from mixprec.core import artifacts, events, locks, publish
 from mixprec.evaluate.engines import templates
-from mixprec.pipeline import damage, loadable
+from mixprec.pipeline import damage, loadable, own
 from mixprec.pipeline.benchmarks import Benchmarks
 from mixprec.pipeline.cards import write_cards
 from mixprec.pipeline.checks import Checked, checked
@@ -21,6 +22,7 @@ from mixprec.pipeline.reckoning import candidate_bytes
 from mixprec.pipeline.summary import summary
 from mixprec.pipeline.variants import peer_of, variant
 from mixprec.plan.schema import Plan
+from mixprec.recipe import calibrates_on_own
 from mixprec.report.html import write_report
 
 
@@ -40,16 +42,26 @@ class Run(Context):
         if done:  # nothing is generated any more
             found.lacking = [told for told in found.lacking if not told.startswith("evaluate.")]
         found.require(where, here=True)
-        if self.recipe.calibrates:
-            with found.trying():
-                self.calibration  # noqa: B018 (read now: whether there are enough samples)
-        for spec in self.recipe.tunings:
-            with found.trying():
-                self.lessons(spec)
+        with found.trying():
+            own.prepared(self)
+        if self.recipe.compress.fine_tuned_from is not None:
+            with found.trying("compress"):
+                updates.check(self.recipe.compress.fine_tuned_from.as_model(), self.model)
+        if not calibrates_on_own(self.recipe):
+            self._read_calibration(found)
         with found.trying():
             check_space(self.out, self._space(found))
         found.require(where)
         self._checked, self._expected = True, expected(self.recipe, found)
+
+    def _read_calibration(self, found: Checked) -> None:
+        """Whether there are enough samples."""
+        if self.recipe.calibrates:
+            with found.trying():
+                self.calibration  # noqa: B018 (read now)
+        for spec in self.recipe.tunings:
+            with found.trying():
+                self.lessons(spec)
 
     def _space(self, found: Checked) -> int:
         """Bytes that checkpoints and candidates will take which are not there yet, as far as it is known."""
@@ -81,6 +93,8 @@ class Run(Context):
         self.tell_moved()
         benchmarks = self._benchmarks()
         artifacts.write_text(self.out / "recipe.yaml", self.text)
+        learned = own.learn(self)
+        written = own.generate(self, self.model, self.own_traces, "generate") if self.recipe.generate else None
         found, stamp = importance(self)
         scored = damage.score(self, found, stamp)
         if self.recipe.ablation is not None:
@@ -93,10 +107,16 @@ class Run(Context):
         self.model.release()  # from here on its memory is for the variants
         rows = {name: variant(self, name, plan, evaluator, benchmarks) for name, plan in plans.items()}
         write_cards(self, plans, rows, evaluator.described if evaluator else None)
+        shifted = own.shift(self, found, plans)
+        stamps = {"distillation": learned, "traces": written}
+        made_from = {name: each for name, each in stamps.items() if each} | self._commit
+        if learned:
+            made_from["student"] = self.base.identity
         result = summary(self, found, rows, evaluator, benchmarks) | {
+            "shifts": shifted,
             "provenance": artifacts.provenance(
-                model=self.model.identity, importance=stamp, recipe=artifacts.fingerprint(self.text), **self._commit
-            )
+                model=self.model.identity, importance=stamp, recipe=artifacts.fingerprint(self.text), **made_from
+            ),
         }
         artifacts.write_json(self.out / "summary.json", result)
         write_report(self.out)
@@ -105,7 +125,7 @@ class Run(Context):
     @property
     def _commit(self) -> dict[str, Any]:
         """Of a model on the hub: the revision that the recipe names, and the commit that it stood for."""
-        return {key: self.model.origin[key] for key in ("revision", "commit")} if self.model.commit else {}
+        return {key: self.base.origin[key] for key in ("revision", "commit")} if self.base.commit else {}
 
     def _benchmarks(self) -> Benchmarks | None:
         """Questions and the chat template are read first: what is wrong with them is told before any work."""

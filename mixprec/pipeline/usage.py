@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mixprec.models.sizes import context_of
 from mixprec.pipeline.checks import Checked
-from mixprec.recipe import Recipe
+from mixprec.recipe import OWN, GenerateSpec, Recipe
 
 
 class Used(NamedTuple):
@@ -30,7 +30,14 @@ def used(chosen: Recipe, found: Checked) -> Iterator[Used]:
     """What each stage sees, in the stages' order; what could not be read is left out."""
     context = context_of(found.config) if found.config else 1 << 20
     spec = chosen.importance
-    if chosen.traces is not None:
+    if chosen.distill is not None:
+        yield from _traces("distill", "distill.traces", found, min(chosen.distill.tokens or context, context))
+    if chosen.generate is not None:
+        yield from _written(chosen.generate, "generate", found, context)
+    if chosen.traces is not None and chosen.traces.source == OWN and chosen.generate is not None:
+        limit = min((spec.max_tokens if spec else None) or context, context)
+        yield from _written(chosen.generate, "traces", found, limit)
+    elif chosen.traces is not None:
         limit = min((spec.max_tokens if spec else None) or context, context)
         yield from _traces("traces", "traces.source", found, limit)
     calibration = chosen.compress.calibration
@@ -49,6 +56,18 @@ def used(chosen: Recipe, found: Checked) -> Iterator[Used]:
         count = min(evaluate.text_passages or there, there)
         tokens = min(count * length, amount.total + count * found.counting.head)
         yield Used("evaluate.text", "passages", count, tokens, count * length**2, length, amount.exact)
+
+
+def _written(spec: GenerateSpec, key: str, found: Checked, limit: int) -> Iterator[Used]:
+    """What the model will write, at most, behind prompts that are known; ``inside``: as if all of it lay in spans."""
+    held = found.held.get("generate.prompts")
+    if held is None:
+        return
+    prompts = found.counting.amount(held.texts).tokens
+    lengths = [min(tokens + found.counting.head + spec.max_new_tokens, limit) for tokens in prompts]
+    squares = sum(length**2 for length in lengths)
+    inside = float(sum(min(spec.max_new_tokens, length) for length in lengths))
+    yield Used(key, "traces", len(lengths), sum(lengths), squares, max(lengths), False, inside=inside)
 
 
 def _alike(key: str, what: str, items: int, length: int) -> Used:

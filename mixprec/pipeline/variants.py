@@ -101,7 +101,7 @@ def _compressing(run: Context, name: str, plan: Plan) -> list[Any]:
     if peer:
         return [digest, model.dtype, *peer.identity]
     refine = _refining(run, name, calibration)
-    options = run.recipe.compress.options.model_dump() | settings_of(refine)
+    options = run.options.model_dump() | settings_of(refine)
     solving = [digest, options, model.dtype, model.device] if calibration else []
     spec = tune_of(run, name)
     return solving if spec is None else [*solving, _tuning(run, spec, calibration).described]
@@ -121,7 +121,7 @@ def _tuning(run: Context, spec: TuneSpec, solved_on: Calibration | None) -> Solv
 def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Path) -> None:
     peer, calibration, spec = peer_of(run, name), _calibrating(run, name, plan), tune_of(run, name)
     tuning = None if spec is None else _tuning(run, spec, calibration)
-    options = run.recipe.compress.options
+    options = run.options
     swept = 0 if peer else samples_swept(plan.methods, options, calibration)
     unit = "samples and modules" if swept else "modules"
     with bar(f"compress {name}", swept + len(plan.modules), unit) as advance:

@@ -55,7 +55,8 @@ class MethodRecord:
     is where a linear's inputs are those of the uncompressed model. ``packed``: the nearest method for grids of
     integers, which is proposed where a checkpoint can't hold its formats. ``pace``: what solving takes. ``guided``:
     rows are solved by whatever Hessian they are given, each part of them by one of its own. ``descends``: codes and
-    scales may descend behind its pass (compress/descent.py).
+    scales may descend behind its pass (compress/descent.py). ``scales``: the inputs that linears share, by how much
+    their channels matter.
     """
 
     name: str
@@ -70,6 +71,7 @@ class MethodRecord:
     pace: Pace = Pace()
     guided: bool = False
     descends: bool = False
+    scales: bool = False
 
 
 METHODS: Final[dict[str, MethodRecord]] = {
@@ -101,6 +103,7 @@ METHODS: Final[dict[str, MethodRecord]] = {
             ("AWQ", "2306.00978"),
             Needs("always", second_moments=True),
             pace=Pace(products=40, weight=2.6e-7),
+            scales=True,
         ),
         MethodRecord(
             "anyk",
@@ -170,6 +173,11 @@ def solving(names: Iterable[str]) -> set[str]:
 def wanting_original_states(names: Iterable[str]) -> set[str]:
     """The methods that look at what linears get in the uncompressed model too."""
     return {name for name in names if METHODS[name].needs.original_states}
+
+
+def scaling(names: Iterable[str]) -> set[str]:
+    """The methods that scale the inputs of linears."""
+    return {name for name in names if METHODS[name].scales}
 
 
 def guidable(names: Iterable[str]) -> set[str]:

@@ -1,6 +1,7 @@
 """A recipe: one YAML file, one experiment. It reads whole: no includes; unknown keys are errors, all told at once."""
 
 from mixprec.recipe.files import DATA_VARIABLE, GIVE_DATA, catalogue, data_folder, find, in_data, load, locate, read
+from mixprec.recipe.own import OWN, DistillSpec, GenerateSpec, ShiftSpec, calibrates_on_own
 from mixprec.recipe.parts import (
     CheckpointSpec,
     CompressSpec,
@@ -15,14 +16,19 @@ from mixprec.recipe.schema import Recipe
 __all__ = [
     "DATA_VARIABLE",
     "GIVE_DATA",
+    "OWN",
     "CheckpointSpec",
     "CompressSpec",
+    "DistillSpec",
     "EvaluateSpec",
+    "GenerateSpec",
     "ImportanceSpec",
     "ModelSpec",
     "Recipe",
+    "ShiftSpec",
     "TracesSpec",
     "Variant",
+    "calibrates_on_own",
     "catalogue",
     "data_folder",
     "find",

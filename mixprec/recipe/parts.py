@@ -109,11 +109,27 @@ class ImportanceSpec(Part):
         return tuple(dict.fromkeys((self.preset, *self.compare)))
 
 
+class BaseSpec(Part):
+    """What a model was fine-tuned from."""
+
+    id: str = Field(description="bundled name, hub id or folder")
+    revision: str | None = Field(None, description="hub revision; pin it")
+
+    def as_model(self) -> Model:
+        """The model itself."""
+        from mixprec.models.model import Model  # recipes are read without it
+
+        return Model(self.id, revision=self.revision)
+
+
 class CompressSpec(SolveOptions):
     """How modules that are not kept are compressed."""
 
     method: Method = Field("rtn", description="the method of plans and rules that name none")
     calibration: CalibrationSpec | None = Field(None, description="what methods see that look at a linear's inputs")
+    fine_tuned_from: BaseSpec | None = Field(
+        None, description="the model's base: awq and the scorer updates weigh input channels by what changed since"
+    )
     memory_gb: float = Field(
         MEMORY_GB, gt=0, description="of calibration states in memory, 10^9 bytes; more of them go to the disk"
     )

@@ -10,10 +10,12 @@ from mixprec.core.errors import Problems, UserError
 from mixprec.core.float64 import check_float64
 from mixprec.numerics.formats import GgmlFormat
 from mixprec.plan.budgetspec import SENSITIVITY
-from mixprec.plan.methods import Method, needing_inputs, unguided, using_inputs
+from mixprec.plan.methods import Method, needing_inputs, scaling, unguided, using_inputs
 from mixprec.plan.rules import PlanSpec, needs_importance, tables_wanted
 from mixprec.plan.schema import Treatment
+from mixprec.recipe import own
 from mixprec.recipe.engines import METHODS, Engine
+from mixprec.recipe.own import DistillSpec, GenerateSpec, ShiftSpec
 from mixprec.recipe.parts import (
     CheckpointSpec,
     CompressSpec,
@@ -44,6 +46,8 @@ class Recipe(Part):
     about: About = About()
     data: str | None = Field(None, description="data folder; --data and MIXPREC_DATA go before it")
     model: ModelSpec
+    distill: DistillSpec | None = Field(None, description="the model learns first; all else sees what it became")
+    generate: GenerateSpec | None = Field(None, description="the model writes traces, the source own:traces")
     traces: TracesSpec | None = None
     importance: ImportanceSpec | None = None
     sensitivity: SensitivitySpec | None = None
@@ -53,6 +57,7 @@ class Recipe(Part):
     compress: CompressSpec = CompressSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     evaluate: EvaluateSpec | None = None
+    shift: ShiftSpec | None = Field(None, description="importance of what the recipe makes, beside the original's")
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Recipe:
@@ -89,8 +94,11 @@ class Recipe(Part):
         yield from self._of_ggml()
         yield from self._of_budgets()
         yield from self._of_tuning()
-        if not (self.importance or self.sensitivity or self.ablation or self.all_variants):
-            yield "nothing to do; give importance, sensitivity, ablation, plan or variants"
+        yield from own.problems(self)
+        yield from self._of_base()
+        stages = (self.distill, self.generate, self.importance, self.sensitivity, self.ablation)
+        if not (any(stages) or self.all_variants):
+            yield "nothing to do; give distill, generate, importance, sensitivity, ablation, plan or variants"
 
     def _of_device(self) -> Iterator[str]:
         for what, part in (("ablation", self.ablation), ("sensitivity", self.sensitivity), ("plan", self.all_variants)):
@@ -99,6 +107,13 @@ class Recipe(Part):
                     check_float64(self.model.device, what)
                 except UserError as problem:
                     yield f"model.{problem}"
+
+    def _of_base(self) -> Iterator[str]:
+        scored = self.sensitivity is not None and self.sensitivity.scorer == "updates"
+        if self.compress.fine_tuned_from is not None and self.compress.updates is not None:
+            yield "compress.fine_tuned_from and updates exclude one another; leave one out"
+        if self.compress.fine_tuned_from is not None and not scored and not scaling(self.methods):
+            yield "compress.fine_tuned_from: nothing looks at it; take method awq, or sensitivity: {scorer: updates, …}"
 
     def _of_guidance(self) -> Iterator[str]:
         scored = {self.method_scored} if self.sensitivity or self.ablation else set()
@@ -171,6 +186,8 @@ class Recipe(Part):
             yield "sensitivity.behaviours: spans come from traces; add traces: {source: …}"
         if spec.scorer == "importance" and self.importance is None:
             yield "sensitivity.scorer: importance needs importance: {} and traces"
+        if spec.scorer == "updates" and not (self.compress.fine_tuned_from or self.compress.updates):
+            yield "sensitivity.scorer: updates needs the model's base; add compress: {fine_tuned_from: {id: …}}"
         try:
             spec.treatments(self.compress.method)
         except UserError as problem:

@@ -68,6 +68,7 @@ class RunFolder(NamedTuple):
     """A finished run. ``layouts``, ``token_kl``, ``outputs``: variant -> layout.json, tokens.json, what it generated.
 
     ``held_out``: the traces that it was evaluated on; ``shift``: where the run's importance is compared with another's;
+    ``shifts``: model -> the same of what the recipe made;
     ``passages``: variant -> tokens and summed KL of each passage.
     """
 
@@ -81,6 +82,7 @@ class RunFolder(NamedTuple):
     held_out: tuple[AnnotatedTrace, ...] = ()
     outputs: Mapping[str, Outputs] = {}
     shift: Mapping[str, Any] | None = None
+    shifts: Mapping[str, Mapping[str, Any]] = {}
     passages: Mapping[str, Sequence[Mapping[str, Any]]] = {}
 
 
@@ -113,6 +115,11 @@ def read_run(folder: Path) -> RunFolder:
         held_out=tuple(load_spans(held_out)) if token_kl and held_out.exists() else (),
         outputs={name: read_outputs(path) for name, path in variants.items() if (path / "benchmarks.json").exists()},
         shift=_shift(folder),
+        shifts={
+            name: shifts.read(folder / Path(each["page"]).with_name("shift.json"))
+            for name, each in (summary.get("shifts") or {}).items()
+            if each.get("page")
+        },
         passages={
             name: found["kl_by_passage"] for name, found in _read_all(variants, "result.json", _Passages).items()
         },

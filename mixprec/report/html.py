@@ -28,7 +28,7 @@ from mixprec.report.layouts import plan_map
 from mixprec.report.likelihood import NOTE, guesses, likelihood_table, likelihoods_of
 from mixprec.report.outputs import shown
 from mixprec.report.quality import quality_table
-from mixprec.report.rankings import agreement_table, movers_table, preset_table, stability_table
+from mixprec.report.rankings import agreement_table, movers_table, preset_table, shifts_table, stability_table
 from mixprec.report.style import save_figure
 from mixprec.report.tables import Cell, Column, Table, behaviour_table, top_modules_table, variant_table
 from mixprec.report.templates import render_page, script_json
@@ -101,7 +101,8 @@ def render_report(run: RunFolder, compared: Compared | None = None) -> str:
         compute=pagecharts.compute_rows(summary),
         outputs=shown(run.outputs, benchmarks.get("baseline", "")),
         viewer=_viewer(run),
-        shift=_shift(run.shift) if run.shift else None,
+        shifts=[_shift(each) for each in (run.shift, *run.shifts.values()) if each],
+        shifted=shifts_table(summary),
         presets=preset_table(importance or {}),
         stability=stability_table(importance or {}),
         spans=_spans_table(importance or {}),

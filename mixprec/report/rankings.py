@@ -83,6 +83,22 @@ def agreement_table(shift: Mapping[str, Any]) -> Table:
     return Table(columns, rows)
 
 
+def shifts_table(summary: Mapping[str, Any]) -> Table:
+    """Of each model that a run compares with its original: how much importance moved, per behaviour, and Spearman's
+    rank correlation beside it."""
+    shifts = summary.get("shifts") or {}
+    behaviours = dict.fromkeys(name for entry in shifts.values() for name in entry.get("behaviours") or {})
+    rows = []
+    for model, entry in shifts.items():
+        cells = [Cell(model, entry.get("unknown") or "")]
+        for behaviour in behaviours:
+            found = (entry.get("behaviours") or {}).get(behaviour)
+            note = f"ρ {significant(found['spearman'], 2)}" if found else ""
+            cells.append(Cell(percent(found["moved"]) if found else ABSENT, note))
+        rows.append(cells)
+    return Table([Column("model", numeric=False), *(Column(words(name)) for name in behaviours)], rows)
+
+
 def between_table(shift: Mapping[str, Any]) -> Table:
     """How alike two behaviours rank the modules, within the first model and within the second."""
     pairs: dict[tuple[str, str], list[list[Cell]]] = {}

@@ -242,6 +242,18 @@ class _Behaviour(Shape):
     top_modules: list[_Module] | None = None
 
 
+class _Moved(Shape):
+    moved: Number
+    spearman: Number | None
+
+
+class _Shift(Shape):
+    behaviours: dict[str, _Moved] = Field(default_factory=dict)
+    unknown: str = ""
+    # In the run: the report links to it.
+    page: Annotated[str, Field(pattern=r"^(base|variants/[\w-][\w.-]*)/shift/shift\.html$")] | None = None
+
+
 class _Mean(Shape):
     mean: Number | None
     ci: Pair | None
@@ -305,6 +317,7 @@ class Summary(Shape):
     likelihood: _AllLikelihoods | None = None
     behaviours: dict[str, _Behaviour] | None = None
     provenance: dict[str, Any] | None = None
+    shifts: dict[str, _Shift] | None = None
     # Folders in the run: a page links to them.
     pages: dict[str, Annotated[str, Field(pattern=r"^[a-z]+$")]] | None = None
 

@@ -11,6 +11,7 @@ from mixprec.core.arguments import typed
 from mixprec.report.benchmarks import overview, results_of
 from mixprec.report.compare import verdict
 from mixprec.report.likelihood import guesses, likelihood_table, likelihoods_of
+from mixprec.report.rankings import shifts_table
 from mixprec.report.shapes import read_summary
 from mixprec.report.tables import Table, top_modules_table, variant_table
 from mixprec.results.base import Result
@@ -55,6 +56,7 @@ class RunResult(Result):
                 likelihoods_of(self.summary), (self.summary.get("likelihood") or {}).get("differences")
             ),
             "Most important modules": top_modules_table(self.summary),
+            "Importance moved from the original": shifts_table(self.summary),
         }
         return {title: table for title, table in shown.items() if table.rows}
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.compress.candidatefiles import Candidates
+from mixprec.compress.options import UpdatesFile
+from mixprec.compress.updates import channels
 from mixprec.core import artifacts
 from mixprec.models.weights import weight_of
 from mixprec.sensitivity import RULES
@@ -44,7 +46,8 @@ class Errors(NamedTuple):
     """Of M modules and C candidates (M, C), float64: what needs no gradient.
 
     weight: ‖ΔW‖². norm, size (M, 1): ‖W‖², number of weights. awq: Σ_j (E|x_j|)² ‖ΔW_j‖² over columns j.
-    imatrix: Σ_j E x_j² ‖ΔW_j‖².
+    imatrix: Σ_j E x_j² ‖ΔW_j‖². updates: Σ_j I_j ‖ΔW_j‖², I_j the channel's importance by fine-tuning updates
+    (compress.updates), where that is known.
     """
 
     weight: Tensor
@@ -52,6 +55,7 @@ class Errors(NamedTuple):
     size: Tensor
     awq: Tensor
     imatrix: Tensor
+    updates: Tensor | None = None
 
 
 def gather(
@@ -95,7 +99,9 @@ def load(folder: Path, count: int, addresses: Sequence[str], rows: Sequence[Row]
     return Evidence(tuple(rows), **{name: torch.stack(found) for name, found in parts.items()})
 
 
-def errors(opened: blocks.Blocks, candidates: Candidates, addresses: Sequence[str]) -> Errors:
+def errors(
+    opened: blocks.Blocks, candidates: Candidates, addresses: Sequence[str], updates: UpdatesFile | None = None
+) -> Errors:
     """Read all candidates once more, beside the original weights."""
     found: dict[str, list[Tensor]] = {}
 
@@ -112,6 +118,8 @@ def errors(opened: blocks.Blocks, candidates: Candidates, addresses: Sequence[st
                 columns @ mean_abs.square(),
                 columns @ square,
             ]
+            if updates is not None:
+                found[address].append(columns @ channels(updates, [address]).double())
 
     walk(opened, range(opened.layers), visit)
     return Errors(*(torch.stack(list(column)) for column in zip(*(found[a] for a in addresses), strict=True)))

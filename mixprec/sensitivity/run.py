@@ -234,10 +234,11 @@ def _predicted(subject: Subject, spec: SensitivitySpec, candidates: Candidates, 
         processes.wait()
         processes.check_shared(evidence.files(subject.folder / "sums", len(scored)))
         known = evidence.load(subject.folder / "sums", len(scored), addresses, rows)
-    errors = evidence.errors(opened, candidates, addresses)
+    errors = evidence.errors(opened, candidates, addresses, subject.options.updates)
     found: Found = {}
     for name in scorers.SCORERS:
         missing = (name in GRADIENT and known is None) or (name == "importance" and subject.importance is None)
+        missing |= name == "updates" and errors.updates is None
         if (missing and name != spec.scorer) or (name == "first_order" and not _has_slopes(spec)):
             continue
         for target in scored[0].weights:

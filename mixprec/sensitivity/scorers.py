@@ -93,6 +93,16 @@ def _importance(asked: Question) -> Tensor:
     return asked.importance[:, None] * asked.errors.weight / asked.errors.norm
 
 
+def _updates(asked: Question) -> Tensor:
+    """Σ_j I_j ‖ΔW_j‖² over input channels j, I_j by what fine-tuning changed in them (QuantLRM, arXiv 2602.02581)."""
+    if asked.errors.updates is None:
+        raise UserError(
+            "sensitivity.scorer: updates needs the base of the model; add compress: {fine_tuned_from: {id: …}} to the "
+            "recipe, or give --fine-tuned-from"
+        )
+    return asked.errors.updates
+
+
 SCORERS: Mapping[Scorer, Callable[[Question], Tensor]] = {
     "fisher": _fisher,
     "first_order": _first_order,
@@ -103,6 +113,7 @@ SCORERS: Mapping[Scorer, Callable[[Question], Tensor]] = {
     "awq": lambda asked: asked.errors.awq,
     "weight_error": lambda asked: asked.errors.weight,
     "importance": _importance,
+    "updates": _updates,
 }
 
 

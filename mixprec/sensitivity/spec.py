@@ -32,6 +32,7 @@ Scorer = Literal[
     "imatrix",
     "awq",
     "weight_error",
+    "updates",
     "reap",
 ]
 #: Scorers that need gradients; those of the first line have a choice of them.

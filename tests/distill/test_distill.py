@@ -230,7 +230,7 @@ def test_what_gains_nothing_is_not_written_and_ends_early(student: Path, traces:
     with pytest.raises(
         UserError, match=r"not written: .*cross-entropy on 3 .* not below after 6 steps; .*lower --rate"
     ):
-        distill(student, traces, tmp_path / "out", rate=30.0, patience=1)
+        distill(student, traces, tmp_path / "out", rate=3.0, patience=1)
     assert not (tmp_path / "out").exists()
 
 

@@ -134,7 +134,7 @@ def question(**changes: Any) -> Question:
         "output": (3, 2, 4),
     }
     sums = {name: torch.rand(shape, generator=random).double() for name, shape in shapes.items()} | changes
-    errors = Errors(*(torch.rand(2, n, generator=random).double() for n in (4, 1, 1, 4, 4)))
+    errors = Errors(*(torch.rand(2, n, generator=random).double() for n in (4, 1, 1, 4, 4, 4)))
     return Question(Evidence(rows, **sums), errors, "all", 10.0, torch.tensor([0.7, 0.3]).double())
 
 

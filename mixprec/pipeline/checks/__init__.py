@@ -103,6 +103,11 @@ def checked(
         found.counting = counting(folder)
         if folder is None:
             found.unchecked.append(f"model.id: {_absent(chosen.model.id)}")
+        if chosen.compress.fine_tuned_from is not None:
+            from mixprec.compress import updates  # with torch
+
+            with found.trying("compress"):
+                updates.check(chosen.compress.fine_tuned_from.as_model(), model, files=False)
     found.held = data.read(chosen, recipe.data_folder(chosen, option), found)
     context = None if found.model is None else found.model.context
     data.check_amounts(chosen, found.held, found.counting, context, found)
@@ -139,6 +144,11 @@ def _check_machine(chosen: Recipe, found: Findings) -> None:
 
             if reason := client.missing(engine):
                 found.lacking.append(f"engine: {reason}")
+    if chosen.distill is not None:
+        from mixprec.distill import run as distilling  # it needs torch
+
+        with found.lacks():
+            distilling.require()
     spec = chosen.evaluate
     if spec is None or not spec.benchmarks or not chosen.all_variants:
         return

@@ -14,10 +14,14 @@ from mixprec.evaluate.spec import BenchmarkSpec
 from mixprec.pipeline.annotating import find_spans
 from mixprec.pipeline.checks.amounts import Counting, Held
 from mixprec.pipeline.checks.findings import Findings
-from mixprec.recipe import Recipe, TracesSpec
+from mixprec.recipe import OWN, GenerateSpec, Recipe, TracesSpec
 from mixprec.traces import store
 from mixprec.traces.judge import prompts
+from mixprec.traces.prompts import load_prompts
 from mixprec.tune.options import TuneSpec
+
+#: Prompts that are a benchmark's questions.
+_BENCHMARK = "benchmark:"
 
 
 def read(chosen: Recipe, folder: Path | None, found: Findings) -> dict[str, Held]:
@@ -25,13 +29,20 @@ def read(chosen: Recipe, folder: Path | None, found: Findings) -> dict[str, Held
     ``folder`` what lies there is not looked at."""
     waiting: list[str] = []
     held: dict[str, Held] = {}
+    if chosen.generate is not None and chosen.generate.prompts.startswith(_BENCHMARK):
+        found.unchecked.append(f"generate.prompts: the questions of {chosen.generate.prompts}")
     for key, source, spec in [*_sources(chosen), *_questions(chosen, found)]:
+        if source == OWN:
+            found.unchecked.append(f"{key}: {OWN}, what the model writes")
+            continue
         if recipe.in_data(source) and (folder is None or not folder.is_dir()):
             waiting.append(key)
             continue
         with found.trying(key):
             if isinstance(spec, BenchmarkSpec):
                 _read_questions(spec, _file(source, folder))
+            elif isinstance(spec, GenerateSpec):
+                held[key] = _prompts(key, spec, store.locate(recipe.locate(source, folder)))
             elif spec is None:
                 held[key] = _text(key, source, _file(source, folder))
             else:
@@ -52,8 +63,12 @@ def calibration_key(spec: CalibrationSpec, number: int) -> str:
     return f"compress.calibration{inside}"
 
 
-def _sources(chosen: Recipe) -> Iterator[tuple[str, str, TracesSpec | None]]:
-    """Key, source and, of traces, how spans are found in them; None: it is text."""
+def _sources(chosen: Recipe) -> Iterator[tuple[str, str, TracesSpec | GenerateSpec | None]]:
+    """Key, source and, of traces, how spans are found in them; of prompts, how they are read; None: it is text."""
+    if chosen.distill is not None:
+        yield "distill.traces", chosen.distill.traces, TracesSpec(source=chosen.distill.traces)
+    if chosen.generate is not None and not chosen.generate.prompts.startswith(_BENCHMARK):
+        yield "generate.prompts", chosen.generate.prompts, chosen.generate
     if chosen.traces is not None:
         yield "traces.source", chosen.traces.source, chosen.traces
     spec = chosen.compress.calibration
@@ -68,6 +83,14 @@ def _sources(chosen: Recipe) -> Iterator[tuple[str, str, TracesSpec | None]]:
         yield "evaluate.traces.source", chosen.evaluate.traces.source, chosen.evaluate.traces
     if chosen.evaluate is not None and chosen.evaluate.text is not None:
         yield "evaluate.text", chosen.evaluate.text, None
+
+
+def _prompts(key: str, spec: GenerateSpec, path: Path) -> Held:
+    """What the model will reason about."""
+    rows = load_prompts(path, spec.keys)[: spec.first]
+    if not spec.chat_template and any("messages" in row for row in rows):
+        raise UserError(f"{path}: conversations need a chat template; set chat_template: true")
+    return Held(key, spec.prompts, tuple(row["prompt"] for row in rows))
 
 
 def _questions(chosen: Recipe, found: Findings) -> Iterator[tuple[str, str, BenchmarkSpec]]:
@@ -107,7 +130,7 @@ def _text(key: str, source: str, path: Path) -> Held:
 
 def _traces(key: str, source: str, path: Path, spec: TracesSpec) -> Held:
     """Traces; with their spans, where a stage looks for them."""
-    if key.startswith("compress."):
+    if key.startswith(("compress.", "distill.")):
         return Held(key, source, tuple(trace.text for trace in store.load(str(path))))
     if spec.judge is not None:  # at most all that was reasoned lies in spans
         traces = store.load(str(path))[: spec.first]

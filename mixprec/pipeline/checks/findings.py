@@ -26,6 +26,14 @@ class Findings:
         except UserError as problem:
             self.add(str(problem), where)
 
+    @contextmanager
+    def lacks(self) -> Iterator[None]:
+        """Inside, a UserError is something that this machine lacks."""
+        try:
+            yield
+        except UserError as problem:
+            self.lacking.append(str(problem))
+
     def add(self, problem: str, where: str = "") -> None:
         """One more problem, unless it is known."""
         told = named(where, problem)
