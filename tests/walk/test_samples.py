@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -20,6 +20,7 @@ from mixprec.walk.states import States
 from mixprec.walk.walk import walk
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 3))
 def test_sums_do_not_depend_on_micro_batches(piece: int, sizes: list[int], weighted: int) -> None:
     generator = torch.Generator().manual_seed(0)
