@@ -332,7 +332,7 @@ def test_bad_traces(mix: Cli, tmp_path: Path, case: str) -> None:
         ("evaluate MODEL --reference MODEL --text gone.txt", "gone.txt: can't be read"),
         ("evaluate MODEL --reference MODEL --text empty.txt", "empty.txt: the text is empty"),
         ("evaluate gone --reference MODEL --text text.txt", "'gone' is no folder"),
-        ("report folder", "folder/summary.json: can't be read"),
+        ("report folder", "folder: no finished run (summary.json is missing)"),
         ("cp gone x.yaml", "gone: no such recipe"),
         ("cp quickstart traces.jsonl", "is there already"),
         ("validate traces.jsonl", "traces.jsonl"),

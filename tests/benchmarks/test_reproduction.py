@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import reproduction_findings as findings
+from scripts_of import script
 
 from mixprec import recipe as recipes
+
+findings = script("reproduction_findings")
 
 
 def write(folder: Path, differences: dict[str, Any], likelihood: dict[str, Any] | None = None) -> Path:

@@ -351,7 +351,7 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(judge: tuple[Fake, str
         while len(state.bodies) <= hold["from"] and time.monotonic() < limit:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=15)
+        _, told = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command continues" in told
     answers = tmp_path / "spans.answers.jsonl"
     assert answers.read_text().count("\n") == 5 and not (tmp_path / "spans.jsonl").exists()
