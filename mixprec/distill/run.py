@@ -90,6 +90,8 @@ def distill(
     with locks.target(out, work) if processes.is_main() else nullcontext():
         if processes.agree(_is_made(out, stamp)):
             console.print(f"{out}: is made already", soft_wrap=True)
+            if processes.is_main():
+                publish.remove(work)  # a kill behind the checkpoint's last byte leaves it
             return Distilled(out, card_of(out)["distillation"])
         return _made(student, teacher, drawn, options, out, described | {"stamp": stamp}, base_model)
 
