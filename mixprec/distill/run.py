@@ -76,6 +76,8 @@ def distill(ready: Prepared) -> Distilled:
     with locks.target(out, work) if processes.is_main() else nullcontext():
         if processes.agree(_is_made(out, ready.stamp)):
             console.print(f"{out}: is made already", soft_wrap=True)
+            if processes.is_main():
+                publish.remove(work)  # a kill behind the checkpoint's last byte leaves it
             return Distilled(out, card_of(out)["distillation"])
         return _made(ready)
 

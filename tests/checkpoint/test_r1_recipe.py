@@ -21,7 +21,7 @@ from mixprec.models.model import Model
 from mixprec.plan.rules import build_plan
 
 GGUF = checkpoint_format("gguf")
-RECIPE = Path(__file__).parents[2] / "recipes" / "dynamic_gguf_r1.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "paper" / "table1_r1_dynamic.yaml"
 VARIANTS = ("dynamic_2.51", "dynamic_1.73", "dynamic_1.58")
 #: Three dense layers, then experts in two groups beside a shared one, as in R1; so many layers that every rule of the
 #: recipe finds modules and leaves some. Rows are multiples of 256, but for those that latent keys and values and the

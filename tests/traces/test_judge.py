@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import signal
@@ -346,7 +347,10 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(judge: tuple[Fake, str
     state.reply = reply
     command = [sys.executable, "-m", "mixprec", "annotate", str(path), "--judge", url, "--judge-model", "j"]
     command += ["--concurrency", "1", "--out", str(tmp_path / "spans.jsonl")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    # A shell that starts tests in the background has its children ignore Ctrl-C.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=heeding, **pipes) as process:
         limit = time.monotonic() + 60
         while len(state.bodies) <= hold["from"] and time.monotonic() < limit:
             time.sleep(0.05)
