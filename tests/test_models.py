@@ -189,7 +189,13 @@ def test_the_conversion_gives_the_same_bytes_again(tmp_path: Path, monkeypatch: 
     }
 
 
-@pytest.mark.parametrize("model_id", [BUNDLED, *sorted(known_shapes())])
+@pytest.mark.parametrize(
+    "model_id",
+    [
+        pytest.param(each, marks=[pytest.mark.slow] * each.endswith("-R1"))
+        for each in (BUNDLED, *sorted(known_shapes()))
+    ],
+)
 def test_shapes_that_need_no_transformers_are_those_of_the_configuration(model_id: str) -> None:
     shape, config = shape_of(model_id), load_config(model_id)
     assert shape is not None

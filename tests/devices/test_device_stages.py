@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ CHOICES = {
     "wanda": ("2:4", "0.5"),
     "magnitude": ("0.25", "0.5"),
 }
+
+
+def but_slow(names: Iterable[str], *quick: str) -> list[Any]:
+    """All ``names``, those that aren't ``quick`` as slow tests."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +85,7 @@ def kl(summary: dict[str, Any]) -> float:
     return float(row["kl_mean"])
 
 
-@pytest.mark.parametrize("method", CHOICES)
+@pytest.mark.parametrize("method", but_slow(CHOICES, "gptq", "ggml", "wanda"))
 def test_compress(device: str, model: Path, traces: Path, tmp_path: Path, method: str) -> None:
     parts = {"plan": plan(CHOICES[method][0])}
     found, expected = (run(tmp_path, model, traces, on, method=method, **parts) for on in (device, "cpu"))
@@ -87,7 +93,7 @@ def test_compress(device: str, model: Path, traces: Path, tmp_path: Path, method
     assert kl(found) > 0
 
 
-@pytest.mark.parametrize("method", ["gptaq", "rtn"])
+@pytest.mark.parametrize("method", but_slow(["gptaq", "rtn"], "rtn"))
 def test_tuning_blocks(device: str, model: Path, traces: Path, tmp_path: Path, method: str) -> None:
     calibration = {"traces": str(traces), "samples": 4, "tokens": 24}
     tuned = {"steps": 8, "batch": 2, "validation": 2, "reach": 0.3, "rate": 0.02, "dtype": "float32"}
@@ -101,7 +107,7 @@ def test_tuning_blocks(device: str, model: Path, traces: Path, tmp_path: Path, m
     assert quality["model.layers.0.mlp.up_proj"]["tuned"] < (1 if method == "rtn" else 1.1)
 
 
-@pytest.mark.parametrize("method", ["gptq", "anyk", "ggml"])
+@pytest.mark.parametrize("method", but_slow(["gptq", "anyk", "ggml"], "gptq"))
 def test_tuning(device: str, model: Path, traces: Path, tmp_path: Path, method: str) -> None:
     calibration = {"traces": str(traces), "samples": 4, "tokens": 24}
     tuned = {"validation": 2, "rate": 0.002, "epochs": 1, "dtype": "float32"}
@@ -117,7 +123,7 @@ def test_tuning(device: str, model: Path, traces: Path, tmp_path: Path, method: 
     assert [kl for _, kl in found["validation"]] == pytest.approx([kl for _, kl in expected["validation"]], rel=0.05)
 
 
-@pytest.mark.parametrize("form", ["compressed-tensors", "gptq", "gguf"])
+@pytest.mark.parametrize("form", but_slow(["compressed-tensors", "gptq", "gguf"], "compressed-tensors"))
 def test_packing(device: str, model: Path, traces: Path, tmp_path: Path, form: str) -> None:
     parts = {"plan": {"default": "w4g32"}, "checkpoint": {"format": form}}
     for on in (device, "cpu"):
@@ -129,7 +135,7 @@ def test_packing(device: str, model: Path, traces: Path, tmp_path: Path, form: s
         assert (there / name).read_bytes() == (here / name).read_bytes()
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "sparsegpt"])
+@pytest.mark.parametrize("method", but_slow(["gptq", "awq", "sparsegpt"], "gptq"))
 def test_sensitivity_ablation_and_exchange(device: str, traces: Path, tmp_path: Path, method: str) -> None:
     model = tiny.write_checkpoint(tmp_path / "model", steps=20, **SHAPE, num_hidden_layers=1)
     choices = list(CHOICES[method])

@@ -306,7 +306,9 @@ def test_a_model_of_the_hub_that_is_not_here(tmp_path: Path) -> None:
     assert "which are not on this machine" in found.unchecked[0]
 
 
-@pytest.mark.parametrize("name", recipe.catalogue())
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[pytest.mark.slow] * ("r1_dynamic" in each)) for each in recipe.catalogue()]
+)
 def test_the_recipes_are_right(name: str, shared_data: Path) -> None:
     found = pipeline.checked(recipe.load(recipe.catalogue()[name]), shared_data)
     assert found.problems == []

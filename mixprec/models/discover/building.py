@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,9 +44,12 @@ def class_of(config: PretrainedConfig) -> type[Any] | None:
 
 def empty(config: PretrainedConfig, dtype: torch.dtype | None = None) -> Any:
     """The model of a configuration without weights, in evaluation mode, its experts as modules; buffers lie where the
-    context says."""
+    context says. It attends as transformers lets it, whatever a running model of this configuration was set to."""
     kind = class_of(config)
     assert kind is not None  # check_architecture saw to it
+    config = copy.deepcopy(config)
+    for each in (config, config.get_text_config(decoder=True)):
+        each._attn_implementation_internal = None
     model = kind._from_config(config, **({} if dtype is None else {"dtype": dtype})).eval()
     unstack(model)
     return model

@@ -65,8 +65,7 @@ def discovered(config: PretrainedConfig, where: str) -> tuple[Decoder, Names]:
     """
     try:
         with quiet(), torch.device("meta"):
-            # As a file would have it: without what a running model was set to, such as attention of another kind.
-            model = empty(type(config).from_dict(config.to_dict()))
+            model = empty(config)
     except Exception as problem:  # values that don't fit each other break it in many ways
         raise UserError(f"{where}: config.json describes no model that can be built ({first_line(problem)})") from None
     text = config.get_text_config(decoder=True)
