@@ -18,6 +18,8 @@ def facts() -> dict[str, Any]:
     import psutil
     import torch
 
+    from mixprec.core import devices
+
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -25,6 +27,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "kernels": torch.backends.cpu.get_cpu_capability(),
+        "quickest_dtype": devices.quickest_dtype("cpu"),
     }
 
 
