@@ -66,7 +66,8 @@ def by_us(bench: Pipelines, job: Job, checkpoint: Path) -> dict[str, Any] | None
     made = costs(bench, found, [before.format(job.size) for before in _PLANNING[job.pipeline.plan]])
     if job.pipeline.limit:
         least = {key: request[key] for key in ("model", "tokens", "threads")}
-        made["limit"] = once("limit_once.py", least | {"dtype": settings.get("dtype", "float32")})
+        products = settings.get("options", {}).get("products", "float32")
+        made["limit"] = once("limit_once.py", least | {"dtype": products})
     types = Counter(str(line.format) for line in plan.modules.values())
     bits_taken = bits.account(plan, bench.inventory).effective_bits
     sizes = {"effective_bits": bits_taken, "file_bytes": weight_bytes(checkpoint), "format": request["form"]}

@@ -56,10 +56,12 @@ _THREE = ("3.25",)
 _GUIDED = {"guided": {}}
 #: And codes and scales that descend behind the pass.
 _DESCENDED = {**_GUIDED, "descent": 3}
+#: Blocks and sums multiply in bfloat16; nothing else does.
+_BF16 = {"products": "bfloat16"}
 _NARROW = ("3.25", "3.5")
 PIPELINES: dict[str, Pipeline] = {
     "gptq": _ours("GPTQ", "uniform", _THREE, limit=True),
-    "gptq_bf16": _ours("GPTQ in bfloat16", "uniform", _THREE, limit=True, dtype="bfloat16"),
+    "gptq_bf16": _ours("GPTQ, products in bfloat16", "uniform", _THREE, limit=True, options=_BF16),
     "gptaq": _ours("GPTAQ", "uniform", _NARROW, method="gptaq"),
     "guided": _ours("guided GPTQ", "uniform", _THREE, options=_GUIDED),
     "guided_gptaq": _ours("guided GPTAQ", "uniform", _THREE, method="gptaq", options=_GUIDED),

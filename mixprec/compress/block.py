@@ -28,6 +28,7 @@ from mixprec.compress.solving import GroupInputs, Solved
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Group, Linear, Norm
 from mixprec.models.weights import map_in, module_of, weight_of
+from mixprec.numerics.products import Products
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import guidable, using_inputs, wanting_original_states
 from mixprec.plan.schema import Treatment
@@ -37,17 +38,24 @@ from mixprec.walk.states import States
 
 
 def entering(
-    model: Any, calibration: Calibration, methods: Collection[str], memory_gb: float, spilled: Path, full: bool = False
+    model: Any,
+    calibration: Calibration,
+    methods: Collection[str],
+    memory_gb: float,
+    spilled: Path,
+    full: bool = False,
+    products: Products = "model",
 ) -> Samples:
     """Calibration samples in front of the first block of ``model``, with the states that ``methods`` look at.
 
     ``full``: with the uncompressed model's states too in any case. ``memory_gb``: 10^9 bytes of states in memory (more
-    of them go to files in ``spilled``), and as many for what a micro-batch leaves inside a block.
+    of them go to files in ``spilled``), and as many for what a micro-batch leaves inside a block. ``products``: the
+    type in which blocks and sums multiply.
     """
     limit = int(memory_gb * 1e9)
     size = batch_size(map_in(model).sizes, calibration.tokens, model.dtype, limit)
     streams = (OWN, FULL) if full or wanting_original_states(methods) else (OWN,)
-    return Samples(model, calibration, States(limit, spilled), size, streams=streams)
+    return Samples(model, calibration, States(limit, spilled), size, streams=streams, products=products)
 
 
 class Arrived(NamedTuple):
@@ -196,7 +204,14 @@ class _Work:
     ) -> None:
         """Compress a group for the inputs that all micro-batches have."""
         device = next(self._block.parameters()).device
-        sums = Gathering(group[0].in_features, samples.piece, count=own.sums, drift=drift, device=device)
+        sums = Gathering(
+            group[0].in_features,
+            samples.piece,
+            count=own.sums,
+            drift=drift,
+            device=device,
+            products=samples.products,
+        )
         for each in arrived:
             inputs, weights = samples.shaped(each.batch, each.arguments[0]), samples.weighed(each.batch, own.weights)
             sums.add(Seen(inputs, weights, None if each.full is None else samples.shaped(each.batch, each.full)))
@@ -208,7 +223,7 @@ class _Work:
         """Compress a layer's routed experts, each for its tokens; one that none came to by rounding alone."""
         sent = [Sent.of(each.arguments, samples.weighed(each.batch), each.full) for each in arrived]
         assert groups[0].routed is not None
-        routed = Routed(self._block, groups[0].routed, sent, self._options.experts)
+        routed = Routed(self._block, groups[0].routed, sent, self._options.experts, self._options.products)
         for number, own in by_expert(groups).items():
             if drift:
                 routed.remember_full(number)
@@ -262,7 +277,13 @@ class _Work:
         alone = [group for group in self._groups if group.routed is None]
         common = dict(zip(alone, samples.statistics(index, self._block, alone), strict=True))
         experts = {
-            path: Routed(self._block, path, sent_to(samples, index, self._block, path), self._options.experts)
+            path: Routed(
+                self._block,
+                path,
+                sent_to(samples, index, self._block, path),
+                self._options.experts,
+                self._options.products,
+            )
             for path in dict.fromkeys(group.routed for group in self._groups if group.routed is not None)
         }
 

@@ -137,7 +137,7 @@ class _Work(NamedTuple):
             return
         alone = [group for group in groups if group.routed is None]
         experts = {
-            path: Routed(block, path, sent_to(samples, index, block, path), self.options.experts)
+            path: Routed(block, path, sent_to(samples, index, block, path), self.options.experts, self.options.products)
             for path in dict.fromkeys(group.routed for group in groups if group.routed is not None)
         }
         guiding = self.guidance.of(module for group in alone for module in group) if self.guidance else {}
@@ -165,7 +165,8 @@ def _walk(
     with publish.scratch(work.folder / "states") as spilled:
         samples = None
         if calibration is not None:
-            samples = Samples(work.opened.model, calibration, States(memory, spilled), 1, piece=1)
+            states, products = States(memory, spilled), work.options.products
+            samples = Samples(work.opened.model, calibration, states, 1, piece=1, products=products)
 
         def visit(index: int, block: nn.Module) -> None:
             here = groups[index + 1]

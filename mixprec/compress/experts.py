@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mixprec.compress.options import ExpertOptions
 from mixprec.models.decoder import Group
 from mixprec.models.experts import Experts
+from mixprec.numerics.products import Products, multiplying
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.walk.samples import Gathering, Samples, Seen
 
@@ -44,14 +45,26 @@ class Sent(NamedTuple):
 class Routed:
     """The tokens of a layer's experts while they are being solved."""
 
-    def __init__(self, block: nn.Module, path: str, sent: Sequence[Sent], options: ExpertOptions) -> None:
-        """``path``: the experts' module within ``block``. ``sent``: of all micro-batches."""
+    def __init__(
+        self,
+        block: nn.Module,
+        path: str,
+        sent: Sequence[Sent],
+        options: ExpertOptions,
+        products: Products = "model",
+    ) -> None:
+        """``path``: the experts' module within ``block``. ``sent``: of all micro-batches. ``products``: the type in
+        which experts and sums multiply."""
         self._experts = cast(Experts, block.get_submodule(path))
-        self._sent, self._options = sent, options
+        self._sent, self._options, self._products = sent, options, products
         width = len(self._experts)
         #: (E,) tokens that the router sent to each.
         self.counts = sum(torch.bincount(each.chosen.flatten(), minlength=width) for each in sent)
         self._full: dict[int, list[Tensor]] = {}
+
+    def _gated(self, expert: int, hidden: Tensor) -> Tensor:
+        with multiplying(self._products, hidden.device):
+            return self._experts.gated(expert, hidden)
 
     def tokens(self, expert: int) -> int:
         """How many tokens the router sent to an expert."""
@@ -64,9 +77,7 @@ class Routed:
 
     def remember_full(self, expert: int) -> None:
         """Keep what the expert's down projection reads in the uncompressed model, before gate and up change."""
-        self._full[expert] = [
-            self._experts.gated(expert, each.full) for each in self._given(expert) if each.full is not None
-        ]
+        self._full[expert] = [self._gated(expert, each.full) for each in self._given(expert) if each.full is not None]
 
     def statistics(self, expert: int, group: Group, *, drift: bool, pooled: bool = False) -> InputStatistics | None:
         """Of the inputs of one of the expert's groups; None where no token that counts was sent to it.
@@ -75,11 +86,11 @@ class Routed:
         """
         behind = group[0].kind == "down"
         device = self._sent[0].hidden.device
-        sums = Gathering(group[0].in_features, _ROWS, drift=drift, device=device)
+        sums = Gathering(group[0].in_features, _ROWS, drift=drift, device=device, products=self._products)
         full = iter(self._full.pop(expert, ())) if behind else None
         seen = 0.0
         for each in self._given(expert, pooled):
-            inputs = self._experts.gated(expert, each.hidden) if behind else each.hidden
+            inputs = self._gated(expert, each.hidden) if behind else each.hidden
             other = (next(full) if full is not None else each.full) if drift else None
             counts = None if each.counts is None else each.counts[:, None, None]
             seen += float(len(inputs) if counts is None else counts.sum())

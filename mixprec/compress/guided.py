@@ -25,6 +25,7 @@ from mixprec.core.memory import release_memory
 from mixprec.models.decoder import Decoder, Group, Linear
 from mixprec.models.model import Model
 from mixprec.models.weights import map_in, through
+from mixprec.numerics.products import Products, multiplying
 from mixprec.numerics.salience import normalised, row_groups, saliences
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import guidable
@@ -120,7 +121,8 @@ def guide(
     spec = wanted(methods, options, calibration)
     if spec is None or calibration is None:
         return None
-    return gather(model.open_blocks(), model.identity, calibration, spec, folder, advance, memory_gb)
+    opened, products = model.open_blocks(), options.products
+    return gather(opened, model.identity, calibration, spec, folder, advance, memory_gb, products)
 
 
 @torch.no_grad()
@@ -132,17 +134,18 @@ def gather(
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
     memory_gb: float = MEMORY_GB,
+    products: Products = "model",
 ) -> Guidance:
     """See to it that the saliences of all samples are in ``folder``.
 
     ``opened``: with norm and head. ``identity``: the model's. ``advance`` is told of each sample that is done.
-    ``memory_gb``: 10^9 bytes of states in front of all blocks; a sample always goes. Raises UserError for gradients
+    ``memory_gb``: 10^9 bytes of states in front of all blocks; a sample always goes. ``products``: the type in which
+    blocks multiply. Raises UserError for gradients
     that are NaN or infinite.
     """
     tokens, model = calibration.tokens, opened.model
-    stamp = artifacts.fingerprint(
-        RULES, identity, calibration.digest, spec.model_dump(exclude={"power"}), str(model.dtype), str(model.device)
-    )
+    computed = [str(model.dtype), str(model.device), *([products] if products != "model" else [])]
+    stamp = artifacts.fingerprint(RULES, identity, calibration.digest, spec.model_dump(exclude={"power"}), *computed)
     files = [folder / f"{number:05d}.safetensors" for number in range(len(tokens))]
     left = [number for number, path in enumerate(files) if not artifacts.is_made(path, stamp)]
     advance(len(files) - len(left))
@@ -150,7 +153,7 @@ def gather(
     size = max(1, min(_TOGETHER, int(memory_gb * 1e9 // each)))
     for start in range(0, len(left), size):
         here = left[start : start + size]
-        for number, found in zip(here, _sweep(opened, calibration, here, spec), strict=True):
+        for number, found in zip(here, _sweep(opened, calibration, here, spec, products), strict=True):
             artifacts.save_tensors(files[number], found, {"stamp": stamp})
         advance(len(here))
     return Guidance(files, spec.power)
@@ -165,7 +168,11 @@ class _Traveller:
 
 
 def _sweep(
-    opened: blocks.Blocks | blocks.Live, calibration: Calibration, numbers: Sequence[int], spec: GuidedSpec
+    opened: blocks.Blocks | blocks.Live,
+    calibration: Calibration,
+    numbers: Sequence[int],
+    spec: GuidedSpec,
+    products: Products,
 ) -> Iterator[dict[str, Tensor]]:
     """Of some samples, address -> (T, G) saliences."""
     model, decoder = opened.model, map_in(opened.model)
@@ -174,12 +181,14 @@ def _sweep(
 
     def up(index: int, block: nn.Module) -> None:
         for each, given in zip(travellers, entering, strict=True):
-            each.states.append(through(block, each.states[-1], given.contexts[index]))
+            with multiplying(products, model.device):
+                each.states.append(through(block, each.states[-1], given.contexts[index]))
 
     def down(index: int, block: nn.Module) -> None:
         for number, each, given in zip(numbers, travellers, entering, strict=True):
             context, known = given.contexts[index], decoder.blocks[index]
-            each.gradients, met = back(block, known, each.states.pop(), each.gradients, context)
+            with multiplying(products, model.device):
+                each.gradients, met = back(block, known, each.states.pop(), each.gradients, context)
             for address, (_, gradients) in met.items():
                 if decoder[address].expert is not None:
                     continue  # not all tokens come to it: experts are solved unguided

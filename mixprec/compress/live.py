@@ -98,13 +98,14 @@ class _InPlace:
 
     def run(self, seen: Calibration | None, spilled: Path, memory_gb: float, on_sample: Callable[[int], None]) -> None:
         """From the embedding to the head; ``spilled``: for states that don't fit into memory."""
-        model, plan = self._model, self._plan
+        model, plan, products = self._model, self._plan, self._options.products
         outside = around(plan, self._decoder, calibrated=seen is not None)
         if seen is not None:
             if (spec := wanted(plan.methods, self._options, seen)) is not None:
                 where = spilled / "guidance"
-                self._guidance = gather(Live(model), "", seen, spec, where, on_sample, memory_gb)
-            self._samples = entering(model, seen, plan.methods, memory_gb, spilled, self._refine is not None)
+                self._guidance = gather(Live(model), "", seen, spec, where, on_sample, memory_gb, products)
+            full = self._refine is not None
+            self._samples = entering(model, seen, plan.methods, memory_gb, spilled, full=full, products=products)
         for linear in outside.before:
             method = plan.treatments[linear.address].method
             self._solve(linear, token_inputs(linear.in_features, method, model.device))

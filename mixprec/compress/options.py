@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from mixprec.models.labels import COMPARED
+from mixprec.numerics.products import Products
 
 
 class GuidedSpec(BaseModel):
@@ -55,6 +56,11 @@ class SolveOptions(BaseModel):
     )
     act_order: bool = Field(True, description="gptq, gptaq: columns of large inputs first, groups staying together")
     grid_search: bool = Field(True, description="gptq, gptaq: shrink each group's grid where that costs less")
+    products: Products = Field(
+        "model",
+        description="type in which blocks and the sums over their inputs multiply; bfloat16 takes half the time of "
+        "float32 where the processor has instructions for it; solves are in float32 in any case",
+    )
     descent: int = Field(
         0, ge=0, description="gptq, gptaq: rounds of coordinate descent on codes and scales behind the pass"
     )
@@ -86,6 +92,8 @@ class SolveOptions(BaseModel):
             found.pop("experts", None)
         if not self.descent:
             found.pop("descent", None)
+        if self.products == "model":
+            found.pop("products", None)
         if self.updates is None:
             found.pop("updates", None)
         return found

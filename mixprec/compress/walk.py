@@ -103,8 +103,15 @@ class Walk:
         with publish.scratch(self._folder / "states") as spilled:
             samples = None
             if calibration is not None:
-                full = job.refine is not None
-                samples = entering(weights.model, calibration, job.plan.methods, job.memory_gb, spilled, full)
+                samples = entering(
+                    weights.model,
+                    calibration,
+                    job.plan.methods,
+                    job.memory_gb,
+                    spilled,
+                    full=job.refine is not None,
+                    products=job.options.products,
+                )
             for linear in self._around.before:
                 if linear.address in left:
                     method = self._treatments[linear.address].method

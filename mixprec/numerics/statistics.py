@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mixprec.numerics.products import Products
+
 #: Columns of the second moments that are multiplied at once; blocks below the diagonal are mirrored, not computed.
 _BLOCK = 192
 
@@ -32,9 +34,13 @@ class InputStatistics(NamedTuple):
 
 
 class InputSums:
-    """Running sums behind ``InputStatistics`` for inputs of ``width`` numbers."""
+    """Running sums behind ``InputStatistics`` for inputs of ``width`` numbers; ``products``: the type they multiply
+    in."""
 
-    def __init__(self, width: int, *, drift: bool = False, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, width: int, *, drift: bool = False, device: torch.device | str = "cpu", products: Products = "model"
+    ) -> None:
+        self._rounded = products == "bfloat16"
         self._hessian = torch.zeros(width, width, device=device)
         self._mean_abs = torch.zeros(width, device=device)
         self._drift = torch.zeros(width, width, device=device) if drift else None
@@ -53,13 +59,15 @@ class InputSums:
             weighted = rows * flat[:, None]
             self._weight += float(flat.sum(dtype=torch.float64))
             self._tokens += int((flat > 0).sum())
-        with _units_of(inputs.dtype if weights is None else rows.dtype):
+        known = inputs.dtype if weights is None else rows.dtype
+        with _units_of(torch.bfloat16 if self._rounded else known):
             _add_symmetric(self._hessian, rows, weighted)
         self._mean_abs += torch.linalg.vector_norm(weighted, ord=1, dim=0)
         if self._drift is not None:
             if full is None:
                 raise ValueError("the drift needs the uncompressed model's inputs")
-            self._drift.addmm_((full.reshape(rows.shape).float() - rows).T, weighted)
+            with _units_of(torch.bfloat16 if self._rounded else rows.dtype):
+                self._drift.addmm_((full.reshape(rows.shape).float() - rows).T, weighted)
 
     def result(self) -> InputStatistics:
         """The means so far.
@@ -74,10 +82,10 @@ class InputSums:
 
 @contextmanager
 def _units_of(dtype: torch.dtype) -> Iterator[None]:
-    """Multiply float32 numbers that bfloat16 holds in a processor's bfloat16 units, if it has any.
+    """With bfloat16, multiply float32 numbers in a processor's bfloat16 units, if it has any.
 
-    They round inputs to bfloat16 and sum in float32: where the inputs were bfloat16 nothing is lost, and with AMX it
-    takes less than half the time.
+    They round inputs to bfloat16 and sum in float32: where the inputs were bfloat16 nothing is lost, and it takes less
+    than half the time.
     """
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = settings.fp32_precision

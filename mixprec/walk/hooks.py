@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mixprec.models.decoder import Group
 from mixprec.models.weights import module_of
+from mixprec.numerics.products import exact
 
 
 @contextmanager
@@ -29,7 +30,8 @@ def watching_modules(
     def reach(number: int, arguments: tuple[Tensor, ...]) -> None:
         if number not in reached:
             reached.add(number)
-            call(number, arguments)
+            with exact(arguments[0].device):
+                call(number, arguments)
 
     with ExitStack() as stack:
         for number, each in enumerate(modules):

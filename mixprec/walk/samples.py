@@ -18,6 +18,7 @@ from mixprec.calibration.data import Calibration
 from mixprec.models.arch.family import Sizes
 from mixprec.models.decoder import Group
 from mixprec.models.weights import through
+from mixprec.numerics.products import Products, multiplying
 from mixprec.numerics.statistics import InputStatistics, InputSums
 from mixprec.walk import blocks
 from mixprec.walk.contexts import Contexts
@@ -58,13 +59,21 @@ class Seen(NamedTuple):
 class Gathering:
     """Sums over inputs of ``width`` numbers that come in micro-batches, added in pieces of ``size`` samples.
 
-    ``count``: how many sums of the same inputs are taken, each with weights of its own.
+    ``count``: how many sums of the same inputs are taken, each with weights of its own. ``products``: the type they
+    multiply in.
     """
 
     def __init__(
-        self, width: int, size: int, *, count: int = 1, drift: bool = False, device: torch.device | str = "cpu"
+        self,
+        width: int,
+        size: int,
+        *,
+        count: int = 1,
+        drift: bool = False,
+        device: torch.device | str = "cpu",
+        products: Products = "model",
     ) -> None:
-        self._sums = [InputSums(width, drift=drift, device=device) for _ in range(count)]
+        self._sums = [InputSums(width, drift=drift, device=device, products=products) for _ in range(count)]
         self._size = size
         self._buffer: Seen | None = None
         self._filled = 0
@@ -109,7 +118,8 @@ class Gathering:
 
 class Samples:
     """``batches``: which samples (N, T) each micro-batch has. ``states``: (stream, number of the batch) -> (n, T,
-    hidden), what enters the next block. ``piece``: how many samples are added to sums at once."""
+    hidden), what enters the next block. ``piece``: how many samples are added to sums at once. ``products``: the type
+    in which blocks and sums multiply."""
 
     def __init__(
         self,
@@ -120,11 +130,12 @@ class Samples:
         *,
         piece: int | None = None,
         streams: tuple[str, ...] = (OWN,),
+        products: Products = "model",
     ) -> None:
         """In front of the first block of ``model``; ``size`` samples make a micro-batch."""
         tokens = calibration.tokens
         self.batches = [slice(start, start + size) for start in range(0, len(tokens), size)]
-        self.states, self.streams = states, streams
+        self.states, self.streams, self.products = states, streams, products
         self.piece = min(len(tokens), piece or max(1, _ROWS // tokens.shape[1]))
         self._tokens = tokens
         self.enter(model, streams)
@@ -154,7 +165,9 @@ class Samples:
     def through(self, number: int, index: int, block: nn.Module, stream: str = OWN) -> Tensor:
         """What a micro-batch (n, T, hidden) leaves the model's block number ``index`` with."""
         hidden = self.states[stream, number]
-        return through(block, hidden, self.contexts.of(index, number, len(hidden)))
+        with multiplying(self.products, hidden.device):
+            behind = through(block, hidden, self.contexts.of(index, number, len(hidden)))
+        return behind.to(hidden.dtype)
 
     def move(self, number: int, index: int, block: nn.Module, stream: str = OWN) -> None:
         """Take a micro-batch behind a block."""
@@ -209,7 +222,13 @@ class Samples:
         device = next(block.parameters()).device
         chosen = list(weights) or [None] * len(groups)
         sums = [
-            Gathering(group[0].in_features, self.piece, count=1 if own is None else own.shape[-1], device=device)
+            Gathering(
+                group[0].in_features,
+                self.piece,
+                count=1 if own is None else own.shape[-1],
+                device=device,
+                products=self.products,
+            )
             for group, own in zip(groups, chosen, strict=True)
         ]
 
