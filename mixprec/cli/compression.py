@@ -38,6 +38,9 @@ def compress(
     guided_groups: Annotated[
         int | None, typer.Option(min=1, help="With --guided: groups of a linear's outputs; default 1.")
     ] = None,
+    products: Annotated[
+        str, typer.Option(help="Type in which blocks multiply: model, or bfloat16, which newer processors do faster.")
+    ] = "model",
     tune_blocks: Annotated[
         int, typer.Option(min=0, metavar="STEPS", help="Tune each block by its output, in so many steps, such as 30.")
     ] = 0,
@@ -78,7 +81,7 @@ def compress(
         given["guided"] = {"loss": guided} | ({} if guided_groups is None else {"groups": guided_groups})
     elif guided_groups is not None:
         raise UserError("--guided-groups: groups of what? add --guided fisher, or leave it out")
-    options = checked(SolveOptions, "compress", act_order=act_order, **given)
+    options = checked(SolveOptions, "compress", act_order=act_order, products=products, **given)
     calibration = held_out = None
     if text or traces:
         solves = bool(solving(plan.content.methods))

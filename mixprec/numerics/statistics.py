@@ -59,9 +59,12 @@ class InputSums:
             weighted = rows * flat[:, None]
             self._weight += float(flat.sum(dtype=torch.float64))
             self._tokens += int((flat > 0).sum())
+        factors = (rows, weighted)
+        if self._rounded and weights is not None:  # the same on both sides, or rounding would make it asymmetric
+            factors = (rows * flat.sqrt()[:, None],) * 2
         known = inputs.dtype if weights is None else rows.dtype
         with _units_of(torch.bfloat16 if self._rounded else known):
-            _add_symmetric(self._hessian, rows, weighted)
+            _add_symmetric(self._hessian, *factors)
         self._mean_abs += torch.linalg.vector_norm(weighted, ord=1, dim=0)
         if self._drift is not None:
             if full is None:
