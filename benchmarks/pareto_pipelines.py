@@ -75,6 +75,9 @@ PIPELINES: dict[str, Pipeline] = {
     "exchanged_gptaq_tuned": _ours("plan + exchange, GPTAQ, tuned", "exchanged", method="gptaq", tune={}),
     "guided_tuned": _ours("guided GPTQ, tuned", "uniform", _THREE, options=_GUIDED, tune={}),
     "guided_gptaq_tuned": _ours("guided GPTAQ, tuned", "uniform", _THREE, method="gptaq", options=_GUIDED, tune={}),
+    "guided_gptaq_tuned_bf16": _ours(
+        "guided GPTAQ, products in bfloat16, tuned", "uniform", _THREE, method="gptaq", options=_GUIDED | _BF16, tune={}
+    ),
     "exchanged_guided": _ours("plan + exchange, guided GPTQ", "exchanged", options=_GUIDED),
     "exchanged_guided_tuned": _ours("plan + exchange, guided GPTQ, tuned", "exchanged", options=_GUIDED, tune={}),
     "descended": _ours("guided GPTAQ, descent", "uniform", _THREE, method="gptaq", options=_DESCENDED),
