@@ -1,6 +1,6 @@
 """What the paper found about importance, asked of a run of recipes/small/figures.yaml or table6.yaml.
 
-Everything is computed from what attribution left of each trace. Intervals (95%) are of bootstrap resamples of the traces,
+Everything is computed from what attribution left of each trace. Intervals (95%) are of bootstrap resamples of traces,
 the same for all models that are compared.
 """
 
@@ -167,7 +167,10 @@ def lost_alike(one: str, other: str) -> Callable[[Path], dict[str, Any]]:
         sides = [_lost(found, name) for name in (one, other)]
         rho = np.array([spearmanr(first, second).statistic for first, second in zip(*sides, strict=True)])
         ci = interval(rho[1:])
-        return {"verdict": above(ci, 0), "numbers": {f"Spearman, {one} and {other}": {"value": float(rho[0]), "ci": ci}}}
+        return {
+            "verdict": above(ci, 0),
+            "numbers": {f"Spearman, {one} and {other}": {"value": float(rho[0]), "ci": ci}},
+        }
 
     return judge
 

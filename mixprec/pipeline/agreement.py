@@ -10,7 +10,7 @@ from mixprec.importance import RULES
 from mixprec.importance import agreement as rankings
 from mixprec.pipeline.context import Context
 from mixprec.pipeline.importance import attributed, opened
-from mixprec.traces import agreement as annotations
+from mixprec.traces import agreement as two_annotations
 from mixprec.traces import spans
 from mixprec.traces.store import BEHAVIOURS
 
@@ -30,7 +30,7 @@ def agree(run: Context, stamp: str | None) -> dict[str, Any]:
     folder = run.out / "agreement"
     first = spans.load_spans(run.out / "spans.jsonl")
     second, annotated = run.annotate(spec.of(traces), folder / "spans.jsonl", "annotate/agreement")
-    pairs = annotations.pair(first, second)
+    pairs = two_annotations.pair(first, second)
     if pairs.only_first:
         raise UserError(
             f"agreement: {spec.source or traces.source}: {pairs.only_first} of {len(first)} traces are not annotated "
@@ -43,7 +43,7 @@ def agree(run: Context, stamp: str | None) -> dict[str, Any]:
     def make() -> None:
         data: dict[str, Any] = {"schema_version": artifacts.SCHEMA_VERSION}
         data |= {"names": {"first": _who(traces), "second": _who(spec)}, "scored": list(BEHAVIOURS)}
-        data |= annotations.compare(pairs, asked.resamples)
+        data |= two_annotations.compare(pairs, asked.resamples)
         data["importance"] = rankings.compare(
             opened(run.model, asked), run.out / "importance", folder, len(first), asked.preset, asked.resamples
         )

@@ -26,7 +26,7 @@ def made(monkeypatch: pytest.MonkeyPatch, noise: float = 0.0, **scores: np.ndarr
         labels = LABELS
         kinds = np.array(["up", "gate", "up", "gate"])
         last = np.array([False, False, True, True])
-        behaviours = ["backtracking", "adding_knowledge"]
+        behaviours = ("backtracking", "adding_knowledge")
 
         def __init__(self, folder: Path, names: list[str]) -> None:
             self.raw = {
