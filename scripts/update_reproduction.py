@@ -1,4 +1,4 @@
-"""Write the paper's findings on a small model into docs/reproduction.md. python scripts/update_reproduction.py [--check]
+"""Write the findings on a small model into docs/reproduction.md. python scripts/update_reproduction.py [--check]
 
 They are those of benchmarks/results/reproduction.json.
 """

@@ -136,7 +136,7 @@ class Run(Context):
         if spec is None or not spec.benchmarks or not self.recipe.all_variants:
             return None
         if spec.prompts == "chat":
-            templates.require(self.model, "evaluate.prompts: chat", "write prompts: paper in evaluate")
+            templates.require(self.model, "evaluate.prompts: chat", "write prompts: paper in evaluate", spec.template)
         return Benchmarks(spec.asking, self.model, self.stages, self.data)
 
     def _check(self, plans: dict[str, Plan]) -> None:

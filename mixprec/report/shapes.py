@@ -100,6 +100,8 @@ class _Protocol(Shape):
     max_new_tokens: Count
     temperature: Number
     top_p: Number
+    template: dict[str, Any] | None = None
+    thinking_budget: Count | None = None
 
 
 class Benchmarks(Shape):
