@@ -5,8 +5,9 @@ python benchmarks/reproduction.py [--quick] [--data FOLDER] [--work FOLDER] [--o
 Runs recipes/small/*.yaml with SmolLM2-135M, each into its own run folder of --work: a killed run continues, and what is
 there is taken. Damage is KL to the original on the bundled held-out traces, and nats of the right answers of the four
 benchmarks behind a fixed text (``protocol: likelihood``), never accuracy of generated answers: the model is near chance
-there. A comparison holds where its paired 95% interval excludes 0 on the paper's side, fails where it excludes 0 on the
-other side, and is open otherwise.
+there. Importance is of the model after it learned from the bundled traces, and intervals there are of resamples of
+traces. A comparison holds where its paired 95% interval excludes 0 on the paper's side, fails where it excludes 0 on
+the other side, and is open otherwise.
 
 Keys of OUT (null: not run)
     findings        what the paper says -> verdict (holds, fails, open, undecidable), where, and the numbers
@@ -68,7 +69,8 @@ def _run(name: str, folder: Path, arguments: argparse.Namespace) -> None:
     from mixprec import recipe as recipes
 
     chosen = recipes.load(recipes.find(f"small/{name}"))
-    changes = [each for each in QUICK if "calibration" not in each or chosen.compress.calibration]
+    parts = {"evaluate": chosen.evaluate, "compress": chosen.compress.calibration}
+    changes = [each for each in QUICK if parts[each.partition(".")[0]]]
     mp.run(f"small/{name}", folder, data=Path(arguments.data), change=tuple(changes if arguments.quick else ()))
 
 

@@ -6,6 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reproduction_importance import (
+    among_first,
+    annotations_agree,
+    first_overall,
+    gained_by_distillation,
+    lost_alike,
+    lost_most,
+    together,
+)
+
 BENCHMARKS = ("aime_2024", "folio", "temporal_sequences", "musique")
 Judge = Callable[[Path], dict[str, Any]]
 
@@ -26,11 +36,6 @@ def verdict(interval: list[float] | None) -> str:
     if interval is None:
         return "open"
     return "holds" if interval[0] > 0 else "fails" if interval[1] < 0 else "open"
-
-
-def together(verdicts: list[str]) -> str:
-    """Of several comparisons that all have to hold."""
-    return "fails" if "fails" in verdicts else "open" if "open" in verdicts else "holds"
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -109,6 +114,22 @@ FINDINGS = (
             worse(("uniform_w3", "protect_last_mlp"))),
     Finding("the last MLP is worth more than as many random weights", "a control that the paper lacks", "table4",
             worse(("protect_random_0", "protect_last_mlp"), ("protect_random_1", "protect_last_mlp"))),
+    Finding("distillation makes the last up projection the most important module", "Takeaway 4.1, Figures 2 and 4",
+            "figures", first_overall),
+    Finding("the last up projection is first or second for every behaviour", "Appendix J, Figures 2, 4 and 11",
+            "figures", among_first(2)),
+    Finding("the last up projection gains importance by distillation", "Takeaway 4.3, Figures 2, 5 and 13", "figures",
+            gained_by_distillation),
+    Finding("4-bit quantization takes more importance from the last layer than from others",
+            "Takeaway 5, Figures 3, 6, 7 and 12", "figures", lost_most("last layer", "awq_w4", "gptq_w4")),
+    Finding("4-bit quantization takes more importance from gate projections than from other kinds",
+            "Takeaway 5, Figures 3, 6, 7 and 12", "figures", lost_most("gates", "awq_w4", "gptq_w4")),
+    Finding("pruning takes more importance from the last layer than from others", "Appendix I, Figure 10", "figures",
+            lost_most("last layer", "alphapruning_30")),
+    Finding("pruning takes importance from the modules that quantization takes it from", "Appendix I, Figure 10",
+            "figures", lost_alike("alphapruning_30", "awq_w4")),
+    Finding("another annotation of the traces ranks the modules alike", "Appendix G, Table 6", "table6",
+            annotations_agree),
     Finding("pruning hurts knowledge more than reasoning", "Takeaway 3.3",
             why="knowledge of MuSiQue's facts is out of reach of 135M weights, compressed or not"),
     Finding("retrieval makes up for lost knowledge", "Table 8", why="the same"),

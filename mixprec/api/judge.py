@@ -107,6 +107,7 @@ def _material(
     return gather(list(annotated), spec.text, loaded.encoder, loaded.context, text_tokens=spec.text_tokens)
 
 
+_AS_THEY_ARE = "give --prompts paper, and prompts go in as they are"
 #: The paper's benchmarks that need no passages.
 BENCHMARKS = ("aime_2024", "folio", "temporal_sequences", "musique")
 
@@ -130,9 +131,10 @@ def bench(
     every output is kept as soon as it is there, and the same call goes on where a killed one was. ``benchmarks``:
     names, or mappings with name, source and embedder. ``files``: folder with aime_2024.jsonl and so on, by default the
     hub; ``data``: folder of data: sources. ``labels``: for tables. ``baseline``: a result to compare with, question by
-    question. ``protocol``: seeds, limit, max_new_tokens, temperature, top_p, prompts, engine, think_tags, as in
-    ``evaluate`` of a recipe (docs/recipes.md); by default the paper's. With ``protocol="likelihood"`` nothing is
-    generated: it gives how likely the model finds each answer behind ``stub`` (and ``after`` a thinking).
+    question. ``protocol``: seeds, limit, max_new_tokens, temperature, top_p, prompts, template, thinking_budget,
+    engine, think_tags, as in ``evaluate`` of a recipe (docs/recipes.md); by default the paper's. With
+    ``protocol="likelihood"`` nothing is generated: it gives how likely the model finds each answer behind ``stub``
+    (and ``after`` a thinking).
 
     Raises UserError for unknown benchmarks, a server that stays away, a baseline that other rules scored.
     """
@@ -147,11 +149,18 @@ def bench(
     base = None if baseline is None else comparable(baseline)
     folder, device = Path(out), "cpu"
     if isinstance(model, Server):
+        if spec.thinking_budget is not None:
+            raise UserError(
+                "mixprec bench: thinking_budget: a server doesn't stop a thinking; leave it out, or give the model "
+                "itself with engine transformers or vllm"
+            )
         name, identity, engine = model.model, f"server:{model.model}", _serving(model)
     else:
         local = checkpoint_of(model)
         if spec.prompts == "chat":
-            templates.require(local, "--prompts chat", "give --prompts paper, and prompts go in as they are")
+            templates.require(
+                local, "--prompts chat", "give --prompts paper, and prompts go in as they are", spec.template
+            )
         name, device, engine = local.id, local.device, _loading(local, spec)
         identity = artifacts.fingerprint(local.identity, local.dtype)
     with telling(progress), locks.folder(folder):
@@ -178,7 +187,7 @@ def _likelihood(
     base = LikelihoodResult.load(baseline) if isinstance(baseline, str | Path) else baseline
     local = checkpoint_of(model)
     if spec.prompts == "chat":
-        templates.require(local, "--prompts chat", "give --prompts paper, and prompts go in as they are")
+        templates.require(local, "--prompts chat", _AS_THEY_ARE, spec.template)
     identity = artifacts.fingerprint(local.identity, local.dtype)
     with telling(progress), locks.folder(folder):
         questions = running.load_questions(spec, data, folder, local.device)

@@ -95,6 +95,17 @@ def pairs(option: str, given: Iterable[str], example: str) -> dict[str, str]:
     return {name: value for _, (name, _, value) in found}
 
 
+def template_arguments(given: Iterable[str]) -> dict[str, Any]:
+    """Arguments of a chat template, with YAML's values: false is no text."""
+    from mixprec.core import parsing
+
+    found = pairs("--template-argument", given, "enable_thinking=false")
+    try:
+        return {name: parsing.parse_yaml(value) for name, value in found.items()}
+    except parsing.Malformed as problem:
+        raise UserError(f"--template-argument: {problem}") from None
+
+
 def typed_options(context: typer.Context) -> set[str]:
     """Names of the parameters that stand on the command line; all others have their defaults."""
     sources = {name: context.get_parameter_source(name) for name in context.params}

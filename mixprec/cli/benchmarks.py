@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mixprec.api.arguments import checked
-from mixprec.cli.base import Data, Device, Dtype, Revision, alone, app, epilog, out, pairs
+from mixprec.cli.base import Data, Device, Dtype, Revision, alone, app, epilog, out, pairs, template_arguments
 from mixprec.core.errors import UserError
 
 ThinkTags = Annotated[
@@ -27,6 +27,7 @@ Files = Annotated[Path | None, typer.Option(help="Folder with aime_2024.jsonl â€
         "mixprec bench ./checkpoint --benchmark folio --seed 0 --baseline results/original/benchmarks.json --out r/awq",
         "mixprec bench r1-8b --url http://localhost:8000/v1 --concurrency 32 --out results/served",
         "mixprec bench smollm2-135m-instruct --files data/benchmarks --limit 2 --max-new-tokens 64 --out results/try",
+        "mixprec bench Qwen/Qwen3-0.6B --prompts chat --thinking-budget 4096 --engine vllm --out results/qwen_4k",
         "mixprec bench smollm2-135m-instruct --files data/benchmarks --protocol likelihood --out results/likely",
     )
 )
@@ -52,6 +53,12 @@ def bench(
         Path | None, typer.Option(help="likelihood: folder of bench's outputs, to take over what they think.")
     ] = None,
     prompts: Annotated[str, typer.Option(help="paper: the paper's text; chat: the model's template.")] = "paper",
+    template_argument: Annotated[
+        list[str] | None, typer.Option(help="With --prompts chat: enable_thinking=false; several times.")
+    ] = None,
+    thinking_budget: Annotated[
+        int | None, typer.Option(min=1, help="Longest thinking, in tokens; then it is ended. Not with --url.")
+    ] = None,
     seed: Annotated[
         list[int] | None, typer.Option(help="One pass with this seed; several times. Default: 0 1 2.")
     ] = None,
@@ -94,6 +101,8 @@ def bench(
         stub=stub,
         after=None if after is None else str(after),
         prompts=prompts,
+        template=template_arguments(template_argument or ()),
+        thinking_budget=thinking_budget,
         seeds=tuple(seed or (0, 1, 2)),
         max_new_tokens=max_new_tokens,
         temperature=temperature,

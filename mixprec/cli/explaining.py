@@ -12,13 +12,18 @@ from mixprec.cli.base import out
 if TYPE_CHECKING:
     from mixprec.models.model import Model
     from mixprec.pipeline.checks import Checked
+    from mixprec.pipeline.gpus import Need
     from mixprec.pipeline.stage import Stage
     from mixprec.recipe import Recipe
 
 
-def print_recipe(name: str, chosen: Recipe, found: Checked) -> None:
-    """All that is known of a recipe before it runs."""
-    from mixprec.pipeline import costs
+def print_recipe(name: str, chosen: Recipe, found: Checked, gpu: str | None = None) -> None:
+    """All that is known of a recipe before it runs. Raises UserError for a ``gpu`` whose figures aren't known."""
+    from mixprec.pipeline import costs, gpus
+
+    kind = gpus.find(gpu) if gpu else gpus.DEFAULT
+    _print_downloads(gpus.downloads(chosen, found))
+    _print_gpus(gpus.need(chosen, found, kind))
 
     if chosen.all_variants:
         _print_variants(name, chosen, found)
@@ -29,6 +34,36 @@ def print_recipe(name: str, chosen: Recipe, found: Checked) -> None:
     if chosen.importance is not None:
         wanted = chosen.importance
         print_cost(chosen.model.as_model(), wanted.max_tokens, len(wanted.presets))
+
+
+def _print_downloads(models: dict[str, int]) -> None:
+    """What comes from the hub."""
+    from mixprec.report.formatting import size
+
+    if models:
+        named = ", ".join(f"{name} {size(count)}" for name, count in models.items())
+        out.print(f"To download: {named}.", soft_wrap=True)
+
+
+def _print_gpus(need: Need | None) -> None:
+    """Which GPUs the outputs need, and for how long."""
+    from mixprec.report.formatting import size
+
+    if need is None:
+        return
+    few = max(need.gpus, need.least)
+    out.print(
+        f"GPUs: {few} x {need.gpu}, {size(need.weights // few)} of weights on each, {need.at_once} outputs at once: "
+        f"about {_hours(need.hours)} for {need.outputs:,} outputs as long as the paper's traces, {_hours(need.most)} "
+        "where all run to their limit. From the data sheet, to a factor of two; compression and attribution are extra.",
+        soft_wrap=True,
+    )
+    if few > need.gpus:
+        out.print(f"The recipe names {need.gpus}, which can't hold the model and one output: set engine.gpus to {few}.")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours * 60:.0f} min" if hours < 1.5 else f"{hours:,.0f} h"
 
 
 def _print_data(chosen: Recipe, found: Checked) -> None:

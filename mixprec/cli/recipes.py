@@ -109,6 +109,7 @@ def plan(
     epilog=epilog(
         "mixprec explain quickstart",
         "mixprec explain recipes/paper/table3_llama_8b.yaml",
+        "mixprec explain paper/table1_llama_70b --gpu A100",
         "mixprec explain --attribution deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
     )
 )
@@ -121,10 +122,16 @@ def explain(
     attribution: Annotated[
         list[str] | None, typer.Option(metavar="MODEL", help="No recipe: what attribution costs for this model.")
     ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="What vLLM's outputs take on: H100 80GB (default), H200, A100, L40S or RTX 4090.")
+    ] = None,
     data: Data = None,
     change: Overrides = None,
 ) -> None:
-    """Show a recipe's data, modules, bits and bytes, and what it takes: time, memory, disk. Loads no weights."""
+    """Show a recipe's data, modules, bits and bytes, and what it takes: downloads, GPUs, time, memory, disk.
+
+    Loads no weights, downloads nothing.
+    """
     from mixprec import pipeline
     from mixprec import recipe as recipes
     from mixprec.cli import explaining
@@ -142,7 +149,7 @@ def explain(
     ranking = scores_in(importance or (done if done.is_file() else None))
     found = pipeline.checked(chosen, data, importance=ranking, tables=scores, known=known)
     found.require(str(path))
-    explaining.print_recipe(path.name, chosen, found)
+    explaining.print_recipe(path.name, chosen, found, gpu)
     _print_notes(found)
 
 

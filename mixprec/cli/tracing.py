@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from mixprec.cli.base import Data, Device, Dtype, Revision, app, epilog, out, pairs
+from mixprec.cli.base import Data, Device, Dtype, Revision, app, epilog, out, pairs, template_arguments
 from mixprec.core.errors import UserError
 
 
@@ -85,7 +84,7 @@ def trace(
         top_p=top_p,
         seed=seed,
         chat_template=chat_template,
-        template=_template(template_argument or ()),
+        template=template_arguments(template_argument or ()),
         engine=engine,
         batch=batch,
         tokenizer=tokenizer,
@@ -103,17 +102,6 @@ def trace(
             "--tokenizer MODEL fills it in here",
             soft_wrap=True,
         )
-
-
-def _template(given: Sequence[str]) -> dict[str, Any]:
-    """Arguments of a chat template, with YAML's values: false is no text."""
-    from mixprec.core import parsing
-
-    found = pairs("--template-argument", given, "enable_thinking=false")
-    try:
-        return {name: parsing.parse_yaml(value) for name, value in found.items()}
-    except parsing.Malformed as problem:
-        raise UserError(f"--template-argument: {problem}") from None
 
 
 @app.command(

@@ -59,7 +59,16 @@ def run(
     """
     files = {
         name: GenerationFile(
-            folder / f"{name}.jsonl", Origin(name, digest(found), model, protocol.prompts, protocol.sampling)
+            folder / f"{name}.jsonl",
+            Origin(
+                name,
+                digest(found),
+                model,
+                protocol.prompts,
+                protocol.sampling,
+                protocol.template,
+                protocol.thinking_budget,
+            ),
         )
         for name, found in questions.items()
     }
@@ -91,7 +100,8 @@ def _generate(
         question = by_id[key.id]
         name = f"{question.benchmark}/{key.id}, seed {key.seed}"
         seed = derived_seed(key.seed, f"{question.benchmark}/{key.id}")
-        requests.append(Request(name, question.message if chat else question.prompt, seed, chat))
+        text = question.message if chat else question.prompt
+        requests.append(Request(name, text, seed, chat, template=protocol.template, budget=protocol.budget))
         owners[name] = key
     for made in engine.generate(requests, protocol.sampling, seen.tokens):
         if chat and (tag := thinking.opening(made.prompt, protocol.tags)):
@@ -121,6 +131,8 @@ def result(
             "prompts": protocol.prompts,
             "limit": protocol.limit,
             "think_tags": list(protocol.think_tags),
+            "template": dict(protocol.template),
+            "thinking_budget": protocol.thinking_budget,
             **asdict(protocol.sampling),
         },
         "benchmarks": found,
@@ -162,6 +174,7 @@ def _benchmark(questions: Sequence[Question], records: Mapping[Key, Record], pro
         "paper_questions": is_papers(questions),
         **{metric: accuracy.mean_of([entry[metric] for entry in per_question.values()]) for metric in readers},
         "at_k": accuracy.at_k(samples),
+        "thinking_cut": sum(record.thinking_cut for each in outputs.values() for record in each),
         "outcomes": {name: outcomes[name] for name in ("correct", "wrong", "none")},
         "diagnosis": _diagnose(questions, outputs, protocol),
         "compute": _compute(outputs, per_question, list(readers)),

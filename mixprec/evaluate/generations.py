@@ -29,7 +29,8 @@ class Origin(NamedTuple):
     """What generations of one file have in common.
 
     ``rows``: digest of the benchmark's questions. ``model``: identity of its weights. ``prompts``: paper or chat.
-    How many rows an engine batches is not part of it: it changes nothing but rounding.
+    ``template``, ``thinking_budget``: where there are any. How many rows an engine batches is not part of it: it
+    changes nothing but rounding.
     """
 
     benchmark: str
@@ -37,19 +38,24 @@ class Origin(NamedTuple):
     model: str
     prompts: str
     sampling: Sampling
+    template: Mapping[str, Any] = {}
+    thinking_budget: int | None = None
 
     @property
     def described(self) -> dict[str, Any]:
-        return {**self._asdict(), "sampling": asdict(self.sampling)}
+        said = {name: value for name, value in self._asdict().items() if value or name not in self._field_defaults}
+        return said | {"sampling": asdict(self.sampling)}
 
 
 class Record(NamedTuple):
-    """One output; ``tokens`` is None where a server didn't count, ``finish`` where nobody wrote down how it ended."""
+    """One output; ``tokens`` is None where a server didn't count, ``finish`` where nobody wrote down how it ended.
+    ``thinking_cut``: a budget ended the thinking."""
 
     output: str
     finish: Finish | None
     tokens: int | None
     prompt_tokens: int | None
+    thinking_cut: bool = False
 
 
 class GenerationFile:
@@ -69,7 +75,9 @@ class GenerationFile:
                 self._take(row, f"{path}:{number}")
 
     def _take(self, row: dict[str, Any], where: str) -> None:
-        for name, wanted in self._origin.described.items():
+        described = self._origin.described
+        for name in self._origin._fields:
+            wanted = described.get(name)
             if row.get(name) != wanted:
                 raise UserError(
                     f"{where}: {name} is {row.get(name)!r}, this run has {wanted!r}; its generations can't be put "
@@ -83,9 +91,11 @@ class GenerationFile:
 
     def add(self, key: Key, made: Generation, engine: Mapping[str, Any]) -> None:
         """Append one generation and flush it to disk. ``engine``: what made it, as it describes itself."""
-        record = Record(made.output, made.finish, made.tokens, made.prompt_tokens)
+        record = Record(made.output, made.finish, made.tokens, made.prompt_tokens, made.thinking_cut)
         row = {"benchmark": self._origin.benchmark, "id": key.id, "seed": key.seed}  # begins as _BEGINS says
         row |= self._origin.described | {"engine": dict(engine)} | record._asdict()
+        if not record.thinking_cut:
+            del row["thinking_cut"]
         artifacts.append_row(self.path, row)
         self.done[key] = record
 
@@ -105,4 +115,4 @@ def parse(row: Mapping[str, Any], where: str) -> tuple[Key, Record]:
     counts = (row.get("tokens"), row.get("prompt_tokens"))
     if any(count is not None and not isinstance(count, int) for count in counts):
         raise UserError(f"{where}: tokens and prompt_tokens are numbers or null; remove the line and run again")
-    return Key(row["id"], row["seed"]), Record(row["output"], row["finish"], *counts)
+    return Key(row["id"], row["seed"]), Record(row["output"], row["finish"], *counts, row.get("thinking_cut") is True)

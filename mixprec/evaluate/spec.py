@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from mixprec.core.errors import UserError
 from mixprec.evaluate.engines.base import Sampling
+from mixprec.evaluate.engines.budget import Budget
 from mixprec.traces import thinking
 
 #: Benchmarks by name; ``mixprec.evaluate.benchmarks`` has them. With their sizes, for ``mixprec explain``.
@@ -74,6 +75,10 @@ class ProtocolSpec(_Part):
     )
     engine: EngineSpec = EngineSpec()
     prompts: Literal["paper", "chat"] = Field("paper", description="the paper's prompts, or the model's chat template")
+    template: dict[str, Any] = Field({}, description="chat: arguments of the template, as enable_thinking")
+    thinking_budget: int | None = Field(
+        None, ge=1, description="longest thinking, in tokens; then what ends it is written in the model's place"
+    )
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="one pass over the benchmarks for each")
     max_new_tokens: int = Field(32_768, ge=1, description="longest output, in tokens")
     temperature: float = Field(0.6, ge=0, description="of the sampling; 0 is greedy")
@@ -96,6 +101,10 @@ class ProtocolSpec(_Part):
             raise ValueError("after belongs to protocol: likelihood")
         if self.protocol == "likelihood" and self.engine.kind != "transformers":
             raise ValueError(f"protocol: likelihood needs engine transformers, not {self.engine.kind}")
+        if self.protocol == "likelihood" and self.thinking_budget is not None:
+            raise ValueError("thinking_budget belongs to protocol: generate; by likelihood nothing is thought")
+        if self.template and self.prompts != "chat":
+            raise ValueError(f"template: {', '.join(self.template)}: it is the chat template's; set prompts: chat")
         return self
 
     @field_validator("seeds")
@@ -118,6 +127,16 @@ class ProtocolSpec(_Part):
     def tags(self) -> tuple[thinking.Tag, ...]:
         """What opens and closes a thinking."""
         return thinking.parsed(self.think_tags)
+
+    @property
+    def budget(self) -> Budget | None:
+        """Of each output's thinking."""
+        return None if self.thinking_budget is None else Budget(self.thinking_budget, self.tags)
+
+    @property
+    def unsaid(self) -> set[str]:
+        """Keys that came later and say nothing here: left out of fingerprints, so that what there was stays valid."""
+        return {name for name in ("template", "thinking_budget") if not getattr(self, name)}
 
     @property
     def sampling(self) -> Sampling:

@@ -45,10 +45,11 @@ class Benchmarks:
         identity = artifacts.fingerprint(stamp, self.model.dtype)
         rows = {key: digest(found) for key, found in self.questions.items()}
         after = [] if asked.after is None else [likelihoods.origin_of(asked, key) for key in self.questions]
-        inputs = [identity, rows, asked.prompts, asked.stub, asked.limit, after, dict(labels)]
+        template = [asked.template] if asked.template else []
+        inputs = [identity, rows, asked.prompts, asked.stub, asked.limit, after, dict(labels), *template]
 
         def run() -> None:
-            where = folder / "likelihood" / artifacts.fingerprint(*inputs[:4], after)[:12]
+            where = folder / "likelihood" / artifacts.fingerprint(*inputs[:4], after, *template)[:12]
             found = likelihoods.run(model.load, self.questions, asked, identity, where, f"likelihood {name}")
             model.release()
             artifacts.write_json(path, {"labels": {"variant": name, **labels}, **found})
@@ -64,9 +65,8 @@ class Benchmarks:
         path = folder / "benchmarks.json"
         identity = artifacts.fingerprint(stamp, self.model.dtype)
         rows = {key: digest(found) for key, found in self.questions.items()}
-        made_from = artifacts.fingerprint(
-            identity, rows, self.protocol.model_dump(exclude={"seeds", "limit", "engine", "think_tags", *OF_LIKELIHOOD})
-        )
+        left = {"seeds", "limit", "engine", "think_tags", *OF_LIKELIHOOD, *self.protocol.unsaid}
+        made_from = artifacts.fingerprint(identity, rows, self.protocol.model_dump(exclude=left))
 
         def run() -> None:
             found = bench.run(

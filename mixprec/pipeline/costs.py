@@ -74,6 +74,8 @@ class _Stages(Reckoning):
             yield written
         if self.chosen.importance is not None and "traces" in self.used:
             yield self._importance(self.used["traces"])
+        if self.chosen.agreement is not None and "agreement" in self.used:
+            yield self._importance(self.used["agreement"])._replace(name="agreement")
         yield from owncosts.updating(self.chosen, self.shape, self.stored)
         yield from self._guidance()
         solved = self._solved()

@@ -42,7 +42,7 @@ def attributed(
         [computing(model), stamp, spec.model_dump(exclude={"stream", "sweep_gb"})],  # how, not what
         [folder / "importance.json", folder / "steering.safetensors", *compared, *beyond],
         lambda: attribute(
-            _opened(model, spec),
+            opened(model, spec),
             traces,
             folder,
             presets=spec.presets,
@@ -55,5 +55,6 @@ def attributed(
     return artifact.load(folder / "importance.json"), made
 
 
-def _opened(model: Model, spec: ImportanceSpec) -> LoadedModel:
+def opened(model: Model, spec: ImportanceSpec) -> LoadedModel:
+    """The model as its spans are attributed: whole, or read block by block."""
     return streaming.open_model(model, sweep_gb=spec.sweep_gb) if spec.stream else model.load()

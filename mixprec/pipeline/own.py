@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mixprec import recipe
 from mixprec.core import artifacts, publish
@@ -19,13 +19,11 @@ from mixprec.pipeline.annotating import NoSpans
 from mixprec.pipeline.context import Context, computing
 from mixprec.pipeline.importance import attributed
 from mixprec.plan.schema import Plan
-from mixprec.recipe import GenerateSpec, ShiftSpec
+from mixprec.recipe import BASE, GenerateSpec, ShiftSpec
+from mixprec.recipe.own import ShiftKind
 from mixprec.report.shift import write_shift
 from mixprec.traces import RULES, store
 from mixprec.traces.prompts import Prompt, by_id
-
-#: The model before it learned, among those whose importance is compared.
-BASE = "base"
 
 
 def prepared(run: Context) -> distilling.Prepared | None:
@@ -116,8 +114,12 @@ def shift(run: Context, importance: dict[str, Any] | None, plans: Mapping[str, P
 
 def _compared(run: Context, plans: Mapping[str, Plan]) -> Iterator[tuple[str, Model, Path]]:
     """Each model beside the original: its name, itself, and where what is made of it lies."""
+    spec = run.recipe.shift
+    assert spec is not None  # asked for by shift alone
     if run.recipe.distill is not None:
         yield BASE, run.base, run.out / BASE
+    for name, other in spec.models.items():
+        yield name, other.as_model(run.model.dtype, run.model.device), run.out / "models" / name
     for name, plan in plans.items():
         if plan.changed:
             folder = run.out / "variants" / name
@@ -131,7 +133,8 @@ def _shifted(
     assert asked is not None  # the recipe is checked for both
     assert traces_spec is not None
     traces, key = folder / "traces.jsonl", f"shift/{name}"
-    publish.remove(folder / "shift")
+    for kind in get_args(ShiftKind):
+        publish.remove(_page(folder, spec, kind))
     try:
         if spec.traces == "own":
             generate(run, model, traces, f"generate/{name}")
@@ -143,13 +146,19 @@ def _shifted(
         return {"unknown": str(problem)}
     other, _ = attributed(run, asked, model, found, stamp, folder / "importance", f"attribute/{name}")
     made = shifts.shift(importance, other, ("original", name))
-    write_shift(made, spec.kind, folder / "shift")
+    for kind in spec.kind:
+        write_shift(made, kind, _page(folder, spec, kind))
     return {
         "behaviours": {
             behaviour: {"moved": entry["moved"], "spearman": entry["spearman"]}
             for behaviour, entry in made["behaviours"].items()
         },
         "skipped": made["skipped"],
-        "page": (folder / "shift" / "shift.html").relative_to(run.out).as_posix(),
+        "page": (_page(folder, spec, spec.kind[0]) / "shift.html").relative_to(run.out).as_posix(),
         "traces": len(found),
     }
+
+
+def _page(folder: Path, spec: ShiftSpec, kind: ShiftKind) -> Path:
+    """Where a part of a shift is drawn: ``shift`` for the first that the recipe names."""
+    return folder / ("shift" if kind == spec.kind[0] else f"shift_{kind}")

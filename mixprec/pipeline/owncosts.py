@@ -10,7 +10,7 @@ from mixprec.pipeline.stage import Stage, decoding
 from mixprec.pipeline.traffic import Stored, Traffic
 from mixprec.pipeline.usage import Used
 from mixprec.plan.schema import Plan
-from mixprec.recipe import Recipe
+from mixprec.recipe import BASE, Recipe
 
 #: Operations a second of training in float32, the optimizer's step included.
 _RATE = 0.6e11
@@ -66,7 +66,8 @@ def updating(chosen: Recipe, shape: Shape, stored: Stored) -> Iterator[Stage]:
 def compared(chosen: Recipe, plans: Mapping[str, Plan | None]) -> list[str]:
     """The models whose importance is compared with the original's."""
     made = [name for name, plan in plans.items() if plan is None or plan.changed]
-    return (["base"] if chosen.distill is not None else []) + made
+    others = [] if chosen.shift is None else list(chosen.shift.models)
+    return ([BASE] if chosen.distill is not None else []) + others + made
 
 
 def joined(name: str, parts: Sequence[Stage]) -> Stage:

@@ -10,6 +10,7 @@ from mixprec.compress import updates
 from mixprec.core import artifacts, events, locks, publish
 from mixprec.evaluate.engines import templates
 from mixprec.pipeline import damage, loadable, own
+from mixprec.pipeline.agreement import agree
 from mixprec.pipeline.benchmarks import Benchmarks
 from mixprec.pipeline.cards import write_cards
 from mixprec.pipeline.checks import Checked, checked
@@ -96,6 +97,7 @@ class Run(Context):
         learned = own.learn(self)
         written = own.generate(self, self.model, self.own_traces, "generate") if self.recipe.generate else None
         found, stamp = importance(self)
+        agreed = agree(self, stamp)
         scored = damage.score(self, found, stamp)
         if self.recipe.ablation is not None:
             with events.stage("ablation"):
@@ -114,6 +116,7 @@ class Run(Context):
             made_from["student"] = self.base.identity
         result = summary(self, found, rows, evaluator, benchmarks) | {
             "shifts": shifted,
+            "agreement": agreed.get("importance"),
             "provenance": artifacts.provenance(
                 model=self.model.identity, importance=stamp, recipe=artifacts.fingerprint(self.text), **made_from
             ),
@@ -133,7 +136,7 @@ class Run(Context):
         if spec is None or not spec.benchmarks or not self.recipe.all_variants:
             return None
         if spec.prompts == "chat":
-            templates.require(self.model, "evaluate.prompts: chat", "write prompts: paper in evaluate")
+            templates.require(self.model, "evaluate.prompts: chat", "write prompts: paper in evaluate", spec.template)
         return Benchmarks(spec.asking, self.model, self.stages, self.data)
 
     def _check(self, plans: dict[str, Plan]) -> None:

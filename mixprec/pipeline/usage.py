@@ -34,12 +34,13 @@ def used(chosen: Recipe, found: Checked) -> Iterator[Used]:
         yield from _traces("distill", "distill.traces", found, min(chosen.distill.tokens or context, context))
     if chosen.generate is not None:
         yield from _written(chosen.generate, "generate", found, context)
-    if chosen.traces is not None and chosen.traces.source == OWN and chosen.generate is not None:
-        limit = min((spec.max_tokens if spec else None) or context, context)
-        yield from _written(chosen.generate, "traces", found, limit)
-    elif chosen.traces is not None:
-        limit = min((spec.max_tokens if spec else None) or context, context)
-        yield from _traces("traces", "traces.source", found, limit)
+    limit = min((spec.max_tokens if spec else None) or context, context)
+    second = chosen.agreement and chosen.traces and chosen.agreement.of(chosen.traces)
+    for key, traces in (("traces", chosen.traces), ("agreement", second)):
+        if traces is not None and traces.source == OWN and chosen.generate is not None:
+            yield from _written(chosen.generate, key, found, limit)
+        elif traces is not None:
+            yield from _traces(key, f"{key}.source", found, limit)
     calibration = chosen.compress.calibration
     if calibration is not None:
         yield _alike("compress.calibration", "samples", calibration.samples, calibration.tokens)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mixprec.calibration.spec import CalibrationSpec, TraceSource
 from mixprec.distill.options import DistillOptions
 from mixprec.evaluate.engines.base import Sampling
 from mixprec.evaluate.spec import EngineSpec
-from mixprec.recipe.parts import Part
+from mixprec.recipe.parts import BaseSpec, Part, TracesSpec
+from mixprec.traces.annotators import Annotator
+from mixprec.traces.judge.spec import JudgeSpec
 from mixprec.traces.prompts import ROLES
 
 if TYPE_CHECKING:
@@ -81,13 +83,61 @@ class GenerateSpec(Part):
         return Sampling(self.max_new_tokens, self.temperature, self.top_p)
 
 
+#: Parts of a shift that can be drawn.
+ShiftKind = Literal["decreases", "increases", "net"]
+#: What a shift calls the model before it learned.
+BASE = "base"
+
+
+def _listed(value: Any) -> Any:
+    """One kind stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
 class ShiftSpec(Part):
-    """Importance of every model that the recipe makes, beside the original's."""
+    """Importance of every model that the recipe makes, and of others beside it, compared with the original's."""
 
     traces: Literal["own", "same"] = Field("own", description="own: each model's own traces; same: the original's")
-    kind: Literal["decreases", "increases", "net"] = Field(
-        "decreases", description="what is drawn: decreases, increases or net"
+    kind: Annotated[
+        tuple[ShiftKind, ...],
+        BeforeValidator(_listed, json_schema_input_type=ShiftKind | list[ShiftKind]),
+    ] = Field(("decreases",), min_length=1, description="what is drawn: decreases, increases or net, or several")
+    models: dict[str, BaseSpec] = Field(
+        {}, description="other models with the same modules, by a name: what the original was distilled from"
     )
+
+    @field_validator("kind")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{', '.join(value)}: a kind stands twice; there are {', '.join(get_args(ShiftKind))}")
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _folders(cls, value: dict[str, BaseSpec]) -> dict[str, BaseSpec]:
+        for name in value:
+            if not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or name[0] in ".-":
+                raise ValueError(f"{name!r}: use letters, digits, - _ . in names; they become folders")
+        return value
+
+
+class AgreementSpec(Part):
+    """The importance's traces annotated once more, and what the difference does to the ranking (Appendix G)."""
+
+    source: str | None = Field(
+        None, description="the same traces with another annotation (JSONL); default: traces.source"
+    )
+    annotator: Annotator = Field("given", description="who annotates; given: the file's own annotations")
+    train: tuple[str, ...] = Field((), description="with classifier: annotated traces to learn from too")
+    judge: JudgeSpec | None = Field(None, description="a language model annotates, in the place of either")
+
+    def of(self, traces: TracesSpec) -> TracesSpec:
+        """The second annotation of ``traces``. Raises pydantic's ValidationError as TracesSpec does."""
+        said = self.model_dump(exclude={"source", "judge"})
+        return TracesSpec(
+            source=self.source or traces.source, preset=traces.preset, first=traces.first, judge=self.judge, **said
+        )
 
 
 def problems(chosen: Recipe) -> Iterator[str]:
@@ -99,6 +149,7 @@ def problems(chosen: Recipe) -> Iterator[str]:
         if annotator == "given":
             yield f"{key}: {OWN} have no annotations; set annotator: classifier or cues, or give traces a judge"
     yield from _of_shift(chosen)
+    yield from _of_agreement(chosen)
 
 
 def _of_shift(chosen: Recipe) -> Iterator[str]:
@@ -108,8 +159,11 @@ def _of_shift(chosen: Recipe) -> Iterator[str]:
     if chosen.importance is None or chosen.traces is None:
         yield "shift: importance is what shifts; add importance: {} and traces"
         return
-    if not chosen.all_variants and chosen.distill is None:
-        yield "shift: there is no second model; add a plan, variants or distill"
+    if not chosen.all_variants and chosen.distill is None and not spec.models:
+        yield "shift: there is no second model; add a plan, variants, distill or models"
+    for name in spec.models:
+        if name in chosen.all_variants or (name == BASE and chosen.distill is not None) or name == "original":
+            yield f"shift.models: {name}: a model of this recipe has that name; take another"
     if spec.traces == "own" and chosen.traces.source != OWN:
         yield (
             f"shift.traces: own: the original's importance is of {chosen.traces.source}; set traces: {{source: {OWN}, "
@@ -117,10 +171,29 @@ def _of_shift(chosen: Recipe) -> Iterator[str]:
         )
 
 
+def _of_agreement(chosen: Recipe) -> Iterator[str]:
+    spec, traces = chosen.agreement, chosen.traces
+    if spec is None:
+        return
+    if chosen.importance is None or traces is None:
+        yield "agreement: it is of the importance's traces; add importance: {} and traces"
+        return
+    try:
+        second = spec.of(traces)
+    except ValueError as problem:  # what TracesSpec asks of an annotator
+        yield f"agreement: {problem.errors()[0]['msg'].removeprefix('Value error, ')}"  # type: ignore[attr-defined]
+        return
+    if second == traces:
+        yield "agreement: the second annotation is the first; give another source, annotator or judge"
+
+
 def _named(chosen: Recipe) -> Iterator[tuple[str, str | None]]:
     """Where the recipe names OWN, and who annotates there; None where nobody has to."""
     if chosen.traces is not None and chosen.traces.source == OWN:
         yield "traces.source", None if chosen.traces.judge else chosen.traces.annotator
+    second = chosen.agreement
+    if second is not None and OWN in (second.source, chosen.traces and not second.source and chosen.traces.source):
+        yield "agreement", None if second.judge else second.annotator
     evaluate = chosen.evaluate
     if evaluate is not None and evaluate.traces is not None and evaluate.traces.source == OWN:
         yield "evaluate.traces.source", None if evaluate.traces.judge else evaluate.traces.annotator

@@ -110,16 +110,16 @@ class ImportanceSpec(Part):
 
 
 class BaseSpec(Part):
-    """What a model was fine-tuned from."""
+    """A model beside the recipe's own, such as what that was fine-tuned from."""
 
     id: str = Field(description="bundled name, hub id or folder")
     revision: str | None = Field(None, description="hub revision; pin it")
 
-    def as_model(self) -> Model:
+    def as_model(self, dtype: str = "float32", device: str = "cpu") -> Model:
         """The model itself."""
         from mixprec.models.model import Model  # recipes are read without it
 
-        return Model(self.id, revision=self.revision)
+        return Model(self.id, revision=self.revision, dtype=dtype, device=device)
 
 
 class CompressSpec(SolveOptions):

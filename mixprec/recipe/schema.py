@@ -15,7 +15,7 @@ from mixprec.plan.rules import PlanSpec, needs_importance, tables_wanted
 from mixprec.plan.schema import Treatment
 from mixprec.recipe import own
 from mixprec.recipe.engines import METHODS, Engine
-from mixprec.recipe.own import DistillSpec, GenerateSpec, ShiftSpec
+from mixprec.recipe.own import AgreementSpec, DistillSpec, GenerateSpec, ShiftSpec
 from mixprec.recipe.parts import (
     CheckpointSpec,
     CompressSpec,
@@ -50,6 +50,7 @@ class Recipe(Part):
     generate: GenerateSpec | None = Field(None, description="the model writes traces, the source own:traces")
     traces: TracesSpec | None = None
     importance: ImportanceSpec | None = None
+    agreement: AgreementSpec | None = Field(None, description="another annotation of the traces, and its importance")
     sensitivity: SensitivitySpec | None = None
     ablation: AblationSpec | None = None
     plan: PlanSpec | None = None

@@ -134,9 +134,13 @@ def protocol_line(benchmarks: Mapping[str, Any]) -> str:
     if not protocol:
         return ""
     seeds = ", ".join(map(str, protocol["seeds"]))
+    given = protocol.get("template") or {}
+    template = f" ({', '.join(f'{name} {value}' for name, value in given.items())})" if given else ""
+    budget = protocol.get("thinking_budget")
+    thinking = f", at most {budget:,} of them thinking" if budget else ""
     few = f", the first {protocol['limit']} questions of each benchmark only" if protocol["limit"] else ""
     return (
-        f"{'The paper’s prompts' if protocol['prompts'] == 'paper' else 'Prompts in the chat template'}, temperature "
-        f"{protocol['temperature']:g}, top-p {protocol['top_p']:g}, at most {protocol['max_new_tokens']:,} new tokens, "
-        f"seeds {seeds}{few}."
+        f"{'The paper’s prompts' if protocol['prompts'] == 'paper' else 'Prompts in the chat template'}{template}, "
+        f"temperature {protocol['temperature']:g}, top-p {protocol['top_p']:g}, at most {protocol['max_new_tokens']:,} "
+        f"new tokens{thinking}, seeds {seeds}{few}."
     )

@@ -28,7 +28,14 @@ from mixprec.report.layouts import plan_map
 from mixprec.report.likelihood import NOTE, guesses, likelihood_table, likelihoods_of
 from mixprec.report.outputs import shown
 from mixprec.report.quality import quality_table
-from mixprec.report.rankings import agreement_table, movers_table, preset_table, shifts_table, stability_table
+from mixprec.report.rankings import (
+    agreement_table,
+    annotations_table,
+    movers_table,
+    preset_table,
+    shifts_table,
+    stability_table,
+)
 from mixprec.report.style import save_figure
 from mixprec.report.tables import Cell, Column, Table, behaviour_table, top_modules_table, variant_table
 from mixprec.report.templates import render_page, script_json
@@ -106,6 +113,7 @@ def render_report(run: RunFolder, compared: Compared | None = None) -> str:
         presets=preset_table(importance or {}),
         stability=stability_table(importance or {}),
         spans=_spans_table(importance or {}),
+        annotations=annotations_table(summary),
         measured_on=_measured_on(summary),
         skipped=_counted(importance),
         skipped_held_out=_counted(summary.get("evaluation")),

@@ -11,7 +11,7 @@ import numpy as np
 from mixprec.importance import artifact
 from mixprec.importance.shift import Kind, Place, ordinal
 from mixprec.numerics import chance
-from mixprec.report.formatting import ABSENT, integer, percent, significant, words
+from mixprec.report.formatting import ABSENT, integer, interval, percent, significant, words
 from mixprec.report.tables import Cell, Column, Table
 
 
@@ -97,6 +97,21 @@ def shifts_table(summary: Mapping[str, Any]) -> Table:
             cells.append(Cell(percent(found["moved"]) if found else ABSENT, note))
         rows.append(cells)
     return Table([Column("model", numeric=False), *(Column(words(name)) for name in behaviours)], rows)
+
+
+def annotations_table(summary: Mapping[str, Any]) -> Table:
+    """How alike two annotations of the same traces let the modules rank, by behaviour, with intervals."""
+    columns = [Column("behaviour", numeric=False), Column("Spearman"), Column("of the top ten in both")]
+    found = (summary.get("agreement") or {}).get("behaviours") or {}
+    rows = [
+        [
+            Cell(words(behaviour)),
+            Cell(f"{entry['spearman']:.2f}", interval(entry.get("spearman_ci"))),
+            Cell(f"{entry['top10_overlap']:.0f}", interval(entry.get("top10_overlap_ci"))),
+        ]
+        for behaviour, entry in found.items()
+    ]
+    return Table(columns, rows)
 
 
 def between_table(shift: Mapping[str, Any]) -> Table:

@@ -100,6 +100,8 @@ class _Protocol(Shape):
     max_new_tokens: Count
     temperature: Number
     top_p: Number
+    template: dict[str, Any] | None = None
+    thinking_budget: Count | None = None
 
 
 class Benchmarks(Shape):
@@ -251,7 +253,19 @@ class _Shift(Shape):
     behaviours: dict[str, _Moved] = Field(default_factory=dict)
     unknown: str = ""
     # In the run: the report links to it.
-    page: Annotated[str, Field(pattern=r"^(base|variants/[\w-][\w.-]*)/shift/shift\.html$")] | None = None
+    page: Annotated[str, Field(pattern=r"^(base|(variants|models)/[\w-][\w.-]*)/shift/shift\.html$")] | None = None
+
+
+class _Alike(Shape):
+    spearman: Number
+    spearman_ci: Pair | None = None
+    top10_overlap: Number
+    top10_overlap_ci: Pair | None = None
+
+
+class _Agreement(Shape):
+    traces: Count
+    behaviours: dict[str, _Alike]
 
 
 class _Mean(Shape):
@@ -318,6 +332,7 @@ class Summary(Shape):
     behaviours: dict[str, _Behaviour] | None = None
     provenance: dict[str, Any] | None = None
     shifts: dict[str, _Shift] | None = None
+    agreement: _Agreement | None = None
     # Folders in the run: a page links to them.
     pages: dict[str, Annotated[str, Field(pattern=r"^[a-z]+$")]] | None = None
 

@@ -23,6 +23,7 @@ class Tag(NamedTuple):
 
     ``name``: what results call it. ``paired``: the close is a common phrase, and only closes what was opened.
     ``apart``: the answer is a message of its own, so that a thinking without its close never holds one.
+    ``ends``: the close as text, for those who write it; empty where one text doesn't close it.
     """
 
     name: str
@@ -30,11 +31,12 @@ class Tag(NamedTuple):
     close: str
     paired: bool = False
     apart: bool = False
+    ends: str = ""
 
 
 def _element(name: str) -> Tag:
     """``<name>`` and ``</name>``, in any case."""
-    return Tag(f"<{name}>", rf"<(?i:{name})\s*>", rf"</(?i:{name})\s*>")
+    return Tag(f"<{name}>", rf"<(?i:{name})\s*>", rf"</(?i:{name})\s*>", ends=f"</{name}>")
 
 
 _ELEMENTS = (
@@ -52,17 +54,17 @@ _ELEMENTS = (
 _HARMONY = r"(?:(?:end\|>\s*<\|)?start\|>assistant\s*<\|)?"  # what may stand between "<|" and "channel|>"
 TAGS: tuple[Tag, ...] = (
     *map(_element, _ELEMENTS),
-    Tag("[THINK]", r"\[(?i:THINK)\]", r"\[/(?i:THINK)\]"),  # Magistral
-    Tag("◁think▷", "◁think▷", "◁/think▷"),  # Kimi
+    Tag("[THINK]", r"\[(?i:THINK)\]", r"\[/(?i:THINK)\]", ends="[/THINK]"),  # Magistral
+    Tag("◁think▷", "◁think▷", "◁/think▷", ends="◁/think▷"),  # Kimi
     Tag("<|open|>think", r"<\|open\|>think<\|sep\|>", r"<\|close\|>think<\|sep\|>(?:\s*<\|open\|>response<\|sep\|>)?"),
-    Tag("<|START_THINKING|>", r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command A
+    Tag("<|START_THINKING|>", r"<\|START_THINKING\|>", r"<\|END_THINKING\|>", ends="<|END_THINKING|>"),  # Command A
     Tag(  # Sky-T1, OpenThinker
         "<|begin_of_thought|>",
         r"<\|begin_of_thought\|>",
         r"<\|(?:end_of_thought\|>(?:\s*<\|begin_of_solution\|>)?|begin_of_solution\|>)",
     ),
-    Tag("<|thought_start|>", r"<\|thought_start\|>", r"<\|thought_end\|>"),  # MiniCPM
-    Tag("<|channel>thought", r"<\|channel>(?:thought\b)?", r"<channel\|>"),  # Gemma 4
+    Tag("<|thought_start|>", r"<\|thought_start\|>", r"<\|thought_end\|>", ends="<|thought_end|>"),  # MiniCPM
+    Tag("<|channel>thought", r"<\|channel>(?:thought\b)?", r"<channel\|>", ends="<channel|>"),  # Gemma 4
     Tag(  # Granite 3
         "Here is my thought process:",
         r"Here(?: is|['’]s) my thought process:",
@@ -120,7 +122,7 @@ def _own(text: str) -> Tag:
     opens, _, closes = (part.strip() for part in text.partition(","))
     if not opens or not closes or "," in closes or opens == closes:
         raise UserError(f"think_tags: {text!r}: write what opens and what closes a thinking, as '<plan>,</plan>'")
-    return Tag(opens, re.escape(opens), re.escape(closes))
+    return Tag(opens, re.escape(opens), re.escape(closes), ends=closes)
 
 
 def parts(output: str, opened: bool = False, tags: tuple[Tag, ...] = TAGS) -> Thought:
@@ -181,6 +183,12 @@ def opening(prompt: str, tags: tuple[Tag, ...] = TAGS) -> str | None:
     end = prompt.rstrip()[-_PROMPTS_END:]
     found = re.search(rf"(?:{'|'.join(tag.open for tag in tags)})\Z", end)
     return found[0] if found else None
+
+
+def opened_by(text: str, tags: tuple[Tag, ...] = TAGS) -> Tag | None:
+    """The tag that a text ends with, None where it opens no thinking."""
+    end = text.rstrip()[-_PROMPTS_END:]
+    return next((tag for tag in tags if re.search(rf"(?:{tag.open})\Z", end)), None)
 
 
 def joined(thinking: str, answer: str) -> str:

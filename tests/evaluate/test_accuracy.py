@@ -117,3 +117,14 @@ def test_at_k_has_powers_of_two_and_all() -> None:
     assert found["pass@2"]["mean"] == pytest.approx(0.5)
     assert found["maj@3"]["mean"] == pytest.approx(0.5)
     assert {value["n"] for value in found.values()} == {2}
+
+
+def test_avg_at_64_has_the_standard_error_over_questions() -> None:
+    """avg@k as lighteval reports it: a question's score is the mean of its k samples, the error is of these scores."""
+    rng = np.random.default_rng(3)
+    table = (rng.random((30, 64)) < rng.random((30, 1))).astype(float)
+    found = accuracy.mean_of(table.tolist())
+    assert found["seeds"] == 64 and found["mean"] == pytest.approx(table.mean())
+    assert found["se"] == pytest.approx(np.std(table.mean(1), ddof=1) / math.sqrt(30))
+    listed = accuracy.at_k([samples_of(["A" if value else "B" for value in row]) for row in table[:3]])
+    assert [name for name in listed if name.startswith("pass")] == [f"pass@{2**power}" for power in range(7)]

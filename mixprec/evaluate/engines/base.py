@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
+from mixprec.evaluate.engines.budget import Budget
 from mixprec.traces.conversation import Turns
 
 #: Why a generation ended: the model's own end, or the limit of new tokens (or of the context). ``withheld``: the
@@ -27,7 +28,8 @@ class Request(NamedTuple):
     """A prompt to continue. ``key`` is unique among requests; ``seed`` alone decides its random numbers.
 
     ``chat``: the prompt is the user's turn in the model's chat template, else it goes in as it is. ``messages``: a
-    whole conversation in its place. ``template``: arguments of the template, as ``enable_thinking``.
+    whole conversation in its place. ``template``: arguments of the template, as ``enable_thinking``. ``budget``: of the
+    thinking, which not every engine can keep.
     """
 
     key: str
@@ -36,6 +38,7 @@ class Request(NamedTuple):
     chat: bool = False
     messages: Turns = ()
     template: Mapping[str, Any] = {}
+    budget: Budget | None = None
 
     @property
     def turns(self) -> Turns:
@@ -47,7 +50,7 @@ class Generation(NamedTuple):
     """What was written behind a request's prompt, without the token that ended it.
 
     ``prompt``: the text that the model saw, where the engine made it from a template. ``tokens`` and ``prompt_tokens``
-    are None where a server doesn't count them.
+    are None where a server doesn't count them. ``thinking_cut``: the thinking was ended by its budget.
     """
 
     key: str
@@ -56,6 +59,7 @@ class Generation(NamedTuple):
     tokens: int | None
     prompt_tokens: int | None
     prompt: str
+    thinking_cut: bool = False
 
 
 #: Takes how many new tokens there are, of all outputs together.

@@ -21,8 +21,10 @@ from transformers.cache_utils import Cache
 from mixprec.core.errors import UserError
 from mixprec.evaluate.engines import cache as caches
 from mixprec.evaluate.engines.base import Generation, OnTokens, Request, Sampling, nothing
+from mixprec.evaluate.engines.budget import Watch
 from mixprec.evaluate.engines.sampling import draw
 from mixprec.evaluate.engines.templates import templated
+from mixprec.evaluate.engines.watching import watching
 from mixprec.models.load import LoadedModel
 
 #: Prompt tokens (padding included) that go through the model at once; activations are freed in between.
@@ -36,7 +38,10 @@ class _Row:
     ids: list[int]
     limit: int
     source: random.Random
+    watch: Watch | None = None
     new: list[int] = field(default_factory=list)
+    #: What has to come next, whatever is drawn.
+    forced: deque[int] = field(default_factory=deque)
 
 
 class TransformersEngine:
@@ -141,7 +146,9 @@ class TransformersEngine:
     def _append(self, rows: list[_Row], logits: Tensor, sampling: Sampling) -> None:
         chosen = draw(logits, [row.source for row in rows], sampling.temperature, sampling.top_p)
         for row, token in zip(rows, chosen.tolist(), strict=True):
-            row.new.append(token)
+            row.new.append(row.forced.popleft() if row.forced else token)
+            if row.watch is not None and row.new[-1] not in self.ends:
+                row.forced.extend(row.watch.after(row.new))
 
     def _ended(self, row: _Row) -> bool:
         return row.new[-1] in self.ends or len(row.new) >= row.limit
@@ -152,7 +159,13 @@ class TransformersEngine:
         # Special tokens stay: an output is read again as text, and has to hold what the model wrote.
         text = self.loaded.encoder.decode(new)
         return Generation(
-            row.request.key, text, "stop" if stopped else "length", len(row.new), len(row.ids), row.prompt
+            row.request.key,
+            text,
+            "stop" if stopped else "length",
+            len(row.new),
+            len(row.ids),
+            row.prompt,
+            row.watch is not None and row.watch.cut,
         )
 
     def _row(self, request: Request, sampling: Sampling) -> _Row:
@@ -168,7 +181,8 @@ class TransformersEngine:
                 "shorten it or leave it out"
             )
         limit = min(sampling.max_new_tokens, room)
-        return _Row(request, prompt, ids, limit, random.Random(request.seed))
+        watch = watching(request, prompt, self.loaded.encoder)
+        return _Row(request, prompt, ids, limit, random.Random(request.seed), watch)
 
 
 def _end_tokens(loaded: LoadedModel) -> set[int]:

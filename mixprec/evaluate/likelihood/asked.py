@@ -44,7 +44,7 @@ def asked(question: Question, protocol: ProtocolSpec, tokenizer: Any, thought: s
     Raises UserError as ``templated`` does, for chat prompts.
     """
     if protocol.prompts == "chat":
-        prompt = templated(tokenizer, [{"role": "user", "content": question.message}])
+        prompt = templated(tokenizer, [{"role": "user", "content": question.message}], protocol.template)
         opened = thinking.opening(prompt, protocol.tags) is not None
     else:
         prompt, opened = question.prompt, True

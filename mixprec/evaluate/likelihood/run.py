@@ -69,7 +69,8 @@ def origin_of(protocol: ProtocolSpec, name: str) -> str | None:
 def _origin(name: str, questions: Sequence[Question], protocol: ProtocolSpec, model: str) -> dict[str, Any]:
     """What lines of one file have in common; it begins as _BEGINS says."""
     after = origin_of(protocol, name)
-    made = artifacts.fingerprint(digest(questions), model, protocol.prompts, protocol.stub, after, RULES)
+    template = [protocol.template] if protocol.template else []
+    made = artifacts.fingerprint(digest(questions), model, protocol.prompts, protocol.stub, after, RULES, *template)
     return {"benchmark": name, "made_from": made}
 
 

@@ -17,7 +17,7 @@ from mixprec.core.errors import UserError
 from mixprec.models import conversion, locate
 from mixprec.models.model import Model
 from mixprec.pipeline import loadable
-from mixprec.pipeline.checks import data
+from mixprec.pipeline.checks import beside, data
 from mixprec.pipeline.checks.amounts import Counting, Held, counting
 from mixprec.pipeline.checks.findings import Findings
 from mixprec.pipeline.checks.plans import Plans
@@ -108,6 +108,7 @@ def checked(
 
             with found.trying("compress"):
                 updates.check(chosen.compress.fine_tuned_from.as_model(), model, files=False)
+        beside.check(chosen, model, found)
     found.held = data.read(chosen, recipe.data_folder(chosen, option), found)
     context = None if found.model is None else found.model.context
     data.check_amounts(chosen, found.held, found.counting, context, found)

@@ -71,6 +71,9 @@ def _sources(chosen: Recipe) -> Iterator[tuple[str, str, TracesSpec | GenerateSp
         yield "generate.prompts", chosen.generate.prompts, chosen.generate
     if chosen.traces is not None:
         yield "traces.source", chosen.traces.source, chosen.traces
+        if chosen.agreement is not None:
+            second = chosen.agreement.of(chosen.traces)
+            yield "agreement.source", second.source, second
     spec = chosen.compress.calibration
     for number, each in enumerate(spec.sources if spec else ()):
         assert spec is not None
