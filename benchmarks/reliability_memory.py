@@ -45,10 +45,6 @@ RECIPE = {
     },
 }
 _QUICK = "rtn"
-#: What ``mixprec explain`` calls a stage -> what the record calls it; others have one name in both.
-_NAMES = {"importance": "attribute", "candidates": "sensitivity", "tune": "compress"}
-#: Of several stages of the record that are one in the estimate, each is held against it.
-_EACH = {"evaluation": "evaluate", "benchmarks": "benchmarks"}
 
 
 def measure(work: Path, rows: Rows, quick: bool) -> tuple[dict[str, Any], dict[str, str]]:
@@ -82,8 +78,10 @@ def measure(work: Path, rows: Rows, quick: bool) -> tuple[dict[str, Any], dict[s
 
 def _written(work: Path, quick: bool) -> Path:
     """The recipe, and a few questions for it."""
-    asked = [{"example_id": n, "premises": f"Ann has {n} apples.", "conclusion": "Ann has four apples.", "label": "False"}
-             for n in range(4)]  # fmt: skip
+    asked = [
+        {"example_id": n, "premises": f"Ann has {n} apples.", "conclusion": "Ann has four.", "label": "False"}
+        for n in range(4)
+    ]
     questions = work / "folio.jsonl"
     questions.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
     chosen = json.loads(json.dumps(RECIPE).replace('"QUESTIONS"', json.dumps(str(questions))))
@@ -155,29 +153,13 @@ class _Hashing:
         setattr(holder, name, timed)
 
 
-def _predicted(chosen: Any, found: Any) -> dict[str, int]:
-    """Stage of the record -> bytes; of several stages of the estimate that are made within it the largest."""
-    from mixprec.pipeline import costs
-
-    known: dict[str, int] = {}
-    for each in costs.stages(chosen, found):
-        kind, _, variant = each.name.partition(" ")
-        if kind in _EACH:
-            names = [f"{_EACH[kind]}/{name}" for name in chosen.all_variants]
-            names += ["reference"] if kind == "evaluation" else []
-        else:
-            names = [f"{_NAMES.get(kind, kind)}{variant and '/'}{variant}"]
-        for name in names:
-            known[name] = max(known.get(name, 0), each.memory)
-    return known
-
-
 def _run(what: str, recipe_file: Path, out: Path, told: Path, keep: bool) -> None:
     from mixprec.core import environment
 
     environment.settle()
     from mixprec import pipeline, recipe
     from mixprec.core import artifacts, events, publish, seals
+    from mixprec.pipeline import memory
     from mixprec.pipeline.checks import checked
 
     if not keep:
@@ -185,7 +167,7 @@ def _run(what: str, recipe_file: Path, out: Path, told: Path, keep: bool) -> Non
     chosen = recipe.load(recipe_file)
     run = pipeline.Run(chosen, recipe_file.read_text(encoding="utf-8"), "memory", out, None)
     if what == "peak":
-        watch = _Watch(told, _predicted(chosen, checked(chosen, None, planned=False)))
+        watch = _Watch(told, memory.needs(chosen, checked(chosen, None, planned=False)))
         events.tell = watch.tell
         run.run()
         if not watch.made:

@@ -56,7 +56,7 @@ def first(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return ran(folder / "run", folder, PYTHONHASHSEED="0")
 
 
-def test_in_another_folder_working_directory_and_order_of_hashes(ran: Ran, first: dict[str, str], tmp_path: Path) -> None:
+def test_elsewhere_with_another_order_of_hashes(ran: Ran, first: dict[str, str], tmp_path: Path) -> None:
     assert any(name.endswith("model.safetensors") for name in first) and "report.html" in first
     again = ran(Path("runs") / "another name", tmp_path / "elsewhere", PYTHONHASHSEED="4711")
     assert differing(first, again) == []
