@@ -1,8 +1,9 @@
 """Peak memory of every stage against what `mixprec explain` says of it, and what hashing costs.
 
 One recipe of SmolLM2-135M goes through all stages, each in a process of its own that ends behind it, so that no stage
-is measured with what an earlier one left; the next process goes on, as after a kill. What hashing costs is measured on
-a run with one variant that is rounded, in one process: of what is quick hashing is the largest share.
+is measured with what an earlier one left; the next process goes on, as after a kill. They are forked by one that has
+imported what they need. What hashing costs is measured on a run with one variant that is rounded, in one process: of
+what is quick hashing is the largest share.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,11 +60,7 @@ def measure(work: Path, rows: Rows, quick: bool) -> tuple[dict[str, Any], dict[s
         return {"seconds": told["seconds"], "hashing": told["hashing"]}
 
     def stages(_: str) -> dict[str, Any]:
-        peaks: dict[str, int] = {}
-        while (told := _child("peak", chosen, work / "run", keep=bool(peaks)))["name"]:
-            peaks[told["name"]] = told["peak"]
-            print(f"{told['name']}: {told['peak'] / 1e6:,.0f} MB", file=sys.stderr)
-        return {"peaks": peaks, "predicted": told["predicted"]}
+        return _child("peak", chosen, work / "run")
 
     (row,) = rows.each([f"peaks{how}"], stages)
     (spent,) = rows.each(["hashing"], run)
@@ -93,41 +91,32 @@ def _written(work: Path, quick: bool) -> Path:
     return path
 
 
-def _child(what: str, recipe: Path, out: Path, keep: bool = False) -> dict[str, Any]:
-    """What a process tells that runs the recipe; ``keep``: what is in the folder already."""
+def _child(what: str, recipe: Path, out: Path) -> dict[str, Any]:
+    """What a process tells that runs the recipe."""
     told = out.with_suffix(".json")
-    subprocess.run([sys.executable, __file__, what, recipe, out, told, "keep" if keep else "new"], check=True)
+    subprocess.run([sys.executable, __file__, what, recipe, out, told], check=True)
     return dict(json.loads(told.read_text(encoding="utf-8")))
 
 
 class _Watch:
-    """In the place of the log: ends the process behind the first stage that it makes, and tells the peak."""
+    """In the place of the log: ends the process behind the first stage that it makes, and writes its name and peak."""
 
-    def __init__(self, told: Path, predicted: dict[str, int]) -> None:
-        self._told, self._predicted, self._stage = told, predicted, ""
+    def __init__(self, told: int) -> None:
+        self._told, self._stage = told, ""
 
     def tell(self, event: str, **said: Any) -> None:
         """In the place of the log's."""
         if event != "stage" or said["state"] == "kept":
             return
-        if said["state"] == "begun" and self._stage:  # what is around the one before is there: it is done
+        if said["state"] == "begun" and self._stage:  # what is around the one before is written: it is done
             os._exit(0)
         if said["state"] == "begun":
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        else:
-            self._stage = said["name"]
-            self.note(self._stage)
-
-    def note(self, name: str) -> None:
-        """Write what is known; a ``name`` of nothing: all stages were there."""
+            return
+        self._stage = said["name"]
         status = Path("/proc/self/status").read_text(encoding="ascii")
         peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
-        text = json.dumps({"name": name, "peak": peak, "predicted": self._predicted}, indent=1)
-        self._told.write_text(text, encoding="utf-8")
-
-    @property
-    def made(self) -> bool:
-        return bool(self._stage)
+        os.write(self._told, f"{self._stage} {peak}\n".encode())
 
 
 class _Hashing:
@@ -153,34 +142,62 @@ class _Hashing:
         setattr(holder, name, timed)
 
 
-def _run(what: str, recipe_file: Path, out: Path, told: Path, keep: bool) -> None:
+def _peaks(run: Callable[[], Any]) -> dict[str, int]:
+    """Stage -> the highest resident memory of the process that made it, in bytes."""
+    from mixprec.core import events
+
+    found: dict[str, int] = {}
+    while True:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            events.tell = _Watch(writer).tell
+            try:
+                run()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as told:
+            line = told.read().strip()
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+            raise SystemExit("a stage failed")
+        if not line:  # all are done
+            return found
+        name, peak = line.rsplit(" ", 1)
+        found[name] = int(peak)
+        print(f"{name}: {found[name] / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+
+
+def _run(what: str, recipe_file: Path, out: Path, told: Path) -> None:
     from mixprec.core import environment
 
     environment.settle()
     from mixprec import pipeline, recipe
-    from mixprec.core import artifacts, events, publish, seals
+    from mixprec.core import artifacts, publish, seals
     from mixprec.pipeline import memory
     from mixprec.pipeline.checks import checked
 
-    if not keep:
-        publish.remove(out)
-    chosen = recipe.load(recipe_file)
-    run = pipeline.Run(chosen, recipe_file.read_text(encoding="utf-8"), "memory", out, None)
+    chosen, text = recipe.load(recipe_file), recipe_file.read_text(encoding="utf-8")
+
+    def run() -> None:
+        pipeline.Run(chosen, text, "memory", out, None).run()
+
+    publish.remove(out)
     if what == "peak":
-        watch = _Watch(told, memory.needs(chosen, checked(chosen, None, planned=False)))
-        events.tell = watch.tell
-        run.run()
-        if not watch.made:
-            watch.note("")
+        predicted = memory.needs(chosen, checked(chosen, None, planned=False))
+        told.write_text(json.dumps({"peaks": _peaks(run), "predicted": predicted}), encoding="utf-8")
         return
     hashing = _Hashing()
     for holder, name in ((artifacts, "sha256_file"), (seals, "_digest"), (seals, "sealed"), (seals, "opened")):
         hashing.watch(holder, name)
     start = time.process_time()
-    run.run()
+    run()
     spent = {"seconds": time.process_time() - start, "hashing": hashing.seconds}
     told.write_text(json.dumps(spent), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    _run(sys.argv[1], *map(Path, sys.argv[2:5]), sys.argv[5] == "keep")
+    _run(sys.argv[1], *map(Path, sys.argv[2:5]))

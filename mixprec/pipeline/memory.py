@@ -5,7 +5,7 @@ What a setting brings is no rule of thumb: the estimate (costs.py) is made once 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,17 +106,17 @@ def _lower(chosen: Recipe, found: Checked, name: str, needed: int) -> Iterator[t
 
 def _with(chosen: Recipe, key: str, value: Any) -> Recipe | None:
     """The recipe with another value of a key that it has; None where it has it not, or it is that already."""
-    data = chosen.model_dump(exclude_unset=True)
     *parts, last = key.split(".")
-    held: Any = data
-    for part in parts:
-        held = held.get(part) if isinstance(held, Mapping) else None
-    if not isinstance(held, dict):
-        return None
-    before = held.get(last)
+    part: Any = chosen
+    for name in parts:
+        part = getattr(part, name, None)
+    before = getattr(part, last, None)
     smaller = isinstance(value, int | float) and not isinstance(value, bool)
-    if before == value or (smaller and before is not None and before < value):
+    if part is None or before == value or (smaller and before is not None and before < value):
         return None
+    data = held = chosen.model_dump(exclude_unset=True)
+    for name in parts:
+        held = held.setdefault(name, {})
     held[last] = value
     try:
         return Recipe.model_validate(data)
