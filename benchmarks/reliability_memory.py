@@ -101,8 +101,8 @@ def _child(what: str, recipe: Path, out: Path) -> dict[str, Any]:
 class _Watch:
     """In the place of the log: ends the process behind the first stage that it makes, and writes its name and peak."""
 
-    def __init__(self, told: int) -> None:
-        self._told, self._stage = told, ""
+    def __init__(self, told: int, libraries: int) -> None:
+        self._told, self._libraries, self._stage = told, libraries, ""
 
     def tell(self, event: str, **said: Any) -> None:
         """In the place of the log's."""
@@ -116,6 +116,8 @@ class _Watch:
         self._stage = said["name"]
         status = Path("/proc/self/status").read_text(encoding="ascii")
         peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+        # Code that only the process that forked has touched would be in memory here too.
+        peak += max(0, self._libraries - _libraries())
         os.write(self._told, f"{self._stage} {peak}\n".encode())
 
 
@@ -142,17 +144,29 @@ class _Hashing:
         setattr(holder, name, timed)
 
 
+def _libraries() -> int:
+    """Bytes of programs and libraries that this process has in memory."""
+    found, counts = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if not line[0].isupper():  # a mapping: its addresses, and the file behind it
+            counts = ".so" in line or line.endswith(sys.executable)
+        elif counts and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
 def _peaks(run: Callable[[], Any]) -> dict[str, int]:
     """Stage -> the highest resident memory of the process that made it, in bytes."""
     from mixprec.core import events
 
     found: dict[str, int] = {}
+    libraries = _libraries()
     while True:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(reader)
-            events.tell = _Watch(writer).tell
+            events.tell = _Watch(writer, libraries).tell
             try:
                 run()
             except BaseException:
