@@ -5,7 +5,8 @@
 Stages run on a tiny model in a process that faults strike (tests/faults). A case is a stage that is hit once and then
 started again: it has to end with the bytes of one that was not hit, and nothing half-done may have a final name before.
 Cases that are done stay in the work folder for as long as mixprec's code is the same, so a benchmark that was stopped
-goes on. Parts: kills, corruption, fuzzing, memory. Distillation is among the stages where TRL is installed.
+goes on. Parts: kills, corruption, fuzzing, memory. Figures of parts that --only leaves out stay in OUT as they are.
+Distillation is among the stages where TRL is installed.
 
 Keys of OUT (null: not measured)
     kills                  stages killed by SIGKILL: at calls that change a file, spread evenly over all calls of all
@@ -25,13 +26,16 @@ Keys of OUT (null: not measured)
     fuzz_failures          of these, those that ended in a traceback or took more than their time or memory
     fuzz_targets           reader -> cases
     corruptions            what became of them -> how many
-    overhead               CPU time of a run of SmolLM2-135M over the same without hashing what it writes and reads
+    overhead               CPU time of a run of SmolLM2-135M, rounded to 3 bits, over the same without hashing what it
+                           writes and reads
     memory_prediction_error    largest relative difference of a stage's peak memory to what `mixprec explain` says of it
     memory_peaks           stage -> measured peak over predicted, SmolLM2-135M
+    memory_measured_mb     stage -> measured peak, 10^6 bytes
     scaling_2proc_compress     speed of compression by two processes over that by one
     ray_results_equal      whether variants that ran on a Ray cluster are those that ran one after another
-    failures               case -> what was wrong
-    quick                  whether --quick was given: a few cases of each kind
+    failures               part -> case -> what was wrong
+    code                   part -> the code that it was measured on: a digest of mixprec's and of the faults'
+    quick                  parts of which --quick measured a few cases of each kind
 """
 
 from __future__ import annotations
@@ -77,6 +81,14 @@ def code_stamp() -> str:
     return digest.hexdigest()
 
 
+def known(path: Path) -> dict[str, Any]:
+    """The figures that are in a file already; of a file of other keys, or none, nothing."""
+    from mixprec.core import artifacts
+
+    found = artifacts.read_object(path) if path.is_file() else {}
+    return {key: value for key, value in found.items() if key != "about"}
+
+
 class Rows:
     """What was measured before, of this code; a row for each case."""
 
@@ -105,13 +117,23 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "mixprec-reliability")
     parser.add_argument("--json", required=True)
     chosen = parser.parse_args()
-    stamp, found, failures = code_stamp(), dict[str, Any].fromkeys(KEYS), dict[str, str]()
+    stamp, found = code_stamp(), dict[str, Any].fromkeys(KEYS) | known(Path(chosen.json))
     for part in chosen.only:
         rows = Rows(chosen.work / f"{part}.jsonl", stamp)
         figures, wrong = importlib.import_module(PARTS[part]).measure(chosen.work / part, rows, chosen.quick)
-        found |= figures
-        failures |= wrong
-    machine.write(chosen.json, __file__, {**found, "failures": failures, "quick": chosen.quick}, [chosen.work])
+        found |= figures | told(found, part, wrong, stamp, chosen.quick)
+        machine.write(chosen.json, __file__, found, [chosen.work])
+
+
+def told(found: dict[str, Any], part: str, wrong: dict[str, str], stamp: str, quick: bool) -> dict[str, Any]:
+    """What the file says of how a part was measured, and what was wrong; of the others what it said before."""
+    failures = {name: each for name, each in (found.get("failures") or {}).items() if name != part}
+    others = [name for name in found.get("quick") or [] if name != part]
+    return {
+        "failures": failures | ({part: wrong} if wrong else {}),
+        "code": (found.get("code") or {}) | {part: stamp[:16]},
+        "quick": sorted([*others, part]) if quick else others,
+    }
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """Peak memory of every stage against what `mixprec explain` says of it, and what hashing costs.
 
-One recipe of SmolLM2-135M goes through all stages, in a process of its own; a thread looks at its memory, and the time
-that is spent on hashing is taken.
+One recipe of SmolLM2-135M goes through all stages, each in a process of its own that ends behind it, so that no stage
+is measured with what an earlier one left; the next process goes on, as after a kill. They are forked by one that has
+imported what they need. What hashing costs is measured on a run with one variant that is rounded, in one process: of
+what is quick hashing is the largest share.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,61 +25,100 @@ _FORMATS = ["w3g64", "w4g64"]
 _BUDGET = {"effective_bits": 3.7, "candidates": _FORMATS, "exchange": {"samples": 2, "proposals": 2}}
 RECIPE = {
     "model": {"id": "smollm2-135m-instruct"},
-    "traces": {"source": "bundled:attribution", "first": 4},
+    "traces": {"source": "bundled:attribution", "first": 6},
     "importance": {"preset": "paper"},
-    "compress": {"method": "gptq", "calibration": {"traces": "bundled:attribution", "samples": 16, "tokens": 256}},
+    "compress": {"method": "rtn", "calibration": {"traces": "bundled:attribution", "samples": 16, "tokens": 256}},
     "sensitivity": {"formats": _FORMATS, "samples": 4},
     "variants": {
-        "uniform": {"plan": {"default": "w3g64"}},
+        "gptq": {"plan": {"default": "w3g64", "method": "gptq"}},
+        "awq": {"plan": {"default": "w3g64", "method": "awq"}},
+        "rtn": {"plan": {"default": "w3g64"}},
         "budget": {"plan": {"budget": _BUDGET}},
         "tuned": {"plan": {"default": "w3g64"}, "tune": {"epochs": 1, "validation": 2, "samples": 6}},
     },
-    "evaluate": {"traces": {"source": "bundled:held_out"}, "max_tokens": 512},
+    "evaluate": {
+        "traces": {"source": "bundled:held_out", "first": 4},
+        "max_tokens": 512,
+        "benchmarks": [{"name": "folio", "source": "QUESTIONS"}],
+        "engine": {"kind": "transformers", "batch": 4},
+        "limit": 4,
+        "seeds": [0],
+        "max_new_tokens": 64,
+    },
 }
+_QUICK = "rtn"
 
 
 def measure(work: Path, rows: Rows, quick: bool) -> tuple[dict[str, Any], dict[str, str]]:
     """Figures; nothing is wrong here that they don't say."""
+    work.mkdir(parents=True, exist_ok=True)
+    chosen, least = _written(work, quick), _written(work, True)
+    how = ", quick" if quick else ""
 
     def run(_: str) -> dict[str, Any]:
-        work.mkdir(parents=True, exist_ok=True)
-        recipe, told = work / "memory.yaml", work / "memory.json"
-        chosen = {**RECIPE, "variants": {"uniform": RECIPE["variants"]["uniform"]}} if quick else RECIPE
-        recipe.write_text(json.dumps(chosen), encoding="utf-8")
-        subprocess.run([sys.executable, __file__, recipe, work / "run", told], check=True)
-        return dict(json.loads(told.read_text(encoding="utf-8")))
+        told = _child("time", least, work / "whole")
+        return {"seconds": told["seconds"], "hashing": told["hashing"]}
 
-    (row,) = rows.each([f"memory{', quick' if quick else ''}"], run)
+    def stages(_: str) -> dict[str, Any]:
+        return _child("peak", chosen, work / "run")
+
+    (row,) = rows.each([f"peaks{how}"], stages)
+    (spent,) = rows.each(["hashing"], run)
     peaks = {name: peak / row["predicted"][name] for name, peak in row["peaks"].items() if name in row["predicted"]}
     figures = {
         "memory_prediction_error": max(abs(ratio - 1) for ratio in peaks.values()),
         "memory_peaks": peaks,
-        "overhead": row["seconds"] / (row["seconds"] - row["hashing"]),
+        "memory_measured_mb": {name: round(row["peaks"][name] / 1e6) for name in peaks},
+        "overhead": spent["seconds"] / (spent["seconds"] - spent["hashing"]),
     }
     return figures, {}
 
 
+def _written(work: Path, quick: bool) -> Path:
+    """The recipe, and a few questions for it."""
+    asked = [
+        {"example_id": n, "premises": f"Ann has {n} apples.", "conclusion": "Ann has four.", "label": "False"}
+        for n in range(4)
+    ]
+    questions = work / "folio.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    chosen = json.loads(json.dumps(RECIPE).replace('"QUESTIONS"', json.dumps(str(questions))))
+    if quick:
+        chosen["variants"] = {_QUICK: chosen["variants"][_QUICK]}
+        del chosen["sensitivity"]
+    path = work / ("quick.yaml" if quick else "memory.yaml")
+    path.write_text(json.dumps(chosen), encoding="utf-8")
+    return path
+
+
+def _child(what: str, recipe: Path, out: Path) -> dict[str, Any]:
+    """What a process tells that runs the recipe."""
+    told = out.with_suffix(".json")
+    subprocess.run([sys.executable, __file__, what, recipe, out, told], check=True)
+    return dict(json.loads(told.read_text(encoding="utf-8")))
+
+
 class _Watch:
-    """Peak memory by stage, of this process."""
+    """In the place of the log: ends the process behind the first stage that it makes, and writes its name and peak."""
 
-    def __init__(self) -> None:
-        import psutil
-
-        self.peaks: dict[str, int] = {}
-        self._process, self._stage = psutil.Process(), ""
-        threading.Thread(target=self._look, daemon=True).start()
+    def __init__(self, told: int, libraries: int) -> None:
+        self._told, self._libraries, self._stage = told, libraries, ""
 
     def tell(self, event: str, **said: Any) -> None:
         """In the place of the log's."""
-        if event == "stage":
-            self._stage = said["name"] if said["state"] == "begun" else ""
-
-    def _look(self) -> None:
-        while True:
-            stage, now = self._stage, self._process.memory_info().rss
-            if stage:
-                self.peaks[stage] = max(self.peaks.get(stage, 0), now)
-            time.sleep(0.005)
+        if event != "stage" or said["state"] == "kept":
+            return
+        if said["state"] == "begun" and self._stage:  # what is around the one before is written: it is done
+            os._exit(0)
+        if said["state"] == "begun":
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            return
+        self._stage = said["name"]
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+        # Code that only the process that forked has touched would be in memory here too.
+        peak += max(0, self._libraries - _libraries())
+        os.write(self._told, f"{self._stage} {peak}\n".encode())
 
 
 class _Hashing:
@@ -102,41 +144,74 @@ class _Hashing:
         setattr(holder, name, timed)
 
 
-def _predicted(chosen: Any, found: Any) -> dict[str, int]:
-    """Stage of the record -> bytes; of several stages of the estimate that are made within it the largest."""
-    from mixprec.pipeline import costs
-
-    known: dict[str, int] = {}
-    for each in costs.stages(chosen, found):
-        kind, _, variant = each.name.partition(" ")
-        names = {"importance": ["attribute"], "candidates": ["sensitivity"], "tune": [f"compress/{variant}"]}.get(kind)
-        if kind == "evaluation":
-            names = ["reference", *(f"evaluate/{name}" for name in chosen.all_variants)]
-        for name in names or [f"{kind}/{variant}" if variant else kind]:
-            known[name] = max(known.get(name, 0), each.memory)
-    return known
+def _libraries() -> int:
+    """Bytes of programs and libraries that this process has in memory."""
+    found, counts = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if not line[0].isupper():  # a mapping: its addresses, and the file behind it
+            counts = ".so" in line or line.endswith(sys.executable)
+        elif counts and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
 
 
-def _run(recipe_file: Path, out: Path, told: Path) -> None:
+def _peaks(run: Callable[[], Any]) -> dict[str, int]:
+    """Stage -> the highest resident memory of the process that made it, in bytes."""
+    from mixprec.core import events
+
+    found: dict[str, int] = {}
+    libraries = _libraries()
+    while True:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            events.tell = _Watch(writer, libraries).tell
+            try:
+                run()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as told:
+            line = told.read().strip()
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+            raise SystemExit("a stage failed")
+        if not line:  # all are done
+            return found
+        name, peak = line.rsplit(" ", 1)
+        found[name] = int(peak)
+        print(f"{name}: {found[name] / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+
+
+def _run(what: str, recipe_file: Path, out: Path, told: Path) -> None:
     from mixprec.core import environment
 
     environment.settle()
     from mixprec import pipeline, recipe
-    from mixprec.core import artifacts, events, publish, seals
+    from mixprec.core import artifacts, publish, seals
+    from mixprec.pipeline import memory
     from mixprec.pipeline.checks import checked
 
+    chosen, text = recipe.load(recipe_file), recipe_file.read_text(encoding="utf-8")
+
+    def run() -> None:
+        pipeline.Run(chosen, text, "memory", out, None).run()
+
     publish.remove(out)
-    chosen = recipe.load(recipe_file)
-    predicted = _predicted(chosen, checked(chosen, None, planned=False))
-    watch, hashing = _Watch(), _Hashing()
-    events.tell = watch.tell
+    if what == "peak":
+        predicted = memory.needs(chosen, checked(chosen, None, planned=False))
+        told.write_text(json.dumps({"peaks": _peaks(run), "predicted": predicted}), encoding="utf-8")
+        return
+    hashing = _Hashing()
     for holder, name in ((artifacts, "sha256_file"), (seals, "_digest"), (seals, "sealed"), (seals, "opened")):
         hashing.watch(holder, name)
     start = time.process_time()
-    pipeline.Run(chosen, recipe_file.read_text(encoding="utf-8"), "memory", out, None).run()
+    run()
     spent = {"seconds": time.process_time() - start, "hashing": hashing.seconds}
-    told.write_text(json.dumps({**spent, "peaks": watch.peaks, "predicted": predicted}, indent=1), encoding="utf-8")
+    told.write_text(json.dumps(spent), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    _run(*map(Path, sys.argv[1:4]))
+    _run(sys.argv[1], *map(Path, sys.argv[2:5]))

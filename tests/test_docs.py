@@ -18,6 +18,7 @@ import update_distillation
 import update_pipelines
 import update_recipes
 import update_reproduction
+import update_reliability
 import yaml
 from pydantic import BaseModel
 
@@ -120,7 +121,7 @@ def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path) -> None:
 
 
 def test_figures_on_pages_are_those_that_were_measured() -> None:
-    for script in (update_distillation, update_calibration, update_reproduction):
+    for script in (update_distillation, update_calibration, update_reliability, update_reproduction):
         assert script.PAGE.read_text(encoding="utf-8") == script.page(), f"run scripts/{script.__name__}.py"
 
 

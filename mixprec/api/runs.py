@@ -27,15 +27,20 @@ def run(
     *,
     data: str | Path | None = None,
     change: Sequence[str] = (),
+    max_memory: float | None = None,
     progress: OnStep | None = None,
 ) -> RunResult:
     """Run a recipe from end to end: a file, a name in ``mixprec ls``, or a Recipe, which needs ``out``.
 
     ``out``: the run's folder, default runs/<recipe>; what is already there is kept, and a killed run continues.
-    ``data``: folder of data: sources. ``change``: keys, as in ["model.dtype=bfloat16"].
+    ``data``: folder of data: sources. ``change``: keys, as in ["model.dtype=bfloat16"]. ``max_memory``: 10^9 bytes
+    that the process may have; a stage that needs more by the estimate is refused before any work, one that takes more
+    all the same is stopped.
 
-    Raises UserError for all that is wrong with the recipe, at once.
+    Raises UserError for all that is wrong with the recipe, at once, and where memory runs out.
     """
+    if max_memory is not None and not 0 < max_memory < 1e9:
+        raise UserError(f"max_memory: {max_memory:g} is no amount of memory; give 10^9 bytes, such as 16")
     known: list[str] = []
     if isinstance(what, Recipe):
         if out is None or change:
@@ -50,6 +55,7 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / name
     with telling(progress):
         made = pipeline.Run(chosen, text, name, folder, None if data is None else Path(data))
+        made.limit = None if max_memory is None else round(max_memory * 1e9)
         made.check(where, known)
         return RunResult(folder, made.run())
 

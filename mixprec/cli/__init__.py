@@ -13,6 +13,7 @@ from rich.text import Text
 from mixprec.cli.base import app, out
 from mixprec.core import environment, processes, progress
 from mixprec.core.errors import UserError, from_disk
+from mixprec.core.memory import ran_out
 from mixprec.core.progress import PlainConsole
 from mixprec.core.version import VERSION
 
@@ -24,6 +25,13 @@ from mixprec.cli import compression, tuning, distilling, checkpoints, benchmarks
 
 #: Verbs that share their work under ``accelerate launch``.
 _PARALLEL = ("attribute", "sensitivity", "ablate", "tune", "distill")
+
+
+#: What verbs that work on no recipe can be told; mixprec run says it of its stages, with amounts (pipeline/memory.py).
+_LESS_MEMORY = (
+    "what lowers it, where the verb has it: --stream, a lower --memory-gb or --batch, fewer --samples or --max-tokens, "
+    "--dtype bfloat16. 'mixprec explain' says what the stages of a recipe take. What is finished is kept"
+)
 
 
 def _version(wanted: bool) -> None:
@@ -73,6 +81,9 @@ def main() -> None:
         errors.print("stopped; what is finished is kept: the same command continues")
         sys.exit(130)
     except Exception as problem:
+        if told := ran_out(problem):
+            errors.print(Text("error:", style="red"), f"{told}; {_LESS_MEMORY}", soft_wrap=True)
+            sys.exit(2)
         # Usage errors of typer's own parser know how to show themselves and carry exit code 2.
         show = getattr(problem, "show", None)
         if show is None:

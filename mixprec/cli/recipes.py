@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         "mixprec run quickstart",
         "mixprec run recipes/r1_traces_smollm2.yaml --data ../shared/data",
         "mixprec run quickstart --set model.dtype=bfloat16 --out runs/bf16",
+        "mixprec run quickstart --max-memory 4",
     )
 )
 def run(
@@ -30,11 +31,14 @@ def run(
     to: Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/<recipe>.")] = None,
     data: Data = None,
     change: Overrides = None,
+    max_memory: Annotated[
+        float | None, typer.Option(metavar="GB", help="10^9 bytes that the process may have; default: no limit.")
+    ] = None,
 ) -> None:
     """Run a recipe from end to end. What is already there is kept; a killed run continues."""
     from mixprec.api.runs import run as function
 
-    _print_run(function(recipe, to, data=data, change=change or ()))
+    _print_run(function(recipe, to, data=data, change=change or (), max_memory=max_memory))
 
 
 def _print_run(found: RunResult) -> None:

@@ -25,6 +25,7 @@ NAME = "events.jsonl"
 _PAUSE = 2.0
 
 _log: ContextVar[Path | None] = ContextVar("mixprec_events", default=None)
+_begun: ContextVar[str | None] = ContextVar("mixprec_begun", default=None)
 
 
 @contextmanager
@@ -84,9 +85,15 @@ class Steps:
 def stage(name: str) -> Iterator[None]:
     """Tell when a stage begins, and how long it took."""
     start = time.monotonic()
+    _begun.set(name)
     tell("stage", name=name, state="begun")
     yield
     tell("stage", name=name, state="made", seconds=round(time.monotonic() - start, 3))
+
+
+def begun() -> str | None:
+    """The stage that began last here, for who has to say where something went wrong."""
+    return _begun.get()
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

@@ -20,15 +20,20 @@ def expected(chosen: Recipe, found: Checked) -> list[tuple[str, float | None]]:
         seconds[name] = None if known is None or more is None else known + more
 
     for each in costs.stages(chosen, found):
-        kind, _, variant = each.name.partition(" ")
-        if each.name in _EACH:
-            for name in chosen.all_variants:
-                share = None if each.seconds is None else each.seconds / len(chosen.all_variants)
-                add(f"{_EACH[each.name]}/{name}", share)
-        elif variant:
-            add(f"{'compress' if kind == 'tune' else kind}/{variant}", each.seconds)
-        else:
-            add(_WITHIN.get(kind, kind), each.seconds)
+        names = recorded(each.name, chosen)
+        for name in names:
+            add(name, None if each.seconds is None else each.seconds / len(names))
     # What is done once comes first, then all of one variant after all of another.
     order = {name: number for number, name in enumerate(chosen.all_variants)}
     return sorted(seconds.items(), key=lambda item: order.get(item[0].partition("/")[2], -1))
+
+
+def recorded(name: str, chosen: Recipe) -> list[str]:
+    """What the run's record calls a stage of the estimate; several names for one that is made variant by variant."""
+    kind, _, variant = name.partition(" ")
+    if name in _EACH:
+        first = ["reference"] if name == "evaluation" else []  # the original is one of its models
+        return first + [f"{_EACH[name]}/{each}" for each in chosen.all_variants]
+    if variant:
+        return [f"{'compress' if kind == 'tune' else kind}/{variant}"]
+    return [_WITHIN.get(kind, kind)]

@@ -8,8 +8,9 @@ from typing import Any
 from mixprec.checkpoint.target import check_space
 from mixprec.compress import updates
 from mixprec.core import artifacts, events, locks, publish
+from mixprec.core.memory import limited
 from mixprec.evaluate.engines import templates
-from mixprec.pipeline import damage, loadable, own
+from mixprec.pipeline import damage, loadable, memory, own
 from mixprec.pipeline.agreement import agree
 from mixprec.pipeline.benchmarks import Benchmarks
 from mixprec.pipeline.cards import write_cards
@@ -30,8 +31,10 @@ from mixprec.report.html import write_report
 class Run(Context):
     """One recipe's run in one folder."""
 
-    _checked = False
+    _found: Checked | None = None
     _expected: Sequence[tuple[str, float | None]] = ()
+    #: Bytes of memory that the process may have; None: no limit.
+    limit: int | None = None
 
     def check(self, where: str = "", known: Sequence[str] = ()) -> None:
         """Everything that can be wrong is looked at before any work.
@@ -52,8 +55,9 @@ class Run(Context):
             self._read_calibration(found)
         with found.trying():
             check_space(self.out, self._space(found))
+        found.problems += memory.refuse(self.recipe, found, self.limit)
         found.require(where)
-        self._checked, self._expected = True, expected(self.recipe, found)
+        self._found, self._expected = found, expected(self.recipe, found)
 
     def _read_calibration(self, found: Checked) -> None:
         """Whether there are enough samples."""
@@ -79,15 +83,19 @@ class Run(Context):
     def run(self) -> dict[str, Any]:
         """All stages; returns the summary.
 
-        Raises UserError as ``check`` does, where another process is at work in the folder, and for links in it that
-        would be written.
+        Raises UserError as ``check`` does, where another process is at work in the folder, for links in it that
+        would be written, and where memory runs out.
         """
-        if not self._checked:
+        if self._found is None:
             self.check()
         with locks.folder(self.out):
             for name in self.recipe.all_variants:
                 publish.refuse_links(self.out / "variants" / name / "checkpoint")
-            with events.logged(self.out, recipe=self.name, stages=self._expected):
+            with (
+                events.logged(self.out, recipe=self.name, stages=self._expected),
+                memory.advised(self.recipe, self._found, self.limit),
+                limited(self.limit),
+            ):
                 return self._run()
 
     def _run(self) -> dict[str, Any]:

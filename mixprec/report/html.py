@@ -121,7 +121,8 @@ def render_report(run: RunFolder, compared: Compared | None = None) -> str:
         ablation=_ablation(run.ablation) if run.ablation else None,
         pages={name: f"{folder}/{name}.html" for name, folder in (summary.get("pages") or {}).items()},
         origin=origin.in_words(run) if compared is None else [],
-        command=origin.command(run),
+        # By the recipe's name: a page is the same wherever its run lies.
+        command=origin.command(run, summary.get("recipe") if compared is None else None),
         provenance=flatten(summary.get("provenance") or {}),
         recipe=run.recipe,
     )

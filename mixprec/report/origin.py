@@ -14,12 +14,14 @@ from mixprec.report.formatting import integer, plural
 _DATA = re.compile(r"[\s\"'\[{,]data:\w")
 
 
-def command(run: RunFolder) -> str:
-    """What repeats the run from its own recipe; empty where the recipe is not there."""
+def command(run: RunFolder, folder: str | None = None) -> str:
+    """What repeats the run from its own recipe in ``folder``, by default the run's; empty where the recipe is not
+    there."""
     if run.recipe is None:
         return ""
     lines = [line for line in run.recipe.splitlines() if not line.lstrip().startswith("#")]
-    parts = ["mixprec", "run", f"{run.name}/recipe.yaml", "--out", f"{run.name}_again"]
+    name = run.name if folder is None else folder
+    parts = ["mixprec", "run", f"{name}/recipe.yaml", "--out", f"{name}_again"]
     told = " ".join(map(shlex.quote, parts))
     return f"{told} --data FOLDER" if _DATA.search("\n".join(lines)) else told
 

@@ -54,3 +54,12 @@ def test_every_figure_is_explained(reliability: ModuleType) -> None:
         assert isinstance(made, ast.Dict)
         keys = {key.value for key in made.keys if isinstance(key, ast.Constant)}
         assert keys <= set(known), name
+
+
+def test_figures_of_other_parts_stay(reliability: ModuleType) -> None:
+    before = {"kills": 3, **reliability.told({}, "kills", {"a": "wrong"}, "1" * 64, True)}
+    after = before | reliability.told(before, "fuzzing", {}, "2" * 64, False)
+    assert after["failures"] == {"kills": {"a": "wrong"}} and after["quick"] == ["kills"]
+    assert after["code"] == {"kills": "1" * 16, "fuzzing": "2" * 16}
+    mended = after | reliability.told(after, "kills", {}, "2" * 64, False)
+    assert not mended["failures"] and not mended["quick"]
