@@ -23,7 +23,7 @@ from mixprec.cli import compression, tuning, distilling, checkpoints, benchmarks
 # isort: on
 
 #: Verbs that share their work under ``accelerate launch``.
-_PARALLEL = ("attribute", "sensitivity", "ablate", "tune", "distill")
+_PARALLEL = ("attribute", "sensitivity", "ablate", "compress", "tune", "distill")
 
 
 def _version(wanted: bool) -> None:

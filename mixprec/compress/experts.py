@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.compress.options import ExpertOptions
+from mixprec.core import processes
 from mixprec.models.decoder import Group
 from mixprec.models.experts import Experts
 from mixprec.numerics.statistics import InputStatistics
@@ -44,18 +45,26 @@ class Sent(NamedTuple):
 class Routed:
     """The tokens of a layer's experts while they are being solved."""
 
-    def __init__(self, block: nn.Module, path: str, sent: Sequence[Sent], options: ExpertOptions) -> None:
-        """``path``: the experts' module within ``block``. ``sent``: of all micro-batches."""
+    def __init__(
+        self, block: nn.Module, path: str, sent: Sequence[Sent], options: ExpertOptions, shared: bool = False
+    ) -> None:
+        """``path``: the experts' module within ``block``. ``sent``: of all micro-batches. ``shared``: other processes
+        have other samples, and all that is told is of all of them."""
         self._experts = cast(Experts, block.get_submodule(path))
         self._sent, self._options = sent, options
         width = len(self._experts)
         #: (E,) tokens that the router sent to each.
-        self.counts = sum(torch.bincount(each.chosen.flatten(), minlength=width) for each in sent)
+        self.counts: Tensor = torch.stack(
+            [torch.bincount(each.chosen.flatten(), minlength=width) for each in sent]
+        ).sum(0)
+        self._shared = shared
+        if shared:
+            processes.sum_up([self.counts])
         self._full: dict[int, list[Tensor]] = {}
 
     def tokens(self, expert: int) -> int:
         """How many tokens the router sent to an expert."""
-        return int(self.counts[expert])  # type: ignore[index]
+        return int(self.counts[expert])
 
     def pooled(self, expert: int) -> bool:
         """Whether an expert is solved for all of the layer's tokens, since too few were sent to it."""
@@ -75,7 +84,7 @@ class Routed:
         """
         behind = group[0].kind == "down"
         device = self._sent[0].hidden.device
-        sums = Gathering(group[0].in_features, _ROWS, drift=drift, device=device)
+        sums = Gathering(group[0].in_features, _ROWS, drift=drift, device=device, shared=self._shared)
         full = iter(self._full.pop(expert, ())) if behind else None
         seen = 0.0
         for each in self._given(expert, pooled):
@@ -85,6 +94,8 @@ class Routed:
             seen += float(len(inputs) if counts is None else counts.sum())
             if len(inputs):
                 sums.add(Seen(inputs[:, None], counts, None if other is None else other[:, None]))
+        if self._shared:
+            seen = processes.add_up([], seen)
         return sums.results()[0] if seen else None
 
     def known(self, group: Group, *, everyone: bool = False) -> InputStatistics:
