@@ -13,6 +13,7 @@ from mixprec.core.arguments import typed
 from mixprec.core.errors import UserError
 from mixprec.core.parsing import dump_yaml
 from mixprec.core.progress import OnStep, telling
+from mixprec.pipeline.executors.placement import Placement, require
 from mixprec.pipeline.quantize import Job, recipe_of, text_of
 from mixprec.recipe import Recipe
 from mixprec.report.html import write_comparison, write_report
@@ -27,14 +28,16 @@ def run(
     *,
     data: str | Path | None = None,
     change: Sequence[str] = (),
+    on: Placement | None = None,
     progress: OnStep | None = None,
 ) -> RunResult:
     """Run a recipe from end to end: a file, a name in ``mixprec ls``, or a Recipe, which needs ``out``.
 
     ``out``: the run's folder, default runs/<recipe>; what is already there is kept, and a killed run continues.
-    ``data``: folder of data: sources. ``change``: keys, as in ["model.dtype=bfloat16"].
+    ``data``: folder of data: sources. ``change``: keys, as in ["model.dtype=bfloat16"]. ``on``: a cluster that does
+    the run's jobs, such as Placement("ray").
 
-    Raises UserError for all that is wrong with the recipe, at once.
+    Raises UserError for all that is wrong with the recipe, at once, and where the cluster's package is missing.
     """
     known: list[str] = []
     if isinstance(what, Recipe):
@@ -50,8 +53,10 @@ def run(
     folder = Path(out) if out is not None else Path("runs") / name
     with telling(progress):
         made = pipeline.Run(chosen, text, name, folder, None if data is None else Path(data))
-        made.check(where, known)
-        return RunResult(folder, made.run())
+        if on is not None:
+            require(on)
+        made.check(where, known, here=on is None)
+        return RunResult(folder, made.run(on))
 
 
 @typed()
