@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from mixprec.distill.options import DistillOptions as DistillOptions
     from mixprec.evaluate.engines.openai import Server as Server
     from mixprec.models.model import Model as Model
+    from mixprec.pipeline.executors.placement import Placement as Placement
     from mixprec.recipe.schema import Recipe as Recipe
     from mixprec.results.agreement import Agreement as Agreement
     from mixprec.results.base import Picture as Picture
@@ -86,6 +87,7 @@ _PUBLIC: Final = {
     "Judge": "mixprec.api.annotating",
     "Model": "mixprec.models.model",
     "Picture": "mixprec.results.base",
+    "Placement": "mixprec.pipeline.executors.placement",
     "Plan": "mixprec.results.plan",
     "Recipe": "mixprec.recipe.schema",
     "RunResult": "mixprec.results.run",

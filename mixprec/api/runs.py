@@ -13,6 +13,7 @@ from mixprec.core.arguments import typed
 from mixprec.core.errors import UserError
 from mixprec.core.parsing import dump_yaml
 from mixprec.core.progress import OnStep, telling
+from mixprec.pipeline.executors.placement import Placement, require
 from mixprec.pipeline.quantize import Job, recipe_of, text_of
 from mixprec.recipe import Recipe
 from mixprec.report.html import write_comparison, write_report
@@ -28,6 +29,7 @@ def run(
     data: str | Path | None = None,
     change: Sequence[str] = (),
     max_memory: float | None = None,
+    on: Placement | None = None,
     progress: OnStep | None = None,
 ) -> RunResult:
     """Run a recipe from end to end: a file, a name in ``mixprec ls``, or a Recipe, which needs ``out``.
@@ -35,9 +37,10 @@ def run(
     ``out``: the run's folder, default runs/<recipe>; what is already there is kept, and a killed run continues.
     ``data``: folder of data: sources. ``change``: keys, as in ["model.dtype=bfloat16"]. ``max_memory``: 10^9 bytes
     that the process may have; a stage that needs more by the estimate is refused before any work, one that takes more
-    all the same is stopped.
+    all the same is stopped. ``on``: a cluster that does the run's jobs, such as Placement("ray").
 
-    Raises UserError for all that is wrong with the recipe, at once, and where memory runs out.
+    Raises UserError for all that is wrong with the recipe, at once, where memory runs out, and where the cluster's
+    package is missing.
     """
     if max_memory is not None and not 0 < max_memory < 1e9:
         raise UserError(f"max_memory: {max_memory:g} is no amount of memory; give 10^9 bytes, such as 16")
@@ -56,8 +59,10 @@ def run(
     with telling(progress):
         made = pipeline.Run(chosen, text, name, folder, None if data is None else Path(data))
         made.limit = None if max_memory is None else round(max_memory * 1e9)
-        made.check(where, known)
-        return RunResult(folder, made.run())
+        if on is not None:
+            require(on)
+        made.check(where, known, here=on is None)
+        return RunResult(folder, made.run(on))
 
 
 @typed()

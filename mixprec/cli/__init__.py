@@ -24,7 +24,7 @@ from mixprec.cli import compression, tuning, distilling, checkpoints, benchmarks
 # isort: on
 
 #: Verbs that share their work under ``accelerate launch``.
-_PARALLEL = ("attribute", "sensitivity", "ablate", "tune", "distill")
+_PARALLEL = ("attribute", "sensitivity", "ablate", "compress", "tune", "distill")
 
 
 #: What verbs that work on no recipe can be told; mixprec run says it of its stages, with amounts (pipeline/memory.py).

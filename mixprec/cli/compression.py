@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mixprec.cli.base import BaseModel, Device, Dtype, Revision, SpanRule, app, calibrated, epilog, model_in, out
+from mixprec.core import processes
 
 
 @app.command(
@@ -17,6 +18,7 @@ from mixprec.cli.base import BaseModel, Device, Dtype, Revision, SpanRule, app, 
         "mixprec compress plan.json --text wiki.valid.raw --samples 32 --tune --out checkpoint",
         "mixprec compress plan.json --traces bundled:attribution --samples 16 --model ./my-copy --out checkpoint",
         "mixprec compress plan.json --traces bundled:attribution --samples 16 --guided fisher --out checkpoint",
+        "torchrun --nproc-per-node 2 -m mixprec compress plan.json --text wiki.valid.raw --device cuda --out made",
     )
 )
 def compress(
@@ -59,7 +61,7 @@ def compress(
 ) -> None:
     """Compress a model as a plan says; writes a checkpoint that runtimes load.
 
-    A killed run continues with the first block that is missing.
+    A killed run continues with the first block that is missing. Under torchrun processes share samples and solves.
     """
     from mixprec.api.arguments import checked
     from mixprec.api.make import compress as function
@@ -74,7 +76,7 @@ def compress(
     from mixprec.tune.options import TuneOptions
 
     check_float64(device, "compress")  # before calibration, which takes long
-    opened = Model(model or model_in(plan_file), revision=revision, dtype=dtype, device=device)
+    opened = Model(model or model_in(plan_file), revision=revision, dtype=dtype, device=processes.join(device))
     plan = Plan.load(opened, plan_file)
     given: dict[str, Any] = {"damping": damping} if damping is not None else {}
     if guided is not None:
@@ -86,7 +88,8 @@ def compress(
     if text or traces:
         solves = bool(solving(plan.content.methods))
         sources = {"text": text, "traces": traces, "tokens": tokens, "seed": seed}
-        calibration = calibrated(opened, samples=samples, solves=solves, **sources)
+        with processes.main_first():
+            calibration = calibrated(opened, samples=samples, solves=solves, **sources)
         if tune:
             held_out = calibrated(opened, samples=validation, skip=samples, solves=False, **sources)
     elif tune:
@@ -104,6 +107,9 @@ def compress(
         tune=TuneOptions() if tune else None,
         validation=held_out,
     )
+    processes.leave()
+    if not processes.is_main():
+        return
     if repository:
         out.print(hub.push(to, repository), soft_wrap=True)
     out.print(made)

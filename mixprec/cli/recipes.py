@@ -10,11 +10,12 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, scores_in
+from mixprec.cli.base import Data, Overrides, RecipeName, app, epilog, out, pairs, scores_in
 from mixprec.core.errors import UserError, within
 
 if TYPE_CHECKING:
     from mixprec.pipeline.checks import Checked
+    from mixprec.pipeline.executors.placement import Placement
     from mixprec.results.run import RunResult
 
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
         "mixprec run recipes/r1_traces_smollm2.yaml --data ../shared/data",
         "mixprec run quickstart --set model.dtype=bfloat16 --out runs/bf16",
         "mixprec run quickstart --max-memory 4",
+        "mixprec run mine.yaml --on ray --out /shared/runs/mine",
+        "mixprec run mine.yaml --on slurm --slurm partition=gpu --slurm timeout_min=240 --out /shared/runs/mine",
     )
 )
 def run(
@@ -34,11 +37,35 @@ def run(
     max_memory: Annotated[
         float | None, typer.Option(metavar="GB", help="10^9 bytes that the process may have; default: no limit.")
     ] = None,
+    on: Annotated[str | None, typer.Option(help="Do the run's jobs on a cluster: ray or slurm.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="With --on: how many at once; default: what fits.")] = None,
+    cpus: Annotated[
+        int | None, typer.Option(help="With --on: cores of each job; default: OMP_NUM_THREADS, or 1.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="With --on: GPUs that device auto spreads a model over.")] = None,
+    slurm: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="With --on slurm: a parameter of submitit.")
+    ] = None,
 ) -> None:
     """Run a recipe from end to end. What is already there is kept; a killed run continues."""
     from mixprec.api.runs import run as function
 
-    _print_run(function(recipe, to, data=data, change=change or (), max_memory=max_memory))
+    placed = _placement(on, jobs, cpus, gpus, slurm)
+    _print_run(function(recipe, to, data=data, change=change or (), max_memory=max_memory, on=placed))
+
+
+def _placement(
+    on: str | None, jobs: int | None, cpus: int | None, gpus: int | None, slurm: list[str] | None
+) -> Placement | None:
+    """What the options about clusters say. Raises UserError for those that say it without --on."""
+    from mixprec.pipeline.executors.placement import Placement
+
+    given = {name: value for name, value in (("jobs", jobs), ("cpus", cpus), ("gpus", gpus)) if value is not None}
+    if on is None:
+        if given or slurm:
+            raise UserError(f"--{next(iter(given), 'slurm')}: goes with --on ray or --on slurm")
+        return None
+    return Placement(on, **given, slurm=pairs("--slurm", slurm or (), "partition=gpu"))  # type: ignore[arg-type]
 
 
 def _print_run(found: RunResult) -> None:

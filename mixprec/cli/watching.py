@@ -35,6 +35,8 @@ def status(folder: RunFolder) -> None:
             else ""
         )
         table.add_row(found.running, "running" if found.who else "unfinished", step)
+    for name in found.beside:
+        table.add_row(name, "running" if found.who else "unfinished", "")
     for name in found.left:
         table.add_row(name, "left", "")
     out.print(table)

@@ -24,6 +24,7 @@ from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.refining import Refine, SolvedBlock
 from mixprec.compress.scaling import prepare_block, scaler
+from mixprec.compress.sharing import solve_shared
 from mixprec.compress.solving import GroupInputs, Solved
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Group, Linear, Norm
@@ -33,7 +34,7 @@ from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import guidable, using_inputs, wanting_original_states
 from mixprec.plan.schema import Treatment
 from mixprec.walk.hooks import watching_modules
-from mixprec.walk.samples import FULL, OWN, Gathering, Samples, Seen, batch_size
+from mixprec.walk.samples import FULL, OWN, Samples, Seen, batch_size, part_of
 from mixprec.walk.states import States
 
 
@@ -45,17 +46,21 @@ def entering(
     spilled: Path,
     full: bool = False,
     products: Products = "model",
+    shared: bool = False,
 ) -> Samples:
     """Calibration samples in front of the first block of ``model``, with the states that ``methods`` look at.
 
     ``full``: with the uncompressed model's states too in any case. ``memory_gb``: 10^9 bytes of states in memory (more
     of them go to files in ``spilled``), and as many for what a micro-batch leaves inside a block. ``products``: the
-    type in which blocks and sums multiply.
+    type in which blocks and sums multiply. ``shared``: with the other processes, each of which has its part of the
+    samples.
     """
     limit = int(memory_gb * 1e9)
-    size = batch_size(map_in(model).sizes, calibration.tokens, model.dtype, limit)
+    here = calibration.tokens[part_of(len(calibration.tokens))] if shared else calibration.tokens
+    size = batch_size(map_in(model).sizes, here, model.dtype, limit)
     streams = (OWN, FULL) if full or wanting_original_states(methods) else (OWN,)
-    return Samples(model, calibration, States(limit, spilled), size, streams=streams, products=products)
+    states = States(limit, spilled)
+    return Samples(model, calibration, states, size, streams=streams, products=products, shared=shared)
 
 
 class Arrived(NamedTuple):
@@ -147,9 +152,11 @@ class _Work:
         self._options, self._on_module, self._refine = options, on_module, refine
         self._originals: dict[str, Tensor] = {}
         self._tokens: int | None = None
+        self._shared = False
 
     def walk(self, samples: Samples, index: int, guidance: Guidance | None) -> None:
         """Compress group after group and take the samples behind the block, the model's number ``index``."""
+        self._shared = samples.shared
         sets = sets_of(self._groups)
         methods = [
             {self._treatments[m.address].method for group in each for m in group if self._changes(m)} for each in sets
@@ -204,14 +211,7 @@ class _Work:
     ) -> None:
         """Compress a group for the inputs that all micro-batches have."""
         device = next(self._block.parameters()).device
-        sums = Gathering(
-            group[0].in_features,
-            samples.piece,
-            count=own.sums,
-            drift=drift,
-            device=device,
-            products=samples.products,
-        )
+        sums = samples.gathering(group[0].in_features, own.sums, drift=drift, device=device)
         for each in arrived:
             inputs, weights = samples.shaped(each.batch, each.arguments[0]), samples.weighed(each.batch, own.weights)
             sums.add(Seen(inputs, weights, None if each.full is None else samples.shaped(each.batch, each.full)))
@@ -223,7 +223,8 @@ class _Work:
         """Compress a layer's routed experts, each for its tokens; one that none came to by rounding alone."""
         sent = [Sent.of(each.arguments, samples.weighed(each.batch), each.full) for each in arrived]
         assert groups[0].routed is not None
-        routed = Routed(self._block, groups[0].routed, sent, self._options.experts, self._options.products)
+        options = self._options
+        routed = Routed(self._block, groups[0].routed, sent, options.experts, options.products, samples.shared)
         for number, own in by_expert(groups).items():
             if drift:
                 routed.remember_full(number)
@@ -245,7 +246,7 @@ class _Work:
         guided = [module for module in changing if guidable([self._treatments[module.address].method])]
         if guidance is None or not guided:
             return [GroupWeights() for _ in sets]
-        found = guidance.of(guided)
+        found = {address: each[samples.where] for address, each in guidance.of(guided).items()}
         return [group_weights(each[0], found, samples.weights) for each in sets]
 
     def _make_more(self, refine: Refine, samples: Samples, index: int) -> None:
@@ -283,6 +284,7 @@ class _Work:
                 sent_to(samples, index, self._block, path),
                 self._options.experts,
                 self._options.products,
+                samples.shared,
             )
             for path in dict.fromkeys(group.routed for group in self._groups if group.routed is not None)
         }
@@ -324,7 +326,8 @@ class _Work:
         """Solve a group's modules and give them their new weights."""
         changing = {m.address: self._treatments[m.address] for m in group if self._changes(m)}
         weights = {m.address: self._weight(m).to(self._stored[m.parameter]) for m in group if self._changes(m)}
-        solved = solve(weights, changing, inputs, self._options, rests=self._refine is not None)
+        solving = solve_shared if self._shared else solve
+        solved = solving(weights, changing, inputs, self._options, rests=self._refine is not None)
         if self._refine is not None:
             self._originals |= {address: weight.clone() for address, weight in weights.items()}
         hessian = inputs.statistics.hessian if inputs else None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.compress.options import ExpertOptions
+from mixprec.core import processes
 from mixprec.models.decoder import Group
 from mixprec.models.experts import Experts
 from mixprec.numerics.products import Products, multiplying
@@ -52,14 +53,21 @@ class Routed:
         sent: Sequence[Sent],
         options: ExpertOptions,
         products: Products = "model",
+        shared: bool = False,
     ) -> None:
         """``path``: the experts' module within ``block``. ``sent``: of all micro-batches. ``products``: the type in
-        which experts and sums multiply."""
+        which experts and sums multiply. ``shared``: other processes have other samples, and all that is told is of all
+        of them."""
         self._experts = cast(Experts, block.get_submodule(path))
         self._sent, self._options, self._products = sent, options, products
         width = len(self._experts)
         #: (E,) tokens that the router sent to each.
-        self.counts = sum(torch.bincount(each.chosen.flatten(), minlength=width) for each in sent)
+        self.counts: Tensor = torch.stack(
+            [torch.bincount(each.chosen.flatten(), minlength=width) for each in sent]
+        ).sum(0)
+        self._shared = shared
+        if shared:
+            processes.sum_up([self.counts])
         self._full: dict[int, list[Tensor]] = {}
 
     def _gated(self, expert: int, hidden: Tensor) -> Tensor:
@@ -68,7 +76,7 @@ class Routed:
 
     def tokens(self, expert: int) -> int:
         """How many tokens the router sent to an expert."""
-        return int(self.counts[expert])  # type: ignore[index]
+        return int(self.counts[expert])
 
     def pooled(self, expert: int) -> bool:
         """Whether an expert is solved for all of the layer's tokens, since too few were sent to it."""
@@ -86,7 +94,14 @@ class Routed:
         """
         behind = group[0].kind == "down"
         device = self._sent[0].hidden.device
-        sums = Gathering(group[0].in_features, _ROWS, drift=drift, device=device, products=self._products)
+        sums = Gathering(
+            group[0].in_features,
+            _ROWS,
+            drift=drift,
+            device=device,
+            products=self._products,
+            shared=self._shared,
+        )
         full = iter(self._full.pop(expert, ())) if behind else None
         seen = 0.0
         for each in self._given(expert, pooled):
@@ -96,6 +111,8 @@ class Routed:
             seen += float(len(inputs) if counts is None else counts.sum())
             if len(inputs):
                 sums.add(Seen(inputs[:, None], counts, None if other is None else other[:, None]))
+        if self._shared:
+            seen = processes.add_up([], seen)
         return sums.results()[0] if seen else None
 
     def known(self, group: Group, *, everyone: bool = False) -> InputStatistics:

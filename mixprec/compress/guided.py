@@ -9,6 +9,7 @@ their predictions in the loss; so behaviours that count more do so at every line
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from mixprec.calibration.data import Calibration
 from mixprec.compress import RULES
 from mixprec.compress.options import GuidedSpec, SolveOptions
 from mixprec.compress.solving import GroupInputs, Part
-from mixprec.core import artifacts
+from mixprec.core import artifacts, locks, processes
 from mixprec.core.errors import UserError
 from mixprec.core.memory import release_memory
 from mixprec.models.decoder import Decoder, Group, Linear
@@ -116,13 +117,18 @@ def guide(
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
     memory_gb: float = MEMORY_GB,
+    shared: bool = False,
 ) -> Guidance | None:
-    """The saliences of all samples, ``gather``ed in ``folder``; None where no solve is guided."""
+    """The saliences of all samples, ``gather``ed in ``folder``; None where no solve is guided.
+
+    ``shared``: with the other processes. A process that knows nothing of this one and wants the same ones waits.
+    """
     spec = wanted(methods, options, calibration)
     if spec is None or calibration is None:
         return None
     opened, products = model.open_blocks(), options.products
-    return gather(opened, model.identity, calibration, spec, folder, advance, memory_gb, products)
+    with nullcontext() if shared else locks.once(folder, "--out"):
+        return gather(opened, model.identity, calibration, spec, folder, advance, memory_gb, products, shared)
 
 
 @torch.no_grad()
@@ -135,20 +141,25 @@ def gather(
     advance: Callable[[int], None] = lambda _: None,
     memory_gb: float = MEMORY_GB,
     products: Products = "model",
+    shared: bool = False,
 ) -> Guidance:
     """See to it that the saliences of all samples are in ``folder``.
 
     ``opened``: with norm and head. ``identity``: the model's. ``advance`` is told of each sample that is done.
     ``memory_gb``: 10^9 bytes of states in front of all blocks; a sample always goes. ``products``: the type in which
-    blocks multiply. Raises UserError for gradients
-    that are NaN or infinite.
+    blocks multiply. ``shared``: the processes of a launcher share the samples, and have all of them in the end. Raises
+    UserError for gradients that are NaN or infinite.
     """
     tokens, model = calibration.tokens, opened.model
-    computed = [str(model.dtype), str(model.device), *([products] if products != "model" else [])]
+    computed = [str(model.dtype), model.device.type, *([products] if products != "model" else [])]
     stamp = artifacts.fingerprint(RULES, identity, calibration.digest, spec.model_dump(exclude={"power"}), *computed)
     files = [folder / f"{number:05d}.safetensors" for number in range(len(tokens))]
     left = [number for number, path in enumerate(files) if not artifacts.is_made(path, stamp)]
+    if shared:
+        left = processes.agree(left)
     advance(len(files) - len(left))
+    if shared:
+        left = left[processes.rank() :: processes.count()]
     each = tokens.shape[1] * map_in(model).sizes.hidden * model.dtype.itemsize * opened.layers
     size = max(1, min(_TOGETHER, int(memory_gb * 1e9 // each)))
     for start in range(0, len(left), size):
@@ -156,6 +167,9 @@ def gather(
         for number, found in zip(here, _sweep(opened, calibration, here, spec, products), strict=True):
             artifacts.save_tensors(files[number], found, {"stamp": stamp})
         advance(len(here))
+    if shared:
+        processes.wait()
+        processes.check_shared(files)
     return Guidance(files, spec.power)
 
 

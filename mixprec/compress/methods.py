@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -52,7 +52,7 @@ def solve(
         if inputs and address in inputs.parts and guidable([treatment.method]):
             parts = inputs.parts[address]
             tasks = [Task([address], weights[address][rows], treatment, own, options, rests) for rows, own in parts]
-            solved[address] = _joined([_solve(task) for task in tasks])
+            solved[address] = joined([_solve(task) for task in tasks])
             continue
         stacked = SOLVERS[treatment.method].stacks
         together.setdefault((treatment, weights[address].dtype) if stacked else address, []).append(address)
@@ -87,7 +87,7 @@ def _instead(task: Task, pruner: str) -> Solved:
     return rtn.SOLVER.solve(task._replace(weight=pruned.restored))._replace(fallback=f"{pruner}, rtn")
 
 
-def _joined(parts: list[Solved]) -> Solved:
+def joined(parts: Sequence[Solved]) -> Solved:
     """The parts of a weight's rows as one; of their factors the one that needed most damping stands for all."""
     factors = [part.factor for part in parts if part.factor is not None]
     rests = [part.rests for part in parts if part.rests is not None]

@@ -16,7 +16,7 @@ from mixprec.models.decoder import Decoder, Linear
 from mixprec.numerics.statistics import InputStatistics
 from mixprec.plan.methods import Method, needing_inputs, using_inputs, wanting_original_states
 from mixprec.plan.schema import Plan
-from mixprec.walk.samples import FULL, OWN, Gathering, Samples, Seen
+from mixprec.walk.samples import FULL, OWN, Samples, Seen
 
 
 class Around(NamedTuple):
@@ -45,7 +45,7 @@ def around(plan: Plan, decoder: Decoder, *, calibrated: bool) -> Around:
 def final_inputs(samples: Samples, norm: nn.Module, method: Method) -> InputStatistics:
     """Of what the head gets from ``samples`` behind the last block, as ``method`` asks for it."""
     drift, weight = bool(wanting_original_states([method])), next(norm.parameters())
-    sums = Gathering(len(weight), samples.piece, drift=drift, device=weight.device)
+    sums = samples.gathering(len(weight), drift=drift, device=weight.device)
     for number in range(len(samples.batches)):
         full = norm(samples.states[FULL, number]) if drift else None
         sums.add(Seen(norm(samples.states[OWN, number]), samples.weighed(number), full))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +31,7 @@ from mixprec.compress.module import DROPPED, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.refining import Refine, looking, settings_of
 from mixprec.compress.walk import Job, Walk, reports_in
-from mixprec.core import artifacts, locks, publish
+from mixprec.core import artifacts, locks, processes, publish
 from mixprec.core.devices import dtype_of
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Decoder, Linear
@@ -90,9 +90,16 @@ def compress(
 
     Raises UserError for a plan that doesn't fit the checkpoint or ``format``, or needs calibration data and has none,
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
+
+    Of the processes of a launcher each has its part of the samples, whose sums are added up, and of each solve its part
+    of the rows; the main one writes. They come to the numbers of one process but for the order of these sums.
     """
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
-    job = Job(model, model.original.inventory, plan, calibration, options, memory_gb, guidance, on_sample, refine)
+    shared = processes.count() > 1
+    if shared and (refine is not None or tune is not None):
+        raise UserError("compress: tuning works in one process; start mixprec without torchrun, or leave tuning out")
+    inventory = model.original.inventory
+    job = Job(model, inventory, plan, calibration, options, memory_gb, guidance, on_sample, refine, shared)
     check_job(job, out, format, base_model)
     beside = out.with_name(f".{out.name}.experts")
     with _without_dropped(job, beside) as smaller:
@@ -117,12 +124,15 @@ def _without_dropped(job: Job, folder: Path) -> Iterator[Job]:
     opened = job.model.original
     with locks.target(folder):
         stamp = artifacts.fingerprint(RULES, job.model.identity, {str(layer): each for layer, each in numbers.items()})
-        if card_of(folder).get("stamp") != stamp or not verify(folder):
-            fewer.write(opened.source, opened.shapes, job.inventory, numbers, folder, stamp)
+        with processes.main_first() if job.shared else nullcontext():
+            if processes.is_main() and (card_of(folder).get("stamp") != stamp or not verify(folder)):
+                fewer.write(opened.source, opened.shapes, job.inventory, numbers, folder, stamp)
+            processes.check_shared([folder] if job.shared else [])
         model = Model(folder, dtype=job.model.dtype, device=job.model.device)
         plan = without_dropped(job.plan, job.inventory)
         yield job._replace(model=model, inventory=model.original.inventory, plan=plan)
-        publish.remove(folder)
+        if processes.is_main():
+            publish.remove(folder)
 
 
 def _compress(
@@ -146,6 +156,9 @@ def _compress(
             card["tune"] = dict(tune.described)
         walk = Walk(job, work, stamp, on_module)
         walk.run()
+        if job.shared and not processes.is_main():
+            processes.wait()
+            return walk.reports
         files = walk.files if tune is None else tune(model, walk.files, work / "tuned", stamp)
         reports = walk.reports | {address: report for path in files for address, report in reports_in(path).items()}
         warn(reports, options.experts)
@@ -157,6 +170,8 @@ def _compress(
             whole = Finish(base.source, made.blocks, folder, asked.plan, asked.inventory, base.shapes)
             complete(whole, format, told, card)
         publish.remove(work)
+    if job.shared:
+        processes.wait()
     return reports
 
 
@@ -199,9 +214,14 @@ def _card(job: Job, format: CheckpointFormat) -> dict[str, Any]:
         source=model.origin | {"identity": model.identity},
         plan=job.plan.model_dump(mode="json"),
         calibration=calibration.described | {"digest": calibration.digest} if calibration else None,
-        compress={"dtype": model.dtype, "device": model.device, **job.options.model_dump(), **settings_of(job.refine)},
+        compress={"dtype": model.dtype, "device": _device(job), **job.options.model_dump(), **settings_of(job.refine)},
         checkpoint={"format": format.name},
     )
+
+
+def _device(job: Job) -> str:
+    """Where it is computed; of several processes each has a device of its own."""
+    return torch.device(job.model.device).type if job.shared else job.model.device
 
 
 def _said_of_experts(job: Job) -> dict[str, Any]:

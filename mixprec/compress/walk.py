@@ -17,7 +17,7 @@ from mixprec.compress.module import KEPT, ModuleReport, OnModule
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.outside import around, final_inputs, token_inputs
 from mixprec.compress.refining import Refine
-from mixprec.core import artifacts, publish
+from mixprec.core import artifacts, processes, publish
 from mixprec.models.decoder import Block, Decoder, Group, Linear
 from mixprec.models.model import Model
 from mixprec.models.source import Source
@@ -37,6 +37,7 @@ class Job(NamedTuple):
     """What is to be done, whatever has been done of it: the checkpoint, the plan, and how it is carried out.
 
     ``guidance``: where saliences lie, by default beside the blocks; ``on_sample`` is told of each sample that has its.
+    ``shared``: the processes of a launcher share the samples and the solves; the main one writes.
     """
 
     model: Model
@@ -48,6 +49,7 @@ class Job(NamedTuple):
     guidance: Path | None = None
     on_sample: Callable[[int], None] = lambda _: None
     refine: Refine | None = None
+    shared: bool = False
 
     @property
     def source(self) -> Source:
@@ -81,6 +83,9 @@ class Walk:
         """All blocks up to the last one that isn't done; samples pass through finished ones to go on behind them."""
         job = self._job
         left = {key for key, file in self._files.items() if not artifacts.is_made(file, self._stamp)}
+        if job.shared:
+            left = processes.agree(left)
+            processes.check_shared(file for key, file in self._files.items() if key not in left)
         for linear in job.inventory.planned(job.plan.modules):
             if (linear.layer or linear.address) not in self._files:
                 self._report({linear.address: KEPT})
@@ -92,7 +97,9 @@ class Walk:
         if any(isinstance(key, int) for key in left):
             where = job.guidance or self._folder / "guidance"
             methods, advance = job.plan.methods, job.on_sample
-            self._guidance = guide(job.model, methods, calibration, job.options, where, advance, job.memory_gb)
+            self._guidance = guide(
+                job.model, methods, calibration, job.options, where, advance, job.memory_gb, job.shared
+            )
         # The norm has no part in blocks, but the model that hands out their inputs ends with it.
         wanted = {"embedding", "norm"} if calibration is not None else set()
         wanted |= {linear.kind for linear in self._around.all if linear.address in left}
@@ -100,7 +107,7 @@ class Walk:
         # Where nothing runs through the blocks, the type is only that of the arithmetic on weights.
         model = job.model.computed(dtype="float32") if calibration is None else job.model
         weights = model.open_blocks(outside)
-        with publish.scratch(self._folder / "states") as spilled:
+        with publish.scratch(self._folder / f"states{processes.rank() or ''}") as spilled:
             samples = None
             if calibration is not None:
                 samples = entering(
@@ -111,6 +118,7 @@ class Walk:
                     spilled,
                     full=job.refine is not None,
                     products=job.options.products,
+                    shared=job.shared,
                 )
             for linear in self._around.before:
                 if linear.address in left:
@@ -184,6 +192,8 @@ class Walk:
 
     def _save(self, known: Block, block: nn.Module, stored: Mapping[str, torch.dtype], result: BlockResult) -> None:
         """Write what became of a block's modules and other tensors that changed, and its reports."""
+        if self._job.shared and not processes.is_main():
+            return
         file, source = BlockFile(), self._job.source.tensors
         for name in sorted(result.folded):
             file.put(f"{known.prefix}{name}", block.get_parameter(name).to(stored[name]))

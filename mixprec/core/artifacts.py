@@ -126,6 +126,11 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(_line(row) + "\n" for row in listed))
 
 
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write the bytes that ``append_row`` leaves when it is called for each row, atomically."""
+    write_text(path, "".join(_line(row) + "\n" for row in rows))
+
+
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Append a JSON object with its seal as one line, as ``append_line`` does."""
     append_line(path, _line(row))

@@ -127,6 +127,47 @@ def add_up(tensors: Sequence[Tensor], number: float) -> float:
         return float(reduce(last, "sum"))
 
 
+def sum_up(tensors: Iterable[Tensor]) -> None:
+    """Add each of the ``tensors`` up over all processes, in place; afterwards all have the same bytes."""
+    if count() == 1:
+        return
+    from torch import distributed
+
+    _state()  # which has met the others
+    with _translated():
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
+
+
+def each_gives(value: T) -> list[T]:
+    """What each process gives, on all of them, in the order of their numbers; tensors come on the CPU."""
+    if count() == 1:
+        return [value]
+    from torch import distributed
+
+    _state()
+    found: list[Any] = [None] * count()
+    with _translated():
+        distributed.all_gather_object(found, value)
+    return found
+
+
+def share(work: Sequence[int], rank: int, count: int) -> list[int]:
+    """Numbers of the traces that process ``rank`` of ``count`` computes, in order.
+
+    ``work``: what each trace takes. The largest goes first, each to the process with the least so far, so that every
+    process comes to the same split by itself.
+    """
+    loads = [0] * count
+    mine = []
+    for number in sorted(range(len(work)), key=lambda number: (-work[number], number)):
+        least = loads.index(min(loads))
+        loads[least] += work[number]
+        if least == rank:
+            mine.append(number)
+    return sorted(mine)
+
+
 def leave() -> None:
     """Part from the others, at the end of the work."""
     if count() > 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,23 @@ class Stages:
 
     def __init__(self, run: Path) -> None:
         self.run = run
+        self._all_there = False
+
+    @contextmanager
+    def all_there(self) -> Iterator[None]:
+        """Inside nothing is made: a stage that isn't done is an error."""
+        self._all_there = True
+        try:
+            yield
+        finally:
+            self._all_there = False
 
     def do(self, name: str, rules: int, inputs: Any, outputs: Sequence[Path], make: Callable[[], object]) -> str:
         """Call ``make`` unless ``outputs`` were made by these ``rules`` from equal ``inputs``; returns the fingerprint.
 
         ``rules``: RULES of the package that does the work. ``inputs`` is JSON-serialisable and holds the fingerprints
         of the stages that come before. A kill between ``make`` and the marker repeats the stage, which writes the same
-        bytes again.
+        bytes again. Raises UserError where ``make`` would be called though all has to be there.
         """
         marker = self.run / ".stages" / f"{name.replace('/', '-')}.json"
         stamp = artifacts.fingerprint(artifacts.SCHEMA_VERSION, name, rules, inputs)
@@ -31,6 +43,11 @@ class Stages:
                 raise UserError(
                     f"{self.run}: the main process's stage {name} is not there; all machines need one folder for the "
                     "run: give --out on storage that they share"
+                )
+            if self._all_there:
+                raise UserError(
+                    f"{self.run}: stage {name} is not there as {platform.node()} would make it: all machines need one "
+                    "folder for the run (--out on storage that they share), the same model and the same data"
                 )
             publish.remove(marker)
             with events.stage(name):

@@ -18,7 +18,6 @@ from mixprec.importance import RULES, statistics, streaming
 from mixprec.importance.engine import Job, Layout, run_trace
 from mixprec.importance.options import AttributionOptions
 from mixprec.importance.outputs import accumulation_dtype
-from mixprec.importance.parallel import share
 from mixprec.importance.windows import Work, plan_work
 from mixprec.models.load import LoadedModel
 from mixprec.traces.spans import AnnotatedTrace, token_spans
@@ -82,7 +81,10 @@ def run(
     # All processes have to split the same list, so the main one's view of the folder counts.
     done = processes.agree([all(artifacts.is_made(path, task.stamp) for path in task.paths) for task in tasks])
     left = [task for task, is_done in zip(tasks, done, strict=True) if not is_done]
-    mine = [left[number] for number in share([work_of(task) for task in left], processes.rank(), processes.count())]
+    mine = [
+        left[number]
+        for number in processes.share([work_of(task) for task in left], processes.rank(), processes.count())
+    ]
     with bar("attribute", sum(len(task.ids) for task in mine), "tokens") as advance:
         for number in _attribute(loaded, layouts, options, mine):
             advance(len(mine[number].ids))

@@ -6,7 +6,7 @@ more tokens have the same scale. Linears that share their input share their stat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -71,6 +71,12 @@ class InputSums:
                 raise ValueError("the drift needs the uncompressed model's inputs")
             with _units_of(torch.bfloat16 if self._rounded else rows.dtype):
                 self._drift.addmm_((full.reshape(rows.shape).float() - rows).T, weighted)
+
+    def join(self, add_up: Callable[[Sequence[Tensor]], object]) -> None:
+        """Add the sums of others who saw other tokens: ``add_up`` adds tensors up over all of them, in place."""
+        counts = torch.tensor([self._weight, self._tokens], dtype=torch.float64, device=self._hessian.device)
+        add_up([self._hessian, self._mean_abs, counts, *(() if self._drift is None else (self._drift,))])
+        self._weight, self._tokens = float(counts[0]), int(counts[1])
 
     def result(self) -> InputStatistics:
         """The means so far.

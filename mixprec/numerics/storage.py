@@ -77,9 +77,9 @@ def split(quantized: AnyQuantized, rows: Sequence[int]) -> list[AnyQuantized]:
     return [_each(quantized, partial(torch.narrow, dim=0, start=start, length=count)) for start, count in where]
 
 
-def on_device(quantized: AnyQuantized, device: torch.device | str) -> AnyQuantized:
-    """``quantized`` with its tensors on a device."""
-    found: AnyQuantized = _each(quantized, lambda tensor: tensor.to(device))
+def on_device(quantized: AnyQuantized, device: torch.device | str, *, copy: bool = False) -> AnyQuantized:
+    """``quantized`` with its tensors on a device; ``copy``: each in memory of its own."""
+    found: AnyQuantized = _each(quantized, lambda tensor: tensor.to(device, copy=copy))
     return found
 
 

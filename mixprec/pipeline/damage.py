@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mixprec.compress import RULES as SOLVING_RULES
+from mixprec.compress.candidatefiles import Candidates
 from mixprec.core import artifacts, processes
+from mixprec.evaluate.passages import Passage
 from mixprec.pipeline.context import Context
 from mixprec.pipeline.evaluation import material
 from mixprec.plan.sensitivity import file_name
@@ -63,6 +66,24 @@ def score(run: Context, importance: dict[str, Any] | None, stamp: str | None) ->
     )
 
 
+def solve(run: Context, importance: dict[str, Any] | None = None) -> Candidates:
+    """What single modules become in all formats of the recipe's tables and ablation, solved once."""
+    return subject(run, run.out / "sensitivity", importance).candidates(run.recipe.candidates())
+
+
+def measure_part(run: Context, folder: Path, importance: dict[str, Any] | None, part: tuple[int, int]) -> None:
+    """Measure a part of the cells of the recipe's ``ablation``, beside processes that measure the others."""
+    spec = run.recipe.ablation
+    assert spec is not None  # who calls sees to it
+    scored = subject(run, run.out / "sensitivity", importance)
+    ablation.measure(scored, spec, solve(run, importance), _passages(run), folder / "cells", part)
+
+
+def _passages(run: Context) -> Sequence[Passage]:
+    with processes.main_first():
+        return material(run, run.model.encoder, run.model.context)[0].all
+
+
 def ablate(run: Context, folder: Path, importance: dict[str, Any] | None = None) -> dict[str, Any]:
     """Measure the recipe's ``ablation`` on what it evaluates on, and judge the tables of its ``sensitivity``.
 
@@ -71,13 +92,12 @@ def ablate(run: Context, folder: Path, importance: dict[str, Any] | None = None)
     spec = run.recipe.ablation
     assert spec is not None  # who calls sees to it
     scored = subject(run, run.out / "sensitivity", importance)
-    candidates = scored.candidates(run.recipe.candidates())
+    candidates = solve(run, importance)
     if run.recipe.sensitivity is not None:
         scoring.score(scored, run.recipe.sensitivity, candidates)
         processes.wait()  # the main one writes the tables
     tables = scoring.load_all(scored)
-    with processes.main_first():
-        measured_on = material(run, run.model.encoder, run.model.context)[0].all
+    measured_on = _passages(run)
     result = ablation.ablate(scored, spec, candidates, measured_on, tables, folder / "cells")
     if processes.is_main():
         artifacts.write_json(folder / "ablation.json", result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,8 +17,7 @@ from mixprec.pipeline import tracing
 from mixprec.pipeline.annotating import NoSpans
 from mixprec.pipeline.context import Context, computing
 from mixprec.pipeline.importance import attributed
-from mixprec.plan.schema import Plan
-from mixprec.recipe import BASE, GenerateSpec, ShiftSpec
+from mixprec.recipe import GenerateSpec, ShiftSpec
 from mixprec.recipe.own import ShiftKind
 from mixprec.report.shift import write_shift
 from mixprec.traces import RULES, store
@@ -99,31 +97,17 @@ def generate(run: Context, model: Model, target: Path, name: str) -> str:
     return run.stages.do(name, RULES, inputs, [target], make)
 
 
-def shift(run: Context, importance: dict[str, Any] | None, plans: Mapping[str, Plan]) -> dict[str, Any]:
-    """The recipe's ``shift``: model -> how far its importance is from the original's, by behaviour, or why that isn't
-    known. Writes shift.json, its page and its pictures beside each model."""
+def shift(
+    run: Context, importance: dict[str, Any] | None, name: str, model: Model, folder: Path
+) -> dict[str, Any] | None:
+    """The recipe's ``shift`` for one ``model`` beside the original: how far its importance is from the original's, by
+    behaviour, or why that isn't known; None where the recipe has none. Writes its pages into ``folder``/shift."""
     spec = run.recipe.shift
     if spec is None or importance is None:
-        return {}
-    told = {}
-    for name, model, folder in _compared(run, plans):
-        told[name] = _shifted(run, spec, importance, name, model, folder)
-        model.release()
+        return None
+    told = _shifted(run, spec, importance, name, model, folder)
+    model.release()
     return told
-
-
-def _compared(run: Context, plans: Mapping[str, Plan]) -> Iterator[tuple[str, Model, Path]]:
-    """Each model beside the original: its name, itself, and where what is made of it lies."""
-    spec = run.recipe.shift
-    assert spec is not None  # asked for by shift alone
-    if run.recipe.distill is not None:
-        yield BASE, run.base, run.out / BASE
-    for name, other in spec.models.items():
-        yield name, other.as_model(run.model.dtype, run.model.device), run.out / "models" / name
-    for name, plan in plans.items():
-        if plan.changed:
-            folder = run.out / "variants" / name
-            yield name, run.at(folder / "checkpoint"), folder
 
 
 def _shifted(

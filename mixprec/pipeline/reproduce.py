@@ -48,7 +48,7 @@ def reproduce(run: Path, out: Path, data: Path | None = None) -> Reproduced:
         raise UserError(f"{run / 'recipe.yaml'}: is not the recipe that summary.json was made from; run it with --out")
     if out.resolve() == run.resolve():
         raise UserError(f"{out}: is the run itself; give another folder with --out")
-    chosen = _recipe(text, run / "recipe.yaml")
+    chosen = recipe_in(text, run / "recipe.yaml")
     again = Run(chosen, text, str(summary["recipe"]), out, data)
     again.check(str(run / "recipe.yaml"))
     model = again.model.identity
@@ -59,7 +59,8 @@ def reproduce(run: Path, out: Path, data: Path | None = None) -> Reproduced:
     return _compared(_digests(run), _digests(out), unlike)
 
 
-def _recipe(text: str, path: Path) -> recipe.Recipe:
+def recipe_in(text: str, path: Path) -> recipe.Recipe:
+    """The recipe that a run has written down. Raises UserError where it isn't one here."""
     from pydantic import ValidationError
 
     try:

@@ -1,4 +1,4 @@
-"""The order of the stages."""
+"""A run: what is checked before any work, its jobs, and what is made of them in the end."""
 
 from __future__ import annotations
 
@@ -9,35 +9,30 @@ from mixprec.checkpoint.target import check_space
 from mixprec.compress import updates
 from mixprec.core import artifacts, events, locks, publish
 from mixprec.core.memory import limited
-from mixprec.evaluate.engines import templates
-from mixprec.pipeline import damage, loadable, memory, own
-from mixprec.pipeline.agreement import agree
-from mixprec.pipeline.benchmarks import Benchmarks
+from mixprec.pipeline import memory, own
 from mixprec.pipeline.cards import write_cards
 from mixprec.pipeline.checks import Checked, checked
-from mixprec.pipeline.context import Context
-from mixprec.pipeline.evaluation import Evaluator
+from mixprec.pipeline.executors.base import Here
+from mixprec.pipeline.executors.placement import Placement, executor
 from mixprec.pipeline.expected import expected
-from mixprec.pipeline.importance import importance
-from mixprec.pipeline.plans import plan_of
 from mixprec.pipeline.reckoning import candidate_bytes
+from mixprec.pipeline.scheduling import carry_out
 from mixprec.pipeline.summary import summary
-from mixprec.pipeline.variants import peer_of, variant
-from mixprec.plan.schema import Plan
+from mixprec.pipeline.work import Work
 from mixprec.recipe import calibrates_on_own
 from mixprec.report.html import write_report
 
 
-class Run(Context):
-    """One recipe's run in one folder."""
+class Run(Work):
+    """One recipe's run in one folder: checked, done job by job, put together."""
 
     _found: Checked | None = None
     _expected: Sequence[tuple[str, float | None]] = ()
     #: Bytes of memory that the process may have; None: no limit.
     limit: int | None = None
 
-    def check(self, where: str = "", known: Sequence[str] = ()) -> None:
-        """Everything that can be wrong is looked at before any work.
+    def check(self, where: str = "", known: Sequence[str] = (), *, here: bool = True) -> None:
+        """Everything that can be wrong is looked at before any work; ``here``: this machine does it.
 
         Raises UserError with all problems of the recipe ``where``, those ``known`` before (recipe.read) among them.
         """
@@ -45,7 +40,7 @@ class Run(Context):
         done = all((self.out / "variants" / name / "benchmarks.json").is_file() for name in self.recipe.all_variants)
         if done:  # nothing is generated any more
             found.lacking = [told for told in found.lacking if not told.startswith("evaluate.")]
-        found.require(where, here=True)
+        found.require(where, here=here)
         with found.trying():
             own.prepared(self)
         if self.recipe.compress.fine_tuned_from is not None:
@@ -80,53 +75,46 @@ class Run(Context):
         candidates = 0 if solved else candidate_bytes(self.recipe, self.model.decoder)
         return candidates + sum(written.bytes(plan, self.model.decoder, self.model.config) for plan in missing)
 
-    def run(self) -> dict[str, Any]:
-        """All stages; returns the summary.
+    def run(self, placement: Placement | None = None) -> dict[str, Any]:
+        """All jobs, by default one after another in this process; returns the summary.
 
-        Raises UserError as ``check`` does, where another process is at work in the folder, for links in it that
-        would be written, and where memory runs out.
+        Raises UserError as ``check`` does, where another process is at work in the folder, for links in it that would
+        be written, where memory runs out, and for jobs that failed, once all others are done.
         """
         if self._found is None:
-            self.check()
+            self.check(here=placement is None)
         with locks.folder(self.out):
             for name in self.recipe.all_variants:
-                publish.refuse_links(self.out / "variants" / name / "checkpoint")
+                publish.refuse_links(self.folder(name) / "checkpoint")
             with (
                 events.logged(self.out, recipe=self.name, stages=self._expected),
                 memory.advised(self.recipe, self._found, self.limit),
                 limited(self.limit),
             ):
-                return self._run()
+                self.tell_moved()
+                self.benchmarks  # noqa: B018 (what is wrong with them is told before any work)
+                artifacts.write_text(self.out / "recipe.yaml", self.text)
+                carry_out(self.recipe, Here(self.do) if placement is None else executor(placement, self))
+                return self._put_together()
 
-    def _run(self) -> dict[str, Any]:
-        self.tell_moved()
-        benchmarks = self._benchmarks()
-        artifacts.write_text(self.out / "recipe.yaml", self.text)
-        learned = own.learn(self)
-        written = own.generate(self, self.model, self.own_traces, "generate") if self.recipe.generate else None
-        found, stamp = importance(self)
-        agreed = agree(self, stamp)
-        scored = damage.score(self, found, stamp)
-        if self.recipe.ablation is not None:
-            with events.stage("ablation"):
-                damage.ablate(self, self.out / "ablation", found)
-        plans = {name: plan_of(self, name, each.plan, found, scored) for name, each in self.recipe.all_variants.items()}
-        self._check(plans)
-        spec = self.recipe.evaluate
-        evaluator = Evaluator(self) if spec and (spec.traces or spec.text) and plans else None
-        self.model.release()  # from here on its memory is for the variants
-        rows = {name: variant(self, name, plan, evaluator, benchmarks) for name, plan in plans.items()}
-        write_cards(self, plans, rows, evaluator.described if evaluator else None)
-        shifted = own.shift(self, found, plans)
-        stamps = {"distillation": learned, "traces": written}
+    def _put_together(self) -> dict[str, Any]:
+        """The summary and the report, of stages that are done, in the recipe's order."""
+        done, evaluator, names = self.prepared, self.evaluator, list(self.recipe.all_variants)
+        rows = {name: self.row(name) for name in names}
+        write_cards(self, {name: self.plan(name) for name in names}, rows, evaluator.described if evaluator else None)
+        shifts = {name: self.shifted(name) for name in self.compared} if self.recipe.shift else {}
+        stamps = {"distillation": done.learned, "traces": done.written}
         made_from = {name: each for name, each in stamps.items() if each} | self._commit
-        if learned:
+        if done.learned:
             made_from["student"] = self.base.identity
-        result = summary(self, found, rows, evaluator, benchmarks) | {
-            "shifts": shifted,
-            "agreement": agreed.get("importance"),
+        result = summary(self, done.importance, rows, evaluator, self.benchmarks) | {
+            "shifts": {name: each for name, each in shifts.items() if each is not None},
+            "agreement": self.agreed.get("importance"),
             "provenance": artifacts.provenance(
-                model=self.model.identity, importance=stamp, recipe=artifacts.fingerprint(self.text), **made_from
+                model=self.model.identity,
+                importance=done.stamp,
+                recipe=artifacts.fingerprint(self.text),
+                **made_from,
             ),
         }
         artifacts.write_json(self.out / "summary.json", result)
@@ -137,19 +125,3 @@ class Run(Context):
     def _commit(self) -> dict[str, Any]:
         """Of a model on the hub: the revision that the recipe names, and the commit that it stood for."""
         return {key: self.base.origin[key] for key in ("revision", "commit")} if self.base.commit else {}
-
-    def _benchmarks(self) -> Benchmarks | None:
-        """Questions and the chat template are read first: what is wrong with them is told before any work."""
-        spec = self.recipe.evaluate
-        if spec is None or not spec.benchmarks or not self.recipe.all_variants:
-            return None
-        if spec.prompts == "chat":
-            templates.require(self.model, "evaluate.prompts: chat", "write prompts: paper in evaluate", spec.template)
-        return Benchmarks(spec.asking, self.model, self.stages, self.data)
-
-    def _check(self, plans: dict[str, Plan]) -> None:
-        """Raises UserError for plans that their checkpoint, its runtime or another quantizer can't hold."""
-        for name, plan in plans.items():
-            loadable.check_variant(self.recipe, name, plan, self.model.decoder, self.model.config)
-            if peer := peer_of(self, name):
-                peer.check(plan, self.model.decoder)

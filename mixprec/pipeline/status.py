@@ -16,8 +16,9 @@ from mixprec.core.errors import UserError
 class Status:
     """``state``: running, done, stopped, failed, or killed. ``who`` is at work; ``quiet``: seconds since the last line.
 
-    ``done``: stage -> seconds, None for one that was kept; ``running``: the stage, or None; ``step``: the last line
-    about a piece of work; ``left``: stages that are to come; ``seconds_left``: None where nothing tells.
+    ``done``: stage -> seconds, None for one that was kept; ``running``: the stage that began last, or None; ``beside``:
+    others, on a cluster; ``step``: the last line about a piece of work; ``left``: stages that are to come;
+    ``seconds_left``: None where nothing tells.
     """
 
     state: str
@@ -26,6 +27,7 @@ class Status:
     done: dict[str, float | None] = field(default_factory=dict)
     running: str | None = None
     step: dict[str, Any] | None = None
+    beside: Sequence[str] = ()
     left: Sequence[str] = ()
     seconds_left: float | None = None
     why: str = ""
@@ -43,7 +45,10 @@ def status(folder: Path, now: datetime | None = None) -> Status:
     if not begins:
         raise UserError(f"{folder}: holds no {events.NAME}; 'mixprec run' writes one when it starts")
     rows, who = rows[begins[-1] :], locks.at_work(folder)
-    done, running, begun = _stages(rows)
+    done, open_stages = _stages(rows)
+    beside, running, begun = open_stages[:-1], None, ""
+    if open_stages:
+        running, begun = open_stages[-1]
     last = rows[-1]
     ended = last["event"] == "end"
     state = str(last.get("how")) if ended and who is None else "running" if who is not None else "killed"
@@ -51,26 +56,29 @@ def status(folder: Path, now: datetime | None = None) -> Status:
     steps = [row for row in rows if row["event"] == "step"]
     step = steps[-1] if steps and running is not None and steps[-1]["time"] >= begun else None
     expected = _expected(rows[0])
-    left = [name for name in expected if name not in done and name != running] if state != "done" else []
+    working = dict(open_stages)
+    left = [name for name in expected if name not in done and name not in working] if state != "done" else []
     spent = _seconds(begun, now) if running is not None else 0.0
     seconds = _left(expected, done, running, spent, left, step) if state == "running" else None
     why = str(last.get("why", "")) if ended else ""
-    return Status(state, who, _seconds(last["time"], now), done, running, step, left, seconds, why)
+    others = [name for name, _ in beside]
+    return Status(state, who, _seconds(last["time"], now), done, running, step, others, left, seconds, why)
 
 
-def _stages(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, float | None], str | None, str]:
-    """Stages that are done, the one that is not yet, and when that began."""
+def _stages(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, float | None], list[tuple[str, str]]]:
+    """Stages that are done, and those that are not yet, with the time when each began, the last one last."""
     done: dict[str, float | None] = {}
-    running, begun = None, ""
+    working: dict[str, str] = {}
     for row in rows:
         if row["event"] != "stage" or not isinstance(row.get("name"), str):
             continue
         if row.get("state") == "begun":
-            running, begun = row["name"], row["time"]
-        else:
-            done[row["name"]] = _number(row.get("seconds"))
-            running = None if running == row["name"] else running
-    return done, running, begun
+            working.pop(row["name"], None)
+            working[row["name"]] = row["time"]
+        else:  # one that was made and is looked at again has its time already
+            done[row["name"]] = _number(row.get("seconds")) if row.get("state") == "made" else done.get(row["name"])
+            working.pop(row["name"], None)
+    return done, list(working.items())
 
 
 def _expected(begin: dict[str, Any]) -> dict[str, float | None]:

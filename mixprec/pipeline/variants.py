@@ -1,4 +1,4 @@
-"""One variant: compressed by mixprec or by another quantizer, evaluated, with a row for the summary."""
+"""One variant: compressed by mixprec or by another quantizer, and what is known of it then."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from mixprec.core.progress import bar
 from mixprec.models import locate
 from mixprec.models.model import Model
 from mixprec.pipeline import shown
-from mixprec.pipeline.benchmarks import Benchmarks, labels_of
 from mixprec.pipeline.context import Context
-from mixprec.pipeline.evaluation import Evaluator
 from mixprec.plan import bits
 from mixprec.plan.methods import needing_inputs, using_inputs
 from mixprec.plan.rules import is_control
@@ -32,22 +30,14 @@ from mixprec.tune.options import TuneSpec
 from mixprec.tune.solved import SolvedTuning
 
 
-def variant(
-    run: Context, name: str, plan: Plan, evaluator: Evaluator | None, benchmarks: Benchmarks | None
-) -> dict[str, Any]:
-    """Compress and evaluate one variant; returns its row of the summary."""
+def compressed(run: Context, name: str, plan: Plan) -> tuple[Model, str]:
+    """See to it that a variant is compressed; gives its model, the run's own where nothing changes, and its
+    fingerprint."""
     folder = run.out / "variants" / name
     save_plan(folder / "plan.json", plan)
     artifacts.write_json(folder / "layout.json", shown.layout(plan, run.model.decoder))
     stamp = _compressed(run, name, plan, folder)
-    model = run.at(folder / "checkpoint") if plan.changed else run.model
-    row = _described(run, name, plan, model)
-    if evaluator:
-        row |= evaluator.evaluate(name, model, stamp, folder / "result.json")
-    if benchmarks:
-        labels = labels_of(plan, run.model.decoder, row["description"])
-        row |= benchmarks.row(name, model, stamp, folder, labels)
-    return row
+    return (run.at(folder / "checkpoint") if plan.changed else run.model), stamp
 
 
 def _compressed(run: Context, name: str, plan: Plan, folder: Path) -> str:
@@ -155,7 +145,7 @@ def _compress(run: Context, name: str, plan: Plan, checkpoint: Path, quality: Pa
     artifacts.write_json(quality, {address: report._asdict() for address, report in reports.items()})
 
 
-def _described(run: Context, name: str, plan: Plan, model: Model) -> dict[str, Any]:
+def described(run: Context, name: str, plan: Plan, model: Model) -> dict[str, Any]:
     """What is known of a variant without evaluating it: sizes, and how well its modules were solved."""
     quality = run.out / "variants" / name / "quality.json"
     labels = {module.address: module.label for module in run.model.decoder.matrices}

@@ -41,6 +41,21 @@ def scored(passages: Sequence[Passage]) -> list[Scored]:
     ]
 
 
+def measure(
+    subject: Subject,
+    spec: AblationSpec,
+    candidates: Candidates,
+    passages: Sequence[Passage],
+    folder: Path,
+    part: tuple[int, int] | None = None,
+) -> dict[Cell, Result]:
+    """Measure the cells that are not in ``folder`` yet; ``part``: as in cells.measure."""
+    measured_on, wanted = scored(passages), cells_of(spec, subject.model.decoder)
+    restarts = Restarts(subject.model.load(), [each.tokens for each in measured_on], spec.stride)
+    with bar("ablate", len(wanted), "cells") as advance:
+        return cells.measure(wanted, candidates, restarts, measured_on, folder, advance, part)
+
+
 def ablate(
     subject: Subject,
     spec: AblationSpec,
@@ -54,12 +69,8 @@ def ablate(
 
     Under a launcher processes share the cells. Finished ones in ``folder`` are not measured again.
     """
-    wanted = cells_of(spec, subject.model.decoder)
-    loaded = subject.model.load()
-    measured_on = scored(passages)
-    restarts = Restarts(loaded, [each.tokens for each in measured_on], spec.stride)
-    with bar("ablate", len(wanted), "cells") as advance:
-        known = cells.measure(wanted, candidates, restarts, measured_on, folder, advance)
+    wanted, measured_on = cells_of(spec, subject.model.decoder), scored(passages)
+    known = measure(subject, spec, candidates, passages, folder)
     found: Mapping[Cell, Result] = {cell: known[cell] for cell in wanted}
     choices = [str(choice) for choice in spec.formats]
     tables = [*tables, *importance_alone(subject, list(measured_on[0].weights), choices)]

@@ -1,6 +1,7 @@
 """Cells: sets of modules in one candidate, measured one after the other, each a line on disk as it is done.
 
-A killed run continues with the next cell; several processes share the cells, each with a file of its own.
+A killed run continues with the next cell; several processes share the cells, each with a file of its own until all are
+done.
 """
 
 from __future__ import annotations
@@ -8,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mixprec.compress.candidatefiles import Candidates
-from mixprec.core import artifacts, processes
-from mixprec.importance.parallel import share
+from mixprec.core import artifacts, processes, publish
 from mixprec.numerics.divergence import TokenFidelity
 from mixprec.sensitivity import RULES
 from mixprec.sensitivity.passages import Scored
@@ -50,10 +50,13 @@ def measure(
     scored: Sequence[Scored],
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
+    part: tuple[int, int] | None = None,
 ) -> dict[Cell, Result]:
     """Measure all ``cells`` and the control; under a launcher this process's share of them, then all are read.
 
     ``restarts`` are on the passages ``scored``. Finished cells in ``folder`` with the same inputs are not done again.
+    ``part``: measure only this part, from 0, of so many, while other processes that know nothing of this one measure
+    theirs; what is there then comes back.
     """
     stamp = artifacts.fingerprint(
         RULES,
@@ -63,20 +66,42 @@ def measure(
     )
     found = _read(folder, stamp)
     processes.wait()  # before any of them writes: all see the same cells as done
-    left = [cell for cell in cells if cell not in found]
-    advance(len(cells) - len(left))
-    mine = share([restarts.cost(cell.addresses) for cell in left], processes.rank(), processes.count())
+    costs = [restarts.cost(cell.addresses) for cell in cells]
+    if part is None:
+        left = [number for number, cell in enumerate(cells) if cell not in found]
+        shared = processes.share([costs[number] for number in left], processes.rank(), processes.count())
+        mine, file = [left[number] for number in shared], processes.rank()
+    else:  # of all cells: what is done changes while others are at work
+        mine, file = [number for number in processes.share(costs, *part) if cells[number] not in found], part[0]
+    advance(sum(cell in found for cell in cells))
     if mine or CONTROL not in found:
         control = restarts.measure({})
-        if CONTROL not in found and processes.is_main():
-            _write(folder, stamp, CONTROL, _sums(control, control, restarts, scored))
+        if CONTROL not in found and file == 0:
+            _write(folder / f"{file}.jsonl", stamp, CONTROL, _sums(control, control, restarts, scored))
         for number in mine:
-            cell = left[number]
+            cell = cells[number]
             weights = {address: candidates.weight(address, cell.candidate) for address in cell.addresses}
-            _write(folder, stamp, cell, _sums(restarts.measure(weights), control, restarts, scored))
+            sums = _sums(restarts.measure(weights), control, restarts, scored)
+            _write(folder / f"{file}.jsonl", stamp, cell, sums)
             advance(1)
     processes.wait()
-    return _read(folder, stamp)
+    found = _read(folder, stamp)
+    processes.wait()
+    if part is None and processes.is_main():
+        _join(folder, stamp, [CONTROL, *cells], found)
+    return found
+
+
+def _join(folder: Path, stamp: str, cells: Sequence[Cell], found: dict[Cell, Result]) -> None:
+    """One file of all cells, in their order, as one process that measures all of them leaves it."""
+    files = sorted(folder.glob("*.jsonl"))
+    if [path.name for path in files] == ["0.jsonl"]:
+        return
+    others = [cell for cell in found if cell not in cells]
+    artifacts.write_rows(folder / "0.jsonl", [_row(stamp, cell, found[cell]) for cell in (*cells, *others)])
+    for path in files:
+        if path.name != "0.jsonl":
+            publish.remove(path)
 
 
 def _sums(
@@ -95,9 +120,12 @@ def _sums(
     return Result(sums, counts)
 
 
-def _write(folder: Path, stamp: str, cell: Cell, result: Result) -> None:
-    row = {"stamp": stamp, "cell": cell._asdict(), **result._asdict()}
-    artifacts.append_row(folder / f"{processes.rank()}.jsonl", row)
+def _write(path: Path, stamp: str, cell: Cell, result: Result) -> None:
+    artifacts.append_row(path, _row(stamp, cell, result))
+
+
+def _row(stamp: str, cell: Cell, result: Result) -> dict[str, Any]:
+    return {"stamp": stamp, "cell": cell._asdict(), **result._asdict()}
 
 
 def _read(folder: Path, stamp: str) -> dict[Cell, Result]:

@@ -28,7 +28,6 @@ from mixprec.core import artifacts, processes
 from mixprec.core.errors import UserError
 from mixprec.core.progress import bar
 from mixprec.importance import artifact
-from mixprec.importance.parallel import share
 from mixprec.models.decoder import Linear
 from mixprec.models.labels import place_of
 from mixprec.models.model import Model
@@ -228,7 +227,7 @@ def _predicted(subject: Subject, spec: SensitivitySpec, candidates: Candidates, 
     opened, known = subject.model.open_blocks(), None
     if spec.scorer in GRADIENT:
         rows, state = gradient_rows(spec, list(scored[0].weights)), gradient_state(spec)
-        mine = share([len(each.tokens) for each in scored], processes.rank(), processes.count())
+        mine = processes.share([len(each.tokens) for each in scored], processes.rank(), processes.count())
         with bar("sensitivity", len(mine), "passages") as advance:
             evidence.gather(opened, candidates, scored, mine, rows, state, subject.folder / "sums", advance)
         processes.wait()

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mixprec.calibration.data import Calibration
+from mixprec.core import processes
+from mixprec.core.errors import UserError
 from mixprec.models.arch.family import Sizes
 from mixprec.models.decoder import Group
 from mixprec.models.weights import through
@@ -60,7 +62,7 @@ class Gathering:
     """Sums over inputs of ``width`` numbers that come in micro-batches, added in pieces of ``size`` samples.
 
     ``count``: how many sums of the same inputs are taken, each with weights of its own. ``products``: the type they
-    multiply in.
+    multiply in. ``shared``: the other processes see other samples, and ``results`` are of all of them.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class Gathering:
         drift: bool = False,
         device: torch.device | str = "cpu",
         products: Products = "model",
+        shared: bool = False,
     ) -> None:
+        self._shared = shared
         self._sums = [InputSums(width, drift=drift, device=device, products=products) for _ in range(count)]
         self._size = size
         self._buffer: Seen | None = None
@@ -94,6 +98,10 @@ class Gathering:
         if self._buffer is not None and self._filled:
             self._take(self._buffer.part(slice(0, self._filled)))
             self._filled = 0
+        if self._shared:
+            for each in self._sums:
+                each.join(processes.sum_up)
+            self._shared = False
         return [each.result() for each in self._sums]
 
     def _take(self, piece: Seen) -> None:
@@ -119,7 +127,8 @@ class Gathering:
 class Samples:
     """``batches``: which samples (N, T) each micro-batch has. ``states``: (stream, number of the batch) -> (n, T,
     hidden), what enters the next block. ``piece``: how many samples are added to sums at once. ``products``: the type
-    in which blocks and sums multiply."""
+    in which blocks and sums multiply. ``where``: which of the calibration samples these are; ``shared``: whether other
+    processes have the others."""
 
     def __init__(
         self,
@@ -131,9 +140,12 @@ class Samples:
         piece: int | None = None,
         streams: tuple[str, ...] = (OWN,),
         products: Products = "model",
+        shared: bool = False,
     ) -> None:
-        """In front of the first block of ``model``; ``size`` samples make a micro-batch."""
-        tokens = calibration.tokens
+        """In front of the first block of ``model``; ``size`` samples make a micro-batch. Of ``shared`` samples this
+        process has its part."""
+        self.shared, self.where = shared, part_of(len(calibration.tokens)) if shared else slice(None)
+        tokens = calibration.tokens[self.where]
         self.batches = [slice(start, start + size) for start in range(0, len(tokens), size)]
         self.states, self.streams, self.products = states, streams, products
         self.piece = min(len(tokens), piece or max(1, _ROWS // tokens.shape[1]))
@@ -142,7 +154,7 @@ class Samples:
         self.contexts = Contexts(model, tokens, self.batches)
         self.device = self.states[streams[0], 0].device
         #: (N, T) of all tokens; None where all are 1.
-        self.weights = None if calibration.weights is None else calibration.weights.to(self.device)
+        self.weights = None if calibration.weights is None else calibration.weights[self.where].to(self.device)
 
     def enter(self, model: Any, streams: Sequence[str] = (OWN,)) -> None:
         """Take samples in front of the first block, as the embedding of ``model`` has them now."""
@@ -152,7 +164,8 @@ class Samples:
                 self.states[stream, number] = entering
 
     def weighed(self, number: int, weights: Tensor | None = None) -> Tensor | None:
-        """(n, T, K) of a micro-batch's tokens, of ``weights`` (N, T, K) of all; by default their own, or None."""
+        """(n, T, K) of a micro-batch's tokens, of ``weights`` (N, T, K) of all that are here; by default their own, or
+        None."""
         if weights is not None:
             return weights[self.batches[number]].to(self.device)
         return None if self.weights is None else self.weights[self.batches[number], :, None]
@@ -206,6 +219,20 @@ class Samples:
         """What the first of a block's ``modules`` that a micro-batch reaches is called with; the pass ends there."""
         return arguments_of(modules, lambda: self.through(number, index, block))
 
+    def gathering(
+        self, width: int, count: int = 1, *, drift: bool = False, device: torch.device | str = "cpu"
+    ) -> Gathering:
+        """For sums over inputs of all samples."""
+        return Gathering(
+            width,
+            self.piece,
+            count=count,
+            drift=drift,
+            device=device,
+            products=self.products,
+            shared=self.shared,
+        )
+
     def statistics(
         self,
         index: int,
@@ -222,13 +249,7 @@ class Samples:
         device = next(block.parameters()).device
         chosen = list(weights) or [None] * len(groups)
         sums = [
-            Gathering(
-                group[0].in_features,
-                self.piece,
-                count=1 if own is None else own.shape[-1],
-                device=device,
-                products=self.products,
-            )
+            self.gathering(group[0].in_features, 1 if own is None else own.shape[-1], device=device)
             for group, own in zip(groups, chosen, strict=True)
         ]
 
@@ -237,6 +258,17 @@ class Samples:
 
         self.run(index, block, groups, add, move=move)
         return (each.results() for each in sums)
+
+
+def part_of(samples: int) -> slice:
+    """Which of so many calibration samples this process has, where several share them.
+
+    Raises UserError where there are fewer samples than processes.
+    """
+    count, rank = processes.count(), processes.rank()
+    if samples < count:
+        raise UserError(f"calibration.samples: {samples}: {count} processes share them; give at least one to each")
+    return slice(samples * rank // count, samples * (rank + 1) // count)
 
 
 def batch_size(sizes: Sizes, tokens: Tensor, dtype: torch.dtype, limit: int) -> int:

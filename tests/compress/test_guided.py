@@ -182,9 +182,9 @@ def test_a_killed_sweep_goes_on_and_gives_the_same_bytes(
     swept, save, saved = guided._sweep, artifacts.save_tensors, []
     numbers: list[list[int]] = []
 
-    def sweeping(opened: Any, calibration: Any, here: Any, spec: Any) -> Any:
+    def sweeping(opened: Any, calibration: Any, here: Any, *rest: Any) -> Any:
         numbers.append(list(here))
-        return swept(opened, calibration, here, spec)
+        return swept(opened, calibration, here, *rest)
 
     def dying(path: Path, *rest: Any) -> None:
         saved.append(path)

@@ -72,7 +72,7 @@ def test_results_are_nearly_those_of_the_models_own_type(
     damages = {}
     for name, options in {"model": SolveOptions(), "bfloat16": ROUNDED}.items():
         compress(Model(source), plan, tmp_path / name, calibration=seen, options=options)
-        made = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32)
+        made = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32).requires_grad_(False)
         original = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
         damages[name] = 0.0
         for address in plan.modules:

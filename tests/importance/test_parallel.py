@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from tiny import write_traces
 
 from mixprec import cli
+from mixprec.core.processes import share
 from mixprec.importance import passes
 from mixprec.importance.options import PRESETS, AttributionOptions
-from mixprec.importance.parallel import share
 from mixprec.models.model import Model
 from mixprec.traces import spans, store
 
@@ -111,6 +111,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(
 import os
 import sys
 from mixprec import cli
+from mixprec.core.processes import share
 from mixprec.importance import passes
 from mixprec.importance.options import PRESETS, AttributionOptions
 from mixprec.importance.statistics import TraceFile
