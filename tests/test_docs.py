@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import pytest
 import typer.main
+import update_annotation
 import update_calibration
 import update_cli
 import update_distillation
@@ -118,8 +119,8 @@ def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path) -> None:
     assert not re.search(r'<(script|link)[^>]*(src|href)="https?://', first)  # nothing is asked of other servers
 
 
-def test_figures_of_distillation_and_calibration_are_those_that_were_measured() -> None:
-    for script in (update_distillation, update_calibration):
+def test_figures_of_annotation_distillation_and_calibration_are_those_that_were_measured() -> None:
+    for script in (update_annotation, update_distillation, update_calibration):
         assert script.PAGE.read_text(encoding="utf-8") == script.page(), f"run scripts/{script.__name__}.py"
 
 

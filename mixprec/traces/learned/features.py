@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from itertools import chain, pairwise
+from itertools import chain, combinations, pairwise
 from typing import NamedTuple
 
 from mixprec.traces.learned.words import Words, read
@@ -104,18 +104,21 @@ class Features:
 
     def _read(self, text: str) -> _Alone:
         words = read(text)
-        beside = (self._numbers(_beside(where, words)) for where in "<>")
+        beside = (self._numbers(_beside(where, words)) + self._shared(words.classes, where) for where in "<>")
         return _Alone(words, _shape(text, words), self._spoken(words), *beside)
 
-    def _read_shared(self, found: _Shape | _Place | _News | frozenset[str] | None, genre: str) -> tuple[int, ...]:
-        """The features of what sentences share; a sentence without matter has no news."""
+    def _read_shared(self, found: _Shape | _Place | _News | frozenset[str] | None, about: str) -> tuple[int, ...]:
+        """The features of what sentences share, classes of words among it; a sentence without matter has no news.
+
+        ``about``: the genre for what depends on it; of classes, ``<`` or ``>`` for those of a neighbour.
+        """
         if found is None:
             return self._numbers(["#empty"])
         if isinstance(found, frozenset):
-            return self._numbers("@" + name for name in sorted(found))
+            return self._numbers(_class_names(found, about))
         if isinstance(found, _Shape):
-            return self._numbers(_shape_names(found, genre))
-        return self._numbers(_place_names(found) if isinstance(found, _Place) else _news_names(found, genre))
+            return self._numbers(_shape_names(found, about))
+        return self._numbers(_place_names(found) if isinstance(found, _Place) else _news_names(found, about))
 
     def _spoken(self, each: Words) -> tuple[int, ...]:
         """Words and pairs of words, once each; the first ones in their places; classes."""
@@ -174,6 +177,13 @@ def _shape_names(shape: _Shape, genre: str) -> list[str]:
         f"#self {shape.self} ask {shape.ask} maybe {shape.maybe}",
         f"#bias {genre}",
     ]
+
+
+def _class_names(classes: frozenset[str], where: str) -> list[str]:
+    """Classes of words; of the sentence itself also which two are met together."""
+    found = sorted(classes)
+    names = [f"{where}@{name}" for name in found]
+    return names if where else names + [f"@{one}@{two}" for one, two in combinations(found, 2)]
 
 
 def _place(at: int, sentences: Sequence[Sentence]) -> _Place:
