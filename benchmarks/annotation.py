@@ -37,6 +37,9 @@ Keys of OUT
     importance_spearman_uncertainty_estimation  of this behaviour alone
     importance_spearman_example_testing  of this behaviour alone
     importance_spearman_adding_knowledge  of this behaviour alone
+    halves_spearman           the same correlation of two halves of these traces with each other, both with GPT-4o's
+                              spans: what so few traces leave to chance; mean over 1,000 splits
+    halves_spearman_range     in which 95% of the splits lie
     importance_traces         traces of that
     importance_max_tokens     where they were cut
     recall_backtracking_ci  95% interval over traces
@@ -189,7 +192,21 @@ def importance(traces: Sequence[Any], arguments: argparse.Namespace) -> dict[str
         identity = artifacts.fingerprint("smollm2-135m-instruct")
         attribute(loaded, annotated, folders[name], presets=["paper"], identity=identity, max_tokens=most, resamples=0)
     own, cues = correlations(loaded, folders["truth"], [folders["classifier"], folders["cues"]], len(chosen))
-    return {**own, "importance_traces": len(chosen), "importance_max_tokens": most, "cues": cues}
+    return {
+        **own,
+        **halves(loaded, folders["truth"], len(chosen)),
+        "importance_traces": len(chosen),
+        "importance_max_tokens": most,
+        "cues": cues,
+    }
+
+
+def halves(loaded: Any, folder: Path, traces: int) -> dict[str, Any]:
+    """How alike two halves of the traces are, without another annotator: the noise in the correlations."""
+    from mixprec.importance import agreement as rankings
+
+    found = rankings.halves(loaded, folder, traces, "paper", RESAMPLES)["mean"]
+    return {"halves_spearman": found["spearman"], "halves_spearman_range": found["spearman_range"]}
 
 
 def spread(traces: Sequence[Any], per_dataset: int) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import pytest
 import typer.main
+import update_annotation
 import update_calibration
 import update_cli
 import update_distillation
@@ -121,7 +122,7 @@ def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path) -> None:
 
 
 def test_figures_on_pages_are_those_that_were_measured() -> None:
-    for script in (update_distillation, update_calibration, update_reliability, update_reproduction):
+    for script in (update_annotation, update_distillation, update_calibration, update_reliability, update_reproduction):
         assert script.PAGE.read_text(encoding="utf-8") == script.page(), f"run scripts/{script.__name__}.py"
 
 

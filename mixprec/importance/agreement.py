@@ -57,6 +57,43 @@ def compare(
     }
 
 
+def halves(
+    loaded: LoadedModel, folder: Path, traces: int, preset: Preset, splits: int = RESAMPLES
+) -> dict[str, dict[str, Any]]:
+    """How alike two halves of one folder's traces rank the modules: what so few traces leave to chance.
+
+    By behaviour and, as ``mean``, over all: ``spearman``, the mean over random splits in two halves that share no
+    trace, and ``spearman_range``, in which 95% of the splits lie. With an odd number of traces one is left out.
+    """
+    layout = Layout.of_linears(loaded.linears)
+    random = np.random.default_rng(bootstrap.SEED)
+    orders = np.stack([random.permutation(traces) for _ in range(splits)])
+    half = traces // 2
+    weights = np.zeros((2 * splits, traces), dtype=np.int64)
+    for side in range(2):
+        part = orders[:, side * half : (side + 1) * half]
+        np.put_along_axis(weights[side * splits : (side + 1) * splits], part, 1, axis=1)
+    scores = bootstrap.importance(
+        statistics.paths(folder / "traces", traces),
+        preset,
+        layout.slices,
+        AttributionOptions.of(preset),
+        torch.from_numpy(weights),
+    ).numpy()
+    rho = _spearman(scores[:splits], scores[splits:])
+    parts = {"mean": _mean(rho), **{name: rho[:, at] for at, name in enumerate(BEHAVIOURS)}}
+    return {name: _spread(values[~np.isnan(values)]) for name, values in parts.items()}
+
+
+def _spread(values: np.ndarray) -> dict[str, Any]:
+    tails = [(1 - bootstrap.LEVEL) / 2, (1 + bootstrap.LEVEL) / 2]
+    low, high = np.quantile(values, tails) if len(values) else (np.nan, np.nan)
+    return {
+        "spearman": round(float(values.mean()), 6) if len(values) else np.nan,
+        "spearman_range": [round(float(low), 6), round(float(high), 6)],
+    }
+
+
 def _mean(values: np.ndarray) -> np.ndarray:
     """Over behaviours (B,); NaN where a resample has none of them."""
     known = ~np.isnan(values)

@@ -52,4 +52,4 @@ def _sentence_end(text: str, begin: int, end: int) -> int:
 
 def is_latin(text: str) -> bool:
     """Whether at least half of the letters are Latin; true where there are none."""
-    return 2 * len(_LATIN.findall(text)) >= len(_LETTER.findall(text))
+    return text.isascii() or 2 * len(_LATIN.findall(text)) >= len(_LETTER.findall(text))

@@ -173,7 +173,7 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(modelfile, "VERSION", 0)
     modelfile.write(tmp_path / "old", modelfile.shipped())
     monkeypatch.undo()
-    with pytest.raises(UserError, match="version 0 of the classifier, known is 1"):
+    with pytest.raises(UserError, match="version 0 of the classifier, known is 2"):
         modelfile.read(tmp_path / "old")
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mixprec.traces.learned.classifier import Classifier
 
 #: Raised when the same trace gets other spans: those are made again then.
-RULES = 1
+RULES = 2
 
 
 def annotate(trace: Trace, classifier: Classifier) -> AnnotatedTrace:

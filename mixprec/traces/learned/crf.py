@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
+#: Annotation's recursions are scaled to a sum of 1 every so many steps: 64-bit numbers hold what comes between.
+_SCALED = 8
 
 
 class Weights(NamedTuple):
@@ -47,18 +49,23 @@ def marginals(scores: Floats, opens: NDArray[np.bool_], weights: Weights) -> Flo
 
     ``scores`` (sentences, labels) are the sentences' own; ``opens`` says where paragraphs begin.
     """
-    own = np.exp(scores - scores.max(1, keepdims=True))
-    pairs = np.exp(weights.pairs)
-    within, across = pairs[0], pairs[1]
+    own = np.exp(np.asarray(scores - scores.max(1, keepdims=True), np.float64))
+    within, across = np.exp(np.asarray(weights.pairs, np.float64))
+    pairs = [across if each else within for each in opens.tolist()]
     forward, backward = np.empty_like(own), np.ones_like(own)
-    state = np.exp(weights.first) * own[0]
+    state = np.exp(np.asarray(weights.first, np.float64)) * own[0]
     forward[0] = state / state.sum()
     for step in range(1, len(own)):
-        state = (forward[step - 1] @ (across if opens[step] else within)) * own[step]
-        forward[step] = state / state.sum()
-    for step in range(len(own) - 2, -1, -1):
-        state = (across if opens[step + 1] else within) @ (own[step + 1] * backward[step + 1])
-        backward[step] = state / state.sum()
+        state = state @ pairs[step] * own[step]
+        if step % _SCALED == 0:
+            state /= state.sum()
+        forward[step] = state
+    state = backward[-1]
+    for step in range(len(own) - 1, 0, -1):
+        state = pairs[step] @ (own[step] * state)
+        if step % _SCALED == 0:
+            state /= state.sum()
+        backward[step - 1] = state
     both = forward * backward
     chances: Floats = both / both.sum(1, keepdims=True)
     return chances

@@ -9,20 +9,59 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import chain, combinations, pairwise
 from typing import NamedTuple
 
 from mixprec.traces.learned.words import Words, read
 from mixprec.traces.sentences import Sentence
+
+#: The feature that every sentence has.
+BIAS = "#bias"
+
+
+class _Shape(NamedTuple):
+    """What is counted of a sentence: few values, so that sentences share them."""
+
+    long: int
+    ask: bool
+    numbers: int
+    names: int
+    years: int
+    signs: int
+    quiet: bool
+    self: bool
+    maybe: bool
+
+
+class _Place(NamedTuple):
+    """Where a sentence stands: its number up to 6, the fifth of the trace, and whether it is a paragraph's first, only
+    sentence, or the last of all."""
+
+    number: int
+    part: int
+    opens: bool
+    alone: bool
+    last: bool
+
+
+class _News(NamedTuple):
+    """How much of a sentence was told before, is in the prompt, and is new, in thirds; whether new names are in it."""
+
+    old: int
+    given: int
+    fresh: int
+    names: bool
+    still: bool
 
 
 class _Alone(NamedTuple):
     """What a sentence is wherever it stands: its words, its features, and those that it gives to its neighbours."""
 
     words: Words
-    own: list[int]
-    to_next: list[int]
-    to_last: list[int]
+    shape: _Shape
+    own: tuple[int, ...]
+    to_next: tuple[int, ...]
+    to_last: tuple[int, ...]
 
 
 class Features:
@@ -31,15 +70,18 @@ class Features:
     def __init__(self, names: Iterable[str] | None = None) -> None:
         self._index = {name: at for at, name in enumerate(names or ())}
         self._grows = names is None
+        # Pairs of words are found as pairs: to join each pair of a text first takes longer than all else here.
+        self._pairs = {tuple(name.split(" ")): at for name, at in self._index.items() if " " in name}
         # Traces repeat themselves ("Wait, no."), and broken ones do so for pages.
         self._alone = functools.lru_cache(maxsize=16384)(self._read)
+        self._shared = functools.lru_cache(maxsize=65536)(self._read_shared)
 
     @property
     def names(self) -> list[str]:
         """Every feature's name, in the order of their numbers."""
         return list(self._index)
 
-    def rows(self, prompt: str, sentences: Sequence[Sentence]) -> list[list[int]]:
+    def rows(self, prompt: str, sentences: Sequence[Sentence]) -> list[tuple[int, ...]]:
         """The features of every sentence of a reasoning, all of value 1."""
         read_alone = [self._alone(sentence.text) for sentence in sentences]
         genre = _genre([each.words for each in read_alone])
@@ -47,28 +89,55 @@ class Features:
         prompted = asked.names | asked.content
         told: set[str] = set()
         rows = []
-        for at, (sentence, each) in enumerate(zip(sentences, read_alone, strict=True)):
-            names = ["#bias", f"#genre {genre}", *_shape(sentence.text, each.words, genre), *_place(at, sentences)]
-            row = each.own + self._numbers([*names, *_news(each.words, prompted, told, genre)])
+        for at, each in enumerate(read_alone):
+            matter = each.words.names | each.words.content
+            news = _news(each.words, matter, prompted, told)
+            parts = [each.own, self._shared(each.shape, genre), self._shared(_place(at, sentences), "")]
+            parts.append(self._shared(news, genre))
             if at:
-                row += read_alone[at - 1].to_next
+                parts.append(read_alone[at - 1].to_next)
             if at + 1 < len(sentences):
-                row += read_alone[at + 1].to_last
-            rows.append(row)
-            told |= each.words.names | each.words.content
+                parts.append(read_alone[at + 1].to_last)
+            rows.append(tuple(chain.from_iterable(parts)))
+            told |= matter
         return rows
 
     def _read(self, text: str) -> _Alone:
         words = read(text)
-        return _Alone(
-            words, *(self._numbers(names) for names in (_spoken(words), _beside("<", words), _beside(">", words)))
-        )
+        beside = (self._numbers(_beside(where, words)) + self._shared(words.classes, where) for where in "<>")
+        return _Alone(words, _shape(text, words), self._spoken(words), *beside)
 
-    def _numbers(self, names: Iterable[str]) -> list[int]:
+    def _read_shared(self, found: _Shape | _Place | _News | frozenset[str] | None, about: str) -> tuple[int, ...]:
+        """The features of what sentences share, classes of words among it; a sentence without matter has no news.
+
+        ``about``: the genre for what depends on it; of classes, ``<`` or ``>`` for those of a neighbour.
+        """
+        if found is None:
+            return self._numbers(["#empty"])
+        if isinstance(found, frozenset):
+            return self._numbers(_class_names(found, about))
+        if isinstance(found, _Shape):
+            return self._numbers(_shape_names(found, about))
+        return self._numbers(_place_names(found) if isinstance(found, _Place) else _news_names(found, about))
+
+    def _spoken(self, each: Words) -> tuple[int, ...]:
+        """Words and pairs of words, once each; the first ones in their places; classes."""
+        tokens = each.tokens
+        opening = [token for token in tokens[:6] if token not in ",."][:4]
+        placed = ["^" + " ".join(opening[:length]) for length in range(1, len(opening) + 1)]
+        placed.append("$" + " ".join(tokens[-2:]))
+        if self._grows:
+            pairs = self._numbers(dict.fromkeys(f"{one} {two}" for one, two in pairwise(tokens)))
+        else:
+            known = self._pairs
+            pairs = tuple([known[pair] for pair in dict.fromkeys(pairwise(tokens)) if pair in known])
+        return self._numbers(dict.fromkeys(tokens)) + pairs + self._numbers(placed) + self._shared(each.classes, "")
+
+    def _numbers(self, names: Iterable[str]) -> tuple[int, ...]:
         index = self._index
         if self._grows:
-            return [index.setdefault(name, len(index)) for name in names]
-        return [index[name] for name in names if name in index]
+            return tuple([index.setdefault(name, len(index)) for name in names])
+        return tuple([index[name] for name in names if name in index])
 
 
 def _genre(words: Sequence[Words]) -> str:
@@ -78,55 +147,71 @@ def _genre(words: Sequence[Words]) -> str:
     return "signs" if signs > 0.25 else "names" if names > 0.35 else "plain"
 
 
-def _spoken(each: Words) -> list[str]:
-    """Words and pairs of words, once each; the first ones in their places; classes."""
-    tokens = each.tokens
-    found = [*dict.fromkeys(tokens), *dict.fromkeys([f"{one} {two}" for one, two in pairwise(tokens)])]
-    opening = [token for token in tokens[:6] if token not in ",."][:4]
-    found += ["^" + " ".join(opening[:length]) for length in range(1, len(opening) + 1)]
-    found.append("$" + " ".join(tokens[-2:]))
-    return found + ["@" + name for name in sorted(each.classes)]
-
-
-def _shape(text: str, each: Words, genre: str) -> list[str]:
+def _shape(text: str, each: Words) -> _Shape:
     count = len(each.tokens)
-    long = "1" if count < 4 else "2" if count < 8 else "3" if count < 14 else "4" if count < 24 else "5"
-    ask = text.rstrip("\"'”’)*").endswith("?")
-    quiet = not each.classes - {"IS", "WAS", "I"}
-    names, signs = len(each.names), each.signs
+    long = 1 if count < 4 else 2 if count < 8 else 3 if count < 14 else 4 if count < 24 else 5
+    return _Shape(
+        long,
+        text.rstrip("\"'”’)*").endswith("?"),
+        min(each.numbers, 3),
+        min(len(each.names), 3),
+        min(each.years, 2),
+        min(each.signs, 3),
+        not each.classes - {"IS", "WAS", "I"},
+        "I" in each.classes,
+        "MAYBE" in each.classes,
+    )
+
+
+def _shape_names(shape: _Shape, genre: str) -> list[str]:
+    names = min(shape.names, 2)
     return [
-        "#long " + long,
-        f"#ask {ask} {genre}",
-        f"#ask {ask} long {long}",
-        f"#numbers {min(each.numbers, 3)} {genre}",
-        f"#names {min(names, 3)} {genre}",
-        f"#years {min(each.years, 2)} names {min(names, 2)}",
-        f"#signs {min(signs, 3)} {genre}",
-        f"#quiet {quiet} {genre} names {min(names, 2)} signs {min(signs, 1)}",
-        f"#self {'I' in each.classes} ask {ask} maybe {'MAYBE' in each.classes}",
+        f"#long {shape.long}",
+        f"#ask {shape.ask} {genre}",
+        f"#ask {shape.ask} long {shape.long}",
+        f"#numbers {shape.numbers} {genre}",
+        f"#names {shape.names} {genre}",
+        f"#years {shape.years} names {names}",
+        f"#signs {shape.signs} {genre}",
+        f"#quiet {shape.quiet} {genre} names {names} signs {min(shape.signs, 1)}",
+        f"#self {shape.self} ask {shape.ask} maybe {shape.maybe}",
+        f"#bias {genre}",
     ]
 
 
-def _place(at: int, sentences: Sequence[Sentence]) -> list[str]:
+def _class_names(classes: frozenset[str], where: str) -> list[str]:
+    """Classes of words; of the sentence itself also which two are met together."""
+    found = sorted(classes)
+    names = [f"{where}@{name}" for name in found]
+    return names if where else names + [f"@{one}@{two}" for one, two in combinations(found, 2)]
+
+
+def _place(at: int, sentences: Sequence[Sentence]) -> _Place:
     opens, last = sentences[at].opens, at + 1 == len(sentences)
-    alone = opens and (last or sentences[at + 1].opens)
-    found = [f"#number {min(at, 6)}", f"#part {5 * at // len(sentences)}", f"#opens {opens} alone {alone}"]
-    return [*found, "#last"] if last else found
+    return _Place(min(at, 6), 5 * at // len(sentences), opens, opens and (last or sentences[at + 1].opens), last)
 
 
-def _news(each: Words, prompted: set[str] | frozenset[str], told: set[str], genre: str) -> list[str]:
+def _place_names(place: _Place) -> list[str]:
+    found = [BIAS, f"#number {place.number}", f"#part {place.part}", f"#opens {place.opens} alone {place.alone}"]
+    return [*found, "#last"] if place.last else found
+
+
+def _news(each: Words, matter: frozenset[str], prompted: frozenset[str], told: set[str]) -> _News | None:
     """How much of the sentence is in the prompt, how much was told before, how much is new."""
-    matter = each.names | each.content
     if not matter:
-        return ["#empty"]
+        return None
     fresh = matter - told - prompted
     old, given, new = (_third(len(part) / len(matter)) for part in (matter & told, matter & prompted, fresh))
+    return _News(old, given, new, not each.names.isdisjoint(fresh), not each.classes - {"IS", "WAS"})
+
+
+def _news_names(news: _News, genre: str) -> list[str]:
     return [
-        f"#old {old} {genre}",
-        f"#given {given} {genre}",
-        f"#given {given} old {old}",
-        f"#fresh {new} {genre} names {bool(each.names & fresh)}",
-        f"#fresh {new} quiet {not each.classes - {'IS', 'WAS'}}",
+        f"#old {news.old} {genre}",
+        f"#given {news.given} {genre}",
+        f"#given {news.given} old {news.old}",
+        f"#fresh {news.fresh} {genre} names {news.names}",
+        f"#fresh {news.fresh} quiet {news.still}",
     ]
 
 

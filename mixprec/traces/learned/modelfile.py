@@ -15,7 +15,7 @@ from mixprec.traces.learned.classifier import LABELS, Classifier
 from mixprec.traces.learned.crf import Weights
 
 #: Raised when the same text has other features: files made before are refused then.
-VERSION = 1
+VERSION = 2
 
 
 def shipped_path() -> Path:

@@ -99,31 +99,32 @@ def read(text: str) -> Words:
     classes: set[str] = set()
     names: set[str] = set()
     content: set[str] = set()
-    counts = dict.fromkeys(("number", "year", "sign"), 0)
+    numbers = years = signs = 0
     first = True
     for token, kinds, sort in map(_kind, _TOKEN.findall(text)):
-        if sort in counts:
-            counts[sort] += 1
-        elif sort == "stop":
-            first = True  # a capital behind it says nothing
-        elif sort != "mark":
-            if sort == "telling":
-                classes.update(kinds)
-            elif sort == "Name" and not first:
-                names.add(token)
-                if not (tokens and tokens[-1] is NAME):
-                    tokens.append(NAME)
-                continue
-            elif sort != "small" and len(token) > 3:
+        if sort == "telling":
+            classes.update(kinds)
+            first = False
+        elif sort == "small":
+            first = False
+        elif sort == "matter" or (sort == "Name" and first):
+            if len(token) > 3:
                 content.add(token)
             first = False
+        elif sort == "Name":
+            names.add(token)
+            if not (tokens and tokens[-1] is NAME):
+                tokens.append(NAME)
+            continue
+        elif sort == "stop":
+            first = True  # a capital behind it says nothing
+        elif sort == "number":
+            numbers += 1
+        elif sort == "sign":
+            signs += 1
+        elif sort == "year":
+            years += 1
         tokens.append(token)
     return Words(
-        tokens,
-        frozenset(classes),
-        frozenset(names),
-        frozenset(content),
-        counts["number"],
-        counts["year"],
-        counts["sign"],
+        tokens, frozenset(classes), frozenset(names), frozenset(content), numbers=numbers, years=years, signs=signs
     )
