@@ -18,8 +18,8 @@ import update_cli
 import update_distillation
 import update_pipelines
 import update_recipes
-import update_reproduction
 import update_reliability
+import update_reproduction
 import yaml
 from pydantic import BaseModel
 
