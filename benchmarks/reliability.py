@@ -5,8 +5,8 @@
 Stages run on a tiny model in a process that faults strike (tests/faults). A case is a stage that is hit once and then
 started again: it has to end with the bytes of one that was not hit, and nothing half-done may have a final name before.
 Cases that are done stay in the work folder for as long as mixprec's code is the same, so a benchmark that was stopped
-goes on. Parts: kills, corruption, fuzzing, memory. Figures of parts that --only leaves out stay in OUT as they are.
-Distillation is among the stages where TRL is installed.
+goes on. Parts: kills, corruption, fuzzing, memory, scaling, ray (where it is installed: mixprec[ray]). Figures of parts
+that --only leaves out stay in OUT as they are. Distillation is among the stages where TRL is installed.
 
 Keys of OUT (null: not measured)
     kills                  stages killed by SIGKILL: at calls that change a file, spread evenly over all calls of all
@@ -64,6 +64,8 @@ PARTS = {
     "corruption": "reliability_corruption",
     "fuzzing": "reliability_fuzzing",
     "memory": "reliability_memory",
+    "scaling": "reliability_scaling",
+    "ray": "reliability_ray",
 }
 KEYS = (
     "kills", "resumed_identical", "corruptions_tried", "corruptions_detected", "fuzz_cases", "fuzz_failures",

@@ -119,6 +119,39 @@ def _print_stages(listed: list[Stage]) -> None:
     )
 
 
+def print_placing(chosen: Recipe, found: Checked, on: str, machines: int, gpus: int) -> None:
+    """What each job of a recipe takes on a cluster. Raises UserError for one that isn't known."""
+    from mixprec.core.errors import UserError
+    from mixprec.pipeline import clusters
+    from mixprec.report.formatting import size
+
+    if on not in clusters.ON:
+        raise UserError(f"--on {on}: not known; choose one of {', '.join(clusters.ON)}")
+    there = chosen.model.device != "cpu"
+    cluster = clusters.h200s(machines, gpus) if there else clusters.cores(machines, gpus)
+    made = clusters.placing(chosen, found, on, cluster)
+    unit = "GPUs" if there else "cores"
+    table = Table(title=f"On {on}: {machines} × {gpus} {unit}", box=box.SIMPLE_HEAD)
+    table.add_column("stage" if on == "torchrun" else "job")
+    for column in (unit, "time", "memory", "storage", "network"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for each in made.listed:
+        told = (str(max(each.gpus, 1)), _time(each.seconds), size(each.memory), size(each.storage), size(each.network))
+        table.add_row(each.name, *told)
+    held = None if made.gpu_seconds is None else made.gpu_seconds / 3600
+    hours = "unknown" if held is None else f"{held:.1f}"
+    table.add_section()
+    table.add_row(
+        f"{len(made.listed)} in all", hours + " h held", _time(made.seconds), "", size(made.storage), size(made.network)
+    )
+    out.print(table)
+    out.print(
+        f"Rough, by arithmetic: time of {cluster.rates.name}, and until all is done where jobs wait for one another "
+        "and for room; memory of each process; bytes from and to the folder that all share, and between processes. "
+        "What the rates are taken from: docs/large.md."
+    )
+
+
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"

@@ -142,6 +142,7 @@ def plan(
         "mixprec explain recipes/paper/table3_llama_8b.yaml",
         "mixprec explain paper/table1_llama_70b --gpu A100",
         "mixprec explain --attribution deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+        "mixprec explain recipes/paper/table4_llama_8b.yaml --set model.device=cuda --on ray --gpus 8",
     )
 )
 def explain(
@@ -158,6 +159,11 @@ def explain(
     ] = None,
     data: Data = None,
     change: Overrides = None,
+    on: Annotated[
+        str | None, typer.Option(help="What it takes on a cluster, job by job: ray, slurm or torchrun.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="With --on: GPUs, or cores, of a machine.")] = 8,
+    machines: Annotated[int, typer.Option(min=1, help="With --on: machines.")] = 1,
 ) -> None:
     """Show a recipe's data, modules, bits and bytes, and what it takes: downloads, GPUs, time, memory, disk.
 
@@ -181,6 +187,8 @@ def explain(
     found = pipeline.checked(chosen, data, importance=ranking, tables=scores, known=known)
     found.require(str(path))
     explaining.print_recipe(path.name, chosen, found, gpu)
+    if on is not None:
+        explaining.print_placing(chosen, found, on, machines, gpus)
     _print_notes(found)
 
 

@@ -24,8 +24,9 @@ from mixprec.compress.module import KEPT, ModuleReport, OnModule, measure
 from mixprec.compress.options import SolveOptions
 from mixprec.compress.refining import Refine, SolvedBlock
 from mixprec.compress.scaling import prepare_block, scaler
-from mixprec.compress.sharing import solve_shared
+from mixprec.compress.sharing import Asked, solve_apart, solve_shared
 from mixprec.compress.solving import GroupInputs, Solved
+from mixprec.core import processes
 from mixprec.core.errors import UserError
 from mixprec.models.decoder import Group, Linear, Norm
 from mixprec.models.weights import map_in, module_of, weight_of
@@ -151,7 +152,6 @@ class _Work:
         self._block, self._groups, self._treatments, self._stored = block, groups, treatments, stored
         self._options, self._on_module, self._refine = options, on_module, refine
         self._originals: dict[str, Tensor] = {}
-        self._tokens: int | None = None
         self._shared = False
 
     def walk(self, samples: Samples, index: int, guidance: Guidance | None) -> None:
@@ -225,17 +225,20 @@ class _Work:
         assert groups[0].routed is not None
         options = self._options
         routed = Routed(self._block, groups[0].routed, sent, options.experts, options.products, samples.shared)
-        for number, own in by_expert(groups).items():
+        experts, together = list(by_expert(groups).items()), processes.count() if samples.shared else 1
+        for start in range(0, len(experts), together):
+            here = experts[start : start + together]
             if drift:
-                routed.remember_full(number)
-            for group in own:
-                found = routed.statistics(number, group, drift=drift)
-                self._tokens = routed.tokens(number)
-                if found is None:
-                    self.compress(group, None)
-                else:
-                    self.solve(group, GroupInputs(found, self._options))
-        self._tokens = None
+                for number, _ in here:
+                    routed.remember_full(number)
+            # Experts don't see one another: of each the same group is solved, by a process each.
+            for each in zip(*(own for _, own in here), strict=True):
+                found = [
+                    routed.statistics(number, group, drift=drift) for (number, _), group in zip(here, each, strict=True)
+                ]
+                inputs = [None if one is None else GroupInputs(one, self._options) for one in found]
+                tokens = [routed.tokens(number) for number, _ in here]
+                self._compress_each(list(zip(each, inputs, tokens, strict=True)))
 
     def _weights(
         self, samples: Samples, guidance: Guidance | None, sets: Sequence[Sequence[Group]]
@@ -315,19 +318,33 @@ class _Work:
 
     def solve(self, group: Group, inputs: GroupInputs) -> None:
         """Compress a group by its inputs."""
-        if not torch.isfinite(inputs.statistics.hessian).all():
-            raise UserError(
-                f"{group[0].address}: its inputs are NaN or infinite on the calibration data; compute in float32 "
-                "or bfloat16 (model.dtype), or keep the modules before it"
-            )
+        _check_finite(group, inputs)
         self.compress(group, inputs)
 
     def compress(self, group: Group, inputs: GroupInputs | None) -> None:
         """Solve a group's modules and give them their new weights."""
+        asked = self._asked(group, inputs)
+        solving = solve_shared if self._shared else solve
+        self._take(group, asked, solving(*asked, self._options, rests=self._refine is not None), None)
+
+    def _compress_each(self, given: Sequence[tuple[Group, GroupInputs | None, int]]) -> None:
+        """The same for groups that don't see one another, of which so many tokens came to each."""
+        for group, inputs, _ in given:
+            if inputs is not None:
+                _check_finite(group, inputs)
+        asked = [self._asked(group, inputs) for group, inputs, _ in given]
+        solved = solve_apart(asked, self._options, rests=self._refine is not None, shared=self._shared)
+        for (group, _, tokens), one, found in zip(given, asked, solved, strict=True):
+            self._take(group, one, found, tokens)
+
+    def _asked(self, group: Group, inputs: GroupInputs | None) -> Asked:
         changing = {m.address: self._treatments[m.address] for m in group if self._changes(m)}
         weights = {m.address: self._weight(m).to(self._stored[m.parameter]) for m in group if self._changes(m)}
-        solving = solve_shared if self._shared else solve
-        solved = solving(weights, changing, inputs, self._options, rests=self._refine is not None)
+        return Asked(weights, changing, inputs)
+
+    def _take(self, group: Group, asked: Asked, solved: Mapping[str, Solved], tokens: int | None) -> None:
+        """Give a group's modules their new weights."""
+        weights, changing, inputs = asked
         if self._refine is not None:
             self._originals |= {address: weight.clone() for address, weight in weights.items()}
         hessian = inputs.statistics.hessian if inputs else None
@@ -337,7 +354,7 @@ class _Work:
                 found = solved[module.address]
                 report = _report(changing[module.address], found, self._scales.get(module.address))
                 report = measure(module.address, weights[module.address], found.restored, hessian, report)
-                report = report._replace(tokens=self._tokens)
+                report = report._replace(tokens=tokens)
                 self._weight(module).copy_(found.restored)
             self.reports[module.address] = report
             if self._refine is None:  # else it is told when the block is refined
@@ -349,6 +366,14 @@ class _Work:
 
     def _weight(self, module: Linear) -> Tensor:
         return weight_of(self._block, module)
+
+
+def _check_finite(group: Group, inputs: GroupInputs) -> None:
+    if not torch.isfinite(inputs.statistics.hessian).all():
+        raise UserError(
+            f"{group[0].address}: its inputs are NaN or infinite on the calibration data; compute in float32 "
+            "or bfloat16 (model.dtype), or keep the modules before it"
+        )
 
 
 def _report(treatment: Treatment, found: Solved, scale: float | None) -> ModuleReport:

@@ -1,12 +1,13 @@
 """A group's solves shared among the processes of a launcher, which all have the same weights and statistics.
 
-Rows don't see one another in methods that stack, so each process solves its part of them; of other methods' modules
-each is solved by one process. All have all results in the end.
+Rows don't see one another in methods that stack, so each process solves its part of them; of other methods' modules,
+and of experts, each is solved by one process. All have all results in the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,14 @@ from mixprec.core import processes
 from mixprec.numerics import storage
 from mixprec.numerics.formats import Drop
 from mixprec.plan.schema import Treatment
+
+
+class Asked(NamedTuple):
+    """The first arguments of methods.solve."""
+
+    weights: Mapping[str, Tensor]
+    treatments: Mapping[str, Treatment]
+    inputs: GroupInputs | None
 
 
 def solve_shared(
@@ -46,6 +55,25 @@ def solve_shared(
         parts = [_on(each[address], weights[address].device) for each in given if address in each]
         solved[address] = parts[0] if len(parts) == 1 else joined(parts)
     return solved
+
+
+def solve_apart(
+    asked: Sequence[Asked], options: SolveOptions, *, rests: bool = False, shared: bool = False
+) -> list[dict[str, Solved]]:
+    """What methods.solve makes of each; ``shared``: each by one of the processes, and all have all of it in the end."""
+    if not shared:
+        return [solve(*each, options, rests) for each in asked]
+    rank, count = processes.rank(), processes.count()
+    mine = {number: solve(*asked[number], options, rests) for number in range(rank, len(asked), count)}
+    small = {number: {address: _small(one) for address, one in found.items()} for number, found in mine.items()}
+    given = processes.each_gives(small)
+    return [
+        {
+            address: _on(one, asked[number].weights[address].device)
+            for address, one in given[number % count][number].items()
+        }
+        for number in range(len(asked))
+    ]
 
 
 def _by_rows(rows: int, treatment: Treatment, address: str, inputs: GroupInputs | None) -> bool:

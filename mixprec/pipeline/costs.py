@@ -13,7 +13,8 @@ from mixprec.models import conversion
 from mixprec.numerics.formats import Drop
 from mixprec.pipeline import owncosts, traffic
 from mixprec.pipeline.checks import Checked
-from mixprec.pipeline.reckoning import BYTES, PYTHON_BYTES, RATES, Reckoning
+from mixprec.pipeline.rates import CPU, Rates
+from mixprec.pipeline.reckoning import BYTES, PYTHON_BYTES, Reckoning
 from mixprec.pipeline.stage import Stage, decoding
 from mixprec.pipeline.traffic import Traffic
 from mixprec.pipeline.usage import Used
@@ -32,8 +33,6 @@ _PAGES_BYTES = 10_000_000
 _AROUND_SECONDS = 25.0
 #: Bytes beside each weight of a block that is tuned: what it was, its position, gradients, and the best so far.
 _TUNED_BYTES = 24
-#: Bytes of a checkpoint that are read, written and hashed in a second.
-_DISK_RATE = 4.0e8
 #: Samples that guidance takes through the model at once.
 _GUIDED_TOGETHER = 8
 
@@ -43,12 +42,13 @@ _QUESTION = 300
 
 
 @conversion.without_converting()
-def stages(chosen: Recipe, found: Checked) -> list[Stage]:
-    """The recipe's stages in their order, each as if none were done."""
+def stages(chosen: Recipe, found: Checked, rates: Rates | None = None) -> list[Stage]:
+    """The recipe's stages in their order, each as if none were done. ``rates``: of what they run on, by default of a
+    processor's core; how long they take on other devices isn't known then."""
     assert found.config is not None
     assert found.inventory is not None
-    reckoning = _Stages(chosen, found, Shape.of(found.config), found.inventory)
-    known, listed = chosen.model.device == "cpu", list(reckoning.all())
+    reckoning = _Stages(chosen, found, Shape.of(found.config), found.inventory, rates or CPU)
+    known, listed = rates is not None or chosen.model.device == "cpu", list(reckoning.all())
     if listed and found.model is not None and found.model.here is not None and found.model.commit is None:
         # Files that no commit names are hashed, once for all stages.
         listed[0] = listed[0]._replace(traffic=listed[0].traffic + Traffic(reckoning.stored.all))
@@ -68,15 +68,15 @@ class _Stages(Reckoning):
     """The stages of a recipe, in their order."""
 
     def all(self) -> Iterator[Stage]:
-        yield from owncosts.learning(self.chosen, self.used, self.shape, self.stored)
-        written = owncosts.writing(self.chosen, self.used, self.shape, self.stored, self.item)
+        yield from owncosts.learning(self.chosen, self.used, self.shape, self.stored, self.rates)
+        written = owncosts.writing(self.chosen, self.used, self.shape, self.stored, self.item, self.rates)
         if written is not None:
             yield written
         if self.chosen.importance is not None and "traces" in self.used:
             yield self._importance(self.used["traces"])
         if self.chosen.agreement is not None and "agreement" in self.used:
             yield self._importance(self.used["agreement"])._replace(name="agreement")
-        yield from owncosts.updating(self.chosen, self.shape, self.stored)
+        yield from owncosts.updating(self.chosen, self.shape, self.stored, self.rates)
         yield from self._guidance()
         solved = self._solved()
         if solved:
@@ -190,7 +190,7 @@ class _Stages(Reckoning):
             work = f"experts on {plural(scored.items, 'passage')} of {scored.tokens:,} tokens"
             return Stage("sensitivity", work, self.forward(scored) / self.rate, self.block_memory())
         if spec.scorer not in GRADIENT:
-            seconds = self.shape.linear * candidates * Pace().weight
+            seconds = self.shape.linear * candidates * Pace().weight / self.rates.weight
             return Stage("sensitivity", work, seconds, self.block_memory(), 0, self.choosing())
         rows = (1 + len(spec.behaviours)) * spec.draws
         passes = 4 + 2 * rows + 1.5 * candidates + (spec.at != "original")
@@ -233,7 +233,7 @@ class _Stages(Reckoning):
             most = plural(len(plan.changed) if plan else len(self.inventory.linears), "module")
             work = f"{'' if plan else 'at most '}{most} by {method}"
             disk, tuned = self._written(name), self.chosen.tune_blocks_of(variant)
-            seconds = None if engine != "mixprec" else self.compression(plan, method, tuned) + disk / _DISK_RATE
+            seconds = None if engine != "mixprec" else self.compression(plan, method, tuned) + disk / self.rates.disk
             work += "" if engine == "mixprec" else f", {engine}"
             work += f", {plural(tuned.steps, 'step')} in each block" if tuned else ""
             memory = self.block_memory() + (_TUNED_BYTES * self.shape.linear // self.shape.layers if tuned else 0)
@@ -261,7 +261,7 @@ class _Stages(Reckoning):
         samples, length = spec.samples or calibration.samples, calibration.tokens
         seen = samples * spec.epochs * (3 + 1) + spec.validation * (spec.epochs * spec.checks + 1) + samples
         each = self.shape.forward(length, length**2) + 2 * self.shape.head * length
-        item, rate = BYTES[spec.dtype], RATES[spec.dtype]
+        item, rate = BYTES[spec.dtype], self.rates.products[spec.dtype]
         inside = self.shape.layers * length * spec.batch * numbers_inside(self.inventory.sizes) * item
         limit = int(self.chosen.compress.memory_gb * 1e9)
         states = (samples + spec.validation) * length * self.shape.hidden * item
@@ -294,7 +294,7 @@ class _Stages(Reckoning):
             return
         tokens = outputs * spec.max_new_tokens * variants
         batch = spec.engine.batch
-        seconds = decoding(tokens, self.shape.parameters, batch)
+        seconds = decoding(tokens, self.shape.parameters, batch, self.rates)
         work = f"{outputs * variants:,} outputs, at most {tokens:,} tokens"
         files = self.stored.sweeps() + Traffic(self._all_written, tokens * 5)
         if spec.engine.kind != "transformers":

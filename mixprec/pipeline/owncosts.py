@@ -6,14 +6,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from mixprec.importance.cost import Shape
+from mixprec.pipeline.rates import Rates
 from mixprec.pipeline.stage import Stage, decoding
 from mixprec.pipeline.traffic import Stored, Traffic
 from mixprec.pipeline.usage import Used
 from mixprec.plan.schema import Plan
 from mixprec.recipe import BASE, Recipe
 
-#: Operations a second of training in float32, the optimizer's step included.
-_RATE = 0.6e11
+#: Of the rate of products in float32, so much is left in training, the optimizer's step included.
+_TRAINING = 0.6
 #: Bytes of a weight in training: itself, its gradient, AdamW's two moments; and of a state on the disk.
 _TRAINED_BYTES, _STATE_BYTES = 16, 12
 _PYTHON_BYTES = 900_000_000
@@ -21,7 +22,7 @@ _PYTHON_BYTES = 900_000_000
 _UPDATE_SECONDS = 2.0e-7
 
 
-def learning(chosen: Recipe, used: Mapping[str, Used], shape: Shape, stored: Stored) -> Iterator[Stage]:
+def learning(chosen: Recipe, used: Mapping[str, Used], shape: Shape, stored: Stored, rates: Rates) -> Iterator[Stage]:
     """The recipe's ``distill``; of how many traces are held out, only their number is known."""
     spec, traces = chosen.distill, used.get("distill")
     if spec is None or traces is None:
@@ -38,10 +39,19 @@ def learning(chosen: Recipe, used: Mapping[str, Used], shape: Shape, stored: Sto
     disk = 2 * shape.parameters
     states = 0 if spec.lora else _STATE_BYTES * shape.parameters
     files = stored.sweeps(written=disk) + Traffic(states, states * spec.epochs * spec.checks)
-    yield Stage("distill", work, passes * each / _RATE, _PYTHON_BYTES + weights + logits, disk, files)
+    yield Stage(
+        "distill",
+        work,
+        passes * each / (_TRAINING * rates.products["float32"]),
+        _PYTHON_BYTES + weights + logits,
+        disk,
+        files,
+    )
 
 
-def writing(chosen: Recipe, used: Mapping[str, Used], shape: Shape, stored: Stored, item: int) -> Stage | None:
+def writing(
+    chosen: Recipe, used: Mapping[str, Used], shape: Shape, stored: Stored, item: int, rates: Rates
+) -> Stage | None:
     """The recipe's ``generate``; None where there is none, or its prompts are not known."""
     spec, traces = chosen.generate, used.get("generate")
     if spec is None or traces is None:
@@ -49,17 +59,17 @@ def writing(chosen: Recipe, used: Mapping[str, Used], shape: Shape, stored: Stor
     tokens = traces.items * spec.max_new_tokens
     batch = min(spec.engine.batch, traces.items)
     here = spec.engine.kind == "transformers"
-    seconds = decoding(tokens, shape.parameters, batch) if here else None
+    seconds = decoding(tokens, shape.parameters, batch, rates) if here else None
     cache = shape.keys_values(batch * traces.longest, item) if here else 0
     memory = _PYTHON_BYTES + shape.parameters * item + cache
     work = f"{traces.items:,} prompts, at most {tokens:,} tokens"
     return Stage("generate", work, seconds, memory, tokens * 5, stored.sweeps(written=tokens * 5))
 
 
-def updating(chosen: Recipe, shape: Shape, stored: Stored) -> Iterator[Stage]:
+def updating(chosen: Recipe, shape: Shape, stored: Stored, rates: Rates) -> Iterator[Stage]:
     """The comparison with the model's base: both read three times, one module in memory at a time."""
     if chosen.compress.fine_tuned_from is not None:
-        seconds, each = _UPDATE_SECONDS * shape.linear, Traffic(6 * stored.blocks)
+        seconds, each = _UPDATE_SECONDS * shape.linear / rates.weight, Traffic(6 * stored.blocks)
         yield Stage("updates", "the model and its base", seconds, _PYTHON_BYTES, 0, each)
 
 

@@ -1,8 +1,8 @@
 """What the parts of stages take: passes, solves, measurements, and what is in memory meanwhile.
 
-Times are operations over rates. The rates are those of one core of a 2-core AMD EPYC with float32 and bfloat16 products
-in hardware, where the recipes' own times (recipes/README.md) were taken; the estimates stay within a factor of two of
-these. Other processors differ by more. Memory is weights, states and logits, without an allocator's waste.
+Times are operations over rates (``rates``). With those of the processor where the recipes' own times were taken
+(recipes/README.md) estimates stay within a factor of two of these; other machines differ by more. Memory is weights,
+states and logits, without an allocator's waste.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from mixprec.importance.cost import Shape
 from mixprec.models.decoder import Decoder, Linear
 from mixprec.pipeline import traffic
 from mixprec.pipeline.checks import Checked
+from mixprec.pipeline.rates import CPU, Rates
 from mixprec.pipeline.traffic import Traffic
 from mixprec.pipeline.usage import Used, used
 from mixprec.plan import bits
@@ -22,14 +23,10 @@ from mixprec.recipe import Recipe
 from mixprec.tune.blockoptions import TuneBlocks
 from mixprec.walk.options import numbers_inside
 
-#: Operations a second of matrix products.
-RATES = {"float32": 1.0e11, "bfloat16": 1.9e11, "float16": 1.0e11, "auto": 1.0e11}
 #: ``auto`` may be either: the one that takes more.
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
 #: Python with its libraries.
 PYTHON_BYTES = 600_000_000
-#: Seconds of a solve that goes column by column: for each column, and for each weight.
-_COLUMN_SECONDS, _COLUMN_WEIGHT_SECONDS = 1.2e-4, 1.2e-7
 #: Products with the Hessian that a round of descent takes.
 _ROUND_PRODUCTS = 5
 #: Forward passes that a step of tuning takes: one, two back, and rounding.
@@ -54,10 +51,11 @@ def scored_outside(chosen: Recipe, inventory: Decoder) -> list[Linear]:
 class Reckoning:
     """What parts of a recipe's stages take."""
 
-    def __init__(self, chosen: Recipe, found: Checked, shape: Shape, inventory: Decoder) -> None:
+    def __init__(self, chosen: Recipe, found: Checked, shape: Shape, inventory: Decoder, rates: Rates = CPU) -> None:
+        self.rates = rates
         self.chosen, self.found, self.shape, self.inventory = chosen, found, shape, inventory
         self.used: dict[str, Used] = {each.key: each for each in used(chosen, found)}
-        self.item, self.rate = BYTES[chosen.model.dtype], RATES[chosen.model.dtype]
+        self.item, self.rate = BYTES[chosen.model.dtype], rates.products[chosen.model.dtype]
         self.weights = shape.parameters * self.item
         folder = None if found.model is None else found.model.here
         self.stored = traffic.stored(found.config, inventory, folder)
@@ -84,19 +82,20 @@ class Reckoning:
         tokens = self.used.get("compress.calibration")
         if tokens is None:
             return 0.0
-        moments = sum(2 * group[0].in_features ** 2 * tokens.tokens for group in self.inventory.groups)
-        return (states * self.forward(tokens) + moments) / self.rate
+        groups, seen = self.inventory.groups, tokens.tokens
+        moments = sum(2 * group[0].in_features ** 2 * seen * self.inventory.active(group[0]) for group in groups)
+        return states * self.forward(tokens) / self.rate + float(moments) / (self.rates.moments or self.rate)
 
     def solve(self, module: Linear, method: str) -> float:
         """Seconds of one solve, and of the second moments that it has for itself."""
         pace, spec, tokens = METHODS[method].pace, self.chosen.compress.guided, self.used.get("compress.calibration")
         own = spec.groups if spec and guidable([method]) else 0
         moments = own * 2 * module.in_features**2 * (tokens.tokens if tokens else 0) / self.rate
-        loops = module.in_features * max(own, 1) * _COLUMN_SECONDS
-        columns = loops + module.weights * _COLUMN_WEIGHT_SECONDS
+        loops = module.in_features * max(own, 1) * self.rates.column
+        columns = loops + module.weights * self.rates.column_weight
         product = module.weights * module.in_features / self.rate
         rounds = self.chosen.compress.descent if METHODS[method].descends else 0
-        solved = pace.columns * columns + pace.products * product + pace.weight * module.weights
+        solved = pace.columns * columns + pace.products * product + pace.weight * module.weights / self.rates.weight
         return moments + solved + rounds * (columns + _ROUND_PRODUCTS * 2 * product)
 
     def block_memory(self) -> int:
@@ -134,4 +133,4 @@ class Reckoning:
         if options is None or tokens is None:
             return 0.0
         seen = options.steps * options.batch / tokens.items
-        return _STEP_PASSES * seen * self.forward(tokens) / RATES[options.dtype]
+        return _STEP_PASSES * seen * self.forward(tokens) / self.rates.products[options.dtype]

@@ -1,13 +1,11 @@
-"""What one stage takes, and rates that several have in common."""
+"""What one stage takes."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from mixprec.pipeline.rates import Rates
 from mixprec.pipeline.traffic import Traffic
-
-#: Seconds of a step of decoding for each parameter, and for each parameter and row.
-_STEP_SECONDS, _ROW_SECONDS = 8.0e-10, 1.2e-10
 
 
 class Stage(NamedTuple):
@@ -22,6 +20,6 @@ class Stage(NamedTuple):
     traffic: Traffic = Traffic()
 
 
-def decoding(tokens: int, parameters: int, batch: int) -> float:
+def decoding(tokens: int, parameters: int, batch: int, rates: Rates) -> float:
     """Seconds of so many new tokens, ``batch`` rows at once."""
-    return tokens * parameters * (_STEP_SECONDS / batch + _ROW_SECONDS)
+    return tokens * parameters * (rates.step / batch + rates.row)

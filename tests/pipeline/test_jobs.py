@@ -20,7 +20,7 @@ from mixprec.pipeline.jobs import Job
 from mixprec.recipe import Recipe
 
 CALIBRATION = {"traces": "bundled:attribution", "samples": 4, "tokens": 16}
-EXCHANGED = {"budget": {"effective_bits": 4.5, "candidates": ["w3g64"], "exchange": {"proposals": 2}}}
+EXCHANGED = {"budget": {"effective_bits": 4.5, "candidates": ["w3g64", "w4g64"], "exchange": {"proposals": 2}}}
 
 
 def recipe_of(**parts: Any) -> Recipe:
@@ -75,10 +75,10 @@ def test_every_recipe_falls_into_jobs(path: Path) -> None:
 
 
 def test_gpus_that_jobs_use() -> None:
-    def used(kind: str, device: str, **engine: Any) -> int:
+    def used(job: str, device: str, **engine: Any) -> int:
         spec = {"benchmarks": [{"name": "aime_2024"}], "engine": engine} if engine else None
         chosen = recipe_of(model={"id": "smollm2-135m-instruct", "device": device}, evaluate=spec)
-        return jobs.gpus_of(chosen, Job(kind, "a"), 8)  # type: ignore[arg-type]
+        return jobs.gpus_of(chosen, Job(job, "a"), 8)  # type: ignore[arg-type]
 
     assert used("compress", "cpu") == 0
     assert used("compress", "cuda") == used("evaluate", "cuda") == 1

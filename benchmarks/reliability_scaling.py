@@ -1,0 +1,105 @@
+"""How much faster two processes compress a model than one, each with one thread.
+
+The first blocks of SmolLM2-135M by GPTQ in 3 bits; what is timed begins when all is loaded. Where other work shares the
+machine, wall time says little: CPU time of one process over that of the busier one of two is what an idle machine with
+two cores would come to, but for what processes wait for one another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reliability import Rows
+
+MODEL = "smollm2-135m-instruct"
+#: Samples of 512 tokens, and blocks that are compressed: all figures, and --quick.
+SIZES = {False: (64, 8), True: (16, 2)}
+
+
+def measure(work: Path, rows: Rows, quick: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """Figures; wrong is what two processes come to that one does not."""
+
+    def run(name: str) -> dict[str, Any]:
+        count = int(name.rpartition(" ")[2])
+        told = _start(work / f"{count}{'quick' if quick else ''}", count, *SIZES[quick])
+        return {"wall": max(each["wall"] for each in told), "cpu": max(each["cpu"] for each in told)}
+
+    label = f"compress{' quick' if quick else ''}, processes"
+    one, two = rows.each([f"{label} 1", f"{label} 2"], run)
+    same = _equal(*(work / f"{count}{'quick' if quick else ''}" / "out" for count in (1, 2)))
+    figures = {
+        "scaling_2proc_compress": one["wall"] / two["wall"],
+        "scaling_2proc_compress_cpu": one["cpu"] / two["cpu"],
+        "scaling_2proc_equal_weights": same,
+    }
+    wrong = {} if same > 0.999 else {"scaling": f"only {same:.5f} of the weights are those of one process"}
+    return figures, wrong
+
+
+def _start(folder: Path, count: int, samples: int, blocks: int) -> list[dict[str, float]]:
+    """So many processes on a fresh folder; what each says of its time."""
+    from mixprec.core import publish
+
+    publish.remove(folder)
+    folder.mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    running = []
+    for rank in range(count):
+        variables = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(count),
+            "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(count),
+        }
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+        variables |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        command = [sys.executable, __file__, folder, samples, blocks]
+        running.append(subprocess.Popen([str(word) for word in command], env=os.environ | variables))
+    codes = [process.wait() for process in running]
+    if any(codes):
+        raise SystemExit(f"{folder}: a process failed")
+    return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(count)]
+
+
+def _equal(first: Path, second: Path) -> float:
+    """The share of weights that are equal to the bit."""
+    from safetensors.torch import load_file
+
+    one, two = (load_file(next(path.glob("*.safetensors"))) for path in (first, second))
+    return sum(int((one[name] == two[name]).sum()) for name in one) / sum(each.numel() for each in one.values())
+
+
+def _compress(folder: Path, samples: int, blocks: int) -> None:
+    """What one of the processes does."""
+    import mixprec as mp
+    from mixprec.compress import stream
+    from mixprec.core import processes
+
+    device = processes.join("cpu")
+    model = mp.Model(MODEL, device=device)
+    rules = [{"match": f"model.layers.{number}.*", "format": "w3g64"} for number in range(blocks)]
+    plan = mp.plan(model, {"default": "keep", "rules": rules, "method": "gptq"})
+    calibration = mp.calibrate(model, traces="bundled:attribution", samples=samples, tokens=512)
+    processes.wait()
+    wall, cpu = time.perf_counter(), time.process_time()
+    stream.compress(model, plan.content, folder / "out", calibration=calibration)
+    told = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    (folder / f"{processes.rank()}.json").write_text(json.dumps(told), encoding="utf-8")
+    processes.leave()
+
+
+if __name__ == "__main__":
+    from mixprec.core import environment
+
+    environment.settle()
+    _compress(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
