@@ -81,7 +81,7 @@ def test_two_processes_come_to_what_one_does(made: Path, name: str) -> None:
     one, two = (tensors(made / f"of{count}" / name) for count in (1, 2))
     assert one.keys() == two.keys()
     same = sum(int((one[key] == two[key]).sum()) for key in one)
-    assert same >= 0.999 * sum(each.numel() for each in one.values())
+    assert same >= 0.995 * sum(each.numel() for each in one.values())
     first, second = (json.loads((made / f"of{count}" / f"{name}.json").read_text()) for count in (1, 2))
     assert first.keys() == second.keys()
     for address, report in first.items():
