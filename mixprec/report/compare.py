@@ -77,6 +77,24 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     return sentences + _probing(_measured(probes(summary)), summary)
 
 
+def in_short(summary: Mapping[str, Any]) -> list[str]:
+    """What a terminal needs: which of the variants that compress the whole model is damaged least, and which most, with
+    their sizes; ``verdict`` has what protects what, and which differences are established.
+
+    Empty where nothing was measured.
+    """
+    whole = _measured(compressed(summary))
+    if not whole:
+        return []
+    ranked = sorted(whole, key=lambda name: whole[name]["kl_mean"])
+    told = [_at_size(name, whole[name]) for name in dict.fromkeys((ranked[0], ranked[-1]))]
+    return [f"Least damage: {told[0]}." if len(told) == 1 else f"Least damage: {told[0]}; most: {told[1]}."]
+
+
+def _at_size(name: str, variant: Variant) -> str:
+    return f"{name}, KL {kl(variant)} at {bits(variant['effective_bits'])} bits"
+
+
 def _reference(name: str, whole: Mapping[str, Variant]) -> str:
     """What a variant protects something of: the most quantized one that was made by the same methods and engine."""
     alike = {other: variant for other, variant in whole.items() if _made_by(variant) == _made_by(whole[name])}

@@ -9,7 +9,8 @@ from typing import Any
 
 from mixprec.core.arguments import typed
 from mixprec.report.benchmarks import overview, results_of
-from mixprec.report.compare import verdict
+from mixprec.report.compare import in_short
+from mixprec.report.formatting import size
 from mixprec.report.likelihood import guesses, likelihood_table, likelihoods_of
 from mixprec.report.rankings import shifts_table
 from mixprec.report.shapes import read_summary
@@ -61,7 +62,20 @@ class RunResult(Result):
         return {title: table for title, table in shown.items() if table.rows}
 
     def notes(self) -> list[str]:
-        return [f"• {sentence}" for sentence in (*verdict(self.summary), *guesses(likelihoods_of(self.summary)))]
+        """What was made and where, and how much it damages; the page has the rest."""
+        told = (*self._made(), *in_short(self.summary), *guesses(likelihoods_of(self.summary)))
+        return [f"• {sentence}" for sentence in told]
+
+    def _made(self) -> list[str]:
+        """Checkpoints by their size."""
+        sizes: dict[str, list[str]] = {}
+        for name, variant in (self.summary.get("variants") or {}).items():
+            if variant.get("modules_quantized"):
+                sizes.setdefault(size(variant.get("bytes_on_disk")), []).append(name)
+        if not sizes:
+            return []
+        parts = "; ".join(f"{', '.join(names)} ({each})" for each, names in sizes.items())
+        return [f"Checkpoints in {self.folder}/variants/NAME/checkpoint: {parts}."]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per variant."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mixprec.report.compare import compressed, probes, verdict
+from mixprec.report.compare import compressed, in_short, probes, verdict
 
 
 def test_variants_are_told_apart_by_their_numbers(summary: dict[str, Any]) -> None:
@@ -36,6 +36,7 @@ def test_nothing_measured_nothing_said(summary: dict[str, Any]) -> None:
     for variant in summary["variants"].values():
         variant |= {"kl_mean": None, "kl_mean_ci": None, "perplexity": None}
     assert verdict(summary) == verdict({}) == verdict({"variants": {}}) == []
+    assert in_short(summary) == in_short({}) == []
 
 
 def test_without_intervals_no_difference_is_claimed(summary: dict[str, Any]) -> None:
