@@ -1,11 +1,12 @@
 """Whether work is lost: kills, full disks, damaged files, strange files, and what hashing and memory cost
 
-    python benchmarks/reliability.py [--quick] [--only PART …] [--work FOLDER] --json OUT
+    python benchmarks/reliability.py [--quick] [--only PART …] [--minutes N] [--work FOLDER] --json OUT
 
 Stages run on a tiny model in a process that faults strike (tests/faults). A case is a stage that is hit once and then
 started again: it has to end with the bytes of one that was not hit, and nothing half-done may have a final name before.
 Cases that are done stay in the work folder for as long as mixprec's code is the same, so a benchmark that was stopped
-goes on. Parts: kills, corruption, fuzzing, memory. Figures of parts that --only leaves out stay in OUT as they are.
+goes on. Parts: kills, corruption, fuzzing, memory. Figures of parts that --only leaves out stay in OUT as they are;
+after --minutes no further case is begun, and the figures are those of the cases that are done.
 Distillation is among the stages where TRL is installed.
 
 Keys of OUT (null: not measured)
@@ -43,8 +44,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import math
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,18 +95,24 @@ def known(path: Path) -> dict[str, Any]:
 class Rows:
     """What was measured before, of this code; a row for each case."""
 
-    def __init__(self, path: Path, stamp: str) -> None:
+    def __init__(self, path: Path, stamp: str, until: float = math.inf) -> None:
+        """``until``: the time (time.monotonic) after which no case is begun."""
         from mixprec.core import artifacts
 
-        self._path, self._stamp = path, stamp
+        self._path, self._stamp, self._until = path, stamp, until
         self.done = {row["case"]: row for row in artifacts.rows_left(path, stamp)}
 
-    def each(self, names: Iterable[str], measure: Callable[[str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """A row for each name: the one that is there, or a new one."""
+    def each(
+        self, names: Iterable[str], measure: Callable[[str], dict[str, Any]], *, needed: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """A row for each name: the one that is there, or a new one, as long as there is time; where all are
+        ``needed``, whether there is or not."""
         from mixprec.core import artifacts
 
         for name in names:
             if name not in self.done:
+                if not needed and time.monotonic() > self._until:
+                    continue
                 row = {"stamp": self._stamp, "case": name, **measure(name)}
                 artifacts.append_row(self._path, row)
                 self.done[name] = row
@@ -114,12 +123,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "mixprec-reliability")
     parser.add_argument("--json", required=True)
     chosen = parser.parse_args()
     stamp, found = code_stamp(), dict[str, Any].fromkeys(KEYS) | known(Path(chosen.json))
+    until = time.monotonic() + 60 * chosen.minutes
     for part in chosen.only:
-        rows = Rows(chosen.work / f"{part}.jsonl", stamp)
+        rows = Rows(chosen.work / f"{part}.jsonl", stamp, until)
         figures, wrong = importlib.import_module(PARTS[part]).measure(chosen.work / part, rows, chosen.quick)
         found |= figures | told(found, part, wrong, stamp, chosen.quick)
         machine.write(chosen.json, __file__, found, [chosen.work])
