@@ -1,12 +1,13 @@
 """Whether work is lost: kills, full disks, damaged files, strange files, and what hashing and memory cost
 
-    python benchmarks/reliability.py [--quick] [--only PART …] [--work FOLDER] --json OUT
+    python benchmarks/reliability.py [--quick] [--only PART …] [--minutes N] [--work FOLDER] --json OUT
 
 Stages run on a tiny model in a process that faults strike (tests/faults). A case is a stage that is hit once and then
 started again: it has to end with the bytes of one that was not hit, and nothing half-done may have a final name before.
 Cases that are done stay in the work folder for as long as mixprec's code is the same, so a benchmark that was stopped
 goes on. Parts: kills, corruption, fuzzing, memory, scaling, ray (where it is installed: mixprec[ray]). Figures of parts
-that --only leaves out stay in OUT as they are. Distillation is among the stages where TRL is installed.
+that --only leaves out stay in OUT as they are; after --minutes no further case is begun, and the figures are those of
+the cases that are done. Distillation is among the stages where TRL is installed.
 
 Keys of OUT (null: not measured)
     kills                  stages killed by SIGKILL: at calls that change a file, spread evenly over all calls of all
@@ -43,8 +44,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import math
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,18 +70,20 @@ PARTS = {
     "scaling": "reliability_scaling",
     "ray": "reliability_ray",
 }
+#: What a part's measurements are held against and don't depend on: the estimate of memory.
+_ESTIMATE = ("costs.py", "owncosts.py", "reckoning.py", "usage.py", "traffic.py", "memory.py")
 KEYS = (
     "kills", "resumed_identical", "corruptions_tried", "corruptions_detected", "fuzz_cases", "fuzz_failures",
     "overhead", "memory_prediction_error", "scaling_2proc_compress", "ray_results_equal",
 )  # fmt: skip
 
 
-def code_stamp() -> str:
+def code_stamp(part: str) -> str:
     """A digest of mixprec's code: what was measured holds for it alone."""
     files = sorted((_ROOT / "mixprec").rglob("*.py")) + sorted((_ROOT / "tests" / "faults").glob("*"))
     digest = hashlib.sha256()
     for path in files:
-        if path.is_file():
+        if path.is_file() and not (part == "memory" and path.parent.name == "pipeline" and path.name in _ESTIMATE):
             digest.update(f"{path.relative_to(_ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -94,18 +99,24 @@ def known(path: Path) -> dict[str, Any]:
 class Rows:
     """What was measured before, of this code; a row for each case."""
 
-    def __init__(self, path: Path, stamp: str) -> None:
+    def __init__(self, path: Path, stamp: str, until: float = math.inf) -> None:
+        """``until``: the time (time.monotonic) after which no case is begun."""
         from mixprec.core import artifacts
 
-        self._path, self._stamp = path, stamp
+        self._path, self._stamp, self._until = path, stamp, until
         self.done = {row["case"]: row for row in artifacts.rows_left(path, stamp)}
 
-    def each(self, names: Iterable[str], measure: Callable[[str], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """A row for each name: the one that is there, or a new one."""
+    def each(
+        self, names: Iterable[str], measure: Callable[[str], dict[str, Any]], *, needed: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """A row for each name: the one that is there, or a new one, as long as there is time; where all are
+        ``needed``, whether there is or not."""
         from mixprec.core import artifacts
 
         for name in names:
             if name not in self.done:
+                if not needed and time.monotonic() > self._until:
+                    continue
                 row = {"stamp": self._stamp, "case": name, **measure(name)}
                 artifacts.append_row(self._path, row)
                 self.done[name] = row
@@ -116,12 +127,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "mixprec-reliability")
     parser.add_argument("--json", required=True)
     chosen = parser.parse_args()
-    stamp, found = code_stamp(), dict[str, Any].fromkeys(KEYS) | known(Path(chosen.json))
+    found = dict[str, Any].fromkeys(KEYS) | known(Path(chosen.json))
+    until = time.monotonic() + 60 * chosen.minutes
     for part in chosen.only:
-        rows = Rows(chosen.work / f"{part}.jsonl", stamp)
+        stamp = code_stamp(part)
+        rows = Rows(chosen.work / f"{part}.jsonl", stamp, until)
         figures, wrong = importlib.import_module(PARTS[part]).measure(chosen.work / part, rows, chosen.quick)
         found |= figures | told(found, part, wrong, stamp, chosen.quick)
         machine.write(chosen.json, __file__, found, [chosen.work])

@@ -22,13 +22,27 @@ def measure(work: Path, rows: Rows, quick: bool) -> tuple[dict[str, Any], dict[s
     found: dict[str, list[dict[str, Any]]] = {}
     with stages(work / "made") as listed, smithy.smithy() as forks:
         bench = kills.Bench(forks, work / "hit")
-        wholes = {name: bench.whole(stage) for name, stage in listed.items()}
+        made: dict[str, kills.Whole] = {}
+
+        def whole(name: str) -> kills.Whole:
+            if name not in made:
+                made[name] = bench.whole(listed[name])
+            return made[name]
+
+        def about(case: str) -> dict[str, Any]:
+            found = whole(case.partition(",")[0])
+            return {"calls": len(found.calls), "seconds": found.seconds}
+
+        undisturbed = rows.each([f"{name}, whole" for name in listed], about, needed=True)
+        known = {row["case"].partition(",")[0]: row for row in undisturbed}
+        # Enough to spread cases over stages; what a case is compared with is made when one is struck.
+        wholes = {name: kills.Whole({}, [""] * row["calls"], row["seconds"]) for name, row in known.items()}
         for hit, count in (_QUICK if quick else _COUNTS).items():
             cases = {case.name: case for case in kills.spread(wholes, hit, count)}
 
             def struck(name: str, cases: dict[str, kills.Case] = cases) -> dict[str, Any]:
                 case = cases[name]
-                problem = bench.problem(case, listed[case.stage], wholes[case.stage])
+                problem = bench.problem(case, listed[case.stage], whole(case.stage))
                 print(f"{name}: {problem or 'the same bytes'}", file=sys.stderr)
                 return {"problem": problem}
 
@@ -44,6 +58,6 @@ def measure(work: Path, rows: Rows, quick: bool) -> tuple[dict[str, Any], dict[s
         "kills": total("kill", "moment"), "resumed_identical": good("kill", "moment"), "kills_at_calls": total("kill"),
         "signals": total("term", "int"), "signals_identical": good("term", "int"),
         "full_disks": total("full"), "full_disks_identical": good("full"),
-        "stages": sorted(wholes), "calls": sum(len(whole.calls) for whole in wholes.values()),
+        "stages": sorted(wholes), "calls": sum(len(each.calls) for each in wholes.values()),
     }  # fmt: skip
     return figures, {row["case"]: row["problem"] for each in found.values() for row in each if row["problem"]}

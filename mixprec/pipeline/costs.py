@@ -140,7 +140,8 @@ class _Stages(Reckoning):
             else generic_memory(self.shape, traces.longest, self.item, "cached", len(spec.presets))
         )
         work_done = our_flops(self.shape, corpus) if packed else generic_flops(self.shape, corpus, "cached")
-        held = memory.total - (memory.weights if spec.stream else 0)
+        beside = memory.total - memory.weights
+        held = PYTHON_BYTES + beside if spec.stream else self.loaded(beside)
         sums = (1 + 4 * len(spec.presets)) * self.shape.outputs * 4
         what = plural(spans, "span") if spans else "spans that are found then"
         work = f"{what} in {plural(traces.items, 'trace')} of {traces.tokens:,} tokens"
@@ -148,7 +149,7 @@ class _Stages(Reckoning):
             2 * math.ceil(traces.items * (memory.total - memory.weights) / (spec.sweep_gb * 1e9)) if spec.stream else 1
         )
         files = self.stored.sweeps(passes, 2 * sums)
-        return Stage("importance", work, work_done / self.rate, held + PYTHON_BYTES, 2 * sums, files)
+        return Stage("importance", work, work_done / self.rate, held, 2 * sums, files)
 
     def _solved(self) -> list[Treatment]:
         """What every module is solved for, for sensitivity, ablation and exchanges; zeros cost nothing."""
@@ -221,7 +222,8 @@ class _Stages(Reckoning):
             each = (self.forward(scored) + 3 * self.shape.head * scored.tokens / exchange.stride) * share
             work = f"at most {exchange.proposals} plans on {round(scored.tokens * share):,} tokens"
             seconds = exchange.proposals * each / self.rate
-            yield Stage(f"exchange {name}", work, seconds, self.whole_memory(scored), 0, self.choosing())
+            memory = self.assembled_memory(round(scored.tokens * share), scored, TOGETHER)
+            yield Stage(f"exchange {name}", work, seconds, memory, 0, self.choosing())
 
     def _compressions(self) -> Iterator[Stage]:
         for name, variant in self.chosen.all_variants.items():
@@ -275,9 +277,8 @@ class _Stages(Reckoning):
         each = self.forward(passages) + 3 * self.shape.head * passages.tokens
         states = passages.tokens * self.shape.hidden * 4
         work = f"{models} models on {passages.tokens:,} tokens"
-        memory = (
-            self.whole_memory(passages, 2) - (self.shape.layers - 1) * passages.tokens * self.shape.hidden * self.item
-        )
+        # The original's states and head, a variant and its states of one passage, and what is compared.
+        memory = self.loaded(states + self.head + passages.longest * self.shape.hidden * self.item + self.compared)
         files = self.stored.sweeps() + Traffic(states + self._all_written, states)
         return Stage("evaluation", work, models * each / self.rate, memory, states, files)
 
@@ -290,7 +291,7 @@ class _Stages(Reckoning):
             tokens = outputs * _QUESTION
             seen = Used("evaluate", "", outputs, tokens, tokens * _QUESTION, _QUESTION, False)
             work = f"{outputs * variants:,} questions"
-            yield Stage("likelihood", work, variants * self.forward(seen) / self.rate, PYTHON_BYTES + self.weights)
+            yield Stage("likelihood", work, variants * self.forward(seen) / self.rate, self.loaded(self.compared))
             return
         tokens = outputs * spec.max_new_tokens * variants
         batch = spec.engine.batch
@@ -301,7 +302,7 @@ class _Stages(Reckoning):
             yield Stage("benchmarks", work, None, PYTHON_BYTES + self.weights, tokens * 5, files)
             return
         cache = self.shape.keys_values(batch * spec.max_new_tokens, self.item)
-        yield Stage("benchmarks", work, seconds, PYTHON_BYTES + self.weights + cache, tokens * 5, files)
+        yield Stage("benchmarks", work, seconds, self.loaded(cache), tokens * 5, files)
 
 
 def _joined(parts: list[Used]) -> Used:

@@ -78,10 +78,11 @@ class Evaluator:
             if model is self.run.model:
                 found = fidelity.compare(self.all, self.reference, self.head, self.reference, self.head)
             else:
+                head, reference = self.head, self.reference  # first: taking the head reads the original whole
                 loaded = model.load()
                 notes = loaded.notes
                 hidden = fidelity.hidden_states(loaded, self.all, f"evaluate {name}")
-                found = fidelity.compare(self.all, hidden, Head.of(loaded.model), self.reference, self.head)
+                found = fidelity.compare(self.all, hidden, Head.of(loaded.model), reference, head)
             artifacts.write_json(path, metrics.evaluate_all(self.material, found, notes))
             traces = self.material.on_traces
             artifacts.write_text(single, json.dumps(shown.tokens(traces, found[: len(traces)])) + "\n")

@@ -9,6 +9,8 @@ from mixprec.recipe import Recipe
 #: Stages of the estimate that are made within another one of the record.
 _WITHIN = {"candidates": "sensitivity", "guidance": "sensitivity", "importance": "attribute"}
 _EACH = {"evaluation": "evaluate", "benchmarks": "benchmarks"}
+#: What a shift is made of, for one model.
+_SHIFTED = ("generate", "attribute")
 
 
 def expected(chosen: Recipe, found: Checked) -> list[tuple[str, float | None]]:
@@ -23,14 +25,21 @@ def expected(chosen: Recipe, found: Checked) -> list[tuple[str, float | None]]:
         names = recorded(each.name, chosen)
         for name in names:
             add(name, None if each.seconds is None else each.seconds / len(names))
-    # What is done once comes first, then all of one variant after all of another.
+    # What is done once comes first, then all of one variant after all of another, then shifts.
     order = {name: number for number, name in enumerate(chosen.all_variants)}
-    return sorted(seconds.items(), key=lambda item: order.get(item[0].partition("/")[2], -1))
+
+    def place(name: str) -> int:
+        kind, _, variant = name.partition("/")
+        return len(order) if variant and kind in _SHIFTED else order.get(variant, -1)
+
+    return sorted(seconds.items(), key=lambda item: place(item[0]))
 
 
 def recorded(name: str, chosen: Recipe) -> list[str]:
     """What the run's record calls a stage of the estimate; several names for one that is made variant by variant."""
     kind, _, variant = name.partition(" ")
+    if kind == "shift" and chosen.shift is not None:
+        return [f"{part}/{variant}" for part in _SHIFTED if part != "generate" or chosen.shift.traces == "own"]
     if name in _EACH:
         first = ["reference"] if name == "evaluation" else []  # the original is one of its models
         return first + [f"{_EACH[name]}/{each}" for each in chosen.all_variants]

@@ -2,7 +2,8 @@
 
 Times are operations over rates (``rates``). With those of the processor where the recipes' own times were taken
 (recipes/README.md) estimates stay within a factor of two of these; other machines differ by more. Memory is weights,
-states and logits, without an allocator's waste.
+states and logits, without an allocator's waste; a model that is read whole has its files mapped meanwhile, which counts
+as the process's memory too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import cached_property
 
 from mixprec.importance.cost import Shape
 from mixprec.models.decoder import Decoder, Linear
+from mixprec.numerics.divergence import CHUNK
 from mixprec.pipeline import traffic
 from mixprec.pipeline.checks import Checked
 from mixprec.pipeline.rates import CPU, Rates
@@ -26,12 +28,15 @@ from mixprec.walk.options import numbers_inside
 #: ``auto`` may be either: the one that takes more.
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
 #: Python with its libraries.
-PYTHON_BYTES = 600_000_000
+PYTHON_BYTES = 550_000_000
 #: Products with the Hessian that a round of descent takes.
 _ROUND_PRODUCTS = 5
 #: Forward passes that a step of tuning takes: one, two back, and rounding.
 _STEP_PASSES = 4
-#: Tokens whose logits are in memory at once, in float32, with those of the original beside them.
+#: Numbers in float32 for each token and word of a chunk whose predictions are compared: log-probabilities of both
+#: models, their difference, and probabilities (numerics/divergence.py).
+_COMPARED = 4
+#: Tokens whose logits are in memory at once where gradients are taken, in float32, with those of the original.
 _LOGIT_TOKENS = 1024
 
 
@@ -60,6 +65,10 @@ class Reckoning:
         folder = None if found.model is None else found.model.here
         self.stored = traffic.stored(found.config, inventory, folder)
         self.logits = _LOGIT_TOKENS * shape.vocabulary * 8
+        self.compared = _COMPARED * CHUNK * shape.vocabulary * 4
+        self.head = shape.vocabulary * shape.hidden * self.item
+        #: Files that are mapped while a model is read whole into another type than theirs.
+        self.mapped = self.stored.all if self.stored.all < self.weights else 0
 
     def forward(self, used: Used) -> float:
         """Operations of a pass through the blocks."""
@@ -112,10 +121,24 @@ class Reckoning:
         head = 3 * self.shape.head * passages.tokens / stride
         return cells * (self.forward(passages) / 2 + head) / self.rate
 
-    def whole_memory(self, passages: Used, models: int = 1) -> int:
-        """A model, the states before each of its blocks, and logits."""
-        states = self.shape.layers * passages.tokens * self.shape.hidden * self.item
-        return PYTHON_BYTES + models * self.weights + states + self.logits
+    def loaded(self, beside: int) -> int:
+        """A whole model, and then what is ``beside`` it; while it is read its files are mapped."""
+        return PYTHON_BYTES + self.weights + max(self.mapped, beside)
+
+    def states(self, tokens: int) -> int:
+        """Hidden states before each block."""
+        return self.shape.layers * tokens * self.shape.hidden * self.item
+
+    def whole_memory(self, passages: Used) -> int:
+        """A model whose modules change one by one: states before each block, those behind a change, comparisons."""
+        return self.loaded(2 * self.states(passages.tokens) + self.compared)
+
+    def assembled_memory(self, measured: int, seen: Used, together: int) -> int:
+        """A model of other weights for all modules, its own kept, on so many tokens; then gradients at these weights,
+        block by block, for passages that were ``seen``, so many ``together``."""
+        tokens = min(together, seen.items) * seen.longest
+        swept = self.block_memory() - PYTHON_BYTES + self.states(tokens) + self.logits
+        return self.loaded(self.shape.linear * self.item + 2 * self.states(measured) + max(self.compared, swept))
 
     def compression(self, plan: Plan | None, method: str, tuned: TuneBlocks | None) -> float:
         methods = {method} if plan is None else plan.methods  # without a plan like one that changes all modules

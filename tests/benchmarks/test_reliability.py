@@ -63,3 +63,10 @@ def test_figures_of_other_parts_stay(reliability: ModuleType) -> None:
     assert after["code"] == {"kills": "1" * 16, "fuzzing": "2" * 16}
     mended = after | reliability.told(after, "kills", {}, "2" * 64, False)
     assert not mended["failures"] and not mended["quick"]
+
+
+def test_no_case_is_begun_behind_the_time(reliability: ModuleType, tmp_path: Path) -> None:
+    late = reliability.Rows(tmp_path / "kills.jsonl", "code", until=0.0)
+    assert not list(late.each("ab", lambda _: {"problem": None}))
+    assert len(list(late.each("a", lambda _: {"problem": None}, needed=True))) == 1
+    assert [row["case"] for row in late.each("ab", lambda _: {"problem": None})] == ["a"]

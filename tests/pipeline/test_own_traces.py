@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from mixprec import pipeline, recipe
+from mixprec.core import events
 from mixprec.core.errors import UserError
 from mixprec.core.stages import Stages
 from mixprec.importance import shift as shifts
@@ -103,6 +104,14 @@ def test_the_loop_from_a_model_to_a_shift(model: Path, finished: tuple[Path, Pat
     page = (out / "report.html").read_text()
     assert "Where importance moved" in page and page.count("<h3>From original to small</h3>") == 1
     assert (out / told["page"]).is_file() and (out / "variants/small/shift/shift.png").is_file()
+
+
+def test_what_is_to_come_has_the_names_of_what_comes(finished: tuple[Path, Path]) -> None:
+    rows = events.read(finished[1])
+    names = [name for name, _ in rows[0]["stages"]]
+    assert {"generate", "attribute", "compress/small", "generate/small", "attribute/small"} == set(names)
+    made = [row["name"] for row in rows if row["event"] == "stage" and row["state"] == "made"]
+    assert [name for name in made if name in names] == names
 
 
 def test_a_finished_loop_does_nothing_again(
