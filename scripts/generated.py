@@ -9,8 +9,13 @@ from pathlib import Path
 
 def filled(page: Path, name: str, made: str) -> str:
     """The page's text with ``made`` between the marks of ``name``."""
+    return within(page.read_text(encoding="utf-8"), name, made)
+
+
+def within(text: str, name: str, made: str) -> str:
+    """The same of a page's text."""
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
-    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    before, _, rest = text.partition(begin)
     return before + begin + "\n" + made + "\n" + end + rest.partition(end)[2]
 
 

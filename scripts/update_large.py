@@ -17,31 +17,30 @@ from mixprec.models.maps import decoder_of
 from mixprec.pipeline import checked, clusters
 from mixprec.pipeline.checks import Checked
 from mixprec.pipeline.clusters import Cluster, Placed
-from mixprec.pipeline.rates import H200, H200_MEMORY
+from mixprec.pipeline.rates import BFLOAT16, CPU, FLOAT32, H200, H200_MEMORY, MEMORY_RATE, SHARE
 from mixprec.recipe import Recipe
 from mixprec.report.formatting import size
 
 PAGE = Path(__file__).parents[1] / "docs" / "large.md"
 MODEL = "deepseek-ai/DeepSeek-R1"
 CLUSTERS = {"8 x H200": clusters.h200s(1), "4 x 8 x H200": clusters.h200s(4)}
-FORMATS = ["w2g128", "w3g128", "w4g128"]
 RECIPE = {
     "model": {"id": MODEL, "dtype": "bfloat16", "device": "cuda"},
     "compress": {
         "method": "gptq",
         "calibration": {"traces": "bundled:attribution", "samples": 128, "tokens": 2048},
     },
+    "sensitivity": {"formats": ["w2g128", "w3g128", "w4g128"], "samples": 32},
     "variants": {"w3": {"plan": {"default": "w3g128"}}},
     "evaluate": {"traces": {"source": "bundled:held_out"}},
 }
-SCORED = {**RECIPE, "sensitivity": {"formats": FORMATS, "samples": 32}}
 
 
 @cache
-def _known() -> tuple[Recipe, Checked, Recipe, Checked]:
-    """The recipe without and with tables of damage, and what is known of each."""
-    plain, scored = Recipe.model_validate(RECIPE), Recipe.model_validate(SCORED)
-    return plain, checked(plain), scored, checked(scored)
+def _known() -> tuple[Recipe, Checked]:
+    """The recipe, and what is known of it without weights."""
+    chosen = Recipe.model_validate(RECIPE)
+    return chosen, checked(chosen)
 
 
 def sizes() -> str:
@@ -56,6 +55,16 @@ def sizes() -> str:
         f"of them of experts; a token meets {active:.1f} · 10⁹ weights.",
         f"- In bfloat16 {size(2 * all_of_it)}; its files, in 8 bits, {size(_stored())}.",
         f"- The largest block: {size(2 * block)} in bfloat16; a second moment of the widest input: {size(hessian)}.",
+    ]
+    calibration = RECIPE["compress"]["calibration"]
+    tokens = calibration["samples"] * calibration["tokens"]
+    layer = [group for group in decoder.blocks[-1].groups if group.routed is not None]
+    seen = float(decoder.active(layer[0][0])) * tokens
+    moments = 4 * sum(group[0].in_features ** 2 for group in layer)
+    rows += [
+        f"- Of {tokens:,} calibration tokens an expert sees {seen:,.0f} on average; their states take "
+        f"{size(2 * tokens * decoder.sizes.hidden)}.",
+        f"- Second moments of all experts of a layer: {size(moments)}.",
     ]
     return "\n".join(rows)
 
@@ -80,8 +89,7 @@ def attribution() -> str:
 
 def stages(cluster: Cluster) -> str:
     """A table of stages on a cluster, by torchrun."""
-    _, _, scored, found = _known()
-    made = clusters.placing(scored, found, "torchrun", cluster)
+    made = clusters.placing(*_known(), "torchrun", cluster)
     rows = [
         "| stage | GPUs | hours | memory of a process | fits | storage | network |",
         "|---|--:|--:|--:|---|--:|--:|",
@@ -107,9 +115,31 @@ def body() -> str:
     return "\n".join(parts) + "\n"
 
 
+def constants() -> str:
+    """The rates, and where each is from."""
+    cluster, sheet = CLUSTERS["4 x 8 x H200"], "NVIDIA's data sheet of the H200"
+    listed = [
+        ("products in bfloat16, without sparsity", f"{BFLOAT16 / 1e12:.0f} · 10¹² a second", sheet),
+        ("products in float32", f"{FLOAT32 / 1e12:.0f} · 10¹² a second", sheet),
+        ("memory", f"{size(H200_MEMORY)}, {MEMORY_RATE / 1e12:.1f} TB/s", sheet),
+        ("share of these that is reached", f"{SHARE:.0%}", "assumed"),
+        ("a column of a solve", f"{1e6 * H200.column:.0f} µs", "assumed: some ten kernels"),
+        ("the same on one core of a 2-core AMD EPYC", f"{1e6 * CPU.column:.0f} µs", "measured"),
+        ("link of a GPU within a machine", f"{cluster.link / 1e9:.0f} GB/s each way", "data sheet of NVLink 4"),
+        ("network of a GPU", f"{cluster.network / 1e9:.0f} GB/s each way", "cards of 400 Gb/s"),
+        ("storage that all share", f"{cluster.storage / 1e9:.0f} GB/s for a machine", "assumed"),
+        ("disk of a process", f"{H200.disk / 1e9:.0f} GB/s", "assumed"),
+    ]
+    return (
+        "\n".join(["| constant | value | from |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in listed)])
+        + "\n"
+    )
+
+
 def page() -> str:
     """docs/large.md with the figures of today's code."""
-    return generated.filled(PAGE, "plan", body())
+    text = generated.filled(PAGE, "plan", body())
+    return generated.within(text, "constants", constants())
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ def run(
     """
     if max_memory is not None and not 0 < max_memory < 1e9:
         raise UserError(f"max_memory: {max_memory:g} is no amount of memory; give 10^9 bytes, such as 16")
+    if max_memory is not None and on is not None:
+        raise UserError("max_memory: is of one process; on a cluster its own settings limit jobs (--slurm mem_gb=64)")
     known: list[str] = []
     if isinstance(what, Recipe):
         if out is None or change:

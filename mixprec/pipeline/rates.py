@@ -38,26 +38,28 @@ CPU: Final = Rates(
 )
 
 #: Of what a data sheet promises, so much is counted on. Assumed.
-_SHARE: Final = 0.4
+SHARE: Final = 0.4
 #: NVIDIA's data sheet of the H200 SXM: operations a second without sparsity, bytes a second and bytes of memory.
-_BFLOAT16, _FLOAT32, _MEMORY_RATE = 989e12, 67e12, 4.8e12
+BFLOAT16: Final = 989e12
+FLOAT32: Final = 67e12
+MEMORY_RATE: Final = 4.8e12
 H200_MEMORY: Final = 141_000_000_000
 
-#: By the data sheet and _SHARE. Not measured: a column is some ten kernels of 10 µs each, a weight of a solve goes
+#: By the data sheet and SHARE. Not measured: a column is some ten kernels of 10 µs each, a weight of a solve goes
 #: through memory 64 times as it is read and written (blocks of 128 columns), a parameter in bfloat16 once for a token.
 H200: Final = Rates(
     "one NVIDIA H200, by its data sheet",
     {
-        "bfloat16": _SHARE * _BFLOAT16,
-        "float16": _SHARE * _BFLOAT16,
-        "float32": _SHARE * _FLOAT32,
-        "auto": _SHARE * _FLOAT32,
+        "bfloat16": SHARE * BFLOAT16,
+        "float16": SHARE * BFLOAT16,
+        "float32": SHARE * FLOAT32,
+        "auto": SHARE * FLOAT32,
     },
-    moments=_SHARE * _FLOAT32,
+    moments=SHARE * FLOAT32,
     column=1.0e-4,
-    column_weight=64 * 8 / (_SHARE * _MEMORY_RATE),
-    step=2 / (_SHARE * _MEMORY_RATE),
-    row=2 / (_SHARE * _BFLOAT16),
+    column_weight=64 * 8 / (SHARE * MEMORY_RATE),
+    step=2 / (SHARE * MEMORY_RATE),
+    row=2 / (SHARE * BFLOAT16),
     disk=2.0e9,
     weight=100.0,
 )

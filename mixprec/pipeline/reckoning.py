@@ -112,7 +112,8 @@ class Reckoning:
         tokens = self.used.get("compress.calibration")
         count, limit = (tokens.tokens if tokens else 0) * self.item, int(self.chosen.compress.memory_gb * 1e9)
         states = min(2 * count * self.shape.hidden, limit) + min(count * numbers_inside(self.inventory.sizes), limit)
-        block = self.shape.linear // self.shape.layers * 4 * 3 + 4 * self.inventory.widest_input**2 * 3
+        # What it was, what it becomes, and what is read ahead; second moments are in float32.
+        block = self.shape.linear // self.shape.layers * self.item * 3 + 4 * self.inventory.widest_input**2 * 3
         outside = sum(self.inventory.other.values()) * self.item
         return PYTHON_BYTES + outside + block + states
 

@@ -12,9 +12,10 @@ from mixprec.core.memory import limited
 from mixprec.pipeline import memory, own
 from mixprec.pipeline.cards import write_cards
 from mixprec.pipeline.checks import Checked, checked
-from mixprec.pipeline.executors.base import Here
+from mixprec.pipeline.executors.base import Executor, Here
 from mixprec.pipeline.executors.placement import Placement, executor
 from mixprec.pipeline.expected import expected
+from mixprec.pipeline.jobs import jobs_of
 from mixprec.pipeline.reckoning import candidate_bytes
 from mixprec.pipeline.scheduling import carry_out
 from mixprec.pipeline.summary import summary
@@ -86,16 +87,24 @@ class Run(Work):
         with locks.folder(self.out):
             for name in self.recipe.all_variants:
                 publish.refuse_links(self.folder(name) / "checkpoint")
+            doing = Here(self.do) if placement is None else executor(placement, self)
             with (
-                events.logged(self.out, recipe=self.name, stages=self._expected),
+                events.logged(self.out, recipe=self.name, stages=self._to_come(doing)),
                 memory.advised(self.recipe, self._found, self.limit),
                 limited(self.limit),
             ):
                 self.tell_moved()
                 self.benchmarks  # noqa: B018 (what is wrong with them is told before any work)
                 artifacts.write_text(self.out / "recipe.yaml", self.text)
-                carry_out(self.recipe, Here(self.do) if placement is None else executor(placement, self))
+                carry_out(self.recipe, doing)
                 return self._put_together()
+
+    def _to_come(self, doing: Executor) -> Sequence[tuple[str, float | None]]:
+        """What the log will tell of, and how long each may take: stages, or jobs where these are all that is heard."""
+        if doing.tells:
+            return self._expected
+        known = dict(self._expected)
+        return [(job.name, known.get(job.name)) for job in jobs_of(self.recipe, doing.slots)]
 
     def _put_together(self) -> dict[str, Any]:
         """The summary and the report, of stages that are done, in the recipe's order."""

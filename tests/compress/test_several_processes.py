@@ -80,8 +80,9 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 def test_two_processes_come_to_what_one_does(made: Path, name: str) -> None:
     one, two = (tensors(made / f"of{count}" / name) for count in (1, 2))
     assert one.keys() == two.keys()
-    same = sum(int((one[key] == two[key]).sum()) for key in one)
-    assert same >= 0.995 * sum(each.numel() for each in one.values())
+    # A scale that AWQ folds differs in its last bits, and with it every weight of its column.
+    same = sum(int(torch.isclose(one[key].float(), two[key].float(), rtol=1e-5, atol=1e-7).sum()) for key in one)
+    assert same >= 0.999 * sum(each.numel() for each in one.values())
     first, second = (json.loads((made / f"of{count}" / f"{name}.json").read_text()) for count in (1, 2))
     assert first.keys() == second.keys()
     for address, report in first.items():

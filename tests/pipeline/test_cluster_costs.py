@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tiny
+import update_large
 
 from mixprec import cli, pipeline, recipe
 from mixprec.models.config import load_config
@@ -91,3 +92,8 @@ def test_explain_says_it(
     told = capsys.readouterr().out
     assert not ended.value.code and f"On {on}: 1 × 2 cores" in told
     assert ("compress w3g16" if on == "torchrun" else "compress/w3g16") in told and "in all" in told
+
+
+@pytest.mark.slow
+def test_the_page_on_r1_is_todays() -> None:
+    assert update_large.PAGE.read_text(encoding="utf-8") == update_large.page(), "run scripts/update_large.py"

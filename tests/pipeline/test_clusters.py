@@ -72,6 +72,7 @@ def test_a_ray_cluster_leaves_the_same_bytes(recipe: Path, here: dict[str, bytes
     assert placed.tree(out) == here
     found = status(out)
     assert found.state == "done" and {"cells/1of2", "cells/2of2", "compress/spent"} <= found.done.keys()
+    assert {"prepare", "cells/2of2", "evaluate/spent"} <= {name for name, _ in events.read(out)[0]["stages"]}
 
 
 @needs("submitit", "slurm")
