@@ -109,11 +109,10 @@ def stages(cluster: Cluster) -> str:
         "|---|--:|--:|--:|---|--:|--:|",
     ]
     for each in made.listed:
-        fits = "yes" if each.memory <= H200_MEMORY else "no"
-        rows.append(
-            f"| {each.name} | {each.gpus} | {'unknown' if each.seconds is None else _time(each.seconds)} | {size(each.memory)} | {fits} | {size(each.storage)} | "
-            f"{size(each.network) if each.network else ''} |"
-        )
+        took = "unknown" if each.seconds is None else _time(each.seconds)
+        fits, sent = "yes" if each.memory <= H200_MEMORY else "no", size(each.network) if each.network else ""
+        columns = (each.name, str(each.gpus), took, size(each.memory), fits, size(each.storage), sent)
+        rows.append(f"| {' | '.join(columns)} |")
     return "\n".join(rows)
 
 
