@@ -32,8 +32,12 @@ Keys of OUT (null: not measured)
     memory_prediction_error    largest relative difference of a stage's peak memory to what `mixprec explain` says of it
     memory_peaks           stage -> measured peak over predicted, SmolLM2-135M
     memory_measured_mb     stage -> measured peak, 10^6 bytes
-    scaling_2proc_compress     speed of compression by two processes over that by one
-    ray_results_equal      whether variants that ran on a Ray cluster are those that ran one after another
+    scaling_2proc_compress     speed of compression by two processes of one thread over that by one, by wall time
+    scaling_2proc_compress_cpu     the same by CPU time of the busier of the two, where others share the machine
+    scaling_2proc_equal_weights    share of the model's weights that are equal to the bit
+    scaling_2proc_error    mean relative output error of the modules by two processes over that by one
+    ray_results_equal      whether a run whose jobs a Ray cluster did left the bytes of one that ran here
+    ray_files              files that were compared
     failures               part -> case -> what was wrong
     code                   part -> the code that it was measured on: a digest of mixprec's and of the faults'
     quick                  parts of which --quick measured a few cases of each kind

@@ -6,6 +6,7 @@ and clusters.py; no weight is read.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mixprec.models.config import load_config
 from mixprec.models.maps import decoder_of
 from mixprec.pipeline import checked, clusters
 from mixprec.pipeline.checks import Checked
-from mixprec.pipeline.clusters import Cluster, Placed
+from mixprec.pipeline.clusters import Cluster
 from mixprec.pipeline.rates import BFLOAT16, CPU, FLOAT32, H200, H200_MEMORY, MEMORY_RATE, SHARE
 from mixprec.recipe import Recipe
 from mixprec.report.formatting import size
@@ -24,6 +25,8 @@ from mixprec.report.formatting import size
 PAGE = Path(__file__).parents[1] / "docs" / "large.md"
 MODEL = "deepseek-ai/DeepSeek-R1"
 CLUSTERS = {"8 x H200": clusters.h200s(1), "4 x 8 x H200": clusters.h200s(4)}
+#: Bytes that a process has for what its traces keep while the blocks go by: importance.sweep_gb.
+_SWEEP = 64_000_000_000
 RECIPE = {
     "model": {"id": MODEL, "dtype": "bfloat16", "device": "cuda"},
     "compress": {
@@ -77,39 +80,47 @@ def _stored() -> int:
 
 
 def attribution() -> str:
-    """The paper's corpus through the model."""
-    found = cost(load_config(MODEL), "bfloat16", PAPER_CORPUS.longest)
-    held = found.ours.total - found.ours.weights
-    rows = ["| GPUs | hours | memory of a process beside a block |", "|--:|--:|--:|"]
+    """The paper's corpus through the model, its weights streamed: traces are as long as they are on average."""
+    mean = PAPER_CORPUS.tokens // PAPER_CORPUS.traces
+    longest, found = (cost(load_config(MODEL), "bfloat16", tokens) for tokens in (PAPER_CORPUS.longest, mean))
+    held, most = (each.ours.total - each.ours.weights for each in (found, longest))
+    rows = ["| GPUs | computing | reading | memory of the longest trace | storage |", "|--:|--:|--:|--:|--:|"]
     for cluster in CLUSTERS.values():
-        hours = found.our_flops / H200.products["bfloat16"] / cluster.all / 3600
-        rows.append(f"| {cluster.all} | {hours:.2f} | {size(held)} |")
+        traces = math.ceil(PAPER_CORPUS.traces / cluster.all)
+        sweeps = 2 * math.ceil(traces * held / _SWEEP)
+        read = cluster.all * sweeps * _stored()
+        computing = found.our_flops / H200.products["bfloat16"] / cluster.all
+        reading = read / cluster.machines / cluster.storage
+        rows.append(f"| {cluster.all} | {_time(computing)} | {_time(reading)} | {size(most)} | {size(read)} |")
     return "\n".join(rows)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def stages(cluster: Cluster) -> str:
     """A table of stages on a cluster, by torchrun."""
     made = clusters.placing(*_known(), "torchrun", cluster)
     rows = [
-        "| stage | GPUs | hours | memory of a process | fits | storage | network |",
+        "| stage | GPUs | time | memory of a process | fits | storage | network |",
         "|---|--:|--:|--:|---|--:|--:|",
     ]
     for each in made.listed:
-        fits = "yes" if each.memory <= H200_MEMORY else "no"
-        rows.append(
-            f"| {each.name} | {each.gpus} | {_hours(each)} | {size(each.memory)} | {fits} | {size(each.storage)} | "
-            f"{size(each.network) if each.network else ''} |"
-        )
+        took = "unknown" if each.seconds is None else _time(each.seconds)
+        fits, sent = "yes" if each.memory <= H200_MEMORY else "no", size(each.network) if each.network else ""
+        columns = (each.name, str(each.gpus), took, size(each.memory), fits, size(each.storage), sent)
+        rows.append(f"| {' | '.join(columns)} |")
     return "\n".join(rows)
-
-
-def _hours(each: Placed) -> str:
-    return "unknown" if each.seconds is None else f"{each.seconds / 3600:.2f}"
 
 
 def body() -> str:
     """All generated parts."""
-    parts = [sizes(), "", "Attribution of the paper's 120 traces (815,115 tokens):", "", attribution()]
+    corpus = f"{PAPER_CORPUS.traces} traces ({PAPER_CORPUS.tokens:,} tokens)"
+    told = f"Attribution of the paper's {corpus}, streamed, with {size(_SWEEP)} for what traces keep (`sweep_gb`):"
+    parts = [sizes(), "", told, "", attribution()]
     for name, cluster in CLUSTERS.items():
         parts += ["", f"On {name}:", "", stages(cluster)]
     return "\n".join(parts) + "\n"

@@ -48,11 +48,11 @@ class Work(Context):
 
         Raises UserError for what isn't, as this process would make it.
         """
-        if self.recipe.calibrates:
-            self.calibration  # noqa: B018 (what there is to say of it is said before)
         with self.stages.all_there():
-            if job.kind != "prepare":
+            if job.kind != "prepare":  # which makes what the model and its calibration data may be
                 self.prepared  # noqa: B018 (looked at now)
+                if self.recipe.calibrates:
+                    self.calibration  # noqa: B018 (what there is to say of it was said before)
             for name in job.after:
                 kind, _, of = name.partition("/")
                 if kind not in ("prepare", "cells"):  # what these leave besides is looked at by who needs it
