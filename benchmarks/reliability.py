@@ -69,7 +69,7 @@ PARTS = {
     "memory": "reliability_memory",
 }
 #: What a part's measurements are held against and don't depend on: the estimate of memory.
-_ESTIMATE = ("costs.py", "owncosts.py", "reckoning.py", "usage.py", "traffic.py", "memory.py")
+_ESTIMATE = ("costs.py", "expected.py", "owncosts.py", "reckoning.py", "usage.py", "traffic.py", "memory.py")
 KEYS = (
     "kills", "resumed_identical", "corruptions_tried", "corruptions_detected", "fuzz_cases", "fuzz_failures",
     "overhead", "memory_prediction_error", "scaling_2proc_compress", "ray_results_equal",
