@@ -25,7 +25,6 @@ from mixprec.report.formatting import plural
 from mixprec.sensitivity.sets import cells_of
 from mixprec.sensitivity.spec import GRADIENT, TOGETHER
 from mixprec.tune.options import TuneSpec
-from mixprec.walk.options import numbers_inside
 
 #: Files of a finished run beside checkpoints and tensors.
 _PAGES_BYTES = 10_000_000
@@ -265,11 +264,14 @@ class _Stages(Reckoning):
         rate = RATES[spec.dtype]
         here = spec.dtype == "auto" and self.chosen.model.device == "cpu"  # of GPUs that aren't here nobody knows
         item = BYTES[quickest_dtype("cpu") if here else spec.dtype]
-        inside = self.shape.layers * length * spec.batch * numbers_inside(self.inventory.sizes) * item
+        inside = length * spec.batch * self.shape.kept(item, parameters=True)
         limit = int(self.chosen.compress.memory_gb * 1e9)
         states = (samples + spec.validation) * length * self.shape.hidden * item
         # Of each weight its code, what it is on the way to its scale, and itself; the original's head beside all else.
-        weights = self.shape.linear * (1 + 2 * item) + (self.shape.parameters - self.shape.linear) * item
+        # Weights that lie in their files as they are computed with are held as long as one of a file is.
+        filed = self.stored.all >= self.shape.parameters * item
+        weights = self.shape.linear * (1 + (3 if filed else 2) * item)
+        weights += (self.shape.parameters - self.shape.linear) * item
         head = self.shape.vocabulary * self.shape.hidden * item
         memory = PYTHON_BYTES + weights + head + self.distilled + min(inside, limit)
         work = f"{samples * spec.epochs:,} samples of {length} tokens, {spec.validation} for validation"
