@@ -75,7 +75,7 @@ PARTS = {
     "ray": "reliability_ray",
 }
 #: What a part's measurements are held against and don't depend on: the estimate of memory.
-_ESTIMATE = ("costs.py", "owncosts.py", "reckoning.py", "usage.py", "traffic.py", "memory.py")
+_ESTIMATE = ("costs.py", "expected.py", "owncosts.py", "reckoning.py", "usage.py", "traffic.py", "memory.py")
 KEYS = (
     "kills", "resumed_identical", "corruptions_tried", "corruptions_detected", "fuzz_cases", "fuzz_failures",
     "overhead", "memory_prediction_error", "scaling_2proc_compress", "ray_results_equal",
@@ -135,6 +135,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "mixprec-reliability")
     parser.add_argument("--json", required=True)
     chosen = parser.parse_args()
+    # Figures add up over calls for parts and for minutes; the command that makes them all has neither.
+    sys.argv[1:] = ["--json", chosen.json]
     found = dict[str, Any].fromkeys(KEYS) | known(Path(chosen.json))
     until = time.monotonic() + 60 * chosen.minutes
     for part in chosen.only:

@@ -61,18 +61,18 @@ def measure(work: Path, rows: Rows, quick: bool) -> tuple[dict[str, Any], dict[s
         told = _child("time", least, work / "whole")
         return {"seconds": told["seconds"], "hashing": told["hashing"]}
 
-    def stages(_: str) -> dict[str, Any]:
-        return _child("peak", chosen, work / "run")
-
-    (row,) = rows.each([f"peaks{how}"], stages)
     predicted = _child("predict", chosen, work / "predicted")["predicted"]
-    (spent,) = rows.each(["hashing"], run)
-    peaks = {name: peak / predicted[name] for name, peak in row["peaks"].items() if name in predicted}
+    cases = {f"peak of {name}{how}": name for name in predicted}
+    with _Stages(chosen, work / "run", new=not rows.done.keys() & cases.keys()) as stages:
+        found = list(rows.each(cases, lambda case: {"peak": stages.peak(cases[case])}))
+    spent = list(rows.each(["hashing"], run))
+    measured = {cases[row["case"]]: row["peak"] for row in found}
+    peaks = {name: peak / predicted[name] for name, peak in measured.items()}
     figures = {
-        "memory_prediction_error": max(abs(ratio - 1) for ratio in peaks.values()),
+        "memory_prediction_error": max((abs(ratio - 1) for ratio in peaks.values()), default=None),
         "memory_peaks": peaks,
-        "memory_measured_mb": {name: round(row["peaks"][name] / 1e6) for name in peaks},
-        "overhead": spent["seconds"] / (spent["seconds"] - spent["hashing"]),
+        "memory_measured_mb": {name: round(peak / 1e6) for name, peak in measured.items()},
+        "overhead": spent[0]["seconds"] / (spent[0]["seconds"] - spent[0]["hashing"]) if spent else None,
     }
     return figures, {}
 
@@ -99,6 +99,41 @@ def _child(what: str, recipe: Path, out: Path) -> dict[str, Any]:
     told = out.with_suffix(".json")
     subprocess.run([sys.executable, __file__, what, recipe, out, told], check=True)
     return dict(json.loads(told.read_text(encoding="utf-8")))
+
+
+class _Stages:
+    """A process that makes one stage after the other, when it is asked for the next; it begins when it is first asked.
+
+    ``new``: what is in the folder ``out`` goes first.
+    """
+
+    def __init__(self, recipe: Path, out: Path, new: bool) -> None:
+        self._command = [sys.executable, __file__, "peak", recipe, out, "new" if new else "on"]
+        self._process: subprocess.Popen[str] | None = None
+        self._found: dict[str, int] = {}
+
+    def peak(self, name: str) -> int:
+        """The peak of a stage, in bytes, for which all before it are made."""
+        self._process = self._process or subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        while name not in self._found:
+            self._process.stdin.write("next\n")
+            self._process.stdin.flush()
+            made, _, peak = self._process.stdout.readline().strip().rpartition(" ")
+            if not made:
+                raise SystemExit(f"{name}: was not made, or was there without its peak; remove the work folder")
+            self._found[made] = int(peak)
+            print(f"{made}: {self._found[made] / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+        return self._found[name]
+
+    def __enter__(self) -> _Stages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.communicate()
 
 
 class _Watch:
@@ -158,13 +193,14 @@ def _libraries() -> int:
     return found
 
 
-def _peaks(run: Callable[[], Any]) -> dict[str, int]:
-    """Stage -> the highest resident memory of the process that made it, in bytes."""
+def _peaks(run: Callable[[], Any]) -> None:
+    """For each line that comes in, tell the next stage and the highest resident memory of the process that made it."""
     from mixprec.core import events
 
-    found: dict[str, int] = {}
     libraries = _libraries()
-    while True:
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a run says goes elsewhere
+    for _ in sys.stdin:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
@@ -181,14 +217,11 @@ def _peaks(run: Callable[[], Any]) -> dict[str, int]:
             line = told.read().strip()
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
             raise SystemExit("a stage failed")
-        if not line:  # all are done
-            return found
-        name, peak = line.rsplit(" ", 1)
-        found[name] = int(peak)
-        print(f"{name}: {found[name] / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+        replies.write(f"{line}\n")
+        replies.flush()
 
 
-def _run(what: str, recipe_file: Path, out: Path, told: Path) -> None:
+def _run(what: str, recipe_file: Path, out: Path, how: str) -> None:
     from mixprec.core import environment
 
     environment.settle()
@@ -204,12 +237,13 @@ def _run(what: str, recipe_file: Path, out: Path, told: Path) -> None:
 
     if what == "predict":
         predicted = memory.needs(chosen, checked(chosen, None, planned=False))
-        told.write_text(json.dumps({"predicted": predicted}), encoding="utf-8")
+        Path(how).write_text(json.dumps({"predicted": predicted}), encoding="utf-8")
         return
-    publish.remove(out)
+    if how != "on":
+        publish.remove(out)
     if what == "peak":
         checked(chosen, None, planned=False)  # what it imports is there for all
-        told.write_text(json.dumps({"peaks": _peaks(run)}), encoding="utf-8")
+        _peaks(run)
         return
     hashing = _Hashing()
     for holder, name in ((artifacts, "sha256_file"), (seals, "_digest"), (seals, "sealed"), (seals, "opened")):
@@ -217,8 +251,8 @@ def _run(what: str, recipe_file: Path, out: Path, told: Path) -> None:
     start = time.process_time()
     run()
     spent = {"seconds": time.process_time() - start, "hashing": hashing.seconds}
-    told.write_text(json.dumps(spent), encoding="utf-8")
+    Path(how).write_text(json.dumps(spent), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    _run(sys.argv[1], *map(Path, sys.argv[2:5]))
+    _run(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

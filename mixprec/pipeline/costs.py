@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from mixprec.core.devices import quickest_dtype
 from mixprec.importance.cost import Corpus, Shape, generic_flops, generic_memory, our_flops, our_memory
 from mixprec.importance.probing import why_not_by_shapes
 from mixprec.models import conversion
@@ -25,7 +26,6 @@ from mixprec.report.formatting import plural
 from mixprec.sensitivity.sets import cells_of
 from mixprec.sensitivity.spec import GRADIENT, TOGETHER
 from mixprec.tune.options import TuneSpec
-from mixprec.walk.options import numbers_inside
 
 #: Files of a finished run beside checkpoints and tensors.
 _PAGES_BYTES = 10_000_000
@@ -195,7 +195,7 @@ class _Stages(Reckoning):
             return Stage("sensitivity", work, seconds, self.block_memory(), 0, self.choosing())
         rows = (1 + len(spec.behaviours)) * spec.draws
         passes = 4 + 2 * rows + 1.5 * candidates + (spec.at != "original")
-        memory = self.block_memory() + self.shape.layers * scored.longest * self.shape.hidden * 4 + self.logits
+        memory = self.block_memory() + self.swept(scored, TOGETHER)
         seconds = passes * self.forward(scored) / self.rate
         if self.outside:
             memory = max(memory, self.whole_memory(scored))
@@ -263,11 +263,19 @@ class _Stages(Reckoning):
         samples, length = spec.samples or calibration.samples, calibration.tokens
         seen = samples * spec.epochs * (3 + 1) + spec.validation * (spec.epochs * spec.checks + 1) + samples
         each = self.shape.forward(length, length**2) + 2 * self.shape.head * length
-        item, rate = BYTES[spec.dtype], self.rates.products[spec.dtype]
-        inside = self.shape.layers * length * spec.batch * numbers_inside(self.inventory.sizes) * item
+        rate = self.rates.products[spec.dtype]
+        here = spec.dtype == "auto" and self.chosen.model.device == "cpu"  # of GPUs that aren't here nobody knows
+        item = BYTES[quickest_dtype("cpu") if here else spec.dtype]
+        inside = length * spec.batch * self.shape.kept(item, parameters=True)
         limit = int(self.chosen.compress.memory_gb * 1e9)
         states = (samples + spec.validation) * length * self.shape.hidden * item
-        memory = PYTHON_BYTES + self.shape.parameters * (item + 2) + self.logits + min(inside, limit)
+        # Of each weight its code, what it is on the way to its scale, and itself; the original's head beside all else.
+        # Weights that lie in their files as they are computed with are held as long as one of a file is.
+        filed = self.stored.all >= self.shape.parameters * item
+        weights = self.shape.linear * (1 + (3 if filed else 2) * item)
+        weights += (self.shape.parameters - self.shape.linear) * item
+        head = self.shape.vocabulary * self.shape.hidden * item
+        memory = PYTHON_BYTES + weights + head + self.distilled + min(inside, limit)
         work = f"{samples * spec.epochs:,} samples of {length} tokens, {spec.validation} for validation"
         files = self.stored.sweeps() + Traffic(states, states)
         return Stage(f"tune {name}", work, seen * each / rate, memory + min(states, limit), 0, files)

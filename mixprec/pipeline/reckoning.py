@@ -36,8 +36,10 @@ _STEP_PASSES = 4
 #: Numbers in float32 for each token and word of a chunk whose predictions are compared: log-probabilities of both
 #: models, their difference, and probabilities (numerics/divergence.py).
 _COMPARED = 4
-#: Tokens whose logits are in memory at once where gradients are taken, in float32, with those of the original.
-_LOGIT_TOKENS = 1024
+#: The same where a loss of them goes back: their gradients too, and draws or what is kept for the way back.
+_DIFFERENTIATED = 7
+#: Tokens of a chunk where gradients start at hidden states (walk/losses.py).
+_LOSS_TOKENS = 64
 
 
 def candidate_bytes(chosen: Recipe, inventory: Decoder) -> int:
@@ -64,7 +66,8 @@ class Reckoning:
         self.weights = shape.parameters * self.item
         folder = None if found.model is None else found.model.here
         self.stored = traffic.stored(found.config, inventory, folder)
-        self.logits = _LOGIT_TOKENS * shape.vocabulary * 8
+        self.logits = _DIFFERENTIATED * _LOSS_TOKENS * shape.vocabulary * 4
+        self.distilled = _DIFFERENTIATED * CHUNK * shape.vocabulary * 4
         self.compared = _COMPARED * CHUNK * shape.vocabulary * 4
         self.head = shape.vocabulary * shape.hidden * self.item
         #: Files that are mapped while a model is read whole into another type than theirs.
@@ -107,7 +110,7 @@ class Reckoning:
         solved = pace.columns * columns + pace.products * product + pace.weight * module.weights / self.rates.weight
         return moments + solved + rounds * (columns + _ROUND_PRODUCTS * 2 * product)
 
-    def block_memory(self) -> int:
+    def block_memory(self, calibrated: bool = True) -> int:
         """A block at a time: its weights, the second moments, the calibration's states and what they leave inside."""
         tokens = self.used.get("compress.calibration")
         count, limit = (tokens.tokens if tokens else 0) * self.item, int(self.chosen.compress.memory_gb * 1e9)
@@ -115,7 +118,7 @@ class Reckoning:
         # What it was, what it becomes, and what is read ahead; second moments are in float32.
         block = self.shape.linear // self.shape.layers * self.item * 3 + 4 * self.inventory.widest_input**2 * 3
         outside = sum(self.inventory.other.values()) * self.item
-        return PYTHON_BYTES + outside + block + states
+        return PYTHON_BYTES + outside + block + (states if calibrated else 0)
 
     def measure(self, cells: int, passages: Used, stride: int) -> float:
         """Seconds of restarts, half-way up on average, with the head on every so many-th token."""
@@ -134,11 +137,14 @@ class Reckoning:
         """A model whose modules change one by one: states before each block, those behind a change, comparisons."""
         return self.loaded(2 * self.states(passages.tokens) + self.compared)
 
+    def swept(self, seen: Used, together: int) -> int:
+        """States before each block of so many passages ``together``, and gradients of their losses at the top."""
+        return self.states(min(together, seen.items) * seen.longest) + self.logits
+
     def assembled_memory(self, measured: int, seen: Used, together: int) -> int:
         """A model of other weights for all modules, its own kept, on so many tokens; then gradients at these weights,
         block by block, for passages that were ``seen``, so many ``together``."""
-        tokens = min(together, seen.items) * seen.longest
-        swept = self.block_memory() - PYTHON_BYTES + self.states(tokens) + self.logits
+        swept = self.block_memory(calibrated=False) - PYTHON_BYTES + self.swept(seen, together)
         return self.loaded(self.shape.linear * self.item + 2 * self.states(measured) + max(self.compared, swept))
 
     def compression(self, plan: Plan | None, method: str, tuned: TuneBlocks | None) -> float:
