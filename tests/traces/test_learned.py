@@ -92,7 +92,7 @@ def test_features_say_where_and_how_a_sentence_stands() -> None:
     assert {"ann", "<name>", "sold", "<^okay", ">$?"} <= names[1]
     assert {"#opens True alone True", "@WAIT", "<n>", "x =", "#last"} <= names[2]
     known = Features(["okay", "#last"])
-    assert known.rows("", split("Okay. Fine."))[1] == [1]
+    assert known.rows("", split("Okay. Fine."))[1] == (1,)
 
 
 def shares(traces: list[spans.AnnotatedTrace], found: list[spans.AnnotatedTrace]) -> dict[str, tuple[float, float]]:
