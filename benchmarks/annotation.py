@@ -29,6 +29,13 @@ Keys of OUT
     f1_adding_knowledge       see f1_backtracking
     f1_initializing           see f1_backtracking; not scored
     f1_deduction              see f1_backtracking; not scored
+    written_f1_backtracking   F1 on a fifth of the text that the classifier learns from, by one that learned from the
+                              rest of it, without offsets
+    written_f1_uncertainty_estimation  see written_f1_backtracking
+    written_f1_example_testing  see written_f1_backtracking
+    written_f1_adding_knowledge  see written_f1_backtracking
+    written_f1_initializing   see written_f1_backtracking
+    written_f1_deduction      see written_f1_backtracking
     agreement                 characters with the same label, of all that both label
     characters                characters that both label
     importance_spearman       Spearman's correlation over all linear modules of importance from the classifier's
@@ -99,7 +106,7 @@ def main() -> None:
     traces = store.load(str(Path(arguments.data) / "r1_distill_llama_8b_awq_traces" / "traces.jsonl"))
     figures: dict[str, Any] = {}
     if arguments.only != "importance":
-        figures |= labels(traces)
+        figures |= labels(traces) | written()
     if arguments.only != "labels":
         figures = merged(figures, importance(traces, arguments))
     machine.write(arguments.json, __file__, figures)
@@ -137,6 +144,21 @@ def labels(traces: Sequence[Any]) -> dict[str, Any]:
         else:
             figures |= {"traces_per_second_cues": speed, "cues": own}
     return figures
+
+
+def written() -> dict[str, float]:
+    """How well the classifier hears on text by those who wrote what it learns from."""
+    from mixprec.traces.learned import training
+    from mixprec.traces.learned.classifier import LABELS
+
+    seen, unseen = training.parted(training.shipped())
+    learner = training.fitted(seen)
+    table = np.zeros((len(LABELS), len(LABELS)))
+    for each in unseen:
+        found = learner.behaviours(each.prompt, each.sentences)
+        for sentence, true, other in zip(each.sentences, each.behaviours, found, strict=True):
+            table[LABELS.index(true), LABELS.index(other)] += len(sentence.text)
+    return {f"written_f1_{name}": float(value) for name, value in zip(LABELS, f1(table), strict=True)}
 
 
 def agreement(counts: Sequence[Any]) -> dict[str, Any]:

@@ -110,7 +110,8 @@ class Features:
     def _read_shared(self, found: _Shape | _Place | _News | frozenset[str] | None, about: str) -> tuple[int, ...]:
         """The features of what sentences share, classes of words among it; a sentence without matter has no news.
 
-        ``about``: the genre for what depends on it; of classes, ``<`` or ``>`` for those of a neighbour.
+        ``about``: the genre for what depends on it, of classes ``<`` or ``>`` for those of a neighbour, else empty. It
+        keeps a place and news of the same numbers apart, which as tuples are equal.
         """
         if found is None:
             return self._numbers(["#empty"])
