@@ -40,10 +40,10 @@ def block(figures: Mapping[str, Any] | None) -> str:
 
 
 def _lead(figures: Mapping[str, Any]) -> Iterator[str]:
-    counts = [f"{figures[key]} {words}" for key, words in VERDICTS.items() if figures.get(key)]
+    counts = [f"{words}: {figures[key]}" for key, words in VERDICTS.items() if figures.get(key)]
     missing = sum(found is None for found in figures["findings"].values())
-    counts += [f"{missing} {NOT_RUN}"] if missing else []
-    yield f"Of {len(figures['findings'])} findings, on {figures['model']}: {', '.join(counts)}."
+    counts += [f"{NOT_RUN}: {missing}"] if missing else []
+    yield f"{len(figures['findings'])} findings on {figures['model']}; {', '.join(counts)}."
     if figures.get("quick"):
         yield "This was a quick run: few questions and passages, so that intervals are wide."
 

@@ -62,7 +62,9 @@ def axis(values: Iterable[float], log: bool = False) -> Axis:
     if log:
         room = max((high / low) ** 0.06, 1.08)
         return Axis(low / room, high * room, True)
-    room = 0.06 * (high - low) or 0.5 * abs(high) or 1.0
+    spread = high - low
+    # Values that differ by rounding alone have no room between them.
+    room = 0.06 * spread if spread > 1e-9 * max(abs(low), abs(high)) else 0.5 * abs(high) or 1.0
     return Axis(low - room, high + room)
 
 

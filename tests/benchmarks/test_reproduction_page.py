@@ -47,8 +47,8 @@ def test_every_verdict_is_said_with_its_numbers() -> None:
     text = update_reproduction.block(FIGURES)
     lead, _ = text.split("\n", 1)
     assert lead == (
-        "Of 5 findings, on smollm2-135m-instruct: 1 holds, 1 does not hold, 1 open, 1 can't be decided at this scale, "
-        "1 not run."
+        "5 findings on smollm2-135m-instruct; holds: 1, does not hold: 1, open: 1, can't be decided at this scale: 1, "
+        "not run: 1."
     )
     assert "This was a quick run" in text
     for line in (

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mixprec.report.pagecharts import behaviour_rows, damage_rows, front, pareto_points, scatter_points, whole
@@ -16,6 +16,7 @@ values = st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=30)
 
 
 @given(values, st.booleans())
+@example(found=[1e9, 999_999_999.999_999_9], log=False)
 def test_an_axis_has_room_for_all_and_keeps_their_order(found: list[float], log: bool) -> None:
     scale = axis(found, log)
     places = [scale.at(value) for value in sorted(found)]
