@@ -92,7 +92,8 @@ def compress(
     missing or broken files, NaN or infinite weights, a target that mixprec did not make, and too little space for it.
 
     Of the processes of a launcher each has its part of the samples, whose sums are added up, and of each solve its part
-    of the rows; the main one writes. They come to the numbers of one process but for the order of these sums.
+    of the rows; the main one writes. They come to the numbers of one process but for the order of these sums
+    (docs/howto/cluster.md).
     """
     out = Path(os.path.realpath(out))  # a link to a folder elsewhere stays
     shared = processes.count() > 1
