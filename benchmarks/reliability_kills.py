@@ -48,11 +48,11 @@ def measure(work: Path, rows: Rows, quick: bool) -> tuple[dict[str, Any], dict[s
 
             found[hit] = list(rows.each(cases, struck))
 
-    def total(*hits: kills.Hit) -> int:
-        return sum(len(found[hit]) for hit in hits)
+    def total(*hits: kills.Hit) -> int | None:
+        return sum(len(found[hit]) for hit in hits) or None
 
-    def good(*hits: kills.Hit) -> int:
-        return sum(row["problem"] is None for hit in hits for row in found[hit])
+    def good(*hits: kills.Hit) -> int | None:
+        return sum(row["problem"] is None for hit in hits for row in found[hit]) if total(*hits) else None
 
     figures = {
         "kills": total("kill", "moment"), "resumed_identical": good("kill", "moment"), "kills_at_calls": total("kill"),
