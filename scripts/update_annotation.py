@@ -64,7 +64,8 @@ def ranked(found: dict[str, Any]) -> list[str]:
         f"Importance over the four agrees by {told(found, 'importance_spearman')}, with cues by "
         f"{told(found['cues'], 'importance_spearman')}; the aim is {SPEARMAN}. Two halves of the same "
         f"{found['importance_traces']} traces, both with GPT-4o's spans, agree by {found['halves_spearman']:.2f} "
-        f"(95% of the splits: {low:.2f} to {high:.2f}): so much is chance with so few traces.",
+        f"(95% of the splits: {low:.2f} to {high:.2f}): with so few, other traces move the ranking about as "
+        "far as another annotator does.",
     ]
 
 

@@ -101,7 +101,7 @@ def offsets(classifier: Classifier, sequences: Iterable[Sequence]) -> np.ndarray
     given = list(sequences)
     lengths = np.array([len(sentence.text) for each in given for sentence in each.sentences], dtype=float)
     labels = np.array([LABELS.index(behaviour) for each in given for behaviour in each.behaviours])
-    wanted: np.ndarray = np.bincount(labels, lengths, len(LABELS)).astype(float)
+    wanted = np.asarray(np.bincount(labels, lengths, len(LABELS)), dtype=np.float64)
     scored, total = len(BEHAVIOURS), wanted.sum()
     wanted[:scored] *= GENEROUS
     wanted[scored:] *= max(total - wanted[:scored].sum(), 0) / max(wanted[scored:].sum(), 1)
