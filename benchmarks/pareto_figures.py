@@ -151,7 +151,12 @@ def speedup(rows: Rows, peer: str) -> float | None:
     """CPU seconds of a peer's GPTQ at w3g64 over ours, each in its faster type, on one machine."""
     every = [[rows.get(f"{name}{dtype}@3.25") for dtype in ("", "_bf16")] for name in (peer, "gptq")]
     known = [[draws for draws in types if draws] for types in every]
-    if not all(known) or not all(alike(known[0][0], draws) for types in known for draws in types):
+    if not all(known):
+        return None
+    # Of the types that were measured on one machine.
+    known[1] = [draws for draws in known[1] if alike(known[0][0], draws)]
+    known[0] = [draws for draws in known[0] if alike(known[0][0], draws)]
+    if not all(known):
         return None
     return ratio(*(min(draws[0]["cpu_seconds"] for draws in types) for types in known))
 

@@ -36,4 +36,5 @@ def measure(work: Path, rows: Rows, quick: bool) -> tuple[dict[str, Any], dict[s
 
     (row,) = rows.each(["ray"], run)
     other = row["other"]
-    return {"ray_results_equal": not other, "ray_files": row["files"]}, dict.fromkeys(other, "other bytes")
+    figures = {"ray_results_equal": not other, "ray_files": row["files"]}
+    return figures, dict.fromkeys(other, "other bytes")

@@ -42,7 +42,7 @@ def _print_downloads(models: dict[str, int]) -> None:
 
     if models:
         named = ", ".join(f"{name} {size(count)}" for name, count in models.items())
-        out.print(f"To download: {named}.", soft_wrap=True)
+        out.print(f"To download: {named}.")
 
 
 def _print_gpus(need: Need | None) -> None:
@@ -55,8 +55,7 @@ def _print_gpus(need: Need | None) -> None:
     out.print(
         f"GPUs: {few} x {need.gpu}, {size(need.weights // few)} of weights on each, {need.at_once} outputs at once: "
         f"about {_hours(need.hours)} for {need.outputs:,} outputs as long as the paper's traces, {_hours(need.most)} "
-        "where all run to their limit. From the data sheet, to a factor of two; compression and attribution are extra.",
-        soft_wrap=True,
+        "where all run to their limit. From the data sheet, to a factor of two; compression and attribution are extra."
     )
     if few > need.gpus:
         out.print(f"The recipe names {need.gpus}, which can't hold the model and one output: set engine.gpus to {few}.")

@@ -3,19 +3,25 @@ quarter of the time for. Weights, sums and solves stay as they are."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:  # recipes know the name, and need no torch
+    import torch
 
 Products = Literal["model", "bfloat16"]
 
 
 def multiplying(products: Products, device: torch.device) -> AbstractContextManager[object]:
     """Linears and attention inside multiply in bfloat16, or as their inputs are."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=products == "bfloat16")
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16) if products == "bfloat16" else nullcontext()
 
 
 def exact(device: torch.device) -> AbstractContextManager[object]:
     """Nothing inside is rounded for ``multiplying`` around it: for what is made of a block's inputs on the way."""
-    return torch.autocast(device.type, enabled=False)
+    import torch
+
+    rounding = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if rounding else nullcontext()

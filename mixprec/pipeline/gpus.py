@@ -14,6 +14,7 @@ from typing import NamedTuple
 from mixprec.core.errors import UserError
 from mixprec.evaluate.spec import EngineSpec
 from mixprec.importance.cost import PAPER_CORPUS, Shape
+from mixprec.models import conversion
 from mixprec.pipeline import owncosts, traffic
 from mixprec.pipeline.checks import Checked
 from mixprec.recipe import Recipe
@@ -68,6 +69,7 @@ def find(name: str) -> str:
     return found[0]
 
 
+@conversion.without_converting()
 def need(chosen: Recipe, found: Checked, name: str = DEFAULT) -> Need | None:
     """What the outputs take that vLLM writes; None for a recipe in which it writes none."""
     written = list(_written(chosen, found))
@@ -87,6 +89,7 @@ def need(chosen: Recipe, found: Checked, name: str = DEFAULT) -> Need | None:
     )
 
 
+@conversion.without_converting()
 def downloads(chosen: Recipe, found: Checked) -> dict[str, int]:
     """Model on the hub that is not on this machine -> bytes of its weights."""
     named = [(chosen.model.id, found.model)]

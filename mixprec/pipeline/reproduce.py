@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mixprec import recipe
 from mixprec.core import artifacts, events
-from mixprec.core.errors import UserError, from_pydantic
-from mixprec.core.parsing import Malformed, parse_yaml
+from mixprec.core.errors import UserError
 from mixprec.core.version import VERSION
 from mixprec.pipeline.run import Run
+from mixprec.pipeline.written import recipe_in
 from mixprec.report.shapes import read_summary
 
 #: Files with what is not of the run itself: times, who is at work.
@@ -57,18 +56,6 @@ def reproduce(run: Path, out: Path, data: Path | None = None) -> Reproduced:
     if made.get("model") != model:
         unlike["model"] = (str(made.get("model")), model)
     return _compared(_digests(run), _digests(out), unlike)
-
-
-def recipe_in(text: str, path: Path) -> recipe.Recipe:
-    """The recipe that a run has written down. Raises UserError where it isn't one here."""
-    from pydantic import ValidationError
-
-    try:
-        return recipe.Recipe.model_validate(parse_yaml(text))
-    except Malformed as problem:
-        raise UserError(f"{problem.where(path)}: {problem}") from None
-    except ValidationError as problem:
-        raise from_pydantic(problem, str(path), recipe.Recipe) from None
 
 
 def _unlike(made: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -80,7 +81,8 @@ def figures_of(name: str) -> dict[str, Any]:
 
 
 def document(name: str) -> str:
-    return (BENCHMARKS.parent / name).read_text(encoding="utf-8")
+    """A page as a person reads it: without the comments that say where its figures come from."""
+    return re.sub(r"<!--.*?-->", "", (BENCHMARKS.parent / name).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def test_the_table_of_quantizers_is_what_was_measured() -> None:

@@ -468,7 +468,7 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert found["labels"] == {"model": "Mine"}
     assert found["protocol"] == {
         "seeds": [0], "prompts": "paper", "limit": None, "think_tags": ["<plan>,</plan>"],
-        "max_new_tokens": None, "temperature": None, "top_p": None,
+        "max_new_tokens": None, "temperature": None, "top_p": None, "template": {}, "thinking_budget": None,
     }  # fmt: skip
     assert found["benchmarks"]["folio"]["diagnosis"]["tags"] == {"<plan>": 12}
     assert str(tmp_path) not in json.dumps(found)

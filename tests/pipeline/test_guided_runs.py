@@ -21,9 +21,9 @@ def swept(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     sweep = guided._sweep
 
-    def telling(opened: Any, calibration: Any, here: Any, spec: Any) -> Any:
+    def telling(opened: Any, calibration: Any, here: Any, *rest: Any) -> Any:
         numbers.extend(here)
-        return sweep(opened, calibration, here, spec)
+        return sweep(opened, calibration, here, *rest)
 
     monkeypatch.setattr(guided, "_sweep", telling)
     return numbers

@@ -54,8 +54,8 @@ def do(order: Order, job: Job) -> Done:
 
 def _do(order: Order, job: Job, notices: list[str]) -> None:
     # With torch, which whoever only hands out jobs doesn't need.
-    from mixprec.pipeline.reproduce import recipe_in
     from mixprec.pipeline.work import Work
+    from mixprec.pipeline.written import recipe_in
 
     for folder, what in ((order.here, "the folder that the run was started in"), (order.out, "the run's folder")):
         if not Path(folder).is_dir():
