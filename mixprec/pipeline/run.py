@@ -13,7 +13,8 @@ from mixprec.pipeline import memory, own
 from mixprec.pipeline.cards import write_cards
 from mixprec.pipeline.checks import Checked, checked
 from mixprec.pipeline.executors.base import Executor, Here
-from mixprec.pipeline.executors.placement import Placement, executor
+from mixprec.pipeline.executors.choice import executor
+from mixprec.pipeline.executors.placement import Placement
 from mixprec.pipeline.expected import expected
 from mixprec.pipeline.jobs import jobs_of
 from mixprec.pipeline.reckoning import candidate_bytes

@@ -6,14 +6,9 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 from mixprec.core.errors import UserError
-
-if TYPE_CHECKING:
-    from mixprec.pipeline.executors.base import Executor
-    from mixprec.pipeline.work import Work
 
 On = Literal["ray", "slurm"]
 ON: Final[tuple[On, ...]] = get_args(On)
@@ -57,19 +52,3 @@ def require(placement: Placement) -> None:
         raise UserError(
             f"--on {placement.on}: the package {package} is not installed; run: pip install 'mixprec[{placement.on}]'"
         )
-
-
-def executor(placement: Placement, run: Work) -> Executor:
-    """What does the jobs of ``run``. Raises UserError where its package is missing."""
-    require(placement)
-    from mixprec.pipeline.executors.worker import Order
-
-    data = None if run.data is None else str(run.data.absolute())
-    order = Order(run.text, run.name, str(run.out.absolute()), data, str(Path.cwd()))
-    if placement.on == "ray":
-        from mixprec.pipeline.executors.ray import OnRay
-
-        return OnRay(order, run.recipe, placement)
-    from mixprec.pipeline.executors.slurm import OnSlurm
-
-    return OnSlurm(order, run.recipe, placement)
