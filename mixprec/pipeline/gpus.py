@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mixprec.core.errors import UserError
 from mixprec.evaluate.spec import EngineSpec
 from mixprec.importance.cost import PAPER_CORPUS, Shape
-from mixprec.models import conversion
+from mixprec.models import conversion, locate
 from mixprec.pipeline import owncosts, traffic
 from mixprec.pipeline.checks import Checked
 from mixprec.recipe import Recipe
@@ -100,7 +100,7 @@ def downloads(chosen: Recipe, found: Checked) -> dict[str, int]:
     return {
         name: traffic.stored(model.config, model.decoder, None).all
         for name, model in named
-        if model is not None and model.here is None
+        if model is not None and model.here is None and locate.unconverted(name) is None
     }
 
 
