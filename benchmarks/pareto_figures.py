@@ -149,16 +149,13 @@ def time_vs_autoround(rows: Rows) -> float | None:
 
 def speedup(rows: Rows, peer: str) -> float | None:
     """CPU seconds of a peer's GPTQ at w3g64 over ours, each in its faster type, on one machine."""
-    every = [[rows.get(f"{name}{dtype}@3.25") for dtype in ("", "_bf16")] for name in (peer, "gptq")]
-    known = [[draws for draws in types if draws] for types in every]
-    if not all(known):
+    theirs, ours = (
+        [rows[job] for job in (f"{name}@3.25", f"{name}_bf16@3.25") if job in rows] for name in (peer, "gptq")
+    )
+    here = [[draws for draws in types if alike(theirs[0], draws)] for types in (theirs, ours)] if theirs else [[]]
+    if not all(here):
         return None
-    # Of the types that were measured on one machine.
-    known[1] = [draws for draws in known[1] if alike(known[0][0], draws)]
-    known[0] = [draws for draws in known[0] if alike(known[0][0], draws)]
-    if not all(known):
-        return None
-    return ratio(*(min(draws[0]["cpu_seconds"] for draws in types) for types in known))
+    return ratio(*(min(draws[0]["cpu_seconds"] for draws in types) for types in here))
 
 
 def limit_ratio(rows: Rows) -> float | None:

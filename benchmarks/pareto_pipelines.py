@@ -110,9 +110,6 @@ PIPELINES: dict[str, Pipeline] = {
     "autoround1000": _autoround("AutoRound 1,000", 1000, "uniform", _THREE),
     "autoround200_float32": _autoround("AutoRound 200 in float32", 200, "uniform", _NARROW, _SIGNED_FLOAT32),
     "autoscheme200": _autoround("AutoScheme + AutoRound 200", 200, "autoscheme", BUDGETS),
-    "autoscheme200_float32": _autoround(
-        "AutoScheme + AutoRound 200 in float32", 200, "autoscheme", BUDGETS, _SIGNED_FLOAT32
-    ),
     "modelopt": Pipeline("modelopt", "auto_quantize + GPTQ", BUDGETS, "modelopt", {"method": "gptq"}),
     "llmcompressor": Pipeline("llmcompressor", "GPTQ", _THREE, "uniform", {"method": "gptq"}),
     "llmcompressor_bf16": Pipeline(

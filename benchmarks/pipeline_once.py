@@ -3,7 +3,7 @@
 python benchmarks/pipeline_once.py JSON
 
 Keys of the job: plan (a file), tokens (a safetensors file), model (the original), out, form (of the checkpoint) and
-threads; if need be dtype, options (of the solve), tune_blocks, tune and, for the latter, validation and tuned_on (files
+threads; if need be options (of the solve), tune_blocks, tune and, for the latter, validation and tuned_on (files
 of samples). The figures, on the last line: wall and CPU seconds of mp.compress with all of these, reading and writing
 included, and peak resident memory of the process.
 """
@@ -34,7 +34,7 @@ OPTIONS = {"options": SolveOptions, "tune_blocks": TuneBlocks, "tune": TuneOptio
 
 def main(job: dict[str, Any]) -> dict[str, float]:
     torch.set_num_threads(job["threads"])
-    model = mp.Model(job["model"], dtype=job.get("dtype", "float32"))
+    model = mp.Model(job["model"], dtype="float32")
     more: dict[str, Any] = {name: kind.model_validate(job[name]) for name, kind in OPTIONS.items() if name in job}
     if "tune" in job:
         more |= {name: samples(job[name]) for name in ("validation", "tuned_on") if name in job}

@@ -58,8 +58,8 @@ class SolveOptions(BaseModel):
     grid_search: bool = Field(True, description="gptq, gptaq: shrink each group's grid where that costs less")
     products: Products = Field(
         "model",
-        description="type in which blocks and the sums over their inputs multiply; bfloat16 takes half the time of "
-        "float32 where the processor has instructions for it; solves are in float32 in any case",
+        description="type in which blocks and the sums over their inputs multiply; bfloat16 is faster than float32 "
+        "where the processor has instructions for it; solves are in float32 in any case",
     )
     descent: int = Field(
         0, ge=0, description="gptq, gptaq: rounds of coordinate descent on codes and scales behind the pass"
