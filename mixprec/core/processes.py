@@ -118,13 +118,10 @@ def add_up(tensors: Sequence[Tensor], number: float) -> float:
     if count() == 1:
         return number
     import torch
-    from accelerate.utils import reduce
 
     last = torch.tensor(number, dtype=torch.float64, device=tensors[0].device if tensors else None)
-    with _translated():
-        for tensor in tensors:
-            tensor.copy_(reduce(tensor, "sum"))
-        return float(reduce(last, "sum"))
+    sum_up([*tensors, last])
+    return float(last)
 
 
 def sum_up(tensors: Iterable[Tensor]) -> None:
