@@ -181,8 +181,11 @@ def _print_outputs(chosen: Recipe) -> None:
     total = sum(outputs.values())
     table.add_row("all", "", "", f"{total:,}", f"{total * spec.max_new_tokens * variants:,}")
     out.print(table)
+    engines = [spec.engine.kind] * bool(chosen.answering) + [f"servers ({', '.join(spec.servers)})"] * bool(
+        spec.servers
+    )
     out.print(
-        f"By {spec.engine.kind}, {spec.prompts} prompts, temperature {spec.temperature:g}, top-p {spec.top_p:g}, "
+        f"By {' and '.join(engines)}, {spec.prompts} prompts, temperature {spec.temperature:g}, top-p {spec.top_p:g}, "
         f"at most {spec.max_new_tokens:,} new tokens an output: outputs of one variant, tokens of all. Outputs that "
         "end by themselves take fewer."
     )

@@ -67,19 +67,12 @@ def _checked(
 
 def _judge(spec: JudgeSpec, traces: Sequence[store.Trace], path: Path | None) -> list[spans.AnnotatedTrace]:
     # An HTTP client, which nothing else that annotates needs.
-    from mixprec.evaluate.engines.openai import OpenAIEngine, Server
+    from mixprec.evaluate.engines.openai import OpenAIEngine
     from mixprec.traces.judge.answers import Answers
     from mixprec.traces.judge.run import annotate
 
     prompt = prompts.load(spec.prompt)
-    server = Server(
-        spec.url,
-        spec.model,
-        spec.secret,
-        concurrency=spec.concurrency,
-        timeout=spec.timeout,
-        retries=spec.retries,
-    )
+    server = spec.server
 
     def engine() -> OpenAIEngine:
         too_long = "make piece or max_new_tokens smaller"

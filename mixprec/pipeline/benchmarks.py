@@ -10,7 +10,9 @@ from mixprec.core import artifacts
 from mixprec.core.stages import Stages
 from mixprec.evaluate import bench
 from mixprec.evaluate.benchmarks import digest
+from mixprec.evaluate.engines.base import Engine
 from mixprec.evaluate.engines.make import make
+from mixprec.evaluate.engines.serverspec import ServerSpec
 from mixprec.evaluate.likelihood import run as likelihoods
 from mixprec.evaluate.scoring import RULES
 from mixprec.evaluate.spec import OF_LIKELIHOOD, ProtocolSpec
@@ -23,10 +25,18 @@ from mixprec.plan.schema import Plan
 
 
 class Benchmarks:
-    """The benchmarks of one recipe, their questions read once."""
+    """The benchmarks of one recipe, their questions read once. ``servers``: variant -> who answers in its place."""
 
-    def __init__(self, protocol: ProtocolSpec, model: Model, stages: Stages, data: Path | None) -> None:
+    def __init__(
+        self,
+        protocol: ProtocolSpec,
+        servers: Mapping[str, ServerSpec],
+        model: Model,
+        stages: Stages,
+        data: Path | None,
+    ) -> None:
         self.protocol = protocol
+        self.servers = servers
         self.model = model
         self.stages = stages
         self.questions = bench.load_questions(protocol, data, stages.run / "evaluation", model.device)
@@ -62,15 +72,15 @@ class Benchmarks:
 
         Generations lie in a folder named after what they were made from: those of an earlier plan or protocol stay.
         """
-        path = folder / "benchmarks.json"
-        identity = artifacts.fingerprint(stamp, self.model.dtype)
+        path, server = folder / "benchmarks.json", self.servers.get(name)
+        identity = artifacts.fingerprint(stamp, f"server:{server.model}" if server else self.model.dtype)
         rows = {key: digest(found) for key, found in self.questions.items()}
         left = {"seeds", "limit", "engine", "think_tags", *OF_LIKELIHOOD, *self.protocol.unsaid}
         made_from = artifacts.fingerprint(identity, rows, self.protocol.model_dump(exclude=left))
 
         def run() -> None:
             found = bench.run(
-                lambda: make(self.protocol.engine, model),
+                lambda: self._engine(name, model),
                 self.questions,
                 self.protocol,
                 identity,
@@ -81,10 +91,18 @@ class Benchmarks:
             artifacts.write_json(path, {"labels": {"variant": name, **labels}, **found})
 
         asked = self.protocol
-        inputs: list[Any] = [made_from, asked.seeds, asked.limit, asked.engine.kind, dict(labels)]
+        engine = "server" if server else asked.engine.kind
+        inputs: list[Any] = [made_from, asked.seeds, asked.limit, engine, dict(labels)]
         inputs += [asked.think_tags] if asked.think_tags else []
         self.stages.do(f"benchmarks/{name}", RULES, inputs, [path], run)
         return artifacts.read_versioned(path)
+
+    def _engine(self, name: str, model: Model) -> Engine:
+        if name not in self.servers:
+            return make(self.protocol.engine, model)
+        from mixprec.evaluate.engines.openai import OpenAIEngine  # an HTTP client, which other runs don't need
+
+        return OpenAIEngine(self.servers[name].server, place=f"evaluate.servers.{name}.url")
 
 
 def baseline_of(changed: Mapping[str, int]) -> str:

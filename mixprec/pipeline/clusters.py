@@ -120,9 +120,11 @@ def _apart(job: Job, chosen: Recipe, listed: list[Stage], cluster: Cluster) -> P
     kinds = _STAGES.get(job.kind, (job.kind,))
     # An ablation whose cells are jobs has only to be put together.
     put_together = job.kind == "ablation" and len(job.after) > 1
-    own = [each for each in listed if _of(each, job, kinds) and not put_together]
+    shared = job.kind != "benchmarks" or job.of in chosen.answering
+    own = [each for each in listed if _of(each, job, kinds, shared) and not put_together]
     variants = max(1, len(chosen.all_variants))
-    parts = {"benchmarks": variants, "reference": variants + 1, "evaluate": variants + 1}
+    answering = len(chosen.answering) if job.of in chosen.answering else 1
+    parts = {"benchmarks": answering, "reference": variants + 1, "evaluate": variants + 1}
     part = job.part[1] if job.kind == "cells" else parts.get(job.kind, 1)
     moved = sum(each.traffic.read + each.traffic.written for each in own) // part
     known = _sum(each.seconds for each in own)
@@ -131,9 +133,10 @@ def _apart(job: Job, chosen: Recipe, listed: list[Stage], cluster: Cluster) -> P
     return Placed(job.name, gpus_of(chosen, job, cluster.gpus), seconds, memory, moved)
 
 
-def _of(stage: Stage, job: Job, kinds: tuple[str, ...]) -> bool:
+def _of(stage: Stage, job: Job, kinds: tuple[str, ...], shared: bool) -> bool:
+    """Whether a job does a stage; ``shared``: it has its part of those that name no variant."""
     kind, _, name = stage.name.partition(" ")
-    return kind in kinds and name in ("", job.of)
+    return kind in kinds and (name == job.of or (shared and not name))
 
 
 def _last(jobs: list[Job], placed: list[Placed], gpus: int) -> float | None:

@@ -294,7 +294,13 @@ class _Stages(Reckoning):
         spec = self.chosen.evaluate
         if spec is None or not spec.benchmarks or not self.chosen.all_variants:
             return
-        outputs, variants = sum(spec.outputs().values()), len(self.chosen.all_variants)
+        outputs, variants = sum(spec.outputs().values()), len(self.chosen.answering)
+        for name in spec.servers:
+            longest = outputs * spec.max_new_tokens
+            work = f"{outputs:,} outputs, at most {longest:,} tokens, by a server"
+            yield Stage(f"benchmarks {name}", work, None, PYTHON_BYTES, longest * 5, Traffic(0, longest * 5))
+        if not variants:
+            return
         if spec.protocol == "likelihood":
             tokens = outputs * _QUESTION
             seen = Used("evaluate", "", outputs, tokens, tokens * _QUESTION, _QUESTION, False)

@@ -92,7 +92,7 @@ def need(chosen: Recipe, found: Checked, name: str = DEFAULT) -> Need | None:
 @conversion.without_converting()
 def downloads(chosen: Recipe, found: Checked) -> dict[str, int]:
     """Model on the hub that is not on this machine -> bytes of its weights."""
-    named = [(chosen.model.id, found.model)]
+    named = [(chosen.model.id, found.model)] if _reads_weights(chosen, found) else []
     named += [(each.id, each.as_model()) for each in (chosen.shift.models if chosen.shift else {}).values()]
     if chosen.compress.fine_tuned_from is not None:
         base = chosen.compress.fine_tuned_from
@@ -104,12 +104,20 @@ def downloads(chosen: Recipe, found: Checked) -> dict[str, int]:
     }
 
 
+def _reads_weights(chosen: Recipe, found: Checked) -> bool:
+    """Whether anything but the configuration of the recipe's model is looked at: servers answer without it."""
+    stages = (chosen.distill, chosen.generate, chosen.importance, chosen.sensitivity, chosen.ablation, chosen.shift)
+    compared = chosen.evaluate is not None and (chosen.evaluate.traces or chosen.evaluate.text)
+    changed = any(plan is None or plan.changed for plan in found.plans.values())
+    return bool(any(stages) or compared or changed or chosen.answering)
+
+
 def _written(chosen: Recipe, found: Checked) -> list[tuple[EngineSpec, int, int]]:
     """Engine, outputs and their longest length, wherever vLLM writes."""
     listed = []
     evaluate, generate = chosen.evaluate, chosen.generate
     if evaluate is not None and evaluate.engine.kind == "vllm" and evaluate.protocol == "generate":
-        outputs = sum(evaluate.outputs().values()) * len(chosen.all_variants)
+        outputs = sum(evaluate.outputs().values()) * len(chosen.answering)
         listed += [(evaluate.engine, outputs, evaluate.max_new_tokens)] if outputs else []
     if generate is not None and generate.engine.kind == "vllm" and "generate.prompts" in found.held:
         own = chosen.shift is not None and chosen.shift.traces == "own"

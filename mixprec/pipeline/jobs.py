@@ -106,8 +106,10 @@ def _evaluates(chosen: Recipe) -> bool:
 def gpus_of(chosen: Recipe, job: Job, spread: int = 1) -> int:
     """How many GPUs a job uses; ``spread``: over how many of them ``device: auto`` spreads a model."""
     engine = chosen.evaluate.engine if chosen.evaluate is not None else None
-    if job.kind == "benchmarks" and engine is not None and engine.kind != "transformers":
-        return engine.gpus if engine.kind == "vllm" else 0
+    if job.kind == "benchmarks" and job.of not in chosen.answering:
+        return 0
+    if job.kind == "benchmarks" and engine is not None and engine.kind == "vllm":
+        return engine.gpus
     device = chosen.model.device
     if device == "auto":
         return 1 if job.kind == "compress" else spread

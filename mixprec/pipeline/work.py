@@ -107,9 +107,9 @@ class Work(Context):
         spec = self.recipe.evaluate
         if spec is None or not spec.benchmarks or not self.recipe.all_variants:
             return None
-        if spec.prompts == "chat":
+        if spec.prompts == "chat" and self.recipe.answering:
             templates.require(self.model, "evaluate.prompts: chat", "write prompts: paper in evaluate", spec.template)
-        return Benchmarks(spec.asking, self.model, self.stages, self.data)
+        return Benchmarks(spec.asking, spec.servers, self.model, self.stages, self.data)
 
     def folder(self, name: str) -> Path:
         """Where all of a variant lies."""

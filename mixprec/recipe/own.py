@@ -11,9 +11,8 @@ from mixprec.calibration.spec import CalibrationSpec, TraceSource
 from mixprec.distill.options import DistillOptions
 from mixprec.evaluate.engines.base import Sampling
 from mixprec.evaluate.spec import EngineSpec
-from mixprec.recipe.parts import BaseSpec, Part, TracesSpec
+from mixprec.recipe.parts import BaseSpec, Part, RecipesJudge, TracesSpec
 from mixprec.traces.annotators import Annotator
-from mixprec.traces.judge.spec import JudgeSpec
 from mixprec.traces.prompts import ROLES
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ class AgreementSpec(Part):
     )
     annotator: Annotator = Field("given", description="who annotates; given: the file's own annotations")
     train: tuple[str, ...] = Field((), description="with classifier: annotated traces to learn from too")
-    judge: JudgeSpec | None = Field(None, description="a language model annotates, in the place of either")
+    judge: RecipesJudge | None = Field(None, description="a language model annotates, in the place of either")
 
     def of(self, traces: TracesSpec) -> TracesSpec:
         """The second annotation of ``traces``. Raises pydantic's ValidationError as TracesSpec does."""

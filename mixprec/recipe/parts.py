@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mixprec.calibration.spec import CalibrationSpec
 from mixprec.checkpoint.names import FormatName, check_format
@@ -12,6 +12,7 @@ from mixprec.checkpoint.runtimes import DeviceName, RuntimeName
 from mixprec.compress.options import SolveOptions
 from mixprec.core.errors import UserError
 from mixprec.core.hubid import checked_id
+from mixprec.evaluate.engines.serverspec import ServerSpec, of_a_recipe
 from mixprec.evaluate.spec import ProtocolSpec
 from mixprec.importance.options import RESAMPLES, SWEEP_GB, Preset
 from mixprec.plan.methods import Method
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from mixprec.checkpoint.base import CheckpointFormat
     from mixprec.models.decoder import Decoder
     from mixprec.models.model import Model
+
+
+#: Servers as recipes name them.
+RecipesJudge = Annotated[JudgeSpec, AfterValidator(of_a_recipe)]
+RecipesServer = Annotated[ServerSpec, AfterValidator(of_a_recipe)]
 
 
 class Part(BaseModel):
@@ -71,7 +77,7 @@ class TracesSpec(Part):
     train: tuple[str, ...] = Field(
         (), description="with classifier: annotated traces to learn from too, bundled:NAME or paths"
     )
-    judge: JudgeSpec | None = Field(None, description="a language model annotates them, in the place of either")
+    judge: RecipesJudge | None = Field(None, description="a language model annotates them, in the place of either")
     first: int | None = Field(None, ge=1, description="take only so many traces")
 
     @field_validator("train")
@@ -202,11 +208,20 @@ class EvaluateSpec(ProtocolSpec):
     text_tokens: int = Field(512, ge=2, description="tokens that go through the model at once")
     text_passages: int | None = Field(None, ge=1, description="take only so many passages of the text")
     max_tokens: int | None = Field(None, ge=2, description="cut longer traces here; default: the model's context")
+    servers: dict[str, RecipesServer] = Field(
+        {}, description="variant -> the server that answers its benchmarks, in the place of the engine"
+    )
 
     @model_validator(mode="after")
     def _something(self) -> EvaluateSpec:
         if self.traces is None and self.text is None and not self.benchmarks:
             raise ValueError("nothing to evaluate on; give traces, text or benchmarks")
+        if self.servers and not self.benchmarks:
+            raise ValueError("servers: they answer benchmarks, and none is given")
+        if self.servers and self.protocol == "likelihood":
+            raise ValueError("servers: a server gives no logits of a text; take protocol: generate")
+        if self.servers and self.thinking_budget is not None:
+            raise ValueError("servers: a server doesn't stop a thinking; leave thinking_budget out")
         return self
 
     @property

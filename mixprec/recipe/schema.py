@@ -97,6 +97,7 @@ class Recipe(Part):
         yield from self._of_tuning()
         yield from own.problems(self)
         yield from self._of_base()
+        yield from self._of_servers()
         stages = (self.distill, self.generate, self.importance, self.sensitivity, self.ablation)
         if not (any(stages) or self.all_variants):
             yield "nothing to do; give distill, generate, importance, sensitivity, ablation, plan or variants"
@@ -108,6 +109,11 @@ class Recipe(Part):
                     check_float64(self.model.device, what)
                 except UserError as problem:
                     yield f"model.{problem}"
+
+    def _of_servers(self) -> Iterator[str]:
+        for name in self.evaluate.servers if self.evaluate is not None else ():
+            if name not in self.all_variants:
+                yield f"evaluate.servers: {name} is no variant; there are {', '.join(self.all_variants) or 'none'}"
 
     def _of_base(self) -> Iterator[str]:
         scored = self.sensitivity is not None and self.sensitivity.scorer == "updates"
@@ -277,6 +283,12 @@ class Recipe(Part):
     def tunings(self) -> list[TuneSpec]:
         """How variants are tuned that are."""
         return [spec for variant in self.all_variants.values() if (spec := self.tune_of(variant)) is not None]
+
+    @property
+    def answering(self) -> list[str]:
+        """The variants whose benchmarks are answered here, not by a server."""
+        served = self.evaluate.servers if self.evaluate is not None else {}
+        return [name for name in self.all_variants if name not in served]
 
     @property
     def all_variants(self) -> dict[str, Variant]:

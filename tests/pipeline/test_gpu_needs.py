@@ -68,12 +68,13 @@ def test_names_of_gpus(name: str, expected: str | None) -> None:
         assert gpus.find(name) == expected
 
 
-@pytest.mark.parametrize("name", [name for name in ASKED if "dynamic" not in name and "table6" not in name])
+@pytest.mark.parametrize("name", [name for name in ASKED if "dynamic" not in name])
 def test_hours_in_the_catalogue_are_those_of_explain(name: str) -> None:
     chosen, found = loaded(name)
     need = gpus.need(chosen, found)
-    assert need is not None
     told = re.search(r"about ([\d,]+) (h|min) on H100s by explain", chosen.about.takes)
-    assert told is not None
+    if need is None or told is None:
+        assert need is None and told is None
+        return
     hours = int(told[1].replace(",", "")) / (60 if told[2] == "min" else 1)
     assert hours == pytest.approx(need.hours, rel=0.2, abs=0.5)

@@ -153,7 +153,7 @@ def _check_machine(chosen: Recipe, found: Findings) -> None:
     spec = chosen.evaluate
     if spec is None or not spec.benchmarks or not chosen.all_variants:
         return
-    wanted = [("evaluate.engine.kind: vllm", *_VLLM)] if spec.engine.kind == "vllm" else []
+    wanted = [("evaluate.engine.kind: vllm", *_VLLM)] if spec.engine.kind == "vllm" and chosen.answering else []
     if any(each.name == "musique_rag" for each in spec.benchmarks):
         wanted.append(("evaluate.benchmarks: musique_rag", *_RAG))
     for key, package, install in wanted:

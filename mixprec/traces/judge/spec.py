@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mixprec.evaluate.engines.base import Sampling
+from mixprec.evaluate.engines.serverspec import ServerSpec
 
 
-class JudgeSpec(BaseModel):
+class JudgeSpec(ServerSpec):
     """A language model behind a server, which annotates traces."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: str = Field(min_length=1, description="a server with OpenAI's protocol, http://host:port/v1")
     model: str = Field(min_length=1, description="the judge, as the server names it")
     prompt: str | None = Field(None, description="a file to ask with instead of mixprec's prompt; {text} in it once")
     temperature: float = Field(0.1, ge=0, description="of the sampling; 0 is greedy")
@@ -23,17 +20,9 @@ class JudgeSpec(BaseModel):
     max_new_tokens: int = Field(8192, ge=1, description="longest answer, the judge's own thinking included")
     piece: int = Field(4000, ge=200, description="characters of a trace that are judged at once")
     attempts: int = Field(3, ge=1, description="times that a piece is asked for, until its answer can be used")
-    key_variable: str = Field("OPENAI_API_KEY", description="environment variable with the server's key")
-    concurrency: int = Field(8, ge=1, description="requests to the server at once")
     timeout: float = Field(1800.0, gt=0, description="seconds for an answer")
-    retries: int = Field(6, ge=0, description="times that a request is sent again which the server failed")
     price_in: float | None = Field(None, ge=0, description="of a million tokens of prompts, to tell the cost")
     price_out: float | None = Field(None, ge=0, description="of a million tokens of answers")
-
-    @property
-    def secret(self) -> str | None:
-        """The server's key, None where it needs none."""
-        return os.environ.get(self.key_variable) or None
 
     @property
     def sampling(self) -> Sampling:
