@@ -8,9 +8,6 @@ two cores would come to, but for what processes wait for one another.
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -54,28 +51,15 @@ def measure(work: Path, rows: Rows, quick: bool) -> tuple[dict[str, Any], dict[s
 
 def _start(folder: Path, count: int, samples: int, blocks: int) -> list[dict[str, float]]:
     """So many processes on a fresh folder; what each says of its time."""
+    from launching import launched  # of the tests, whose folder reliability.py adds to the path
+
     from mixprec.core import publish
 
     publish.remove(folder)
     folder.mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    running = []
-    for rank in range(count):
-        variables = {
-            "RANK": str(rank),
-            "WORLD_SIZE": str(count),
-            "LOCAL_RANK": str(rank),
-            "LOCAL_WORLD_SIZE": str(count),
-        }
-        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-        variables |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        command = [sys.executable, __file__, folder, samples, blocks]
-        running.append(subprocess.Popen([str(word) for word in command], env=os.environ | variables))
-    codes = [process.wait() for process in running]
-    if any(codes):
-        raise SystemExit(f"{folder}: a process failed")
+    for ended in launched([[sys.executable, __file__, folder, samples, blocks]] * count, MKL_NUM_THREADS="1"):
+        if ended.returncode:
+            raise SystemExit(f"{folder}: a process failed: {ended.stderr}")
     return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(count)]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import tiny
 import together
 import torch
+from launching import launched
 from safetensors.torch import load_file
 
 from mixprec.core import processes
@@ -29,29 +29,9 @@ HERE = Path(__file__).parent
 
 
 def start(folder: Path, count: int, *names: str, **more: str) -> list[subprocess.CompletedProcess[str]]:
-    """So many processes, as a launcher starts them; how each ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    running = []
-    for rank in range(count):
-        variables = {
-            "RANK": str(rank),
-            "WORLD_SIZE": str(count),
-            "LOCAL_RANK": str(rank),
-            "LOCAL_WORLD_SIZE": str(count),
-        }
-        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-        search = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])])
-        variables |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": search, **more}
-        command = [sys.executable, str(HERE / "together.py"), str(folder), *names]
-        pipe = subprocess.PIPE
-        running.append(subprocess.Popen(command, env=os.environ | variables, stdout=pipe, stderr=pipe, text=True))
-    told = [process.communicate(timeout=1800) for process in running]
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *each)
-        for process, each in zip(running, told, strict=True)
-    ]
+    """So many processes that make cases together; how each ended."""
+    search = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])])
+    return launched([[sys.executable, HERE / "together.py", folder, *names]] * count, PYTHONPATH=search, **more)
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from launching import launched
 from tiny import write_traces
 
 #: Runs a verb as one process of several and logs the files that it publishes. Its device has a name of its own, as
@@ -35,22 +33,12 @@ cli.main()
 
 def on_two_machines(arguments: list[str], folder: Path, outs: tuple[Path, Path]) -> list[Any]:
     """What the two processes come to, ``outs`` being what each of them takes for --out: (exit code, errors, files)."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    running = []
-    for rank, out in enumerate(outs):
-        variables = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-        variables |= {"LOG": str(folder / f"log{rank}"), "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
-        command = [sys.executable, "-c", _PROGRAM, *arguments, "--out", str(out)]
-        pipe = subprocess.PIPE
-        running.append(subprocess.Popen(command, env=os.environ | variables, stdout=pipe, stderr=pipe, text=True))
-    ended = [process.communicate(timeout=300)[1] for process in running]
+    commands = [[sys.executable, "-c", _PROGRAM, *arguments, "--out", out] for out in outs]
+    done = launched(commands, machines=2, LOG=str(folder / "log{rank}"), COLUMNS="300")
     logs = [(folder / f"log{rank}") for rank in range(2)]
     return [
-        (process.returncode, errors, log.read_text().split("\n")[:-1] if log.exists() else [])
-        for process, errors, log in zip(running, ended, logs, strict=True)
+        (ended.returncode, ended.stderr, log.read_text().split("\n")[:-1] if log.exists() else [])
+        for ended, log in zip(done, logs, strict=True)
     ]
 
 
