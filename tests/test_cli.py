@@ -375,6 +375,21 @@ def test_mistakes(
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("quickstart", "--gpus", "4"), "--gpus: goes with --on ray, slurm or torchrun"),
+        (("quickstart", "--machines", "4"), "--machines: goes with --on"),
+        (("quickstart", "--on", "kubernetes"), "--on kubernetes: not known; choose one of ray, slurm, torchrun"),
+        (("--attribution", "smollm2-135m-instruct", "--on", "ray"), "--on ray: goes with a recipe"),
+    ],
+)
+def test_what_a_cluster_takes_is_asked_for_with_a_cluster(mix: Cli, given: tuple[str, ...], told: str) -> None:
+    result = mix("explain", *given)
+    refused(result, told)
+    assert not result.out  # nothing is shown first
+
+
 def test_mistakes_in_a_recipe_are_told_together(mix: Cli, tiny_checkpoint: Path, traces: Path, tmp_path: Path) -> None:
     tiny.write_recipe(tmp_path / "r.yaml", tiny_checkpoint, traces, evalute={}, modle={"id": "x"})
     for verb in ("run", "validate", "explain", "plan"):

@@ -19,6 +19,7 @@ from mixprec.core.errors import UserError
 from mixprec.core.float64 import check_float64
 from mixprec.core.progress import OnStep, bar, telling
 from mixprec.models.maps import decoder_of
+from mixprec.numerics.products import unmixed
 from mixprec.plan import schema
 from mixprec.plan.methods import unguided
 from mixprec.plan.rules import PlanSpec, build_plan
@@ -71,7 +72,7 @@ def compress(
     for samples in (calibration, validation, tuned_on):
         calibration_for(model, samples)
     check_float64(model.device, "compress")
-    options = _checked(options, plan.content)
+    options = _checked(options, plan.content, model.dtype)
     tuning = None
     if tune is not None:
         training = tuned_on or calibration
@@ -122,7 +123,7 @@ def quantize_(
     check_live(model)
     positive("quantize_", memory_gb=memory_gb)
     content = plan.content if isinstance(plan, Plan) else _uniform(model, plan, method)
-    options = _checked(options, content)
+    options = _checked(options, content, str(model.dtype).removeprefix("torch."))
     with telling(progress), _steps("quantize", content, options, calibration) as advance:
         reports = compress_live(
             model,
@@ -139,10 +140,12 @@ def quantize_(
     return View(f"{len(changed)} of {len(reports)} modules", worst_table(changed), rows)
 
 
-def _checked(options: SolveOptions | None, plan: schema.Plan) -> SolveOptions:
-    """Raises UserError for guidance that no method of the plan follows."""
+def _checked(options: SolveOptions | None, plan: schema.Plan, dtype: str) -> SolveOptions:
+    """Raises UserError for guidance that no method of the plan follows, and products that ``dtype`` doesn't go with."""
     options = options or SolveOptions()
     if options.guided is not None and (problem := unguided(plan.methods, "options.guided")):
+        raise UserError(problem)
+    if problem := unmixed(options.products, dtype, "options.products"):
         raise UserError(problem)
     return options
 

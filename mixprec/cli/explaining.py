@@ -118,14 +118,26 @@ def _print_stages(listed: list[Stage]) -> None:
     )
 
 
-def print_placing(chosen: Recipe, found: Checked, on: str, machines: int, gpus: int) -> None:
-    """What each job of a recipe takes on a cluster. Raises UserError for one that isn't known."""
+def check_placing(on: str | None, *, recipe: bool, **amounts: int | None) -> None:
+    """Raises UserError for a cluster ``on`` that isn't known, for one without a ``recipe``, whose jobs it does, and for
+    ``amounts`` without a cluster."""
     from mixprec.core.errors import UserError
+    from mixprec.pipeline import clusters
+
+    given = [name for name, value in amounts.items() if value is not None]
+    if on is None and given:
+        raise UserError(f"--{given[0]}: goes with --on {', '.join(clusters.ON[:-1])} or {clusters.ON[-1]}")
+    if on is not None and on not in clusters.ON:
+        raise UserError(f"--on {on}: not known; choose one of {', '.join(clusters.ON)}")
+    if on is not None and not recipe:
+        raise UserError(f"--on {on}: goes with a recipe; leave it out, or --attribution")
+
+
+def print_placing(chosen: Recipe, found: Checked, on: str, machines: int, gpus: int) -> None:
+    """What each job of a recipe takes on a cluster that ``check_placing`` knows."""
     from mixprec.pipeline import clusters
     from mixprec.report.formatting import size
 
-    if on not in clusters.ON:
-        raise UserError(f"--on {on}: not known; choose one of {', '.join(clusters.ON)}")
     there = chosen.model.device != "cpu"
     cluster = clusters.h200s(machines, gpus) if there else clusters.cores(machines, gpus)
     made = clusters.placing(chosen, found, on, cluster)

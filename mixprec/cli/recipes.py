@@ -162,8 +162,10 @@ def explain(
     on: Annotated[
         str | None, typer.Option(help="What it takes on a cluster, job by job: ray, slurm or torchrun.")
     ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="With --on: GPUs, or cores, of a machine.")] = 8,
-    machines: Annotated[int, typer.Option(min=1, help="With --on: machines.")] = 1,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="With --on: GPUs, or cores, of a machine; default: 8.")
+    ] = None,
+    machines: Annotated[int | None, typer.Option(min=1, help="With --on: machines; default: 1.")] = None,
 ) -> None:
     """Show a recipe's data, modules, bits and bytes, and what it takes: downloads, GPUs, time, memory, disk.
 
@@ -176,6 +178,7 @@ def explain(
 
     if (recipe is None) == (not attribution):
         raise UserError("mixprec explain: give a recipe, or models with --attribution")
+    explaining.check_placing(on, recipe=recipe is not None, gpus=gpus, machines=machines)
     if recipe is None:
         for model in attribution or ():
             explaining.print_cost(Model(model, dtype="bfloat16"))
@@ -188,7 +191,7 @@ def explain(
     found.require(str(path))
     explaining.print_recipe(path.name, chosen, found, gpu)
     if on is not None:
-        explaining.print_placing(chosen, found, on, machines, gpus)
+        explaining.print_placing(chosen, found, on, machines or 1, gpus or 8)
     _print_notes(found)
 
 

@@ -25,7 +25,7 @@ from mixprec.core.errors import UserError
 from mixprec.core.memory import release_memory
 from mixprec.models.decoder import Decoder, Group, Linear
 from mixprec.models.model import Model
-from mixprec.models.weights import map_in, through
+from mixprec.models.weights import map_in
 from mixprec.numerics.products import Products, multiplying
 from mixprec.numerics.salience import normalised, row_groups, saliences
 from mixprec.numerics.statistics import InputStatistics
@@ -195,8 +195,7 @@ def _sweep(
 
     def up(index: int, block: nn.Module) -> None:
         for each, given in zip(travellers, entering, strict=True):
-            with multiplying(products, model.device):
-                each.states.append(through(block, each.states[-1], given.contexts[index]))
+            each.states.append(blocks.behind(block, each.states[-1], given.contexts[index], products))
 
     def down(index: int, block: nn.Module) -> None:
         for number, each, given in zip(numbers, travellers, entering, strict=True):

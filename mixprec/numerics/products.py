@@ -19,6 +19,13 @@ def multiplying(products: Products, device: torch.device) -> AbstractContextMana
     return torch.autocast(device.type, torch.bfloat16) if products == "bfloat16" else nullcontext()
 
 
+def unmixed(products: Products, dtype: str, key: str) -> str | None:
+    """Why a model in ``dtype`` can't multiply in ``products``, None where it can; ``key``: what says that it shall."""
+    if products == "bfloat16" and dtype == "float16":  # autocast stops where two tensors in float16 are joined
+        return f"{key}: bfloat16 doesn't go with dtype: float16; compute in float32 or bfloat16, or leave {key} out"
+    return None
+
+
 def exact(device: torch.device) -> AbstractContextManager[object]:
     """Nothing inside is rounded for ``multiplying`` around it: for what is made of a block's inputs on the way."""
     import torch

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from mixprec.core.errors import Problems, UserError
 from mixprec.core.float64 import check_float64
 from mixprec.numerics.formats import GgmlFormat
+from mixprec.numerics.products import unmixed
 from mixprec.plan.budgetspec import SENSITIVITY
 from mixprec.plan.methods import Method, needing_inputs, scaling, unguided, using_inputs
 from mixprec.plan.rules import PlanSpec, needs_importance, tables_wanted
@@ -126,6 +127,8 @@ class Recipe(Part):
         scored = {self.method_scored} if self.sensitivity or self.ablation else set()
         methods = self._planned | scored
         if self.compress.guided is not None and methods and (problem := unguided(methods, "compress.guided")):
+            yield problem
+        if problem := unmixed(self.compress.products, self.model.dtype, "compress.products"):
             yield problem
 
     def _of_ablation(self) -> Iterator[str]:

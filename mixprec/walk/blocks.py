@@ -6,7 +6,7 @@ say what its blocks are given with ``block_inputs``, and goes through ``Blocks.b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,8 @@ from mixprec.models.decoder import Decoder
 from mixprec.models.discover.building import empty, without_weights
 from mixprec.models.source import Source
 from mixprec.models.tensors import check_computable, check_finite, take
-from mixprec.models.weights import blocks_of, body_of, map_in
+from mixprec.models.weights import blocks_of, body_of, map_in, through
+from mixprec.numerics.products import Products, multiplying
 from mixprec.walk.recording import BlockInputs, recorded
 from mixprec.walk.whole import check_walked
 
@@ -153,6 +154,12 @@ def put(module: nn.Module, weights: dict[str, Tensor], *, whole: bool = True) ->
     """Make ``weights`` the parameters of a module: all of them, unless it is not to be the ``whole``."""
     module.load_state_dict(weights, assign=True, strict=whole)
     module.requires_grad_(False)
+
+
+def behind(block: nn.Module, hidden: Tensor, context: Mapping[str, Any], products: Products) -> Tensor:
+    """What hidden states leave a block with that multiplies in ``products``, in the type in which they came."""
+    with multiplying(products, hidden.device):  # float16 and bfloat16 make float32 of a sum
+        return through(block, hidden, context).to(hidden.dtype)
 
 
 def block_inputs(model: Any, tokens: Tensor, **arguments: Any) -> BlockInputs:

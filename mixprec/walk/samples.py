@@ -19,8 +19,7 @@ from mixprec.core import processes
 from mixprec.core.errors import UserError
 from mixprec.models.arch.family import Sizes
 from mixprec.models.decoder import Group
-from mixprec.models.weights import through
-from mixprec.numerics.products import Products, multiplying
+from mixprec.numerics.products import Products
 from mixprec.numerics.statistics import InputStatistics, InputSums
 from mixprec.walk import blocks
 from mixprec.walk.contexts import Contexts
@@ -178,9 +177,7 @@ class Samples:
     def through(self, number: int, index: int, block: nn.Module, stream: str = OWN) -> Tensor:
         """What a micro-batch (n, T, hidden) leaves the model's block number ``index`` with."""
         hidden = self.states[stream, number]
-        with multiplying(self.products, hidden.device):
-            behind = through(block, hidden, self.contexts.of(index, number, len(hidden)))
-        return behind.to(hidden.dtype)
+        return blocks.behind(block, hidden, self.contexts.of(index, number, len(hidden)), self.products)
 
     def move(self, number: int, index: int, block: nn.Module, stream: str = OWN) -> None:
         """Take a micro-batch behind a block."""

@@ -13,14 +13,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from mixprec.api import make
 from mixprec.compress import guided
 from mixprec.compress.live import compress_live
 from mixprec.compress.options import GuidedSpec, SolveOptions
 from mixprec.compress.stream import compress
+from mixprec.core.errors import UserError
 from mixprec.models.model import Model
 from mixprec.numerics.products import exact, multiplying
 from mixprec.numerics.statistics import InputSums
 from mixprec.plan.schema import Plan
+from mixprec.recipe import Recipe
+from mixprec.results.plan import Plan as PlanOf
 from mixprec.walk.hooks import watching_modules
 
 Make = Callable[..., Path]
@@ -113,6 +117,24 @@ def test_guidance_of_other_products_is_made_anew(checkpoint: Make, tmp_path: Pat
     after = load_file(tmp_path / "00000.safetensors")
     assert any(not torch.equal(before[name], after[name]) for name in before)
     assert all(torch.allclose(before[name], after[name], rtol=0.3, atol=1e-7) for name in before)
+
+
+def test_models_in_float16_are_refused(checkpoint: Make, planner: Planner, tmp_path: Path) -> None:
+    """Autocast has no rule for what joins two tensors in float16, and stops there with an error of its own."""
+    source = checkpoint(dtype=torch.float16)
+    model, content = Model(source, dtype="float16"), planner(source, "w4g16", "gptq")
+    with pytest.raises(UserError, match=r"options\.products: bfloat16 doesn't go with dtype: float16"):
+        make.compress(model, PlanOf(model, content), tmp_path / "out", options=ROUNDED)
+    live: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16)
+    with pytest.raises(UserError, match="doesn't go with dtype: float16"):
+        make.quantize_(live, "w4g16", options=ROUNDED)
+    said = {
+        "model": {"id": "m", "dtype": "float16"},
+        "plan": {"default": "w4g16"},
+        "compress": {"products": "bfloat16"},
+    }
+    with pytest.raises(ValueError, match=r"compress\.products: bfloat16 doesn't go with dtype: float16"):
+        Recipe.model_validate(said | {"compress": {"products": "bfloat16"}})
 
 
 def test_stamps_of_what_has_none_stay_as_they_were() -> None:
