@@ -48,6 +48,8 @@ from mixprec.sensitivity.spec import SensitivitySpec
 
 HERE = Path(__file__).resolve().parent
 BEHAVIOUR = "backtracking"
+#: Samples of 512 tokens that the bundled traces are enough for.
+_TRACES = 16
 
 
 class Bench:
@@ -72,9 +74,13 @@ class Bench:
         self.calibration = calibration(self.tokens)
 
     def _drawn(self, **traces: Any) -> Calibration:
-        """The calibration samples; ``traces``: more of what is said of the traces, such as behaviours."""
+        """The calibration samples; ``traces``: more of what is said of the traces, such as behaviours.
+
+        Half of them are traces, but for what the bundled ones have no tokens for.
+        """
+        share = min(0.5, _TRACES / self.arguments.samples)
         text = str(Path(self.arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")
-        sources = [{"text": text, "share": 0.5}, {"traces": "bundled:attribution", "share": 0.5, **traces}]
+        sources = [{"text": text, "share": 1 - share}, {"traces": "bundled:attribution", "share": share, **traces}]
         words = {"sources": sources, "samples": self.arguments.samples, "tokens": 512}
         return data.load(CalibrationSpec.model_validate(words), self.original.encoder, str, self.original.context)
 
