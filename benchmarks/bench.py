@@ -71,11 +71,11 @@ class Bench:
             artifacts.save_tensors(self.tokens, {"tokens": self._drawn().tokens})
         self.calibration = calibration(self.tokens)
 
-    def _drawn(self, **traces: Any) -> Calibration:
+    def _drawn(self, seed: int = 0, **traces: Any) -> Calibration:
         """The calibration samples; ``traces``: more of what is said of the traces, such as behaviours."""
         text = str(Path(self.arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")
         sources = [{"text": text, "share": 0.5}, {"traces": "bundled:attribution", "share": 0.5, **traces}]
-        words = {"sources": sources, "samples": self.arguments.samples, "tokens": 512}
+        words = {"sources": sources, "samples": self.arguments.samples, "tokens": 512, "seed": seed}
         return data.load(CalibrationSpec.model_validate(words), self.original.encoder, str, self.original.context)
 
     @cached_property

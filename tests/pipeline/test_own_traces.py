@@ -92,6 +92,8 @@ def test_the_loop_from_a_model_to_a_shift(model: Path, finished: tuple[Path, Pat
     summary = json.loads((out / "summary.json").read_text())
     assert summary["provenance"]["traces"]
     assert set(summary["shifts"]) == {"small"}  # the original is compared with nothing
+    assert summary["generated"]["traces"] == len(written) and "distilled" not in summary
+    assert summary["annotated"] == {"own": True, "by": "cues", "judge": None}
     told = summary["shifts"]["small"]
     first, second = (
         json.loads((folder / "importance/importance.json").read_text()) for folder in (out, out / "variants/small")
@@ -200,6 +202,9 @@ def test_a_recipe_that_begins_with_a_student(tmp_path: Path, no_drawing: None) -
     student = Model(out / "distilled")
     assert summary["provenance"]["model"] == student.identity != summary["provenance"]["student"]
     assert set(summary["shifts"]) == {"base", "small"}
+    learned = summary["distilled"]
+    assert learned["traces"] == len(tiny.TRACES) - 1 and learned["after"] < learned["before"]
+    assert "generated" not in summary and summary["annotated"]["own"] is False
     assert summary["shifts"]["base"]["page"] == "base/shift/shift.html"
     card = json.loads((out / "variants/small/checkpoint/mixprec.json").read_text())
     learned, first, small = (
