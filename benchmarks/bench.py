@@ -73,7 +73,7 @@ class Bench:
             artifacts.save_tensors(self.tokens, {"tokens": self._drawn().tokens})
         self.calibration = calibration(self.tokens)
 
-    def _drawn(self, **traces: Any) -> Calibration:
+    def _drawn(self, seed: int = 0, **traces: Any) -> Calibration:
         """The calibration samples; ``traces``: more of what is said of the traces, such as behaviours.
 
         Half of them are traces, but for what the bundled ones have no tokens for.
@@ -81,7 +81,7 @@ class Bench:
         share = min(0.5, _TRACES / self.arguments.samples)
         text = str(Path(self.arguments.data) / "calibration" / "wikitext2_tokenized_valid.txt")
         sources = [{"text": text, "share": 1 - share}, {"traces": "bundled:attribution", "share": share, **traces}]
-        words = {"sources": sources, "samples": self.arguments.samples, "tokens": 512}
+        words = {"sources": sources, "samples": self.arguments.samples, "tokens": 512, "seed": seed}
         return data.load(CalibrationSpec.model_validate(words), self.original.encoder, str, self.original.context)
 
     @cached_property

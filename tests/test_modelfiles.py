@@ -62,6 +62,9 @@ def model(plain: Path, tmp_path: Path) -> Path:
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             path.write_text("{}" if path.suffix == ".json" else name)
+    for name in modelfiles.CURVES:  # of a student
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     (folder / ".gitattributes").write_text("")
     return folder

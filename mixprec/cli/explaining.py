@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mixprec.pipeline.stage import Stage
     from mixprec.recipe import Recipe
 
+#: What is said of times that are bounds.
+_AT_MOST = " ≤: as if every output ran to its limit; those that end by themselves take less."
+
 
 def print_recipe(name: str, chosen: Recipe, found: Checked, gpu: str | None = None) -> None:
     """All that is known of a recipe before it runs. Raises UserError for a ``gpu`` whose figures aren't known."""
@@ -78,14 +81,16 @@ def _print_data(chosen: Recipe, found: Checked) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("spans")
     for each in listed:
-        about = "" if each.exact else "≈ "
+        about = "≤ " if each.most else "" if each.exact else "≈ "
         spans = ", ".join(f"{count:,} {behaviour.replace('_', ' ')}" for behaviour, count in sorted(each.spans.items()))
         table.add_row(
             each.key, f"{each.items:,} {each.what}", f"{about}{each.tokens:,}", f"{about}{each.longest:,}", spans
         )
     out.print(table)
-    if not all(each.exact for each in listed):
+    if not all(each.exact or each.most for each in listed):
         out.print("≈: estimated from a part of the text, or from its bytes where the tokenizer is not on this machine.")
+    if any(each.most for each in listed):
+        out.print("≤: what is written to the limit; outputs that end by themselves are shorter.")
 
 
 def _print_stages(listed: list[Stage]) -> None:
@@ -105,12 +110,13 @@ def _print_stages(listed: list[Stage]) -> None:
         if each is whole:
             stages.add_section()
             disk.add_section()
-        stages.add_row(each.name, each.work, _time(each.seconds), size(each.memory))
+        stages.add_row(each.name, each.work, _time(each.seconds, each.most), size(each.memory))
         disk.add_row(each.name, *(size(count) if count else "" for count in (each.disk, *each.traffic)))
     out.print(stages)
     out.print(
         "Rough, by arithmetic: CPU time of one core of a 2-core AMD EPYC, whose recipes took half to twice of it; "
         "memory is the most at once, without an allocator's waste. Nothing is taken for stages that are done."
+        f"{_AT_MOST if whole.most else ''}"
     )
     out.print(disk)
     out.print(
@@ -147,28 +153,30 @@ def print_placing(chosen: Recipe, found: Checked, on: str, machines: int, gpus: 
     for column in (unit, "time", "memory", "storage", "network"):
         table.add_column(column, justify="right", no_wrap=True)
     for each in made.listed:
-        told = (str(max(each.gpus, 1)), _time(each.seconds), size(each.memory), size(each.storage), size(each.network))
-        table.add_row(each.name, *told)
+        sizes = (size(count) for count in (each.memory, each.storage, each.network))
+        table.add_row(each.name, str(max(each.gpus, 1)), _time(each.seconds, each.most), *sizes)
     held = None if made.gpu_seconds is None else made.gpu_seconds / 3600
-    hours = "unknown" if held is None else f"{held:.1f}"
+    most = any(each.most for each in made.listed)
+    hours = "unknown" if held is None else f"{'≤ ' if most else ''}{held:.1f}"
     table.add_section()
-    table.add_row(
-        f"{len(made.listed)} in all", hours + " h held", _time(made.seconds), "", size(made.storage), size(made.network)
-    )
+    sizes = (size(count) for count in (made.storage, made.network))
+    table.add_row(f"{len(made.listed)} in all", hours + " h held", _time(made.seconds, most), "", *sizes)
     out.print(table)
     out.print(
         f"Rough, by arithmetic: time of {cluster.rates.name}, and until all is done where jobs wait for one another "
         "and for room; memory of each process; bytes from and to the folder that all share, and between processes. "
-        "What the rates are taken from: docs/large.md."
+        f"What the rates are taken from: docs/large.md.{_AT_MOST if most else ''}"
     )
 
 
-def _time(seconds: float | None) -> str:
+def _time(seconds: float | None, most: bool = False) -> str:
     if seconds is None:
         return "unknown"
     if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        time = f"{max(seconds, 1):.0f} s"
+    else:
+        time = f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"≤ {time}" if most else time
 
 
 def _print_outputs(chosen: Recipe) -> None:

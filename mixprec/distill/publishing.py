@@ -20,12 +20,10 @@ from mixprec.core import artifacts, publish
 from mixprec.core.escaping import markdown
 from mixprec.core.headers import type_name
 from mixprec.models.model import Model
-from mixprec.models.modelfiles import README
+from mixprec.models.modelfiles import CURVES, README
 from mixprec.report.losses import losses_figure
 from mixprec.report.style import render
 
-#: In the checkpoint's folder: the losses as JSON and as a picture.
-CURVES: Final = "distillation"
 _TYPES: Final = {type_name(each): each for each in (torch.float32, torch.bfloat16, torch.float16)}
 
 
@@ -50,9 +48,10 @@ def write(
         artifacts.save_tensors(file, tensors)
         shards.finish(Finish(opened.source, [file], folder, plan, opened.inventory, opened.shapes), {})
         write_side_files(folder, opened.source)
-        (folder / CURVES).mkdir()
-        publish.write_json(folder / CURVES / "losses.json", told["course"])
-        (folder / CURVES / "losses.png").write_bytes(render(losses_figure(told["course"]), "png"))
+        numbers, picture = (folder / name for name in CURVES)
+        numbers.parent.mkdir()
+        publish.write_json(numbers, told["course"])
+        picture.write_bytes(render(losses_figure(told["course"]), "png"))
         (folder / README).write_text(_card(student, opened.path, told, base_model), encoding="utf-8")
         plain = plan.model_dump(mode="json")
         seal(folder, artifacts.provenance(plan=plain, checkpoint={"format": "dense"}, distillation=dict(told)))
@@ -79,7 +78,7 @@ def _card(student: Model, source: Path, told: Mapping[str, Any], base_model: str
         f"{what}, trained by mixprec on {counts['training_traces']:,} reasoning traces ({how}): it learned {learned}, "
         f"in {course['kept_step']} steps. Loss on {counts['validation_traces']} traces that were held out, "
         f"{course['objective']} in nats per token: {course['before']:.4f} before, {course['written']:.4f} after.",
-        f"![losses]({CURVES}/losses.png)",
+        f"![losses]({CURVES[1]})",
         "The base's licence and terms, and those of the traces' teacher, hold for this copy too. `mixprec.json` says "
         "what it was made from.",
     ]

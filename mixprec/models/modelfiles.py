@@ -15,6 +15,8 @@ from mixprec.core.errors import UserError
 CARD = "mixprec.json"
 #: The model card: every checkpoint gets its own.
 README = "README.md"
+#: What mixprec writes into a student's checkpoint beside these: how its losses went.
+CURVES = ("distillation/losses.json", "distillation/losses.png")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 _TEMPLATES = "additional_chat_templates"
@@ -71,7 +73,8 @@ def code(folder: Path) -> list[str]:
 
 def left_behind(folder: Path) -> list[str]:
     """Files that neither go along nor are read as weights: other formats, training states, pictures."""
-    known = {*_weights(folder), *side_files(folder), folder / CARD, folder / INDEX, folder / README}
+    own = (folder / name for name in (CARD, INDEX, README, *CURVES))
+    known = {*_weights(folder), *side_files(folder), *own}
     paths = (path for path in folder.rglob("*") if path.is_file() and path not in known)
     names = (path.relative_to(folder) for path in paths)
     return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))

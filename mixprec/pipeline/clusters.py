@@ -55,8 +55,8 @@ def cores(machines: int, count: int) -> Cluster:
 
 class Placed(NamedTuple):
     """A job, or under torchrun a stage. ``gpus``: that it uses at once. ``seconds``: until it is done, None where
-    nothing tells; ``storage``, ``network``: bytes from and to the shared folder, and between processes; ``memory``:
-    bytes in each process, at the most."""
+    nothing tells, and with ``most`` no longer than that; ``storage``, ``network``: bytes from and to the shared folder,
+    and between processes; ``memory``: bytes in each process, at the most."""
 
     name: str
     gpus: int
@@ -64,6 +64,7 @@ class Placed(NamedTuple):
     memory: int
     storage: int
     network: int = 0
+    most: bool = False
 
 
 class Placing(NamedTuple):
@@ -130,7 +131,8 @@ def _apart(job: Job, chosen: Recipe, listed: list[Stage], cluster: Cluster) -> P
     known = _sum(each.seconds for each in own)
     seconds = None if known is None else known / part + moved / cluster.storage
     memory = max((each.memory for each in own), default=0)
-    return Placed(job.name, gpus_of(chosen, job, cluster.gpus), seconds, memory, moved)
+    most = any(each.most for each in own)
+    return Placed(job.name, gpus_of(chosen, job, cluster.gpus), seconds, memory, moved, most=most)
 
 
 def _of(stage: Stage, job: Job, kinds: tuple[str, ...], shared: bool) -> bool:
@@ -169,7 +171,7 @@ def _together(stage: Stage, inventory: Decoder, cluster: Cluster) -> Placed:
     seconds = None if stage.seconds is None else stage.seconds / count + moved / cluster.machines / cluster.storage
     if seconds is not None and count > 1:
         seconds += sent / count / slowest
-    return Placed(stage.name, count, seconds, stage.memory, moved, sent)
+    return Placed(stage.name, count, seconds, stage.memory, moved, sent, stage.most)
 
 
 def handed(inventory: Decoder, count: int) -> int:

@@ -61,7 +61,8 @@ def total(listed: list[Stage]) -> Stage:
     seconds = None if None in times else sum(time for time in times if time is not None) + _AROUND_SECONDS
     memory = max((each.memory for each in listed), default=PYTHON_BYTES)
     traffic = sum((each.traffic for each in listed), Traffic(0, _PAGES_BYTES))
-    return Stage("sum", "", seconds, memory, sum(each.disk for each in listed) + _PAGES_BYTES, traffic)
+    disk = sum(each.disk for each in listed) + _PAGES_BYTES
+    return Stage("sum", "", seconds, memory, disk, traffic, any(each.most for each in listed))
 
 
 class _Stages(Reckoning):
@@ -81,8 +82,8 @@ class _Stages(Reckoning):
         solved = self._solved()
         if solved:
             yield self._candidates(solved)
-        if self.chosen.sensitivity is not None:
-            yield self._sensitivity(len(solved))
+        if "sensitivity" in self.used:
+            yield self._sensitivity(len(solved))._replace(most=self.used["sensitivity"].most)
         if self.chosen.ablation is not None:
             yield self._ablation()
         yield from self._exchanges()
@@ -149,7 +150,7 @@ class _Stages(Reckoning):
             2 * math.ceil(traces.items * (memory.total - memory.weights) / (spec.sweep_gb * 1e9)) if spec.stream else 1
         )
         files = self.stored.sweeps(passes, 2 * sums)
-        return Stage("importance", work, work_done / self.rate, held, 2 * sums, files)
+        return Stage("importance", work, work_done / self.rate, held, 2 * sums, files, traces.most)
 
     def _solved(self) -> list[Treatment]:
         """What every module is solved for, for sensitivity, ablation and exchanges; zeros cost nothing."""
@@ -210,7 +211,7 @@ class _Stages(Reckoning):
         cells, passages = len(cells_of(spec, self.inventory)) + 1, _joined(self._evaluated)
         work = f"{cells:,} measurements on {passages.tokens:,} tokens"
         seconds = self.measure(cells, passages, spec.stride)
-        return Stage("ablation", work, seconds, self.whole_memory(passages), 0, self.choosing())
+        return Stage("ablation", work, seconds, self.whole_memory(passages), 0, self.choosing(), passages.most)
 
     def _exchanges(self) -> Iterator[Stage]:
         for name, variant in self.chosen.all_variants.items():
@@ -223,7 +224,7 @@ class _Stages(Reckoning):
             work = f"at most {exchange.proposals} plans on {round(scored.tokens * share):,} tokens"
             seconds = exchange.proposals * each / self.rate
             memory = self.assembled_memory(round(scored.tokens * share), scored, TOGETHER)
-            yield Stage(f"exchange {name}", work, seconds, memory, 0, self.choosing())
+            yield Stage(f"exchange {name}", work, seconds, memory, 0, self.choosing(), scored.most)
 
     def _compressions(self) -> Iterator[Stage]:
         for name, variant in self.chosen.all_variants.items():
@@ -288,7 +289,7 @@ class _Stages(Reckoning):
         # The original's states and head, a variant and its states of one passage, and what is compared.
         memory = self.loaded(states + self.head + passages.longest * self.shape.hidden * self.item + self.compared)
         files = self.stored.sweeps() + Traffic(states + self._all_written, states)
-        return Stage("evaluation", work, models * each / self.rate, memory, states, files)
+        return Stage("evaluation", work, models * each / self.rate, memory, states, files, passages.most)
 
     def _benchmarks(self) -> Iterator[Stage]:
         spec = self.chosen.evaluate
@@ -316,7 +317,7 @@ class _Stages(Reckoning):
             yield Stage("benchmarks", work, None, PYTHON_BYTES + self.weights, tokens * 5, files)
             return
         cache = self.shape.keys_values(batch * spec.max_new_tokens, self.item)
-        yield Stage("benchmarks", work, seconds, self.loaded(cache), tokens * 5, files)
+        yield Stage("benchmarks", work, seconds, self.loaded(cache), tokens * 5, files, most=True)
 
 
 def _joined(parts: list[Used]) -> Used:
@@ -329,4 +330,5 @@ def _joined(parts: list[Used]) -> Used:
         sum(each.squares for each in parts),
         max((each.longest for each in parts), default=0),
         all(each.exact for each in parts),
+        most=any(each.most for each in parts),
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mixprec import recipe
+from mixprec.checkpoint.integrity import card_of
 from mixprec.core import artifacts, publish
 from mixprec.core.errors import UserError
 from mixprec.core.progress import console
@@ -95,6 +96,37 @@ def generate(run: Context, model: Model, target: Path, name: str) -> str:
         publish.remove(part)
 
     return run.stages.do(name, RULES, inputs, [target], make)
+
+
+def begun(run: Context) -> dict[str, Any]:
+    """What a summary says of how the run began: what its model learned, what it wrote, and who found spans in that."""
+    chosen, told = run.recipe, dict[str, Any]()
+    if chosen.distill is not None:
+        learned = card_of(run.out / "distilled")["distillation"]
+        counts, course = learned["counts"], learned["course"]
+        told["distilled"] = {
+            "traces": counts["training_traces"],
+            "tokens": counts["training_tokens"],
+            "validation_traces": counts["validation_traces"],
+            "steps": course["kept_step"],
+            "before": course["before"],
+            "after": course["after"],
+        }
+    if chosen.generate is not None:
+        written = len(artifacts.read_jsonl(run.own_traces))
+        told["generated"] = {
+            "traces": written,
+            "prompts": chosen.generate.prompts,
+            "max_new_tokens": chosen.generate.max_new_tokens,
+        }
+    if chosen.importance is not None and chosen.traces is not None:
+        judge = chosen.traces.judge
+        told["annotated"] = {
+            "own": chosen.traces.source == recipe.OWN,
+            "by": chosen.traces.annotator if judge is None else "judge",
+            "judge": None if judge is None else judge.model,
+        }
+    return told
 
 
 def shift(

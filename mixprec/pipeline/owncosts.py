@@ -63,7 +63,7 @@ def writing(
     cache = shape.keys_values(batch * traces.longest, item) if here else 0
     memory = _PYTHON_BYTES + shape.parameters * item + cache
     work = f"{traces.items:,} prompts, at most {tokens:,} tokens"
-    return Stage("generate", work, seconds, memory, tokens * 5, stored.sweeps(written=tokens * 5))
+    return Stage("generate", work, seconds, memory, tokens * 5, stored.sweeps(written=tokens * 5), most=True)
 
 
 def updating(chosen: Recipe, shape: Shape, stored: Stored, rates: Rates) -> Iterator[Stage]:
@@ -90,4 +90,5 @@ def joined(name: str, parts: Sequence[Stage]) -> Stage:
         max(each.memory for each in parts),
         sum(each.disk for each in parts),
         sum((each.traffic for each in parts), Traffic()),
+        any(each.most for each in parts),
     )

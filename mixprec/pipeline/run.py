@@ -120,6 +120,7 @@ class Run(Work):
         result = summary(self, done.importance, rows, evaluator, self.benchmarks) | {
             "shifts": {name: each for name, each in shifts.items() if each is not None},
             "agreement": self.agreed.get("importance"),
+            **own.begun(self),
             "provenance": artifacts.provenance(
                 model=self.model.identity,
                 importance=done.stamp,

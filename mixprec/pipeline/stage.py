@@ -10,7 +10,8 @@ from mixprec.pipeline.traffic import Traffic
 
 class Stage(NamedTuple):
     """``work``: what is done, in words. ``seconds`` of one core; None where that isn't known (a GPU, another engine).
-    ``memory``: bytes; ``disk``: bytes that stay there; ``traffic``: those that are read and written."""
+    ``memory``: bytes; ``disk``: bytes that stay there; ``traffic``: those that are read and written. ``most``: that
+    ``seconds`` are of outputs which all run to their limit, and those that end by themselves take fewer."""
 
     name: str
     work: str
@@ -18,6 +19,7 @@ class Stage(NamedTuple):
     memory: int
     disk: int = 0
     traffic: Traffic = Traffic()
+    most: bool = False
 
 
 def decoding(tokens: int, parameters: int, batch: int, rates: Rates) -> float:

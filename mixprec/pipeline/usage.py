@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 from mixprec.models.sizes import context_of
 from mixprec.pipeline.checks import Checked
-from mixprec.recipe import OWN, GenerateSpec, Recipe
+from mixprec.recipe import OWN, GenerateSpec, Recipe, TracesSpec
 
 
 class Used(NamedTuple):
     """``items``: traces, samples or passages; ``squares``: of their tokens, summed; ``longest`` of them. ``exact``:
-    counted, not estimated. ``inside``: tokens in ``spans``, which are counted by behaviour."""
+    counted, not estimated. ``inside``: tokens in ``spans``, which are counted by behaviour. ``most``: what models
+    write, at most."""
 
     key: str
     what: str
@@ -24,6 +25,7 @@ class Used(NamedTuple):
     exact: bool
     spans: Mapping[str, int] = MappingProxyType({})
     inside: float = 0.0
+    most: bool = False
 
 
 def used(chosen: Recipe, found: Checked) -> Iterator[Used]:
@@ -35,12 +37,10 @@ def used(chosen: Recipe, found: Checked) -> Iterator[Used]:
     if chosen.generate is not None:
         yield from _written(chosen.generate, "generate", found, context)
     limit = min((spec.max_tokens if spec else None) or context, context)
-    second = chosen.agreement and chosen.traces and chosen.agreement.of(chosen.traces)
+    second = chosen.agreement.of(chosen.traces) if chosen.agreement and chosen.traces else None
     for key, traces in (("traces", chosen.traces), ("agreement", second)):
-        if traces is not None and traces.source == OWN and chosen.generate is not None:
-            yield from _written(chosen.generate, key, found, limit)
-        elif traces is not None:
-            yield from _traces(key, f"{key}.source", found, limit)
+        if traces is not None:
+            yield from _either(chosen, traces, key, f"{key}.source", found, limit)
     calibration = chosen.compress.calibration
     if calibration is not None:
         yield _alike("compress.calibration", "samples", calibration.samples, calibration.tokens)
@@ -49,7 +49,8 @@ def used(chosen: Recipe, found: Checked) -> Iterator[Used]:
     if evaluate is None:
         return
     limit = min(evaluate.max_tokens or context, context)
-    yield from _traces("evaluate.traces", "evaluate.traces.source", found, limit)
+    if evaluate.traces is not None:
+        yield from _either(chosen, evaluate.traces, "evaluate.traces", "evaluate.traces.source", found, limit)
     if text := found.held.get("evaluate.text"):
         length = min(evaluate.text_tokens, limit)
         amount = found.counting.amount(text.texts)
@@ -59,16 +60,26 @@ def used(chosen: Recipe, found: Checked) -> Iterator[Used]:
         yield Used("evaluate.text", "passages", count, tokens, count * length**2, length, amount.exact)
 
 
-def _written(spec: GenerateSpec, key: str, found: Checked, limit: int) -> Iterator[Used]:
+def _either(
+    chosen: Recipe, spec: TracesSpec, key: str, source: str, found: Checked, limit: int, first: int | None = None
+) -> Iterator[Used]:
+    """Traces that are there, or that the model will write; ``first`` of them."""
+    if spec.source == OWN and chosen.generate is not None:
+        yield from _written(chosen.generate, key, found, limit, first)
+    else:
+        yield from _traces(key, source, found, limit, first)
+
+
+def _written(spec: GenerateSpec, key: str, found: Checked, limit: int, first: int | None = None) -> Iterator[Used]:
     """What the model will write, at most, behind prompts that are known; ``inside``: as if all of it lay in spans."""
     held = found.held.get("generate.prompts")
     if held is None:
         return
-    prompts = found.counting.amount(held.texts).tokens
+    prompts = found.counting.amount(held.texts).tokens[:first]
     lengths = [min(tokens + found.counting.head + spec.max_new_tokens, limit) for tokens in prompts]
     squares = sum(length**2 for length in lengths)
     inside = float(sum(min(spec.max_new_tokens, length) for length in lengths))
-    yield Used(key, "traces", len(lengths), sum(lengths), squares, max(lengths), False, inside=inside)
+    yield Used(key, "traces", len(lengths), sum(lengths), squares, max(lengths), False, inside=inside, most=True)
 
 
 def _alike(key: str, what: str, items: int, length: int) -> Used:
@@ -92,8 +103,9 @@ def _scored(chosen: Recipe, found: Checked, context: int) -> Iterator[Used]:
     spec, calibration = chosen.sensitivity, chosen.compress.calibration
     if spec is None or calibration is None:
         return
-    if spec.behaviours:
-        for each in _traces("sensitivity", "traces.source", found, min(spec.max_tokens, context), spec.samples):
+    if spec.behaviours and chosen.traces is not None:
+        limit, most = min(spec.max_tokens, context), spec.samples
+        for each in _either(chosen, chosen.traces, "sensitivity", "traces.source", found, limit, most):
             yield each._replace(spans={})
     else:
         yield _alike("sensitivity", "samples", min(spec.samples, calibration.samples), calibration.tokens)

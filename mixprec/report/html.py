@@ -84,7 +84,7 @@ def render_report(run: RunFolder, compared: Compared | None = None) -> str:
     likely = likelihoods_of(summary)
     return render_page(
         "template.html.j2",
-        summary={"title": "", "recipe": "", "model": ""} | dict(summary),
+        summary={"title": "", "recipe": "", "model": "", "distilled": None} | dict(summary),
         compared=_compared(compared) if compared else None,
         verdict=verdict(summary) if compared is None or compared.one_model else [],
         heatmap=cell_map(importance_grids(importance)) if importance else None,

@@ -8,8 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixprec.report.folder import RunFolder
-from mixprec.report.formatting import integer, plural
+from mixprec.report.formatting import integer, plural, significant
 
+#: Who finds the spans of traces.
+_FINDERS = {
+    "given": "annotated traces",
+    "cues": "traces annotated by cue phrases",
+    "classifier": "traces annotated by mixprec's classifier",
+}
 #: A recipe that takes files of the folder that --data names.
 _DATA = re.compile(r"[\s\"'\[{,]data:\w")
 
@@ -46,8 +52,20 @@ def _model(summary: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         return ""
     identity = found.get("model")
     identity = identity.get("sha256") if isinstance(identity, Mapping) else identity
-    told = f"The model is {name}" + (f" at commit {commit}" if commit else "")
-    return told + (f"; the fingerprint of its files begins with {str(identity)[:12]}." if identity else ".")
+    at = f" at commit {commit}" if commit else ""
+    learned = summary.get("distilled")
+    told = f"The model is what {name}{at} became by distillation" if learned else f"The model is {name}{at}"
+    told += f"; the fingerprint of its files begins with {str(identity)[:12]}." if identity else "."
+    return f"{told} {_lesson(learned)}" if learned else told
+
+
+def _lesson(learned: Mapping[str, Any]) -> str:
+    before, after = (significant(learned[key]) for key in ("before", "after"))
+    return (
+        f"It learned from {plural(learned['traces'], 'trace')} ({integer(learned['tokens'])} tokens) in "
+        f"{plural(learned['steps'], 'step')}: the loss on {plural(learned['validation_traces'], 'other')} went from "
+        f"{before} to {after} nats per token."
+    )
 
 
 def _texts(run: RunFolder) -> str:
@@ -67,7 +85,16 @@ def _texts(run: RunFolder) -> str:
 def _scores(run: RunFolder) -> str:
     if not run.importance:
         return ""
-    traces = run.importance.get("traces") or 0
+    traces, annotated = run.importance.get("traces") or 0, run.summary.get("annotated") or {}
     preset = run.importance.get("preset")
     rules = f", by the rules of the preset {preset}" if preset else ""
-    return f"Importance is from {plural(traces, 'annotated trace')}{rules}."
+    kind = _FINDERS.get(annotated.get("by", "given")) or f"traces annotated by the judge {annotated.get('judge')}"
+    kind = kind.replace("traces", "trace", 1) if traces == 1 else kind
+    written = run.summary.get("generated") if annotated.get("own") else None
+    about = (
+        f", which it wrote itself for the prompts of {written['prompts']}, at most "
+        f"{plural(written['max_new_tokens'], 'token')} each"
+        if written
+        else ""
+    )
+    return f"Importance is from {integer(traces)} {kind}{about}{rules}."

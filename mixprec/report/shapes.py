@@ -318,6 +318,25 @@ class Ablation(Shape):
         return self
 
 
+class _Distilled(_Course):
+    traces: Count
+    tokens: Count
+    validation_traces: Count
+    steps: Count
+
+
+class _Generated(Shape):
+    traces: Count
+    prompts: str
+    max_new_tokens: Count
+
+
+class _Annotated(Shape):
+    own: bool
+    by: str
+    judge: str | None = None
+
+
 class Summary(Shape):
     """summary.json."""
 
@@ -333,6 +352,9 @@ class Summary(Shape):
     provenance: dict[str, Any] | None = None
     shifts: dict[str, _Shift] | None = None
     agreement: _Agreement | None = None
+    distilled: _Distilled | None = None
+    generated: _Generated | None = None
+    annotated: _Annotated | None = None
     # Folders in the run: a page links to them.
     pages: dict[str, Annotated[str, Field(pattern=r"^[a-z]+$")]] | None = None
 

@@ -72,10 +72,11 @@ class RunResult(Result):
         for name, variant in (self.summary.get("variants") or {}).items():
             if variant.get("modules_quantized"):
                 sizes.setdefault(size(variant.get("bytes_on_disk")), []).append(name)
-        if not sizes:
-            return []
-        parts = "; ".join(f"{', '.join(names)} ({each})" for each, names in sizes.items())
-        return [f"Checkpoints in {self.folder}/variants/NAME/checkpoint: {parts}."]
+        told = [f"The distilled model is in {self.folder}/distilled."] if self.summary.get("distilled") else []
+        if sizes:
+            parts = "; ".join(f"{', '.join(names)} ({each})" for each, names in sizes.items())
+            told.append(f"Checkpoints in {self.folder}/variants/NAME/checkpoint: {parts}.")
+        return told
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per variant."""

@@ -12,8 +12,9 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
-from mixprec import pipeline, recipe
+from mixprec import cli, pipeline, recipe
 from mixprec.core import events
 from mixprec.core.errors import UserError
 from mixprec.core.stages import Stages
@@ -91,6 +92,8 @@ def test_the_loop_from_a_model_to_a_shift(model: Path, finished: tuple[Path, Pat
     summary = json.loads((out / "summary.json").read_text())
     assert summary["provenance"]["traces"]
     assert set(summary["shifts"]) == {"small"}  # the original is compared with nothing
+    assert summary["generated"]["traces"] == len(written) and "distilled" not in summary
+    assert summary["annotated"] == {"own": True, "by": "cues", "judge": None}
     told = summary["shifts"]["small"]
     first, second = (
         json.loads((folder / "importance/importance.json").read_text()) for folder in (out, out / "variants/small")
@@ -199,6 +202,9 @@ def test_a_recipe_that_begins_with_a_student(tmp_path: Path, no_drawing: None) -
     student = Model(out / "distilled")
     assert summary["provenance"]["model"] == student.identity != summary["provenance"]["student"]
     assert set(summary["shifts"]) == {"base", "small"}
+    learned = summary["distilled"]
+    assert learned["traces"] == len(tiny.TRACES) - 1 and learned["after"] < learned["before"]
+    assert "generated" not in summary and summary["annotated"]["own"] is False
     assert summary["shifts"]["base"]["page"] == "base/shift/shift.html"
     card = json.loads((out / "variants/small/checkpoint/mixprec.json").read_text())
     learned, first, small = (
@@ -262,3 +268,34 @@ def test_explain_knows_what_the_loop_takes(model: Path, tmp_path: Path) -> None:
     assert {"shift base", "shift small"} <= listed.keys()
     assert listed["generate"].work == "4 prompts, at most 384 tokens"
     assert listed["shift small"].seconds == pytest.approx(listed["generate"].seconds + listed["importance"].seconds)
+    bounds = {name for name, each in listed.items() if each.most}
+    assert bounds == {"generate", "importance", "shift base", "shift small"} and costs.total(list(listed.values())).most
+
+
+def test_explain_counts_own_traces_wherever_they_are_used(model: Path, tmp_path: Path) -> None:
+    own_traces = {"source": OWN, "annotator": "cues"}
+    parts = {
+        "sensitivity": {"formats": ["w3g16", "w4g16"], "behaviours": ["backtracking"], "samples": 2},
+        "evaluate": {"traces": own_traces},
+        "shift": None,
+    }
+    path = loop(tmp_path, model, **parts)
+    chosen = recipe.load(path)
+    found = pipeline.checked(chosen)
+    seen = {each.key: each for each in usage.used(chosen, found)}
+    assert (seen["sensitivity"].items, seen["evaluate.traces"].items) == (2, len(tiny.TRACES))
+    assert all(seen[key].most for key in ("generate", "traces", "sensitivity", "evaluate.traces"))
+    listed = costs.stages(chosen, found)
+    assert {each.name for each in listed if not each.most} == {"candidates", "compress small"}
+
+    page = CliRunner().invoke(cli.app, ["explain", str(path)], catch_exceptions=False).output
+    assert "│" not in page and "≤: as if every output ran to its limit" in " ".join(page.split())
+    marked = {line.split()[0] for line in page.splitlines() if "≤ " in line}
+    assert {"generate", "importance", "sensitivity", "evaluation", "sum"} <= marked
+    assert "candidates" not in marked
+
+
+def test_explain_marks_no_time_where_nothing_is_written(model: Path, tmp_path: Path) -> None:
+    traces = {"source": str(tiny.write_traces(tmp_path / "given.jsonl"))}
+    path = loop(tmp_path, model, generate=None, traces=traces, shift=None, compress={"method": "rtn"})
+    assert "≤" not in CliRunner().invoke(cli.app, ["explain", str(path)], catch_exceptions=False).output

@@ -191,6 +191,28 @@ def test_provenance_reads_as_sentences(make_run: Make) -> None:
     assert origin.in_words(RunFolder("r", {"schema_version": 1})) == []
 
 
+def test_what_a_run_began_with_is_told(make_run: Make) -> None:
+    run = make_run(4)
+    began = {
+        "distilled": {"traces": 20, "tokens": 7449, "validation_traces": 4, "steps": 10, "before": 2.97, "after": 2.65},
+        "generated": {"traces": 24, "prompts": "bundled:held_out", "max_new_tokens": 384},
+        "annotated": {"own": True, "by": "classifier", "judge": None},
+    }
+    told = origin.in_words(run._replace(summary={**run.summary, **began}))
+    assert " became by distillation; the fingerprint of its files begins with b179c9520000." in told[1]
+    assert told[1].endswith(
+        "It learned from 20 traces (7,449 tokens) in 10 steps: the loss on 4 others went from 2.97 to 2.65 nats per "
+        "token."
+    )
+    assert told[3] == (
+        "Importance is from 24 traces annotated by mixprec's classifier, which it wrote itself for the prompts of "
+        "bundled:held_out, at most 384 tokens each, by the rules of the preset paper."
+    )
+    judged = {"annotated": {"own": False, "by": "judge", "judge": "gpt-oss"}}
+    told = origin.in_words(run._replace(summary={**run.summary, **judged}))
+    assert told[3].startswith("Importance is from 24 traces annotated by the judge gpt-oss, by the rules")
+
+
 def test_a_shift_in_the_runs_folder_is_shown(folder: Path, make_importance: Callable[..., dict[str, Any]]) -> None:
     made = shift(make_importance(8), make_importance(8, seed=1), ("original", "w3"))
     write_shift(made, "net", folder / "shift")

@@ -104,6 +104,10 @@ def test_the_terminal_shows_tables_and_verdict_and_takes_names_literally(summary
     text = captured.get()
     assert "[bold]x[/]" in text and "30_up 3.25%" in text and "1.31 [1.24, 1.38]" in text
     words = " ".join(text.split())
+    assert "The distilled model" not in words
+    assert RunResult(Path("run"), summary | {"distilled": {"traces": 4}}).notes()[0] == (
+        "• The distilled model is in run/distilled."
+    )
     assert "• Checkpoints in run/variants/NAME/checkpoint: w3" in words
     assert "• Least damage: w3_last_mlp, KL 1.31 [1.24, 1.38] at" in words and "; most: w3, KL 1.72" in words
     assert "excludes 0" not in words  # that is for the page
