@@ -12,6 +12,7 @@ from mixprec.cli.base import out
 if TYPE_CHECKING:
     from mixprec.models.model import Model
     from mixprec.pipeline.checks import Checked
+    from mixprec.pipeline.clusters import On
     from mixprec.pipeline.gpus import Need
     from mixprec.pipeline.stage import Stage
     from mixprec.recipe import Recipe
@@ -124,8 +125,8 @@ def _print_stages(listed: list[Stage]) -> None:
     )
 
 
-def check_placing(on: str | None, *, recipe: bool, **amounts: int | None) -> None:
-    """Raises UserError for a cluster ``on`` that isn't known, for one without a ``recipe``, whose jobs it does, and for
+def cluster_named(on: str | None, *, recipe: bool, **amounts: int | None) -> On | None:
+    """``on`` as a kind of cluster. Raises UserError for a cluster ``on`` that isn't known, for one without a ``recipe``, whose jobs it does, and for
     ``amounts`` without a cluster."""
     from mixprec.core.errors import UserError
     from mixprec.pipeline import clusters
@@ -133,14 +134,16 @@ def check_placing(on: str | None, *, recipe: bool, **amounts: int | None) -> Non
     given = [name for name, value in amounts.items() if value is not None]
     if on is None and given:
         raise UserError(f"--{given[0]}: goes with --on {', '.join(clusters.ON[:-1])} or {clusters.ON[-1]}")
-    if on is not None and on not in clusters.ON:
+    known = next((each for each in clusters.ON if each == on), None)
+    if on is not None and known is None:
         raise UserError(f"--on {on}: not known; choose one of {', '.join(clusters.ON)}")
     if on is not None and not recipe:
         raise UserError(f"--on {on}: goes with a recipe; leave it out, or --attribution")
+    return known
 
 
-def print_placing(chosen: Recipe, found: Checked, on: str, machines: int, gpus: int) -> None:
-    """What each job of a recipe takes on a cluster that ``check_placing`` knows."""
+def print_placing(chosen: Recipe, found: Checked, on: On, machines: int, gpus: int) -> None:
+    """What each job of a recipe takes on a cluster."""
     from mixprec.pipeline import clusters
     from mixprec.report.formatting import size
 
