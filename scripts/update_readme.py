@@ -31,10 +31,11 @@ def with_block(text: str, block: str) -> str:
 
 
 def results(run: Path) -> str:
-    """A run's table of variants and what it says, as Markdown."""
+    """A run's table of variants, and what it says folded behind it, as Markdown."""
     summary = artifacts.read_json(run / "summary.json")
     sentences = "".join(f"- {sentence}\n" for sentence in verdict(summary))
-    return f"{to_markdown(variant_table(summary, brief=True))}\n{sentences}"
+    said = f"<details><summary>What the report says of them</summary>\n\n{sentences}\n</details>\n"
+    return f"{to_markdown(variant_table(summary, brief=True))}\n{said}"
 
 
 def main(run: Path) -> None:

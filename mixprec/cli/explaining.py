@@ -126,8 +126,11 @@ def _print_stages(listed: list[Stage]) -> None:
 
 
 def cluster_named(on: str | None, *, recipe: bool, **amounts: int | None) -> On | None:
-    """``on`` as a kind of cluster. Raises UserError for a cluster ``on`` that isn't known, for one without a ``recipe``, whose jobs it does, and for
-    ``amounts`` without a cluster."""
+    """``on`` as a kind of cluster.
+
+    Raises UserError for one that isn't known, for one without a ``recipe``, whose jobs it does, and for ``amounts``
+    without a cluster.
+    """
     from mixprec.core.errors import UserError
     from mixprec.pipeline import clusters
 
