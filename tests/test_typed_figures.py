@@ -36,7 +36,7 @@ _SOURCE = re.compile(
 )
 #: Page -> parts of lines whose figures are facts: defaults, limits, bits of formats, what a table of versions says.
 FACTS: dict[str, tuple[str, ...]] = {
-    "README.md": ("MLP in 16 bits gives 3-bit AWQ 6.57 points back", "Python 3.11"),
+    "README.md": ("gives 3-bit AWQ 6.57 points back", "Python 3.11"),
     "docs/checkpoints.md": (
         "by at most 0.002 of itself in bfloat16",  # half a step of the format
         "4.25 effective bits in a plan",
