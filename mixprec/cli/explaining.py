@@ -11,6 +11,7 @@ from mixprec.cli.base import out
 
 if TYPE_CHECKING:
     from mixprec.models.model import Model
+    from mixprec.pipeline import clusters
     from mixprec.pipeline.checks import Checked
     from mixprec.pipeline.gpus import Need
     from mixprec.pipeline.stage import Stage
@@ -118,22 +119,29 @@ def _print_stages(listed: list[Stage]) -> None:
     )
 
 
-def check_placing(on: str | None, *, recipe: bool, **amounts: int | None) -> None:
-    """Raises UserError for a cluster ``on`` that isn't known, for one without a ``recipe``, whose jobs it does, and for
-    ``amounts`` without a cluster."""
+def check_placing(on: str | None, *, recipe: bool, **amounts: int | None) -> clusters.On | None:
+    """The cluster that ``on`` names, None where it names none.
+
+    Raises UserError for one that isn't known, for one without a ``recipe``, whose jobs it does, and for ``amounts``
+    without a cluster.
+    """
     from mixprec.core.errors import UserError
     from mixprec.pipeline import clusters
 
     given = [name for name, value in amounts.items() if value is not None]
     if on is None and given:
         raise UserError(f"--{given[0]}: goes with --on {', '.join(clusters.ON[:-1])} or {clusters.ON[-1]}")
-    if on is not None and on not in clusters.ON:
+    if on is None:
+        return None
+    known = next((each for each in clusters.ON if each == on), None)
+    if known is None:
         raise UserError(f"--on {on}: not known; choose one of {', '.join(clusters.ON)}")
-    if on is not None and not recipe:
+    if not recipe:
         raise UserError(f"--on {on}: goes with a recipe; leave it out, or --attribution")
+    return known
 
 
-def print_placing(chosen: Recipe, found: Checked, on: str, machines: int, gpus: int) -> None:
+def print_placing(chosen: Recipe, found: Checked, on: clusters.On, machines: int, gpus: int) -> None:
     """What each job of a recipe takes on a cluster that ``check_placing`` knows."""
     from mixprec.pipeline import clusters
     from mixprec.report.formatting import size

@@ -178,7 +178,7 @@ def explain(
 
     if (recipe is None) == (not attribution):
         raise UserError("mixprec explain: give a recipe, or models with --attribution")
-    explaining.check_placing(on, recipe=recipe is not None, gpus=gpus, machines=machines)
+    placed = explaining.check_placing(on, recipe=recipe is not None, gpus=gpus, machines=machines)
     if recipe is None:
         for model in attribution or ():
             explaining.print_cost(Model(model, dtype="bfloat16"))
@@ -190,8 +190,8 @@ def explain(
     found = pipeline.checked(chosen, data, importance=ranking, tables=scores, known=known)
     found.require(str(path))
     explaining.print_recipe(path.name, chosen, found, gpu)
-    if on is not None:
-        explaining.print_placing(chosen, found, on, machines or 1, gpus or 8)
+    if placed is not None:
+        explaining.print_placing(chosen, found, placed, machines or 1, gpus or 8)
     _print_notes(found)
 
 
