@@ -13,7 +13,7 @@ from mixprec import recipe
 from mixprec.core import events
 from mixprec.core.errors import UserError
 from mixprec.pipeline import jobs, scheduling
-from mixprec.pipeline.executors import placement, worker
+from mixprec.pipeline.executors import placement, slurm, worker
 from mixprec.pipeline.executors.base import Done
 from mixprec.pipeline.executors.placement import Placement
 from mixprec.pipeline.jobs import Job
@@ -174,6 +174,17 @@ def test_options_that_make_no_sense() -> None:
         Placement("ray", cpus=0)
     with pytest.raises(UserError, match="--slurm: goes with --on slurm"):
         Placement("ray", slurm={"partition": "gpu"})
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "nan", "inf", "soon"])
+def test_amounts_that_no_job_can_have_are_refused(text: str) -> None:
+    """Slurm, and submitit's own processes, end a job of no time at once: it would be started four times in vain."""
+    for name in ("timeout_min", "mem_gb"):
+        with pytest.raises(UserError, match=rf"--slurm {name}={text}: (has to be above 0|is no number)"):
+            slurm._parsed({name: text})
+    assert slurm._parsed({"timeout_min": "30", "mem_gb": "0.5", "partition": "gpu"}) == {
+        "timeout_min": 30, "mem_gb": 0.5, "slurm_partition": "gpu",
+    }  # fmt: skip
 
 
 def test_jobs_without_a_cluster_are_refused(

@@ -5,6 +5,7 @@ What submitit keeps of a job, its log too, lies in ``.jobs`` of the run's folder
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -126,6 +127,8 @@ def _parsed(given: Mapping[str, str]) -> dict[str, Any]:
             found[name] = _NUMBERS[name](text)
         except ValueError:
             raise UserError(f"--slurm {name}={text}: is no number") from None
+        if not 0 < found[name] < math.inf:  # Slurm would end each job at once
+            raise UserError(f"--slurm {name}={text}: has to be above 0, and finite")
     return found
 
 
