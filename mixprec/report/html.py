@@ -110,6 +110,7 @@ def render_report(run: RunFolder, compared: Compared | None = None) -> str:
         viewer=_viewer(run),
         shifts=[_shift(each) for each in (run.shift, *run.shifts.values()) if each],
         shifted=shifts_table(summary),
+        of_their_own=any(each.get("own") for each in (summary.get("shifts") or {}).values()),
         presets=preset_table(importance or {}),
         stability=stability_table(importance or {}),
         spans=_spans_table(importance or {}),
