@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import importlib.util
 import math
@@ -9,7 +10,9 @@ import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from torch import Tensor
 
 from mixprec.checkpoint import modelcard
 from mixprec.checkpoint.integrity import card_of, verify
@@ -18,6 +21,7 @@ from mixprec.core import artifacts, devices, locks, processes, publish
 from mixprec.core.errors import UserError
 from mixprec.core.progress import bar, console
 from mixprec.distill import RULES, lessons, publishing
+from mixprec.distill.course import Course
 from mixprec.distill.lessons import Lessons
 from mixprec.distill.options import DistillOptions
 from mixprec.evaluate.engines import templates
@@ -123,13 +127,36 @@ def prepare(
     return Prepared(student, teacher, drawn, options, out, base_model, described)
 
 
+class _Trained(NamedTuple):
+    """``tensors``: as they are written; ``rows``: that were trained on; ``speed``: tokens per second."""
+
+    tensors: dict[str, Tensor]
+    course: Course
+    rows: int
+    speed: float | None
+
+
 def _made(ready: Prepared) -> Distilled:
+    student, drawn, out = ready.student, ready.lessons, ready.out
+    opened, work = student.original, blocks_folder(out)
+    trained = _trained(ready, _folder(work, ready.stamp))
+    # The trainer's parts refer to one another: with them the optimizer's state, three times the weights, would stay.
+    gc.collect()
+    course = trained.course
+    said = ready.described | {"stamp": ready.stamp, "rows": trained.rows, "counts": drawn.told, "course": course.told}
+    if processes.is_main():
+        publishing.write(student, opened, trained.tensors, out, said, ready.base_model)
+        publish.remove(work)
+    processes.wait()
+    return Distilled(out, said, trained.speed)
+
+
+def _trained(ready: Prepared, folder: Path) -> _Trained:
+    """Train, with states of training in ``folder``. Raises UserError where nothing was gained."""
     from mixprec.distill.trainer import Training  # it brings TRL
 
     student, teacher, drawn = ready.student, ready.teacher, ready.lessons
-    options, out = ready.options, ready.out
-    opened, work = student.original, blocks_folder(out)
-    folder = _folder(work, ready.stamp)
+    options, out, opened = ready.options, ready.out, student.original
     loaded = student.load()
     loaded.model.requires_grad_(True)
     try:
@@ -146,14 +173,9 @@ def _made(ready: Prepared) -> Distilled:
             )
         console.print(f"{told} -> {after:.4f} after {step} of {course.steps} steps", soft_wrap=True)
         tensors = training.written(publishing.dtypes(opened))
+        return _Trained(tensors, course, training.rows, training.clock.speed)
     finally:
         student.release()  # its weights are no longer its own
-    said = ready.described | {"stamp": ready.stamp, "rows": training.rows, "counts": drawn.told, "course": course.told}
-    if processes.is_main():
-        publishing.write(student, opened, tensors, out, said, ready.base_model)
-        publish.remove(work)
-    processes.wait()
-    return Distilled(out, said, training.clock.speed)
 
 
 def _device(student: Model) -> str:

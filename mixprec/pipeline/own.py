@@ -172,6 +172,7 @@ def _shifted(
         "skipped": made["skipped"],
         "page": (_page(folder, spec, spec.kind[0]) / "shift.html").relative_to(run.out).as_posix(),
         "traces": len(found),
+        "own": spec.traces == "own",
     }
 
 

@@ -110,8 +110,14 @@ def render_report(run: RunFolder, compared: Compared | None = None) -> str:
         viewer=_viewer(run),
         shifts=[_shift(each) for each in (run.shift, *run.shifts.values()) if each],
         shifted=shifts_table(summary),
+        of_their_own=any(each.get("own") for each in (summary.get("shifts") or {}).values()),
         presets=preset_table(importance or {}),
         stability=stability_table(importance or {}),
+        unstable=[
+            words(name)
+            for name, entry in ((importance or {}).get("behaviours") or {}).items()
+            if entry.get("traces") and not entry.get("stability")
+        ],
         spans=_spans_table(importance or {}),
         annotations=annotations_table(summary),
         measured_on=_measured_on(summary),

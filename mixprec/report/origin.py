@@ -10,12 +10,8 @@ from typing import Any
 from mixprec.report.folder import RunFolder
 from mixprec.report.formatting import integer, plural, significant
 
-#: Who finds the spans of traces.
-_FINDERS = {
-    "given": "annotated traces",
-    "cues": "traces annotated by cue phrases",
-    "classifier": "traces annotated by mixprec's classifier",
-}
+#: Who annotates traces.
+_ANNOTATORS = {"cues": "cue phrases", "classifier": "mixprec's classifier"}
 #: A recipe that takes files of the folder that --data names.
 _DATA = re.compile(r"[\s\"'\[{,]data:\w")
 
@@ -88,13 +84,9 @@ def _scores(run: RunFolder) -> str:
     traces, annotated = run.importance.get("traces") or 0, run.summary.get("annotated") or {}
     preset = run.importance.get("preset")
     rules = f", by the rules of the preset {preset}" if preset else ""
-    kind = _FINDERS.get(annotated.get("by", "given")) or f"traces annotated by the judge {annotated.get('judge')}"
-    kind = kind.replace("traces", "trace", 1) if traces == 1 else kind
-    written = run.summary.get("generated") if annotated.get("own") else None
-    about = (
-        f", which it wrote itself for the prompts of {written['prompts']}, at most "
-        f"{plural(written['max_new_tokens'], 'token')} each"
-        if written
-        else ""
-    )
-    return f"Importance is from {integer(traces)} {kind}{about}{rules}."
+    by = _ANNOTATORS.get(annotated.get("by", "")) or (annotated.get("judge") and f"the judge {annotated['judge']}")
+    found = f"Importance is from {plural(traces, 'trace' if by else 'annotated trace')}"
+    if annotated.get("own") and (written := run.summary.get("generated")):
+        most = plural(written["max_new_tokens"], "token")
+        found += f" that the model wrote for the prompts of {written['prompts']}, at most {most} each"
+    return f"{found}{rules}; {by} annotated them." if by else f"{found}{rules}."

@@ -252,6 +252,7 @@ class _Moved(Shape):
 class _Shift(Shape):
     behaviours: dict[str, _Moved] = Field(default_factory=dict)
     unknown: str = ""
+    own: bool = False
     # In the run: the report links to it.
     page: Annotated[str, Field(pattern=r"^(base|(variants|models)/[\w-][\w.-]*)/shift/shift\.html$")] | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import shutil
@@ -308,3 +309,18 @@ def test_the_bundled_model_learns_procedural_traces(tmp_path: Path) -> None:
     options = mp.DistillOptions(validation=2, epochs=1, batch=2, rate=1e-4, checks=1, dtype="float32")
     made = mp.distill("smollm2-135m-instruct", file, tmp_path / "out", options=options)
     assert made.told["course"]["written"] < made.told["course"]["before"]
+
+
+@needs_trl
+def test_nothing_of_the_training_stays_in_memory(student: Path, traces: Path, tmp_path: Path) -> None:
+    """Gradients and the optimizer's state are three times the weights, and stages of a recipe follow."""
+    gc.collect()
+    before = {id(each) for each in parts()}
+    distill(student, traces, tmp_path / "out")
+    assert not [type(each).__name__ for each in parts() if id(each) not in before]
+
+
+def parts() -> list[Any]:
+    """Models and optimizers in memory."""
+    kinds = (torch.optim.Optimizer, torch.nn.Module)
+    return [each for each in gc.get_objects() if issubclass(type(each), kinds)]

@@ -105,6 +105,7 @@ def test_the_loop_from_a_model_to_a_shift(model: Path, finished: tuple[Path, Pat
     assert second["provenance"]["model"] != first["provenance"]["model"]
     assert json.loads((out / "variants/small/shift/shift.json").read_text())["second"]["name"] == "small"
     page = (out / "report.html").read_text()
+    assert "so part of what moved is another text" in page and "became by distillation" not in page
     assert "Where importance moved" in page and page.count("<h3>From original to small</h3>") == 1
     assert (out / told["page"]).is_file() and (out / "variants/small/shift/shift.png").is_file()
 

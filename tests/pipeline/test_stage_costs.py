@@ -33,6 +33,14 @@ def test_times_are_within_a_factor_of_two_of_those_that_were_measured(name: str,
     assert 1e9 < whole.memory < 4e9
 
 
+@pytest.mark.parametrize(("name", "taken"), {"own_loop_smollm2": 660, "rac_smollm2": 210}.items())
+def test_times_of_what_models_write_are_bounds(name: str, taken: int) -> None:
+    chosen = recipe.load(recipe.catalogue()[name])
+    whole = costs.total(costs.stages(chosen, pipeline.checked(chosen)))
+    assert whole.seconds is not None
+    assert whole.most and taken <= whole.seconds <= 4 * taken
+
+
 @pytest.fixture
 def parts(tiny_checkpoint: Path, tmp_path: Path) -> dict[str, Any]:
     traces = str(tiny.write_traces(tmp_path / "traces.jsonl"))

@@ -205,12 +205,12 @@ def test_what_a_run_began_with_is_told(make_run: Make) -> None:
         "token."
     )
     assert told[3] == (
-        "Importance is from 24 traces annotated by mixprec's classifier, which it wrote itself for the prompts of "
-        "bundled:held_out, at most 384 tokens each, by the rules of the preset paper."
+        "Importance is from 24 traces that the model wrote for the prompts of bundled:held_out, at most 384 tokens "
+        "each, by the rules of the preset paper; mixprec's classifier annotated them."
     )
     judged = {"annotated": {"own": False, "by": "judge", "judge": "gpt-oss"}}
     told = origin.in_words(run._replace(summary={**run.summary, **judged}))
-    assert told[3].startswith("Importance is from 24 traces annotated by the judge gpt-oss, by the rules")
+    assert told[3].endswith("24 traces, by the rules of the preset paper; the judge gpt-oss annotated them.")
 
 
 def test_a_shift_in_the_runs_folder_is_shown(folder: Path, make_importance: Callable[..., dict[str, Any]]) -> None:

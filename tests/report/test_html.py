@@ -157,6 +157,13 @@ def test_without_importance_the_rest_stands(run: Path, summary: dict[str, Any]) 
     assert "Variants" in text and "How the spans were found" not in text and "Recipe" not in text
 
 
+def test_behaviours_with_too_few_traces_are_named(summary: dict[str, Any], importance: dict[str, Any]) -> None:
+    assert "Too few traces" not in Page(render_report(RunFolder("run", summary, importance))).all_text()
+    importance["behaviours"]["backtracking"]["stability"] = None
+    text = Page(render_report(RunFolder("run", summary, importance))).all_text()
+    assert "Too few traces have spans of these to tell: Backtracking." in text
+
+
 def test_without_resamples_nothing_is_said_of_stability(summary: dict[str, Any], importance: dict[str, Any]) -> None:
     for entry in importance["behaviours"].values():
         entry |= {"intervals": None, "rank_intervals": None, "stability": None}

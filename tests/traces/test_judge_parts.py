@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,16 @@ def test_faults(answer: str, finish: Finish, fault: str) -> None:
     assert found.fault == fault
     assert fault in prompts.REMINDERS
     assert set(texts(found)) <= set(SENTENCES)  # what is used is true all the same
+
+
+def test_a_trace_and_a_judge_that_go_in_circles_take_no_long_time() -> None:
+    """Time grew with the product of both lengths: 26 seconds for these."""
+    text, said = "Wait, let me check that again. " * 190, random.Random(0)
+    words = ["wait", "chek", "agan", "so", "the", "smu", "Wait,"]
+    sections = [("backtracking", " ".join(said.choices(words, k=8))) for _ in range(500)]
+    begun = time.process_time()
+    assert reading(tagged(sections), text=text).fault == "not_found"
+    assert time.process_time() - begun < 4
 
 
 def test_a_judge_that_goes_on_behind_the_end() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from difflib import SequenceMatcher
+from difflib import Match, SequenceMatcher
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
@@ -156,8 +156,7 @@ def _spread(text: str, low: int, high: int, segments: Sequence[str]) -> list[Pla
     # A copy is about as long as its text. What a judge goes on with behind that costs time alone.
     lengths = accumulate(map(len, skeletons))
     skeletons = [each for each, length in zip(skeletons, lengths, strict=True) if length <= _LONGEST * len(gap.text)]
-    matcher = SequenceMatcher(None, gap.text, "".join(skeletons), autojunk=False)
-    blocks = [block for block in matcher.get_matching_blocks() if block.size >= _RUN]
+    blocks = _common(gap.text, "".join(skeletons))
     places: list[Place | None] = []
     begin, floor = 0, low
     for segment in skeletons:
@@ -175,6 +174,21 @@ def _spread(text: str, low: int, high: int, segments: Sequence[str]) -> list[Pla
                 places[-1] = _whole_words(text, max(first, floor), last, floor, high)
                 floor = max(floor, last)
     return places + [None] * (len(segments) - len(places))
+
+
+def _common(text: str, copy: str) -> list[Match]:
+    """Runs that both have, in order and apart from one another.
+
+    Compared by runs of ``_RUN`` characters, of which those that a long copy repeats again and again begin no match:
+    where both go in circles, time would grow with the square of their lengths.
+    """
+    first, second = ([each[i : i + _RUN] for i in range(len(each) - _RUN + 1)] for each in (text, copy))
+    found: list[Match] = []
+    for block in SequenceMatcher(None, first, second).get_matching_blocks():
+        over = max(found[-1].a + found[-1].size - block.a, found[-1].b + found[-1].size - block.b, 0) if found else 0
+        if block.size > over:
+            found.append(Match(block.a + over, block.b + over, block.size + _RUN - 1 - over))
+    return found
 
 
 def _whole_words(text: str, start: int, end: int, low: int, high: int) -> Place:
