@@ -5,9 +5,10 @@
 Stages run on a tiny model in a process that faults strike (tests/faults). A case is a stage that is hit once and then
 started again: it has to end with the bytes of one that was not hit, and nothing half-done may have a final name before.
 Cases that are done stay in the work folder for as long as mixprec's code is the same, so a benchmark that was stopped
-goes on. Parts: kills, corruption, fuzzing, memory, scaling, ray (where it is installed: mixprec[ray]). Figures of parts
-that --only leaves out stay in OUT as they are; after --minutes no further case is begun, and the figures are those of
-the cases that are done. Distillation is among the stages where TRL is installed.
+goes on. Parts: kills, stops (signals and full disks), corruption, fuzzing, memory, hashing, scaling, ray (where
+mixprec[ray] is installed). Figures of parts that --only leaves out stay in OUT as they are; after --minutes no further
+case is begun, and the figures are those of the cases that are done. Distillation is among the stages where TRL is
+installed.
 
 Keys of OUT (null: not measured)
     kills                  stages killed by SIGKILL: at calls that change a file, spread evenly over all calls of all
@@ -68,9 +69,11 @@ sys.path.insert(0, str(_ROOT / "tests"))
 #: Part -> the file that measures it.
 PARTS = {
     "kills": "reliability_kills",
+    "stops": "reliability_stops",
     "corruption": "reliability_corruption",
     "fuzzing": "reliability_fuzzing",
     "memory": "reliability_memory",
+    "hashing": "reliability_hashing",
     "scaling": "reliability_scaling",
     "ray": "reliability_ray",
 }

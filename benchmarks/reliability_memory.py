@@ -1,9 +1,8 @@
-"""Peak memory of every stage against what `mixprec explain` says of it, and what hashing costs.
+"""Peak memory of every stage against what `mixprec explain` says of it.
 
 One recipe of SmolLM2-135M goes through all stages, each in a process of its own that ends behind it, so that no stage
 is measured with what an earlier one left; the next process goes on, as after a kill. They are forked by one that has
-imported what they need. What hashing costs is measured on a run with one variant that is rounded, in one process: of
-what is quick hashing is the largest share.
+imported what they need.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -54,30 +52,22 @@ _QUICK = "rtn"
 def measure(work: Path, rows: Rows, quick: bool) -> tuple[dict[str, Any], dict[str, str]]:
     """Figures; nothing is wrong here that they don't say."""
     work.mkdir(parents=True, exist_ok=True)
-    chosen, least = _written(work, quick), _written(work, True)
-    how = ", quick" if quick else ""
-
-    def run(_: str) -> dict[str, Any]:
-        told = _child("time", least, work / "whole")
-        return {"seconds": told["seconds"], "hashing": told["hashing"]}
-
+    chosen, how = written(work, quick), ", quick" if quick else ""
     predicted = _child("predict", chosen, work / "predicted")["predicted"]
     cases = {f"peak of {name}{how}": name for name in predicted}
     with _Stages(chosen, work / "run", new=not rows.done.keys() & cases.keys()) as stages:
         found = list(rows.each(cases, lambda case: {"peak": stages.peak(cases[case])}))
-    spent = list(rows.each(["hashing"], run))
     measured = {cases[row["case"]]: row["peak"] for row in found}
     peaks = {name: peak / predicted[name] for name, peak in measured.items()}
     figures = {
         "memory_prediction_error": max((abs(ratio - 1) for ratio in peaks.values()), default=None),
         "memory_peaks": peaks,
         "memory_measured_mb": {name: round(peak / 1e6) for name, peak in measured.items()},
-        "overhead": spent[0]["seconds"] / (spent[0]["seconds"] - spent[0]["hashing"]) if spent else None,
     }
     return figures, {}
 
 
-def _written(work: Path, quick: bool) -> Path:
+def written(work: Path, quick: bool) -> Path:
     """The recipe, and a few questions for it."""
     asked = [
         {"example_id": n, "premises": f"Ann has {n} apples.", "conclusion": "Ann has four.", "label": "False"}
@@ -159,29 +149,6 @@ class _Watch:
         os.write(self._told, f"{self._stage} {peak}\n".encode())
 
 
-class _Hashing:
-    """CPU time of functions that hash; what one calls of another counts once."""
-
-    def __init__(self) -> None:
-        self.seconds, self._inside = 0.0, False
-
-    def watch(self, holder: Any, name: str) -> None:
-        """Time every call of ``holder.name`` from now on."""
-        original: Callable[..., Any] = getattr(holder, name)
-
-        def timed(*given: Any, **named: Any) -> Any:
-            if self._inside:
-                return original(*given, **named)
-            self._inside, start = True, time.thread_time()
-            try:
-                return original(*given, **named)
-            finally:
-                self._inside = False
-                self.seconds += time.thread_time() - start
-
-        setattr(holder, name, timed)
-
-
 def _libraries() -> int:
     """Bytes of programs and libraries that this process has in memory."""
     found, counts = 0, False
@@ -226,7 +193,7 @@ def _run(what: str, recipe_file: Path, out: Path, how: str) -> None:
 
     environment.settle()
     from mixprec import pipeline, recipe
-    from mixprec.core import artifacts, publish, seals
+    from mixprec.core import publish
     from mixprec.pipeline import memory
     from mixprec.pipeline.checks import checked
 
@@ -241,17 +208,8 @@ def _run(what: str, recipe_file: Path, out: Path, how: str) -> None:
         return
     if how != "on":
         publish.remove(out)
-    if what == "peak":
-        checked(chosen, None, planned=False)  # what it imports is there for all
-        _peaks(run)
-        return
-    hashing = _Hashing()
-    for holder, name in ((artifacts, "sha256_file"), (seals, "_digest"), (seals, "sealed"), (seals, "opened")):
-        hashing.watch(holder, name)
-    start = time.process_time()
-    run()
-    spent = {"seconds": time.process_time() - start, "hashing": hashing.seconds}
-    Path(how).write_text(json.dumps(spent), encoding="utf-8")
+    checked(chosen, None, planned=False)  # what it imports is there for all
+    _peaks(run)
 
 
 if __name__ == "__main__":
