@@ -40,7 +40,8 @@ Keys of OUT (null: not measured)
     kl_ratio_vs_best_pipeline_400_ci   95% interval
     pipelines                          size -> which of ours, and which peer's
     kl_ratio_equal_file                our KL over the best peer's at no more bytes on disk, embedding and head
-                                       included: the worst of the peers' files of 3.25, 3.5 and 4.0 bits
+                                       included, llama.cpp's files among them: the worst at the bytes of the peers'
+                                       files of 3.25, 3.5 and 4.0 bits
     kl_ratio_equal_file_ci             95% interval
     kl_ratio_equal_file_325            at the bytes of their file of 3.25 bits
     kl_ratio_equal_file_325_ci         95% interval

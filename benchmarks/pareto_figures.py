@@ -98,25 +98,33 @@ def who(name: str) -> str:
 
 
 def pair(rows: Rows, size: str) -> tuple[str | None, str | None]:
-    """Ours of a size, and the peer's with the least KL at no more effective bits; None where one is not measured."""
+    """Ours of a size, and the peer's with the least KL at no more effective bits; None where one is not measured.
+
+    llama.cpp's files hold other embeddings, and are none of these.
+    """
     own = next((f"{name}@{size}" for name in FLAGSHIPS if f"{name}@{size}" in rows), None)
     missing = any(f"{name}@{size}" not in rows for name in NEEDED[size])
-    return own, None if missing else best(rows, "effective_bits", float(size))
+    return own, None if missing else best(rows, "effective_bits", float(size), but=("llamacpp",))
 
 
-def best(rows: Rows, measure: str, limit: float) -> str | None:
-    """The peer's pipeline with the least KL that is no larger; llama.cpp's files hold other embeddings."""
+def best(rows: Rows, measure: str, limit: float, but: tuple[str, ...] = ()) -> str | None:
+    """The peer's pipeline with the least KL that is no larger, ``but`` for those of some peers."""
     peers = [
         name
         for name, draws in rows.items()
-        if who(name) not in (OURS, "llamacpp") and draws[0][measure] <= limit * (1 + 1e-9)
+        if who(name) not in (OURS, *but) and draws[0][measure] <= limit * (1 + 1e-9)
     ]
     return min(peers, key=lambda name: kl(rows[name]), default=None)
 
 
 def equal_file(rows: Rows, size: str) -> tuple[str | None, str | None]:
-    """Ours that spends the bytes of the peer's best file of a size on all of the model, and that peer's."""
-    return no_larger(rows, f"whole@{size}", pair(rows, size)[1])
+    """Ours that spends the bytes of the peer's best file of a size on all of the model, and the peer's with the least
+    KL at no more bytes, llama.cpp's files among them."""
+    theirs = pair(rows, size)[1]
+    if theirs is None:
+        return None, None
+    limit = rows[theirs][0]["file_bytes"]
+    return no_larger(rows, f"whole@{size}", theirs)[0], best(rows, "file_bytes", limit)
 
 
 def no_larger(rows: Rows, own: str, other: str | None) -> tuple[str | None, str | None]:

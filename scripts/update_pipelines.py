@@ -19,7 +19,7 @@ ROWS = {
     "kl_ratio_vs_best_pipeline_325": ("ours over the best peer's, 3.25 bits", "0.75"),
     "kl_ratio_vs_best_pipeline_350": ("at 3.5 bits", "0.75"),
     "kl_ratio_vs_best_pipeline_400": ("at 4.0 bits", "0.75"),
-    "kl_ratio_equal_file_325": ("the bytes of its file spent on the embedding too, as GGUF", "0.5"),
+    "kl_ratio_equal_file": ("GGUF, embedding planned too, over the best peer's file of no more bytes", "0.5"),
     "file_ratio_llamacpp_q3_k_m": ("our GGUF file over llama.cpp's Q3_K_M", "0.85"),
     "tune_gain": ("tuning, w3g64 by GPTQ", "0.7"),
     "tune_gain_350": ("tuning, the plan of 3.5 bits", "0.8"),

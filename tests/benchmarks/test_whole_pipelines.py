@@ -80,6 +80,18 @@ def test_ratios_are_of_our_most_complete_and_their_best_pipeline(parts: dict[str
     assert low < 1 - 6 / 24 < high
 
 
+def test_a_whole_file_meets_the_best_file_of_no_more_bytes_whoever_made_it(parts: dict[str, ModuleType]) -> None:
+    rows = measured() | {"whole@3.25": [row(1, 1, 1, format="gguf")]}
+    figures = parts["pareto_figures"].figures
+    assert figures(rows, ARGUMENTS)["kl_ratio_equal_file_325"] == pytest.approx(3 / 15)
+    size = rows["autoround200@3.25"][0]["file_bytes"]
+    rows |= {"llamacpp@q3_k_m": [row(2, 2, 2, file_bytes=size)], "llamacpp@q4_k_m": [row(1, 1, 1, file_bytes=size + 1)]}
+    assert figures(rows, ARGUMENTS)["kl_ratio_equal_file_325"] == pytest.approx(3 / 6)
+    assert figures(rows, ARGUMENTS)["kl_ratio_vs_best_pipeline_325"] == pytest.approx(9 / 15)  # other embeddings
+    rows["whole@3.25"] = [row(1, 1, 1, format="gguf", file_bytes=size + 1)]
+    assert figures(rows, ARGUMENTS)["kl_ratio_equal_file_325"] is None
+
+
 def test_costs_are_compared_on_one_machine_alone(parts: dict[str, ModuleType]) -> None:
     found = parts["pareto_figures"].figures(measured(), ARGUMENTS)
     assert found["time_vs_autoround"] == 8 / 40  # the cheaper one, gptq, is worse than AutoRound
