@@ -99,7 +99,7 @@ class Panel(NamedTuple):
     def _near(self, one: str, other: str, room: float) -> bool:
         (size, value), (there, its) = self.place(one), self.place(other)
         sizes = [self.size(draws[0]) for draws in self.rows.values()]
-        wide = max(0.5 * (max(sizes) - min(sizes)), 1e-9)
+        wide = max(0.6 * (max(sizes) - min(sizes)), 1e-9)
         return abs(size - there) <= wide and abs(log(value / its)) < room
 
 
