@@ -95,9 +95,10 @@ def compare_runs(folders: Sequence[str | Path], out: str | Path = "compare.html"
 @typed()
 def quantize_recipe(
     model: AnyModel,
-    bits: float,
+    bits: float | None,
     runtime: str,
     *,
+    file_mb: float | None = None,
     protect: Sequence[str] = (),
     method: str | None = None,
     traces: str | Path | None = None,
@@ -114,6 +115,7 @@ def quantize_recipe(
         model_of(model),
         bits,
         runtime,
+        file_mb=file_mb,
         protect=tuple(protect),
         method=method,
         traces=None if traces is None else str(traces),
@@ -131,10 +133,11 @@ def quantize_recipe(
 @typed()
 def quantize(
     model: AnyModel,
-    bits: float,
+    bits: float | None,
     runtime: str,
     out: str | Path,
     *,
+    file_mb: float | None = None,
     protect: Sequence[str] = (),
     method: str | None = None,
     traces: str | Path | None = None,
@@ -151,7 +154,9 @@ def quantize(
     mlx or transformers. Calibrates, scores, plans, compresses and evaluates; the checkpoint is
     ``.checkpoint("quantized")``.
 
-    ``out``: the run's folder; a killed call continues. ``protect``: selectors of modules to keep, such as last_mlp.
+    ``out``: the run's folder; a killed call continues. ``file_mb``: with ``bits`` None, the size of the whole file in
+    10^6 bytes; embedding and head are planned too, where the runtime loads them. ``protect``: selectors of modules to
+    keep, such as last_mlp.
     ``method``: by default gptq, for llama.cpp its own types. ``traces``, ``text``: calibration data, by default
     bundled traces; ``samples`` of 512 tokens. ``held_out``: annotated traces to evaluate on, by default bundled ones.
     ``runtime_device``: where the runtime works: cpu, apple or a generation of GPUs; ``runtime_version``: of it.
@@ -159,12 +164,13 @@ def quantize(
     what the original predicts; the whole model has to fit into memory. It runs a recipe, ``out``/recipe.yaml
     (docs/quantize.md).
 
-    Raises UserError for bits that the runtime's formats can't reach, with the nearest that they can.
+    Raises UserError for a size that the runtime's formats can't reach, with the nearest that they can.
     """
     chosen = quantize_recipe(
         model,
         bits,
         runtime,
+        file_mb=file_mb,
         protect=protect,
         method=method,
         traces=traces,

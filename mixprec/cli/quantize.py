@@ -15,15 +15,25 @@ from mixprec.cli.base import BaseModel, Device, Dtype, Runtime, app, as_options,
     epilog=epilog(
         "mixprec quantize smollm2-135m-instruct --bits 3.5 --runtime vllm --out out",
         "mixprec quantize Qwen/Qwen3-8B --bits 4 --runtime llama.cpp --dtype bfloat16 --device cuda --out qwen",
+        "mixprec quantize smollm2-135m-instruct --file-mb 100 --runtime llama.cpp --out small",
         "mixprec quantize ./my-model --bits 3.5 --runtime transformers --protect last_mlp --traces mine.jsonl --out q",
         "mixprec quantize ./my-model --bits 3.5 --runtime vllm --recipe-only --out q",
     )
 )
 def quantize(
     model: Annotated[str, typer.Argument(help="Bundled name, hub id, folder or GGUF file.")],
-    bits: Annotated[float, typer.Option(help="Effective bits per weight of the linear modules, scales included.")],
     runtime: Annotated[Runtime, typer.Option(help="What has to load the result.")],
     to: Annotated[Path, typer.Option("--out", help="Folder of the run; the checkpoint lies in it.")],
+    bits: Annotated[
+        float | None, typer.Option(help="Effective bits per weight of the linear modules, scales included.")
+    ] = None,
+    file_mb: Annotated[
+        float | None,
+        typer.Option(
+            help="In its place: 10⁶ bytes of the whole file; embedding and head are planned too, where the runtime "
+            "loads them."
+        ),
+    ] = None,
     protect: Annotated[
         list[str] | None,
         typer.Option(help="Modules that stay as they are, such as last_mlp, 32_up, *_gate; once for each."),
@@ -75,11 +85,12 @@ def quantize(
     from mixprec.pipeline.quantize import text_of
     from mixprec.report.formatting import size
 
-    with as_options("bits", "runtime", "protect", "method", "runtime_device", "runtime_version"):
+    with as_options("bits", "file_mb", "runtime", "protect", "method", "runtime_device", "runtime_version"):
         chosen = quantize_recipe(
             Model(model, revision=revision, dtype=dtype, device=device),
             bits,
             runtime.value,
+            file_mb=file_mb,
             protect=protect or (),
             method=method,
             traces=traces,

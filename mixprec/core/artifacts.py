@@ -132,8 +132,21 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Append a JSON object with its seal as one line, as ``append_line`` does."""
+    """Append a JSON object with its seal as one line, as ``append_line`` does.
+
+    Half a row that a kill has left goes first: the file ends with the bytes of one that was not killed.
+    """
+    if _ends_in_mid_line(path):
+        mend_lines(path, b"{")
     append_line(path, _line(row))
+
+
+def _ends_in_mid_line(path: Path) -> bool:
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +48,8 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for. ``protect``: selectors of modules that are kept; ``method`` None: the runtime's best.
+    """What is asked for: effective ``bits`` of the linears, or ``file_mb``, 10^6 bytes of the whole file, embedding and
+    head included. ``protect``: selectors of modules that are kept; ``method`` None: the runtime's best.
 
     ``traces``, ``text``: calibration data, by default the bundled traces; ``samples`` of 512 tokens, by default enough
     for the widest layer, or all that there are. ``held_out``: traces that the result is measured on.
@@ -56,8 +58,9 @@ class Job:
     """
 
     model: Model
-    bits: float
+    bits: float | None
     runtime: str
+    file_mb: float | None = None
     protect: Sequence[str] = ()
     method: str | None = None
     traces: str | None = None
@@ -69,6 +72,18 @@ class Job:
     base_model: str | None = None
     tune: bool = False
 
+    @property
+    def size(self) -> str:
+        """In words."""
+        return f"{self.file_mb:g} MB" if self.bits is None else f"{self.bits:g} bits"
+
+    def __post_init__(self) -> None:
+        if (self.bits is None) == (self.file_mb is None):
+            raise UserError("bits: give bits or file_mb, the size of the whole file in 10^6 bytes: one of the two")
+        for name, value in {"bits": self.bits, "file_mb": self.file_mb}.items():
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"{name} {value:g}: give a number above 0, such as {3.5 if name == 'bits' else 100}")
+
 
 def recipe_of(job: Job) -> Recipe:
     """The recipe of a job. Reads the model's configuration, its tokenizer and the calibration data, no weights.
@@ -79,8 +94,6 @@ def recipe_of(job: Job) -> Recipe:
     """
     if job.runtime not in RUNTIMES:
         raise UserError(f"runtime: {job.runtime!r} is none of {', '.join(RUNTIMES)}{near(job.runtime, RUNTIMES)}")
-    if not 0 < job.bits < math.inf:
-        raise UserError(f"bits {job.bits:g}: give a number above 0, such as 3.5")
     try:
         loader(job.runtime, "dense", job.version, job.device)
     except UserError as problem:  # of device or version: the model's device is where mixprec computes
@@ -89,24 +102,26 @@ def recipe_of(job: Job) -> Recipe:
     llama_cpp = format == "gguf"
     method = _method(job, llama_cpp)
     formats = _loaded(job, format, method)
-    budget = _budget(job, formats, format)
+    outside = [] if job.file_mb is None else _outside(job, formats, format)
+    budget = _budget(job, formats, format, outside)
     calibration = _calibration(job)
     scored = min(_SCORED, calibration["samples"])
     left = calibration["samples"] - scored
-    if job.bits < _EXCHANGE and left >= 2 and not llama_cpp:
+    if job.bits is not None and job.bits < _EXCHANGE and left >= 2 and not llama_cpp:
         budget["exchange"] = {"samples": min(_SCORED, left), "stride": 4, "proposals": 20}
-    base = _base(job, formats)
+    base = _base(job, formats, outside)
     where = {"dtype": job.model.dtype, "device": job.model.device}
     words = {
-        "title": f"{job.model.id} in {job.bits:g} bits for {job.runtime}",
+        "title": f"{job.model.id} in {job.size} for {job.runtime}",
         "model": {"id": job.model.id, "revision": job.model.revision, **where, "base_model": job.base_model},
         "compress": {"method": method, "calibration": calibration, **_refined(job, method)},
         "sensitivity": {
-            "scorer": "fisher", "formats": formats, "at": "compressed", "base": base, "samples": scored
+            "scorer": "fisher", "formats": formats, "at": "compressed", "base": base, "samples": scored,
+            **({"outside": outside} if outside else {}),
         },
         "variants": {
             "original": {"description": "the model as it is", "plan": {"default": "keep"}},
-            "quantized": {"description": f"{job.bits:g} effective bits, least damage", "plan": {"budget": budget}},
+            "quantized": {"description": f"{job.size}, least damage", "plan": {"budget": budget}},
         },
         "checkpoint": {
             "format": format, "runtime": job.runtime, "version": job.version, "device": job.device
@@ -165,12 +180,33 @@ def _fits(name: str, job: Job) -> bool:
     return any(GgmlFormat(name).fits(module.in_features) for module in job.model.decoder.linears)
 
 
-def _budget(job: Job, formats: Sequence[str], format: str) -> dict[str, Any]:
-    """``plan.budget``; refused where these formats can't reach the bits."""
+def _outside(job: Job, formats: Sequence[str], format: str) -> list[str]:
+    """Which of embedding and head the runtime loads in all of these formats."""
+    inventory, target = job.model.decoder, checking.Target(job.runtime, format, job.version, job.device)
+
+    def loads(kind: str, name: str) -> bool:
+        spec = _valid(PlanSpec, {"default": formats[-1], "rules": [{"match": kind, "format": name}]})
+        plan = build_plan(spec, inventory, job.model.id, "ggml" if format == "gguf" else "rtn")
+        return checking.check(plan, inventory, job.model.config, target).loads
+
+    kinds = [module.kind for module in inventory.outside]
+    return [kind for kind in kinds if all(loads(kind, name) for name in formats)]
+
+
+def _limit(job: Job, outside: Sequence[str]) -> dict[str, Any]:
+    """How large the plan may be, as a budget says it."""
+    if job.file_mb is None:
+        return {"effective_bits": job.bits}
+    return {"file_bytes": round(job.file_mb * 1e6), **({"outside": list(outside)} if outside else {})}
+
+
+def _budget(job: Job, formats: Sequence[str], format: str, outside: Sequence[str]) -> dict[str, Any]:
+    """``plan.budget``; refused where these formats can't reach the bits. Whether they reach the bytes of a file is
+    known when it is laid out: the recipe's checks say so."""
     fused = loader(job.runtime, format, job.version, job.device).fused
     few = ["keep"] if len(formats) == 1 else []
     words: dict[str, Any] = {
-        "effective_bits": job.bits,
+        **_limit(job, outside),
         "candidates": [*formats, *few],
         "pin": dict.fromkeys(job.protect, "keep"),
         **({"tie": "fused"} if fused else {}),
@@ -180,7 +216,7 @@ def _budget(job: Job, formats: Sequence[str], format: str) -> dict[str, Any]:
     except UserError as problem:
         told = str(problem).removeprefix("plan.budget.pin: ").replace("pin all", "protect all")
         raise UserError(f"protect: {told}") from None
-    if not float(least) <= job.bits <= float(most):
+    if job.bits is not None and not float(least) <= job.bits <= float(most):
         nearest = least if job.bits < float(least) else most
         kept = f" with {', '.join(job.protect)} kept" if job.protect else ""
         device = device_of(job.runtime, job.device)
@@ -191,16 +227,19 @@ def _budget(job: Job, formats: Sequence[str], format: str) -> dict[str, Any]:
     return words
 
 
-def _base(job: Job, formats: Sequence[str]) -> str:
+def _base(job: Job, formats: Sequence[str], outside: Sequence[str]) -> str:
     """The format of the model that gradients are taken at: the largest that all modules fit the budget in."""
-    inventory = job.model.decoder
+    # What a file has around its weights is little beside the difference of two formats.
+    limit = {"bytes" if key == "file_bytes" else key: value for key, value in _limit(job, outside).items()}
 
-    def bits_of(name: str) -> float:
-        words = {"effective_bits": job.bits, "candidates": [name, "keep"]}
-        return float(reach(_valid(BudgetSpec, words), inventory)[0])
+    def spec(name: str) -> BudgetSpec:
+        return _valid(BudgetSpec, limit | {"candidates": [name, "keep"]})
 
-    fitting = [name for name in formats if bits_of(name) <= job.bits]
-    return max(fitting, key=bits_of, default=min(formats, key=bits_of))
+    def least(name: str) -> Fraction:
+        return Fraction(reach(spec(name), job.model.decoder)[0])
+
+    fitting = [name for name in formats if least(name) <= spec(name).size]
+    return max(fitting, key=least, default=min(formats, key=least))
 
 
 def _calibration(job: Job) -> dict[str, Any]:

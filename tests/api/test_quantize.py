@@ -98,6 +98,9 @@ def test_a_cpu_loads_less(long_model: mp.Model, long_traces: Path) -> None:
         ({"runtime": "llama.cpp", "method": "gptq"}, r"leave it out, which takes ggml"),
         ({"protect": ["last_up"]}, r"^protect: 2_gate, 2_up are tied .* protect all of them or none"),
         ({"protect": ["99_up"]}, r"^protect: .*99_up"),
+        ({"bits": None}, r"^bits: give bits or file_mb"),
+        ({"file_mb": 1.0}, r"^bits: give bits or file_mb, .*: one of the two"),
+        ({"bits": None, "file_mb": 0}, r"^file_mb 0: give a number above 0"),
         ({"bits": -1}, r"^bits -1: give a number above 0"),
         ({"bits": 0}, r"^bits 0: give a number above 0"),
         ({"bits": float("nan")}, r"bits: nan: give a finite number"),
@@ -121,6 +124,7 @@ def test_what_is_refused(long_model: mp.Model, long_traces: Path, options: dict[
     [
         (["--bits", "1.5"], r"^error: --bits 1\.5: vllm on ampere loads .* the nearest is 2\.125$"),
         (["--protect", "99_up"], r"^error: --protect: .*99_up"),
+        (["--file-mb", "1"], r"^error: --bits: give bits or file_mb"),
         (["--method", "magic"], r"^error: --method: 'magic' is none of"),
         (["--runtime-device", "amper"], r"^error: --runtime-device: 'amper' is not one of"),
         (["--runtime-version", "new"], r"^error: --runtime-version: 'new' is no version number"),
@@ -189,6 +193,28 @@ def test_one_command(
     assert "mixprec run" in (checkpoint.folder / "README.md").read_text()
     plan = mp.Plan(mp.Model(long_model.id), checkpoint.plan)
     plan.check(runtime="vllm")
+
+
+def test_a_file_of_a_size_has_its_embedding_planned_where_the_runtime_loads_that(
+    long_model: mp.Model, long_traces: Path, tmp_path: Path
+) -> None:
+    def of(runtime: str, **options: Any) -> recipe.Recipe:
+        return made(long_model, long_traces, bits=None, runtime=runtime, file_mb=0.3, samples=4, **options)
+
+    both = ("embedding", "head")
+    for runtime, planned in {"llama.cpp": both, "mlx": both, "transformers": ("head",), "vllm": ()}.items():
+        chosen = of(runtime)
+        budget = chosen.variants["quantized"].plan.budget
+        assert budget is not None and chosen.sensitivity is not None and budget.exchange is None
+        assert budget.outside == chosen.sensitivity.outside == planned
+    held_out = tiny.write_traces(tmp_path / "held_out.jsonl")
+    done = mp.run(of("llama.cpp", held_out=held_out), tmp_path / "out")
+    found = done.checkpoint("quantized")
+    assert 0.27e6 < sum(path.stat().st_size for path in found.folder.glob("*.gguf")) <= 0.3e6
+    formats = {
+        line.format for address, line in mp.Plan(long_model, found.plan).content.modules.items() if "embed" in address
+    }
+    assert formats and "keep" not in map(str, formats)
 
 
 def test_tuning_leaves_samples_that_nothing_else_sees(long_model: mp.Model, long_traces: Path) -> None:

@@ -251,6 +251,22 @@ def test_what_is_copied_from_a_read_only_file_is_flushed_too(tmp_path: Path) -> 
     assert names(tmp_path / "a") == ["b"]
 
 
+@given(st.data())
+def test_rows_behind_a_kill_leave_the_bytes_of_a_file_that_was_not_hit(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder, rows = tmp_path_factory.mktemp("rows"), [{"stamp": "a", "number": number} for number in range(3)]
+    for row in rows:
+        artifacts.append_row(folder / "whole.jsonl", row)
+    whole = (folder / "whole.jsonl").read_bytes()
+    hit = folder / "hit.jsonl"
+    hit.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    for row in rows[len(list(artifacts.rows_left(hit, "a"))) :]:
+        artifacts.append_row(hit, row)
+    # A row that lacks its end of line alone is known, and nothing is appended behind the last one.
+    assert hit.read_bytes().rstrip(b"\n") == whole.rstrip(b"\n")
+
+
 def test_appending_to_a_full_disk() -> None:
     full = Path("/dev/full")
     if not full.is_char_device():
