@@ -184,7 +184,7 @@ def _likelihood(
     if isinstance(model, Server) or isinstance(baseline, BenchResult):
         what = "a server gives no logits of a text" if isinstance(model, Server) else "the baseline holds outputs"
         raise UserError(f"mixprec bench: likelihood: {what}; give a model, and as a baseline a likelihood.json")
-    base = LikelihoodResult.load(baseline) if isinstance(baseline, str | Path) else baseline
+    base = LikelihoodResult.load(_likelihood_in(baseline)) if isinstance(baseline, str | Path) else baseline
     local = checkpoint_of(model)
     if spec.prompts == "chat":
         templates.require(local, "--prompts chat", _AS_THEY_ARE, spec.template)
@@ -196,6 +196,17 @@ def _likelihood(
         result = LikelihoodResult(named, base)
         result.save(folder / "likelihood.json")
     return result
+
+
+def _likelihood_in(baseline: str | Path) -> Path:
+    """Where a baseline's likelihoods are. Raises UserError for a folder of outputs."""
+    folder = Path(baseline)
+    if folder.is_dir() and not (folder / "likelihood.json").is_file():
+        raise UserError(
+            f"baseline: {folder} has no likelihood.json; outputs don't compare with likelihoods: give the folder of a "
+            "bench with protocol likelihood"
+        )
+    return folder
 
 
 def _serving(server: Server) -> Callable[[], Engine]:

@@ -6,13 +6,14 @@ outputs to one question depend on it: seeds are no new questions.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from mixprec.evaluate import metrics
 
@@ -108,24 +109,24 @@ def majority_at_k(samples: Sequence[Sample], k: int) -> float:
 
     Samples without an answer don't vote; of answers with equally many votes one is taken at random.
     """
-    total = math.comb(len(samples), k)
-    sets: Iterable[Sequence[Sample]]
-    if total <= _VOTES:
-        sets = itertools.combinations(samples, k)
-    else:
-        rng, total = np.random.default_rng(metrics.SEED), _VOTES
-        sets = ([samples[i] for i in rng.choice(len(samples), size=k, replace=False)] for _ in range(_VOTES))
-    return sum(_vote(chosen) for chosen in sets) / total
-
-
-def _vote(samples: Sequence[Sample]) -> float:
-    votes = Counter(sample.answer for sample in samples if sample.answer is not None)
-    if not votes:
+    chosen = _sets(len(samples), k)
+    answers = sorted({sample.answer for sample in samples if sample.answer is not None})
+    if not answers:
         return 0.0
-    most = max(votes.values())
-    best = [answer for answer, count in votes.items() if count == most]
-    right = {sample.answer for sample in samples if sample.correct}
-    return sum(answer in right for answer in best) / len(best)
+    gave = np.array([[sample.answer == answer for answer in answers] for sample in samples], dtype=np.int64)
+    right = np.array([[sample.correct] for sample in samples], dtype=bool) & (gave > 0)
+    votes, wins = gave[chosen].sum(1), right[chosen].any(1)  # (sets, answers)
+    best = (votes == votes.max(1, keepdims=True)) & (votes > 0)
+    return float(((best & wins).sum(1) / np.maximum(best.sum(1), 1)).mean())
+
+
+@functools.lru_cache(maxsize=16)
+def _sets(samples: int, k: int) -> npt.NDArray[np.int64]:
+    """Sets of k of so many samples (sets, k): all of them, or ``_VOTES`` drawn ones, the same for every question."""
+    if math.comb(samples, k) <= _VOTES:
+        return np.array(list(itertools.combinations(range(samples), k)))
+    rng = np.random.default_rng(metrics.SEED)
+    return np.array([rng.choice(samples, size=k, replace=False) for _ in range(_VOTES)])
 
 
 def at_k(questions: Sequence[Sequence[Sample]]) -> dict[str, dict[str, Any]]:

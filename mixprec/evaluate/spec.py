@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -27,7 +28,7 @@ EMBEDDER, NEAREST = "BAAI/bge-base-en-v1.5", 10
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BenchmarkSpec(_Part):
@@ -106,6 +107,16 @@ class ProtocolSpec(_Part):
         if self.template and self.prompts != "chat":
             raise ValueError(f"template: {', '.join(self.template)}: it is the chat template's; set prompts: chat")
         return self
+
+    @field_validator("template")
+    @classmethod
+    def _of_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, each in value.items():
+            try:
+                json.dumps(each, allow_nan=False)
+            except (TypeError, ValueError):
+                raise ValueError(f"{name}: {each!r} can't be written as JSON; put it in quotes") from None
+        return value
 
     @field_validator("seeds")
     @classmethod

@@ -195,11 +195,13 @@ def _allocations(whole: Mapping[str, Variant], summary: Mapping[str, Any]) -> li
         left = [name for name in left if name not in alike]
         if len(alike) > 1:
             best, second, *_ = sorted(alike, key=lambda name: whole[name]["kl_mean"])
-            sentences.append(
-                f"Of the {len(alike)} variants of {bits(whole[best]['effective_bits'])} effective bits, {best} has the "
-                f"lowest KL, {kl(whole[best])}, and {second} the next, {kl(whole[second])}; "
-                f"{_certainty(second, best, summary)}."
+            told = (
+                f"{best} and {second} have the lowest KL, {kl(whole[best])}"
+                if whole[best]["kl_mean"] == whole[second]["kl_mean"]
+                else f"{best} has the lowest KL, {kl(whole[best])}, and {second} the next, {kl(whole[second])}"
             )
+            size = f"Of the {len(alike)} variants of {bits(whole[best]['effective_bits'])} effective bits"
+            sentences.append(f"{size}, {told}; {_certainty(second, best, summary)}.")
     return sentences
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixprec.evaluate import accuracy
+from mixprec.evaluate import accuracy, metrics
 from mixprec.evaluate.accuracy import Sample
 
 answers = st.sampled_from(["A", "B", "C", None])
@@ -107,6 +107,18 @@ def test_majority_is_that_of_every_set(given_answers: list[str | None], data: st
 def test_many_samples_are_drawn_from() -> None:
     samples = samples_of(["A"] * 24 + ["B"] * 16)
     assert 0.75 < accuracy.majority_at_k(samples, 11) < 0.95
+
+
+def test_votes_of_64_samples_are_those_of_a_plain_loop_over_the_sets() -> None:
+    rng = np.random.default_rng(5)
+    samples = samples_of([str(rng.choice(["A", "B", "C"])) if rng.random() < 0.8 else None for _ in range(64)])
+    draws, total = np.random.default_rng(metrics.SEED), 0.0
+    for _ in range(2000):
+        chosen = [samples[i] for i in draws.choice(64, size=8, replace=False)]
+        votes = Counter(sample.answer for sample in chosen if sample.answer is not None)
+        best = [answer for answer, count in votes.items() if count == max(votes.values())]
+        total += best.count("A") / len(best) if best else 0.0
+    assert accuracy.majority_at_k(samples, 8) == pytest.approx(total / 2000, abs=1e-12)
 
 
 def test_at_k_has_powers_of_two_and_all() -> None:

@@ -157,6 +157,9 @@ def test_it_goes_on_where_it_was_killed(tiny_checkpoint: Path, files: Path, tmp_
         ask("vllm", engine={"kind": "vllm"})
     with pytest.raises(UserError, match="the baseline holds outputs"):
         ask("x", baseline=mp.BenchResult({"benchmarks": {}}))
+    (tmp_path / "outputs").mkdir()
+    with pytest.raises(UserError, match=r"baseline: .*outputs has no likelihood\.json; outputs don't compare"):
+        ask("x", baseline=tmp_path / "outputs")
 
 
 def test_thoughts_come_from_outputs_of_bench(tiny_checkpoint: Path, files: Path, tmp_path: Path) -> None:

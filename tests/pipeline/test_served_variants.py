@@ -84,6 +84,7 @@ def test_nothing_of_the_model_but_its_configuration_is_needed(tiny_checkpoint: P
         ({"servers": {"other": {"url": "http://x/v1", "model": "m"}}}, "evaluate.servers: other is no variant"),
         ({"servers": {"served": {"url": "http://x/v1"}}}, "evaluate.servers.served.model"),
         ({"servers": {"served": {"url": "http://x/v1", "model": "m", "key_variable": "AWS_SECRET"}}}, "AWS_SECRET"),
+        ({"servers": {"served": {"url": "http://x/v1", "model": "m", "timeout": float("inf")}}}, "timeout"),
         ({"protocol": "likelihood"}, "a server gives no logits"),
         ({"thinking_budget": 3}, "a server doesn't stop a thinking"),
         ({"benchmarks": [], "text": "bundled:held_out"}, "they answer benchmarks, and none is given"),

@@ -67,6 +67,13 @@ def test_variants_of_one_size_are_told_which_is_best(summary: dict[str, Any], ma
     assert not any(sentence.startswith("larger") for sentence in verdict(summary))
 
 
+def test_of_two_equal_variants_none_is_called_the_best(summary: dict[str, Any], make_variant: Any) -> None:
+    summary["variants"] |= {name: make_variant("", 3.5, 210, 0.9, 15.0) for name in ("one", "other")}
+    summary["differences"]["other"] = {"one": {"kl_difference": 0.0, "ci": [0.0, 0.0]}}
+    told = next(sentence for sentence in verdict(summary) if sentence.startswith("Of the 2 variants of 3.50"))
+    assert "one and other have the lowest KL, 0.900" in told and "next" not in told
+
+
 def test_a_variant_that_keeps_nothing_is_compared_with_protection_of_its_size(
     summary: dict[str, Any], make_variant: Any
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 from pathlib import Path
@@ -243,6 +244,14 @@ def test_archives_that_are_none(tmp_path: Path) -> None:
     raw[at : at + 20] = b"\xff" * 20
     path.write_bytes(raw)
     with pytest.raises(mp.UserError, match="is damaged"):
+        mp.import_traces(path, tmp_path / "traces.jsonl")
+    write_log(path, [sample()])
+    whole = path.read_bytes()
+    for at in [place for place in range(len(whole)) if place % 7 == 0] + [whole.index(b"PK\x01\x02")]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with contextlib.suppress(mp.UserError):  # some bytes, such as dates, say nothing
+            mp.import_traces(path, tmp_path / "traces.jsonl")
+    with pytest.raises(mp.UserError, match=r"a damaged archive .*; copy the log again"):
         mp.import_traces(path, tmp_path / "traces.jsonl")
     with pytest.raises(mp.UserError, match="no such file"):
         mp.import_traces(tmp_path / "gone.eval", tmp_path / "traces.jsonl")

@@ -96,6 +96,9 @@ def test_conversations_and_template_arguments(model: str, tmp_path: Path) -> Non
     assert made(tmp_path / "short.jsonl")["b"].prompt == "<s>[user]2 + 2?<think></think>"
     with pytest.raises(mp.UserError, match=r"template argument thinking: .* it uses enable_thinking"):
         mp.traces(model, prompts, tmp_path / "no.jsonl", template={"thinking": False}, **more)
+    for name in ("messages", "tokenize", "add_generation_prompt"):
+        with pytest.raises(mp.UserError, match=rf"template argument {name}: .* sets it itself; leave it out"):
+            mp.traces(model, prompts, tmp_path / "no.jsonl", template={name: True}, **more)
     with pytest.raises(mp.UserError, match="'a' is a conversation, which needs a chat template"):
         mp.traces(model, prompts, tmp_path / "no.jsonl", max_new_tokens=4)
     plain = write(tmp_path / "q.jsonl", {"prompt": "x"})

@@ -16,7 +16,7 @@ ServerSpecT = TypeVar("ServerSpecT", bound="ServerSpec")
 class ServerSpec(BaseModel):
     """A model behind a server with OpenAI's protocol, and how it is asked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     url: str = Field(min_length=1, description="a server with OpenAI's protocol, http://host:port/v1")
     model: str = Field(min_length=1, description="the model, as the server names it")

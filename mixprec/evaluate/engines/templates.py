@@ -39,6 +39,9 @@ def require(model: Model, asked: str, instead: str, arguments: Mapping[str, Any]
     has to know them. Raises UserError with both.
     """
     tokenizer = model.tokenizer
+    settled = [name for name in arguments if name in _SETTLED]
+    if settled:
+        raise UserError(f"template argument {settled[0]}: {model.id}: what asks sets it itself; leave it out")
     try:
         templated(tokenizer, [{"role": "user", "content": "Is there a template?"}], arguments)
     except UserError as problem:
@@ -51,6 +54,9 @@ def require(model: Model, asked: str, instead: str, arguments: Mapping[str, Any]
             f"template argument {unknown[0]}: the chat template of {model.id} doesn't use it; it uses {told}"
         )
 
+
+#: What ``templated`` gives the tokenizer, and the tokenizer its template: a second value is an error, or turns it off.
+_SETTLED = frozenset({"conversation", "messages", "tokenize", "add_generation_prompt"})
 
 #: Variables that every template is given.
 _OWN = frozenset({

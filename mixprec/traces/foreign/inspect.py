@@ -7,6 +7,7 @@ annotation is read where a sample's metadata, or that of one of its scores, has 
 from __future__ import annotations
 
 import re
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mixprec.core import artifacts
-from mixprec.core.errors import UserError
+from mixprec.core.errors import UserError, reason
 from mixprec.traces import conversation, thinking
 from mixprec.traces.conversation import Turns
 from mixprec.traces.foreign.base import Found
@@ -26,13 +27,19 @@ _SAMPLE = re.compile(r"samples/.+\.json\Z")
 _ATTACHMENT = "attachment://"
 #: Bytes of one sample, unpacked; an archive could claim to hold any number.
 _LARGEST = 1 << 30
+#: What zipfile raises for bytes that changed; OSError and ValueError where a member's place lies outside the file.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, struct.error, LookupError)
 _CONVERT = "write it as JSON: inspect log convert --to json --output-dir FOLDER FILE"
 Template = Callable[[Turns], str]
 
 
 def read_archive(path: Path, template: Template | None) -> Found:
-    """A log in an archive. Raises UserError for other archives, and as ``read_log`` does."""
-    with zipfile.ZipFile(path) as archive:
+    """A log in an archive. Raises UserError for other or damaged archives, and as ``read_log`` does."""
+    try:
+        opened = zipfile.ZipFile(path)
+    except _DAMAGE as problem:
+        raise UserError(f"{path}: a damaged archive ({reason(problem)}); copy the log again") from None
+    with opened as archive:
         names = archive.namelist()
         head = next((name for name in ("header.json", "_journal/start.json") if name in names), None)
         if head is None:
@@ -49,8 +56,8 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
         text = archive.read(name).decode("utf-8")
     except NotImplementedError:
         raise UserError(f"{path}: compressed by a method that this Python can't read (zstd); {_CONVERT}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, RuntimeError) as problem:
-        raise UserError(f"{path}: {name} is damaged ({problem}); copy the log again") from None
+    except _DAMAGE as problem:
+        raise UserError(f"{path}: {name} is damaged ({reason(problem)}); copy the log again") from None
     return artifacts.parse_json(text, f"{path}: {name}", finite=False)
 
 
