@@ -207,9 +207,8 @@ def _print_outputs(chosen: Recipe) -> None:
     total = sum(outputs.values())
     table.add_row("all", "", "", f"{total:,}", f"{total * spec.max_new_tokens * variants:,}")
     out.print(table)
-    engines = [spec.engine.kind] * bool(chosen.answering) + [f"servers ({', '.join(spec.servers)})"] * bool(
-        spec.servers
-    )
+    engines: list[str] = [spec.engine.kind] if chosen.answering else []
+    engines += [f"servers ({', '.join(spec.servers)})"] if spec.servers else []
     out.print(
         f"By {' and '.join(engines)}, {spec.prompts} prompts, temperature {spec.temperature:g}, top-p {spec.top_p:g}, "
         f"at most {spec.max_new_tokens:,} new tokens an output: outputs of one variant, tokens of all. Outputs that "

@@ -30,8 +30,8 @@ def quantize(
     file_mb: Annotated[
         float | None,
         typer.Option(
-            help="In its place: 10⁶ bytes of the whole file; embedding and head are planned too, where the runtime "
-            "loads them."
+            help="In the place of --bits: size of the whole file, 10⁶ bytes; embedding and head are planned too, "
+            "where the runtime loads them."
         ),
     ] = None,
     protect: Annotated[

@@ -41,8 +41,9 @@ def recorded(name: str, chosen: Recipe) -> list[str]:
     if kind == "shift" and chosen.shift is not None:
         return [f"{part}/{variant}" for part in _SHIFTED if part != "generate" or chosen.shift.traces == "own"]
     if name in _EACH:
-        first = ["reference"] if name == "evaluation" else []  # the original is one of its models
-        return first + [f"{_EACH[name]}/{each}" for each in chosen.all_variants]
+        if name == "benchmarks":  # those that a server answers have stages of their own
+            return [f"{_EACH[name]}/{each}" for each in chosen.answering]
+        return ["reference", *(f"{_EACH[name]}/{each}" for each in chosen.all_variants)]  # the original is a model too
     if variant:
         return [f"{'compress' if kind == 'tune' else kind}/{variant}"]
     return [_WITHIN.get(kind, kind)]

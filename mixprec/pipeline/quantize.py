@@ -72,17 +72,17 @@ class Job:
     base_model: str | None = None
     tune: bool = False
 
-    @property
-    def size(self) -> str:
-        """In words."""
-        return f"{self.file_mb:g} MB" if self.bits is None else f"{self.bits:g} bits"
-
     def __post_init__(self) -> None:
         if (self.bits is None) == (self.file_mb is None):
             raise UserError("bits: give bits or file_mb, the size of the whole file in 10^6 bytes: one of the two")
         for name, value in {"bits": self.bits, "file_mb": self.file_mb}.items():
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} {value:g}: give a number above 0, such as {3.5 if name == 'bits' else 100}")
+
+    @property
+    def size(self) -> str:
+        """In words."""
+        return f"{self.file_mb:g} MB" if self.bits is None else f"{self.bits:g} bits"
 
 
 def recipe_of(job: Job) -> Recipe:
@@ -193,11 +193,11 @@ def _outside(job: Job, formats: Sequence[str], format: str) -> list[str]:
     return [kind for kind in kinds if all(loads(kind, name) for name in formats)]
 
 
-def _limit(job: Job, outside: Sequence[str]) -> dict[str, Any]:
-    """How large the plan may be, as a budget says it."""
+def _limit(job: Job, outside: Sequence[str], whole: str = "file_bytes") -> dict[str, Any]:
+    """How large the plan may be, as a budget says it; ``whole``: its measure of a whole file."""
     if job.file_mb is None:
         return {"effective_bits": job.bits}
-    return {"file_bytes": round(job.file_mb * 1e6), **({"outside": list(outside)} if outside else {})}
+    return {whole: round(job.file_mb * 1e6), **({"outside": list(outside)} if outside else {})}
 
 
 def _budget(job: Job, formats: Sequence[str], format: str, outside: Sequence[str]) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def _budget(job: Job, formats: Sequence[str], format: str, outside: Sequence[str
 def _base(job: Job, formats: Sequence[str], outside: Sequence[str]) -> str:
     """The format of the model that gradients are taken at: the largest that all modules fit the budget in."""
     # What a file has around its weights is little beside the difference of two formats.
-    limit = {"bytes" if key == "file_bytes" else key: value for key, value in _limit(job, outside).items()}
+    limit = _limit(job, outside, whole="bytes")
 
     def spec(name: str) -> BudgetSpec:
         return _valid(BudgetSpec, limit | {"candidates": [name, "keep"]})

@@ -85,6 +85,7 @@ class Recipe(Part):
         yield from self._of_device()
         yield from self._of_engines()
         yield from self._of_guidance()
+        yield from self._of_products()
         calibrated = self._calibrated()
         if calibrated and self.compress.calibration is None:
             yield (
@@ -128,6 +129,8 @@ class Recipe(Part):
         methods = self._planned | scored
         if self.compress.guided is not None and methods and (problem := unguided(methods, "compress.guided")):
             yield problem
+
+    def _of_products(self) -> Iterator[str]:
         if problem := unmixed(self.compress.products, self.model.dtype, "compress.products"):
             yield problem
 

@@ -15,6 +15,7 @@ from mixprec import pipeline, recipe
 from mixprec.core.errors import UserError
 from mixprec.pipeline import gpus
 from mixprec.pipeline.costs import stages
+from mixprec.pipeline.expected import expected
 from mixprec.pipeline.jobs import Job, gpus_of
 
 
@@ -59,6 +60,14 @@ def test_a_server_answers_for_one_variant_and_the_engine_for_the_other(
         assert len(fake.bodies) == 3
         mp.run(path, out=tmp_path / "run", change=["evaluate.servers.served.model=another"])
         assert len(fake.bodies) == 6
+
+
+def test_what_is_expected_of_each_variant(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    chosen = recipe.load(written(tmp_path, tiny_checkpoint, "http://x/v1", BOTH))
+    found = pipeline.checked(chosen)
+    seconds = dict(expected(chosen, found))
+    (here,) = (each.seconds for each in stages(chosen, found) if each.name == "benchmarks")
+    assert here is not None and seconds["benchmarks/here"] == here and seconds["benchmarks/served"] is None
 
 
 def test_a_server_that_is_down_stops_nothing_that_is_done(tiny_checkpoint: Path, tmp_path: Path) -> None:
